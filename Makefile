@@ -1,0 +1,34 @@
+# Every target can be called again at any time, and needs nothing but git, make and Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# The package is installed where it lies; nothing else has to be on the path.
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+.PHONY: setup demo test lint up down
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("PanGu needs Python 3.11 or newer." if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/pangu demo
+
+up: $(STAMP)
+	$(BIN)/pangu up
+
+down: $(STAMP)
+	$(BIN)/pangu down
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

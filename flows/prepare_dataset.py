@@ -1,0 +1,16 @@
+"""Deployment `prepare-dataset`: from downloaded images to one version of the dataset table."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import PrepareDataset
+from flows.reporting import staged
+from flows.stages import prepare, stop_everything
+
+
+@flow(name="prepare-dataset", on_cancellation=[stop_everything], on_crashed=[stop_everything])
+@staged
+def prepare_dataset(settings: PrepareDataset) -> dict[str, Any]:
+    """Decode, filter, deduplicate and upscale what was ingested, and commit it as one version of the table."""
+    return {"prepare": prepare(settings.card, settings.ingest_id)}

@@ -1,0 +1,26 @@
+"""Deployment `release-pair`: register a measured pair and serve it."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import ReleasePair
+from flows.reporting import staged
+from flows.stages import deploy, release, stop_everything
+
+
+@flow(name="release-pair", on_cancellation=[stop_everything], on_crashed=[stop_everything])
+@staged
+def release_pair(settings: ReleasePair) -> dict[str, Any]:
+    """A version for each generator and one for the pair, the alias `champion`, and the served API."""
+    return release_and_deploy(
+        settings.pair, settings.structure, settings.texture, settings.metrics, serve=settings.deploy
+    )
+
+
+def release_and_deploy(pair: str, structure: str, texture: str, metrics: str, *, serve: bool) -> dict[str, Any]:
+    """The release names one fixed version, and that version is deployed, whatever the alias points to by then."""
+    released = release(pair, structure, texture, metrics)
+    if not serve:
+        return {"release": released}
+    return {"release": released, "deploy": deploy(released["pair_version"])}

@@ -1,0 +1,44 @@
+"""Deployment `retrain-pair`: the whole way from a card to a served pair.
+
+One flow run with one task per stage, rather than nested flow runs: the dashboard then shows the whole way as one graph
+with both training jobs side by side, and cancelling that one run cancels everything.
+"""
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.parameters import RetrainPair
+from flows.release_pair import release_and_deploy
+from flows.reporting import staged
+from flows.stages import encode, evaluate, ingest, prepare, result_file, stop_everything
+from flows.train_generators import train_both
+from pangu.config import ROLES
+
+DEFAULTS = RetrainPair()
+
+
+@flow(
+    name="retrain-pair",
+    task_runner=ThreadPoolTaskRunner(max_workers=len(ROLES)),
+    on_cancellation=[stop_everything],
+    on_crashed=[stop_everything],
+)
+@staged
+def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
+    """Ingest, prepare, encode, train both generators at the same time, evaluate, release, deploy.
+
+    A stage whose input has not changed says that it is already done.
+    """
+    card, recipe = settings.card, settings.recipe
+    ingested = ingest(card)
+    prepared = prepare(card, ingested["ingest_id"])
+    encoded = encode(card, prepared["version"], recipe)
+    trained = train_both(card, encoded["encode_id"], recipe)
+    structure, texture = (trained[f"train-{role}"]["generator"] for role in ROLES)
+    evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"])
+    served = release_and_deploy(
+        evaluated["pair"], structure, texture, str(result_file("evaluate")), serve=settings.deploy
+    )
+    return {"ingest": ingested, "prepare": prepared, "encode": encoded, **trained, "evaluate": evaluated, **served}

@@ -1,0 +1,3 @@
+from pangu.cli import main
+
+main()

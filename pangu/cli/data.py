@@ -1,0 +1,89 @@
+"""`pangu ingest`, `prepare`, `origin` and `cards check`: from a URL table to a dataset."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pangu.cli.common import ResultOption, finish
+from pangu.progress import print_progress
+from pangu.storage import Home
+
+CardArgument = Annotated[str, typer.Argument(help="A card: the path of a YAML file, or a name from datasets/.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    app.command()(ingest)
+    app.command()(prepare)
+    app.command()(origin)
+    cards = typer.Typer(help="Look at dataset cards.", no_args_is_help=True)
+    cards.callback()(lambda: None)
+    cards.command("check")(check_card)
+    app.add_typer(cards, name="cards")
+
+
+def ingest(card: CardArgument, result: ResultOption = None) -> None:
+    """Download the images that a card's table lists, and account for every row."""
+    from pangu.data.card import load_card
+    from pangu.data.ingest import ingest
+
+    finish(ingest(load_card(card), Home.from_environment(), print_progress), result)
+
+
+def prepare(
+    card: CardArgument,
+    ingest_id: Annotated[str, typer.Option(help="Which ingest, as `pangu ingest` printed it.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads for upscaling one image.")] = 1,
+    result: ResultOption = None,
+) -> None:
+    """Decode, drop duplicates, upscale what is small, and commit one version of the dataset."""
+    from pangu.data.card import load_card
+    from pangu.data.prepare import prepare
+
+    finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, threads), result)
+
+
+def origin(
+    write_table: Annotated[
+        Path | None, typer.Option(help="Where to write the URL table; by default where the card openmoji reads it.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="0: the port of the earlier table where it is free, or else any.")
+    ] = 0,
+    count: Annotated[int, typer.Option(min=2, help="How many drawings to serve.")] = 420,
+) -> None:
+    """Serve OpenMoji drawings and a dozen broken URLs on loopback, until SIGTERM or Ctrl-C."""
+    from pangu.data.card import load_card
+    from pangu.data.origin import BROKEN, open_origin
+
+    table = write_table or Path(load_card("openmoji").source_uri(Home.from_environment()))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server = open_origin(count, port, table)
+    server.start()
+    server.write_table(table)
+    facts = {"url": server.url, "table": str(table.absolute()), "images": count, "listed": count + len(BROKEN)}
+    print(json.dumps({**facts, "pid": os.getpid()}), flush=True)
+    stop.wait()
+    server.close()
+
+
+def check_card(card: CardArgument) -> None:
+    """Say whether a card and its table can be read, and show the first ten rows as ingest would read them."""
+    from pangu.data.card import load_card
+    from pangu.data.ingest import refuse
+    from pangu.data.source import read_source
+
+    parsed = load_card(card)
+    listed = read_source(parsed, Home.from_environment())
+    refused = refuse(parsed, listed)
+    for row in listed.slice(0, 10).to_pylist():
+        verdict = refused[row["row"]].reason if row["row"] in refused else "would be tried"
+        print(json.dumps({**row, "verdict": verdict}, ensure_ascii=False))
+    print(f"{parsed.name}: {listed.num_rows} rows, {len(refused)} of them refused before any download")

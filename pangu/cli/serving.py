@@ -1,0 +1,54 @@
+"""`pangu release` and `pangu deploy`: from a pair folder to a served model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pangu.cli.common import ResultOption, finish
+
+
+def release(
+    pair: Annotated[Path, typer.Option("--pair", help="Pair folder, as `pangu evaluate` reports it")],
+    structure: Annotated[Path, typer.Option("--structure", help="Folder of the structure generator")],
+    texture: Annotated[Path, typer.Option("--texture", help="Folder of the texture generator")],
+    metrics: Annotated[Path, typer.Option("--metrics", help="The outcome of `pangu evaluate`, as JSON")],
+    alias: Annotated[str, typer.Option("--alias", help="Alias that moves to the new version")] = "champion",
+    result: ResultOption = None,
+) -> None:
+    """Register a pair and its two generators in MLflow, and point an alias at it."""
+    from pangu.errors import UserError
+    from pangu.progress import print_progress
+    from pangu.registry import release as register_pair
+    from pangu.storage import read_json
+
+    try:
+        outcome = read_json(metrics)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{metrics} is not a readable JSON file; pass the --result of `pangu evaluate`.") from error
+    if not isinstance(outcome, dict):
+        raise UserError(f"{metrics} does not hold the outcome of `pangu evaluate`; pass its --result.")
+    finish(register_pair(pair, structure, texture, outcome, alias, print_progress), result)
+
+
+def deploy(
+    alias: Annotated[str, typer.Option("--alias", help="Alias of pangu-pair; resolved once")] = "champion",
+    pair_version: Annotated[int | None, typer.Option("--pair-version", min=1, help="A fixed version instead")] = None,
+    settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, replicas")] = None,
+    result: ResultOption = None,
+) -> None:
+    """Serve a registered pair over HTTP; a running server swaps to it without downtime."""
+    from pangu.progress import print_progress
+    from pangu.serve.deploy import deploy as serve_pair
+    from pangu.serve.deploy import read_settings
+    from pangu.storage import Home
+
+    which = alias if pair_version is None else pair_version
+    chosen = None if settings is None else read_settings(settings)
+    finish(serve_pair(Home.from_environment(), which, settings=chosen, report=print_progress), result)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    app.command()(release)
+    app.command()(deploy)

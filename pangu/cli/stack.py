@@ -1,0 +1,71 @@
+"""Commands of the stack: up, down, status, demo."""
+
+from typing import Annotated
+
+import typer
+
+from pangu.storage import Home
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(demo)
+
+
+def up(
+    any_ports: Annotated[
+        bool, typer.Option("--any-ports", help="Take any free ports, not the customary ones.")
+    ] = False,
+) -> None:
+    """Start Prefect, MLflow and Ray on this machine, and print their addresses."""
+    from pangu.stack import up
+
+    stack = up(Home.from_environment(), customary_ports=not any_ports)
+    print(f"Prefect     {stack.prefect_url}")
+    print(f"MLflow      {stack.mlflow_url}")
+    print(f"Ray         {stack.ray_dashboard_url}  (its token: {stack.token_path})")
+    print(f"Served API  {stack.serve_url}/v1  (after the first deploy)")
+
+
+def down() -> None:
+    """End everything that `pangu up` started."""
+    from pangu.stack import down
+
+    down(Home.from_environment())
+
+
+def status() -> None:
+    """Print each part of the stack with its address and its health; exit code 1 if one does not answer."""
+    from pangu.stack import Stack
+    from pangu.stack.health import parts
+
+    stack = Stack.require(Home.from_environment())
+    healthy = True
+    for part in parts(stack):
+        answers = part.check(stack)
+        healthy = healthy and (answers or part.optional)
+        word = "ok" if answers else ("not deployed" if part.optional else "DOES NOT ANSWER")
+        print(f"{part.name:15} {word:16} {part.address}")
+    if not healthy:
+        raise typer.Exit(1)
+
+
+def demo(
+    recipe: Annotated[str, typer.Option("--recipe", help="Which recipe to train.")] = "demo",
+) -> None:
+    """Run the main job from nothing: images, dataset, training, release, served pictures; then stop everything."""
+    from rich.console import Console
+
+    from pangu.demo.run import demo
+
+    home, console = Home.from_environment(), Console()
+    summary = demo(home, recipe, console)
+    console.print(
+        f"[green]Done[/] in {summary.total_seconds:.0f} s, {summary.peak_rss_mb:.0f} MB at most. Of {summary.served_images}"
+        f" served images, {summary.retrieval_top1:.0%} find their own training image first among"
+        f" {summary.retrieval_candidates}."
+    )
+    console.print(f"{home.root / 'demo' / 'contact_sheet.png'}\n{home.root / 'demo' / 'summary.json'}")

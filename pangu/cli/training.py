@@ -1,0 +1,116 @@
+"""`pangu encode`, `pangu train`, `pangu evaluate`: from a dataset to a judged pair."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pangu.cli.common import ResultOption, finish
+
+CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="Which recipe, e.g. 'demo'.")]
+EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    app.command()(encode)
+    app.command()(train)
+    app.command()(evaluate)
+    app.command()(recipes)
+    app.command()(starter)
+
+
+def encode(
+    card: CardArgument,
+    version: Annotated[int, typer.Option(help="Dataset version, as `pangu prepare` printed it.")],
+    recipe: RecipeOption = "demo",
+    result: ResultOption = None,
+) -> None:
+    """Turn one dataset version into latents and text embeddings."""
+    from pangu.data.card import load_card
+    from pangu.data.encode import encode as run
+    from pangu.progress import print_progress
+    from pangu.recipes import recipe as named
+    from pangu.storage import Home
+
+    home = Home.from_environment()
+    finish(run(load_card(card).name, version, named(recipe), home, print_progress), result)
+
+
+def train(
+    card: CardArgument,
+    encode_id: EncodeIdOption,
+    role: Annotated[str, typer.Option(help="'structure' or 'texture'.")],
+    recipe: RecipeOption = "demo",
+    run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
+    result: ResultOption = None,
+) -> None:
+    """Train one generator on its own timesteps, with Ray Train; the other generator is another job."""
+    from pangu.config import ROLES
+    from pangu.data.card import load_card
+    from pangu.errors import UserError
+    from pangu.recipes import recipe as named
+    from pangu.storage import Home
+    from pangu.train.launch import train as run
+
+    if role not in ROLES:
+        raise UserError(f"--role must be 'structure' or 'texture', not '{role}'.")
+    outcome = run(role, load_card(card).name, encode_id, named(recipe), Home.from_environment(), run_name)
+    finish(outcome, result)
+
+
+def evaluate(
+    card: CardArgument,
+    structure: Annotated[Path, typer.Option(help="Generator folder of the structure generator.")],
+    texture: Annotated[Path, typer.Option(help="Generator folder of the texture generator.")],
+    encode_id: EncodeIdOption,
+    recipe: RecipeOption = "demo",
+    result: ResultOption = None,
+) -> None:
+    """Assemble a pair and measure it by the evaluation protocol."""
+    from pangu.data.card import load_card
+    from pangu.evaluate.protocol import evaluate as run
+    from pangu.progress import print_progress
+    from pangu.recipes import recipe as named
+    from pangu.storage import Home
+
+    dataset, home = load_card(card).name, Home.from_environment()
+    finish(run(structure, texture, named(recipe), dataset, encode_id, home, print_progress), result)
+
+
+def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as JSON.")] = None) -> None:
+    """List the recipes, or show one completely."""
+    from pangu.recipes import RECIPES
+    from pangu.recipes import recipe as named
+
+    if name is not None:
+        finish(named(name), None)
+        return
+    for known, make in RECIPES.items():
+        typer.echo(f"{known:16} {(make.__doc__ or '').strip()}")
+
+
+def starter(
+    part: Annotated[str, typer.Argument(help="'autoencoder' or 'text-encoder'.")],
+    folder: Annotated[Path, typer.Option(help="Where to put it; copy it to pangu/assets to embed it.")],
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long to train on one core.")] = 15.0,
+) -> None:
+    """Make the embedded autoencoder or text encoder again, from OpenMoji's drawings."""
+    import torch
+
+    from pangu.errors import UserError
+    from pangu.progress import print_progress
+    from pangu.starter.autoencoder import train_autoencoder
+    from pangu.starter.pictures import learning_material, pixels
+    from pangu.starter.text_encoder import train_text_encoder
+
+    if part not in ("autoencoder", "text-encoder"):
+        raise UserError(f"There is no starter part '{part}'; ask for 'autoencoder' or 'text-encoder'.")
+    torch.set_num_threads(1)
+    drawings, _ = learning_material()
+    images = torch.from_numpy(pixels(drawings, 96))
+    if part == "autoencoder":
+        typer.echo(f"PSNR {train_autoencoder(images, minutes, folder, report=print_progress):.2f} dB")
+    else:
+        typer.echo(f"loss {train_text_encoder(drawings, images, minutes, folder, report=print_progress):.4f}")

@@ -1,0 +1,194 @@
+"""The dataset card: one YAML file in `datasets/` that says where images come from and what is done to them.
+
+Owns the card's shape and how it is found and read. Knows nothing of downloads, images or tables.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+import pangu
+from pangu.config import Frozen
+from pangu.errors import UserError
+from pangu.storage import Home
+
+HOME_PREFIX = "home://"
+Split = Literal["train", "held_out"]
+UpscalerName = Literal["spanx2", "spanx4", "lanczos"]
+
+
+class Columns(Frozen):
+    """Which columns of the source table are read; at least one caption column is needed."""
+
+    url: str = "url"
+    caption_en: str | None = None
+    caption_zh: str | None = None
+    license: str | None = Field(None, description="Licence per image; where it is empty, the card's licence holds")
+
+    @model_validator(mode="after")
+    def _some_caption(self) -> "Columns":
+        if self.caption_en is None and self.caption_zh is None:
+            raise ValueError("name at least one caption column, caption_en or caption_zh")
+        return self
+
+
+class Licence(Frozen):
+    """Under what terms the images may be used, and who must be named."""
+
+    name: str
+    url: str = ""
+    attribution: str = ""
+
+
+class Upscale(Frozen):
+    """What becomes of images whose smaller side is below `texture_min_side`."""
+
+    target_side: int = Field(1024, ge=16, description="Smaller side after upscaling, px")
+    upscaler: UpscalerName = "spanx2"
+    max_factor: float = Field(4.0, gt=1, description="Images that would need more than this are dropped as too_small")
+    min_timestep: int = Field(
+        300,
+        ge=0,
+        description="Lowest timestep an upscaled row may train. One careful number for all rows until it is estimated "
+        "from each row's spectrum; the structure job never trains below its boundary anyway",
+    )
+
+
+class Limits(Frozen):
+    """What one URL, and one ingest, may cost."""
+
+    max_bytes: int = Field(20_000_000, ge=1, description="Per file")
+    max_pixels: int = Field(50_000_000, ge=1, le=80_000_000, description="Per image, from its header before decoding")
+    max_seconds: float = Field(20.0, gt=0, description="Per URL and attempt, redirects and slow servers included")
+    retries: int = Field(1, ge=0, le=10, description="Further attempts after a failed download")
+    stall_seconds: float = Field(
+        180.0, gt=0, description="Without any progress for this long, the download is restarted"
+    )
+    total_seconds: float = Field(86_400.0, gt=0, description="Deadline of one ingest; running it again continues")
+    memory_mb: int = Field(4096, ge=512, description="Per download process")
+    processes: int = Field(2, ge=1)
+    threads: int = Field(16, ge=1, description="Downloads at a time, per process")
+    rows_per_shard: int = Field(1000, ge=2)
+    allow_private_hosts: tuple[str, ...] = Field(
+        (), description="Private or loopback hosts the table may name; redirects to other ports or hosts stay refused"
+    )
+
+
+class HeldOut(Frozen):
+    """Rows kept from training. A row is held out if any of these rules names it; all rules empty hold out nothing."""
+
+    keys: tuple[str, ...] = Field((), description="Content hashes")
+    captions_en: tuple[str, ...] = Field((), description="Whole English captions, case ignored")
+    combinations: tuple[tuple[str, ...], ...] = Field(
+        (), description="Lists of words: a caption that holds every word of one list is held out"
+    )
+    fraction: float = Field(0.0, ge=0, lt=1, description="Further share of captions, chosen by the caption's hash")
+
+
+class Splits(Frozen):
+    held_out: HeldOut = HeldOut()
+
+
+class Card(Frozen):
+    """Everything about one dataset, from its URL table to its splits."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    description: str = ""
+    source: str = Field(
+        min_length=1,
+        description="Table of URLs (.parquet, .csv, .jsonl, also .gz): a path relative to the card, a URI, or home://PATH",
+    )
+    columns: Columns
+    licence: Licence
+    texture_min_side: int = Field(512, ge=8, description="Images at least this large train the texture generator, px")
+    upscale: Upscale = Upscale()
+    limits: Limits = Limits()
+    splits: Splits = Splits()
+    _folder: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @model_validator(mode="after")
+    def _target_reaches_threshold(self) -> "Card":
+        if self.upscale.target_side < self.texture_min_side:
+            raise ValueError("upscale.target_side must not be smaller than texture_min_side")
+        return self
+
+    def source_uri(self, home: Home) -> str:
+        """Where the table lies: `home://` paths under the installation, others relative to the card's folder."""
+        if self.source.startswith(HOME_PREFIX):
+            return str(home.root / self.source.removeprefix(HOME_PREFIX))
+        return self.source if "://" in self.source else str(self._folder / self.source)
+
+    def download_digest(self) -> str:
+        """Digest of what decides which bytes are kept: thresholds may change without downloading again."""
+        kept = self.limits.model_dump(include={"max_bytes", "max_pixels", "rows_per_shard", "allow_private_hosts"})
+        return hashlib.sha256(f"{self.name}{kept}{self.licence.digest()}".encode()).hexdigest()[:16]
+
+    def split_of(self, caption_en: str, key: str) -> Split:
+        """The split of a row; depends on nothing but its English caption and its content hash."""
+        rule, caption = self.splits.held_out, caption_en.casefold().strip()
+        words = set(caption.split())
+        held_out = (
+            key in rule.keys
+            or caption in {other.casefold().strip() for other in rule.captions_en}
+            or any(words >= {word.casefold() for word in wanted} for wanted in rule.combinations if wanted)
+            or _unit_interval(caption or key) < rule.fraction
+        )
+        return "held_out" if held_out else "train"
+
+
+def _unit_interval(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def load_card(path_or_name: str | Path) -> Card:
+    """Read a card from a YAML file, or by its name from `datasets/`.
+
+    Raises:
+        UserError: no such card, not YAML, an unknown or missing key, or a value out of bounds.
+    """
+    path = _find(path_or_name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"The card {path} is not readable YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"The card {path} must be a YAML mapping of keys to values; see datasets/README.md.")
+    try:
+        card = Card.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"The card {path} has {explain(error)}") from error
+    card._folder = path.parent.absolute()
+    return card
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    folders = (Path("datasets"), Path(pangu.__file__).parents[1] / "datasets")
+    for folder in folders:
+        if (named := folder / f"{path_or_name}.yaml").is_file():
+            return named
+    known = sorted({card.stem for folder in folders for card in folder.glob("*.yaml")})
+    raise UserError(
+        f"There is no card '{path_or_name}': give the path of a YAML file, or one of datasets/ ({', '.join(known)})."
+    )
+
+
+def explain(error: ValidationError) -> str:
+    """The faults of a pydantic error as one clause, e.g. "an unknown key 'colour'; remove it."."""
+    return "; ".join(_explain_one(fault) for fault in error.errors(include_url=False)) + "."
+
+
+def _explain_one(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"]) or "its values"
+    if fault["type"] == "extra_forbidden":
+        return f"an unknown key '{where}' (remove it, or correct its spelling)"
+    if fault["type"] == "missing":
+        return f"no key '{where}' (add it)"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"a bad value at '{where}': {message[:1].lower()}{message[1:]}"

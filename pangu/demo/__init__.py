@@ -1,0 +1,1 @@
+"""The main job as a new user sees it: stack, image origin, one button, served images, one contact sheet."""

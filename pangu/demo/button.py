@@ -1,0 +1,88 @@
+"""Pressing a deployment's button and looking at its run, over Prefect's REST API, without importing Prefect."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from pangu.errors import UserError
+from pangu.stack import Stack
+
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class StageView:
+    """A stage as the dashboard shows it at one moment."""
+
+    name: str
+    state: str
+    percent: float
+    description: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A flow run at one moment; stages in the order in which they began."""
+
+    state: str
+    message: str
+    stages: tuple[StageView, ...]
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+
+class Button:
+    """One deployment of a running stack."""
+
+    def __init__(self, stack: Stack, deployment: str) -> None:
+        self._api = httpx.Client(base_url=stack.prefect_api_url, timeout=30, trust_env=False)
+        self._deployment = deployment
+
+    def press(self, settings: dict[str, Any]) -> str:
+        """Ask for a run with these parameters, as the dashboard's form would, and return its id.
+
+        Raises:
+            UserError: the server does not know the deployment, or refuses the parameters.
+        """
+        response = self._api.get(f"/deployments/name/{self._deployment}/{self._deployment}")
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise UserError(f"Prefect has no deployment {self._deployment}; run `pangu down` and `pangu up` again.")
+        deployment = response.raise_for_status().json()
+        body = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
+        response = self._api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body)
+        if response.is_client_error:
+            raise UserError(f"Prefect refuses the parameters of {self._deployment}: {response.text}")
+        return response.raise_for_status().json()["id"]
+
+    def look(self, run_id: str) -> RunView:
+        """The run and its stages as they are now."""
+        run = self._api.get(f"/flow_runs/{run_id}").raise_for_status().json()
+        of_run = {"flow_runs": {"id": {"any_": [run_id]}}}
+        tasks = self._api.post("/task_runs/filter", json=of_run).raise_for_status().json()
+        artifacts = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "type": {"any_": ["progress"]}}}
+        bars = {
+            bar["task_run_id"]: bar
+            for bar in self._api.post("/artifacts/filter", json=artifacts).raise_for_status().json()
+        }
+        begun = [task for task in tasks if task["start_time"]]
+        state = run["state"] or {}
+        return RunView(
+            state.get("type", "SCHEDULED"),
+            state.get("message") or "",
+            tuple(_stage(task, bars.get(task["id"])) for task in sorted(begun, key=lambda task: task["start_time"])),
+        )
+
+    def cancel(self, run_id: str) -> None:
+        self._api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
+
+
+def _stage(task: dict[str, Any], bar: dict[str, Any] | None) -> StageView:
+    seconds = task["total_run_time"] or task["estimated_run_time"] or 0.0
+    state = (task["state"] or {}).get("type", "PENDING")
+    if bar is None:
+        return StageView(task["name"], state, 0.0, "", seconds)
+    return StageView(task["name"], state, float(bar["data"] or 0.0), bar["description"] or "", seconds)

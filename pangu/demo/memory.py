@@ -1,0 +1,46 @@
+"""The most memory that the whole demo held at any moment. Knows nothing of what the processes do."""
+
+import contextlib
+import os
+import threading
+
+import psutil
+
+from pangu.stack.processes import family, marked
+from pangu.stack.supervision import MARK
+
+SECONDS_BETWEEN_SAMPLES = 1.0
+
+
+class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
+    """Samples, once a second, the memory of this process, its children and every process of the stack.
+
+    A page that several processes share is counted once, in parts (PSS), so that the sum is what the machine must have.
+    """
+
+    def __init__(self, stack_id: str) -> None:
+        self._stack_id = stack_id
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
+        self.peak_mb = 0.0
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _sample_until_stopped(self) -> None:
+        while not self._stopped.wait(SECONDS_BETWEEN_SAMPLES):
+            processes = {p.pid: p for p in (*marked(MARK, self._stack_id), *family(psutil.Process(os.getpid())))}
+            self.peak_mb = max(self.peak_mb, sum(map(_share_bytes, processes.values())) / 1024**2)
+
+
+def _share_bytes(process: psutil.Process) -> int:
+    try:
+        full = process.memory_full_info()
+    except psutil.Error:
+        return 0
+    return getattr(full, "pss", full.rss)

@@ -1,0 +1,126 @@
+"""One denoising trajectory that two experts walk in turn: its state, and the rule that picks the expert.
+
+Pure over its arguments: the network, the scheduler, the noise source and the condition go in, a new state comes out.
+Any object with diffusers' scheduler interface serves; this module imports none.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pangu.diffusion.guidance import classifier_free_guidance
+from pangu.diffusion.interval import TimeInterval
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the text encoders said of B prompts and their negative prompts.
+
+    tokens_bnc (B, N, C) and pooled_bp (B, P); the two `negative_` tensors have the same shapes.
+    """
+
+    tokens_bnc: Tensor
+    pooled_bp: Tensor
+    negative_tokens_bnc: Tensor
+    negative_pooled_bp: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """The same conditioning with `change` applied to each tensor."""
+        return Conditioning(
+            change(self.tokens_bnc),
+            change(self.pooled_bp),
+            change(self.negative_tokens_bnc),
+            change(self.negative_pooled_bp),
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> "Conditioning":
+        """The same conditioning on another device or in another dtype."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def repeat(self, times: int) -> "Conditioning":
+        """Each prompt `times` times in a row: B becomes B * times."""
+        return self.map(lambda tensor: tensor.repeat_interleave(times, 0))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The state between two steps. Self-contained: it can be handed to another process and continued there.
+
+    latents_bchw: (B, C, H, W) float32 at the noise level of `timesteps[step]`, or clean once step == len(timesteps).
+    scheduler:    carries its own history, so schedulers of any order survive a hand-off.
+    generators:   one noise source per image, or None where the scheduler adds no noise.
+    preset:       index of the resolution preset, which conditions the denoiser.
+    """
+
+    latents_bchw: Tensor
+    timesteps: Tensor
+    step: int
+    scheduler: Any
+    conditioning: Conditioning
+    guidance_scale: float
+    preset: int
+    generators: tuple[torch.Generator, ...] | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.step >= len(self.timesteps)
+
+    @property
+    def timestep(self) -> float:
+        """The current timestep, in [0, T); schedulers that interpolate noise levels make it fractional."""
+        return float(self.timesteps[self.step])
+
+
+Denoiser = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+"""(noisy_bchw, timestep_b, tokens_bnc, pooled_bp, preset) -> prediction_bchw."""
+
+OnStep = Callable[[Trajectory], Trajectory]
+
+
+def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> Tensor:
+    """The guided prediction at the current timestep; both halves of the guidance run as one batch of 2B."""
+    condition, scale = trajectory.conditioning, trajectory.guidance_scale
+    timestep = trajectory.timesteps[trajectory.step].expand(len(noisy_bchw))
+    if scale == 1:
+        return denoiser(noisy_bchw, timestep, condition.tokens_bnc, condition.pooled_bp, trajectory.preset)
+    both = denoiser(
+        torch.cat([noisy_bchw, noisy_bchw]),
+        torch.cat([timestep, timestep]),
+        torch.cat([condition.negative_tokens_bnc, condition.tokens_bnc]),
+        torch.cat([condition.negative_pooled_bp, condition.pooled_bp]),
+        trajectory.preset,
+    )
+    unconditional, conditional = both.chunk(2)
+    return classifier_free_guidance(unconditional, conditional, scale)
+
+
+def advance(
+    trajectory: Trajectory, denoiser: Denoiser, interval: TimeInterval, on_step: OnStep | None = None
+) -> Trajectory:
+    """Walk on while the CURRENT timestep lies in `interval` (PanGu-Draw, Section 3.2).
+
+    Choosing the expert by the next timestep instead would let one expert run a step of the other's interval.
+    """
+    extra = _step_arguments(trajectory)
+    while not trajectory.finished and trajectory.timestep in interval:
+        t, scheduler = trajectory.timesteps[trajectory.step], trajectory.scheduler
+        noisy = scheduler.scale_model_input(trajectory.latents_bchw, t)
+        prediction = predict(denoiser, noisy, trajectory)
+        latents = scheduler.step(prediction, t, trajectory.latents_bchw, **extra, return_dict=False)[0]
+        trajectory = replace(trajectory, latents_bchw=latents, step=trajectory.step + 1)
+        if on_step is not None:
+            trajectory = on_step(trajectory)
+    return trajectory
+
+
+def _step_arguments(trajectory: Trajectory) -> dict[str, Any]:
+    """Only schedulers that add noise take generators; each image keeps its own, so batching changes no image."""
+    takes = inspect.signature(trajectory.scheduler.step).parameters
+    if trajectory.generators is None or "generator" not in takes:
+        return {}
+    generators = list(trajectory.generators)
+    return {"generator": generators if len(generators) > 1 else generators[0]}

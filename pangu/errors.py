@@ -1,0 +1,8 @@
+"""The one exception that is meant for people."""
+
+
+class UserError(ValueError):
+    """Bad input, said in one sentence that names the file, row, field or parameter and what would be right.
+
+    The CLI prints the sentence and exits with 2, a flow fails with it, and the gateway answers 400.
+    """

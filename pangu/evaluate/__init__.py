@@ -1,0 +1,1 @@
+"""How good a pair is: metrics and the protocol that makes them comparable."""

@@ -1,0 +1,229 @@
+"""Running a `pangu` command somewhere else: as a Ray Job on a cluster, or as a process of its own beside the caller.
+
+Owns submission, following, stopping and the translation of a failed command into an error. Knows nothing of who asks
+(flows do) or of what the commands do. Talks to Ray over HTTP only: it never joins a cluster.
+"""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pangu.errors import UserError
+from pangu.progress import Reporter, parse_progress
+from pangu.stack.processes import end, marked
+from pangu.storage import read_json
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobInfo, JobSubmissionClient
+
+PROGRAM = "pangu"
+"""The Python module that is run."""
+MARK = "PANGU_COMMAND"
+"""A command that runs as a process carries its id under this name, and so does everything that it starts."""
+BAD_INPUT = 2
+"""Exit code of a command that refuses its input with one sentence."""
+SENTENCE = "pangu: "
+SHARED_VARIABLES = ("PANGU_HOME", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI")
+"""What a command on another node needs to know; Ray brings its own variables."""
+MAX_ATTEMPTS = 20
+
+Log = Callable[[str], None]
+
+
+class CommandFailed(RuntimeError):
+    """A command ended badly without blaming its input, so that trying again may help."""
+
+
+class CommandStopped(RuntimeError):
+    """Someone stopped the job, so nobody should start it again by himself."""
+
+
+def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Reporter, log: Log) -> Any:
+    """Run `pangu ARGUMENTS --result RESULT` as a Ray Job and wait for it.
+
+    Asking again with the same `job_id` finds the job that runs or has succeeded; only a failure starts another one.
+
+    Returns:
+        The outcome that the command left in `result`, as plain JSON values.
+
+    Raises:
+        UserError: the command refused its input; says the command's own sentence.
+        CommandStopped: someone stopped the job.
+        CommandFailed: anything else went wrong.
+    """
+    client = connect()
+    submission_id = attach_or_submit(client, arguments, job_id, result)
+    last = _watch(follow(client, submission_id), report, log)
+    info = client.get_job_info(submission_id)
+    if info.status == "STOPPED":
+        raise CommandStopped(f"`pangu {' '.join(arguments)}` was stopped.")
+    if info.status != "SUCCEEDED":
+        raise _failure(arguments, info.driver_exit_code, last or [info.message or str(info.status)])
+    return read_json(result)
+
+
+def run_as_process(arguments: Sequence[str], job_id: str, result: Path, report: Reporter, log: Log) -> Any:
+    """Run `pangu ARGUMENTS --result RESULT` as a process of its own group and wait for it.
+
+    Leaving in any way, also by a signal's exception, ends the command and everything that it started.
+    Returns and raises what `run_as_job` does.
+    """
+    command = [sys.executable, "-m", PROGRAM, *arguments, "--result", str(result)]
+    environment = {**os.environ, MARK: job_id}
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        last = _watch(process.stdout, report, log)
+        code = process.wait()
+    finally:
+        end(marked(MARK, job_id))
+        process.wait()
+    if code != 0:
+        raise _failure(arguments, code, last)
+    return read_json(result)
+
+
+def connect() -> "JobSubmissionClient":
+    """A client of the job server that `RAY_API_SERVER_ADDRESS` names, with the token that `RAY_AUTH_TOKEN_PATH` names.
+
+    Raises:
+        UserError: no address is set, or nobody answers there.
+    """
+    from ray.job_submission import JobSubmissionClient
+
+    address = os.environ.get("RAY_API_SERVER_ADDRESS")
+    if not address:
+        raise UserError("RAY_API_SERVER_ADDRESS is not set; start the stack with `pangu up`, or name a Ray job server.")
+    try:
+        return JobSubmissionClient(address)
+    except ConnectionError as error:
+        raise UserError(f"No Ray job server answers at {address}; start it, e.g. with `pangu up`.") from error
+
+
+def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path) -> str:
+    """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        submission_id = f"{job_id}-{attempt}"
+        info = _find(client, submission_id)
+        if info is None:
+            client.submit_job(
+                entrypoint=_shell_line(["python", "-m", PROGRAM, *arguments, "--result", str(result)]),
+                submission_id=submission_id,
+                runtime_env={"env_vars": {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}},
+            )
+            return submission_id
+        if info.status not in ("FAILED", "STOPPED"):
+            return submission_id
+    raise CommandFailed(f"{job_id} failed {MAX_ATTEMPTS} times.")
+
+
+def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:
+    """Every line that the job prints, from its first one, until it ends; survives a broken connection."""
+    seen = 0
+    while True:
+        with contextlib.suppress(OSError, RuntimeError):
+            for number, line in enumerate(_tail(client, submission_id)):
+                if number >= seen:
+                    seen += 1
+                    yield line
+        if client.get_job_status(submission_id).is_terminal():
+            break
+        time.sleep(1)
+    # What was printed between the last look and the end.
+    yield from client.get_job_logs(submission_id).splitlines()[seen:]
+
+
+def stop(client: "JobSubmissionClient", submission_id: str, patience_s: float = 15.0) -> None:
+    """Ask Ray to stop the job, and wait up to `patience_s` seconds until it has."""
+    client.stop_job(submission_id)
+    deadline = time.monotonic() + patience_s
+    while not client.get_job_status(submission_id).is_terminal() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def stop_all(prefix: str) -> list[str]:
+    """Stop every living job and end every process whose id begins with `prefix`; returns the jobs' submission ids."""
+    end(marked(MARK, prefix, prefix=True))
+    client = connect()
+    living = [
+        info.submission_id
+        for info in client.list_jobs()
+        if info.submission_id and info.submission_id.startswith(prefix) and not info.status.is_terminal()
+    ]
+    for submission_id in living:
+        client.stop_job(submission_id)
+    for submission_id in living:
+        stop(client, submission_id)
+    return living
+
+
+def _find(client: "JobSubmissionClient", submission_id: str) -> "JobInfo | None":
+    try:
+        return client.get_job_info(submission_id)
+    except RuntimeError as error:
+        if "does not exist" in str(error):
+            return None
+        raise
+
+
+def _tail(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:
+    """Lines of Ray's asynchronous log stream, for synchronous callers."""
+    loop = asyncio.new_event_loop()
+    stream = cast("AsyncGenerator[str, None]", client.tail_job_logs(submission_id))
+    rest = ""
+    try:
+        while True:
+            try:
+                chunk = loop.run_until_complete(anext(stream))
+            except StopAsyncIteration:
+                break
+            *lines, rest = (rest + chunk).split("\n")
+            yield from lines
+        if rest:
+            yield rest
+    finally:
+        loop.run_until_complete(stream.aclose())
+        loop.close()
+
+
+def _watch(lines: Iterator[str] | Any, report: Reporter, log: Log) -> list[str]:
+    """Pass progress and other lines on as they come; return the last few that were no progress."""
+    last: list[str] = []
+    for line in lines:
+        line = line.rstrip()
+        progress = parse_progress(line)
+        if progress is not None:
+            report(progress)
+        elif line:
+            log(line)
+            last = [*last[-9:], line]
+    return last
+
+
+def _failure(arguments: Sequence[str], code: int | None, last: list[str]) -> Exception:
+    """The error that a command's exit code and last lines mean."""
+    sentences = [line[len(SENTENCE) :] for line in last if line.startswith(SENTENCE)]
+    if code == BAD_INPUT and sentences:
+        return UserError(sentences[-1])
+    return CommandFailed(f"`pangu {' '.join(arguments)}` ended with exit code {code}: " + " | ".join(last[-3:]))
+
+
+def _shell_line(command: Sequence[str]) -> str:
+    """Ray runs an entrypoint in a shell; `exec` makes its exit code and signals the command's own."""
+    return "exec " + shlex.join(command)

@@ -1,0 +1,1 @@
+"""What is built from a recipe: denoisers, text encoders, autoencoders."""

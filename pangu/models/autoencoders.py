@@ -1,0 +1,71 @@
+"""The autoencoder between pixels and latents: any of diffusers' image autoencoders, used through three functions.
+
+Pixels are (B, 3, H, W) in [-1, 1]. Latents are scaled for diffusion: latents = (raw - shift) * scaling.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, ModelMixin
+from torch import Tensor
+
+from pangu.config import AutoencoderSource
+from pangu.errors import UserError
+from pangu.models.hashing import architecture, weights_hash
+from pangu.models.sources import locate
+
+CLASSES = {cls.__name__: cls for cls in (AutoencoderDC, AutoencoderKL, AutoencoderTiny)}
+
+
+def load_autoencoder(source: AutoencoderSource) -> ModelMixin:
+    """The frozen autoencoder, in float32 and evaluation mode.
+
+    Raises:
+        UserError: nothing is at the source, or it is of a kind that is not an image autoencoder.
+    """
+    place = locate(source.source, "autoencoder")
+    arguments: dict[str, Any] = {"subfolder": source.subfolder} if source.subfolder else {}
+    try:
+        name = AutoencoderKL.load_config(place, **arguments).get("_class_name")
+    except OSError as error:
+        raise UserError(f"There is no autoencoder at '{source.source}': {str(error).splitlines()[0]}") from error
+    if name not in CLASSES:
+        raise UserError(f"'{source.source}' is a {name}; supported autoencoders are {', '.join(sorted(CLASSES))}.")
+    autoencoder = CLASSES[name].from_pretrained(place, torch_dtype=torch.float32, use_safetensors=True, **arguments)
+    return autoencoder.eval().requires_grad_(False)
+
+
+def scaling(autoencoder: ModelMixin) -> tuple[float, float]:
+    """(scaling, shift) of the latents, as the autoencoder's configuration gives them."""
+    config = autoencoder.config
+    return float(config.get("scaling_factor") or 1.0), float(config.get("shift_factor") or 0.0)
+
+
+def spatial_factor(autoencoder: ModelMixin) -> int:
+    """Pixels per latent along one side."""
+    channels = autoencoder.config.get("encoder_block_out_channels") or autoencoder.config["block_out_channels"]
+    return 2 ** (len(channels) - 1)
+
+
+def encode_pixels(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H / factor, W / factor); the mode where the encoder is a distribution."""
+    scale, shift = scaling(autoencoder)
+    encoded = autoencoder.encode(pixels_bchw.to(autoencoder.dtype))
+    for name in ("latent_dist", "latent", "latents"):
+        if hasattr(encoded, name):
+            value = getattr(encoded, name)
+            raw = value.mode() if name == "latent_dist" else value
+            return (raw - shift) * scale
+    raise UserError(f"{type(autoencoder).__name__} returns no latents.")
+
+
+def decode_latents(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
+    """Scaled latents -> (B, 3, H, W), clamped to [-1, 1]."""
+    scale, shift = scaling(autoencoder)
+    raw = latents_bchw.to(autoencoder.dtype) / scale + shift
+    return autoencoder.decode(raw, return_dict=False)[0].clamp(-1, 1)
+
+
+def autoencoder_hash(autoencoder: ModelMixin) -> str:
+    """Content hash that keys encoded datasets and stands in every contract."""
+    return weights_hash(autoencoder, architecture(autoencoder.config))

@@ -1,0 +1,99 @@
+"""The text side: a list of frozen encoders whose token embeddings are concatenated on the channel axis.
+
+PanGu-Draw joins a Chinese CLIP and an English OpenCLIP encoder that way, so one model reads both languages (Section 3.3).
+Any encoders that transformers loads will do. The embedded one reads both languages offline.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoTokenizer, ChineseCLIPModel, CLIPTextModelWithProjection
+
+from pangu.config import TextEncoderSource
+from pangu.errors import UserError
+from pangu.models.hashing import architecture, weights_hash
+from pangu.models.sources import locate
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """One frozen encoder with its tokenizer; `hidden_layer` counts from the last hidden state (-1)."""
+
+    tokenizer: Any
+    encoder: Any
+    hidden_layer: int = -1
+
+    @property
+    def hash(self) -> str:
+        extra = {"hidden_layer": self.hidden_layer, "vocabulary": sorted(self.tokenizer.get_vocab().items())}
+        return weights_hash(self.encoder, architecture(self.encoder.config) | extra)
+
+    @property
+    def channels(self) -> int:
+        return int(self.encoder.config.hidden_size)
+
+
+def load_text_tower(source: TextEncoderSource) -> TextTower:
+    """The frozen encoder and tokenizer of one entry of `Recipe.text_encoders`, in float32 and evaluation mode.
+
+    Raises:
+        UserError: nothing loadable is at the source.
+    """
+    place = locate(source.source, "text_encoder")
+    model_folder = {"subfolder": source.subfolder} if source.subfolder else {}
+    tokenizer_folder = source.tokenizer_subfolder or source.subfolder
+    try:
+        encoder = _load_encoder(place, model_folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place, **({"subfolder": tokenizer_folder} if tokenizer_folder else {})
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no text encoder at '{source.source}': {str(error).splitlines()[0]}") from error
+    return TextTower(tokenizer, encoder.eval().requires_grad_(False), source.hidden_layer)
+
+
+def _load_encoder(place: str, folder: dict[str, str]) -> Any:
+    """CLIP-like text encoders keep their projection; of a Chinese CLIP pair only the text half is kept."""
+    kind = AutoConfig.from_pretrained(place, **folder).model_type
+    options: dict[str, Any] = {**folder, "dtype": torch.float32, "use_safetensors": True}
+    if kind in ("clip", "clip_text_model"):
+        return CLIPTextModelWithProjection.from_pretrained(place, **options)
+    if kind == "chinese_clip":
+        return ChineseCLIPModel.from_pretrained(place, **options).text_model
+    return AutoModel.from_pretrained(place, **options)
+
+
+@torch.inference_mode()
+def embed_captions(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+    """Token embeddings (B, max_tokens, sum of channels) and the pooled embedding (B, P) of the last tower.
+
+    Captions are padded or cut to `max_tokens` tokens, so every tower gives a sequence of one length (PanGu-Draw:
+    1024 Chinese + 1280 English channels, both at 77 tokens).
+    """
+    tokens, pooled = [], None
+    for tower in towers:
+        batch = tower.tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
+        )
+        device = tower.encoder.device
+        output = tower.encoder(
+            input_ids=batch.input_ids.to(device),
+            attention_mask=batch.attention_mask.to(device),
+            output_hidden_states=True,
+        )
+        tokens.append(output.hidden_states[tower.hidden_layer])
+        pooled = _pooled(output, batch.attention_mask.to(device))
+    assert pooled is not None
+    return torch.cat(tokens, dim=-1), pooled
+
+
+def _pooled(output: Any, mask: Tensor) -> Tensor:
+    """The encoder's own sentence embedding; the mean over tokens where it has none."""
+    for name in ("text_embeds", "pooler_output"):
+        if getattr(output, name, None) is not None:
+            return getattr(output, name)
+    weights = mask[..., None].to(output.last_hidden_state.dtype)
+    return (output.last_hidden_state * weights).sum(1) / weights.sum(1)

@@ -1,0 +1,1 @@
+"""Sampling with pairs: a diffusers pipeline."""

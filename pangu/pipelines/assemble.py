@@ -1,0 +1,111 @@
+"""From two generator folders and what they share to one pair folder."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from pangu.config import ROLES, Recipe, Role
+from pangu.contract import GeneratorContract, check_pair
+from pangu.data.encode import describe
+from pangu.errors import UserError
+from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
+from pangu.models.denoisers import build_denoiser
+from pangu.models.schedulers import sampler
+from pangu.models.text import TextTower, load_text_tower
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+def load_generator(folder: Path) -> tuple[UNet2DConditionModel, GeneratorContract]:
+    """The network and the contract of a generator folder.
+
+    Raises:
+        UserError: the folder holds no generator.
+    """
+    contract = GeneratorContract.load(folder)
+    unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+    return unet.eval().requires_grad_(False), contract
+
+
+def assemble_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> PanGuDrawPipeline:
+    """Join two generator folders into the pair folder `folder`, which appears as a whole or not at all.
+
+    Raises:
+        UserError: the generators do not make a pair, or the recipe's encoders are not the ones they were trained with.
+    """
+    networks = dict(zip(ROLES, (load_generator(structure), load_generator(texture)), strict=True))
+    contracts = {role: contract for role, (_, contract) in networks.items()}
+    check_pair(contracts["structure"], contracts["texture"])
+    autoencoder = load_autoencoder(recipe.autoencoder)
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    check_encoders(contracts["structure"], autoencoder, towers)
+    pair = join(networks["structure"][0], networks["texture"][0], contracts, autoencoder, towers, recipe)
+    save_pair(pair, folder)
+    return pair
+
+
+def join(
+    structure: Any,
+    texture: Any,
+    contracts: dict[Role, GeneratorContract],
+    autoencoder: Any,
+    towers: list[TextTower],
+    recipe: Recipe,
+) -> PanGuDrawPipeline:
+    """The pipeline of two networks and what they share, in memory."""
+    if len(towers) > 2:
+        raise UserError(f"A pair folder holds one or two text encoders, but the recipe names {len(towers)}.")
+    second = towers[1] if len(towers) == 2 else None
+    return PanGuDrawPipeline(
+        structure=structure,
+        texture=texture,
+        vae=autoencoder,
+        scheduler=sampler(recipe.schedule),
+        tokenizer=towers[0].tokenizer,
+        text_encoder=towers[0].encoder,
+        tokenizer_2=second.tokenizer if second else None,
+        text_encoder_2=second.encoder if second else None,
+        contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
+        hidden_layers=[tower.hidden_layer for tower in towers],
+    )
+
+
+def check_encoders(contract: GeneratorContract, autoencoder: Any, towers: list[TextTower]) -> None:
+    """Raises UserError if the encoders at hand are not, weight by weight, those of the contract."""
+    found = autoencoder_hash(autoencoder)
+    if found != contract.autoencoder_hash:
+        raise UserError(
+            f"The generators were trained on latents of autoencoder {contract.autoencoder_hash}, but this one is {found}."
+        )
+    hashes = tuple(tower.hash for tower in towers)
+    if hashes != contract.text_encoder_hashes:
+        raise UserError(
+            f"The generators were trained with text encoders {contract.text_encoder_hashes}, but these are {hashes}."
+        )
+
+
+def save_pair(pair: PanGuDrawPipeline, folder: Path) -> None:
+    """Save beside `folder` and move into place, so that a reader never finds half a pair."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    pair.save_pretrained(temporary, safe_serialization=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def untrained_pair(recipe: Recipe, seed: int = 0) -> PanGuDrawPipeline:
+    """A pair with random generators: for tests, for measuring speed, and for counting parameters."""
+    autoencoder = load_autoencoder(recipe.autoencoder)
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    encoders = describe(autoencoder, towers, recipe.max_tokens)
+    channels = (encoders.latent_channels, encoders.context_channels, encoders.pooled_channels)
+    networks = []
+    for offset in range(2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + offset)
+            networks.append(build_denoiser(recipe.denoiser, *channels).eval())
+    contracts = {role: encoders.contract(recipe, role) for role in ROLES}
+    return join(networks[0], networks[1], contracts, autoencoder, towers, recipe)

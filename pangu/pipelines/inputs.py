@@ -1,0 +1,74 @@
+"""Checks and small conversions of a pipeline's arguments."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from pangu.errors import UserError
+
+Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
+"""(pipeline, step, timestep, tensors) -> tensors to replace, as diffusers defines `callback_on_step_end`."""
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+def check(
+    prompt: str | list[str],
+    negative_prompt: str | list[str] | None,
+    num_inference_steps: int,
+    guidance_scale: float,
+    num_images_per_prompt: int,
+    output_type: str,
+) -> tuple[list[str], list[str] | None]:
+    """The prompts and negative prompts as lists of one length.
+
+    Raises:
+        UserError: an argument is out of its range.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts or not all(isinstance(text, str) for text in prompts):
+        raise UserError("prompt must be a string or a list of at least one string.")
+    if not 1 <= num_inference_steps <= 1000:
+        raise UserError(f"num_inference_steps must lie in 1 ... 1000, not {num_inference_steps}.")
+    if not 0 <= guidance_scale <= 50:
+        raise UserError(f"guidance_scale must lie in 0 ... 50, not {guidance_scale}.")
+    if num_images_per_prompt < 1:
+        raise UserError(f"num_images_per_prompt must be at least 1, not {num_images_per_prompt}.")
+    if output_type not in OUTPUT_TYPES:
+        raise UserError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}, not '{output_type}'.")
+    if negative_prompt is None:
+        return prompts, None
+    negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+    return prompts, negatives
+
+
+def check_callback_tensors(asked: Sequence[str], offered: Sequence[str]) -> None:
+    """Raises UserError if a callback asks for a tensor that the loop does not hand out."""
+    unknown = [name for name in asked if name not in offered]
+    if unknown:
+        raise UserError(f"callback_on_step_end_tensor_inputs may name {list(offered)}, not {unknown}.")
+
+
+def generators(
+    generator: torch.Generator | list[torch.Generator] | None, images: int
+) -> tuple[torch.Generator, ...] | None:
+    """One generator for all images, or one for each.
+
+    Raises:
+        UserError: a list of the wrong length.
+    """
+    if generator is None:
+        return None
+    if isinstance(generator, torch.Generator):
+        return (generator,)
+    if len(generator) != images:
+        raise UserError(f"generator is a list of {len(generator)}, but {images} images are asked for.")
+    return tuple(generator)
+
+
+def latent_shape(pipeline: Any, images: int, height: int, width: int) -> tuple[int, int, int, int]:
+    """(B, C, H, W) of the latents, from whichever parts of the pipeline are loaded."""
+    unet = pipeline.structure if pipeline.structure is not None else pipeline.texture
+    factor = pipeline.contract("structure").spatial_factor
+    return images, unet.config.in_channels, height // factor, width // factor

@@ -1,0 +1,138 @@
+"""From an alias or a version of `pangu-pair` to a checked folder on this machine. Nothing is unpickled or imported."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from pangu.config import ROLES, Role
+from pangu.contract import GeneratorContract, check_pair
+from pangu.errors import UserError
+from pangu.registry import tracking
+from pangu.registry.manifest import Manifest
+from pangu.storage import read_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+
+class RegisteredPair(BaseModel):
+    """One version of `pangu-pair`: what it is made of, and the hash that its files must have."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pair_version: int
+    structure_version: int
+    texture_version: int
+    sha256: str
+    created: int
+
+
+def resolve(which: str | int = tracking.CHAMPION) -> RegisteredPair:
+    """The fixed version that an alias, or a version number, names now.
+
+    Raises:
+        UserError: no such alias or version, or a version that `pangu release` did not make.
+    """
+    return _resolve(tracking.connect(), which)
+
+
+def fetch_pair(which: str | int, cache_dir: Path) -> Path:
+    """Download a released pair into `cache_dir`, check every byte, and return its folder.
+
+    A folder that is there already is checked again instead of downloaded. A killed download leaves only a temporary
+    folder, never one that looks complete.
+
+    Raises:
+        UserError: unknown version, or files that are missing, added or changed.
+    """
+    client = tracking.connect()
+    pair = _resolve(client, which)
+    folder = cache_dir / f"pair-{pair.pair_version}-{pair.sha256[:12]}"
+    if not folder.is_dir():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetching-") as scratch:
+            downloaded = _download(client, pair, Path(scratch))
+            check_folder(downloaded, pair.sha256)
+            if not folder.is_dir():
+                shutil.move(downloaded, folder)
+    check_folder(folder, pair.sha256)
+    return folder
+
+
+def check_folder(folder: Path, sha256: str) -> None:
+    """Every file is the released one, and the two generators make a pair.
+
+    Raises:
+        UserError: something differs; the sentence names it.
+    """
+    Manifest.load(folder, sha256).check(folder)
+    contracts = pair_contracts(folder)
+    check_pair(contracts["structure"], contracts["texture"])
+
+
+def pair_contracts(folder: Path) -> dict[Role, GeneratorContract]:
+    """The contracts of both generators, as the pair folder carries them in its `model_index.json`.
+
+    Raises:
+        UserError: the folder is no pair.
+    """
+    path = folder / "model_index.json"
+    try:
+        recorded = read_json(path)["contracts"]
+        return {role: GeneratorContract.model_validate(recorded[role]) for role in ROLES}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} carries no contracts of two generators; `pangu evaluate` writes a pair folder."
+        ) from error
+
+
+def _resolve(client: "MlflowClient", which: str | int) -> RegisteredPair:
+    version = _find(client, which)
+    tags = version.tags
+    try:
+        return RegisteredPair(
+            pair_version=int(version.version),
+            structure_version=int(tags[tracking.STRUCTURE_VERSION]),
+            texture_version=int(tags[tracking.TEXTURE_VERSION]),
+            sha256=tags[tracking.CONTENT],
+            created=int(version.creation_timestamp) // 1000,
+        )
+    except KeyError as missing:
+        raise UserError(
+            f"Version {version.version} of {tracking.PAIR} has no tag {missing}; serve one that `pangu release` made."
+        ) from missing
+
+
+def _find(client: "MlflowClient", which: str | int) -> "ModelVersion":
+    from mlflow.exceptions import MlflowException
+
+    number = int(which) if str(which).isdigit() else None
+    try:
+        if number is not None:
+            return client.get_model_version(tracking.PAIR, str(number))
+        return client.get_model_version_by_alias(tracking.PAIR, str(which))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            raise
+        what = f"version {number}" if number is not None else f"alias '{which}'"
+        raise UserError(f"{tracking.PAIR} has no {what} in MLflow; `pangu release` registers a pair.") from error
+
+
+def _download(client: "MlflowClient", pair: RegisteredPair, scratch: Path) -> Path:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    source = client.get_model_version_download_uri(tracking.PAIR, str(pair.pair_version))
+    try:
+        path = mlflow.artifacts.download_artifacts(
+            artifact_uri=source, dst_path=str(scratch), tracking_uri=client.tracking_uri
+        )
+    except (MlflowException, OSError) as error:
+        raise UserError(
+            f"The files of {tracking.PAIR} version {pair.pair_version} can not be read from {source}."
+        ) from error
+    return Path(path)

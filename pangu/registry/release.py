@@ -1,0 +1,260 @@
+"""Registering a pair: one version per generator, one of the pair, and the alias that moves last.
+
+Every step first looks for its own result, so a release that was killed is completed by running it again.
+"""
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from pangu.contract import GeneratorContract, check_pair
+from pangu.errors import UserError
+from pangu.progress import Progress, Reporter, silent
+from pangu.registry import tracking
+from pangu.registry.fetch import pair_contracts
+from pangu.registry.manifest import Manifest
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+def _as_text(protocol: Any) -> Any:
+    """A protocol arrives as a name or as the tree of its settings; a tag is text."""
+    return json.dumps(protocol, sort_keys=True) if isinstance(protocol, Mapping) else protocol
+
+
+class Evaluation(BaseModel):
+    """The part of an evaluation's outcome that a release records."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    pair_id: str
+    pair: Path
+    metrics: dict[str, float]
+    protocol: Annotated[str, BeforeValidator(_as_text)]
+    protocol_hash: str
+
+
+class ReleaseOutcome(BaseModel):
+    """What is registered now. `already_done`: all of it was, and the alias pointed there."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pair_version: int
+    structure_version: int
+    texture_version: int
+    alias: str
+    sha256: str
+    already_done: bool
+
+
+def release(
+    pair_dir: Path,
+    structure_dir: Path,
+    texture_dir: Path,
+    evaluate_outcome: Mapping[str, Any] | BaseModel,
+    alias: str = tracking.CHAMPION,
+    report: Reporter = silent,
+) -> ReleaseOutcome:
+    """Register the pair in `pair_dir` and point `alias` at it.
+
+    Args:
+        pair_dir: a pair folder, with the same two generators under `structure/` and `texture/`.
+        structure_dir: the structure generator's folder, with its contract.
+        texture_dir: the texture generator's folder, with its contract.
+        evaluate_outcome: pair_id, pair, metrics, protocol and protocol_hash, as `pangu evaluate` reports them.
+        alias: moved as the last step, in one call; the champion it replaces stays reachable as `previous`.
+
+    Raises:
+        UserError: mismatched generators, a pair made of others, metrics of another pair, a file that is no safe
+            artifact, an alias that MLflow keeps for itself, no MLflow server.
+    """
+    tracking.check_alias(alias)
+    evaluation = _evaluation(evaluate_outcome, pair_dir)
+    contracts = _checked_contracts(pair_dir, structure_dir, texture_dir)
+    folders = {tracking.STRUCTURE: structure_dir, tracking.TEXTURE: texture_dir, tracking.PAIR: pair_dir}
+    manifests = {model: Manifest.of(folder) for model, folder in folders.items()}
+    client = tracking.connect()
+    versions: dict[str, int] = {}
+    created = False
+    for done, (model, folder) in enumerate(folders.items()):
+        report(Progress(stage="release", done=done, total=4, unit="steps", facts={"model": model}))
+        is_pair = model == tracking.PAIR
+        tags = _pair_tags(versions, contracts, evaluation) if is_pair else _generator_tags(contracts[model])
+        metrics = evaluation.metrics if is_pair else {}
+        versions[model], new = _register(client, model, folder, manifests[model], tags, metrics)
+        created |= new
+    moved = _move_alias(client, alias, str(versions[tracking.PAIR]))
+    report(Progress(stage="release", done=4, total=4, unit="steps", facts={"alias": alias}))
+    return ReleaseOutcome(
+        pair_version=versions[tracking.PAIR],
+        structure_version=versions[tracking.STRUCTURE],
+        texture_version=versions[tracking.TEXTURE],
+        alias=alias,
+        sha256=manifests[tracking.PAIR].sha256,
+        already_done=not created and not moved,
+    )
+
+
+def _evaluation(outcome: Mapping[str, Any] | BaseModel, pair_dir: Path) -> Evaluation:
+    fields = outcome.model_dump() if isinstance(outcome, BaseModel) else outcome
+    try:
+        evaluation = Evaluation.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the outcome"
+        raise UserError(
+            f"The evaluation outcome is unusable: {place}: {first['msg']}; `pangu evaluate` writes one."
+        ) from error
+    if evaluation.pair.name != pair_dir.name:
+        raise UserError(f"The metrics are those of {evaluation.pair}, not of {pair_dir}; evaluate this pair first.")
+    return evaluation
+
+
+def _checked_contracts(pair_dir: Path, structure_dir: Path, texture_dir: Path) -> dict[str, GeneratorContract]:
+    structure, texture = GeneratorContract.load(structure_dir), GeneratorContract.load(texture_dir)
+    check_pair(structure, texture)
+    inside = pair_contracts(pair_dir)
+    for contract, folder in ((structure, structure_dir), (texture, texture_dir)):
+        if inside[contract.role] != contract:
+            raise UserError(
+                f"{pair_dir} holds another {contract.role} generator than {folder}; evaluate that one first."
+            )
+    return {tracking.STRUCTURE: structure, tracking.TEXTURE: texture}
+
+
+def _generator_tags(contract: GeneratorContract) -> dict[str, str]:
+    return {
+        "pangu.role": contract.role,
+        "pangu.interval": str(contract.interval),
+        "pangu.recipe": contract.recipe,
+        "pangu.recipe_digest": contract.recipe_digest,
+        "pangu.dataset": contract.dataset,
+        "pangu.dataset_version": str(contract.dataset_version),
+        "pangu.trained_steps": str(contract.trained_steps),
+    }
+
+
+def _pair_tags(
+    versions: dict[str, int], contracts: dict[str, GeneratorContract], evaluation: Evaluation
+) -> dict[str, str]:
+    structure, texture = contracts[tracking.STRUCTURE], contracts[tracking.TEXTURE]
+    return {
+        tracking.STRUCTURE_VERSION: str(versions[tracking.STRUCTURE]),
+        tracking.TEXTURE_VERSION: str(versions[tracking.TEXTURE]),
+        "pangu.pair_id": evaluation.pair_id,
+        "pangu.boundary": str(structure.low),
+        "pangu.recipe": structure.recipe,
+        "pangu.recipe_digest": structure.recipe_digest,
+        "pangu.dataset": structure.dataset,
+        "pangu.dataset_version": str(structure.dataset_version),
+        "pangu.texture_dataset_version": str(texture.dataset_version),
+        "pangu.protocol": evaluation.protocol,
+        "pangu.protocol_hash": evaluation.protocol_hash,
+        **{f"pangu.metric.{name}": repr(value) for name, value in evaluation.metrics.items()},
+    }
+
+
+def _register(
+    client: "MlflowClient",
+    model: str,
+    folder: Path,
+    manifest: Manifest,
+    tags: dict[str, str],
+    metrics: dict[str, float],
+) -> tuple[int, bool]:
+    """The version of `model` with this content, and whether it had to be made."""
+    existing = tracking.version_with(client, model, manifest.sha256)
+    if existing is not None:
+        return int(existing.version), False
+    _ensure_model(client, model)
+    run = _uploaded(client, model, folder, manifest, tags, metrics)
+    # Tags go into the same call: a version without its content hash would be invisible to the next attempt.
+    version = client.create_model_version(
+        model,
+        source=f"{run.info.artifact_uri}/{model}",
+        run_id=run.info.run_id,
+        await_creation_for=0,
+        tags={tracking.CONTENT: manifest.sha256, **tags},
+        description=f"{folder.name}, {len(manifest.files)} files",
+    )
+    return int(version.version), True
+
+
+def _uploaded(
+    client: "MlflowClient",
+    model: str,
+    folder: Path,
+    manifest: Manifest,
+    tags: dict[str, str],
+    metrics: dict[str, float],
+) -> "Run":
+    """The finished run with the files of `folder` and their manifest; one per content, however often it is tried."""
+    from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
+
+    experiment = _experiment(client)
+    found = client.search_runs(
+        [experiment],
+        f"tags.`pangu.model` = '{model}' and tags.`{tracking.CONTENT}` = '{manifest.sha256}'",
+        max_results=1,
+    )
+    run = found[0] if found else None
+    if run is None:
+        name = f"{model} {manifest.sha256[:12]}"
+        run_tags = {MLFLOW_RUN_NAME: name, "pangu.model": model, tracking.CONTENT: manifest.sha256, **tags}
+        run = client.create_run(experiment, tags=run_tags)
+    if run.info.status != "FINISHED":
+        client.log_artifacts(run.info.run_id, str(folder), model)
+        with tempfile.TemporaryDirectory() as scratch:
+            manifest.save(Path(scratch))
+            client.log_artifacts(run.info.run_id, scratch, model)
+        for name, value in metrics.items():
+            client.log_metric(run.info.run_id, name, value)
+        # MLflow prints the run's address; standard output belongs to the outcome.
+        with contextlib.redirect_stdout(sys.stderr):
+            client.set_terminated(run.info.run_id, "FINISHED")
+    return run
+
+
+def _experiment(client: "MlflowClient") -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(tracking.EXPERIMENT))
+    except MlflowException as error:
+        existing = client.get_experiment_by_name(tracking.EXPERIMENT)
+        if existing is None:
+            raise
+        if existing.lifecycle_stage != "active":
+            raise UserError(
+                f"The MLflow experiment '{tracking.EXPERIMENT}' was deleted; restore it in MLflow."
+            ) from error
+        return str(existing.experiment_id)
+
+
+def _ensure_model(client: "MlflowClient", model: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _move_alias(client: "MlflowClient", alias: str, version: str) -> bool:
+    """Point `alias` at `version`; the champion it replaces becomes `previous`, before and not after."""
+    current = tracking.alias_version(client, tracking.PAIR, alias)
+    if current == version:
+        return False
+    if alias == tracking.CHAMPION and current is not None:
+        client.set_registered_model_alias(tracking.PAIR, tracking.PREVIOUS, current)
+    client.set_registered_model_alias(tracking.PAIR, alias, version)
+    return True

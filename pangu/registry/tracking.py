@@ -1,0 +1,73 @@
+"""The connection to MLflow and the names under which releases are registered there."""
+
+import os
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from pangu.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+STRUCTURE, TEXTURE, PAIR = "pangu-structure", "pangu-texture", "pangu-pair"
+EXPERIMENT = "pangu-releases"
+CHAMPION, PREVIOUS = "champion", "previous"
+
+# Tags of model versions and of the run that holds their files.
+CONTENT = "pangu.sha256"
+STRUCTURE_VERSION, TEXTURE_VERSION = "pangu.structure_version", "pangu.texture_version"
+
+
+def connect() -> "MlflowClient":
+    """A client of the MLflow server that `MLFLOW_TRACKING_URI` names.
+
+    Raises:
+        UserError: the variable is not set, or nobody answers there.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise UserError("MLFLOW_TRACKING_URI is not set; `pangu up` starts an MLflow server and prints its address.")
+    _check_reachable(uri)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _check_reachable(uri: str) -> None:
+    """MLflow itself would retry for minutes before it says that nobody is there."""
+    if not uri.startswith(("http://", "https://")):
+        return
+    import socket
+
+    address = urlsplit(uri)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"No MLflow server answers at {uri} ({error}); start it with `pangu up`.") from error
+
+
+def check_alias(alias: str) -> None:
+    """Raises UserError if MLflow, or `pangu deploy`, would read `alias` as something else."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", alias) or re.fullmatch(r"latest|v[0-9]+", alias, re.IGNORECASE):
+        raise UserError(f"'{alias}' can not be an alias; use a word such as '{CHAMPION}' or 'candidate'.")
+
+
+def version_with(client: "MlflowClient", model: str, sha256: str) -> "ModelVersion | None":
+    """The oldest version of `model` whose content has this hash, if there is one."""
+    found = client.search_model_versions(f"name = '{model}' and tags.`{CONTENT}` = '{sha256}'")
+    return min(found, key=lambda version: int(version.version), default=None)
+
+
+def alias_version(client: "MlflowClient", model: str, alias: str) -> str | None:
+    """The version that `alias` of `model` points to, or None."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.get_model_version_by_alias(model, alias).version)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "NOT_FOUND"):
+            return None
+        raise

@@ -1,0 +1,1 @@
+"""Serving a released pair over HTTP: gateway, structure pool, texture pool, decoder."""

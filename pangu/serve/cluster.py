@@ -1,0 +1,89 @@
+"""Talking to Ray Serve over the HTTP API of Ray's dashboard, in the declarative form that RayService uses too.
+
+Nothing here joins the cluster: a driver process would need a route to every node, and would replace signal handlers.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from pangu.errors import UserError
+from pangu.serve.handoff import Release
+from pangu.serve.settings import APPLICATION, IMPORT_PATH, POOLS, ServeSettings
+
+if TYPE_CHECKING:
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+
+HOST = "127.0.0.1"
+
+
+def connect() -> "ServeSubmissionClient":
+    """A client of the dashboard at `$RAY_API_SERVER_ADDRESS`; Ray's own variables give the token.
+
+    Raises:
+        UserError: nobody answers there, or the token is wrong.
+    """
+    from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
+    from ray.exceptions import AuthenticationError
+
+    address = os.environ.get("RAY_API_SERVER_ADDRESS", f"http://{HOST}:8265")
+    try:
+        return ServeSubmissionClient(address)
+    except AuthenticationError as error:
+        raise UserError(
+            f"Ray at {address} refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"No Ray dashboard answers at {address}; `pangu up` starts Ray and prints its address."
+        ) from error
+
+
+def declare(client: "ServeSubmissionClient", release: Release, port: int, settings: ServeSettings | None) -> None:
+    """Tell Serve what to run; returns before it runs. None keeps the settings of the running application.
+
+    With the same settings only the `user_config` of the pools changes, so Serve keeps the replicas and reconfigures them.
+
+    Raises:
+        UserError: Serve already listens on another port, which it can not change.
+    """
+    details = client.get_serve_details()
+    actual = (details.get("http_options") or {}).get("port")
+    if details.get("controller_info", {}).get("actor_id") and actual != port:
+        raise UserError(f"Ray Serve already runs on port {actual}, not {port}; set PANGU_SERVE_PORT to {actual}.")
+    chosen = settings or running_settings(details) or ServeSettings()
+    client.deploy_applications(declaration(release, port, chosen))
+
+
+def running_settings(details: dict[str, Any]) -> ServeSettings | None:
+    """What the running application was declared with; None if there is none, or an older one that differs in kind."""
+    config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
+    try:
+        return ServeSettings.model_validate(config["args"])
+    except (KeyError, ValueError):
+        return None
+
+
+def declaration(release: Release, port: int, settings: ServeSettings) -> dict[str, Any]:
+    """The Serve config file of this application, as a dictionary."""
+    config = release.model_dump(mode="json")
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": HOST, "port": port, "request_timeout_s": settings.timeout_s + 30},
+        "applications": [
+            {
+                "name": APPLICATION,
+                "route_prefix": "/",
+                "import_path": IMPORT_PATH,
+                "args": settings.model_dump(mode="json"),
+                "deployments": [{"name": name, "user_config": config} for name in POOLS],
+            }
+        ],
+    }
+
+
+def failure(client: "ServeSubmissionClient", since: float) -> str | None:
+    """Why the declaration made at Unix time `since` failed; None while it may still succeed."""
+    application = client.get_serve_details().get("applications", {}).get(APPLICATION, {})
+    if application.get("status") != "DEPLOY_FAILED" or application.get("last_deployed_time_s", 0) < since - 1:
+        return None
+    return str(application.get("message") or "see Ray's dashboard")

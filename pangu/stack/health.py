@@ -1,0 +1,68 @@
+"""Is each part of the stack there? Real requests to real servers. Knows nothing of how they were started."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx
+
+from pangu.stack.model import WORK_POOL, Stack
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the stack as a person sees it."""
+
+    name: str
+    program: str
+    """The supervised program that carries it."""
+    address: str
+    check: Callable[[Stack], bool]
+    optional: bool = False
+
+
+def parts(stack: Stack) -> tuple[Part, ...]:
+    """Everything that `pangu status` shows. The served API is there once a pair was deployed."""
+    return (
+        Part("Prefect", "prefect", stack.prefect_url, prefect_answers),
+        Part("Prefect worker", "worker", f"{stack.prefect_url}/work-pools/work-pool/{WORK_POOL}", worker_is_online),
+        Part("MLflow", "mlflow", stack.mlflow_url, mlflow_answers),
+        Part("Ray", "ray", stack.ray_dashboard_url, ray_answers),
+        Part("Served API", "ray", f"{stack.serve_url}/v1", api_answers, optional=True),
+    )
+
+
+def prefect_answers(stack: Stack) -> bool:
+    return _get(f"{stack.prefect_api_url}/health") is not None
+
+
+def worker_is_online(stack: Stack) -> bool:
+    try:
+        response = httpx.post(
+            f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter", json={}, timeout=5, trust_env=False
+        )
+    except httpx.HTTPError:
+        return False
+    return response.is_success and any(worker["status"] == "ONLINE" for worker in response.json())
+
+
+def mlflow_answers(stack: Stack) -> bool:
+    return _get(f"{stack.mlflow_url}/health") is not None
+
+
+def ray_answers(stack: Stack) -> bool:
+    """The job server lists jobs, so the token is right and the head node is complete."""
+    headers = {"Authorization": f"Bearer {stack.token}"} if stack.token_path.is_file() else {}
+    return _get(f"{stack.ray_dashboard_url}/api/jobs/", headers) is not None
+
+
+def api_answers(stack: Stack) -> bool:
+    return _get(f"{stack.serve_url}/healthz") is not None
+
+
+def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response | None:
+    """The answer, or None if there is none or it is an error."""
+    try:
+        response = httpx.get(url, headers=headers, timeout=5, trust_env=False)
+    except httpx.HTTPError:
+        return None
+    return response if response.is_success else None

@@ -1,0 +1,216 @@
+"""`up` and `down`: from nothing to healthy servers, and back to nothing.
+
+Knows the order of things; the command lines, supervision and checks are in the modules beside it.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+import pangu
+from pangu.errors import UserError
+from pangu.stack import health, supervision
+from pangu.stack.flow_runs import settle
+from pangu.stack.model import WORK_POOL, Stack, path_of
+from pangu.stack.ports import choose_ports
+from pangu.stack.processes import end, family, marked
+from pangu.storage import Home
+
+START_TIMEOUT_S = 180.0
+RESTARTS = 2
+Say = Callable[[str], None]
+
+
+def up(home: Home, say: Say = print, customary_ports: bool = True) -> Stack:
+    """Start every part of the stack and wait until each answers; a stack that already runs is left alone.
+
+    Raises:
+        UserError: another `up` or `down` is at work in this home, or a part did not start; the sentence names its log.
+    """
+    with exclusive(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
+        stack = Stack.load(home)
+        if stack is not None and stack.is_running:
+            say(f"The stack of {home.root} is already up.")
+            return stack
+        if stack is not None:
+            _end_everything(stack)
+        project = find_project()
+        with _ports_lock():
+            stack = _describe(home, project, customary_ports)
+            stack.save()
+            try:
+                return _start(stack, say)
+            except BaseException:
+                _end_everything(stack)
+                raise
+
+
+def down(home: Home, say: Say = print) -> None:
+    """End exactly what `up` started: the servers, Ray's and Prefect's children, and nothing else. Twice is once."""
+    with exclusive(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
+        stack = Stack.load(home)
+        if stack is None:
+            say(f"No stack is running under {home.root}.")
+            return
+        _end_everything(stack)
+        say(f"The stack of {home.root} is down.")
+
+
+def find_project() -> Path:
+    """The folder with `prefect.yaml` and `flows/`: the checkout that this package lies in, or the current folder.
+
+    Raises:
+        UserError: neither has them.
+    """
+    for folder in (Path(pangu.__file__).parents[1], Path.cwd()):
+        if (folder / "prefect.yaml").is_file() and (folder / "flows").is_dir():
+            return folder.absolute()
+    raise UserError("No prefect.yaml with a flows/ folder was found; run `pangu up` in a checkout of PanGu.")
+
+
+def _describe(home: Home, project: Path, customary_ports: bool) -> Stack:
+    token_path = home.stack / "ray_token"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
+    return Stack(
+        stack_id=uuid.uuid4().hex,
+        home=home.root,
+        project=project,
+        runtime=Path(tempfile.mkdtemp(prefix="pangu-")),
+        token_path=token_path,
+        **choose_ports(customary_ports),
+    )
+
+
+def _start(stack: Stack, say: Say) -> Stack:
+    """Prefect, MLflow and Ray start side by side; the worker and the deployments as soon as Prefect answers."""
+    (stack.home / "stack" / "mlflow").mkdir(exist_ok=True)
+    stack = stack.model_copy(update={"supervisor": supervision.start_supervisor(stack)})
+    stack.save()
+    with ThreadPoolExecutor(3) as pool:
+        waits = [pool.submit(_wait_until, stack, "mlflow", health.mlflow_answers, say)]
+        waits.append(pool.submit(_wait_until, stack, "ray", health.ray_answers, say))
+        waits.append(pool.submit(_start_prefect, stack, say))
+    for wait in waits:
+        wait.result()
+    stack = stack.model_copy(update={"processes": supervision.record_processes(stack)})
+    stack.save()
+    return stack
+
+
+def _start_prefect(stack: Stack, say: Say) -> None:
+    _wait_until(stack, "prefect", health.prefect_answers, say)
+    settle(stack, "CRASHED", "Its stack ended while it was under way; run it again, and it continues.")
+    _create_work_pool(stack)
+    supervision.rpc(stack).startProcess("worker", False)
+    _deploy_flows(stack, say)
+    _wait_until(stack, "worker", health.worker_is_online, say)
+
+
+def _create_work_pool(stack: Stack) -> None:
+    """The worker fills in the pool's job template when it comes."""
+    body = {"name": WORK_POOL, "type": "process", "description": "PanGu's flows, as processes of this machine"}
+    response = httpx.post(f"{stack.prefect_api_url}/work_pools/", json=body, timeout=30, trust_env=False)
+    if response.status_code != httpx.codes.CONFLICT:
+        response.raise_for_status()
+
+
+def _deploy_flows(stack: Stack, say: Say) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    environment = {**os.environ, **stack.environment(), supervision.MARK: stack.stack_id}
+    started = time.monotonic()
+    deployed = subprocess.run(command, cwd=stack.project, env=environment, capture_output=True, text=True)
+    log = Home(stack.home).logs / "deploy.log"
+    log.write_text(deployed.stdout + deployed.stderr)
+    if deployed.returncode != 0:
+        raise UserError(f"The flows of {stack.project / 'prefect.yaml'} could not be deployed; see {log}.")
+    say(f"flows deployed in {time.monotonic() - started:.0f} s")
+
+
+def _wait_until(stack: Stack, program: str, answers: Callable[[Stack], bool], say: Say) -> None:
+    """Wait until the program answers.
+
+    Raises:
+        UserError: it keeps ending, or it takes too long.
+    """
+    started = time.monotonic()
+    log = Home(stack.home).logs / f"{program}.log"
+    pids = set()
+    while not answers(stack):
+        state, pid = supervision.program_states(stack)[program]
+        pids.add(pid)
+        if state == "FATAL" or len(pids - {0}) > RESTARTS:
+            raise UserError(f"{program} does not stay alive; see {log}.")
+        if time.monotonic() - started > START_TIMEOUT_S:
+            raise UserError(f"{program} did not answer within {START_TIMEOUT_S:.0f} s; see {log}.")
+        time.sleep(0.25)
+    say(f"{program} answers after {time.monotonic() - started:.0f} s")
+
+
+def _end_everything(stack: Stack) -> None:
+    """End the worker first, so that no flow starts anything new, then the rest, then whatever they left behind."""
+    supervisor = stack.supervisor.find() if stack.supervisor else None
+    known = family(supervisor) if supervisor else []
+    known += [process for record in stack.processes.values() if (process := record.find())]
+    if supervisor is not None:
+        with contextlib.suppress(Exception):  # whatever it cannot say or do, the processes are ended below
+            supervision.rpc(stack).stopProcess("worker", True)
+            known += family(supervisor)
+            settle(stack, "CANCELLED", "`pangu down` ended it; run it again, and it continues.")
+            supervision.rpc(stack).stopAllProcesses(True)  # all at once; shutdown would take them one by one
+            supervision.rpc(stack).shutdown()
+        with contextlib.suppress(Exception):
+            supervisor.wait(timeout=30)
+    end([*known, *marked(supervision.MARK, stack.stack_id)])
+    _keep_ray_logs(stack)
+    shutil.rmtree(stack.runtime, ignore_errors=True)
+    path_of(Home(stack.home)).unlink(missing_ok=True)
+
+
+def _keep_ray_logs(stack: Stack) -> None:
+    """Ray's own logs outlive its session, until the next stack of this home ends."""
+    logs = stack.runtime / "ray" / "session_latest" / "logs"
+    kept = Home(stack.home).logs / "ray"
+    if logs.is_dir():
+        shutil.rmtree(kept, ignore_errors=True)
+        with contextlib.suppress(OSError, shutil.Error):
+            shutil.copytree(logs, kept, symlinks=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path`.
+
+    Raises:
+        UserError: someone else holds it; says `refusal`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(refusal) from None
+        yield
+
+
+@contextlib.contextmanager
+def _ports_lock() -> Iterator[None]:
+    """Between choosing a port and listening on it, no other stack of this person chooses."""
+    path = Path(tempfile.gettempdir()) / f"pangu-ports-{os.getuid()}.lock"
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

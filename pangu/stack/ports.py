@@ -1,0 +1,39 @@
+"""Ports of the loopback interface: the customary one where it is free, any free one otherwise."""
+
+import contextlib
+import socket
+
+from pangu.stack.model import LOOPBACK
+
+CUSTOMARY = {
+    "prefect_port": 4200,
+    "mlflow_port": 5000,
+    "ray_port": 6379,
+    "ray_client_port": 10001,
+    "ray_dashboard_port": 8265,
+    "serve_port": 8000,
+}
+
+
+def choose_ports(customary: bool = True) -> dict[str, int]:
+    """A port for every part. The sockets are all held until the last one is chosen, so no two parts get the same."""
+    with contextlib.ExitStack() as held:
+        return {name: _reserve(held, port if customary else 0) for name, port in CUSTOMARY.items()}
+
+
+def _reserve(held: contextlib.ExitStack, port: int) -> int:
+    for candidate in (port, 0):
+        listener = held.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):
+            listener.bind((LOOPBACK, candidate))
+            # Another socket that is bound but not listening would not be in the way of bind alone.
+            listener.listen(1)
+            return listener.getsockname()[1]
+    raise OSError("no free port on the loopback interface")
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((LOOPBACK, port)) == 0

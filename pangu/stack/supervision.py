@@ -1,0 +1,126 @@
+"""supervisord: its configuration, its start, and what it says about its programs over a Unix socket.
+
+Knows nothing of what the programs serve.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any, cast
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from pangu.errors import UserError
+from pangu.stack.model import Stack
+from pangu.stack.processes import ProcessRecord
+from pangu.stack.programs import Program, programs
+from pangu.storage import Home, write_atomically
+
+MARK = "PANGU_STACK_ID"
+
+SUPERVISORD = """\
+[supervisord]
+logfile={logs}/supervisor.log
+pidfile={runtime}/supervisor.pid
+directory={project}
+nocleanup=true
+
+[unix_http_server]
+file={runtime}/supervisor.sock
+chmod=0700
+
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+"""
+
+PROGRAM = """
+[program:{name}]
+command={command}
+environment={environment}
+autostart={autostart}
+autorestart=true
+startsecs=3
+startretries=3
+stopwaitsecs=15
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={logs}/{name}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=2
+"""
+
+
+def write_configuration(stack: Stack) -> Path:
+    """Write supervisord's configuration for all programs of the stack, and return its path."""
+    home = Home(stack.home)
+    home.logs.mkdir(parents=True, exist_ok=True)
+    sections = [SUPERVISORD.format(**_quoted(logs=home.logs, runtime=stack.runtime, project=stack.project))]
+    sections += [_section(program, home.logs) for program in programs(stack)]
+    path = home.stack / "supervisord.conf"
+    write_atomically(path, "".join(sections).encode())
+    return path
+
+
+def _section(program: Program, logs: Path) -> str:
+    environment = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
+    return PROGRAM.format(
+        autostart=str(program.starts_by_itself).lower(),
+        **_quoted(name=program.name, command=shlex.join(program.command), environment=environment, logs=logs),
+    )
+
+
+def _quoted(**values: object) -> dict[str, str]:
+    """supervisord expands `%(name)s` in every value."""
+    return {name: str(value).replace("%", "%%") for name, value in values.items()}
+
+
+def start_supervisor(stack: Stack) -> ProcessRecord:
+    """Start supervisord, detached from this terminal; it starts the programs.
+
+    Raises:
+        UserError: it refused its configuration.
+    """
+    configuration = write_configuration(stack)
+    environment = {**os.environ, **stack.environment(), MARK: stack.stack_id}
+    command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
+    started = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if started.returncode != 0:
+        raise UserError(f"supervisord did not start: {(started.stderr or started.stdout).strip()}")
+    pid_file = stack.runtime / "supervisor.pid"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if pid_file.is_file() and (text := pid_file.read_text().strip()) and reachable(stack):
+            return ProcessRecord.of(int(text))
+        time.sleep(0.05)
+    raise UserError(f"supervisord did not answer within 20 s; see {Home(stack.home).logs / 'supervisor.log'}.")
+
+
+def reachable(stack: Stack) -> bool:
+    """Whether supervisord answers."""
+    try:
+        return bool(rpc(stack).getState())
+    except OSError:
+        return False
+
+
+def rpc(stack: Stack) -> Any:
+    """supervisord's XML-RPC interface (http://supervisord.org/api.html)."""
+    socket = f"unix://{stack.runtime / 'supervisor.sock'}"
+    transport = SupervisorTransport(None, None, serverurl=socket)
+    # The address is not used: the transport goes through the socket.
+    return cast(Any, xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)).supervisor
+
+
+def program_states(stack: Stack) -> dict[str, tuple[str, int]]:
+    """State name (RUNNING, BACKOFF, FATAL, ...) and pid (0 if none) of every program."""
+    return {info["name"]: (info["statename"], info["pid"]) for info in rpc(stack).getAllProcessInfo()}
+
+
+def record_processes(stack: Stack) -> dict[str, ProcessRecord]:
+    """The programs' processes as they are now."""
+    return {name: ProcessRecord.of(pid) for name, (_, pid) in program_states(stack).items() if pid}

@@ -1,0 +1,1 @@
+"""How the embedded autoencoder and text encoder (`pangu/assets`) were made; `pangu starter` makes them again."""

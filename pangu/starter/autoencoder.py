@@ -1,0 +1,101 @@
+"""Trains the embedded autoencoder: 8x smaller, 16 channels, for flat drawings up to a few hundred pixels.
+
+diffusers' AutoencoderDC at a thousandth of its usual size: pixel shuffles keep the costly full resolution free of convolutions.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderDC
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+
+from pangu.progress import Progress, Reporter, silent
+
+CHANNELS = (12, 24, 48, 96)
+LAYERS = (0, 1, 2, 2)
+LATENT_CHANNELS = 16
+LR_PEAK = 2e-3
+LATENT_NOISE = 0.1
+"""The decoder learns to bear what a sampler leaves: latents that are slightly off."""
+
+
+def build() -> AutoencoderDC:
+    """An untrained autoencoder, 1.1 M parameters."""
+    return AutoencoderDC(
+        in_channels=3,
+        latent_channels=LATENT_CHANNELS,
+        encoder_block_out_channels=CHANNELS,
+        decoder_block_out_channels=CHANNELS,
+        encoder_layers_per_block=LAYERS,
+        decoder_layers_per_block=LAYERS,
+        encoder_qkv_multiscales=((),) * len(CHANNELS),
+        decoder_qkv_multiscales=((),) * len(CHANNELS),
+    )
+
+
+def train_autoencoder(
+    images_nhwc: Tensor, minutes: float, folder: Path, seed: int = 0, batch_size: int = 16, report: Reporter = silent
+) -> float:
+    """Train on (N, H, W, 3) uint8 images for so many minutes, save half-precision weights, return PSNR in dB.
+
+    The length is a time, so the result depends on the machine; the file in the repository is the reference.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = build()
+    ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
+    optimizer = torch.optim.AdamW(model.parameters(), LR_PEAK, betas=(0.9, 0.95), weight_decay=1e-4)
+    began, step = time.monotonic(), 0
+    while (part := (time.monotonic() - began) / (60 * minutes)) < 1:
+        cosine = 0.5 * (1 + math.cos(math.pi * part))
+        for group in optimizer.param_groups:
+            group["lr"] = LR_PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
+        loss = reconstruction_loss(model, draw_crops(images_nhwc, batch_size, generator), generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        ema.step(model.parameters())
+        step += 1
+        if step % 100 == 0:
+            facts = {"steps": step, "loss": round(float(loss), 4)}
+            report(Progress(stage="autoencoder", done=int(100 * part), total=100, unit="%", facts=facts))
+    ema.copy_to(model.parameters())
+    model.half().save_pretrained(folder, safe_serialization=True)
+    return psnr(model.float(), images_nhwc[:: max(1, len(images_nhwc) // 160)])
+
+
+def draw_crops(images_nhwc: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count, 3, h, w) in [-1, 1]: flipped, and mostly cropped to two thirds."""
+    chosen = torch.randint(len(images_nhwc), (count,), generator=generator)
+    pixels = images_nhwc[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
+    flip, crop = (torch.rand(2, generator=generator) < torch.tensor([0.5, 0.85])).tolist()
+    if flip:
+        pixels = pixels.flip(-1)
+    if crop:
+        side = pixels.shape[-1] * 2 // 3 // 8 * 8
+        top, left = torch.randint(pixels.shape[-1] - side + 1, (2,), generator=generator).tolist()
+        pixels = pixels[..., top : top + side, left : left + side]
+    return pixels.contiguous()
+
+
+def reconstruction_loss(model: AutoencoderDC, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """L1 + 2 MSE + L1 of the gradients, and a nudge of the latents towards zero mean and at most unit variance."""
+    latents = model.encode(pixels).latent
+    noise = torch.randn(latents.shape, generator=generator)
+    restored = model.decode(latents + LATENT_NOISE * noise).sample
+    spread = (latents.square().mean((0, 2, 3)) - 1).relu().mean() + latents.mean((0, 2, 3)).square().mean()
+    error = restored - pixels
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + 2 * error.square().mean() + edges + 0.01 * spread
+
+
+@torch.inference_mode()
+def psnr(model: AutoencoderDC, images_nhwc: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of what comes back."""
+    pixels = images_nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1
+    restored = model.decode(model.encode(pixels).latent).sample.clamp(-1, 1)
+    return float((10 * torch.log10(4 / (restored - pixels).square().mean((1, 2, 3)))).mean())

@@ -1,0 +1,80 @@
+"""Where everything lies: all state of an installation under one folder, `$PANGU_HOME` or `./var`.
+
+Only names of places; nothing is created here except by the functions that say so.
+"""
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one installation. Every path is absolute, because Ray workers change directory."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        return cls(Path(os.environ.get("PANGU_HOME", "var")).absolute())
+
+    def dataset(self, name: str) -> Path:
+        """Everything about one dataset: `raw/`, `table/`, `encoded/`."""
+        return self.root / "datasets" / name
+
+    def raw(self, name: str, ingest_id: str) -> Path:
+        """img2dataset's output for one URL table."""
+        return self.dataset(name) / "raw" / ingest_id
+
+    def table(self, name: str) -> Path:
+        """The Delta table of the dataset."""
+        return self.dataset(name) / "table"
+
+    def encoded(self, name: str, encode_id: str) -> Path:
+        """Latents and text embeddings of one dataset version by one set of encoders."""
+        return self.dataset(name) / "encoded" / encode_id
+
+    def run(self, run_name: str) -> Path:
+        """Checkpoints and exported generator of one training run."""
+        return self.root / "runs" / run_name
+
+    def pair(self, pair_id: str) -> Path:
+        """A pair folder, as `PanGuDrawPipeline.from_pretrained` reads it."""
+        return self.root / "pairs" / pair_id
+
+    @property
+    def stack(self) -> Path:
+        """Addresses, token, process ids and databases of the running stack."""
+        return self.root / "stack"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` so that readers see the old file or the new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomically` of `value` as indented JSON."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False).encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_bytes())

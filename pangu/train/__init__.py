@@ -1,0 +1,1 @@
+"""Training of one generator: the step, its data order, checkpoints, and the Ray Train job around them."""

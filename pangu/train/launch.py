@@ -1,0 +1,157 @@
+"""One training job on Ray Train: data parallelism only, no model sharding, no traffic to the other job.
+
+Owns the run folder: `checkpoints/` while it trains, `generator/` and `outcome.json` when it is done.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pangu.config import Frozen, Recipe, Role
+from pangu.data.batches import load_rows
+from pangu.data.encode import Manifest
+from pangu.errors import UserError
+from pangu.progress import print_progress
+from pangu.storage import Home, read_json, write_json
+from pangu.train.loop import Trained, World, train_loop
+from pangu.train.tracking import Tracker, reporting
+
+
+class TrainOutcome(Frozen):
+    """What a training job made."""
+
+    role: Role
+    run_name: str
+    generator: str
+    steps: int
+    loss: float
+    rows: int
+    already_done: bool = False
+
+
+class TrainJob(Frozen):
+    """Everything a worker needs; plain data, so that it travels to any node."""
+
+    role: Role
+    run_name: str
+    encode_id: str
+    recipe: Recipe
+    encoded: Path
+    run_folder: Path
+
+
+def train(
+    role: Role, dataset: str, encode_id: str, recipe: Recipe, home: Home, run_name: str | None = None
+) -> TrainOutcome:
+    """Train the generator of `role` on an encoded dataset, with `recipe.workers` workers on the current Ray cluster.
+
+    The default run name follows from data and recipe: the same input finds its finished run, or continues a stopped one.
+
+    Raises:
+        UserError: nothing to train on, a recipe that does not fit the data, or a run name that belongs to another run.
+    """
+    job = TrainJob(
+        role=role,
+        run_name=run_name or f"{role}-{encode_id[:8]}-{recipe.digest()[:8]}",
+        encode_id=encode_id,
+        recipe=recipe,
+        encoded=home.encoded(dataset, encode_id),
+        run_folder=home.run(run_name or f"{role}-{encode_id[:8]}-{recipe.digest()[:8]}"),
+    )
+    check_job(job)
+    outcome = job.run_folder / "outcome.json"
+    if outcome.is_file():
+        return TrainOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+    _run_on_ray(job)
+    if not outcome.is_file():
+        raise RuntimeError(f"Ray Train ended, but {outcome} is missing.")
+    return TrainOutcome.model_validate(read_json(outcome))
+
+
+def check_job(job: TrainJob) -> None:
+    """Raises UserError if the job could not train what it says, before any worker starts."""
+    manifest = Manifest.load(job.encoded)
+    training = job.recipe.training(job.role)
+    if manifest.resolutions[job.role] != training.encoded_side:
+        raise UserError(
+            f"Recipe '{job.recipe.name}' trains {job.role} on images of {training.encoded_side} px, "
+            f"but the dataset was encoded at {manifest.resolutions[job.role]} px; run `pangu encode` with this recipe."
+        )
+    if manifest.encoders.max_tokens != job.recipe.max_tokens:
+        raise UserError(
+            f"Recipe '{job.recipe.name}' uses {job.recipe.max_tokens} tokens, but captions were encoded with "
+            f"{manifest.encoders.max_tokens}; run `pangu encode` with this recipe."
+        )
+    outcome = job.run_folder / "outcome.json"
+    if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
+        raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")
+
+
+def _run_on_ray(job: TrainJob) -> None:
+    """Start the workers and wait. Each attempt has a name of its own: the run's state is in its own checkpoints."""
+    import uuid
+
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    use_gpu = bool(ray.cluster_resources().get("GPU")) if ray.is_initialized() else torch.cuda.is_available()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.model_dump(mode="json")},
+        scaling_config=ray.train.ScalingConfig(num_workers=job.recipe.workers, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name=f"{job.run_name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(job.run_folder / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=3),
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    work(TrainJob.model_validate(config["job"]), world)
+
+
+def work(job: TrainJob, world: World) -> Trained:
+    """The job on one worker; rank 0 reports, exports and writes the outcome last."""
+    rows = load_rows(job.encoded, job.role)
+    on_metrics = None
+    if world.rank == 0:
+        facts = {"role": job.role, "encode_id": job.encode_id, "recipe": job.recipe.name}
+        tracker = Tracker(job.run_name, job.recipe, facts)
+        on_metrics = reporting(tracker, job.role, job.recipe.training(job.role).steps, print_progress)
+    trained = train_loop(job.role, job.recipe, rows, job.encode_id, job.run_folder / "checkpoints", world, on_metrics)
+    if world.rank == 0:
+        export(job, trained)
+        outcome = TrainOutcome(
+            role=job.role,
+            run_name=job.run_name,
+            generator=str(job.run_folder / "generator"),
+            steps=trained.steps,
+            loss=trained.loss,
+            rows=len(rows),
+        )
+        write_json(job.run_folder / "outcome.json", outcome.model_dump(mode="json"))
+        tracker.finish()
+    return trained
+
+
+def export(job: TrainJob, trained: Trained) -> None:
+    """The generator folder: EMA weights as diffusers saves them, and the interval contract."""
+    folder = job.run_folder / "generator"
+    temporary = folder.with_name(".generator.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    trained.denoiser.eval().save_pretrained(temporary, safe_serialization=True)
+    manifest = Manifest.load(job.encoded)
+    facts = {"dataset": manifest.dataset, "dataset_version": manifest.version, "trained_steps": trained.steps}
+    manifest.encoders.contract(job.recipe, job.role, **facts).save(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

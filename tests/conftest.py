@@ -1,0 +1,43 @@
+"""Fixtures that several parts share: the real stack, started once for all tests that need it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from pangu.stack import Stack, down, up
+from pangu.storage import Home
+
+# One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+# A busy machine is no failure: properties are checked, not timed.
+settings.register_profile("pangu", deadline=None, max_examples=50)
+settings.load_profile("pangu")
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Prefect, MLflow and Ray in a home of their own, on free ports; ended after the last test."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    try:
+        yield up(home, customary_ports=False)
+    finally:
+        down(home)
+
+
+@pytest.fixture
+def stack_environment(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    """The running stack, which this process and its children find through their environment."""
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    return stack
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home, which is also `$PANGU_HOME`."""
+    monkeypatch.setenv("PANGU_HOME", str(tmp_path))
+    return Home(tmp_path)

@@ -1,0 +1,139 @@
+"""The deployments of prefect.yaml on the real Prefect server: forms, limits, schedule, and how runs end."""
+
+import socket
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from flows.parameters import RecipeName
+from pangu import jobs
+from pangu.recipes import RECIPES
+from pangu.stack import Stack
+from pangu.stack.flow_runs import settle
+from pangu.stack.processes import marked
+
+NAMES = ["ingest-images", "prepare-dataset", "train-generators", "evaluate-pair", "release-pair", "retrain-pair"]
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+@pytest.fixture(scope="module")
+def api(stack: Stack) -> httpx.Client:
+    return httpx.Client(base_url=stack.prefect_api_url, timeout=30, trust_env=False)
+
+
+def deployment(api: httpx.Client, name: str) -> dict[str, Any]:
+    return api.get(f"/deployments/name/{name}/{name}").raise_for_status().json()
+
+
+def finish(api: httpx.Client, run_id: str, timeout_s: float = 120) -> dict[str, Any]:
+    """The final state of a run."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        state = api.get(f"/flow_runs/{run_id}").raise_for_status().json()["state"]
+        if state["type"] in FINAL:
+            return state
+        time.sleep(0.5)
+    raise AssertionError(f"the run {run_id} did not end within {timeout_s} s")
+
+
+def press(api: httpx.Client, name: str, settings: dict[str, Any]) -> httpx.Response:
+    body = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
+    return api.post(f"/deployments/{deployment(api, name)['id']}/create_flow_run", json=body)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Client, name: str) -> None:
+    found = deployment(api, name)
+    assert "pangu" in found["tags"]
+    assert found["global_concurrency_limit"]["limit"] == 1
+    assert found["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+    assert found["enforce_parameter_schema"]
+    assert found["description"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_of_a_form_is_described_and_bounded(api: httpx.Client, name: str) -> None:
+    definitions = deployment(api, name)["parameter_openapi_schema"]["definitions"]
+    (form,) = [definition for definition in definitions.values() if definition.get("type") == "object"]
+    bounds = {"minimum", "maximum", "minLength", "maxLength", "enum", "pattern"}
+    for field, schema in form["properties"].items():
+        if schema.get("type") != "boolean":
+            assert bounds & schema.keys(), f"{field} of {name} has no bounds"
+        assert schema.get("description"), f"{field} of {name} is not described"
+    assert sorted(schema["position"] for schema in form["properties"].values()) == list(range(len(form["properties"])))
+
+
+def test_the_weekly_schedule_has_a_timezone_and_waits_to_be_switched_on(api: httpx.Client) -> None:
+    (schedule,) = deployment(api, "retrain-pair")["schedules"]
+    assert schedule["active"] is False
+    assert schedule["schedule"]["timezone"] == "Asia/Shanghai"
+    assert schedule["schedule"]["cron"].split()[4] == "0"
+
+
+def test_the_form_offers_every_recipe() -> None:
+    assert set(get_args(RecipeName)) == set(RECIPES)
+
+
+def test_the_server_refuses_parameters_outside_the_form(api: httpx.Client) -> None:
+    assert press(api, "retrain-pair", {"recipe": "gigantic"}).is_client_error
+    assert press(api, "retrain-pair", {"cards": "openmoji"}).is_client_error
+
+
+def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client) -> None:
+    run = press(api, "ingest-images", {"card": "no-such-card"}).raise_for_status().json()
+    state = finish(api, run["id"])
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("There is no card 'no-such-card'")
+
+
+@pytest.fixture
+def card_that_takes_forever(tmp_path: Path):
+    """A card whose only URL names a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (tmp_path / "urls.csv").write_text(f"url,caption\nhttp://127.0.0.1:{port}/a.png,a\n")
+        card = tmp_path / "forever.yaml"
+        card.write_text(
+            "name: forever\nsource: urls.csv\ncolumns: {url: url, caption_en: caption}\nlicence: {name: none}\n"
+            "limits: {max_seconds: 300, stall_seconds: 300, retries: 0, allow_private_hosts: ['127.0.0.1']}\n"
+        )
+        yield card
+
+
+def test_a_cancelled_run_takes_everything_it_started_along(
+    api: httpx.Client, stack: Stack, card_that_takes_forever: Path
+) -> None:
+    run = press(api, "ingest-images", {"card": str(card_that_takes_forever)}).raise_for_status().json()
+    deadline = time.monotonic() + 90
+    while len(marked(jobs.MARK, run["id"], prefix=True)) < 2:  # the command, and the download below it
+        assert time.monotonic() < deadline, api.get(f"/flow_runs/{run['id']}").json()["state"]
+        time.sleep(0.5)
+    asked = time.monotonic()
+    api.post(f"/flow_runs/{run['id']}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    while marked(jobs.MARK, run["id"], prefix=True):
+        assert time.monotonic() - asked < 15
+        time.sleep(0.2)
+    assert finish(api, run["id"])["type"] == "CANCELLED"
+
+
+def test_a_run_that_ended_with_its_stack_is_said_to_have_ended_and_frees_its_slot(
+    api: httpx.Client, stack: Stack
+) -> None:
+    """The state that `kill -9` of a whole stack leaves in Prefect's database, before the next `pangu up`."""
+    found = deployment(api, "prepare-dataset")
+    later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+    body = {"parameters": {"settings": {"ingest_id": "x"}}, "state": later}
+    run = api.post(f"/deployments/{found['id']}/create_flow_run", json=body).raise_for_status().json()
+    running = {"state": {"type": "RUNNING"}, "force": True}
+    api.post(f"/flow_runs/{run['id']}/set_state", json=running).raise_for_status()
+    limit = f"/v2/concurrency_limits/{found['global_concurrency_limit']['id']}"
+    api.patch(limit, json={"active_slots": 1}).raise_for_status()
+
+    settle(stack, "CRASHED", "gone")
+
+    state = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()["state"]
+    assert (state["type"], state["message"]) == ("CRASHED", "gone")
+    assert api.get(limit).raise_for_status().json()["active_slots"] == 0

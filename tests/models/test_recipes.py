@@ -1,0 +1,71 @@
+"""Recipes are complete, frozen, refuse nonsense, and build the networks that they promise."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from pangu.config import Recipe
+from pangu.errors import UserError
+from pangu.models.denoisers import build_denoiser
+from pangu.recipes import RECIPES, demo, recipe
+
+SDXL_UNET_PARAMETERS = 2_567_463_684
+PUBLISHED_TEXT = {"context": 768 + 1280, "pooled": 1280}
+
+
+def parameters(name: str) -> int:
+    with torch.device("meta"):
+        network = build_denoiser(RECIPES[name]().denoiser, latent_channels=4, **PUBLISHED_TEXT)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_large_recipes_have_the_published_sizes(capsys) -> None:
+    counts = {name: parameters(name) for name in ("sdxl_half", "pangu_draw_5b")}
+    with capsys.disabled():
+        for name, count in counts.items():
+            print(f"\n{name}: {count / 1e9:.3f} B parameters a generator, {2 * count / 1e9:.3f} B a pair", end="")
+    assert counts["pangu_draw_5b"] == pytest.approx(SDXL_UNET_PARAMETERS, rel=0.01)
+    assert 2 * counts["pangu_draw_5b"] == pytest.approx(5e9, rel=0.05)
+    assert counts["sdxl_half"] == pytest.approx(SDXL_UNET_PARAMETERS / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_survives_json(name) -> None:
+    made = recipe(name)
+    assert made.name == name
+    assert Recipe.model_validate_json(made.model_dump_json()) == made
+
+
+def test_digests_tell_recipes_apart_and_repeat() -> None:
+    assert len({make().digest() for make in RECIPES.values()}) == len(RECIPES)
+    assert demo().digest() == demo().digest()
+    assert demo().model_copy(update={"seed": 1}).digest() != demo().digest()
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(UserError, match="Unknown recipe 'sdxl'; known recipes are demo"):
+        recipe("sdxl")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"boundary": 0}, "strictly between 0 and T=1000"),
+        ({"boundary": 1000}, "strictly between"),
+        ({"texture": {"resolution": 512, "steps": 1, "batch_size": 1}}, "higher resolution than structure"),
+        (
+            {"texture": {"resolution": 64, "crop_from": 32, "steps": 1, "batch_size": 1}},
+            "crop_from must not be smaller",
+        ),
+        ({"text_encoders": []}, "at least one entry"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_nonsense_is_refused(change, sentence) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        Recipe.model_validate(demo().model_dump() | change)
+
+
+def test_a_recipe_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        demo().seed = 3

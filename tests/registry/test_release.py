@@ -1,0 +1,154 @@
+"""What a release promises, against a real MLflow server."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pangu.errors import UserError
+from pangu.registry import fetch_pair, release, resolve
+from pangu.registry.manifest import Manifest, sha256_of
+from pangu.storage import write_json
+from tests.registry.pairs import evaluation, write_generator, write_pair
+
+pytestmark = pytest.mark.slow
+
+
+def released(places: dict[str, Path], **options: str):
+    return release(places["pair"], places["structure"], places["texture"], evaluation(places), **options)
+
+
+def count(uri: str, model: str, sha256: str) -> int:
+    found = MlflowClient(uri).search_model_versions(f"name = '{model}'")
+    return sum(version.tags["pangu.sha256"] == sha256 for version in found)
+
+
+def test_same_pair_twice_is_one_version_and_the_files_come_back_to_the_byte(registry: str, tmp_path: Path) -> None:
+    places = write_pair(tmp_path / "a", seed=10)
+    first, second = released(places), released(places)
+    assert not first.already_done
+    assert second.already_done
+    assert first.pair_version == second.pair_version
+    assert count(registry, "pangu-pair", first.sha256) == 1
+    folder = fetch_pair("champion", tmp_path / "cache")
+    assert Manifest.of(folder) == Manifest.of(places["pair"])
+    registered = resolve("champion")
+    assert (registered.pair_version, registered.structure_version) == (first.pair_version, first.structure_version)
+    version = MlflowClient(registry).get_model_version("pangu-pair", str(first.pair_version))
+    assert version.tags["pangu.protocol_hash"] == "c" * 16
+    assert version.tags["pangu.dataset_version"] == "3"
+    assert MlflowClient(registry).get_run(version.run_id).data.metrics == {"retrieval_top1": 0.25}
+
+
+def test_a_new_champion_leaves_the_old_one_as_previous_and_shares_an_unchanged_generator(
+    registry: str, tmp_path: Path
+) -> None:
+    old = released(write_pair(tmp_path / "old", seed=20))
+    places = write_pair(tmp_path / "new", seed=30)
+    shutil.rmtree(places["structure"])
+    write_generator(places["structure"], "structure", seed=20)
+    shutil.copy(places["structure"] / "diffusion_pytorch_model.safetensors", places["pair"] / "structure")
+    new = released(places)
+    assert new.structure_version == old.structure_version
+    assert new.texture_version != old.texture_version
+    assert resolve("champion").pair_version == new.pair_version
+    assert resolve("previous").pair_version == old.pair_version
+
+
+@pytest.mark.parametrize("kill_at", ["create_run", "log_artifacts", "set_terminated", "create_model_version", "alias"])
+def test_killed_in_the_middle_a_rerun_completes_without_a_duplicate(
+    registry: str, tmp_path: Path, kill_at: str
+) -> None:
+    seed = 100 + 10 * ["create_run", "log_artifacts", "set_terminated", "create_model_version", "alias"].index(kill_at)
+    places = write_pair(tmp_path / "a", seed=seed)
+    write_json(tmp_path / "evaluation.json", evaluation(places))
+    killed = subprocess.run(
+        [
+            sys.executable,
+            str(Path(__file__).with_name("killed_release.py")),
+            str(tmp_path),
+            str(places["pair"]),
+            kill_at,
+        ],
+        env=dict(os.environ),
+        check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    outcome = released(places)
+    assert not outcome.already_done
+    for model, role in (("pangu-structure", "structure"), ("pangu-texture", "texture"), ("pangu-pair", "pair")):
+        assert count(registry, model, Manifest.of(places[role]).sha256) == 1
+    assert resolve("champion").pair_version == outcome.pair_version
+    assert Manifest.of(fetch_pair("champion", tmp_path / "cache")) == Manifest.of(places["pair"])
+
+
+def test_mismatched_generators_are_refused_before_anything_is_registered(registry: str, tmp_path: Path) -> None:
+    places = write_pair(tmp_path / "a", seed=40, autoencoder_hash="z" * 16)
+    with pytest.raises(UserError, match="autoencoder_hash"):
+        released(places)
+    assert count(registry, "pangu-structure", Manifest.of(places["structure"]).sha256) == 0
+
+
+def test_a_pair_made_of_other_generators_is_refused(registry: str, tmp_path: Path) -> None:
+    places = write_pair(tmp_path / "a", seed=50)
+    places["texture"] = write_generator(tmp_path / "other", "texture", seed=99, dataset_version=4)
+    with pytest.raises(UserError, match="holds another texture generator"):
+        released(places)
+
+
+def test_metrics_of_another_pair_and_an_alias_that_reads_as_a_version_are_refused(
+    registry: str, tmp_path: Path
+) -> None:
+    places = write_pair(tmp_path / "a", seed=80)
+    other = {**evaluation(places), "pair": "pairs/another"}
+    with pytest.raises(UserError, match="The metrics are those of pairs/another"):
+        release(places["pair"], places["structure"], places["texture"], other)
+    for alias in ("7", "v7", "latest", ""):
+        with pytest.raises(UserError, match="can not be an alias"):
+            released(places, alias=alias)
+
+
+def test_a_pickle_is_refused(registry: str, tmp_path: Path) -> None:
+    places = write_pair(tmp_path / "a", seed=60)
+    (places["pair"] / "weights.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(UserError, match=r"weights\.bin"):
+        released(places)
+
+
+def test_a_file_changed_added_or_removed_in_the_cache_is_refused(registry: str, tmp_path: Path) -> None:
+    outcome = released(write_pair(tmp_path / "a", seed=70))
+    folder = fetch_pair(outcome.pair_version, tmp_path / "cache")
+    weights = folder / "texture" / "diffusion_pytorch_model.safetensors"
+    original, before = weights.read_bytes(), sha256_of(weights)
+    weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    assert sha256_of(weights) != before
+    with pytest.raises(UserError, match="differs"):
+        fetch_pair(outcome.pair_version, tmp_path / "cache")
+    weights.unlink()
+    with pytest.raises(UserError, match="missing"):
+        fetch_pair(outcome.pair_version, tmp_path / "cache")
+    weights.write_bytes(original)
+    (folder / "extra.py").write_text("print('hello')")
+    with pytest.raises(UserError, match="not in the manifest"):
+        fetch_pair(outcome.pair_version, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("which", ["nobody", "999999"])
+def test_an_unknown_alias_or_version_is_one_sentence_with_the_remedy(registry: str, tmp_path: Path, which: str) -> None:
+    with pytest.raises(UserError, match=r"pangu-pair has no .* `pangu release`"):
+        fetch_pair(which, tmp_path)
+
+
+def test_no_server_and_no_address_say_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="pangu up"):
+        fetch_pair("champion", tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="pangu up"):
+        fetch_pair("champion", tmp_path)

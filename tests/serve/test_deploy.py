@@ -1,0 +1,43 @@
+"""What `deploy` refuses before it touches anything that runs."""
+
+from pathlib import Path
+
+import pytest
+
+from pangu.errors import UserError
+from pangu.serve import cluster
+from pangu.serve.deploy import read_settings, serve_port
+from pangu.serve.settings import ServeSettings
+
+
+@pytest.mark.parametrize("port", ["", "eight thousand", "0", "65536", "-1", "８０００"])
+def test_a_port_is_a_number_from_1_to_65535(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
+    monkeypatch.setenv("PANGU_SERVE_PORT", port)
+    with pytest.raises(UserError, match="PANGU_SERVE_PORT"):
+        serve_port()
+
+
+def test_settings_come_from_a_file_and_keep_the_defaults_that_it_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"max_in_flight": 3}')
+    assert read_settings(path) == ServeSettings(max_in_flight=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [('{"speed": 1}', "speed"), ('{"timeout_s": 0}', "timeout_s"), ("{", "the file")]
+)
+def test_bad_settings_name_the_field(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"settings.json: {named}"):
+        read_settings(path)
+    with pytest.raises(UserError, match="can not be read"):
+        read_settings(tmp_path / "absent.json")
+
+
+def test_a_running_application_keeps_its_settings() -> None:
+    chosen = ServeSettings(max_in_flight=5)
+    details = {"applications": {"pangu": {"deployed_app_config": {"args": chosen.model_dump(mode="json")}}}}
+    assert cluster.running_settings(details) == chosen
+    assert cluster.running_settings({"applications": {}}) is None
+    assert cluster.running_settings({"applications": {"pangu": {"deployed_app_config": None}}}) is None

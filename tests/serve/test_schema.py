@@ -1,0 +1,125 @@
+"""Whatever a client sends is a request within its bounds, or one error that names the field."""
+
+import json
+import string
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pangu.serve import schema
+from pangu.serve.schema import ApiError, ImageRequest, parse_body, parse_request
+
+# Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
+any_text = st.text(st.characters(), max_size=20)
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | any_text
+json_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3), max_leaves=8
+)
+fields = st.sampled_from(sorted(ImageRequest.model_fields)) | any_text
+
+
+def refusal(value: object) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        parse_request(value)
+    return caught.value
+
+
+def check_is_an_answer(error: ApiError, value: object) -> None:
+    """The error is OpenAI's object, can be sent, and names what is wrong."""
+    detail = error.body.error
+    assert error.status in (400, 404)
+    assert detail.message and detail.type == "invalid_request_error"
+    error.body.model_dump_json().encode()
+    if isinstance(value, dict):
+        assert detail.param is not None
+        assert detail.param in detail.message or detail.code == "model_not_found"
+
+
+@given(st.dictionaries(fields, json_values, max_size=6) | json_values)
+@example({"prompt": "x", "\ud800": 1})
+@example({"prompt": "\udfff"})
+@example({"prompt": "x", "model": "\ud800"})
+@example({"prompt": "x", "n": 10**400})
+@example({"prompt": "x", "guidance_scale": float("nan")})
+@settings(max_examples=300, deadline=None)
+def test_any_json_is_a_request_within_bounds_or_an_error_that_names_the_field(value: object) -> None:
+    try:
+        request = parse_request(value)
+    except ApiError as error:
+        check_is_an_answer(error, value)
+        return
+    assert 1 <= request.n <= schema.MAX_IMAGES
+    assert request.prompt.strip()
+    assert len(request.prompt) <= schema.MAX_PROMPT_CHARS
+    for side in request.width_height or ():
+        assert side % 8 == 0
+        assert schema.MIN_SIDE <= side <= schema.MAX_SIDE
+    request.model_dump_json().encode()
+
+
+@given(st.binary(max_size=200))
+@example(b"\xff\xfe")
+@example(b"[" * 60_000)
+@example(b'{"prompt": ' + b"9" * 5000 + b"}")
+@example(b'{"prompt": "x", "seed": 1e999}')
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_are_a_request_or_an_error(body: bytes) -> None:
+    try:
+        parse_body(body)
+    except ApiError as error:
+        assert error.status in (400, 404)
+        error.body.model_dump_json().encode()
+
+
+@given(st.text(string.digits + "xX 1٣-+.eE", max_size=9))
+@example("96x96\n")
+@example("1e9x1")
+@example("0x0")
+@example("٩٦x٩٦")
+def test_a_size_is_two_multiples_of_eight_within_bounds_or_refused(size: str) -> None:
+    try:
+        width, height = parse_request({"prompt": "x", "size": size}).width_height or (0, 0)
+    except ApiError as error:
+        assert error.body.error.param == "size"
+    else:
+        assert size == f"{width}x{height}"
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"prompt": "x", "steps": 3}, "steps", "unknown_parameter"),
+        ({"prompt": "x", "steps": None}, "steps", "unknown_parameter"),
+        ({}, "prompt", "missing_required_parameter"),
+        ({"prompt": None}, "prompt", "missing_required_parameter"),
+        ({"prompt": " "}, "prompt", "invalid_value"),
+        ({"prompt": "a\x00b"}, "prompt", "invalid_value"),
+        ({"prompt": "x" * 4001}, "prompt", "invalid_value"),
+        ({"prompt": "x", "n": 0}, "n", "invalid_value"),
+        ({"prompt": "x", "n": True}, "n", "invalid_value"),
+        ({"prompt": "x", "size": "100x100"}, "size", "invalid_value"),
+        ({"prompt": "x", "num_inference_steps": 0}, "num_inference_steps", "invalid_value"),
+        ({"prompt": "x", "num_inference_steps": 1001}, "num_inference_steps", "invalid_value"),
+        ({"prompt": "x", "guidance_scale": float("inf")}, "guidance_scale", "invalid_value"),
+        ({"prompt": "x", "seed": 2**32}, "seed", "invalid_value"),
+        ({"prompt": "x", "output_format": "gif"}, "output_format", "invalid_value"),
+        ({"prompt": "x", "stream": True}, "stream", "unsupported_parameter"),
+    ],
+)
+def test_the_error_names_the_field(body: dict[str, object], param: str, code: str) -> None:
+    error = refusal(body)
+    assert error.status == 400
+    assert (error.body.error.param, error.body.error.code) == (param, code)
+
+
+def test_null_means_left_out_as_the_openai_client_sends_it() -> None:
+    assert parse_request({"prompt": "x", "n": None, "size": None, "user": None}) == parse_request({"prompt": "x"})
+
+
+def test_an_unknown_model_is_404_and_a_long_body_413() -> None:
+    error = refusal({"prompt": "x", "model": "gpt-image-1"})
+    assert (error.status, error.body.error.param, error.body.error.code) == (404, "model", "model_not_found")
+    with pytest.raises(ApiError) as caught:
+        parse_body(json.dumps({"prompt": "x" * schema.MAX_BODY_BYTES}).encode())
+    assert caught.value.status == 413

@@ -1,0 +1,197 @@
+"""The served pair over real HTTP, on a real Ray. The last test leaves another version served."""
+
+import base64
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from pangu.registry import fetch_pair
+from pangu.serve.deploy import deploy
+from tests.serve.served_pair import Served, pangu_deploy, run_deploy
+
+pytestmark = pytest.mark.slow
+
+
+def client(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def file_of(answer: httpx.Response) -> bytes:
+    assert answer.status_code == 200, answer.text
+    return base64.b64decode(answer.json()["data"][0]["b64_json"])
+
+
+def in_flight(served: Served) -> float:
+    lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("pangu_requests_in_flight "))
+
+
+@pytest.mark.parametrize("prompt", ["a red apple", "一个红苹果"])
+def test_the_unmodified_openai_client_draws_in_both_languages(served: Served, prompt: str) -> None:
+    answer = client(served).images.generate(model="pangu-pair", prompt=prompt, n=2, size="96x96")
+    assert len(answer.data) == 2
+    for item in answer.data:
+        picture = Image.open(io.BytesIO(base64.b64decode(item.b64_json)))
+        assert picture.size == (96, 96)
+        assert picture.text["prompt"] == prompt
+        assert picture.text["pair_version"] == str(served.first)
+    extras = answer.model_extra
+    assert extras["release"]["pair_version"] == served.first
+    assert set(extras["seconds"]) == {"text", "structure", "texture", "decode", "total"}
+    assert [model.id for model in client(served).models.list().data] == ["pangu-pair"]
+
+
+def test_the_same_request_and_seed_give_the_same_bytes_and_another_seed_gives_others(served: Served) -> None:
+    first, again, other = (file_of(served.draw(seed=seed)) for seed in (7, 7, 8))
+    assert first == again
+    assert first != other
+
+
+def test_a_drawn_seed_is_reported_and_draws_the_same_image_again(served: Served) -> None:
+    answer = served.draw(n=2)
+    second = answer.json()["data"][1]
+    alone = served.draw(seed=second["seed"]).json()["data"][0]
+    pixels = [_pixels(base64.b64decode(item["b64_json"])) for item in (second, alone)]
+    # Two images are one batch, and a batch may round differently from a single image.
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
+def test_three_pools_draw_what_the_pipeline_draws_in_one_process(served: Served) -> None:
+    import torch
+
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+    folder = fetch_pair(served.first, served.home.root / "pair-cache")
+    pipeline = PanGuDrawPipeline.from_pretrained(folder)
+    alone = pipeline(
+        "一个红苹果", "blurry", num_inference_steps=5, guidance_scale=4.0, generator=torch.Generator().manual_seed(3)
+    ).images[0]
+    options = {"negative_prompt": "blurry", "num_inference_steps": 5, "guidance_scale": 4.0, "seed": 3}
+    drawn = _pixels(file_of(served.draw("一个红苹果", **options)))
+    assert np.abs(drawn - np.asarray(alone).astype(int)).max() <= 1
+
+
+def _pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file))).astype(int)
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_every_output_format_is_that_format(served: Served, output_format: str) -> None:
+    answer = served.draw(output_format=output_format, response_format="url", num_inference_steps=2)
+    head, data = answer.json()["data"][0]["url"].split(",")
+    assert head == f"data:image/{output_format};base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).format == output_format.upper()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"size": "100x96"}, 400, "size"),
+        ({"size": "104x104"}, 400, "size"),
+        ({"num_inference_steps": 0}, 400, "num_inference_steps"),
+        ({"num_inference_steps": "many"}, 400, "num_inference_steps"),
+        ({"colour": "red"}, 400, "colour"),
+        ({"model": "gpt-image-1"}, 404, "model"),
+    ],
+)
+def test_a_bad_field_is_an_openai_error_that_names_it(
+    served: Served, fields: dict[str, object], status: int, param: str
+) -> None:
+    answer = served.draw(**fields)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert param in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_bodies_and_paths_that_mean_nothing_are_openai_errors(served: Served) -> None:
+    url = f"{served.url}/v1/images/generations"
+    answers = [
+        (httpx.post(url, content=b"{"), 400),
+        (httpx.post(url, content=b"[1]"), 400),
+        (httpx.post(url, content=b" " * 70_000), 413),
+        (httpx.post(url, content=(b" " * 10_000 for _ in range(8))), 413),
+        (httpx.get(url), 405),
+        (httpx.get(f"{served.url}/nowhere"), 404),
+        (httpx.get(f"{served.url}/v1/models/gpt-image-1"), 404),
+    ]
+    for answer, status in answers:
+        assert answer.status_code == status
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client(served).images.generate(model="pangu-pair", prompt="x", size="1x1")
+    assert caught.value.param == "size"
+
+
+def test_more_than_it_accepts_is_429_with_retry_after_and_the_accepted_ones_are_drawn(served: Served) -> None:
+    with ThreadPoolExecutor(8) as clients:
+        answers = list(clients.map(lambda _: served.draw(num_inference_steps=12), range(8)))
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert 3 <= len(answers) - len(refused) < 8
+    for answer in refused:
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_the_work_stops_when_the_client_leaves(served: Served) -> None:
+    clock = time.monotonic()
+    served.draw(num_inference_steps=40)
+    undisturbed_s = time.monotonic() - clock
+    with pytest.raises(httpx.ReadTimeout):
+        served.draw(num_inference_steps=200, timeout_s=undisturbed_s / 2)
+    clock = time.monotonic()
+    assert served.draw(num_inference_steps=1).status_code == 200
+    assert time.monotonic() - clock < undisturbed_s
+    assert in_flight(served) == 0
+
+
+def test_deploying_what_is_served_does_nothing_and_says_so(served: Served) -> None:
+    outcome = deploy(served.home, "champion")
+    assert outcome.already_done
+    assert outcome.pair_version == served.first
+
+
+def test_a_port_that_serve_does_not_listen_on_is_refused(served: Served) -> None:
+    refused = pangu_deploy(served.second, PANGU_SERVE_PORT="9")
+    assert refused.returncode == 2
+    assert f"Ray Serve already runs on port {served.stack.serve_port}" in refused.stderr
+
+
+def test_an_unreachable_ray_is_refused_with_the_remedy(served: Served) -> None:
+    options = {"PANGU_SERVE_PORT": "9", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}
+    refused = pangu_deploy(served.second, **options)
+    assert refused.returncode == 2
+    assert "No Ray dashboard answers at http://127.0.0.1:9; `pangu up` starts Ray" in refused.stderr
+
+
+def test_a_swap_under_load_fails_no_request_and_mixes_no_releases(served: Served) -> None:
+    replicas = _replicas(served)
+    options = {"seed": 5, "num_inference_steps": 4}
+    before = file_of(served.draw(**options))
+    answers = []
+    with ThreadPoolExecutor(1) as other:
+        swap = other.submit(run_deploy, served.second)
+        while not swap.done():
+            answers.append(served.draw(**options))
+    assert swap.result()["pair_version"] == served.second
+    after = file_of(served.draw(**options))
+    assert before != after
+    expected = {served.first: before, served.second: after}
+    for answer in answers:
+        assert file_of(answer) == expected[answer.json()["release"]["pair_version"]]
+    assert _replicas(served) == replicas
+    assert len(replicas) == 4
+
+
+def _replicas(served: Served) -> set[str]:
+    """Ids of the replicas, new for every start: a swap changes what they hold, not which they are."""
+    deployments = served.dashboard("GET").json()["applications"]["pangu"]["deployments"].values()
+    return {replica["replica_id"] for deployment in deployments for replica in deployment["replicas"]}

@@ -1,0 +1,62 @@
+"""A shelf never drops a release that is in use, and never holds more than it has room for."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pangu.serve.handoff import Release
+from pangu.serve.shelf import Shelf
+
+
+def numbered(number: int) -> Release:
+    return Release(
+        pair_version=number, structure_version=1, texture_version=1, sha256=str(number), created=0, folder=Path("/")
+    )
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_every_request_gets_its_own_release_and_the_room_is_kept(requests: list[tuple[int, int]]) -> None:
+    alive: set[int] = set()
+
+    class Part:
+        def __init__(self, number: int) -> None:
+            self.number = number
+            alive.add(number)
+
+        def __del__(self) -> None:
+            alive.discard(self.number)
+
+    async def request(shelf: Shelf[Part], number: int, turns: int) -> None:
+        async with shelf.hold(numbered(number)) as part:
+            for _ in range(turns + 1):
+                assert part.number == number
+                assert number in alive
+                assert len(shelf.hashes) <= 2
+                await asyncio.sleep(0)
+
+    async def everyone() -> None:
+        shelf = Shelf(lambda release: Part(release.pair_version))
+        await asyncio.wait_for(asyncio.gather(*(request(shelf, *each) for each in requests)), 10)
+
+    asyncio.run(everyone())
+
+
+def test_a_release_that_can_not_be_loaded_fails_its_requests_and_leaves_the_others() -> None:
+    def load(release: Release) -> int:
+        if release.pair_version == 2:
+            raise ValueError("damaged")
+        return release.pair_version
+
+    async def scenario() -> None:
+        shelf = Shelf(load)
+        async with shelf.hold(numbered(1)):
+            with pytest.raises(ValueError, match="damaged"):
+                async with shelf.hold(numbered(2)):
+                    raise AssertionError("unreachable")
+        assert shelf.hashes == ["1"]
+
+    asyncio.run(scenario())

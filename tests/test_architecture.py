@@ -1,0 +1,62 @@
+"""The layers of the package: who may import whom, read from the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
+LAYERS = [
+    {"config", "errors", "storage", "progress"},
+    {"diffusion", "contract", "recipes"},
+    {"models", "data"},
+    {"pipelines", "train", "evaluate", "starter"},
+    {"registry", "serve", "stack", "jobs"},
+    {"demo"},
+    {"cli"},
+]
+"""From the lowest to the highest; a part may import its own layer and lower ones."""
+ALLOWED_UP = {("config", "diffusion"), ("contract", "diffusion")}
+
+
+def part_of(path: Path) -> str:
+    """`diffusion` for pangu/diffusion/noise.py, `config` for pangu/config.py."""
+    return path.relative_to(ROOT / "pangu").parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that the file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+            if node.module == "pangu":
+                yield from (f"pangu.{alias.name}" for alias in node.names)
+
+
+def layer(part: str) -> int:
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_package_knows_nothing_of_prefect_or_the_flows(path: Path) -> None:
+    assert not [name for name in imports(path) if name.split(".")[0] in ("prefect", "flows")]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pangu/diffusion").glob("*.py")), ids=lambda path: path.name)
+def test_the_equations_know_nothing_of_the_machinery(path: Path) -> None:
+    forbidden = ("ray", "mlflow", "diffusers.pipelines")
+    assert not [name for name in imports(path) if name.startswith(forbidden)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    here = part_of(path)
+    if here in ("__init__", "__main__"):
+        return
+    imported = {name.split(".")[1] for name in imports(path) if name.startswith("pangu.")}
+    upwards = {part for part in imported if layer(part) > layer(here) and (here, part) not in ALLOWED_UP}
+    assert not upwards, f"{here} imports {upwards}, which lie above it"

@@ -1,0 +1,41 @@
+"""Small random training rows, for tests that need a trainer but no dataset."""
+
+import torch
+
+from pangu.config import Recipe
+from pangu.data.batches import EncodedRows
+from pangu.recipes import tiny
+
+
+def random_rows(count: int = 12, side: int = 4, min_timestep: int = 0, buckets: int = 1) -> EncodedRows:
+    """`count` rows of unit noise in the shapes of the tiny recipe, in `buckets` buckets of equal size."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).half()
+
+    return EncodedRows(
+        keys=tuple(f"{index:03d}" for index in range(count)),
+        latents_nchw=draw(count, 4, side, side),
+        tokens_lnsc=draw(2, count, 6, 8),
+        pooled_lnp=draw(2, count, 8),
+        min_timestep_n=torch.full((count,), min_timestep),
+        preset_n=torch.arange(count) % buckets,
+        empty_tokens_sc=draw(6, 8),
+        empty_pooled_p=draw(8),
+    )
+
+
+def small_recipe(steps: int = 6, batch_size: int = 4, checkpoint_every: int = 1, **optimization: object) -> Recipe:
+    """The tiny recipe with another length; a checkpoint after every step unless asked otherwise."""
+    recipe = tiny()
+    training = {"steps": steps, "batch_size": batch_size}
+    return recipe.model_copy(
+        update={
+            "structure": recipe.structure.model_copy(update=training),
+            "texture": recipe.texture.model_copy(update=training),
+            "optimization": recipe.optimization.model_copy(
+                update={"checkpoint_every": checkpoint_every} | optimization
+            ),
+        }
+    )
