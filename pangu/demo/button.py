@@ -7,6 +7,7 @@ import httpx
 
 from pangu.errors import UserError
 from pangu.stack import Stack
+from pangu.stack.prefect_api import prefect_api
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -39,7 +40,7 @@ class Button:
     """One deployment of a running stack."""
 
     def __init__(self, stack: Stack, deployment: str) -> None:
-        self._api = httpx.Client(base_url=stack.prefect_api_url, timeout=30, trust_env=False)
+        self._api = prefect_api(stack)
         self._deployment = deployment
 
     def press(self, settings: dict[str, Any]) -> str:

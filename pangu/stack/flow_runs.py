@@ -1,15 +1,14 @@
 """Flow runs that ended with their stack: Prefect still believes in them, and they hold concurrency slots."""
 
-import httpx
-
 from pangu.stack.model import Stack
+from pangu.stack.prefect_api import prefect_api
 
 UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING")
 
 
 def settle(stack: Stack, state: str, message: str) -> None:
     """Give every run under way the final `state` and free all concurrency slots; for when no run can be alive."""
-    with httpx.Client(base_url=stack.prefect_api_url, timeout=10, trust_env=False) as api:
+    with prefect_api(stack) as api:
         asked = {"flow_runs": {"state": {"type": {"any_": list(UNDER_WAY)}}}}
         for run in api.post("/flow_runs/filter", json=asked).raise_for_status().json():
             final = {"type": state, "message": message}

@@ -25,6 +25,7 @@ from pangu.stack import health, supervision
 from pangu.stack.flow_runs import settle
 from pangu.stack.model import WORK_POOL, Stack, path_of
 from pangu.stack.ports import choose_ports
+from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, family, marked
 from pangu.storage import Home
 
@@ -124,7 +125,8 @@ def _start_prefect(stack: Stack, say: Say) -> None:
 def _create_work_pool(stack: Stack) -> None:
     """The worker fills in the pool's job template when it comes."""
     body = {"name": WORK_POOL, "type": "process", "description": "PanGu's flows, as processes of this machine"}
-    response = httpx.post(f"{stack.prefect_api_url}/work_pools/", json=body, timeout=30, trust_env=False)
+    with prefect_api(stack) as api:
+        response = api.post("/work_pools/", json=body)
     if response.status_code != httpx.codes.CONFLICT:
         response.raise_for_status()
 

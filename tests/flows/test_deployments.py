@@ -13,6 +13,7 @@ from pangu import jobs
 from pangu.recipes import RECIPES
 from pangu.stack import Stack
 from pangu.stack.flow_runs import settle
+from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 
 NAMES = ["ingest-images", "prepare-dataset", "train-generators", "evaluate-pair", "release-pair", "retrain-pair"]
@@ -21,7 +22,7 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 @pytest.fixture(scope="module")
 def api(stack: Stack) -> httpx.Client:
-    return httpx.Client(base_url=stack.prefect_api_url, timeout=30, trust_env=False)
+    return prefect_api(stack)
 
 
 def deployment(api: httpx.Client, name: str) -> dict[str, Any]:

@@ -1,0 +1,37 @@
+"""HTTP access to the stack's Prefect server that bears what its own clients bear: moments when the database is busy."""
+
+import time
+
+import httpx
+
+from pangu.stack.model import Stack
+
+BUSY = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE)
+PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def prefect_api(stack: Stack, timeout_s: float = 30) -> httpx.Client:
+    """A client of the server's REST API; close it, or use it as a context manager."""
+    return httpx.Client(
+        base_url=stack.prefect_api_url, timeout=timeout_s, trust_env=False, transport=Patient(httpx.HTTPTransport())
+    )
+
+
+class Patient(httpx.BaseTransport):
+    """Asks again after 502 and 503, which Prefect answers without having done anything (SQLite: "database is locked")."""
+
+    def __init__(self, inner: httpx.BaseTransport, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
+        self._inner = inner
+        self._pauses_s = pauses_s
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for pause_s in self._pauses_s:
+            response = self._inner.handle_request(request)
+            if response.status_code not in BUSY:
+                return response
+            response.close()
+            time.sleep(pause_s)
+        return self._inner.handle_request(request)
+
+    def close(self) -> None:
+        self._inner.close()
