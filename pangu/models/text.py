@@ -66,6 +66,11 @@ def _load_encoder(place: str, folder: dict[str, str]) -> Any:
     return AutoModel.from_pretrained(place, **options)
 
 
+def styled_caption(caption: str, prefix: str) -> str:
+    """The caption of an image whose style has that prefix (PanGu-Draw, Section 3.3); the same in training and sampling."""
+    return f"{prefix} {caption}"
+
+
 @torch.inference_mode()
 def embed_captions(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
     """Token embeddings (B, max_tokens, sum of channels) and the pooled embedding (B, P) of the last tower.
@@ -85,7 +90,8 @@ def embed_captions(towers: Sequence[TextTower], captions: Sequence[str], max_tok
             output_hidden_states=True,
         )
         tokens.append(output.hidden_states[tower.hidden_layer])
-        pooled = _pooled(output, batch.attention_mask.to(device))
+        # An offloaded encoder answers from the device that it was moved to for the call.
+        pooled = _pooled(output, batch.attention_mask.to(tokens[-1].device))
     assert pooled is not None
     return torch.cat(tokens, dim=-1), pooled
 
