@@ -10,8 +10,19 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Role = Literal["structure", "texture"]
+Role = Literal[
+    "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final"
+]  # fmt: skip
 ROLES: tuple[Role, Role] = ("structure", "texture")
+"""The roles of a pair."""
+
+Strategy = Literal["time_decoupling", "resolution_boost", "cascaded"]
+STRATEGY_ROLES: dict[Strategy, tuple[Role, ...]] = {
+    "time_decoupling": ROLES,
+    "resolution_boost": ("boost_low", "boost_high"),
+    "cascaded": ("cascade_base", "cascade_middle", "cascade_final"),
+}
+"""What each strategy trains (PanGu-Draw, Section 3.2); the two of a pair are independent, those of a baseline go in turn."""
 
 
 class Frozen(BaseModel):
@@ -52,6 +63,27 @@ class TextEncoderSource(Frozen):
     hidden_layer: int = Field(-1, le=-1, description="Which hidden state conditions the denoiser; SDXL uses -2")
 
 
+class InitialWeights(Frozen):
+    """What the generators start from, instead of random weights."""
+
+    source: str = Field(
+        description="'embedded', a generator folder (both roles start from it), a pair folder (each role from its half), a "
+        "diffusers pipeline or UNet folder, a hub id, or a registered pair such as models:/pangu-pair@champion",
+    )
+    subfolder: str | None = Field(None, description="Subfolder of the UNet, e.g. 'unet'")
+
+
+class LoraConfig(Frozen):
+    """Low-rank adapters (arXiv 2106.09685) in the place of full weights."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0, description="The adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field(
+        ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="Which linear layers are adapted"
+    )
+
+
 class DenoiserConfig(Frozen):
     """The shape of one generator's UNet; channels and context sizes follow from autoencoder and text encoders."""
 
@@ -75,15 +107,26 @@ Resolution = Annotated[int, Field(ge=8, description="Pixels per side of the squa
 
 
 class RoleTraining(Frozen):
-    """What differs between the two training jobs (PanGu-Draw, Section 3.2)."""
+    """What differs between the training jobs of one recipe (PanGu-Draw, Section 3.2)."""
 
     resolution: Resolution
+    presets: Literal["square", "published"] = Field(
+        "square", description="One square bucket, or the paper's presets around `resolution` as buckets"
+    )
+    rows: Literal["all", "originals"] = Field("all", description="Whether upscaled images are trained on")
+    min_original_side: int = Field(
+        0, ge=0, description="Smallest side of the original image, px; smaller ones are left out"
+    )
+    lower_side: Resolution | None = Field(
+        None, description="Cascades: side of the generated image that this stage is conditioned on, px"
+    )
     crop_from: Resolution | None = Field(
         None,
         description="Cut windows of `resolution` out of images of this size; None: the whole image at `resolution`",
     )
     steps: int = Field(ge=1, description="Optimizer steps")
-    batch_size: int = Field(ge=1, description="Images per optimizer step, over all workers")
+    batch_size: int = Field(ge=1, description="Images per optimizer step, over all workers and accumulated parts")
+    init_from_role: Role | None = Field(None, description="Go on from what this earlier job of the recipe trained")
 
     @property
     def encoded_side(self) -> int:
@@ -98,20 +141,49 @@ class RoleTraining(Frozen):
 
 
 class Optimization(Frozen):
-    """What both training jobs share."""
+    """What is learnt and how fast; all training jobs share it."""
 
     lr_peak: float = Field(1e-3, gt=0)
     lr_final: float = Field(1e-5, ge=0)
+    lr_schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the rate goes from lr_peak to lr_final after the warm-up"
+    )
+    lr_decay_share: float = Field(
+        1.0, gt=0, le=1, description="Last share of the steps in which the rate falls; before that it stays at lr_peak"
+    )
     warmup_steps: int = Field(50, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.99)
     grad_clip: float = Field(1.0, gt=0)
-    ema_decay: float = Field(0.995, ge=0, lt=1)
+    ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.995,), min_length=1, description="Running means of the weights; the first one is the exported generator"
+    )
+    min_snr_gamma: float | None = Field(
+        None, gt=0, description="Weight timesteps by min(SNR, gamma) / SNR of the clean-data loss (arXiv 2303.09556)"
+    )
     caption_dropout: float = Field(0.1, ge=0, le=1, description="Share of captions replaced by the empty one")
     zh_share: float = Field(0.5, ge=0, le=1, description="Share of Chinese captions")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    style_share: float = Field(
+        0.5, ge=0, le=1, description="Share of styled rows whose caption carries the style's prefix"
+    )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
     log_every: int = Field(20, ge=1, description="Steps between log lines")
+
+
+class Execution(Frozen):
+    """How the same numbers are computed: what fits a device, and how fast."""
+
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast around the forward pass")
+    accumulate: int = Field(
+        1, ge=1, description="Parts of a worker's share of the batch, one forward and backward each"
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory")
+    channels_last: bool = Field(False, description="Memory layout that tensor cores like")
+    compile: bool = Field(False, description="torch.compile the denoiser; one graph per preset")
+    prefetch: int = Field(2, ge=0, description="Batches drawn ahead by a background thread; 0 draws them in turn")
+    latents: Literal["precomputed", "on_the_fly"] = Field(
+        "precomputed", description="Encode once before training, or in the loop from the images"
+    )
 
 
 class Sampling(Frozen):
@@ -121,32 +193,81 @@ class Sampling(Frozen):
     guidance_scale: float = Field(3.0, ge=0, le=50)
 
 
+class Watching(Frozen):
+    """What is shown while training runs, beside the log lines."""
+
+    timestep_buckets: int = Field(4, ge=1, le=50, description="Equal parts of the interval whose loss is logged apart")
+    sample_every: int = Field(0, ge=0, description="Steps between sample grids of the newest pair; 0: none")
+    samples: int = Field(8, ge=1, le=64, description="Images in a sample grid")
+    upload_to: str | None = Field(None, description="An fsspec URI; every checkpoint is copied there in the background")
+
+
 class Recipe(Frozen):
     """Everything about a run, from encoding to release."""
 
     name: str
     seed: int = Field(0, ge=0)
+    strategy: Strategy = "time_decoupling"
     schedule: NoiseSchedule = NoiseSchedule()
     boundary: int = Field(500, description="T_struct: the structure generator owns t >= boundary, texture t < boundary")
     autoencoder: AutoencoderSource = AutoencoderSource()
     text_encoders: tuple[TextEncoderSource, ...] = (TextEncoderSource(),)
     max_tokens: int = Field(32, ge=2, description="Caption length in tokens, padded or cut")
+    styles: dict[str, str] = Field(
+        {}, description="Style of a row (e.g. aesthetic, cartoon, photo) -> the prefix of its captions"
+    )
     denoiser: DenoiserConfig = DenoiserConfig()
-    structure: RoleTraining
-    texture: RoleTraining
+    init_from: InitialWeights | None = Field(None, description="None: random weights, the same for every role")
+    lora: LoraConfig | None = Field(None, description="None: all weights are trained")
+    jobs: dict[Role, RoleTraining] = Field(description="One training job per role of the strategy")
     optimization: Optimization = Optimization()
+    execution: Execution = Execution()
     sampling: Sampling = Sampling()
+    watching: Watching = Watching()
     workers: int = Field(1, ge=1, description="Data-parallel workers of each training job")
 
     @model_validator(mode="after")
     def _intervals_make_sense(self) -> "Recipe":
         if not 0 < self.boundary < self.schedule.num_train_timesteps:
             raise ValueError(f"boundary must lie strictly between 0 and T={self.schedule.num_train_timesteps}")
-        if self.texture.resolution > self.structure.resolution:
-            raise ValueError("texture must not train at a higher resolution than structure (PanGu-Draw, Section 3.2)")
+        if set(self.jobs) != set(STRATEGY_ROLES[self.strategy]):
+            raise ValueError(f"jobs of {self.strategy} must be exactly {', '.join(STRATEGY_ROLES[self.strategy])}")
+        if self.strategy == "time_decoupling":
+            self._check_pair()
+        if self.lora is not None and self.init_from is None:
+            raise ValueError("lora adapts given weights: name them in init_from")
         if not self.text_encoders:
             raise ValueError("text_encoders needs at least one entry")
         return self
 
+    def _check_pair(self) -> None:
+        if self.texture.resolution > self.structure.resolution:
+            raise ValueError("texture must not train at a higher resolution than structure (PanGu-Draw, Section 3.2)")
+        if self.texture.rows != "originals":
+            raise ValueError("texture must train on originals only: upscaled images lack the detail that it learns")
+
+    @property
+    def structure(self) -> RoleTraining:
+        return self.jobs["structure"]
+
+    @property
+    def texture(self) -> RoleTraining:
+        return self.jobs["texture"]
+
     def training(self, role: Role) -> RoleTraining:
-        return self.structure if role == "structure" else self.texture
+        return self.jobs[role]
+
+    def learning_digest(self) -> str:
+        """Digest of what decides what is learnt: not how many workers do it, how they compute, or what they show.
+
+        A run may go on under another recipe with the same learning digest.
+        """
+        same = {"log_every": 1, "checkpoint_every": 1}
+        kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
+        fields = kept.model_dump(mode="json", exclude={"workers", "execution", "watching", "sampling"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of the strategy, in the order in which baselines train them."""
+        return STRATEGY_ROLES[self.strategy]

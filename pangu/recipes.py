@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pangu.config import (
     AutoencoderSource,
     DenoiserConfig,
+    Execution,
     NoiseSchedule,
     Optimization,
     Recipe,
@@ -29,8 +30,10 @@ def tiny() -> Recipe:
             preset_embed_dim=8,
         ),
         schedule=NoiseSchedule(prediction_type="v_prediction"),
-        structure=RoleTraining(resolution=96, steps=4, batch_size=4),
-        texture=RoleTraining(resolution=64, crop_from=96, steps=4, batch_size=4),
+        jobs={
+            "structure": RoleTraining(resolution=96, steps=4, batch_size=4),
+            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=4, batch_size=4),
+        },
         optimization=Optimization(warmup_steps=1, checkpoint_every=2, log_every=1),
         sampling=Sampling(num_inference_steps=4),
     )
@@ -45,8 +48,10 @@ def demo() -> Recipe:
         name="demo",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
         denoiser=DenoiserConfig(block_out_channels=(48, 80, 112), norm_num_groups=16),
-        structure=RoleTraining(resolution=96, steps=1200, batch_size=32),
-        texture=RoleTraining(resolution=64, crop_from=96, steps=1700, batch_size=32),
+        jobs={
+            "structure": RoleTraining(resolution=96, steps=1200, batch_size=32),
+            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=1700, batch_size=32),
+        },
         optimization=Optimization(lr_peak=2e-3),
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
     )
@@ -99,11 +104,16 @@ def _published(name: str, denoiser: DenoiserConfig) -> Recipe:
         text_encoders=(CHINESE_CLIP, OPENCLIP_BIGG),
         max_tokens=77,
         denoiser=denoiser,
-        structure=RoleTraining(resolution=1024, steps=200_000, batch_size=1024),
-        texture=RoleTraining(resolution=512, crop_from=1024, steps=200_000, batch_size=2048),
+        jobs={
+            "structure": RoleTraining(resolution=1024, presets="published", steps=200_000, batch_size=1024),
+            "texture": RoleTraining(
+                resolution=512, presets="published", crop_from=1024, rows="originals", steps=200_000, batch_size=2048
+            ),
+        },
         optimization=Optimization(
-            lr_peak=1e-4, warmup_steps=1000, ema_decay=0.9999, precision="bf16", checkpoint_every=1000, log_every=50
+            lr_peak=1e-4, warmup_steps=1000, ema_decays=(0.9999, 0.999), checkpoint_every=1000, log_every=50
         ),
+        execution=Execution(precision="bf16", gradient_checkpointing=True, channels_last=True, compile=True),
         sampling=Sampling(num_inference_steps=40, guidance_scale=7.5),
         workers=64,
     )

@@ -56,19 +56,24 @@ def origin(
         int, typer.Option(min=0, max=65535, help="0: the port of the earlier table where it is free, or else any.")
     ] = 0,
     count: Annotated[int, typer.Option(min=2, help="How many drawings to serve.")] = 420,
+    everything: Annotated[
+        bool, typer.Option("--everything", help="All drawings in full size, for the card openmoji_all.")
+    ] = False,
 ) -> None:
     """Serve OpenMoji drawings and a dozen broken URLs on loopback, until SIGTERM or Ctrl-C."""
     from pangu.data.card import load_card
     from pangu.data.origin import BROKEN, open_origin
 
-    table = write_table or Path(load_card("openmoji").source_uri(Home.from_environment()))
+    card = load_card("openmoji_all" if everything else "openmoji")
+    table = write_table or Path(card.source_uri(Home.from_environment()))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = open_origin(count, port, table)
+    server = open_origin(None if everything else count, port, table)
     server.start()
     server.write_table(table)
-    facts = {"url": server.url, "table": str(table.absolute()), "images": count, "listed": count + len(BROKEN)}
+    listed = len(server.rows())
+    facts = {"url": server.url, "table": str(table.absolute()), "images": listed - len(BROKEN), "listed": listed}
     print(json.dumps({**facts, "pid": os.getpid()}), flush=True)
     stop.wait()
     server.close()

@@ -95,6 +95,9 @@ def starter(
     part: Annotated[str, typer.Argument(help="'autoencoder' or 'text-encoder'.")],
     folder: Annotated[Path, typer.Option(help="Where to put it; copy it to pangu/assets to embed it.")],
     minutes: Annotated[float, typer.Option(min=0.05, help="How long to train on one core.")] = 15.0,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Go on from this autoencoder instead of random weights.")
+    ] = None,
 ) -> None:
     """Make the embedded autoencoder or text encoder again, from OpenMoji's drawings."""
     import torch
@@ -111,6 +114,6 @@ def starter(
     drawings, _ = learning_material()
     images = torch.from_numpy(pixels(drawings, 96))
     if part == "autoencoder":
-        typer.echo(f"PSNR {train_autoencoder(images, minutes, folder, report=print_progress):.2f} dB")
+        typer.echo(f"PSNR {train_autoencoder(images, minutes, folder, init_from, report=print_progress):.2f} dB")
     else:
         typer.echo(f"loss {train_text_encoder(drawings, images, minutes, folder, report=print_progress):.4f}")

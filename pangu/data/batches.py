@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +18,44 @@ from pangu.data.encode import Manifest, parts
 from pangu.errors import UserError
 
 LANGUAGES = ("en", "zh")
+EMPTY = -1
+"""The caption variant that dropout puts in the place of any other."""
+
+
+class Rows(Protocol):
+    """What a training job needs to know of its rows, sorted by key; rows of one bucket share a preset and a shape.
+
+    keys: N content hashes; min_timestep_n, preset_n (N,) int64; styled_n (N,) bool: has captions with a style's prefix.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def min_timestep_n(self) -> Tensor: ...
+    @property
+    def preset_n(self) -> Tensor: ...
+    @property
+    def styled_n(self) -> Tensor: ...
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        """(B, C, H, W) float latents of rows of one bucket."""
+        ...
+
+    def lower(self, rows: Sequence[int]) -> Tensor | None:
+        """(B, C, H, W) latents of the upsampled lower-resolution images; None unless the job is a later stage of a cascade."""
+        ...
+
+    def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(B, S, C) token and (B, P) pooled embeddings; variant 0 en, 1 zh, 2 styled en, 3 styled zh, -1 the empty caption."""
+        ...
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The training rows of one role, sorted by key, in memory.
+    """`Rows` of one role in memory.
 
-    latents_nchw (N, C, H, W) float16; tokens_lnsc (2, N, S, C) and pooled_lnp (2, N, P) float16, first en then zh;
-    min_timestep_n and preset_n (N,) int64. A missing caption is the other language's.
+    latents_nchw (N, C, H, W) float16; tokens_lnsc (2, N, S, C) and pooled_lnp (2, N, P) float16, first en then zh. A missing
+    caption is the other language's.
     """
 
     keys: tuple[str, ...]
@@ -38,6 +69,22 @@ class EncodedRows:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def styled_n(self) -> Tensor:
+        return torch.zeros(len(self), dtype=torch.bool)
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        return self.latents_nchw[list(rows)].float()
+
+    def lower(self, rows: Sequence[int]) -> Tensor | None:
+        return None
+
+    def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+        index, variant = torch.tensor(rows), torch.tensor(variants)
+        tokens, pooled = self.tokens_lnsc[variant, index], self.pooled_lnp[variant, index]
+        tokens[variant == EMPTY], pooled[variant == EMPTY] = self.empty_tokens_sc, self.empty_pooled_p
+        return tokens.float(), pooled.float()
 
 
 def load_rows(folder: Path, role: Role) -> EncodedRows:

@@ -32,10 +32,14 @@ BROKEN = (
 
 
 class Origin:
-    """Serves `count` drawings and one URL of each kind in `BROKEN` on 127.0.0.1, until `close`."""
+    """Serves drawings and one URL of each kind in `BROKEN` on 127.0.0.1, until `close`.
 
-    def __init__(self, count: int = openmoji.IMAGES, port: int = 0) -> None:
-        self._drawings = openmoji.selection(count)
+    count: so many of the catalogue, every other one small; None: everything that OpenMoji has, skin tones too, all large.
+    """
+
+    def __init__(self, count: int | None = openmoji.IMAGES, port: int = 0) -> None:
+        self._drawings = openmoji.every_drawing() if count is None else openmoji.selection(count)
+        self._small_every = None if count is None else 2
         self._render = functools.lru_cache(maxsize=None)(openmoji.render_png)
         self.closing = threading.Event()
         self._servers = [_listen(port, self._answer), _listen(0, self._answer)]
@@ -88,7 +92,8 @@ class Origin:
             request.send_error(404)
 
     def _drawing(self, index: int) -> bytes:
-        return self._render(self._drawings[index], LARGE_SIDE if index % 2 else SMALL_SIDE)
+        small = self._small_every is not None and index % self._small_every == 0
+        return self._render(self._drawings[index], SMALL_SIDE if small else LARGE_SIDE)
 
     def _answer_broken(self, request: BaseHTTPRequestHandler, kind: str) -> None:
         png = self._render(self._drawings[0], 100)  # a size that no listed drawing has, so it duplicates nothing
@@ -142,7 +147,7 @@ def port_to_reuse(table: Path) -> int:
         return 0
 
 
-def open_origin(count: int, port: int, table: Path) -> Origin:
+def open_origin(count: int | None, port: int, table: Path) -> Origin:
     """An origin on `port`; port 0 means the port of the earlier `table` if it is free, or else any.
 
     Raises:

@@ -38,8 +38,10 @@ class TimeInterval:
 
 
 def interval_of(role: Role, boundary: int, num_train_timesteps: int) -> TimeInterval:
-    """The interval of `role` when T_struct is `boundary` (PanGu-Draw, Section 3.2)."""
-    return TimeInterval(boundary, num_train_timesteps) if role == "structure" else TimeInterval(0, boundary)
+    """The interval of `role` when T_struct is `boundary`; a baseline's generator owns all of it (PanGu-Draw, Section 3.2)."""
+    if role == "structure":
+        return TimeInterval(boundary, num_train_timesteps)
+    return TimeInterval(0, boundary if role == "texture" else num_train_timesteps)
 
 
 def check_partition(structure: TimeInterval, texture: TimeInterval, num_train_timesteps: int) -> None:

@@ -20,6 +20,8 @@ LATENT_CHANNELS = 16
 LR_PEAK = 2e-3
 LATENT_NOISE = 0.1
 """The decoder learns to bear what a sampler leaves: latents that are slightly off."""
+SHUFFLED_COLOURS = 0.3
+"""Share of batches with their colour channels permuted, so that no hue is too rare to be told from its neighbour."""
 
 
 def build() -> AutoencoderDC:
@@ -37,15 +39,17 @@ def build() -> AutoencoderDC:
 
 
 def train_autoencoder(
-    images_nhwc: Tensor, minutes: float, folder: Path, seed: int = 0, batch_size: int = 16, report: Reporter = silent
-) -> float:
+    images_nhwc: Tensor, minutes: float, folder: Path, init_from: Path | None = None, seed: int = 0,
+    batch_size: int = 16, report: Reporter = silent,
+) -> float:  # fmt: skip
     """Train on (N, H, W, 3) uint8 images for so many minutes, save half-precision weights, return PSNR in dB.
 
-    The length is a time, so the result depends on the machine; the file in the repository is the reference.
+    Starts from the autoencoder in `init_from`, or from random weights. The length is a time, so the result depends on the
+    machine; the file in the repository is the reference.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = build()
+    model = build() if init_from is None else AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32)
     ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(model.parameters(), LR_PEAK, betas=(0.9, 0.95), weight_decay=1e-4)
     began, step = time.monotonic(), 0
@@ -69,10 +73,13 @@ def train_autoencoder(
 
 
 def draw_crops(images_nhwc: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, h, w) in [-1, 1]: flipped, and mostly cropped to two thirds."""
+    """(count, 3, h, w) in [-1, 1]: flipped, mostly cropped to two thirds, some with their colours exchanged."""
     chosen = torch.randint(len(images_nhwc), (count,), generator=generator)
     pixels = images_nhwc[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
-    flip, crop = (torch.rand(2, generator=generator) < torch.tensor([0.5, 0.85])).tolist()
+    chances = torch.tensor([0.5, 0.85, SHUFFLED_COLOURS])
+    flip, crop, shuffle = (torch.rand(3, generator=generator) < chances).tolist()
+    if shuffle:
+        pixels = pixels[:, torch.randperm(3, generator=generator)]
     if flip:
         pixels = pixels.flip(-1)
     if crop:

@@ -4,6 +4,7 @@ There is no generator state to keep: every random draw is a function of the step
 position in the data (`pangu.train.ledger`). Knows nothing of Ray.
 """
 
+import errno
 import hashlib
 import json
 import shutil
@@ -11,40 +12,66 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pangu.config import Frozen, Recipe, Role
+from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.storage import read_json, write_atomically, write_json
+from pangu.train.averages import Averages
+from pangu.train.step import trained_parameters
 
 KEEP = 2
 
 
 class CheckpointState(Frozen):
-    """Everything but tensors: where the run stands, for whom, and the SHA-256 of each tensor file."""
+    """Everything but tensors: where the run stands, for whom, and the SHA-256 of each tensor file.
+
+    contract: the interval and the hashes of schedule, autoencoder and text encoders that the weights are good for.
+    """
 
     role: Role
     step: int
     encode_id: str
     recipe: Recipe
-    optimizer_groups: list[dict[str, Any]]
-    ema: dict[str, Any]
-    files: dict[str, str]
+    contract: GeneratorContract | None = None
+    optimizer_groups: list[dict[str, Any]] = Field([])
+    averages: list[dict[str, Any]] = Field([])
+    files: dict[str, str] = Field({})
 
 
 def save_checkpoint(
-    folder: Path, state: CheckpointState, denoiser: nn.Module, ema: Any, optimizer: torch.optim.Optimizer
+    folder: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
 ) -> Path:
-    """Write `step-NNNNNN` under `folder`; a reader finds all of it or nothing. Older ones than the last two go."""
+    """Write `step-NNNNNN` under `folder`; a reader finds all of it or nothing. Older ones than the last two go.
+
+    Raises:
+        UserError: the disk is full; the checkpoints that are there stay whole.
+    """
+    try:
+        return _save(folder, state, denoiser, averages, optimizer)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        kept = latest_checkpoint(folder)
+        remains = f"step {kept[1].step} is kept" if kept else "none was written before"
+        raise UserError(
+            f"No space is left for the checkpoint of step {state.step} in {folder} ({remains}); free some and run again."
+        ) from error
+
+
+def _save(
+    folder: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
+) -> Path:
     final = folder / f"step-{state.step:06d}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     optimizer_tensors, groups = flatten_optimizer(optimizer)
     tensors = {
-        "model.safetensors": dict(denoiser.state_dict()),
-        "ema.safetensors": {str(i): tensor for i, tensor in enumerate(ema.shadow_params)},
+        "model.safetensors": trained_state(denoiser),
+        "averages.safetensors": averages.tensors(),
         "optimizer.safetensors": optimizer_tensors,
     }
     hashes = {}
@@ -52,8 +79,7 @@ def save_checkpoint(
         data = save({key: value.detach().cpu().contiguous() for key, value in values.items()})
         write_atomically(temporary / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
-    ema_state = {key: value for key, value in ema.state_dict().items() if key != "shadow_params"}
-    whole = state.model_copy(update={"optimizer_groups": groups, "ema": ema_state, "files": hashes})
+    whole = state.model_copy(update={"optimizer_groups": groups, "averages": averages.facts(), "files": hashes})
     write_json(temporary / "state.json", whole.model_dump(mode="json"))
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -79,19 +105,27 @@ def check_same_run(state: CheckpointState, role: Role, encode_id: str, recipe: R
     for name, ours, theirs in (
         ("role", role, state.role),
         ("encoded dataset", encode_id, state.encode_id),
-        ("recipe", recipe.digest(), state.recipe.digest()),
+        ("recipe", recipe.learning_digest(), state.recipe.learning_digest()),
     ):
         if ours != theirs:
             raise UserError(f"The checkpoint is of {name} {theirs}, but this run is of {ours}; use another run name.")
 
 
+def trained_state(denoiser: nn.Module) -> dict[str, Tensor]:
+    """The trained weights by name: all of them, or those of the adapters, whose base the recipe names."""
+    state = denoiser.state_dict()
+    if len(trained_parameters(denoiser)) == sum(1 for _ in denoiser.parameters()):
+        return dict(state)
+    return {name: state[name] for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
+
+
 def restore(
-    path: Path, state: CheckpointState, denoiser: nn.Module, ema: Any, optimizer: torch.optim.Optimizer
+    path: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put model, EMA and optimizer back to exactly where they were."""
-    denoiser.load_state_dict(load_file(path / "model.safetensors"))
-    shadow = load_file(path / "ema.safetensors")
-    ema.load_state_dict({**state.ema, "shadow_params": [shadow[str(i)] for i in range(len(shadow))]})
+    """Put model, running means and optimizer back to exactly where they were."""
+    weights = load_file(path / "model.safetensors")
+    denoiser.load_state_dict(weights, strict=weights.keys() == denoiser.state_dict().keys())
+    averages.restore(load_file(path / "averages.safetensors"), state.averages)
     optimizer.load_state_dict(unflatten_optimizer(load_file(path / "optimizer.safetensors"), state.optimizer_groups))
 
 

@@ -5,21 +5,26 @@ generator state. Knows nothing of models.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pangu.config import Optimization
-from pangu.data.batches import EncodedRows
+from pangu.data.batches import EMPTY, LANGUAGES, Rows
 from pangu.diffusion.interval import TimeInterval
+
+Windows = Mapping[int, tuple[int, int]]
+"""Preset index -> (height, width) in latents of the part of an image that is trained on."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of an optimizer step.
+    """One worker's share of an optimizer step, or a part of it.
 
-    latents_bchw, noise_bchw (B, C, H, W); tokens_bsc (B, S, C); pooled_bp (B, P); timestep_b (B,) int64; preset: index.
+    latents_bchw, noise_bchw (B, C, H, W); tokens_bsc (B, S, C); pooled_bp (B, P); timestep_b (B,) int64; preset: index;
+    lower_bchw: (B, C, H, W) for a later stage of a cascade.
     """
 
     latents_bchw: Tensor
@@ -28,10 +33,34 @@ class Batch:
     pooled_bp: Tensor
     timestep_b: Tensor
     preset: int
+    lower_bchw: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.timestep_b)
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Batch(**moved, preset=self.preset)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin(self) -> "Batch":
+        """In page-locked memory, from where a GPU fetches it while it computes."""
+        return self._map(Tensor.pin_memory)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """`parts` batches of equal size, in order."""
+        size = len(self) // parts
+        return [self._map(lambda tensor, at=i * size: tensor[at : at + size]) for i in range(parts)]  # type: ignore[misc]
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: change(value) for name, value in tensors.items()})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides about one sample, beside its noise and its window."""
+
+    timestep: int
+    caption: int
 
 
 def generator_for(seed: int, step: int, position: int) -> torch.Generator:
@@ -41,41 +70,59 @@ def generator_for(seed: int, step: int, position: int) -> torch.Generator:
 
 
 def draw_batch(
-    rows: EncodedRows, indices: list[int], first_position: int, step: int, seed: int, interval: TimeInterval,
-    optimization: Optimization, window: int | None = None,
+    rows: Rows, indices: Sequence[int], first_position: int, step: int, seed: int, interval: TimeInterval,
+    optimization: Optimization, windows: Windows | None = None,
 ) -> Batch:  # fmt: skip
     """Rows `indices`, which stand at `first_position` ... of the global batch of `step`, with all that is random about them.
 
-    Timesteps are uniform on the part of `interval` that each row may train: t >= its min_timestep. With `window`, each sample
-    is a random `window` x `window` part of its row's latents.
+    Timesteps are uniform on the part of `interval` that each row may train: t >= its min_timestep. With `windows`, each sample
+    is a random part of its row's latents.
     """
-    latents, noise, tokens, pooled, timesteps = [], [], [], [], []
-    for position, row in enumerate(indices, start=first_position):
-        generator = generator_for(seed, step, position)
-        low = max(interval.low, int(rows.min_timestep_n[row]))
-        timesteps.append(int(torch.randint(low, interval.high, (), generator=generator)))
-        dropped, chinese = torch.rand(2, generator=generator).tolist()
-        language = int(chinese < optimization.zh_share)
-        keep = dropped >= optimization.caption_dropout
-        tokens.append(rows.tokens_lnsc[language, row] if keep else rows.empty_tokens_sc)
-        pooled.append(rows.pooled_lnp[language, row] if keep else rows.empty_pooled_p)
-        latents.append(_cut(rows.latents_nchw[row], window, generator))
-        noise.append(torch.randn(latents[-1].shape, generator=generator))
+    generators = [
+        generator_for(seed, step, position) for position in range(first_position, first_position + len(indices))
+    ]
+    draws = [
+        _draw(rows, row, generator, interval, optimization) for row, generator in zip(indices, generators, strict=True)
+    ]
+    preset = int(rows.preset_n[indices[0]])
+    latents, lower = rows.latents(indices), rows.lower(indices)
+    height, width = (windows or {}).get(preset, latents.shape[2:])
+    corners = [_corner(latents, height, width, generator) for generator in generators]
+    tokens, pooled = rows.captions(indices, [draw.caption for draw in draws])
     return Batch(
-        latents_bchw=torch.stack(latents).float(),
-        noise_bchw=torch.stack(noise),
-        tokens_bsc=torch.stack(tokens).float(),
-        pooled_bp=torch.stack(pooled).float(),
-        timestep_b=torch.tensor(timesteps),
-        preset=int(rows.preset_n[indices[0]]),
+        latents_bchw=_cut(latents, corners, height, width),
+        noise_bchw=torch.stack([torch.randn(latents.shape[1], height, width, generator=g) for g in generators]),
+        tokens_bsc=tokens,
+        pooled_bp=pooled,
+        timestep_b=torch.tensor([draw.timestep for draw in draws]),
+        preset=preset,
+        lower_bchw=None if lower is None else _cut(lower, corners, height, width),
     )
 
 
-def _cut(latents_chw: Tensor, window: int | None, generator: torch.Generator) -> Tensor:
-    """A random square part, or all of it."""
-    height, width = latents_chw.shape[1:]
-    if window is None or window >= min(height, width):
-        return latents_chw
-    top = int(torch.randint(height - window + 1, (), generator=generator))
-    left = int(torch.randint(width - window + 1, (), generator=generator))
-    return latents_chw[:, top : top + window, left : left + window]
+def _draw(rows: Rows, row: int, generator: torch.Generator, interval: TimeInterval, optimization: Optimization) -> Draw:
+    """Timestep and caption of one sample."""
+    low = max(interval.low, int(rows.min_timestep_n[row]))
+    timestep = int(torch.randint(low, interval.high, (), generator=generator))
+    dropped, chinese = torch.rand(2, generator=generator).tolist()
+    caption = int(chinese < optimization.zh_share)
+    if rows.styled_n[row] and float(torch.rand((), generator=generator)) < optimization.style_share:
+        caption += len(LANGUAGES)
+    return Draw(timestep, EMPTY if dropped < optimization.caption_dropout else caption)
+
+
+def _corner(latents: Tensor, height: int, width: int, generator: torch.Generator) -> tuple[int, int]:
+    """Top and left of a random part; nothing is drawn where there is no choice."""
+    room = latents.shape[2] - height, latents.shape[3] - width
+    if room == (0, 0):
+        return 0, 0
+    top, left = (int(torch.randint(free + 1, (), generator=generator)) for free in room)
+    return top, left
+
+
+def _cut(latents: Tensor, corners: list[tuple[int, int]], height: int, width: int) -> Tensor:
+    """(B, C, height, width): the part of each sample that begins at its corner."""
+    if latents.shape[2:] == (height, width):
+        return latents
+    parts = [one[:, top : top + height, left : left + width] for one, (top, left) in zip(latents, corners, strict=True)]
+    return torch.stack(parts)

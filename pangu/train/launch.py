@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 
-from pangu.config import Frozen, Recipe, Role
+from pangu.config import Frozen, Recipe, Role, RoleTraining
+from pangu.contract import GeneratorContract
 from pangu.data.batches import load_rows
 from pangu.data.encode import Manifest
 from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home, read_json, write_json
-from pangu.train.loop import Trained, World, train_loop
+from pangu.train.draws import Windows
+from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.tracking import Tracker, reporting
+from pangu.train.world import World
 
 
 class TrainOutcome(Frozen):
@@ -54,11 +57,11 @@ def train(
     """
     job = TrainJob(
         role=role,
-        run_name=run_name or f"{role}-{encode_id[:8]}-{recipe.digest()[:8]}",
+        run_name=run_name or f"{role}-{encode_id[:8]}-{recipe.learning_digest()[:8]}",
         encode_id=encode_id,
         recipe=recipe,
         encoded=home.encoded(dataset, encode_id),
-        run_folder=home.run(run_name or f"{role}-{encode_id[:8]}-{recipe.digest()[:8]}"),
+        run_folder=home.run(run_name or f"{role}-{encode_id[:8]}-{recipe.learning_digest()[:8]}"),
     )
     check_job(job)
     outcome = job.run_folder / "outcome.json"
@@ -123,12 +126,23 @@ def _worker(config: dict[str, Any]) -> None:
 def work(job: TrainJob, world: World) -> Trained:
     """The job on one worker; rank 0 reports, exports and writes the outcome last."""
     rows = load_rows(job.encoded, job.role)
-    on_metrics = None
+    hooks = Hooks()
     if world.rank == 0:
         facts = {"role": job.role, "encode_id": job.encode_id, "recipe": job.recipe.name}
         tracker = Tracker(job.run_name, job.recipe, facts)
-        on_metrics = reporting(tracker, job.role, job.recipe.training(job.role).steps, print_progress)
-    trained = train_loop(job.role, job.recipe, rows, job.encode_id, job.run_folder / "checkpoints", world, on_metrics)
+        hooks = Hooks(reporting(tracker, job.role, job.recipe.training(job.role).steps, print_progress))
+    manifest = Manifest.load(job.encoded)
+    trained = train_loop(
+        job.role,
+        job.recipe,
+        rows,
+        job.encode_id,
+        job.run_folder / "checkpoints",
+        world,
+        hooks,
+        windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
+        contract=contract_of(job, manifest),
+    )
     if world.rank == 0:
         export(job, trained)
         outcome = TrainOutcome(
@@ -144,14 +158,28 @@ def work(job: TrainJob, world: World) -> Trained:
     return trained
 
 
+def contract_of(job: TrainJob, manifest: Manifest) -> GeneratorContract:
+    """What the generator of this job will have been trained for, and on what."""
+    steps = job.recipe.training(job.role).steps
+    facts = {"dataset": manifest.dataset, "dataset_version": manifest.version, "trained_steps": steps}
+    return manifest.encoders.contract(job.recipe, job.role, **facts)
+
+
+def windows(training: RoleTraining, spatial_factor: int) -> Windows | None:
+    """The part of each preset's latents that is trained on, or None where it is the whole."""
+    if training.crop_from is None:
+        return None
+    side = training.resolution // spatial_factor
+    return {0: (side, side)}
+
+
 def export(job: TrainJob, trained: Trained) -> None:
     """The generator folder: EMA weights as diffusers saves them, and the interval contract."""
     folder = job.run_folder / "generator"
     temporary = folder.with_name(".generator.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    trained.denoiser.eval().save_pretrained(temporary, safe_serialization=True)
-    manifest = Manifest.load(job.encoded)
-    facts = {"dataset": manifest.dataset, "dataset_version": manifest.version, "trained_steps": trained.steps}
-    manifest.encoders.contract(job.recipe, job.role, **facts).save(temporary)
+    with trained.averages.applied():
+        trained.denoiser.eval().save_pretrained(temporary, safe_serialization=True)
+    contract_of(job, Manifest.load(job.encoded)).save(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

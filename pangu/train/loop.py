@@ -1,45 +1,47 @@
 """The training loop of one generator on one data-parallel worker. Knows torch.distributed, but no Ray and no MLflow."""
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
-from diffusers.training_utils import EMAModel
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pangu.config import Recipe, Role
-from pangu.data.batches import EncodedRows
+from pangu.config import Execution, Recipe, Role
+from pangu.contract import GeneratorContract
+from pangu.data.batches import Rows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
+from pangu.train.averages import Averages
 from pangu.train.checkpoint import CheckpointState, check_same_run, latest_checkpoint, restore, save_checkpoint
-from pangu.train.draws import draw_batch
+from pangu.train.draws import Batch, Windows, draw_batch
 from pangu.train.ledger import Ledger
-from pangu.train.step import learning_rate, train_step
+from pangu.train.meters import Laps, Meters
+from pangu.train.prefetch import prefetched
+from pangu.train.rates import learning_rate
+from pangu.train.step import train_step, trained_parameters
+from pangu.train.world import World
 
 OnMetrics = Callable[[int, dict[str, float]], None]
+OnCheckpoint = Callable[[Path], None]
+OnSample = Callable[[int, Any], None]
 
 
 @dataclass(frozen=True)
-class World:
-    """This worker's place among the data-parallel workers of its job."""
+class Hooks:
+    """What rank 0 is told while the loop runs.
 
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    metrics(step, values) at every log line; checkpoint(folder) after each whole checkpoint; sample(step, denoiser) every
+    `Watching.sample_every` steps, with the first running mean in the place of the weights.
+    """
 
-    def share(self, indices: list[int]) -> tuple[list[int], int]:
-        """This worker's slice of a global batch and the position where it starts."""
-        per_worker = len(indices) // self.size
-        start = self.rank * per_worker
-        return indices[start : start + per_worker], start
+    metrics: OnMetrics | None = None
+    checkpoint: OnCheckpoint | None = None
+    sample: OnSample | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Trained:
     """What the loop leaves behind on every worker."""
 
     denoiser: Any
+    averages: Averages
     loss: float
     steps: int
     resumed_from: int
@@ -55,117 +58,134 @@ class Trained:
 def train_loop(
     role: Role,
     recipe: Recipe,
-    rows: EncodedRows,
+    rows: Rows,
     encode_id: str,
     checkpoints: Path,
     world: World | None = None,
-    on_metrics: OnMetrics | None = None,
+    hooks: Hooks | None = None,
+    *,
+    windows: Windows | None = None,
+    contract: GeneratorContract | None = None,
+    denoiser: Any = None,
 ) -> Trained:
-    """Train `role` on its own interval from the newest checkpoint, or from the seed; returns the EMA weights.
+    """Train `role` on its own interval from the newest checkpoint, or from `denoiser`, or from the seed.
 
-    Running it again after a kill continues; the result equals an uninterrupted run, to the bit on CPU.
+    Running it again after a kill continues; the result equals an uninterrupted run, to the bit on CPU. The denoiser comes
+    back with its trained weights, and the running means beside it.
 
     Raises:
         UserError: batch and workers do not fit, a checkpoint is of another run, or the loss is no longer finite.
     """
-    world = world or World()
-    training = recipe.training(role)
-    if training.batch_size % world.size:
-        raise UserError(f"batch_size {training.batch_size} of {role} cannot be shared by {world.size} workers equally.")
+    world, hooks = world or World(), hooks or Hooks()
+    training, settings, watching = recipe.training(role), recipe.optimization, recipe.watching
+    check_sizes(role, recipe, world)
     interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps)
+    if contract is not None and contract.interval != interval:
+        raise UserError(
+            f"The {role} generator is to be trained on {interval}, but its contract says {contract.interval}."
+        )
     alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
     ledger = Ledger(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
 
-    window = rows.latents_nchw.shape[-1] * training.resolution // training.encoded_side
-
-    denoiser, ema, optimizer = start(recipe, rows, world.device)
+    denoiser = (denoiser if denoiser is not None else initial(recipe, rows)).to(world.device).train()
+    averages, optimizer = start(denoiser, recipe)
     found = latest_checkpoint(checkpoints)
     first = 0
     if found is not None:
         check_same_run(found[1], role, encode_id, recipe)
-        restore(*found, denoiser, ema, optimizer)
+        restore(*found, denoiser, averages, optimizer)
         first = found[1].step
-    model = DistributedDataParallel(denoiser) if world.size > 1 else denoiser
-    recent = Window(recipe.optimization.log_every)
+    model = prepared(denoiser, recipe.execution, world)
+    laps = Laps(world.device, settings.log_every)
+    meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device)
 
-    for step in range(first, training.steps):
-        lr = learning_rate(step, training.steps, recipe.optimization)
+    def draw(step: int) -> Batch:
+        indices, position = world.share(ledger.rows_of(step).tolist())
+        batch = draw_batch(rows, indices, position, step, recipe.seed, interval, settings, windows)
+        return batch.pin() if world.device.type == "cuda" else batch
+
+    def save(step: int) -> None:
+        state = CheckpointState(role=role, step=step, encode_id=encode_id, recipe=recipe, contract=contract)
+        path = save_checkpoint(checkpoints, state, denoiser, averages, optimizer)
+        if hooks.checkpoint is not None:
+            hooks.checkpoint(path)
+
+    batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
+    laps.begin()
+    for step, drawn in enumerate(batches, start=first):
+        batch = drawn.to(world.device)
+        laps.lap("data")
+        lr = learning_rate(step, training.steps, settings)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        indices, position = world.share(ledger.rows_of(step).tolist())
-        batch = draw_batch(rows, indices, position, step, recipe.seed, interval, recipe.optimization, window)
-        batch = batch.to(world.device)
-        losses, norm = train_step(model, optimizer, batch, alpha_bars_t, recipe.schedule, recipe.optimization)
-        ema.step(denoiser.parameters())
-        loss = _mean_over_workers(losses.mean(), world)
+        parts = batch.split(recipe.execution.accumulate)
+        losses, norm = train_step(
+            model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
+            recipe.execution, laps,
+        )  # fmt: skip
+        averages.step()
+        laps.lap("optimizer")
+        loss = world.mean_over_samples(losses.sum(), training.batch_size)
+        laps.lap("communication")
         if not math.isfinite(loss):
-            names = ", ".join(rows.keys[i][:12] for i in indices[:4])
-            raise UserError(
-                f"The loss of {role} is {loss} at step {step} (rows {names} ...); "
-                f"the last good checkpoint is kept, lower lr_peak."
-            )
+            raise UserError(not_finite(role, loss, step, rows, world.share(ledger.rows_of(step).tolist())[0]))
         done = step + 1
-        recent.add(loss, float(norm), training.batch_size)
-        if on_metrics is not None and (done % recipe.optimization.log_every == 0 or done == training.steps):
-            on_metrics(done, recent.metrics() | {"lr": lr})
-        if world.rank == 0 and (done % recipe.optimization.checkpoint_every == 0 or done == training.steps):
-            state = CheckpointState(
-                role=role, step=done, encode_id=encode_id, recipe=recipe, optimizer_groups=[], ema={}, files={}
-            )
-            save_checkpoint(checkpoints, state, denoiser, ema, optimizer)
-    ema.copy_to(denoiser.parameters())
-    return Trained(denoiser, recent.loss, training.steps, first)
+        meters.add(loss, float(norm), training.batch_size, losses, batch.timestep_b)
+        if hooks.metrics is not None and (done % settings.log_every == 0 or done == training.steps):
+            hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
+        if world.rank == 0 and (done % settings.checkpoint_every == 0 or done == training.steps):
+            save(done)
+        if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
+            with averages.applied():
+                hooks.sample(done, denoiser.eval())
+            denoiser.train()
+        laps.begin()
+    return Trained(denoiser, averages, meters.loss, training.steps, first)
 
 
-def start(recipe: Recipe, rows: EncodedRows, device: torch.device) -> tuple[Any, EMAModel, torch.optim.Optimizer]:
-    """Network, EMA and optimizer at step 0: a function of the recipe's seed, the same for both roles (common start)."""
+def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
+    """Raises UserError if a batch cannot be shared by the workers, or their shares not be divided for accumulation."""
+    batch_size, parts = recipe.training(role).batch_size, recipe.execution.accumulate
+    if batch_size < world.size:
+        raise UserError(f"batch_size {batch_size} of {role} cannot be shared by {world.size} workers; raise it.")
+    if parts > 1 and batch_size % (world.size * parts):
+        raise UserError(
+            f"batch_size {batch_size} of {role} cannot be cut into {parts} equal parts on each of {world.size} workers; "
+            f"make it a multiple of {world.size * parts}."
+        )
+
+
+def initial(recipe: Recipe, rows: Rows) -> Any:
+    """A network of random weights: a function of the recipe's seed, the same for both roles (common start)."""
+    tokens, pooled = rows.captions([0], [0])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        denoiser = build_denoiser(
-            recipe.denoiser, rows.latents_nchw.shape[1], rows.tokens_lnsc.shape[-1], rows.pooled_lnp.shape[-1]
-        )
-    denoiser = denoiser.to(device).train()
-    settings = recipe.optimization
-    ema = EMAModel(denoiser.parameters(), decay=settings.ema_decay, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+        return build_denoiser(recipe.denoiser, rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])
+
+
+def start(denoiser: Any, recipe: Recipe) -> tuple[Averages, torch.optim.Optimizer]:
+    """Running means and optimizer of the trained weights at step 0."""
+    settings, parameters = recipe.optimization, trained_parameters(denoiser)
     optimizer = torch.optim.AdamW(
-        denoiser.parameters(), lr=settings.lr_peak, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+        parameters, lr=settings.lr_peak, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
-    return denoiser, ema, optimizer
+    return Averages(parameters, settings.ema_decays), optimizer
 
 
-class Window:
-    """Sums since the last log line, and a slowly forgetting loss for the outcome."""
-
-    def __init__(self, smoothing_steps: int) -> None:
-        self.loss = math.nan
-        self._keep = 1 - 1 / max(1, smoothing_steps)
-        self._reset()
-
-    def _reset(self) -> None:
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._images = 0
-        self._since = time.perf_counter()
-
-    def add(self, loss: float, norm: float, images: int) -> None:
-        self.loss = loss if math.isnan(self.loss) else self._keep * self.loss + (1 - self._keep) * loss
-        self._losses.append(loss)
-        self._norms.append(norm)
-        self._images += images
-
-    def metrics(self) -> dict[str, float]:
-        """Means since the last call, and the speed in images a second."""
-        result = {
-            "loss": sum(self._losses) / len(self._losses),
-            "grad_norm": sum(self._norms) / len(self._norms),
-            "images_per_s": self._images / (time.perf_counter() - self._since),
-        }
-        self._reset()
-        return result
+def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
+    """What the steps call: the denoiser, shared by the workers and compiled as asked. Its weights stay where they are."""
+    if execution.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if execution.channels_last:
+        denoiser.to(memory_format=torch.channels_last)
+    model = DistributedDataParallel(denoiser) if world.size > 1 else denoiser
+    return torch.compile(model) if execution.compile else model
 
 
-def _mean_over_workers(value: Tensor, world: World) -> float:
-    if world.size > 1:
-        torch.distributed.all_reduce(value)
-        value = value / world.size
-    return float(value)
+def not_finite(role: Role, loss: float, step: int, rows: Rows, indices: list[int]) -> str:
+    """The sentence that ends a run whose loss is NaN or infinite."""
+    names = ", ".join(rows.keys[i][:12] for i in indices[:4])
+    return (
+        f"The loss of {role} is {loss} at step {step} (rows {names} ...); "
+        f"the last good checkpoint is kept, lower lr_peak."
+    )

@@ -1,14 +1,17 @@
 """One training step. Knows no Ray, no MLflow and no files."""
 
-import math
+import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pangu.config import NoiseSchedule, Optimization
+from pangu.config import Execution, NoiseSchedule, Optimization
 from pangu.diffusion.noise import add_noise, training_target
 from pangu.models.denoisers import denoise
 from pangu.train.draws import Batch
+from pangu.train.meters import Laps
 
 
 def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, prediction_type: str) -> Tensor:
@@ -16,29 +19,58 @@ def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, pre
     alpha_bar_b = alpha_bars_t[batch.timestep_b]
     noisy = add_noise(batch.latents_bchw, batch.noise_bchw, alpha_bar_b)
     target = training_target(batch.latents_bchw, batch.noise_bchw, alpha_bar_b, prediction_type)
-    prediction = denoise(denoiser, noisy, batch.timestep_b, batch.tokens_bsc, batch.pooled_bp, batch.preset)
+    condition = {} if batch.lower_bchw is None else {"lower_bchw": batch.lower_bchw}
+    prediction = denoise(
+        denoiser, noisy, batch.timestep_b, batch.tokens_bsc, batch.pooled_bp, batch.preset, **condition
+    )
     return (prediction.float() - target).square().flatten(1).mean(1)
 
 
+def min_snr_weight(alpha_bar_b: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """(B,) weights in (0, 1]: min(SNR, gamma) of the clean-data loss, told in terms of the predicted quantity.
+
+    min(SNR, gamma) / SNR for epsilon and / (SNR + 1) for v (arXiv 2303.09556, Section 3.4), with SNR = ab / (1 - ab).
+    """
+    snr = alpha_bar_b / (1 - alpha_bar_b)
+    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+
+
 def train_step(
-    denoiser: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, alpha_bars_t: Tensor, schedule: NoiseSchedule,
+    denoiser: Any,
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Batch],
+    global_batch: float,
+    alpha_bars_t: Tensor,
+    schedule: NoiseSchedule,
     optimization: Optimization,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Forward, backward and one optimizer step; returns (loss of each sample (B,), gradient norm ()), both detached."""
-    device = batch.latents_bchw.device.type
+    execution: Execution,
+    laps: Laps,
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward of each part, then one optimizer step; (unweighted loss of each sample (B,), gradient norm ()).
+
+    Gradients are those of the mean over the global batch: each part adds its sum divided by `global_batch`, which is the
+    number of samples per worker where workers average their gradients.
+    """
     optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(device, torch.bfloat16, enabled=optimization.precision == "bf16"):
-        losses = loss_per_sample(denoiser, batch, alpha_bars_t, schedule.prediction_type)
-    losses.mean().backward()
-    norm = nn.utils.clip_grad_norm_(denoiser.parameters(), optimization.grad_clip)
+    losses = []
+    for number, part in enumerate(parts, start=1):
+        waits = number < len(parts) and hasattr(denoiser, "no_sync")
+        with denoiser.no_sync() if waits else contextlib.nullcontext():
+            with torch.autocast(part.latents_bchw.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
+                loss = loss_per_sample(denoiser, part, alpha_bars_t, schedule.prediction_type)
+            laps.lap("forward")
+            losses.append(loss.detach())
+            if optimization.min_snr_gamma is not None:
+                alpha_bar_b = alpha_bars_t[part.timestep_b]
+                loss = loss * min_snr_weight(alpha_bar_b, optimization.min_snr_gamma, schedule.prediction_type)
+            (loss.sum() / global_batch).backward()
+            laps.lap("backward")
+    norm = nn.utils.clip_grad_norm_(trained_parameters(denoiser), optimization.grad_clip)
     optimizer.step()
-    return losses.detach(), norm.detach()
+    laps.lap("optimizer")
+    return torch.cat(losses), norm.detach()
 
 
-def learning_rate(step: int, total_steps: int, optimization: Optimization) -> float:
-    """Linear warm-up to lr_peak, then half a cosine down to lr_final at the last step."""
-    if step < optimization.warmup_steps:
-        return optimization.lr_peak * (step + 1) / optimization.warmup_steps
-    part = (step - optimization.warmup_steps) / max(1, total_steps - 1 - optimization.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, part)))
-    return optimization.lr_final + (optimization.lr_peak - optimization.lr_final) * cosine
+def trained_parameters(denoiser: nn.Module) -> list[nn.Parameter]:
+    """All of them, or those of the adapters."""
+    return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]

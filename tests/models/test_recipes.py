@@ -47,16 +47,22 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
         recipe("sdxl")
 
 
+def texture(**change: object) -> dict:
+    """The demo recipe's jobs with another texture job."""
+    jobs = demo().model_dump()["jobs"]
+    return {"jobs": jobs | {"texture": jobs["texture"] | change}}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         ({"boundary": 0}, "strictly between 0 and T=1000"),
         ({"boundary": 1000}, "strictly between"),
-        ({"texture": {"resolution": 512, "steps": 1, "batch_size": 1}}, "higher resolution than structure"),
-        (
-            {"texture": {"resolution": 64, "crop_from": 32, "steps": 1, "batch_size": 1}},
-            "crop_from must not be smaller",
-        ),
+        (texture(resolution=512, crop_from=None), "higher resolution than structure"),
+        (texture(crop_from=32), "crop_from must not be smaller"),
+        (texture(rows="all"), "texture must train on originals only"),
+        ({"strategy": "cascaded"}, "jobs of cascaded must be exactly cascade_base, cascade_middle, cascade_final"),
+        ({"lora": {"rank": 4}}, "name them in init_from"),
         ({"text_encoders": []}, "at least one entry"),
         ({"surprise": 1}, "surprise"),
     ],

@@ -32,8 +32,7 @@ def small_recipe(steps: int = 6, batch_size: int = 4, checkpoint_every: int = 1,
     training = {"steps": steps, "batch_size": batch_size}
     return recipe.model_copy(
         update={
-            "structure": recipe.structure.model_copy(update=training),
-            "texture": recipe.texture.model_copy(update=training),
+            "jobs": {role: job.model_copy(update=training) for role, job in recipe.jobs.items()},
             "optimization": recipe.optimization.model_copy(
                 update={"checkpoint_every": checkpoint_every} | optimization
             ),

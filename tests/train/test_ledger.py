@@ -10,7 +10,7 @@ from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
 from pangu.train.draws import draw_batch
 from pangu.train.ledger import Ledger
-from pangu.train.loop import World
+from pangu.train.world import World
 from tests.train.rows import random_rows
 
 
@@ -63,7 +63,7 @@ def test_workers_share_a_batch_without_changing_any_draw(workers: int) -> None:
 @given(window=st.integers(1, 4), step=st.integers(0, 20))
 def test_a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
     rows = random_rows()
-    batch = draw_batch(rows, [3], 0, step, 0, TimeInterval(0, 500), Optimization(), window)
+    batch = draw_batch(rows, [3], 0, step, 0, TimeInterval(0, 500), Optimization(), {0: (window, window)})
     parts = rows.latents_nchw[3].float().unfold(1, window, 1).unfold(2, window, 1)
     assert batch.latents_bchw.shape == batch.noise_bchw.shape == (1, 4, window, window)
     found = [

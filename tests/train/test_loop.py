@@ -8,7 +8,8 @@ import torch
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.train.checkpoint import latest_checkpoint
-from pangu.train.loop import train_loop
+from pangu.train.loop import Hooks, Trained, initial, train_loop
+from pangu.train.world import World
 from tests.train.rows import random_rows, small_recipe
 
 
@@ -20,6 +21,13 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
+def averaged(trained: Trained) -> dict[str, torch.Tensor]:
+    """Weights and running means, of which the second become the generator."""
+    with trained.averages.applied():
+        means = {f"mean.{name}": tensor for name, tensor in weights(trained.denoiser).items()}
+    return weights(trained.denoiser) | means
+
+
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
@@ -27,7 +35,7 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("whole")
-    return weights(train_loop("structure", small_recipe(), random_rows(), "e", folder).denoiser)
+    return averaged(train_loop("structure", small_recipe(), random_rows(), "e", folder))
 
 
 @pytest.mark.parametrize("killed_after", range(1, 6))
@@ -37,10 +45,10 @@ def test_killed_after_any_step_and_resumed_equals_uninterrupted(killed_after, un
             raise Killed
 
     with pytest.raises(Killed):
-        train_loop("structure", small_recipe(), random_rows(), "e", tmp_path, on_metrics=stop)
+        train_loop("structure", small_recipe(), random_rows(), "e", tmp_path, hooks=Hooks(stop))
     resumed = train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)
     assert resumed.resumed_from == killed_after - 1
-    assert same(weights(resumed.denoiser), uninterrupted)
+    assert same(averaged(resumed), uninterrupted)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no state"])
@@ -59,7 +67,7 @@ def test_a_torn_checkpoint_is_passed_over(damage, uninterrupted, tmp_path) -> No
     found = latest_checkpoint(tmp_path)
     assert found is not None
     assert found[1].step == 5
-    assert same(weights(train_loop("structure", small_recipe(), random_rows(), "e", tmp_path).denoiser), uninterrupted)
+    assert same(averaged(train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)), uninterrupted)
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path) -> None:
@@ -93,23 +101,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_pat
 
 
 def test_a_batch_that_workers_cannot_share_is_refused(tmp_path) -> None:
-    from pangu.train.loop import World
-
-    with pytest.raises(UserError, match="batch_size 4 of texture cannot be shared by 3 workers"):
-        train_loop("texture", small_recipe(), random_rows(), "e", tmp_path, World(0, 3))
+    with pytest.raises(UserError, match="batch_size 4 of texture cannot be shared by 5 workers"):
+        train_loop("texture", small_recipe(), random_rows(), "e", tmp_path, World(0, 5))
 
 
 def test_learning_lowers_the_loss(tmp_path) -> None:
     losses: list[float] = []
     recipe = small_recipe(steps=60, checkpoint_every=1000, log_every=1, lr_peak=3e-3)
-    train_loop("structure", recipe, random_rows(), "e", tmp_path, on_metrics=lambda _, m: losses.append(m["loss"]))
+    train_loop("structure", recipe, random_rows(), "e", tmp_path, hooks=Hooks(lambda _, m: losses.append(m["loss"])))
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
 def test_both_roles_start_from_the_same_weights() -> None:
-    from pangu.train.loop import start
-
-    first, second = (weights(start(tiny(), random_rows(), torch.device("cpu"))[0]) for _ in range(2))
+    first, second = (weights(initial(tiny(), random_rows())) for _ in range(2))
     assert same(first, second)
 
 
@@ -124,5 +128,7 @@ def test_a_refactoring_does_not_move_the_loss_curve(role, tmp_path) -> None:
     """Whoever means to change what is learnt changes these digits too; processors differ in the last ones."""
     losses: list[float] = []
     recipe = small_recipe(steps=8, checkpoint_every=100)
-    train_loop(role, recipe, random_rows(), "e", tmp_path, on_metrics=lambda _, metrics: losses.append(metrics["loss"]))
+    windows = {0: (2, 2)} if role == "texture" else None
+    hooks = Hooks(lambda _, metrics: losses.append(metrics["loss"]))
+    train_loop(role, recipe, random_rows(), "e", tmp_path, hooks=hooks, windows=windows)
     assert losses == pytest.approx(GOLDEN[role], abs=2e-4)
