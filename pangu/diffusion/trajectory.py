@@ -5,28 +5,43 @@ Any object with diffusers' scheduler interface serves; this module imports none.
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pangu.diffusion.guidance import classifier_free_guidance
+from pangu.config import Role
+from pangu.diffusion.guidance import classifier_free_guidance, style_guidance
 from pangu.diffusion.interval import TimeInterval
+from pangu.diffusion.transfer import transferred
+
+
+@dataclass(frozen=True)
+class StyleConditioning:
+    """What the text encoders said of the same B prompts under a style's prefix, and how strongly it pulls.
+
+    tokens_bnc (B, N, C), pooled_bp (B, P); scale is s_i of the style guidance (PanGu-Draw, Section 3.3).
+    """
+
+    tokens_bnc: Tensor
+    pooled_bp: Tensor
+    scale: float
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """What the text encoders said of B prompts and their negative prompts.
 
-    tokens_bnc (B, N, C) and pooled_bp (B, P); the two `negative_` tensors have the same shapes.
+    tokens_bnc (B, N, C) and pooled_bp (B, P); the two `negative_` tensors and those of each style have the same shapes.
     """
 
     tokens_bnc: Tensor
     pooled_bp: Tensor
     negative_tokens_bnc: Tensor
     negative_pooled_bp: Tensor
+    styles: tuple[StyleConditioning, ...] = ()
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The same conditioning with `change` applied to each tensor."""
@@ -35,6 +50,7 @@ class Conditioning:
             change(self.pooled_bp),
             change(self.negative_tokens_bnc),
             change(self.negative_pooled_bp),
+            tuple(StyleConditioning(change(s.tokens_bnc), change(s.pooled_bp), s.scale) for s in self.styles),
         )
 
     def to(self, *args: Any, **kwargs: Any) -> "Conditioning":
@@ -53,7 +69,8 @@ class Trajectory:
     latents_bchw: (B, C, H, W) float32 at the noise level of `timesteps[step]`, or clean once step == len(timesteps).
     scheduler:    carries its own history, so schedulers of any order survive a hand-off.
     generators:   one noise source per image, or None where the scheduler adds no noise.
-    preset:       index of the resolution preset, which conditions the denoiser.
+    presets:      per role, the index in that generator's OWN list of resolution presets, which conditions its denoiser.
+    lora_scales:  per role, the weight of its adapter; 1 where none is given.
     """
 
     latents_bchw: Tensor
@@ -62,8 +79,9 @@ class Trajectory:
     scheduler: Any
     conditioning: Conditioning
     guidance_scale: float
-    preset: int
+    presets: Mapping[Role, int]
     generators: tuple[torch.Generator, ...] | None = None
+    lora_scales: Mapping[Role, float] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -74,28 +92,43 @@ class Trajectory:
         """The current timestep, in [0, T); schedulers that interpolate noise levels make it fractional."""
         return float(self.timesteps[self.step])
 
+    def to(self, device: torch.device | str) -> "Trajectory":
+        """The same state on another device, for the expert that lives there; the original can still go on.
 
-Denoiser = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
-"""(noisy_bchw, timestep_b, tokens_bnc, pooled_bp, preset) -> prediction_bchw."""
+        The noise sources stay where they are, so that a seed means the same image on every device.
+        """
+        return replace(
+            self,
+            latents_bchw=self.latents_bchw.to(device),
+            timesteps=self.timesteps.to(device),
+            scheduler=transferred(self.scheduler, device),
+            conditioning=self.conditioning.to(device),
+        )
+
+
+Denoiser = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(noisy_bchw, timestep_b, tokens_bnc, pooled_bp) -> prediction_bchw."""
 
 OnStep = Callable[[Trajectory], Trajectory]
 
 
 def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> Tensor:
-    """The guided prediction at the current timestep; both halves of the guidance run as one batch of 2B."""
+    """The guided prediction at the current timestep; all parts of the guidance run as one batch: null, caption, styles."""
     condition, scale = trajectory.conditioning, trajectory.guidance_scale
-    timestep = trajectory.timesteps[trajectory.step].expand(len(noisy_bchw))
-    if scale == 1:
-        return denoiser(noisy_bchw, timestep, condition.tokens_bnc, condition.pooled_bp, trajectory.preset)
-    both = denoiser(
-        torch.cat([noisy_bchw, noisy_bchw]),
-        torch.cat([timestep, timestep]),
-        torch.cat([condition.negative_tokens_bnc, condition.tokens_bnc]),
-        torch.cat([condition.negative_pooled_bp, condition.pooled_bp]),
-        trajectory.preset,
-    )
-    unconditional, conditional = both.chunk(2)
-    return classifier_free_guidance(unconditional, conditional, scale)
+    texts = [(condition.tokens_bnc, condition.pooled_bp)]
+    texts += [(style.tokens_bnc, style.pooled_bp) for style in condition.styles]
+    if scale != 1:
+        texts.insert(0, (condition.negative_tokens_bnc, condition.negative_pooled_bp))
+    parts = denoiser(
+        torch.cat([noisy_bchw] * len(texts)),
+        trajectory.timesteps[trajectory.step].expand(len(noisy_bchw) * len(texts)),
+        torch.cat([tokens for tokens, _ in texts]),
+        torch.cat([pooled for _, pooled in texts]),
+    ).chunk(len(texts))
+    first = 0 if scale == 1 else 1
+    conditional = parts[first]
+    guided = conditional if scale == 1 else classifier_free_guidance(parts[0], conditional, scale)
+    return style_guidance(guided, conditional, parts[first + 1 :], [style.scale for style in condition.styles])
 
 
 def advance(

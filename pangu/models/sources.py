@@ -1,7 +1,9 @@
 """Turns a source of the configuration ('embedded', a folder, a hub id) into arguments of `from_pretrained`."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pangu.errors import UserError
 
@@ -21,3 +23,30 @@ def locate(source: str, asset: str) -> str:
     if looks_like_path:
         raise UserError(f"There is no model at {source}; give a local folder, a hub id (owner/name) or 'embedded'.")
     return source
+
+
+def read_config(root: str, name: str) -> dict[str, Any] | None:
+    """The JSON object in file `name` of a local folder or of a hub repository; None where that file does not exist.
+
+    Raises:
+        UserError: the hub does not answer or has no such repository, or the file is no JSON object.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        path = Path(root) / name if Path(root).is_dir() else Path(hf_hub_download(root, name))
+        values = json.loads(path.read_text()) if path.is_file() else None
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{root} is no folder here, and {name} of that name can not be fetched from the hub."
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name} of {root} is no JSON: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"There is no model at {root}: {str(error).splitlines()[0]}") from error
+    if values is not None and not isinstance(values, dict):
+        raise UserError(f"{name} of {root} must hold a JSON object.")
+    return values

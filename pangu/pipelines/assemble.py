@@ -69,6 +69,7 @@ def join(
         text_encoder_2=second.encoder if second else None,
         contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         hidden_layers=[tower.hidden_layer for tower in towers],
+        styles=recipe.styles,
     )
 
 

@@ -1,16 +1,37 @@
 """Checks and small conversions of a pipeline's arguments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pangu.config import Role
+from pangu.diffusion.presets import preset_index, presets_for
 from pangu.errors import UserError
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
 """(pipeline, step, timestep, tensors) -> tensors to replace, as diffusers defines `callback_on_step_end`."""
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Checked arguments of one call, beside the text.
+
+    latents: unit Gaussian noise (images, C, H, W) in the place of drawn noise; lora_scales: weights of the adapters by role.
+    """
+
+    height: int
+    width: int
+    num_inference_steps: int
+    guidance_scale: float
+    generators: tuple[torch.Generator, ...] | None = None
+    latents: Tensor | None = None
+    lora_scales: Mapping[Role, float] = field(default_factory=dict)
 
 
 def check(
@@ -67,8 +88,32 @@ def generators(
     return tuple(generator)
 
 
-def latent_shape(pipeline: Any, images: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """(B, C, H, W) of the latents, from whichever parts of the pipeline are loaded."""
-    unet = pipeline.structure if pipeline.structure is not None else pipeline.texture
-    factor = pipeline.contract("structure").spatial_factor
-    return images, unet.config.in_channels, height // factor, width // factor
+def check_styles(asked: Iterable[str], known: Mapping[str, str]) -> None:
+    """Raises UserError if a style has no prefix in the pair."""
+    unknown = [name for name in asked if name not in known]
+    if unknown:
+        names = ", ".join(known) if known else "none; train it with a recipe that has styles"
+        raise UserError(f"Unknown style '{unknown[0]}'; this pair knows {names}.")
+
+
+def check_size(height: int, width: int, resolution: int) -> None:
+    """Raises UserError if no preset around `resolution` has exactly that size."""
+    preset_index(height, width, resolution)
+
+
+def matching_preset(height: int, width: int, resolution: int) -> int:
+    """The index of the preset around `resolution` whose aspect ratio is nearest to height / width, in the logarithm.
+
+    Texture is trained on another list than structure (PanGu-Draw, Section 3.3), so one picture has an index in each. The distance
+    is kept as an exact ratio; of two equally near presets the squarer one is taken, so that a transposed picture gets the
+    transposed preset.
+    """
+
+    def distance(index: int) -> tuple[Fraction, Fraction]:
+        preset_height, preset_width = presets[index]
+        apart = Fraction(preset_height * width, preset_width * height)
+        elongated = Fraction(max(preset_height, preset_width), min(preset_height, preset_width))
+        return max(apart, 1 / apart), elongated
+
+    presets = presets_for(resolution)
+    return min(range(len(presets)), key=distance)

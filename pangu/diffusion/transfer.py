@@ -1,0 +1,31 @@
+"""A scheduler in the middle of a trajectory, taken to another device with its history. Knows no scheduler by name."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def transferred(scheduler: Any, device: torch.device | str) -> Any:
+    """A copy of a diffusers scheduler whose history of predictions and samples lies on `device`.
+
+    One-dimensional tables (sigmas, alpha_bars) that lie on the CPU stay there, as diffusers itself keeps them. The original is
+    left as it is, so both can go on.
+    """
+    twin = copy.copy(scheduler)
+    for name, value in vars(scheduler).items():
+        setattr(twin, name, _moved(value, torch.device(device), always="timesteps" in name))
+    return twin
+
+
+def _moved(value: Any, device: torch.device, always: bool = False) -> Any:
+    if isinstance(value, Tensor):
+        is_table = value.ndim <= 1 and value.device.type == "cpu"
+        return value if is_table and not always else value.to(device)
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item, device, always) for item in value)
+    if type(value) is dict:
+        return {key: _moved(item, device, always) for key, item in value.items()}
+    # Some schedulers hold another one as their corrector.
+    return transferred(value, device) if hasattr(value, "set_timesteps") else value
