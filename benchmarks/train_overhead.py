@@ -1,0 +1,121 @@
+"""Images a second of the platform's training loop against a bare PyTorch loop: same network, batches and data in memory.
+
+The bare loop is what anybody would write first: draw a batch, predict, step. The platform's loop adds the ledger, draws that do
+not depend on the number of workers, running means, meters, and the check for a finite loss. Both alternate in rounds, and the
+median round counts, so that a busy machine disturbs both alike.
+
+    python benchmarks/train_overhead.py [--recipe demo] [--steps 40] [--rounds 5] [--device cuda --precision bf16]
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pangu.config import Recipe
+from pangu.data.batches import EncodedRows
+from pangu.diffusion.interval import interval_of
+from pangu.diffusion.noise import add_noise, alpha_bars, training_target
+from pangu.models.denoisers import denoise
+from pangu.recipes import recipe as named
+from pangu.train.loop import Hooks, initial, train_loop
+from pangu.train.world import World
+
+GOAL = 0.97
+
+
+def random_rows(count: int, side: int) -> EncodedRows:
+    """As many rows of noise as an encoded dataset would give, in the shapes of the embedded encoders."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).half()
+
+    return EncodedRows(
+        keys=tuple(map(str, range(count))),
+        latents_nchw=draw(count, 16, side, side),
+        tokens_lnsc=draw(2, count, 32, 128),
+        pooled_lnp=draw(2, count, 128),
+        min_timestep_n=torch.zeros(count, dtype=torch.int64),
+        preset_n=torch.zeros(count, dtype=torch.int64),
+        empty_tokens_sc=draw(32, 128),
+        empty_pooled_p=draw(128),
+    )
+
+
+def bare_seconds(recipe: Recipe, rows: EncodedRows, device: torch.device) -> float:
+    """Seconds that a plain loop takes for the recipe's structure steps."""
+    training, schedule, settings = recipe.structure, recipe.schedule, recipe.optimization
+    model = initial(recipe, rows).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr_peak, betas=settings.betas, fused=True)
+    alpha_bars_t = alpha_bars(schedule).to(device)
+    interval = interval_of("structure", recipe.boundary, schedule.num_train_timesteps)
+    began = time.perf_counter()
+    for _ in range(training.steps):
+        picked = torch.randint(len(rows), (training.batch_size,))
+        language = torch.randint(2, (training.batch_size,))
+        clean = rows.latents_nchw[picked].float().to(device)
+        tokens = rows.tokens_lnsc[language, picked].float().to(device)
+        pooled = rows.pooled_lnp[language, picked].float().to(device)
+        t = torch.randint(interval.low, interval.high, (training.batch_size,), device=device)
+        noise = torch.randn_like(clean)
+        noisy = add_noise(clean, noise, alpha_bars_t[t])
+        target = training_target(clean, noise, alpha_bars_t[t], schedule.prediction_type)
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.execution.precision == "bf16"):
+            prediction = denoise(model, noisy, t, tokens, pooled, 0)
+        loss = (prediction.float() - target).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+        optimizer.step()
+    float(loss.detach())
+    return time.perf_counter() - began
+
+
+def platform_seconds(recipe: Recipe, rows: EncodedRows, device: torch.device) -> float:
+    """Seconds that `train_loop` takes for the same steps, without its checkpoint at the end."""
+    ends: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = initial(recipe, rows)
+        began = time.perf_counter()
+        hooks = Hooks(metrics=lambda step, _: ends.append(time.perf_counter()))
+        train_loop("structure", recipe, rows, "benchmark", Path(folder), World(device=device), hooks, denoiser=model)
+    return ends[-1] - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="demo")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rows", type=int, default=420)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    recipe = named(asked.recipe)
+    recipe = recipe.model_copy(
+        update={
+            "jobs": recipe.jobs | {"structure": recipe.structure.model_copy(update={"steps": asked.steps})},
+            "execution": recipe.execution.model_copy(update={"precision": asked.precision}),
+        }
+    )
+    device, rows = torch.device(asked.device), random_rows(asked.rows, recipe.structure.resolution // 8)
+    images = asked.steps * recipe.structure.batch_size
+    speeds: dict[str, list[float]] = {"bare": [], "platform": []}
+    for _ in range(asked.rounds):
+        speeds["bare"].append(images / bare_seconds(recipe, rows, device))
+        speeds["platform"].append(images / platform_seconds(recipe, rows, device))
+    ratios = [ours / bare for ours, bare in zip(speeds["platform"], speeds["bare"], strict=True)]
+    for name, values in speeds.items():
+        print(f"{name:9} {statistics.median(values):8.1f} images/s (rounds: {', '.join(f'{v:.1f}' for v in values)})")
+    value = statistics.median(ratios)
+    print(json.dumps({"name": "train_overhead", "value": round(value, 4), "goal": GOAL, "holds": value >= GOAL}))
+
+
+if __name__ == "__main__":
+    main()
