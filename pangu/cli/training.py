@@ -1,4 +1,4 @@
-"""`pangu encode`, `pangu train`, `pangu evaluate`: from a dataset to a judged pair."""
+"""`pangu encode`, `pangu train`: from a dataset to two generators."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,6 @@ def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(encode)
     app.command()(train)
-    app.command()(evaluate)
     app.command()(recipes)
     app.command()(starter)
 
@@ -58,25 +57,6 @@ def train(
         raise UserError(f"--role must be 'structure' or 'texture', not '{role}'.")
     outcome = run(role, load_card(card).name, encode_id, named(recipe), Home.from_environment(), run_name)
     finish(outcome, result)
-
-
-def evaluate(
-    card: CardArgument,
-    structure: Annotated[Path, typer.Option(help="Generator folder of the structure generator.")],
-    texture: Annotated[Path, typer.Option(help="Generator folder of the texture generator.")],
-    encode_id: EncodeIdOption,
-    recipe: RecipeOption = "demo",
-    result: ResultOption = None,
-) -> None:
-    """Assemble a pair and measure it by the evaluation protocol."""
-    from pangu.data.card import load_card
-    from pangu.evaluate.protocol import evaluate as run
-    from pangu.progress import print_progress
-    from pangu.recipes import recipe as named
-    from pangu.storage import Home
-
-    dataset, home = load_card(card).name, Home.from_environment()
-    finish(run(structure, texture, named(recipe), dataset, encode_id, home, print_progress), result)
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as JSON.")] = None) -> None:

@@ -5,11 +5,12 @@ Numbers in it compare pairs trained on one dataset; they are no FID and no CLIP 
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-NAME = "thumbnail-16"
+NAME: Literal["thumbnail-16"] = "thumbnail-16"
 SIDE = 16
 
 

@@ -1,0 +1,146 @@
+"""`pangu evaluate`: one pair, drawn and measured by a protocol, and the picture of what it drew.
+
+Owns the order of things and the outcome's files. What is measured, and how, lies in the modules beside it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from pangu.config import ROLES, Recipe
+from pangu.contract import GeneratorContract, check_pair
+from pangu.data.card import Split
+from pangu.data.encode import Manifest
+from pangu.diffusion.interval import TimeInterval
+from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
+from pangu.evaluate.features import NAME
+from pangu.evaluate.judges import Judges, check_judges, implied_metrics, score
+from pangu.evaluate.latents import denoiser_of, encode_sample, originals
+from pangu.evaluate.material import Material, gather, holds_out
+from pangu.evaluate.pictures import png, sample_grid
+from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
+from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
+from pangu.pipelines.assemble import assemble_pair
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.progress import Reporter, silent
+from pangu.storage import Home, read_json, write_atomically, write_json
+
+GRID_COLUMNS = 24
+
+
+def evaluate(
+    structure: Path,
+    texture: Path,
+    recipe: Recipe,
+    dataset: str,
+    encode_id: str,
+    home: Home,
+    report: Reporter = silent,
+    protocol: Protocol | None = None,
+    judges: Judges | None = None,
+) -> EvaluateOutcome:
+    """Assemble the pair and measure it by `protocol`; None: retrieval, and understanding where rows are held out.
+
+    Raises:
+        UserError: the two generators do not make a pair, or the dataset lacks what the protocol asks for.
+    """
+    check_pair(GeneratorContract.load(structure), GeneratorContract.load(texture))
+    version = Manifest.load(home.encoded(dataset, encode_id)).version
+    judges = judges or Judges()
+    protocol = protocol or plan(recipe, home, dataset, version, judges)
+    check_judges(protocol.metrics, judges)
+    pair_id = pair_digest(structure, texture)
+    folder = home.pair(pair_id)
+    outcome = folder.with_name(f"{pair_id}-{protocol.digest()}.json")
+    if outcome.is_file() and folder.is_dir():
+        return EvaluateOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+
+    pair = ready(assemble_pair(structure, texture, recipe, folder), protocol)
+    material = gather(home, dataset, version, protocol, recipe.structure.resolution)
+    drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
+    metrics = score(material, drawn, protocol, judges)
+    if "loss" in protocol.metrics:
+        metrics |= pair_losses(pair, home, dataset, version, protocol)
+    grid = outcome.with_suffix(".png")
+    write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
+    result = EvaluateOutcome(
+        pair_id=pair_id,
+        pair=str(folder),
+        metrics=metrics,
+        protocol=protocol,
+        protocol_hash=protocol.digest(),
+        sample_grid=str(grid),
+    )
+    write_json(outcome, result.model_dump(mode="json"))
+    return result
+
+
+def plan(
+    recipe: Recipe,
+    home: Home,
+    dataset: str,
+    version: int,
+    judges: Judges,
+    split: Split | None = None,
+    metrics: Sequence[str] | None = None,
+    **changes: object,
+) -> Protocol:
+    """The protocol of a recipe: its sampling, what the judges are for, and held-out rows where the dataset has any.
+
+    Raises:
+        UserError: an unknown metric, or one whose judge was not given.
+    """
+    chosen: tuple[Metric, ...] = check_metrics(metrics) if metrics is not None else implied_metrics(judges)
+    check_judges(chosen, judges)
+    sampling = {
+        "num_inference_steps": recipe.sampling.num_inference_steps,
+        "guidance_scale": recipe.sampling.guidance_scale,
+    }
+    return Protocol.model_validate(
+        sampling
+        | {
+            "split": split or ("held_out" if holds_out(home, dataset, version) else "train"),
+            "metrics": chosen,
+            "feature_space": "inception" if judges.inception is not None else NAME,
+            "weights": judges.weights,
+        }
+        | changes
+    )
+
+
+def pair_digest(structure: Path, texture: Path) -> str:
+    """Id of the pair of two generator folders: a function of their weights and contracts."""
+    digest = hashlib.sha256()
+    for folder in (structure, texture):
+        for name in ("contract.json", "config.json", "diffusion_pytorch_model.safetensors"):
+            digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def pair_losses(
+    pair: PanGuDrawPipeline, home: Home, dataset: str, version: int, protocol: Protocol
+) -> dict[str, float]:
+    """`loss_ROLE` over each generator's interval and `loss_ROLE_tLOW` over each bucket of it, at the pair's resolution."""
+    images, captions = originals(home, dataset, version, protocol.split, protocol.loss_images, protocol.seed)
+    contract = pair.contract("structure")
+    sample = encode_sample(images, captions, pair.resolution, pair.vae, pair.text_towers, contract.max_tokens)
+    metrics: dict[str, float] = {"loss_images": float(len(sample))}
+    for role in ROLES:
+        contract = pair.contract(role)
+        total, whole = contract.schedule.num_train_timesteps, protocol.loss_range == "whole"
+        parts = buckets(TimeInterval(0, total) if whole else contract.interval, total, protocol.loss_buckets)
+        denoiser = denoiser_of(pair.components[role], contract, pair.resolution, whole)
+        found = loss_by_bucket(denoiser, sample, parts, contract.schedule, protocol.seed)
+        metrics |= {f"loss_{role}": mean_loss(found)} | {f"loss_{role}_t{part.low:03d}": part.loss for part in found}
+    return metrics
+
+
+def grid_rows(material: Material, drawn: Drawn) -> list[list[Image.Image]]:
+    """Per split: a row of drawn images for each language, above their true images."""
+    rows = []
+    for split, prompts in material.prompts.items():
+        rows += [drawn[split, language][:GRID_COLUMNS] for language in prompts.captions]
+        rows.append([material.images[key] for key in prompts.keys[:GRID_COLUMNS]])
+    return rows

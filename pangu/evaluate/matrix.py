@@ -1,0 +1,196 @@
+"""`pangu matrix`: N structure x M texture generators, every pair scored by one protocol, the best one proposed for release.
+
+A structure generator draws each prompt up to the boundary once; every texture generator finishes the same trajectories.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import Field
+
+from pangu.config import Frozen, Recipe, Role
+from pangu.contract import GeneratorContract, check_pair
+from pangu.data.encode import Manifest
+from pangu.errors import UserError
+from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
+from pangu.evaluate.evaluation import pair_digest, pair_losses, plan
+from pangu.evaluate.judges import Judges, check_judges, score
+from pangu.evaluate.material import Material, gather
+from pangu.evaluate.matrix_picture import Cell, draw
+from pangu.evaluate.pictures import png
+from pangu.evaluate.protocol import Protocol, lower_is_better
+from pangu.models.autoencoders import load_autoencoder
+from pangu.models.text import TextTower, load_text_tower
+from pangu.pipelines.assemble import check_encoders, join, load_generator
+from pangu.progress import Reporter, silent
+from pangu.storage import Home, write_atomically, write_json
+
+SHOWN = 6
+PREFERENCES = ("understanding_top1", "retrieval_top1", "clip_score", "cn_clip_score", "fid", "kid", "is", "loss")
+"""What ranks pairs if nobody says: the first of these that the protocol measures."""
+
+
+class PairScore(Frozen):
+    """One pair of the matrix."""
+
+    structure: str
+    texture: str
+    pair_id: str
+    metrics: dict[str, float]
+
+
+class MatrixOutcome(Frozen):
+    """All pairs, best first, and the one to release: `pangu evaluate` on its two folders makes the pair folder."""
+
+    ranked_by: tuple[str, ...]
+    best: PairScore
+    pairs: tuple[PairScore, ...] = Field(description="Best first")
+    protocol: Protocol
+    protocol_hash: str
+    table: str
+    picture: str
+
+
+def matrix(
+    structures: Sequence[Path],
+    textures: Sequence[Path],
+    recipe: Recipe,
+    dataset: str,
+    encode_id: str,
+    home: Home,
+    folder: Path,
+    report: Reporter = silent,
+    protocol: Protocol | None = None,
+    judges: Judges | None = None,
+    rank_by: str | None = None,
+) -> MatrixOutcome:
+    """Score every structure with every texture generator; leaves `matrix.json` and `matrix.png` in `folder`.
+
+    Raises:
+        UserError: a combination makes no pair, a folder is named twice, or `rank_by` is not measured.
+    """
+    contracts = check_all(structures, textures)
+    judges = judges or Judges()
+    version = Manifest.load(home.encoded(dataset, encode_id)).version
+    protocol = protocol or plan(recipe, home, dataset, version, judges)
+    check_judges(protocol.metrics, judges)
+    autoencoder = load_autoencoder(recipe.autoencoder)
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    check_encoders(contracts[structures[0]], autoencoder, towers)
+
+    material = gather(home, dataset, version, protocol, recipe.structure.resolution)
+    scores: list[PairScore] = []
+    shown: dict[tuple[str, str], list[Image.Image]] = {}
+    for structure in structures:
+        halfway = None
+        for texture in textures:
+            pair = _in_memory(structure, texture, autoencoder, towers, recipe, protocol)
+            halfway = halfway or structure_half(pair, material, protocol, report)
+            drawn = texture_half(pair, halfway, report)
+            metrics = score(material, drawn, protocol, judges)
+            if "loss" in protocol.metrics:
+                metrics |= pair_losses(pair, home, dataset, version, protocol)
+            scores.append(
+                PairScore(
+                    structure=str(structure),
+                    texture=str(texture),
+                    pair_id=pair_digest(structure, texture),
+                    metrics=metrics,
+                )
+            )
+            shown[str(structure), str(texture)] = _samples(material, drawn, protocol)
+    ranked_by = ranking_metrics(scores[0].metrics, rank_by)
+    ranked = rank(scores, ranked_by)
+    outcome = MatrixOutcome(
+        ranked_by=ranked_by,
+        best=ranked[0],
+        pairs=tuple(ranked),
+        protocol=protocol,
+        protocol_hash=protocol.digest(),
+        table=str(folder / "matrix.json"),
+        picture=str(folder / "matrix.png"),
+    )
+    write_atomically(folder / "matrix.png", png(draw(_cells(outcome, shown), ranked_by[0], outcome.protocol_hash)))
+    write_json(folder / "matrix.json", outcome.model_dump(mode="json"))
+    return outcome
+
+
+def check_all(structures: Sequence[Path], textures: Sequence[Path]) -> dict[Path, GeneratorContract]:
+    """The contracts of all folders, every combination of which makes a pair.
+
+    Raises:
+        UserError: no folder of one role, a folder twice, or a combination with a gap, an overlap or a mismatch.
+    """
+    for role, folders in (("structure", structures), ("texture", textures)):
+        if not folders:
+            raise UserError(f"The pair matrix needs at least one --{role} folder.")
+        if len(set(folders)) < len(folders):
+            raise UserError(f"The pair matrix was given a --{role} folder twice; name each once.")
+    contracts = {folder: GeneratorContract.load(folder) for folder in (*structures, *textures)}
+    for structure in structures:
+        for texture in textures:
+            try:
+                check_pair(contracts[structure], contracts[texture])
+            except UserError as error:
+                raise UserError(f"{structure} and {texture} make no pair: {error}") from error
+    return contracts
+
+
+def ranking_metrics(metrics: dict[str, float], rank_by: str | None) -> tuple[str, ...]:
+    """What ranks pairs, and what breaks ties: of top-1 shares the top-5 share and then the similarity.
+
+    Raises:
+        UserError: `rank_by` is not among the measured metrics, or none that could rank is.
+    """
+    if rank_by is not None and rank_by not in metrics:
+        raise UserError(f"--rank-by '{rank_by}' is not measured; choose from {', '.join(sorted(metrics))}.")
+    found = [
+        name
+        for wanted in PREFERENCES
+        for name in sorted(metrics, key=len)  # the plain name, the worst of the languages, is the shortest
+        if name == wanted or name.startswith(f"{wanted}_")
+    ]
+    if rank_by is None and not found:
+        raise UserError(f"None of {', '.join(sorted(metrics))} can rank pairs; name another with --rank-by.")
+    first = rank_by or found[0]
+    ties = [first.replace("top1", other) for other in ("top5", "similarity")] if "top1" in first else []
+    return (first, *(name for name in ties if name in metrics))
+
+
+def rank(scores: Sequence[PairScore], ranked_by: Sequence[str]) -> list[PairScore]:
+    """Best first; equal pairs stay in the order in which they were named."""
+
+    def place(one: PairScore) -> tuple[float, ...]:
+        return tuple(one.metrics[name] * (1 if lower_is_better(name) else -1) for name in ranked_by)
+
+    return sorted(scores, key=place)
+
+
+def _in_memory(
+    structure: Path, texture: Path, autoencoder: Any, towers: list[TextTower], recipe: Recipe, protocol: Protocol
+) -> Any:
+    """The pair without a pair folder: a matrix would fill the disk with copies."""
+    found = {"structure": load_generator(structure), "texture": load_generator(texture)}
+    contracts: dict[Role, GeneratorContract] = {"structure": found["structure"][1], "texture": found["texture"][1]}
+    pair = join(found["structure"][0], found["texture"][0], contracts, autoencoder, towers, recipe)
+    return ready(pair, protocol)
+
+
+def _samples(material: Material, drawn: Drawn, protocol: Protocol) -> list[Image.Image]:
+    """The first few images of the judged split, the languages in turn."""
+    languages = material.languages
+    rows = [drawn[protocol.split, language] for language in languages]
+    per_language = -(-SHOWN // len(languages))
+    return [image for row in rows for image in row[:per_language]][:SHOWN]
+
+
+def _cells(outcome: MatrixOutcome, shown: dict[tuple[str, str], list[Image.Image]]) -> list[Cell]:
+    first = outcome.ranked_by[0]
+    places = {(one.structure, one.texture): index for index, one in enumerate(outcome.pairs)}
+    by_pair = {(one.structure, one.texture): one for one in outcome.pairs}
+    return [
+        Cell(structure, texture, by_pair[structure, texture].metrics[first], places[structure, texture], tuple(images))
+        for (structure, texture), images in shown.items()
+    ]

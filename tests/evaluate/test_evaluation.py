@@ -1,0 +1,127 @@
+"""`evaluate` on untrained generators of the tiny recipe: what it reports, and that halves draw what the pipeline draws."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pangu.errors import UserError
+from pangu.evaluate.drawing import draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.evaluation import evaluate, plan
+from pangu.evaluate.judges import Judges
+from pangu.evaluate.material import gather
+from pangu.evaluate.protocol import Protocol
+from pangu.pipelines.assemble import untrained_pair
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def protocol(bench) -> Protocol:
+    metrics = ["retrieval", "fid", "kid", "loss"]
+    return plan(
+        bench.recipe, bench.home, bench.dataset, bench.version, Judges(), metrics=metrics, prompts_per_language=4,
+        num_inference_steps=STEPS, loss_images=4, loss_buckets=4,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outcome(bench, structures, textures, protocol):
+    return evaluate(
+        structures[0], textures[0], bench.recipe, bench.dataset, bench.encode_id, bench.home, protocol=protocol
+    )
+
+
+def test_held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
+    metrics = outcome.metrics
+    assert outcome.protocol.split == "held_out"
+    assert (metrics["retrieval_candidates"], metrics["memory_candidates"], metrics["understanding_candidates"]) == (
+        14, 8, 6,
+    )  # fmt: skip
+    assert metrics["understanding_prompts"] == metrics["memory_prompts"] == 4
+    for name in ("retrieval", "memory", "understanding"):
+        for part in ("top1", "top5"):
+            by_language = [metrics[f"{name}_{part}_{language}"] for language in ("zh", "en")]
+            assert metrics[f"{name}_{part}"] == min(by_language)
+            assert 0 <= metrics[f"{name}_{part}"] <= 1
+
+
+def test_distances_are_named_after_their_space_and_the_worse_language_counts(outcome) -> None:
+    metrics = outcome.metrics
+    assert "fid" not in metrics
+    assert metrics["fid_thumbnail-16"] == max(metrics["fid_thumbnail-16_zh"], metrics["fid_thumbnail-16_en"])
+    assert metrics["kid_thumbnail-16"] > 0
+
+
+def test_each_generator_is_measured_on_its_own_timesteps(outcome) -> None:
+    buckets = {name for name in outcome.metrics if re.fullmatch(r"loss_.*_t\d+", name)}
+    assert buckets == {"loss_structure_t500", "loss_structure_t750", "loss_texture_t000", "loss_texture_t250"}
+    halves = [outcome.metrics["loss_structure_t500"], outcome.metrics["loss_structure_t750"]]
+    assert outcome.metrics["loss_structure"] == pytest.approx(np.mean(halves))
+
+
+def test_the_same_protocol_is_measured_once(bench, structures, textures, protocol, outcome) -> None:
+    arguments = (structures[0], textures[0], bench.recipe, bench.dataset, bench.encode_id, bench.home)
+    again = evaluate(*arguments, protocol=protocol)
+    assert again.already_done
+    assert again.metrics == outcome.metrics
+    other = evaluate(*arguments, protocol=protocol.model_copy(update={"split": "train", "metrics": ("retrieval",)}))
+    assert not other.already_done
+    assert other.pair_id == outcome.pair_id
+    assert other.protocol_hash != outcome.protocol_hash
+    assert "understanding_top1" not in other.metrics
+    for name in ("retrieval_top1_zh", "retrieval_similarity_en"):
+        assert other.metrics[name] == outcome.metrics[name]
+    with Image.open(outcome.sample_grid) as both, Image.open(other.sample_grid) as trained:
+        assert both.height > trained.height
+
+
+def test_two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench, protocol) -> None:
+    pair = ready(untrained_pair(bench.recipe), protocol)
+    material = gather(bench.home, bench.dataset, bench.version, protocol, bench.recipe.structure.resolution)
+    whole = draw_whole(pair, material, protocol)
+    halfway = structure_half(pair, material, protocol)
+    for _ in range(2):
+        halves = texture_half(pair, halfway)
+        assert halves.keys() == whole.keys()
+        for key, images in halves.items():
+            for one, other in zip(images, whole[key], strict=True):
+                assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("scheduler", ["EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_halves_keep_the_scheduler_s_history_and_noise(bench, protocol, scheduler) -> None:
+    changed = protocol.model_copy(update={"scheduler": scheduler, "prompts_per_language": 2, "num_inference_steps": 5})
+    pair = ready(untrained_pair(bench.recipe), changed)
+    material = gather(bench.home, bench.dataset, bench.version, changed, 96)
+    whole, halfway = draw_whole(pair, material, changed), structure_half(pair, material, changed)
+    texture_half(pair, halfway)
+    again = texture_half(pair, halfway)
+    for key, images in whole.items():
+        assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(images, again[key], strict=True))
+
+
+def test_bad_protocols_get_one_sentence(bench, protocol) -> None:
+    pair = untrained_pair(bench.recipe)
+    with pytest.raises(UserError, match="no scheduler 'Nothing'"):
+        ready(pair, protocol.model_copy(update={"scheduler": "Nothing"}))
+    place = (bench.recipe, bench.home, bench.dataset, bench.version, Judges())
+    with pytest.raises(UserError, match="There is no metric 'fiid'; choose from retrieval, fid"):
+        plan(*place, metrics=["fiid"])
+    with pytest.raises(UserError, match="'clip' needs a network of its own; name one with --clip"):
+        plan(*place, metrics=["clip"])
+    with pytest.raises(UserError, match="'is' needs a network of its own; name one with --inception"):
+        plan(*place, metrics=["is"])
+
+
+def test_images_do_not_depend_on_how_many_prompts_there_are(bench, protocol) -> None:
+    """Image i has seed + i, whatever its batch: a protocol of more prompts begins with another choice, not other noise."""
+    pair = ready(untrained_pair(bench.recipe), protocol)
+    conditioning = pair.encode_prompt(["fox", "lemon"])
+    sources = [torch.Generator().manual_seed(7), torch.Generator().manual_seed(8)]
+    size = {"height": 96, "width": 96, "num_inference_steps": 2, "guidance_scale": 1.0}
+    both = pair.start(conditioning, generators=sources, **size).latents_bchw
+    alone = pair.start(pair.encode_prompt(["lemon"]), generators=[torch.Generator().manual_seed(8)], **size)
+    assert torch.equal(both[1], alone.latents_bchw[0])
