@@ -31,13 +31,15 @@ def read_config(root: str, name: str) -> dict[str, Any] | None:
     Raises:
         UserError: the hub does not answer or has no such repository, or the file is no JSON object.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         path = Path(root) / name if Path(root).is_dir() else Path(hf_hub_download(root, name))
         values = json.loads(path.read_text()) if path.is_file() else None
     except LocalEntryNotFoundError as error:
+        if try_to_load_from_cache(root, name) is _CACHED_NO_EXIST:
+            return None
         raise UserError(
             f"{root} is no folder here, and {name} of that name can not be fetched from the hub."
         ) from error

@@ -15,38 +15,8 @@ from diffusers import (
 )
 
 from pangu.errors import UserError
-from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-from pangu.recipes import tiny
-
-PROMPTS = ["a red fox", "一只红色的狐狸"]
-
-
-@pytest.fixture(scope="module")
-def shared_pair() -> PanGuDrawPipeline:
-    pair = untrained_pair(tiny())
-    pair.set_progress_bar_config(disable=True)
-    return pair
-
-
-@pytest.fixture
-def pair(shared_pair: PanGuDrawPipeline) -> PanGuDrawPipeline:
-    """The shared pair under a scheduler of its own."""
-    return PanGuDrawPipeline(
-        **shared_pair.components,
-        contracts=dict(shared_pair.config.contracts),
-        hidden_layers=shared_pair.config.hidden_layers,
-    )
-
-
-def seeds(*values: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(value) for value in values]
-
-
-def draw(pair: PanGuDrawPipeline, prompts=PROMPTS, generator=None, **arguments) -> torch.Tensor:
-    pair.set_progress_bar_config(disable=True)
-    options = {"num_inference_steps": 5, "output_type": "pt"} | arguments
-    return pair(prompts, generator=generator or seeds(1, 2), **options).images
+from tests.pipelines.drawing import PROMPTS, draw, seeds
 
 
 def test_a_saved_pair_draws_the_same_bits(pair, tmp_path) -> None:

@@ -1,0 +1,237 @@
+"""The samplers of the two strategies that time-decoupling is compared with (PanGu-Draw, Section 3.2 and Fig. 2).
+
+Both are called like `PanGuDrawPipeline`, so an evaluation treats all three alike. Training lives elsewhere.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pangu.config import STRATEGY_ROLES, Recipe, Role
+from pangu.contract import SHARED, GeneratorContract
+from pangu.diffusion.presets import presets_for
+from pangu.diffusion.trajectory import Conditioning
+from pangu.errors import UserError
+from pangu.models.autoencoders import decode_latents, load_autoencoder
+from pangu.models.cascade import lower_latents
+from pangu.models.denoisers import sees_lower
+from pangu.models.schedulers import sampler
+from pangu.models.text import load_text_tower
+from pangu.pipelines import inputs
+from pangu.pipelines.assemble import check_encoders, load_generator
+from pangu.pipelines.text_to_image import TextToImagePipeline
+
+STAGES: tuple[Role, ...] = STRATEGY_ROLES["cascaded"]
+
+
+class SingleStage(TextToImagePipeline):
+    """One generator for the whole range [0, T): what resolution boost ends with (Stable Diffusion, AltDiffusion).
+
+    Args:
+        unet: the network.
+        contracts: the contract of its role alone; the others as for `PanGuDrawPipeline`.
+
+    Raises:
+        UserError: the generator owns only a part of the range, or needs the image of an earlier stage.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
+    _optional_components = ["tokenizer_2", "text_encoder_2"]  # noqa: RUF012 (diffusers reads this name from the class)
+
+    def __init__(
+        self,
+        unet: Any,
+        vae: Any,
+        scheduler: Any,
+        tokenizer: Any,
+        text_encoder: Any,
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
+        contracts: dict[str, Any] | None = None,
+        hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
+        styles: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            unet=unet,
+            vae=vae,
+            scheduler=scheduler,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+        )
+        parsed = _contracts(contracts)
+        if len(parsed) != 1 or sees_lower(next(iter(parsed))):
+            raise UserError(f"A single stage is one generator that starts from noise, not {', '.join(parsed)}.")
+        self.register_to_config(contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}))
+        self._set_up(parsed)
+
+    @property
+    def role(self) -> Role:
+        return next(iter(self._contracts))
+
+    def generator(self, role: Role) -> Any:
+        return self.unet
+
+    @property
+    def reference(self) -> GeneratorContract:
+        return self.contract(self.role)
+
+    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+        presets = {self.role: self.preset_for(self.role, request.height, request.width)}
+        trajectory = self._begin(conditioning, request, presets, self.unet.config.out_channels)
+        with self._watched(len(trajectory.timesteps), callback) as on_step:
+            return self._walk(trajectory, self.role, on_step).latents_bchw
+
+
+class Cascade(TextToImagePipeline):
+    """Three generators in turn, each from pure noise over the whole range (GLIDE, DeepFloyd-IF).
+
+    A later one is conditioned on the upsampled image of the one before, by concatenating its latents on the channels.
+
+    Args:
+        base, middle, final: the networks of `cascade_base`, `cascade_middle` and `cascade_final`.
+        contracts: the contracts of those roles; the others as for `PanGuDrawPipeline`.
+
+    Raises:
+        UserError: a stage is missing, owns only a part of the range, or does not share the encoders of the others.
+    """
+
+    model_cpu_offload_seq = "text_encoder->text_encoder_2->base->middle->final->vae"
+    _optional_components = ["tokenizer_2", "text_encoder_2"]  # noqa: RUF012 (diffusers reads this name from the class)
+
+    def __init__(
+        self,
+        base: Any,
+        middle: Any,
+        final: Any,
+        vae: Any,
+        scheduler: Any,
+        tokenizer: Any,
+        text_encoder: Any,
+        tokenizer_2: Any = None,
+        text_encoder_2: Any = None,
+        contracts: dict[str, Any] | None = None,
+        hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
+        styles: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            base=base,
+            middle=middle,
+            final=final,
+            vae=vae,
+            scheduler=scheduler,
+            tokenizer=tokenizer,
+            text_encoder=text_encoder,
+            tokenizer_2=tokenizer_2,
+            text_encoder_2=text_encoder_2,
+        )
+        parsed = _contracts(contracts)
+        if set(parsed) != set(STAGES):
+            raise UserError(f"A cascade needs contracts of {', '.join(STAGES)}, not of {', '.join(parsed)}.")
+        self.register_to_config(contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}))
+        self._set_up(parsed)
+
+    def generator(self, role: Role) -> Any:
+        return self.components[role.removeprefix("cascade_")]
+
+    @property
+    def reference(self) -> GeneratorContract:
+        return self.contract("cascade_final")
+
+    def size_of(self, role: Role, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in px of the picture that stage `role` draws when the last one draws `height` x `width`."""
+        return presets_for(self.contract(role).resolution)[self.preset_for(role, height, width)]
+
+    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+        """Each stage takes `num_inference_steps` steps; given latents are the noise of the first."""
+        presets = {role: self.preset_for(role, request.height, request.width) for role in STAGES}
+        latents, noise = None, request.latents
+        for role in STAGES:
+            height, width = self.size_of(role, request.height, request.width)
+            lower = None
+            if latents is not None:
+                lower = lower_latents(self.vae, decode_latents(self.vae, latents), height, width)
+            own = replace(request, height=height, width=width, latents=noise)
+            trajectory = self._begin(conditioning, own, presets, self.base.config.out_channels)
+            with self._watched(len(trajectory.timesteps), callback) as on_step:
+                latents = self._walk(trajectory, role, on_step, lower).latents_bchw
+            noise = None
+        assert latents is not None
+        return latents
+
+
+def assemble_single_stage(generator: Path, recipe: Recipe) -> SingleStage:
+    """The sampler of one generator folder and what the recipe shares.
+
+    Raises:
+        UserError: the generator owns only a part of the range, or was trained with other encoders.
+    """
+    unet, contract = load_generator(generator)
+    return SingleStage(unet=unet, **_shared(recipe, {contract.role: contract}))
+
+
+def assemble_cascade(base: Path, middle: Path, final: Path, recipe: Recipe) -> Cascade:
+    """The sampler of three generator folders and what the recipe shares.
+
+    Raises:
+        UserError: a folder holds another stage, or the generators were trained with other encoders.
+    """
+    networks, contracts = {}, {}
+    for role, folder in zip(STAGES, (base, middle, final), strict=True):
+        unet, contract = load_generator(folder)
+        if contract.role != role:
+            raise UserError(f"{folder} holds a generator whose role is '{contract.role}', but {role} is needed there.")
+        networks[role.removeprefix("cascade_")], contracts[role] = unet, contract
+    return Cascade(**networks, **_shared(recipe, contracts))
+
+
+def _shared(recipe: Recipe, contracts: Mapping[Role, GeneratorContract]) -> dict[str, Any]:
+    """Everything but the networks, as arguments of both classes."""
+    autoencoder = load_autoencoder(recipe.autoencoder)
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    if len(towers) > 2:
+        raise UserError(f"A pipeline holds one or two text encoders, but the recipe names {len(towers)}.")
+    for contract in contracts.values():
+        check_encoders(contract, autoencoder, towers)
+    second = towers[1] if len(towers) == 2 else None
+    return {
+        "vae": autoencoder,
+        "scheduler": sampler(recipe.schedule),
+        "tokenizer": towers[0].tokenizer,
+        "text_encoder": towers[0].encoder,
+        "tokenizer_2": second.tokenizer if second else None,
+        "text_encoder_2": second.encoder if second else None,
+        "contracts": {role: contract.model_dump(mode="json") for role, contract in contracts.items()},
+        "hidden_layers": [tower.hidden_layer for tower in towers],
+        "styles": recipe.styles,
+    }
+
+
+def _contracts(given: dict[str, Any] | None) -> dict[Role, GeneratorContract]:
+    """The contracts of a baseline: each of its own role, each over all of [0, T), with equal encoders and noise levels."""
+    if not given:
+        raise UserError(
+            "A sampler needs the contracts of its generators; build it with assemble_single_stage or assemble_cascade."
+        )
+    parsed = [GeneratorContract.model_validate(values) for values in given.values()]
+    for role, contract in zip(given, parsed, strict=True):
+        if contract.role != role:
+            raise UserError(f"The {role} stage was given a generator whose role is '{contract.role}'.")
+        if (contract.low, contract.high) != (0, contract.schedule.num_train_timesteps):
+            raise UserError(
+                f"The {role} generator owns t in {contract.interval}, but it has to draw all of "
+                f"[0, {contract.schedule.num_train_timesteps}) alone."
+            )
+        for name in SHARED:
+            ours, theirs = getattr(parsed[0], name), getattr(contract, name)
+            if ours != theirs:
+                raise UserError(
+                    f"The stages do not share one {name}: {parsed[0].role} has {ours}, {role} has {theirs}."
+                )
+    return {contract.role: contract for contract in parsed}

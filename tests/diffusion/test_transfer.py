@@ -1,0 +1,90 @@
+"""A trajectory taken to another device in the middle: what moves, what stays, and that it goes on to the same end."""
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+
+from pangu.diffusion.interval import TimeInterval
+from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, advance
+
+SCHEDULERS = [
+    DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler,
+    PNDMScheduler, UniPCMultistepScheduler,
+]  # fmt: skip
+WHOLE = TimeInterval(0, 1000)
+
+
+def start(scheduler_class) -> Trajectory:
+    scheduler = scheduler_class(num_train_timesteps=1000)
+    scheduler.set_timesteps(6)
+    text = [torch.ones(2, 3, 4), torch.ones(2, 4)]
+    latents = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    condition = Conditioning(*text, *text, (StyleConditioning(*text, 2.0),))
+    return Trajectory(latents * scheduler.init_noise_sigma, scheduler.timesteps, 0, scheduler, condition, 1.0, {})
+
+
+def shrink(noisy, timestep, tokens, pooled):
+    """A network that is easily followed: a share of its input."""
+    return 0.3 * noisy
+
+
+def steps(trajectory: Trajectory, count: int) -> Trajectory:
+    """Exactly `count` steps: the walk is broken off from outside, as a hand-off does."""
+    last = trajectory.step + count
+    kept: list[Trajectory] = []
+
+    def stop(after: Trajectory) -> Trajectory:
+        kept.append(after)
+        if after.step == last:
+            raise InterruptedError
+        return after
+
+    with pytest.raises(InterruptedError):
+        advance(trajectory, shrink, WHOLE, stop)
+    return kept[-1]
+
+
+def finish(trajectory: Trajectory) -> torch.Tensor:
+    return advance(trajectory, shrink, WHOLE).latents_bchw
+
+
+def tensors(value):
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif hasattr(value, "set_timesteps"):
+        for item in vars(value).values():
+            yield from tensors(item)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_history_moves_and_tables_stay(scheduler) -> None:
+    middle = steps(start(scheduler), 3)
+    moved = middle.to("meta")
+    history = [tensor for tensor in tensors(moved.scheduler) if tensor.ndim > 1]
+    assert {tensor.device.type for tensor in history} <= {"meta"}
+    assert len(history) == len([tensor for tensor in tensors(middle.scheduler) if tensor.ndim > 1])
+    assert moved.scheduler.timesteps.device.type == "meta" and moved.timesteps.device.type == "meta"
+    assert moved.scheduler.alphas_cumprod.device.type == "cpu"
+    assert moved.latents_bchw.device.type == "meta"
+    moved.conditioning.map(lambda tensor: tensor if tensor.device.type == "meta" else pytest.fail("left behind"))
+    assert all(tensor.device.type == "cpu" for tensor in tensors(middle.scheduler))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_moved_trajectory_and_its_original_end_alike(scheduler) -> None:
+    undisturbed = finish(start(scheduler))
+    middle = steps(start(scheduler), 3)
+    twin = middle.to("cpu")
+    assert torch.equal(finish(twin), undisturbed)
+    assert torch.equal(finish(middle), undisturbed)
