@@ -1,7 +1,8 @@
 """`pangu encode`, `pangu train`: from a dataset to two generators."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -40,22 +41,25 @@ def encode(
 def train(
     card: CardArgument,
     encode_id: EncodeIdOption,
-    role: Annotated[str, typer.Option(help="'structure' or 'texture'.")],
+    role: Annotated[str, typer.Option(help="'structure' or 'texture'; of a baseline's recipe, one of its stages.")],
     recipe: RecipeOption = "demo",
     run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
     result: ResultOption = None,
 ) -> None:
     """Train one generator on its own timesteps, with Ray Train; the other generator is another job."""
-    from pangu.config import ROLES
+    from pangu.config import Role
     from pangu.data.card import load_card
     from pangu.errors import UserError
     from pangu.recipes import recipe as named
+    from pangu.registry.fetch import registered_pair
     from pangu.storage import Home
     from pangu.train.launch import train as run
 
-    if role not in ROLES:
-        raise UserError(f"--role must be 'structure' or 'texture', not '{role}'.")
-    outcome = run(role, load_card(card).name, encode_id, named(recipe), Home.from_environment(), run_name)
+    wanted, home = named(recipe), Home.from_environment()
+    if role not in wanted.roles:
+        raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
+    resolve = partial(registered_pair, cache_dir=home.root / "fetched")
+    outcome = run(cast(Role, role), load_card(card).name, encode_id, wanted, home, run_name, resolve)
     finish(outcome, result)
 
 

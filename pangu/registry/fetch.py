@@ -63,6 +63,22 @@ def fetch_pair(which: str | int, cache_dir: Path) -> Path:
     return folder
 
 
+def registered_pair(uri: str, cache_dir: Path) -> Path:
+    """The folder of a registered pair: `models:/pangu-pair@ALIAS` or `models:/pangu-pair/VERSION`.
+
+    Raises:
+        UserError: the URI names something else, or as `fetch_pair`.
+    """
+    name, at, alias = uri.removeprefix("models:/").partition("@")
+    if not at:
+        name, _, alias = name.partition("/")
+    if name != tracking.PAIR or not alias:
+        raise UserError(
+            f"{uri} is no registered pair; write models:/{tracking.PAIR}@champion or models:/{tracking.PAIR}/3."
+        )
+    return fetch_pair(alias, cache_dir)
+
+
 def check_folder(folder: Path, sha256: str) -> None:
     """Every file is the released one, and the two generators make a pair.
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from pangu.config import Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
+from pangu.models.lora import trained_parameters
 from pangu.storage import read_json, write_atomically, write_json
 from pangu.train.averages import Averages
-from pangu.train.step import trained_parameters
 
 KEEP = 2
 

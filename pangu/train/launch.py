@@ -3,7 +3,6 @@
 Owns the run folder: `checkpoints/` while it trains, `generator/` and `outcome.json` when it is done.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ from pangu.contract import GeneratorContract
 from pangu.data.batches import load_rows
 from pangu.data.encode import Manifest
 from pangu.errors import UserError
+from pangu.models.initial import Resolve
 from pangu.progress import print_progress
 from pangu.storage import Home, read_json, write_json
 from pangu.train.draws import Windows
+from pangu.train.initial import export_generator, pin_initial, starting_network
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.tracking import Tracker, reporting
 from pangu.train.world import World
@@ -46,31 +47,63 @@ class TrainJob(Frozen):
 
 
 def train(
-    role: Role, dataset: str, encode_id: str, recipe: Recipe, home: Home, run_name: str | None = None
+    role: Role,
+    dataset: str,
+    encode_id: str,
+    recipe: Recipe,
+    home: Home,
+    run_name: str | None = None,
+    resolve: Resolve | None = None,
 ) -> TrainOutcome:
     """Train the generator of `role` on an encoded dataset, with `recipe.workers` workers on the current Ray cluster.
 
     The default run name follows from data and recipe: the same input finds its finished run, or continues a stopped one.
+    `resolve` fetches a registered pair that the recipe starts from.
 
     Raises:
         UserError: nothing to train on, a recipe that does not fit the data, or a run name that belongs to another run.
     """
     job = TrainJob(
         role=role,
-        run_name=run_name or f"{role}-{encode_id[:8]}-{recipe.learning_digest()[:8]}",
+        run_name=run_name or default_run_name(role, encode_id, recipe),
         encode_id=encode_id,
         recipe=recipe,
         encoded=home.encoded(dataset, encode_id),
-        run_folder=home.run(run_name or f"{role}-{encode_id[:8]}-{recipe.learning_digest()[:8]}"),
+        run_folder=home.run(run_name or default_run_name(role, encode_id, recipe)),
     )
     check_job(job)
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file():
         return TrainOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+    manifest = Manifest.load(job.encoded)
+    earlier = earlier_generator(job, home)
+    pin_initial(job.run_folder, recipe, role, contract_of(job, manifest), manifest.encoders, earlier, resolve)
     _run_on_ray(job)
     if not outcome.is_file():
         raise RuntimeError(f"Ray Train ended, but {outcome} is missing.")
     return TrainOutcome.model_validate(read_json(outcome))
+
+
+def default_run_name(role: Role, encode_id: str, recipe: Recipe) -> str:
+    """Follows from data and recipe."""
+    return f"{role}-{encode_id[:8]}-{recipe.learning_digest()[:8]}"
+
+
+def earlier_generator(job: TrainJob, home: Home) -> Path | None:
+    """The generator of the job that this one goes on from (`init_from_role`), or None.
+
+    Raises:
+        UserError: that job has not ended yet.
+    """
+    role = job.recipe.training(job.role).init_from_role
+    if role is None:
+        return None
+    folder = home.run(default_run_name(role, job.encode_id, job.recipe)) / "generator"
+    if not folder.is_dir():
+        raise UserError(
+            f"{job.role} goes on from {role}, which is not trained yet; run `pangu train --role {role}` first."
+        )
+    return folder
 
 
 def check_job(job: TrainJob) -> None:
@@ -132,6 +165,7 @@ def work(job: TrainJob, world: World) -> Trained:
         tracker = Tracker(job.run_name, job.recipe, facts)
         hooks = Hooks(reporting(tracker, job.role, job.recipe.training(job.role).steps, print_progress))
     manifest = Manifest.load(job.encoded)
+    contract = contract_of(job, manifest)
     trained = train_loop(
         job.role,
         job.recipe,
@@ -140,11 +174,12 @@ def work(job: TrainJob, world: World) -> Trained:
         job.run_folder / "checkpoints",
         world,
         hooks,
+        denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
         windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
-        contract=contract_of(job, manifest),
+        contract=contract,
     )
     if world.rank == 0:
-        export(job, trained)
+        export(job.run_folder, trained, contract)
         outcome = TrainOutcome(
             role=job.role,
             run_name=job.run_name,
@@ -173,13 +208,8 @@ def windows(training: RoleTraining, spatial_factor: int) -> Windows | None:
     return {0: (side, side)}
 
 
-def export(job: TrainJob, trained: Trained) -> None:
-    """The generator folder: EMA weights as diffusers saves them, and the interval contract."""
-    folder = job.run_folder / "generator"
-    temporary = folder.with_name(".generator.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    with trained.averages.applied():
-        trained.denoiser.eval().save_pretrained(temporary, safe_serialization=True)
-    contract_of(job, Manifest.load(job.encoded)).save(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+def export(run_folder: Path, trained: Trained, contract: GeneratorContract) -> None:
+    """`generator/` with the first running mean; one folder under `means/` for each further one."""
+    for index, decay in enumerate(trained.averages.decays):
+        folder = run_folder / "generator" if index == 0 else run_folder / "means" / f"{decay:g}"
+        export_generator(folder, trained.denoiser, trained.averages, index, contract)

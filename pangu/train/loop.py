@@ -16,6 +16,7 @@ from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
+from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
 from pangu.train.checkpoint import CheckpointState, check_same_run, latest_checkpoint, restore, save_checkpoint
 from pangu.train.draws import Batch, Windows, draw_batch
@@ -23,7 +24,7 @@ from pangu.train.ledger import Ledger
 from pangu.train.meters import Laps, Meters
 from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
-from pangu.train.step import train_step, trained_parameters
+from pangu.train.step import train_step
 from pangu.train.world import World
 
 OnMetrics = Callable[[int, dict[str, float]], None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pangu.config import Execution, NoiseSchedule, Optimization
 from pangu.diffusion.noise import add_noise, training_target
 from pangu.models.denoisers import denoise
+from pangu.models.lora import trained_parameters
 from pangu.train.draws import Batch
 from pangu.train.meters import Laps
 
@@ -69,8 +70,3 @@ def train_step(
     optimizer.step()
     laps.lap("optimizer")
     return torch.cat(losses), norm.detach()
-
-
-def trained_parameters(denoiser: nn.Module) -> list[nn.Parameter]:
-    """All of them, or those of the adapters."""
-    return [parameter for parameter in denoiser.parameters() if parameter.requires_grad]
