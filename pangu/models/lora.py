@@ -66,7 +66,7 @@ def save_lora(unet: Any, contract: GeneratorContract, folder: Path) -> None:
     StableDiffusionLoraLoaderMixin.save_lora_weights(
         folder,
         unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=ADAPTER),
-        # Sets have no order, and equal adapters should be equal files.
+        # Sets have no order, but what is written should repeat.
         unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
         weight_name=WEIGHTS,
     )
@@ -115,6 +115,7 @@ def load_lora(unet: Any, folder: Path, half: GeneratorContract) -> None:
             local_files_only=True,
         )
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        unet.unload_lora()  # whatever of it was put in place
         raise UserError(
             f"The adapter at {folder} does not fit the {half.role} generator: {str(error).splitlines()[0]}"
         ) from error
