@@ -3,7 +3,6 @@
 Owns what is trained, saved, checked, scaled and fused. Knows nothing of the training loop or of pipelines.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def load_lora(unet: Any, folder: Path, half: GeneratorContract) -> None:
             use_safetensors=True,
             local_files_only=True,
         )
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         unet.unload_lora()  # whatever of it was put in place
         raise UserError(
             f"The adapter at {folder} does not fit the {half.role} generator: {str(error).splitlines()[0]}"
