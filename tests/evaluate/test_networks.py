@@ -78,7 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     ChineseCLIPModel(chinese).save_pretrained(root / "cn-clip")
     BertTokenizerFast(vocab=str(root / "vocab.txt")).save_pretrained(root / "cn-clip")
-    ChineseCLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(root / "cn-clip")
+    ChineseCLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False).save_pretrained(
+        root / "cn-clip"
+    )
     return root
 
 
