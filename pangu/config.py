@@ -225,6 +225,9 @@ class Recipe(Frozen):
     sampling: Sampling = Sampling()
     watching: Watching = Watching()
     workers: int = Field(1, ge=1, description="Data-parallel workers of each training job")
+    min_workers: int | None = Field(
+        None, ge=1, description="An attempt may start with as few workers as this; None: with all or not at all"
+    )
 
     @model_validator(mode="after")
     def _intervals_make_sense(self) -> "Recipe":
@@ -236,6 +239,8 @@ class Recipe(Frozen):
             self._check_pair()
         if self.lora is not None and self.init_from is None:
             raise ValueError("lora adapts given weights: name them in init_from")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers must not be above workers, which is {self.workers}")
         if not self.text_encoders:
             raise ValueError("text_encoders needs at least one entry")
         return self
@@ -264,7 +269,7 @@ class Recipe(Frozen):
         """
         same = {"log_every": 1, "checkpoint_every": 1}
         kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
-        fields = kept.model_dump(mode="json", exclude={"workers", "execution", "watching", "sampling"})
+        fields = kept.model_dump(mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling"})
         return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @property

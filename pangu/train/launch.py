@@ -3,23 +3,27 @@
 Owns the run folder: `checkpoints/` while it trains, `generator/` and `outcome.json` when it is done.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from pangu.config import Frozen, Recipe, Role, RoleTraining
 from pangu.contract import GeneratorContract
-from pangu.data.batches import load_rows
+from pangu.data.batches import Rows, load_rows
 from pangu.data.encode import Manifest
 from pangu.errors import UserError
 from pangu.models.initial import Resolve
-from pangu.progress import print_progress
 from pangu.storage import Home, read_json, write_json
+from pangu.train.attempts import attempted
 from pangu.train.draws import Windows
+from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, pin_initial, starting_network
-from pangu.train.loop import Hooks, Trained, train_loop
-from pangu.train.tracking import Tracker, reporting
+from pangu.train.job import TrainJob
+from pangu.train.loop import Trained, train_loop
+from pangu.train.watching import watched
 from pangu.train.world import World
 
 
@@ -32,18 +36,8 @@ class TrainOutcome(Frozen):
     steps: int
     loss: float
     rows: int
+    warnings: tuple[str, ...] = Field((), description="What went wrong without ending the run")
     already_done: bool = False
-
-
-class TrainJob(Frozen):
-    """Everything a worker needs; plain data, so that it travels to any node."""
-
-    role: Role
-    run_name: str
-    encode_id: str
-    recipe: Recipe
-    encoded: Path
-    run_folder: Path
 
 
 def train(
@@ -78,7 +72,7 @@ def train(
     manifest = Manifest.load(job.encoded)
     earlier = earlier_generator(job, home)
     pin_initial(job.run_folder, recipe, role, contract_of(job, manifest), manifest.encoders, earlier, resolve)
-    _run_on_ray(job)
+    attempted(lambda: _run_on_ray(job))
     if not outcome.is_file():
         raise RuntimeError(f"Ray Train ended, but {outcome} is missing.")
     return TrainOutcome.model_validate(read_json(outcome))
@@ -126,21 +120,26 @@ def check_job(job: TrainJob) -> None:
 
 
 def _run_on_ray(job: TrainJob) -> None:
-    """Start the workers and wait. Each attempt has a name of its own: the run's state is in its own checkpoints."""
+    """Start the workers and wait. Each attempt has a name of its own: the run's state is in its own checkpoints.
+
+    Ray itself repeats nothing but preempted attempts, for it cannot tell bad input from bad luck.
+    """
     import uuid
 
     import ray.train
     from ray.train.torch import TorchTrainer
 
     use_gpu = bool(ray.cluster_resources().get("GPU")) if ray.is_initialized() else torch.cuda.is_available()
+    least, most = job.recipe.min_workers, job.recipe.workers
+    workers: Any = most if least is None else (least, most)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job.model_dump(mode="json")},
-        scaling_config=ray.train.ScalingConfig(num_workers=job.recipe.workers, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name=f"{job.run_name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(job.run_folder / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=3),
+            failure_config=ray.train.FailureConfig(max_failures=0),
         ),
     )
     trainer.fit()
@@ -157,40 +156,59 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def work(job: TrainJob, world: World) -> Trained:
-    """The job on one worker; rank 0 reports, exports and writes the outcome last."""
+    """The job on one worker; rank 0 reports, exports and writes the outcome last.
+
+    Raises:
+        UserError: rows that no timestep of the interval may train, or what the loop refuses.
+    """
     rows = load_rows(job.encoded, job.role)
-    hooks = Hooks()
-    if world.rank == 0:
-        facts = {"role": job.role, "encode_id": job.encode_id, "recipe": job.recipe.name}
-        tracker = Tracker(job.run_name, job.recipe, facts)
-        hooks = Hooks(reporting(tracker, job.role, job.recipe.training(job.role).steps, print_progress))
     manifest = Manifest.load(job.encoded)
     contract = contract_of(job, manifest)
-    trained = train_loop(
-        job.role,
-        job.recipe,
-        rows,
-        job.encode_id,
-        job.run_folder / "checkpoints",
-        world,
-        hooks,
-        denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
-        windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
-        contract=contract,
-    )
-    if world.rank == 0:
-        export(job.run_folder, trained, contract)
-        outcome = TrainOutcome(
-            role=job.role,
-            run_name=job.run_name,
-            generator=str(job.run_folder / "generator"),
-            steps=trained.steps,
-            loss=trained.loss,
-            rows=len(rows),
+    check_rows(rows, contract)
+    with watched(job, world, rows, contract) as watch:
+        trained = train_loop(
+            job.role,
+            job.recipe,
+            rows,
+            job.encode_id,
+            job.run_folder / "checkpoints",
+            world,
+            watch.hooks,
+            denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
+            windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
+            contract=contract,
         )
-        write_json(job.run_folder / "outcome.json", outcome.model_dump(mode="json"))
-        tracker.finish()
+        if world.rank == 0:
+            export(job.run_folder, trained, contract)
+            watch.settle("FINISHED")
+            write_outcome(job, trained, len(rows), watch.warnings)
     return trained
+
+
+def check_rows(rows: Rows, contract: GeneratorContract) -> None:
+    """Raises UserError if a row may train no timestep of the interval: nothing could be drawn for it."""
+    least = int(rows.min_timestep_n.max())
+    if least >= contract.high:
+        row = int(rows.min_timestep_n.argmax())
+        raise UserError(
+            f"Row {rows.keys[row][:12]} may train timesteps from {least} on (min_timestep), but {contract.role} trains "
+            f"{contract.interval}; take such rows out of the dataset or raise the boundary."
+        )
+
+
+def write_outcome(job: TrainJob, trained: Trained, rows: int, warnings: list[str]) -> None:
+    """`outcome.json`, which says that the job is done. A run resumed behind its last step knows its loss from the history."""
+    lines = read_history(job.run_folder / HISTORY_FILE) if math.isnan(trained.loss) else []
+    outcome = TrainOutcome(
+        role=job.role,
+        run_name=job.run_name,
+        generator=str(job.run_folder / "generator"),
+        steps=trained.steps,
+        loss=lines[-1].metrics["loss"] if lines else trained.loss,
+        rows=rows,
+        warnings=tuple(warnings),
+    )
+    write_json(job.run_folder / "outcome.json", outcome.model_dump(mode="json"))
 
 
 def contract_of(job: TrainJob, manifest: Manifest) -> GeneratorContract:

@@ -1,0 +1,83 @@
+"""What a training job is, and the files by which its run folder says so to everyone else.
+
+Owns `job.json` and `rows.parquet` of a run folder. Knows nothing of how the job trains.
+"""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pangu.config import ROLES, Frozen, Recipe, Role
+from pangu.data.batches import Rows
+from pangu.errors import UserError
+from pangu.storage import Home, read_json, write_json
+
+JOB_FILE = "job.json"
+ROWS_FILE = "rows.parquet"
+
+
+class TrainJob(Frozen):
+    """Everything a worker needs; plain data, so that it travels to any node."""
+
+    role: Role
+    run_name: str
+    encode_id: str
+    recipe: Recipe
+    encoded: Path
+    run_folder: Path
+
+    @property
+    def pair(self) -> str:
+        """The same for the runs of all roles of one recipe on one encoded dataset."""
+        return f"{self.encode_id[:8]}-{self.recipe.learning_digest()[:8]}"
+
+
+def describe_run(job: TrainJob, rows: Rows) -> None:
+    """Write what the run is, and the keys and buckets of its rows in the ledger's order, unless it is there already."""
+    if not (job.run_folder / ROWS_FILE).is_file():
+        table = pa.table(
+            {"key": pa.array(list(rows.keys), pa.string()), "bucket": pa.array(rows.preset_n.tolist(), pa.int32())}
+        )
+        job.run_folder.mkdir(parents=True, exist_ok=True)
+        temporary = job.run_folder / f".{ROWS_FILE}.tmp"
+        pq.write_table(table, temporary, compression="zstd")
+        temporary.replace(job.run_folder / ROWS_FILE)
+    write_json(job.run_folder / JOB_FILE, job.model_dump(mode="json"))
+
+
+def read_job(run_folder: Path) -> TrainJob | None:
+    """The job of a run folder, or None if the folder does not say."""
+    try:
+        return TrainJob.model_validate(read_json(run_folder / JOB_FILE))
+    except (OSError, json.JSONDecodeError, ValidationError):
+        return None
+
+
+def find_job(home: Home, run_name: str) -> TrainJob:
+    """The job that the run `run_name` is or was.
+
+    Raises:
+        UserError: there is no such run; the sentence names those that there are.
+    """
+    runs = home.run("x").parent
+    folder = home.run(run_name)
+    job = read_job(folder) if folder.parent == runs else None
+    if job is None:
+        known = sorted(path.parent.name for path in runs.glob(f"*/{JOB_FILE}"))
+        raise UserError(f"There is no run '{run_name}' in {runs}; known runs are {', '.join(known) or 'none'}.")
+    return job
+
+
+def other_run(job: TrainJob) -> TrainJob | None:
+    """The newest run of the other half of the pair: same recipe, same encoded dataset; None while it has not begun."""
+    if job.role not in ROLES:
+        return None
+    found = []
+    for path in job.run_folder.parent.glob(f"*/{JOB_FILE}"):
+        other = read_job(path.parent)
+        if other is not None and other.role in ROLES and other.role != job.role and other.pair == job.pair:
+            found.append((path.stat().st_mtime, other.model_copy(update={"run_folder": path.parent})))
+    return max(found, key=lambda one: one[0])[1] if found else None

@@ -1,0 +1,107 @@
+"""What surrounds the loop on rank 0: the run's description and history, MLflow, progress, sample grids, copies elsewhere.
+
+Gives the loop its hooks, and settles everything at the end. Knows nothing of how a step is computed.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch.distributed
+
+from pangu.contract import GeneratorContract
+from pangu.data.batches import Rows
+from pangu.progress import Progress, Reporter, print_progress
+from pangu.train.grids import Grids
+from pangu.train.history import HISTORY_FILE, History
+from pangu.train.job import TrainJob, describe_run
+from pangu.train.loop import Hooks
+from pangu.train.tracking import Tracker, flatten, system_facts, tags_of
+from pangu.train.upload import Uploader, fetch_missing
+from pangu.train.world import World
+
+log = logging.getLogger(__name__)
+
+IMPATIENCE_S = 10.0
+"""How long a training that fails waits for MLflow and for its last copy."""
+
+
+@dataclass
+class Watch:
+    """The hooks of one attempt; on other workers than rank 0 they are empty.
+
+    warnings: what went wrong without ending the run, known once it is settled.
+    """
+
+    hooks: Hooks = field(default_factory=Hooks)
+    warnings: list[str] = field(default_factory=list)
+    tracker: Tracker | None = None
+    uploader: Uploader | None = None
+
+    def settle(self, status: str, **patience: float) -> None:
+        """Wait for the last checkpoint's copy and for MLflow, whose run ends with `status`. Only the first call does."""
+        if self.uploader is not None:
+            self._note(self.uploader.finish(**patience))
+        if self.tracker is not None:
+            self._note(self.tracker.finish(status, **patience))
+        self.uploader = self.tracker = None
+
+    def _note(self, sentence: str) -> None:
+        if sentence:
+            log.warning(sentence)
+            self.warnings.append(sentence)
+
+
+@contextmanager
+def watched(
+    job: TrainJob, world: World, rows: Rows, contract: GeneratorContract, report: Reporter = print_progress
+) -> Iterator[Watch]:
+    """The watch over one attempt. Before the loop starts, a checkpoint that only `upload_to` still has is fetched.
+
+    Raises:
+        UserError: `upload_to` cannot be read.
+    """
+    watch = Watch()
+    if world.rank == 0:
+        upload_to = job.recipe.watching.upload_to
+        describe_run(job, rows)
+        if upload_to is not None:
+            fetch_missing(upload_to, job.run_name, job.run_folder / "checkpoints")
+            watch.uploader = Uploader(upload_to, job.run_name, job.run_folder / ".uploads")
+        tags = tags_of(job, contract.dataset, contract.dataset_version) | system_facts(world)
+        parameters = flatten(job.recipe.model_dump(mode="json"))
+        watch.tracker = Tracker(job.run_folder / HISTORY_FILE, tags, parameters)
+        watch.hooks = hooks_of(job, rows, contract, watch, report)
+    if world.size > 1:
+        torch.distributed.barrier()  # nobody looks for checkpoints before they are fetched
+    try:
+        yield watch
+    except BaseException:
+        watch.settle("FAILED", patience_s=IMPATIENCE_S)
+        raise
+    watch.settle("FINISHED")
+
+
+def hooks_of(job: TrainJob, rows: Rows, contract: GeneratorContract, watch: Watch, report: Reporter) -> Hooks:
+    """The loop's hooks: each log line goes to the history, and from there to MLflow and into the progress."""
+    tracker, history = watch.tracker, History(job.run_folder / HISTORY_FILE)
+    assert tracker is not None
+    links: dict[str, str] = {"run": job.run_name}
+
+    def on_metrics(step: int, metrics: dict[str, float]) -> None:
+        history.add(step, metrics)
+        tracker.wake()
+        facts = {key: round(value, 5) for key, value in metrics.items()} | links
+        if tracker.url:
+            facts["mlflow"] = tracker.url
+        total = job.recipe.training(job.role).steps
+        report(Progress(stage=f"train-{job.role}", done=step, total=total, unit="steps", facts=facts))
+
+    def on_grid(path: Path) -> None:
+        links["sample"] = str(path)
+        tracker.picture(path, path.parent.name)
+
+    wanted = job.recipe.watching.sample_every > 0 and job.recipe.strategy == "time_decoupling"
+    return Hooks(on_metrics, watch.uploader, Grids(job, rows, contract, on_grid) if wanted else None)
