@@ -123,8 +123,12 @@ def load_lora(unet: Any, folder: Path, half: GeneratorContract) -> None:
 
 
 def set_lora_scale(unet: Any, scale: float) -> None:
-    """Weigh the adapter: 0 is the generator without it, 1 what was trained."""
-    unet.set_adapters(ADAPTER, weights=scale)
+    """Weigh the adapter: 0 is the generator without it, 1 what was trained. What is trainable stays so."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in unet.modules():
+        if isinstance(module, LoraLayer):
+            module.set_scale(ADAPTER, scale)
 
 
 def fuse_lora(unet: Any, scale: float = 1.0) -> None:

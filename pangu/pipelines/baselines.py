@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pangu.config import STRATEGY_ROLES, Recipe, Role
 from pangu.contract import SHARED, GeneratorContract
-from pangu.diffusion.presets import presets_for
+from pangu.diffusion.presets import Size, nearest_of
 from pangu.diffusion.trajectory import Conditioning
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
@@ -144,9 +144,22 @@ class Cascade(TextToImagePipeline):
     def reference(self) -> GeneratorContract:
         return self.contract("cascade_final")
 
-    def size_of(self, role: Role, height: int, width: int) -> tuple[int, int]:
+    def preset_for(self, role: Role, height: int, width: int) -> int:
+        """The preset of stage `role` for a picture of that size: from the last stage back, the nearest shape of each.
+
+        Raises:
+            UserError: the last stage has no such preset.
+        """
+        inputs.check_size(height, width, self.reference)
+        for stage in reversed(STAGES[STAGES.index(role) :]):
+            sizes = inputs.presets_of(self.contract(stage))
+            index = nearest_of(height, width, sizes)
+            height, width = sizes[index]
+        return index
+
+    def size_of(self, role: Role, height: int, width: int) -> Size:
         """(height, width) in px of the picture that stage `role` draws when the last one draws `height` x `width`."""
-        return presets_for(self.contract(role).resolution)[self.preset_for(role, height, width)]
+        return inputs.presets_of(self.contract(role))[self.preset_for(role, height, width)]
 
     def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
         """Each stage takes `num_inference_steps` steps; given latents are the noise of the first."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pangu.config import Role
-from pangu.diffusion.presets import preset_index, presets_for
+from pangu.contract import GeneratorContract
+from pangu.diffusion.presets import Size, nearest_of, paired_presets, preset_index, presets_for
 from pangu.errors import UserError
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
@@ -96,24 +96,24 @@ def check_styles(asked: Iterable[str], known: Mapping[str, str]) -> None:
         raise UserError(f"Unknown style '{unknown[0]}'; this pair knows {names}.")
 
 
-def check_size(height: int, width: int, resolution: int) -> None:
-    """Raises UserError if no preset around `resolution` has exactly that size."""
-    preset_index(height, width, resolution)
+def check_size(height: int, width: int, contract: GeneratorContract) -> None:
+    """Raises UserError if the generator of `contract` has no preset of exactly that size."""
+    preset_index(height, width, contract.resolution, contract.presets, contract.spatial_factor)
 
 
-def matching_preset(height: int, width: int, resolution: int) -> int:
-    """The index of the preset around `resolution` whose aspect ratio is nearest to height / width, in the logarithm.
+def presets_of(contract: GeneratorContract) -> tuple[Size, ...]:
+    """(height, width) in px of the presets that a generator was trained at; the index conditions it."""
+    return presets_for(contract.resolution, contract.presets, contract.spatial_factor)
 
-    Texture is trained on another list than structure (PanGu-Draw, Section 3.3), so one picture has an index in each. The distance
-    is kept as an exact ratio; of two equally near presets the squarer one is taken, so that a transposed picture gets the
-    transposed preset.
+
+def matching_preset(height: int, width: int, drawn: GeneratorContract, asked: GeneratorContract) -> int:
+    """The index that `asked` has in its own list for a picture that is a preset of `drawn`, by the nearest aspect ratio.
+
+    Texture is trained on another list than structure (PanGu-Draw, Section 3.3). Pictures of different shapes get different
+    indices, as in training, where windows are paired with the images that they are cut out of; only a list that is too short
+    for that is searched for the nearest shape.
     """
-
-    def distance(index: int) -> tuple[Fraction, Fraction]:
-        preset_height, preset_width = presets[index]
-        apart = Fraction(preset_height * width, preset_width * height)
-        elongated = Fraction(max(preset_height, preset_width), min(preset_height, preset_width))
-        return max(apart, 1 / apart), elongated
-
-    presets = presets_for(resolution)
-    return min(range(len(presets)), key=distance)
+    shapes, own = presets_of(drawn), presets_of(asked)
+    if len(own) < len(shapes):
+        return nearest_of(height, width, own)
+    return paired_presets(shapes, own)[shapes.index((height, width))]

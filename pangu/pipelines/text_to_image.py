@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.contract import GeneratorContract
-from pangu.diffusion.presets import presets_for
+from pangu.diffusion.presets import Size
 from pangu.diffusion.trajectory import Conditioning, OnStep, StyleConditioning, Trajectory, advance
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
@@ -55,6 +55,11 @@ class TextToImagePipeline(DiffusionPipeline):
         return self.reference.resolution
 
     @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(height, width) in px of every picture that can be asked for."""
+        return inputs.presets_of(self.reference)
+
+    @property
     def text_towers(self) -> list[TextTower]:
         towers = ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
         layers = self.config.hidden_layers
@@ -70,8 +75,8 @@ class TextToImagePipeline(DiffusionPipeline):
         Raises:
             UserError: the size is no preset of the images.
         """
-        inputs.check_size(height, width, self.resolution)
-        return inputs.matching_preset(height, width, self.contract(role).resolution)
+        inputs.check_size(height, width, self.reference)
+        return inputs.matching_preset(height, width, self.reference, self.contract(role))
 
     def encode_prompt(
         self,
@@ -225,7 +230,7 @@ class TextToImagePipeline(DiffusionPipeline):
         if has_lora(unet):
             set_lora_scale(unet, trajectory.lora_scales.get(role, 1.0))
         contract, dtype, preset = self.contract(role), unet.dtype, trajectory.presets[role]
-        height, width = presets_for(contract.resolution)[preset]
+        height, width = inputs.presets_of(contract)[preset]
         size = height // contract.spatial_factor, width // contract.spatial_factor
 
         def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:

@@ -1,13 +1,15 @@
 """The samplers of resolution boost and of cascades, on untrained networks."""
 
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from pangu.config import STRATEGY_ROLES, Role
+from pangu.config import STRATEGY_ROLES, Role, RoleTraining
 from pangu.contract import GeneratorContract
+from pangu.data.views import job_data
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
 from pangu.models.cascade import lower_latents, upsample
@@ -109,6 +111,24 @@ def test_the_base_image_and_the_seed_matter(cascade) -> None:
     assert not torch.equal(draw(cascade, generator=seeds(3, 4)), images)
     noise = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(9))
     assert not torch.equal(draw(cascade, latents=noise), draw(cascade, latents=-noise))
+
+
+@pytest.mark.parametrize("presets", ["published", "square"])
+def test_a_stage_is_given_pictures_of_the_size_that_it_was_trained_with(cascade, shared_pair, presets) -> None:
+    sides = dict(zip(STRATEGY_ROLES["cascaded"], (256, 512, 1024), strict=True))
+    changed = {
+        role: contract(shared_pair, role, resolution=side, presets=presets).model_dump(mode="json")
+        for role, side in sides.items()
+    }
+    parts = {"base": cascade.base, "middle": cascade.middle, "final": cascade.final} | shared(shared_pair)
+    made = Cascade(**parts, contracts=changed)
+    for lower, role in itertools.pairwise(sides):
+        training = RoleTraining(resolution=sides[role], lower_side=sides[lower], presets=presets, steps=1, batch_size=1)
+        view = job_data(training, made.reference.spatial_factor).view
+        trained = dict(zip(view.sizes, view.lower_sizes, strict=True))
+        drawn = [size for size in made.sizes if presets == "published" or size == (1024, 1024)]
+        for size in drawn:
+            assert trained[made.size_of(role, *size)] == made.size_of(lower, *size)
 
 
 def test_upsampling_keeps_flat_colours_and_the_range() -> None:

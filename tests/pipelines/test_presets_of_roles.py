@@ -1,51 +1,67 @@
 """Structure and texture are trained on lists of presets of their own; each is asked with the index of its own list."""
 
-import math
+from fractions import Fraction
 
 import pytest
 import torch
 
-from pangu.diffusion.presets import HIGH_RESOLUTION, LOW_RESOLUTION, presets_for
+from pangu.config import RoleTraining
+from pangu.data.views import job_data
+from pangu.diffusion.presets import HIGH_RESOLUTION, LOW_RESOLUTION
 from pangu.errors import UserError
-from pangu.pipelines.inputs import matching_preset
+from pangu.pipelines import inputs
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from tests.pipelines.drawing import seeds
 
 
-def published(pair: PanGuDrawPipeline) -> PanGuDrawPipeline:
-    """The tiny networks under contracts of the published resolutions."""
-    contracts = {role: dict(values) for role, values in pair.config.contracts.items()}
-    contracts["structure"]["resolution"], contracts["texture"]["resolution"] = 1024, 512
+def trained_at(pair: PanGuDrawPipeline, structure: int, texture: int, presets: str = "published") -> PanGuDrawPipeline:
+    """The tiny networks under contracts of other resolutions."""
+    contracts = {role: dict(values) | {"presets": presets} for role, values in pair.config.contracts.items()}
+    contracts["structure"]["resolution"], contracts["texture"]["resolution"] = structure, texture
     made = PanGuDrawPipeline(**pair.components, contracts=contracts, hidden_layers=pair.config.hidden_layers)
     made.set_progress_bar_config(disable=True)
     return made
 
 
-@pytest.mark.parametrize("size", HIGH_RESOLUTION, ids=str)
-def test_the_nearest_aspect_ratio_is_chosen(size) -> None:
-    def distance(preset: tuple[int, int]) -> float:
-        return abs(math.log(preset[0] / preset[1]) - math.log(size[0] / size[1]))
+@pytest.mark.parametrize(
+    ("structure", "texture", "presets"),
+    [
+        (1024, 512, "published"),
+        (1024, 1024, "published"),
+        (768, 512, "published"),
+        (1024, 512, "square"),
+        (96, 64, "square"),
+    ],
+)
+def test_texture_is_asked_as_it_was_trained(pair, structure, texture, presets) -> None:
+    """What images of a shape were conditioned on in training is what a picture of that shape is conditioned on."""
+    made = trained_at(pair, structure, texture, presets)
+    crop = structure if structure > texture else None
+    data = job_data(RoleTraining(resolution=texture, crop_from=crop, presets=presets, steps=1, batch_size=1), 8)
+    for size, index in zip(data.view.sizes, data.trained, strict=True):
+        assert made.preset_for("texture", *size) == index
 
-    chosen = LOW_RESOLUTION[matching_preset(*size, 512)]
-    assert distance(chosen) == pytest.approx(min(distance(preset) for preset in LOW_RESOLUTION))
+
+def test_every_shape_has_an_index_of_its_own_near_its_aspect_ratio(pair) -> None:
+    made = trained_at(pair, 1024, 512)
+    assert made.sizes == HIGH_RESOLUTION
+    indices = [made.preset_for("texture", *size) for size in made.sizes]
+    assert indices == sorted(set(indices)), "in the same order, none twice"
+    for (height, width), index in zip(made.sizes, indices, strict=True):
+        apart = Fraction(height, width) / Fraction(*LOW_RESOLUTION[index])
+        assert Fraction(4, 5) <= apart <= Fraction(5, 4)
+    assert made.preset_for("texture", 1024, 1024) == LOW_RESOLUTION.index((512, 512))
+    assert [made.preset_for("structure", *size) for size in made.sizes] == list(range(len(made.sizes)))
 
 
-@pytest.mark.parametrize("size", HIGH_RESOLUTION, ids=str)
-def test_a_transposed_picture_gets_the_transposed_preset(size) -> None:
-    height, width = LOW_RESOLUTION[matching_preset(*size, 512)]
-    assert LOW_RESOLUTION[matching_preset(size[1], size[0], 512)] == (width, height)
-
-
-@pytest.mark.parametrize("resolution", [1024, 512, 96])
-def test_a_list_maps_to_itself_and_squares_to_squares(resolution) -> None:
-    presets = presets_for(resolution)
-    assert [matching_preset(*size, resolution) for size in presets] == list(range(len(presets)))
-    square = presets.index((resolution, resolution))
-    assert matching_preset(1024, 1024, resolution) == square
+def test_a_list_that_is_too_short_gives_the_nearest_shape(pair) -> None:
+    structure, texture = (pair.contract(role) for role in ("structure", "texture"))
+    wide = structure.model_copy(update={"resolution": 1024})
+    assert {inputs.matching_preset(*size, wide, texture) for size in HIGH_RESOLUTION} == {0}
 
 
 def test_each_generator_is_told_the_index_in_its_own_list(pair) -> None:
-    made = published(pair)
+    made = trained_at(pair, 1024, 512)
     told: dict[str, list[float]] = {"structure": [], "texture": []}
     hooks = [
         getattr(made, role).register_forward_pre_hook(
@@ -63,8 +79,7 @@ def test_each_generator_is_told_the_index_in_its_own_list(pair) -> None:
 
 
 def test_only_sizes_of_the_structure_list_are_drawn(pair) -> None:
-    made = published(pair)
-    assert made.preset_for("texture", 1024, 1024) == LOW_RESOLUTION.index((512, 512))
+    made = trained_at(pair, 1024, 512)
     with pytest.raises(UserError, match="No preset is 960x256"):
         made.preset_for("texture", 960, 256)
     conditioning = made.encode_prompt(["fox"])
