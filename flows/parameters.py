@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-RecipeName = Literal["demo", "tiny", "sdxl_half", "pangu_draw_5b"]
-"""Each is a function of `pangu.recipes`; a test compares."""
+RecipeName = Literal["demo", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"]
+"""Each is a function of `pangu.recipes` that trains a pair; a test compares."""
 
 
 def _at(position: int) -> dict[str, Any]:

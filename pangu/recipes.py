@@ -9,11 +9,16 @@ from pangu.config import (
     NoiseSchedule,
     Optimization,
     Recipe,
+    Role,
     RoleTraining,
     Sampling,
+    Strategy,
     TextEncoderSource,
 )
 from pangu.errors import UserError
+
+SMALL = DenoiserConfig(block_out_channels=(32, 56, 72), norm_num_groups=8)
+"""1.87 M parameters: what the starter pair is made of."""
 
 
 def tiny() -> Recipe:
@@ -52,6 +57,82 @@ def demo() -> Recipe:
             "structure": RoleTraining(resolution=96, steps=1200, batch_size=32),
             "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=1700, batch_size=32),
         },
+        optimization=Optimization(lr_peak=2e-3),
+        sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
+    )
+
+
+def starter() -> Recipe:
+    """The embedded starter pair, from random weights on all of OpenMoji (`datasets/openmoji_all.yaml`); hours on two cores.
+
+    1.87 M parameters a generator; some 200 images/s (structure) and 340 images/s (texture) on one core.
+    """
+    return Recipe(
+        name="starter",
+        schedule=NoiseSchedule(prediction_type="v_prediction"),
+        denoiser=SMALL,
+        jobs={
+            "structure": RoleTraining(resolution=96, steps=32_000, batch_size=32),
+            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=52_000, batch_size=32),
+        },
+        optimization=Optimization(
+            lr_peak=2e-3, warmup_steps=200, ema_decays=(0.999,), checkpoint_every=500, log_every=100
+        ),
+        sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
+    )
+
+
+def time_decoupling() -> Recipe:
+    """A small pair from random weights, to be compared with `resolution_boost` and `cascaded` (PanGu-Draw, Section 3.2).
+
+    96 px stand for the paper's 1024, 48 px for its 512 and 24 px for its 256; `docs/log.md` has the comparison.
+    """
+    steps = 1000  # fewer than the baselines' 1200: each generator meets its own timesteps twice as often
+    return _compared(
+        "time_decoupling",
+        {
+            "structure": RoleTraining(resolution=96, steps=steps, batch_size=32),
+            "texture": RoleTraining(resolution=48, crop_from=96, rows="originals", steps=steps, batch_size=32),
+        },
+    )
+
+
+def resolution_boost() -> Recipe:
+    """A baseline: one generator of twice the size, first on small pictures of large originals, then on large ones."""
+    steps, originals = 1200, {"rows": "originals", "min_original_side": 64}
+    return _compared(
+        "resolution_boost",
+        {
+            "boost_low": RoleTraining(resolution=48, steps=steps, batch_size=32, **originals),
+            "boost_high": RoleTraining(
+                resolution=96, steps=steps, batch_size=32, init_from_role="boost_low", **originals
+            ),
+        },
+    )
+
+
+def cascaded() -> Recipe:
+    """A baseline: three generators of twice the size in turn, each conditioned on the picture of the one before."""
+    steps, originals = 1200, {"rows": "originals", "min_original_side": 64}
+    return _compared(
+        "cascaded",
+        {
+            "cascade_base": RoleTraining(resolution=24, steps=steps, batch_size=32),
+            "cascade_middle": RoleTraining(resolution=48, lower_side=24, steps=steps, batch_size=32, **originals),
+            "cascade_final": RoleTraining(resolution=96, lower_side=48, steps=steps, batch_size=32, **originals),
+        },
+    )
+
+
+def _compared(strategy: Strategy, jobs: dict[Role, RoleTraining]) -> Recipe:
+    """What the three strategies share; a generator of a pair has half the parameters and half the cost of a baseline's."""
+    width = (32, 56, 72) if strategy == "time_decoupling" else (44, 80, 104)
+    return Recipe(
+        name=strategy,
+        strategy=strategy,
+        schedule=NoiseSchedule(prediction_type="v_prediction"),
+        denoiser=DenoiserConfig(block_out_channels=width, norm_num_groups=4),
+        jobs=jobs,
         optimization=Optimization(lr_peak=2e-3),
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
     )
@@ -122,6 +203,10 @@ def _published(name: str, denoiser: DenoiserConfig) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "demo": demo,
+    "starter": starter,
+    "time_decoupling": time_decoupling,
+    "resolution_boost": resolution_boost,
+    "cascaded": cascaded,
     "sdxl_half": sdxl_half,
     "pangu_draw_5b": pangu_draw_5b,
 }

@@ -69,7 +69,7 @@ def origin(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = open_origin(None if everything else count, port, table)
+    server = open_origin(None if everything else count, port, table, small_share=0.0 if everything else 0.5)
     server.start()
     server.write_table(table)
     listed = len(server.rows())

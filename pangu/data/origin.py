@@ -24,7 +24,7 @@ from pangu.errors import UserError
 from pangu.storage import write_atomically
 
 SMALL_SIDE, LARGE_SIDE = 48, 128
-"""Every other drawing is served below the demo's texture threshold of 64 px."""
+"""Sides in px; the demo's texture threshold of 64 px lies between."""
 BROKEN = (
     "not-found", "reset", "truncated", "page", "empty", "not-an-image", "hangs", "absurd-size", "duplicate",
     "no-caption", "redirect-to-file", "redirect-to-neighbour",
@@ -34,12 +34,13 @@ BROKEN = (
 class Origin:
     """Serves drawings and one URL of each kind in `BROKEN` on 127.0.0.1, until `close`.
 
-    count: so many of the catalogue, every other one small; None: everything that OpenMoji has, skin tones too, all large.
+    count: so many of the catalogue; None: everything that OpenMoji has, skin tones too.
+    small_share: share of the drawings, spread evenly, that are served too small for the demo's texture threshold.
     """
 
-    def __init__(self, count: int | None = openmoji.IMAGES, port: int = 0) -> None:
+    def __init__(self, count: int | None = openmoji.IMAGES, port: int = 0, small_share: float = 0.5) -> None:
         self._drawings = openmoji.every_drawing() if count is None else openmoji.selection(count)
-        self._small_every = None if count is None else 2
+        self._small_share = small_share
         self._render = functools.lru_cache(maxsize=None)(openmoji.render_png)
         self.closing = threading.Event()
         self._servers = [_listen(port, self._answer), _listen(0, self._answer)]
@@ -92,7 +93,7 @@ class Origin:
             request.send_error(404)
 
     def _drawing(self, index: int) -> bytes:
-        small = self._small_every is not None and index % self._small_every == 0
+        small = index * self._small_share % 1 < self._small_share
         return self._render(self._drawings[index], SMALL_SIDE if small else LARGE_SIDE)
 
     def _answer_broken(self, request: BaseHTTPRequestHandler, kind: str) -> None:
@@ -147,7 +148,7 @@ def port_to_reuse(table: Path) -> int:
         return 0
 
 
-def open_origin(count: int | None, port: int, table: Path) -> Origin:
+def open_origin(count: int | None, port: int, table: Path, small_share: float = 0.5) -> Origin:
     """An origin on `port`; port 0 means the port of the earlier `table` if it is free, or else any.
 
     Raises:
@@ -155,15 +156,15 @@ def open_origin(count: int | None, port: int, table: Path) -> Origin:
     """
     if port:
         try:
-            return Origin(count, port)
+            return Origin(count, port, small_share)
         except OSError as error:
             raise UserError(
                 f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
             ) from error
     try:
-        return Origin(count, port_to_reuse(table))
+        return Origin(count, port_to_reuse(table), small_share)
     except OSError:
-        return Origin(count, 0)
+        return Origin(count, 0, small_share)
 
 
 def _listen(port: int, answer: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHTTPServer:

@@ -1,0 +1,44 @@
+"""What is measured: every timestep in exactly one bucket, shares of time that make a whole, means that are means."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pangu.diffusion.interval import TimeInterval
+from pangu.train.meters import Laps, Meters
+
+CPU = torch.device("cpu")
+
+
+@given(low=st.integers(0, 900), width=st.integers(1, 100), buckets=st.integers(1, 50))
+def test_the_named_timesteps_of_a_bucket_are_those_that_fall_into_it(low: int, width: int, buckets: int) -> None:
+    meters = Meters(TimeInterval(low, low + width), buckets, 10, CPU)
+    found: dict[str, list[int]] = {}
+    for timestep in range(low, low + width):
+        found.setdefault(meters.name_of(meters.bucket_of(timestep)), []).append(timestep)
+    assert found == {f"loss/t{inside[0]}-{inside[-1]}": inside for inside in found.values()}
+    assert len(found) == min(buckets, width)
+
+
+def test_losses_by_timestep_are_means_of_their_own_samples() -> None:
+    meters = Meters(TimeInterval(500, 1000), 2, 10, CPU)
+    meters.add(2.0, 0.5, 4, torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([500, 749, 750, 999]))
+    meters.add(4.0, 1.5, 4, torch.tensor([2.0]), torch.tensor([600]))
+    metrics = meters.metrics()
+    assert metrics["loss/t500-749"] == pytest.approx(2.0)
+    assert metrics["loss/t750-999"] == pytest.approx(6.0)
+    assert (metrics["loss"], metrics["grad_norm"]) == (3.0, 1.0)
+    assert metrics["memory_gib"] > 0.1
+
+
+def test_shares_of_time_make_a_whole_and_start_again() -> None:
+    laps = Laps(CPU)
+    for _ in range(3):
+        laps.begin()
+        for part in ("data", "forward", "backward"):
+            laps.lap(part)
+    shares = laps.shares()
+    assert set(shares) == {"time/data", "time/forward", "time/backward"}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert laps.shares() == {}

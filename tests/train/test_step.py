@@ -1,0 +1,129 @@
+"""One step: accumulation, weights of timesteps, and ways of computing that must not change what is computed."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pangu.config import Execution, Optimization, Recipe
+from pangu.diffusion.interval import interval_of
+from pangu.diffusion.noise import alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
+from pangu.train.draws import Batch, draw_batch
+from pangu.train.loop import initial, prepared, start
+from pangu.train.meters import Laps
+from pangu.train.step import min_snr_weight, train_step
+from pangu.train.world import World
+from tests.train.rows import random_rows, small_recipe
+
+CPU = torch.device("cpu")
+
+
+def batch_of(recipe: Recipe, size: int = 8) -> Batch:
+    interval = interval_of("structure", recipe.boundary, 1000)
+    return draw_batch(random_rows(), list(range(size)), 0, 0, 0, interval, recipe.optimization)
+
+
+def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """All weights in a row after one step, and the loss of each sample."""
+    recipe = recipe or small_recipe()
+    network = initial(recipe, random_rows()).train()
+    _, optimizer = start(network, recipe)
+    parts = batch_of(recipe).split(execution.accumulate)
+    model = prepared(network, execution, World())
+    losses, _ = train_step(
+        model,
+        optimizer,
+        parts,
+        8,
+        alpha_bars(recipe.schedule),
+        recipe.schedule,
+        recipe.optimization,
+        execution,
+        Laps(CPU),
+    )
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]), losses
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[torch.Tensor, torch.Tensor]:
+    return after_one_step(Execution())
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        Execution(accumulate=2),
+        Execution(accumulate=8),
+        Execution(gradient_checkpointing=True),
+        Execution(channels_last=True),
+    ],
+    ids=lambda execution: ",".join(execution.model_fields_set),
+)
+def test_how_a_step_is_computed_does_not_change_it(execution: Execution, plain) -> None:
+    weights, losses = after_one_step(execution)
+    torch.testing.assert_close(losses, plain[1], rtol=1e-5, atol=1e-6)
+    # Adam divides by the size of the gradient: where that is nearly zero, rounding decides the direction.
+    assert float((weights - plain[0]).abs().median()) < 1e-7
+    assert float(((weights - plain[0]).abs() > 1e-5).float().mean()) < 0.01
+
+
+def test_bf16_computes_nearly_the_same_losses_on_float32_weights(plain) -> None:
+    weights, losses = after_one_step(Execution(precision="bf16"))
+    torch.testing.assert_close(losses, plain[1], rtol=0.05, atol=0.02)
+    assert not torch.equal(losses, plain[1])
+    assert weights.dtype == torch.float32
+
+
+def test_the_compiled_network_trains_the_weights_that_are_saved(plain) -> None:
+    """Compiling itself takes minutes on a small machine; here the wrapped network runs as it is."""
+    with torch.compiler.set_stance("force_eager"):
+        weights, losses = after_one_step(Execution(compile=True))
+    assert torch.equal(weights, plain[0])
+    assert torch.equal(losses, plain[1])
+
+
+@given(timestep=st.integers(0, 999), gamma=st.floats(0.1, 20), kind=st.sampled_from(["epsilon", "v_prediction"]))
+def test_min_snr_weighs_the_clean_data_loss_by_min_snr_gamma(timestep: int, gamma: float, kind: str) -> None:
+    """Whatever is predicted: weight * its squared error == min(SNR, gamma) * squared error of the clean data."""
+    alpha_bar = alpha_bars(small_recipe().schedule)[[timestep]].double()
+    generator = torch.Generator().manual_seed(timestep)
+    clean, noise, error = (torch.randn(1, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(3))
+    shaped = alpha_bar.reshape(1, 1, 1, 1)
+    noisy = shaped.sqrt() * clean + (1 - shaped).sqrt() * noise
+    to_clean = clean_from_epsilon if kind == "epsilon" else clean_from_velocity
+    predicted = training_target(clean, noise, alpha_bar, kind) + error
+    of_clean = (to_clean(noisy, predicted, alpha_bar) - clean).square().mean()
+    snr = float(alpha_bar / (1 - alpha_bar))
+    weighted = min_snr_weight(alpha_bar, gamma, kind) * error.square().mean()
+    assert float(weighted) == pytest.approx(min(snr, gamma) * float(of_clean), rel=1e-4)
+
+
+def test_min_snr_changes_the_gradient_but_not_the_reported_loss(plain) -> None:
+    recipe = small_recipe(min_snr_gamma=0.01)
+    weights, losses = after_one_step(Execution(), recipe)
+    torch.testing.assert_close(losses, plain[1])
+    assert not torch.equal(weights, plain[0])
+
+
+def test_a_split_batch_is_the_batch() -> None:
+    batch = batch_of(small_recipe())
+    parts = batch.split(4)
+    for name in ("latents_bchw", "noise_bchw", "tokens_bsc", "pooled_bp", "timestep_b"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(batch, name))
+    assert {len(part) for part in parts} == {2}
+
+
+def test_frozen_weights_stay_where_they_are() -> None:
+    recipe = small_recipe()
+    network = initial(recipe, random_rows()).train()
+    network.conv_in.requires_grad_(False)
+    before = copy.deepcopy(network.conv_in.weight)
+    _, optimizer = start(network, recipe)
+    settings: Optimization = recipe.optimization
+    train_step(
+        network, optimizer, [batch_of(recipe)], 8, alpha_bars(recipe.schedule), recipe.schedule, settings, Execution(),
+        Laps(CPU),
+    )  # fmt: skip
+    assert torch.equal(network.conv_in.weight, before)
