@@ -60,7 +60,12 @@ class TextEncoderSource(Frozen):
     source: str = Field("embedded", description="'embedded', a local folder, or a hub id")
     subfolder: str | None = Field(None, description="Subfolder of the encoder, e.g. 'text_encoder'")
     tokenizer_subfolder: str | None = Field(None, description="Subfolder of the tokenizer, e.g. 'tokenizer'")
-    hidden_layer: int = Field(-1, le=-1, description="Which hidden state conditions the denoiser; SDXL uses -2")
+    hidden_layer: int = Field(
+        -1,
+        le=0,
+        description="Which hidden state conditions the denoiser; SDXL uses -2, Stable Diffusion 0: the final output",
+    )
+    sees_padding: bool = Field(False, description="Attend to padding tokens too, as Stable Diffusion and SDXL do")
 
 
 class InitialWeights(Frozen):
@@ -112,6 +117,10 @@ class RoleTraining(Frozen):
     resolution: Resolution
     presets: Literal["square", "published"] = Field(
         "square", description="One square bucket, or the paper's presets around `resolution` as buckets"
+    )
+    starved_presets: Literal["refuse", "nearest"] = Field(
+        "refuse",
+        description="Presets with fewer rows than a batch: refuse, or give their images the nearest shape that has enough",
     )
     rows: Literal["all", "originals"] = Field("all", description="Whether upscaled images are trained on")
     min_original_side: int = Field(

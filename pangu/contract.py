@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pangu.config import Frozen, NoiseSchedule, Role
 from pangu.diffusion.interval import TimeInterval, check_partition
+from pangu.diffusion.presets import PresetKind
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 
@@ -30,6 +31,7 @@ class GeneratorContract(Frozen):
     spatial_factor: int = Field(ge=1, description="Pixels per latent along one side")
     max_tokens: int
     resolution: int = Field(description="Pixels per side of the images it was trained on")
+    presets: PresetKind = Field("square", description="The shapes around `resolution` that it was trained on")
     recipe: str
     recipe_digest: str
     dataset: str = ""

@@ -5,21 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from pangu.config import Role
-from pangu.data.encode import Manifest, parts
+from pangu.config import Recipe, Role
+from pangu.data.captions import EMPTY, LANGUAGES
+from pangu.data.encoded import Manifest
+from pangu.data.mapped import open_mapped
+from pangu.data.on_the_fly import open_on_the_fly
 from pangu.errors import UserError
 
-LANGUAGES = ("en", "zh")
-EMPTY = -1
-"""The caption variant that dropout puts in the place of any other."""
+__all__ = ["EMPTY", "LANGUAGES", "EncodedRows", "Rows", "load_rows"]
 
 
 class Rows(Protocol):
@@ -37,6 +33,8 @@ class Rows(Protocol):
     @property
     def styled_n(self) -> Tensor: ...
 
+    def __len__(self) -> int: ...
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         """(B, C, H, W) float latents of rows of one bucket."""
         ...
@@ -52,7 +50,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """`Rows` of one role in memory.
+    """`Rows` of one shape, in memory.
 
     latents_nchw (N, C, H, W) float16; tokens_lnsc (2, N, S, C) and pooled_lnp (2, N, P) float16, first en then zh. A missing
     caption is the other language's.
@@ -87,36 +85,16 @@ class EncodedRows:
         return tokens.float(), pooled.float()
 
 
-def load_rows(folder: Path, role: Role) -> EncodedRows:
-    """Read the training split of one role.
+def load_rows(folder: Path, role: Role, recipe: Recipe | None = None, device: torch.device | str = "cpu") -> Rows:
+    """The training split of one role, precomputed or encoded on the fly as the dataset was encoded for.
+
+    On the fly, the encoders of `recipe` compute on `device`.
 
     Raises:
-        UserError: the encoded dataset is unfinished, or holds no row for that role.
+        UserError: the encoded dataset is unfinished, or holds no row for that role, or its encoders are not the recipe's.
     """
-    manifest = Manifest.load(folder)
-    table = pa.concat_tables([pq.read_table(part) for part in parts(folder, role)])
-    table = table.filter(pc.equal(table["split"], "train")).sort_by("key")
-    if table.num_rows == 0:
-        raise UserError(f"The encoded dataset {folder.name} has no training rows for the {role} generator.")
-    encoders = manifest.encoders
-    side = manifest.resolutions[role] // encoders.spatial_factor
-    empty = load_file(folder / "empty_caption.safetensors")
-    text_shape = (table.num_rows, encoders.max_tokens, encoders.context_channels)
-    return EncodedRows(
-        keys=tuple(table["key"].to_pylist()),
-        latents_nchw=_tensor(table["latents"], (table.num_rows, encoders.latent_channels, side, side)),
-        tokens_lnsc=torch.stack([_tensor(table[f"tokens_{language}"], text_shape) for language in LANGUAGES]),
-        pooled_lnp=torch.stack(
-            [_tensor(table[f"pooled_{language}"], (table.num_rows, encoders.pooled_channels)) for language in LANGUAGES]
-        ),
-        min_timestep_n=torch.tensor(table["min_timestep"].to_pylist(), dtype=torch.int64),
-        preset_n=torch.tensor(table["preset"].to_pylist(), dtype=torch.int64),
-        empty_tokens_sc=empty["tokens"][0].half(),
-        empty_pooled_p=empty["pooled"][0].half(),
-    )
-
-
-def _tensor(column: pa.ChunkedArray, shape: Sequence[int]) -> Tensor:
-    """A column of half-precision bytes as one tensor."""
-    data = b"".join(value.as_py() for value in column)
-    return torch.from_numpy(np.frombuffer(data, dtype=np.float16).reshape(*shape).copy())
+    if Manifest.load(folder).latents == "precomputed":
+        return open_mapped(folder, role)
+    if recipe is None:
+        raise UserError(f"The dataset {folder.name} is encoded on the fly, which needs the recipe's encoders.")
+    return open_on_the_fly(folder, role, recipe, device)

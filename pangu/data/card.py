@@ -27,6 +27,7 @@ class Columns(Frozen):
     caption_en: str | None = None
     caption_zh: str | None = None
     license: str | None = Field(None, description="Licence per image; where it is empty, the card's licence holds")
+    style: str | None = Field(None, description="Style per image; where it is empty, the card's style holds")
 
     @model_validator(mode="after")
     def _some_caption(self) -> "Columns":
@@ -103,6 +104,9 @@ class Card(Frozen):
     )
     columns: Columns
     licence: Licence
+    style: str | None = Field(
+        None, min_length=1, description="Style of every image, e.g. 'photo': a recipe may give its captions a prefix"
+    )
     texture_min_side: int = Field(512, ge=8, description="Images at least this large train the texture generator, px")
     upscale: Upscale = Upscale()
     limits: Limits = Limits()

@@ -1,11 +1,14 @@
-"""Images and captions to latents and text embeddings, once per dataset version and set of encoders.
+"""Images and captions to latents and text embeddings, once per dataset version, set of encoders and way of looking at images.
 
-Each role gets files of its own, self-contained, so that the two training jobs share nothing and the texture job never opens a
-file that holds upscaled rows. Knows nothing of training.
+Originals and upscaled rows never share a file, so a job that trains on originals opens none that holds an upscaled row; jobs that
+look at images alike share the files. Knows nothing of training.
 """
 
 import io
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,247 +16,186 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageOps
-from pydantic import Field
 from safetensors.torch import save
-from torch import Tensor
 
-from pangu.config import ROLES, Frozen, Recipe, Role
-from pangu.contract import GeneratorContract
-from pangu.data.table import read_rows
-from pangu.diffusion.interval import interval_of
-from pangu.diffusion.presets import preset_index
-from pangu.errors import UserError
-from pangu.models.autoencoders import autoencoder_hash, encode_pixels, load_autoencoder, scaling, spatial_factor
-from pangu.models.text import TextTower, embed_captions, load_text_tower
+from pangu.config import Frozen, Recipe, Role
+from pangu.data.captions import LANGUAGES, captions_of, styles_of
+from pangu.data.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, partition_folder, parts
+from pangu.data.encoders import Loaded, describe
+from pangu.data.latents import encode_view, to_bytes
+from pangu.data.pixels import fit_pixels
+from pangu.data.plan import original_side, plan
+from pangu.data.table import data_files
+from pangu.data.views import View
+from pangu.models.text import embed_captions, styled_caption
 from pangu.progress import Progress, Reporter, silent
-from pangu.storage import Home, read_json, write_atomically, write_json
+from pangu.storage import Home, write_atomically, write_json
+
+__all__ = ["EncodeOutcome", "Encoders", "Loaded", "Manifest", "describe", "encode", "fit_pixels", "parts"]
 
 CHUNK_ROWS = 64
-COLUMNS = ["key", "image", "caption_en", "caption_zh", "min_timestep", "upscaled", "split"]
+COLUMNS = [
+    "key", "image", "width", "height", "original_width", "original_height", "caption_en", "caption_zh", "min_timestep",
+    "split", "style",
+]  # fmt: skip
 
 
 class EncodeOutcome(Frozen):
-    """What `encode` made."""
+    """What `encode` made; `rows` are those of the training split."""
 
     dataset: str
     version: int
     encode_id: str
-    structure_rows: int
-    texture_rows: int
+    rows: dict[Role, int]
     already_done: bool = False
-
-
-class Encoders(Frozen):
-    """Everything about the encoders that a generator trained on their output must remember (the interval contract)."""
-
-    autoencoder_hash: str
-    text_encoder_hashes: tuple[str, ...]
-    latent_scaling: float
-    latent_shift: float
-    spatial_factor: int
-    latent_channels: int
-    context_channels: int
-    pooled_channels: int
-    max_tokens: int
-
-    def contract(self, recipe: Recipe, role: Role, **facts: Any) -> GeneratorContract:
-        """What a generator of `role` that `recipe` trains on this output must carry; `facts` say what it was trained on."""
-        interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps)
-        ours = self.model_dump(include=set(GeneratorContract.model_fields))
-        return GeneratorContract(
-            role=role,
-            low=interval.low,
-            high=interval.high,
-            schedule=recipe.schedule,
-            resolution=recipe.training(role).resolution,
-            recipe=recipe.name,
-            recipe_digest=recipe.digest(),
-            **ours,
-            **facts,
-        )
-
-
-class Manifest(Frozen):
-    """Written last: its presence says that the encoded dataset is whole."""
-
-    dataset: str
-    version: int
-    encoders: Encoders
-    resolutions: dict[Role, int] = Field(description="Pixels per side of the encoded images, per role")
-    rows: dict[Role, int] = Field(description="Rows of the training split, per role")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Manifest":
-        """Raises UserError if the encoded dataset is missing or unfinished."""
-        path = folder / "manifest.json"
-        if not path.is_file():
-            raise UserError(f"There is no finished encoded dataset at {folder}; run `pangu encode` first.")
-        return cls.model_validate(read_json(path))
 
 
 def encode(
     dataset: str, version: int, recipe: Recipe, home: Home, report: Reporter = silent, batch_size: int = 16
 ) -> EncodeOutcome:
-    """Encode one dataset version with the recipe's encoders at both resolutions; resumes where a killed run stopped.
+    """Encode one dataset version for every job of the recipe; resumes where a killed run stopped.
+
+    A recipe that encodes on the fly gets a manifest only.
 
     Raises:
-        UserError: the version holds no rows, or no row that the texture generator could learn from.
+        UserError: a job of the recipe would have no row to learn from, or a row has a style that the recipe does not know.
     """
-    autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
-    encoders = describe(autoencoder, towers, recipe.max_tokens)
-    resolutions: dict[Role, int] = {role: recipe.training(role).encoded_side for role in ROLES}
-    encode_id = encode_digest(dataset, version, encoders, resolutions)
-    folder = home.encoded(dataset, encode_id)
-    if (folder / "manifest.json").is_file():
-        return _outcome(Manifest.load(folder), encode_id, already_done=True)
-
-    rows = read_rows(home, dataset, version, columns=COLUMNS).sort_by("key")
-    originals = rows.num_rows - sum(rows["upscaled"].to_pylist())
-    check_rows(dataset, version, rows.num_rows, originals)
-    counts: dict[Role, int] = dict.fromkeys(ROLES, 0)
-    for number, chunk in enumerate(_chunks(rows, CHUNK_ROWS)):
-        _encode_chunk(chunk, number, folder, autoencoder, towers, recipe, batch_size)
-        done = min(rows.num_rows, (number + 1) * CHUNK_ROWS)
-        report(Progress(stage="encode", done=done, total=rows.num_rows, unit="images"))
-    for role in ROLES:
-        counts[role] = sum(
-            sum(split == "train" for split in pq.read_table(part, columns=["split"])["split"].to_pylist())
-            for part in parts(folder, role)
-        )
-    tokens, pooled = embed_captions(towers, [""], recipe.max_tokens)
-    write_atomically(folder / "empty_caption.safetensors", save({"tokens": tokens, "pooled": pooled}))
-    manifest = Manifest(dataset=dataset, version=version, encoders=encoders, resolutions=resolutions, rows=counts)
-    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
-    return _outcome(manifest, encode_id, already_done=False)
-
-
-def describe(autoencoder: Any, towers: list[TextTower], max_tokens: int) -> Encoders:
-    """The facts about loaded encoders that travel with their output."""
-    scale, shift = scaling(autoencoder)
-    tokens, pooled = embed_captions(towers, [""], max_tokens)
-    return Encoders(
-        autoencoder_hash=autoencoder_hash(autoencoder),
-        text_encoder_hashes=tuple(tower.hash for tower in towers),
-        latent_scaling=scale,
-        latent_shift=shift,
-        spatial_factor=spatial_factor(autoencoder),
-        latent_channels=autoencoder.config.latent_channels,
-        context_channels=tokens.shape[-1],
-        pooled_channels=pooled.shape[-1],
-        max_tokens=max_tokens,
-    )
-
-
-def encode_digest(dataset: str, version: int, encoders: Encoders, resolutions: dict[Role, int]) -> str:
-    """The id of an encoded dataset: another version, encoder or resolution is another id, so nothing ever mixes."""
-    return Manifest(dataset=dataset, version=version, encoders=encoders, resolutions=resolutions, rows={}).digest()
-
-
-def check_rows(dataset: str, version: int, rows: int, originals: int) -> None:
-    """Raises UserError if one of the two generators would have nothing to learn from."""
-    if rows == 0:
-        raise UserError(f"Version {version} of dataset '{dataset}' has no rows; look at the report of `pangu prepare`.")
-    if originals == 0:
-        raise UserError(
-            f"No image of dataset '{dataset}' is above its size threshold, so the texture generator has nothing to learn "
-            f"from; lower texture_min_side in its card or add larger images."
-        )
-
-
-def parts(folder: Path, role: Role) -> list[Path]:
-    """The Parquet files of one role, in the order of their row keys."""
-    return sorted((folder / role).glob("part-*.parquet"))
-
-
-def fit_pixels(data: bytes, side: int) -> np.ndarray:
-    """Encoded image bytes -> (side, side, 3) uint8: scaled to cover the square, centre-cropped, white behind transparency."""
-    with Image.open(io.BytesIO(data)) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode not in ("RGB", "L"):
-            rgba = upright.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, "white")
-            white.alpha_composite(rgba)
-            upright = white
-        return np.asarray(ImageOps.fit(upright.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
-
-
-def _chunks(rows: pa.Table, size: int) -> Iterator[pa.Table]:
-    for start in range(0, rows.num_rows, size):
-        yield rows.slice(start, size)
-
-
-def _outcome(manifest: Manifest, encode_id: str, already_done: bool) -> EncodeOutcome:
+    loaded = Loaded.of(recipe, "cuda" if torch.cuda.is_available() else "cpu")
+    manifest = plan(dataset, version, recipe, home, describe(loaded.autoencoder, loaded.towers, recipe.max_tokens))
+    folder = home.encoded(dataset, manifest.encode_id())
+    done = (folder / "manifest.json").is_file()
+    if not done:
+        if manifest.latents == "precomputed":
+            _encode_files(manifest, home, folder, loaded, report, batch_size)
+        tokens, pooled = embed_captions(loaded.towers, [""], recipe.max_tokens)
+        write_atomically(folder / EMPTY_CAPTION_FILE, save({"tokens": tokens.cpu(), "pooled": pooled.cpu()}))
+        write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
     return EncodeOutcome(
-        dataset=manifest.dataset,
-        version=manifest.version,
-        encode_id=encode_id,
-        structure_rows=manifest.rows["structure"],
-        texture_rows=manifest.rows["texture"],
-        already_done=already_done,
+        dataset=dataset, version=version, encode_id=manifest.encode_id(), rows=manifest.rows, already_done=done
     )
 
 
-def _encode_chunk(
-    chunk: pa.Table,
-    number: int,
-    folder: Path,
-    autoencoder: Any,
-    towers: list[TextTower],
-    recipe: Recipe,
-    batch_size: int,
+@dataclass(frozen=True)
+class _Order:
+    """What is to be made of one partition: a file per view and chunk."""
+
+    folder: Path
+    upscaled: bool
+    views: dict[View, int]  # and the smallest original side that a job asks of it
+
+    def paths(self, stem: str) -> dict[View, Path]:
+        """The files of one chunk that are not there yet."""
+        paths = {
+            view: partition_folder(self.folder, view, self.upscaled) / f"part-{stem}.parquet" for view in self.views
+        }
+        return {view: path for view, path in paths.items() if not path.is_file()}
+
+
+def _orders(manifest: Manifest, folder: Path) -> list[_Order]:
+    orders = []
+    for upscaled in (False, True):
+        views: dict[View, int] = {}
+        for data in manifest.jobs.values():
+            if upscaled in data.partitions:
+                views[data.view] = min(views.get(data.view, data.min_original_side), data.min_original_side)
+        if views:
+            orders.append(_Order(folder, upscaled, views))
+    return orders
+
+
+def _encode_files(
+    manifest: Manifest, home: Home, folder: Path, loaded: Loaded, report: Reporter, batch_size: int
 ) -> None:
-    """Write this chunk's file of each role, unless a run before has done so."""
-    text = None
-    for role in ROLES:
-        path = folder / role / f"part-{number:06d}.parquet"
-        if path.is_file():
-            continue
-        text = text or _embed(chunk, towers, recipe.max_tokens)
-        mine = [i for i, upscaled in enumerate(chunk["upscaled"].to_pylist()) if role == "structure" or not upscaled]
-        side = recipe.training(role).encoded_side
-        images = [chunk["image"][i].as_py() for i in mine]
-        latents = _encode_images(images, side, autoencoder, batch_size)
-        columns: dict[str, Any] = {name: chunk[name].take(mine) for name in ("key", "caption_en", "caption_zh")}
-        columns |= {name: chunk[name].take(mine) for name in ("min_timestep", "split")}
-        columns["preset"] = pa.array([preset_index(side, side, side)] * len(mine), pa.int32())
+    orders = _orders(manifest, folder)
+    files = [
+        (order, number, file)
+        for order in orders
+        for number, file in enumerate(data_files(home, manifest.dataset, manifest.version, order.upscaled))
+    ]
+    total = sum(pq.read_metadata(file).num_rows for _, _, file in files)
+    done = 0
+    for order, number, file in files:
+        for stem, rows in _chunks(file, number, order):
+            if isinstance(rows, pa.Table):
+                _encode_chunk(rows, stem, order, loaded, batch_size)
+            done += rows if isinstance(rows, int) else rows.num_rows
+            report(Progress(stage="encode", done=done, total=total, unit="images"))
+
+
+def _chunks(file: str, number: int, order: _Order) -> Iterator[tuple[str, pa.Table | int]]:
+    """Name and rows of each chunk of one file of the dataset; only their number where everything is there already."""
+    with pq.ParquetFile(file) as source:
+        present = [name for name in COLUMNS if name in source.schema_arrow.names]
+        for group in range(source.num_row_groups):
+            rows = source.metadata.row_group(group).num_rows
+            stems = [f"{number:05d}-{group:04d}-{chunk:04d}" for chunk in range(math.ceil(rows / CHUNK_ROWS))]
+            if not any(order.paths(stem) for stem in stems):
+                yield stems[0], rows
+                continue
+            table = source.read_row_group(group, columns=present)
+            for chunk, stem in enumerate(stems):
+                yield stem, table.slice(chunk * CHUNK_ROWS, CHUNK_ROWS)
+
+
+def _encode_chunk(chunk: pa.Table, stem: str, order: _Order, loaded: Loaded, batch_size: int) -> None:
+    """Write this chunk's file of each view, unless a run before has done so."""
+    text = _Text(chunk, loaded)
+    for view, path in order.paths(stem).items():
+        sides = original_side(chunk)
+        mine = np.flatnonzero(sides >= order.views[view])
+        rows = chunk.take(mine)
+        presets = [
+            view.preset_of(h, w) for h, w in zip(*(rows[n].to_pylist() for n in ("height", "width")), strict=True)
+        ]
+        latents, lower = encode_view(rows["image"].to_pylist(), presets, view, loaded.autoencoder, batch_size)
+        columns: dict[str, Any] = {
+            name: rows[name] for name in ("key", "caption_en", "caption_zh", "min_timestep", "split")
+        }
+        columns["original_side"] = pa.array(sides[mine], pa.int32())
+        columns["styled"] = pa.array([style in loaded.styles for style in styles_of(rows)], pa.bool_())
+        columns["preset"] = pa.array(presets, pa.int32())
         columns["latents"] = pa.array([to_bytes(latent) for latent in latents], pa.binary())
-        columns |= {name: pa.array([values[i] for i in mine], pa.binary()) for name, values in text.items()}
+        if view.lower_sizes is not None:
+            columns["lower"] = pa.array([to_bytes(latent) for latent in lower], pa.binary())
+        columns |= {name: pa.array([values[i] for i in mine], pa.binary()) for name, values in text.columns.items()}
         _write_part(path, pa.table(columns))
+
+
+@dataclass(frozen=True)
+class _Text:
+    """The embedded captions of a chunk, computed when the first view asks for them."""
+
+    chunk: pa.Table
+    loaded: Loaded
+
+    @cached_property
+    def columns(self) -> dict[str, list[bytes | None]]:
+        """Token and pooled embeddings as half-precision bytes per row; those of styled captions are null without style."""
+        rows = range(self.chunk.num_rows)
+        columns: dict[str, list[bytes | None]] = {}
+        for language in LANGUAGES:
+            columns |= self._embed(language, captions_of(self.chunk, language), list(rows))
+        if self.loaded.styles:
+            styles = styles_of(self.chunk)
+            for language in LANGUAGES:
+                plain = captions_of(self.chunk, language)
+                styled = [i for i in rows if styles[i] in self.loaded.styles]
+                texts = [styled_caption(plain[i], self.loaded.styles[str(styles[i])]) for i in styled]
+                columns |= self._embed(f"styled_{language}", texts, styled)
+        return columns
+
+    def _embed(self, name: str, captions: Sequence[str], where: list[int]) -> dict[str, list[bytes | None]]:
+        tokens: list[bytes | None] = [None] * self.chunk.num_rows
+        pooled = tokens.copy()
+        if captions:
+            for i, sequence, vector in zip(
+                where, *embed_captions(self.loaded.towers, captions, self.loaded.max_tokens), strict=True
+            ):
+                tokens[i], pooled[i] = to_bytes(sequence), to_bytes(vector)
+        return {f"tokens_{name}": tokens, f"pooled_{name}": pooled}
 
 
 def _write_part(path: Path, table: pa.Table) -> None:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="none")  # half-precision bits of latents do not compress
     write_atomically(path, sink.getvalue())
-
-
-def _embed(chunk: pa.Table, towers: list[TextTower], max_tokens: int) -> dict[str, list[bytes]]:
-    """Token and pooled embeddings of both languages, as half-precision bytes per row; one caption may stand for both."""
-    columns: dict[str, list[bytes]] = {}
-    for language, other in (("en", "zh"), ("zh", "en")):
-        pairs = zip(chunk[f"caption_{language}"].to_pylist(), chunk[f"caption_{other}"].to_pylist(), strict=True)
-        captions = [own or instead or "" for own, instead in pairs]
-        tokens, pooled = embed_captions(towers, captions, max_tokens)
-        columns[f"tokens_{language}"] = [to_bytes(row) for row in tokens]
-        columns[f"pooled_{language}"] = [to_bytes(row) for row in pooled]
-    return columns
-
-
-@torch.inference_mode()
-def _encode_images(images: list[bytes], side: int, autoencoder: Any, batch_size: int) -> Tensor:
-    """(N, C, H, W) latents of encoded images, scaled for diffusion."""
-    if not images:
-        factor = spatial_factor(autoencoder)
-        return torch.empty(0, autoencoder.config.latent_channels, side // factor, side // factor)
-    latents = []
-    for start in range(0, len(images), batch_size):
-        pixels = np.stack([fit_pixels(data, side) for data in images[start : start + batch_size]])
-        latents.append(encode_pixels(autoencoder, torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1))
-    return torch.cat(latents)
-
-
-def to_bytes(tensor: Tensor) -> bytes:
-    """Half-precision little-endian bytes of a tensor, row-major."""
-    return tensor.to(torch.float16).contiguous().numpy().tobytes()

@@ -216,6 +216,7 @@ def make_row(card: Card, listed: dict[str, Any], data: bytes, upscaler: Upscaler
         "bucket": bucket_of(width, height, card.upscale.target_side),
         "phash": str(imagehash.phash(Image.fromarray(image_hwc))),
         "split": card.split_of(listed["caption_en"], key),
+        "style": listed.get("style") or card.style,
     }
 
 

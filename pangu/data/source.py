@@ -20,6 +20,7 @@ LISTED = pa.schema(
         ("caption_en", pa.string()),
         ("caption_zh", pa.string()),
         ("license", pa.string()),
+        ("style", pa.string()),
     ]
 )
 READERS = {
@@ -42,12 +43,17 @@ def read_source(card: Card, home: Home) -> pa.Table:
     columns = card.columns
     text = {name: _text(card, uri, table, getattr(columns, name)) for name in LISTED.names[1:]}
     licence = pc.if_else(pc.equal(text["license"], ""), card.licence.name, text["license"])
-    listed = {"row": pa.array(range(table.num_rows), pa.int64()), **text, "license": licence}
+    style = pc.if_else(pc.equal(text["style"], ""), card.style or "", text["style"])
+    listed = {"row": pa.array(range(table.num_rows), pa.int64()), **text, "license": licence, "style": style}
     return pa.table(listed, schema=LISTED)
 
 
 def content_digest(listed: pa.Table) -> str:
     """16 hex digits that depend on the listed rows and their order, not on the file format they came in."""
+    if not pc.any(pc.not_equal(listed["style"], "")).as_py():
+        listed = listed.drop_columns(
+            ["style"]
+        )  # a list without styles keeps the digest, and the downloads, it had before
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(max_chunksize=65_536):
         digest.update(repr(batch.to_pydict()).encode())

@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         ("bucket", pa.int32()),  # index of the resolution preset
         ("phash", pa.string()),  # 64-bit perceptual hash, hex
         ("split", pa.string()),
+        ("style", pa.string()),  # null: none; tables from before there were styles lack the column, and read as null
     ]
 )
 STORED = pa.schema([field for field in SCHEMA if field.name != PARTITION])

@@ -1,0 +1,112 @@
+"""Columns of fixed width in files of this machine, read by row index through the page cache: rows need not fit into memory.
+
+Made once from the files that are the truth, by whoever comes first; may be deleted at any time. Knows nothing of what they mean.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock
+
+from pangu.errors import UserError
+
+
+def cache_folder(encoded: Path) -> Path:
+    """Where this machine keeps what it made of an encoded dataset: in `$PANGU_CACHE`, or beside it."""
+    root = os.environ.get("PANGU_CACHE")
+    return (Path(root) if root else encoded.parents[1] / "mapped") / encoded.name
+
+
+def made_once(folder: Path, make: Callable[[Path], None], needed_bytes: int) -> Path:
+    """`folder`, filled by `make(temporary)` unless it is there. Others wait meanwhile; killed, it leaves nothing that counts.
+
+    Raises:
+        UserError: its file system has not `needed_bytes` left.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            temporary = folder.with_name(f".{folder.name}.tmp")
+            shutil.rmtree(temporary, ignore_errors=True)
+            _check_room(folder.parent, needed_bytes)
+            temporary.mkdir()
+            make(temporary)
+            for path in temporary.iterdir():
+                _flush(path)
+            temporary.rename(folder)
+    return folder
+
+
+def _check_room(folder: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UserError(
+            f"Training rows need {needed_bytes / 1e9:.1f} GB at {folder}, which has {free / 1e9:.1f} GB left; "
+            f"set PANGU_CACHE to a folder with more room."
+        )
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+class Column:
+    """A .npy file of known shape that is written row after row."""
+
+    def __init__(self, path: Path, rows: int, shape: Sequence[int], dtype: type = np.float16) -> None:
+        self._file: BinaryIO = path.open("wb")
+        self._path, self._left = path, rows * int(np.prod(shape)) * np.dtype(dtype).itemsize
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def extend(self, values: Iterable[bytes]) -> None:
+        """Append values, each the bytes of one row or a part of it."""
+        for value in values:
+            self._left -= self._file.write(value)
+
+    def close(self) -> None:
+        self._file.close()
+        assert self._left == 0, f"{self._path} lacks {self._left} bytes"
+
+
+def mapped(path: Path) -> np.ndarray:
+    """The array of a .npy file, read when it is touched."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A table as an Arrow file that `map_table` reads without copying."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def map_table(path: Path) -> pa.Table:
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        return reader.read_all()
+
+
+class Strings(Sequence[str]):
+    """A string column as a sequence that makes a Python object of what is asked for only."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        if isinstance(index, slice):
+            return Strings(self._column.take(list(range(*index.indices(len(self))))))
+        return self._column[range(len(self))[index]].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.chunks:
+            yield from chunk.to_pylist()

@@ -1,0 +1,34 @@
+"""Encoded image bytes to arrays of one size, as the autoencoder gets them. Knows nothing of latents or rows."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+def fit_pixels(data: bytes, height: int, width: int | None = None) -> np.ndarray:
+    """Encoded image bytes -> (height, width, 3) uint8: scaled to cover, centre-cropped, white behind transparency.
+
+    width: None means a square.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode not in ("RGB", "L"):
+            rgba = upright.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, "white")
+            white.alpha_composite(rgba)
+            upright = white
+        size = (height if width is None else width, height)
+        return np.asarray(ImageOps.fit(upright.convert("RGB"), size, Image.Resampling.LANCZOS))
+
+
+def shrink_pixels(pixels_hwc: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8 -> (height, width, 3) uint8, bicubic with antialiasing; the image that an earlier stage would draw."""
+    return np.asarray(Image.fromarray(pixels_hwc).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def to_unit(pixels_bhwc: np.ndarray) -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
+    return torch.from_numpy(pixels_bhwc).permute(0, 3, 1, 2) / 127.5 - 1
