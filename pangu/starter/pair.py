@@ -1,0 +1,66 @@
+"""The embedded starter pair: packs two trained generators, and puts them together with the embedded encoders again."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from pangu.config import ROLES, AutoencoderSource, Recipe, TextEncoderSource
+from pangu.contract import check_pair
+from pangu.errors import UserError
+from pangu.models.autoencoders import load_autoencoder
+from pangu.models.initial import STARTER
+from pangu.models.schedulers import sampler
+from pangu.models.sources import locate
+from pangu.models.text import load_text_tower
+from pangu.pipelines.assemble import check_encoders, load_generator
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> int:
+    """Write both generators in half precision as a pair folder without encoders; returns the bytes of its weights.
+
+    Raises:
+        UserError: the generators do not make a pair, or were not trained with the embedded encoders.
+    """
+    networks = dict(zip(ROLES, (load_generator(structure), load_generator(texture)), strict=True))
+    contracts = {role: contract for role, (_, contract) in networks.items()}
+    check_pair(contracts["structure"], contracts["texture"])
+    check_encoders(
+        contracts["structure"], load_autoencoder(AutoencoderSource()), [load_text_tower(TextEncoderSource())]
+    )
+    pair = PanGuDrawPipeline(
+        structure=networks["structure"][0],
+        texture=networks["texture"][0],
+        vae=None,
+        scheduler=sampler(recipe.schedule),
+        tokenizer=None,
+        text_encoder=None,
+        contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
+        hidden_layers=[-1],
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    pair.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def starter_pair() -> PanGuDrawPipeline:
+    """The embedded pair with its encoders, in float32: draws OpenMoji's style from English and Chinese captions at 96 px.
+
+    Raises:
+        UserError: this installation carries no pair.
+    """
+    folder = Path(locate("embedded", STARTER))
+    if not folder.is_dir():
+        raise UserError("This installation carries no starter pair; make one with `pangu starter pair`.")
+    tower = load_text_tower(TextEncoderSource())
+    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(
+        folder,
+        vae=load_autoencoder(AutoencoderSource()),
+        tokenizer=tower.tokenizer,
+        text_encoder=tower.encoder,
+        torch_dtype=torch.float32,
+        use_safetensors=True,
+    )
+    check_encoders(pair.contract("structure"), pair.vae, pair.text_towers)
+    return pair
