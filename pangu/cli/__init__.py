@@ -35,9 +35,9 @@ def use_running_stack(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point: bad input prints one sentence and exits with 2."""
-    from pangu.cli import data, evaluation, serving, stack, training
+    from pangu.cli import data, evaluation, serving, stack, starter, training
 
-    for part in (data, training, evaluation, serving, stack):
+    for part in (data, training, evaluation, serving, stack, starter):
         part.register(app)
     try:
         app()

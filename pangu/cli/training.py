@@ -1,7 +1,6 @@
 """`pangu encode`, `pangu train`: from a dataset to two generators."""
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated, cast
 
 import typer
@@ -18,7 +17,6 @@ def register(app: typer.Typer) -> None:
     app.command()(encode)
     app.command()(train)
     app.command()(recipes)
-    app.command()(starter)
 
 
 def encode(
@@ -73,31 +71,3 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as 
         return
     for known, make in RECIPES.items():
         typer.echo(f"{known:16} {(make.__doc__ or '').strip()}")
-
-
-def starter(
-    part: Annotated[str, typer.Argument(help="'autoencoder' or 'text-encoder'.")],
-    folder: Annotated[Path, typer.Option(help="Where to put it; copy it to pangu/assets to embed it.")],
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long to train on one core.")] = 15.0,
-    init_from: Annotated[
-        Path | None, typer.Option(help="Go on from this autoencoder instead of random weights.")
-    ] = None,
-) -> None:
-    """Make the embedded autoencoder or text encoder again, from OpenMoji's drawings."""
-    import torch
-
-    from pangu.errors import UserError
-    from pangu.progress import print_progress
-    from pangu.starter.autoencoder import train_autoencoder
-    from pangu.starter.pictures import learning_material, pixels
-    from pangu.starter.text_encoder import train_text_encoder
-
-    if part not in ("autoencoder", "text-encoder"):
-        raise UserError(f"There is no starter part '{part}'; ask for 'autoencoder' or 'text-encoder'.")
-    torch.set_num_threads(1)
-    drawings, _ = learning_material()
-    images = torch.from_numpy(pixels(drawings, 96))
-    if part == "autoencoder":
-        typer.echo(f"PSNR {train_autoencoder(images, minutes, folder, init_from, report=print_progress):.2f} dB")
-    else:
-        typer.echo(f"loss {train_text_encoder(drawings, images, minutes, folder, report=print_progress):.4f}")

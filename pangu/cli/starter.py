@@ -1,0 +1,63 @@
+"""`pangu starter ...`: makes again what `pangu/assets` holds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+FolderOption = Annotated[Path, typer.Option(help="Where to put it; copy it to pangu/assets to embed it.")]
+MinutesOption = Annotated[float, typer.Option(min=0.05, help="How long to train on one core.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    starter = typer.Typer(help="Make the embedded encoders and the starter pair again.", no_args_is_help=True)
+    starter.command()(autoencoder)
+    starter.command()(text_encoder)
+    starter.command()(pair)
+    app.add_typer(starter, name="starter")
+
+
+def autoencoder(
+    folder: FolderOption,
+    minutes: MinutesOption = 25.0,
+    init_from: Annotated[
+        Path | None, typer.Option(help="Go on from this autoencoder instead of random weights.")
+    ] = None,
+) -> None:
+    """Train the embedded autoencoder on OpenMoji's drawings."""
+    import torch
+
+    from pangu.progress import print_progress
+    from pangu.starter.autoencoder import train_autoencoder
+    from pangu.starter.pictures import learning_material, pixels
+
+    torch.set_num_threads(1)
+    images = torch.from_numpy(pixels(learning_material()[0], 96))
+    typer.echo(f"PSNR {train_autoencoder(images, minutes, folder, init_from, report=print_progress):.2f} dB")
+
+
+def text_encoder(folder: FolderOption, minutes: MinutesOption = 15.0) -> None:
+    """Train the embedded text encoder on OpenMoji's drawings and their names in both languages."""
+    import torch
+
+    from pangu.progress import print_progress
+    from pangu.starter.pictures import learning_material, pixels
+    from pangu.starter.text_encoder import train_text_encoder
+
+    torch.set_num_threads(1)
+    drawings, _ = learning_material()
+    images = torch.from_numpy(pixels(drawings, 96))
+    typer.echo(f"loss {train_text_encoder(drawings, images, minutes, folder, report=print_progress):.4f}")
+
+
+def pair(
+    folder: FolderOption,
+    structure: Annotated[Path, typer.Option(help="Generator folder that recipe 'starter' trained for structure.")],
+    texture: Annotated[Path, typer.Option(help="Generator folder that recipe 'starter' trained for texture.")],
+) -> None:
+    """Pack two trained generators as the embedded starter pair, in half precision."""
+    from pangu.recipes import starter
+    from pangu.starter.pair import pack_pair
+
+    typer.echo(f"{pack_pair(structure, texture, starter(), folder) / 1e6:.2f} MB of weights")
