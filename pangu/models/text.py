@@ -20,15 +20,23 @@ from pangu.models.sources import locate
 
 @dataclass(frozen=True)
 class TextTower:
-    """One frozen encoder with its tokenizer; `hidden_layer` counts from the last hidden state (-1)."""
+    """One frozen encoder with its tokenizer.
+
+    hidden_layer: -1 is the last hidden state, before the encoder's final norm where it has one; 0 is the final output, after it.
+    sees_padding: whether the encoder attends to padding. Which one a pretrained denoiser expects is part of its training.
+    """
 
     tokenizer: Any
     encoder: Any
     hidden_layer: int = -1
+    sees_padding: bool = False
 
     @property
     def hash(self) -> str:
-        extra = {"hidden_layer": self.hidden_layer, "vocabulary": sorted(self.tokenizer.get_vocab().items())}
+        extra: dict[str, Any] = {"hidden_layer": self.hidden_layer}
+        extra["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
+        if self.sees_padding:
+            extra["sees_padding"] = True
         return weights_hash(self.encoder, architecture(self.encoder.config) | extra)
 
     @property
@@ -52,7 +60,7 @@ def load_text_tower(source: TextEncoderSource) -> TextTower:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"There is no text encoder at '{source.source}': {str(error).splitlines()[0]}") from error
-    return TextTower(tokenizer, encoder.eval().requires_grad_(False), source.hidden_layer)
+    return TextTower(tokenizer, encoder.eval().requires_grad_(False), source.hidden_layer, source.sees_padding)
 
 
 def _load_encoder(place: str, folder: dict[str, str]) -> Any:
@@ -86,10 +94,11 @@ def embed_captions(towers: Sequence[TextTower], captions: Sequence[str], max_tok
         device = tower.encoder.device
         output = tower.encoder(
             input_ids=batch.input_ids.to(device),
-            attention_mask=batch.attention_mask.to(device),
+            attention_mask=None if tower.sees_padding else batch.attention_mask.to(device),
             output_hidden_states=True,
         )
-        tokens.append(output.hidden_states[tower.hidden_layer])
+        final = tower.hidden_layer == 0
+        tokens.append(output.last_hidden_state if final else output.hidden_states[tower.hidden_layer])
         # An offloaded encoder answers from the device that it was moved to for the call.
         pooled = _pooled(output, batch.attention_mask.to(tokens[-1].device))
     assert pooled is not None

@@ -70,6 +70,7 @@ def join(
         contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         hidden_layers=[tower.hidden_layer for tower in towers],
         styles=recipe.styles,
+        sees_padding=[tower.sees_padding for tower in towers],
     )
 
 

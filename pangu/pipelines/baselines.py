@@ -53,6 +53,7 @@ class SingleStage(TextToImagePipeline):
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
+        sees_padding: list = [False, False],  # noqa: B006
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -67,7 +68,12 @@ class SingleStage(TextToImagePipeline):
         parsed = _contracts(contracts)
         if len(parsed) != 1 or sees_lower(next(iter(parsed))):
             raise UserError(f"A single stage is one generator that starts from noise, not {', '.join(parsed)}.")
-        self.register_to_config(contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}))
+        self.register_to_config(
+            contracts=contracts,
+            hidden_layers=list(hidden_layers),
+            styles=dict(styles or {}),
+            sees_padding=list(sees_padding),
+        )
         self._set_up(parsed)
 
     @property
@@ -118,6 +124,7 @@ class Cascade(TextToImagePipeline):
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
+        sees_padding: list = [False, False],  # noqa: B006
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -134,7 +141,12 @@ class Cascade(TextToImagePipeline):
         parsed = _contracts(contracts)
         if set(parsed) != set(STAGES):
             raise UserError(f"A cascade needs contracts of {', '.join(STAGES)}, not of {', '.join(parsed)}.")
-        self.register_to_config(contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}))
+        self.register_to_config(
+            contracts=contracts,
+            hidden_layers=list(hidden_layers),
+            styles=dict(styles or {}),
+            sees_padding=list(sees_padding),
+        )
         self._set_up(parsed)
 
     def generator(self, role: Role) -> Any:
@@ -223,6 +235,7 @@ def _shared(recipe: Recipe, contracts: Mapping[Role, GeneratorContract]) -> dict
         "contracts": {role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         "hidden_layers": [tower.hidden_layer for tower in towers],
         "styles": recipe.styles,
+        "sees_padding": [tower.sees_padding for tower in towers],
     }
 
 

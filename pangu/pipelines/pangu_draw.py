@@ -31,6 +31,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         contracts: the interval contracts of both generators, as `GeneratorContract.model_dump` gives them.
         hidden_layers: which hidden state of each text tower is used.
         styles: name of each style that was trained -> prefix of its captions.
+        sees_padding: whether each text tower attends to padding.
 
     Raises:
         UserError: the two contracts do not make a pair, or a component disagrees with them.
@@ -54,6 +55,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
+        sees_padding: list = [False, False],  # noqa: B006
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -68,7 +70,12 @@ class PanGuDrawPipeline(TextToImagePipeline):
         )
         if not contracts:
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
-        self.register_to_config(contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}))
+        self.register_to_config(
+            contracts=contracts,
+            hidden_layers=list(hidden_layers),
+            styles=dict(styles or {}),
+            sees_padding=list(sees_padding),
+        )
         both = {role: GeneratorContract.model_validate(contracts[role]) for role in ROLES}
         check_pair(both["structure"], both["texture"])
         self._set_up(both)

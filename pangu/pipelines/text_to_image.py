@@ -62,10 +62,10 @@ class TextToImagePipeline(DiffusionPipeline):
     @property
     def text_towers(self) -> list[TextTower]:
         towers = ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
-        layers = self.config.hidden_layers
+        ways = zip(self.config.hidden_layers, self.config.sees_padding, strict=False)
         return [
-            TextTower(tokenizer, encoder, layer)
-            for (tokenizer, encoder), layer in zip(towers, layers, strict=False)
+            TextTower(tokenizer, encoder, layer, sees_padding)
+            for (tokenizer, encoder), (layer, sees_padding) in zip(towers, ways, strict=False)
             if encoder is not None
         ]
 
