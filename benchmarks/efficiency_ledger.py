@@ -165,7 +165,8 @@ def table(accounts: dict[Strategy, Account]) -> str:
 
     def line(name: str, get: Any, paper: str, digits: int = 1) -> str:
         values = "".join(f"{get(one):>18.{digits}f}" for one in accounts.values())
-        return f"{name:34}{values}{get(ours) / get(boost):>10.2f}x   {paper}"
+        ratio = f"{get(ours) / get(boost):.2f}x" if get(boost) else "-"
+        return f"{name:34}{values}{ratio:>11}   {paper}"
 
     head = f"{'':34}" + "".join(f"{name:>18}" for name in accounts) + "  ours/boost   paper"
     fid = "fid_thumbnail-16"
