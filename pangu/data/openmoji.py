@@ -62,9 +62,13 @@ def _different(found: list[Emoji]) -> list[Emoji]:
     """Without those whose drawing an earlier one already has: some people are drawn alike for every gender."""
     by_drawing: dict[str, Emoji] = {}
     for one in found:
-        drawing = (_svg_folder() / f"{one.stem}.svg").read_bytes()
-        by_drawing.setdefault(hashlib.sha256(drawing).hexdigest(), one)
+        by_drawing.setdefault(drawing_digest(one), one)
     return list(by_drawing.values())
+
+
+def drawing_digest(one: Emoji) -> str:
+    """SHA-256 of the drawing itself: equal for drawings that differ in name alone."""
+    return hashlib.sha256((_svg_folder() / f"{one.stem}.svg").read_bytes()).hexdigest()
 
 
 def selection(count: int = IMAGES) -> list[Emoji]:

@@ -1,4 +1,4 @@
-"""Asking the served pair for images of captions that it was trained on, in both languages, with OpenAI's own client."""
+"""Asking the served pair for images in both languages, with OpenAI's own client: of captions trained on, and of others."""
 
 import base64
 import io
@@ -9,9 +9,11 @@ from typing import Any
 from PIL import Image
 
 from pangu.config import Frozen
+from pangu.data.openmoji import render_png
 from pangu.data.table import read_rows
 from pangu.evaluate.retrieval import Retrieval, retrieval
 from pangu.stack import Stack
+from pangu.starter.pictures import unseen
 from pangu.storage import Home
 
 LANGUAGES = ("zh", "en")
@@ -29,33 +31,47 @@ class Prompt(Frozen):
 
 @dataclass
 class Answers:
-    """The generated images per language, in the order of the prompts, beside the training images."""
+    """The generated images per language, in the order of the prompts, beside the true images by key."""
 
     prompts: list[Prompt]
     truth: dict[str, Image.Image]
     images: dict[str, list[Image.Image]] = field(default_factory=dict)
 
     def score(self, language: str) -> Retrieval:
-        """How well the images of one language find their own training image among all of them."""
+        """How well the images of one language find their own true image among all of them."""
         return retrieval(self.images[language], [prompt.key for prompt in self.prompts], self.truth)
 
 
-def ask(stack: Stack, dataset: str, version: int, size: int) -> Answers:
-    """Query the served API with `PROMPTS` captions, spread evenly over the training rows, in each language."""
+def trained(stack: Stack, dataset: str, version: int) -> Answers:
+    """`PROMPTS` captions, spread evenly over the training rows, still without answers."""
     rows = read_rows(
         Home(stack.home), dataset, version, columns=["key", "image", "caption_zh", "caption_en"], split="train"
     ).to_pylist()
     rows.sort(key=lambda row: row["key"])  # content hashes: an order without meaning
     truth = {row["key"]: Image.open(io.BytesIO(row["image"])).convert("RGB") for row in rows}
-    chosen = rows[:: max(len(rows) // PROMPTS, 1)][:PROMPTS]
-    prompts = [Prompt(key=row["key"], zh=row["caption_zh"], en=row["caption_en"]) for row in chosen]
-    answers = Answers(prompts, truth)
+    prompts = [Prompt(key=row["key"], zh=row["caption_zh"], en=row["caption_en"]) for row in spread(rows)]
+    return Answers(prompts, truth)
+
+
+def never_trained(size: int) -> Answers:
+    """`PROMPTS` combinations of a person and a skin tone that no training of the starter pair ever saw."""
+    drawings = unseen()
+    truth = {one.stem: Image.open(io.BytesIO(render_png(one, size))).convert("RGB") for one in drawings}
+    return Answers([Prompt(key=one.stem, zh=one.caption_zh, en=one.caption_en) for one in spread(drawings)], truth)
+
+
+def spread(things: list[Any]) -> list[Any]:
+    """At most `PROMPTS` of them, evenly spread."""
+    return things[:: max(len(things) // PROMPTS, 1)][:PROMPTS]
+
+
+def ask(stack: Stack, answers: Answers, size: int) -> None:
+    """Query the served API with every prompt in each language."""
     client = _client(stack)
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for language in LANGUAGES:
-            texts = [getattr(prompt, language) for prompt in prompts]
+            texts = [getattr(prompt, language) for prompt in answers.prompts]
             answers.images[language] = list(pool.map(lambda text: _generate(client, text, size), texts))
-    return answers
 
 
 def _client(stack: Stack) -> Any:

@@ -15,46 +15,19 @@ from typing import Any
 
 from rich.console import Console
 
-from pangu.config import Frozen
 from pangu.data.openmoji import IMAGES
 from pangu.demo.button import Button, RunView
 from pangu.demo.display import watch
 from pangu.demo.memory import PeakMemory
-from pangu.demo.queries import LANGUAGES, Answers, ask
+from pangu.demo.queries import Answers, ask, never_trained, trained
 from pangu.demo.sheet import draw_sheet
+from pangu.demo.summary import Summary, summarise
 from pangu.errors import UserError
 from pangu.recipes import recipe as named_recipe
 from pangu.stack import Stack, down, up
 from pangu.storage import Home, read_json, write_atomically, write_json
 
 DATASET = "openmoji"
-
-
-class Summary(Frozen):
-    """What the demo did, in figures; `summary.json` is this."""
-
-    images_listed: int
-    images_ingested: int
-    images_failed: dict[str, int]
-    images_upscaled: int
-    dataset_version: int
-    dataset_rows: int
-    structure_rows: int
-    texture_rows: int
-    structure_steps: int
-    texture_steps: int
-    structure_loss: float
-    texture_loss: float
-    pair_version: int
-    prompts: list[dict[str, str]]
-    served_images: int
-    retrieval_top1: float
-    retrieval_top5: float
-    retrieval_candidates: int
-    retrieval_by_language: dict[str, dict[str, float]]
-    stage_seconds: dict[str, float]
-    total_seconds: float
-    peak_rss_mb: float
 
 
 def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> Summary:
@@ -76,12 +49,22 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         outcomes = {stage.name: read_json(home.root / "flows" / run_id / f"{stage.name}.json") for stage in view.stages}
         asked = time.monotonic()
         console.print("Asking the served pair for images, in Chinese and English ...")
-        answers = ask(stack, DATASET, outcomes["prepare"]["version"], size)
+        answers = trained(stack, DATASET, outcomes["prepare"]["version"])
+        ask(stack, answers, size)
+        others = never_trained(size) if starts_from_the_starter(recipe) else None
+        if others is not None:
+            ask(stack, others, size)
         seconds["queries"] = time.monotonic() - asked
-        save_sheet(home.root / "demo" / "contact_sheet.png", answers, outcomes)
-        summary = summarise(outcomes, answers, seconds, time.monotonic() - began, memory.peak_mb)
+        save_sheet(home.root / "demo" / "contact_sheet.png", answers, others, outcomes)
+        summary = summarise(outcomes, answers, others, seconds, time.monotonic() - began, memory.peak_mb)
         write_json(home.root / "demo" / "summary.json", summary.model_dump(mode="json"))
     return summary
+
+
+def starts_from_the_starter(recipe: str) -> bool:
+    """Only such a pair has an idea of captions that the demo's dataset does not have."""
+    start = named_recipe(recipe).init_from
+    return start is not None and start.source == "embedded"
 
 
 @contextlib.contextmanager
@@ -149,52 +132,25 @@ def _retrain(stack: Stack, recipe: str, console: Console) -> tuple[str, RunView]
     return run_id, view
 
 
-def summarise(
-    outcomes: dict[str, Any], answers: Answers, seconds: dict[str, float], total_seconds: float, peak_mb: float
-) -> Summary:
-    """The figures of a run, out of the outcomes of its stages and the answers of the served pair."""
-    ingested, prepared, encoded = outcomes["ingest"], outcomes["prepare"], outcomes["encode"]
-    structure, texture = outcomes["train-structure"], outcomes["train-texture"]
-    scores = {language: answers.score(language) for language in LANGUAGES}
-    return Summary(
-        images_listed=ingested["listed"],
-        images_ingested=ingested["ok"],
-        images_failed=ingested["failed"],
-        images_upscaled=prepared["upscaled"],
-        dataset_version=prepared["version"],
-        dataset_rows=prepared["rows"],
-        structure_rows=encoded["rows"]["structure"],
-        texture_rows=encoded["rows"]["texture"],
-        structure_steps=structure["steps"],
-        texture_steps=texture["steps"],
-        structure_loss=structure["loss"],
-        texture_loss=texture["loss"],
-        pair_version=outcomes["release"]["pair_version"],
-        prompts=[{"zh": prompt.zh, "en": prompt.en} for prompt in answers.prompts],
-        served_images=sum(len(images) for images in answers.images.values()),
-        retrieval_top1=sum(score.top1 for score in scores.values()) / len(scores),
-        retrieval_top5=sum(score.top5 for score in scores.values()) / len(scores),
-        retrieval_candidates=len(answers.truth),
-        retrieval_by_language={name: {"top1": one.top1, "top5": one.top5} for name, one in scores.items()},
-        stage_seconds={name: round(value, 1) for name, value in seconds.items()},
-        total_seconds=round(total_seconds, 1),
-        peak_rss_mb=round(peak_mb, 1),
-    )
-
-
-def save_sheet(path: Path, answers: Answers, outcomes: dict[str, Any]) -> None:
-    """Rows: what was drawn for the Chinese prompts, for the English ones, and the training images."""
+def save_sheet(path: Path, answers: Answers, others: Answers | None, outcomes: dict[str, Any]) -> None:
+    """Rows: drawn for Chinese prompts, for English ones, and the true images; of captions trained, and of others."""
     from pangu.data.openmoji import attribution
 
-    rows = [
-        ("Chinese\nprompts", answers.images["zh"], [prompt.zh for prompt in answers.prompts]),
-        ("English\nprompts", answers.images["en"], [prompt.en for prompt in answers.prompts]),
-        ("Training\nimages", [answers.truth[prompt.key] for prompt in answers.prompts], [""] * len(answers.prompts)),
-    ]
-    title = f"PanGu pair {outcomes['release']['pair_version']}: drawn from prompts, above what it learned from"
+    rows = sheet_rows(answers, "trained", "OpenMoji's\ndrawings")
+    rows += sheet_rows(others, "never trained", "OpenMoji's\nnever shown") if others else []
+    title = f"PanGu pair {outcomes['release']['pair_version']}: drawn from prompts, above OpenMoji's own drawings"
     buffer = io.BytesIO()
-    draw_sheet(rows, title, f"Training images: {attribution()}").save(buffer, "PNG")
+    draw_sheet(rows, title, f"OpenMoji's drawings: {attribution()}").save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
+
+
+def sheet_rows(answers: Answers, prompts: str, truth: str) -> list[tuple[str, list[Any], list[str]]]:
+    """One row for each language and one of true images, with their labels and captions."""
+    return [
+        (f"Chinese\n{prompts}", answers.images["zh"], [prompt.zh for prompt in answers.prompts]),
+        (f"English\n{prompts}", answers.images["en"], [prompt.en for prompt in answers.prompts]),
+        (truth, [answers.truth[prompt.key] for prompt in answers.prompts], [""] * len(answers.prompts)),
+    ]
 
 
 def _say_addresses(stack: Stack, console: Console) -> None:

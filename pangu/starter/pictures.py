@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pangu.data.openmoji import Emoji, every_drawing, render_png
+from pangu.data.openmoji import Emoji, drawing_digest, every_drawing, render_png
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 HOLD_OUT_EVERY = 7
@@ -31,6 +31,13 @@ def split(drawings: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
         return len(found) == 1 and (number[without_tones(one.text)] + found[0]) % HOLD_OUT_EVERY == 0
 
     return [one for one in drawings if not held_out(one)], [one for one in drawings if held_out(one)]
+
+
+def unseen() -> list[Emoji]:
+    """The held-out combinations whose drawing is not also that of a trained one (some are drawn alike for every gender)."""
+    trained, held_out = learning_material()
+    known = {drawing_digest(one) for one in trained}
+    return [one for one in held_out if drawing_digest(one) not in known]
 
 
 def pixels(drawings: list[Emoji], side: int) -> np.ndarray:

@@ -20,10 +20,8 @@ def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, pre
     alpha_bar_b = alpha_bars_t[batch.timestep_b]
     noisy = add_noise(batch.latents_bchw, batch.noise_bchw, alpha_bar_b)
     target = training_target(batch.latents_bchw, batch.noise_bchw, alpha_bar_b, prediction_type)
-    condition = {} if batch.lower_bchw is None else {"lower_bchw": batch.lower_bchw}
-    prediction = denoise(
-        denoiser, noisy, batch.timestep_b, batch.tokens_bsc, batch.pooled_bp, batch.preset, **condition
-    )
+    text = batch.tokens_bsc, batch.pooled_bp
+    prediction = denoise(denoiser, noisy, batch.timestep_b, *text, batch.preset, lower_bchw=batch.lower_bchw)
     return (prediction.float() - target).square().flatten(1).mean(1)
 
 

@@ -1,0 +1,77 @@
+"""What the demo did, in figures: `summary.json`."""
+
+from typing import Any
+
+from pangu.config import Frozen
+from pangu.demo.queries import LANGUAGES, Answers
+
+
+class Summary(Frozen):
+    """What the demo did, in figures; `summary.json` is this."""
+
+    images_listed: int
+    images_ingested: int
+    images_failed: dict[str, int]
+    images_upscaled: int
+    dataset_version: int
+    dataset_rows: int
+    structure_rows: int
+    texture_rows: int
+    structure_steps: int
+    texture_steps: int
+    structure_loss: float
+    texture_loss: float
+    pair_version: int
+    prompts: list[dict[str, str]]
+    served_images: int
+    retrieval_top1: float
+    retrieval_top5: float
+    retrieval_candidates: int
+    retrieval_by_language: dict[str, dict[str, float]]
+    unseen_by_language: dict[str, dict[str, float]]
+    stage_seconds: dict[str, float]
+    total_seconds: float
+    peak_rss_mb: float
+
+
+def summarise(
+    outcomes: dict[str, Any],
+    answers: Answers,
+    others: Answers | None,
+    seconds: dict[str, float],
+    total_seconds: float,
+    peak_mb: float,
+) -> Summary:
+    """The figures of a run, out of the outcomes of its stages and the answers of the served pair."""
+    ingested, prepared, encoded = outcomes["ingest"], outcomes["prepare"], outcomes["encode"]
+    structure, texture = outcomes["train-structure"], outcomes["train-texture"]
+    scores = {language: answers.score(language) for language in LANGUAGES}
+    return Summary(
+        images_listed=ingested["listed"],
+        images_ingested=ingested["ok"],
+        images_failed=ingested["failed"],
+        images_upscaled=prepared["upscaled"],
+        dataset_version=prepared["version"],
+        dataset_rows=prepared["rows"],
+        structure_rows=encoded["rows"]["structure"],
+        texture_rows=encoded["rows"]["texture"],
+        structure_steps=structure["steps"],
+        texture_steps=texture["steps"],
+        structure_loss=structure["loss"],
+        texture_loss=texture["loss"],
+        pair_version=outcomes["release"]["pair_version"],
+        prompts=[{"zh": prompt.zh, "en": prompt.en} for prompt in answers.prompts],
+        served_images=sum(len(images) for some in (answers, others) if some for images in some.images.values()),
+        retrieval_top1=sum(score.top1 for score in scores.values()) / len(scores),
+        retrieval_top5=sum(score.top5 for score in scores.values()) / len(scores),
+        retrieval_candidates=len(answers.truth),
+        retrieval_by_language={name: {"top1": one.top1, "top5": one.top5} for name, one in scores.items()},
+        unseen_by_language=(
+            {name: {"top1": others.score(name).top1, "top5": others.score(name).top5} for name in LANGUAGES}
+            if others
+            else {}
+        ),
+        stage_seconds={name: round(value, 1) for name, value in seconds.items()},
+        total_seconds=round(total_seconds, 1),
+        peak_rss_mb=round(peak_mb, 1),
+    )
