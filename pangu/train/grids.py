@@ -17,13 +17,12 @@ from PIL import Image
 
 from pangu.contract import GeneratorContract
 from pangu.data.batches import EMPTY, LANGUAGES, Rows
-from pangu.data.encode import parts
 from pangu.diffusion.trajectory import Conditioning
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.schedulers import sampler
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.storage import write_atomically
-from pangu.train.job import TrainJob, other_run
+from pangu.train.job import TrainJob, captions_of, other_run
 from pangu.train.partner import newest_partner
 
 FOLDER = "samples"
@@ -129,17 +128,6 @@ def draw_pair(
     while not trajectory.finished:
         trajectory = pair.advance(trajectory, "structure" if trajectory.timestep >= pair.boundary else "texture")
     return list(pair.decode(trajectory.latents_bchw))
-
-
-def captions_of(job: TrainJob, keys: set[str]) -> dict[str, dict[str, str | None]]:
-    """Both captions of the rows with these keys, as far as the encoded dataset has them."""
-    import pyarrow.parquet as pq
-
-    found: dict[str, dict[str, str | None]] = {}
-    for part in parts(job.encoded, job.role):
-        table = pq.read_table(part, columns=["key", "caption_en", "caption_zh"])
-        found |= {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys}
-    return found
 
 
 def grid(images: list[Image.Image]) -> Image.Image:

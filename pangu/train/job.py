@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from pangu.config import ROLES, Frozen, Recipe, Role
 from pangu.data.batches import Rows
+from pangu.data.encoded import Manifest
+from pangu.data.table import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 
@@ -81,3 +83,10 @@ def other_run(job: TrainJob) -> TrainJob | None:
         if other is not None and other.role in ROLES and other.role != job.role and other.pair == job.pair:
             found.append((path.stat().st_mtime, other.model_copy(update={"run_folder": path.parent})))
     return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def captions_of(job: TrainJob, keys: set[str]) -> dict[str, dict[str, str | None]]:
+    """`caption_en` and `caption_zh` of the rows with these keys, from the dataset version that the run was encoded from."""
+    manifest, home = Manifest.load(job.encoded), Home(job.encoded.parents[3])
+    table = read_rows(home, manifest.dataset, manifest.version, columns=["key", "caption_en", "caption_zh"])
+    return {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys}

@@ -4,14 +4,14 @@ A pure function of (seed, rows, batch size, step): the same on one worker or man
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 from pangu.errors import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # the cache of epochs would hash all rows at every step
 class Ledger:
     """Seeded epochs over rows in buckets; a batch never mixes buckets.
 
@@ -23,7 +23,7 @@ class Ledger:
     seed: int
 
     def __post_init__(self) -> None:
-        for bucket, rows in self._rows_of_bucket().items():
+        for bucket, rows in self._rows_of_bucket.items():
             if len(rows) < self.batch_size:
                 raise UserError(
                     f"Bucket {bucket} has {len(rows)} rows, fewer than a batch of {self.batch_size}; "
@@ -35,9 +35,10 @@ class Ledger:
 
         Every epoch draws each row at most once; the rows left over by incomplete batches change from epoch to epoch.
         """
-        per_epoch = sum(len(rows) // self.batch_size for rows in self._rows_of_bucket().values())
+        per_epoch = sum(len(rows) // self.batch_size for rows in self._rows_of_bucket.values())
         return _epoch(self, step // per_epoch)[step % per_epoch]
 
+    @cached_property
     def _rows_of_bucket(self) -> dict[int, np.ndarray]:
         buckets = np.asarray(self.bucket_of_row)
         return {int(bucket): np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)}
@@ -48,7 +49,7 @@ def _epoch(ledger: Ledger, epoch: int) -> np.ndarray:
     """All batches of one epoch, (batches, batch_size)."""
     generator = np.random.Generator(np.random.PCG64([ledger.seed, epoch]))
     batches = []
-    for rows in ledger._rows_of_bucket().values():
+    for rows in ledger._rows_of_bucket.values():
         shuffled = generator.permutation(rows)
         whole = len(rows) // ledger.batch_size * ledger.batch_size
         batches.append(shuffled[:whole].reshape(-1, ledger.batch_size))
