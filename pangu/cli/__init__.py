@@ -35,15 +35,9 @@ def use_running_stack(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point: bad input prints one sentence and exits with 2."""
-<<<<<<< Updated upstream
-    from pangu.cli import data, evaluation, serving, stack, starter, training
+    from pangu.cli import data, evaluation, ledger, serving, stack, starter, training
 
-    for part in (data, training, evaluation, serving, stack, starter):
-=======
-    from pangu.cli import data, evaluation, ledger, serving, stack, training
-
-    for part in (data, training, ledger, evaluation, serving, stack):
->>>>>>> Stashed changes
+    for part in (data, training, ledger, evaluation, serving, stack, starter):
         part.register(app)
     try:
         app()
