@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from pangu.config import Frozen, Recipe, Role, RoleTraining
+from pangu.config import Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.batches import Rows, load_rows
-from pangu.data.encode import Manifest
+from pangu.data.encoded import Manifest, check_encoded
+from pangu.data.views import windows
 from pangu.errors import UserError
 from pangu.models.initial import Resolve
 from pangu.storage import Home, read_json, write_json
 from pangu.train.attempts import attempted
-from pangu.train.draws import Windows
 from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, pin_initial, starting_network
 from pangu.train.job import TrainJob
@@ -102,18 +102,7 @@ def earlier_generator(job: TrainJob, home: Home) -> Path | None:
 
 def check_job(job: TrainJob) -> None:
     """Raises UserError if the job could not train what it says, before any worker starts."""
-    manifest = Manifest.load(job.encoded)
-    training = job.recipe.training(job.role)
-    if manifest.resolutions[job.role] != training.encoded_side:
-        raise UserError(
-            f"Recipe '{job.recipe.name}' trains {job.role} on images of {training.encoded_side} px, "
-            f"but the dataset was encoded at {manifest.resolutions[job.role]} px; run `pangu encode` with this recipe."
-        )
-    if manifest.encoders.max_tokens != job.recipe.max_tokens:
-        raise UserError(
-            f"Recipe '{job.recipe.name}' uses {job.recipe.max_tokens} tokens, but captions were encoded with "
-            f"{manifest.encoders.max_tokens}; run `pangu encode` with this recipe."
-        )
+    check_encoded(Manifest.load(job.encoded), job.recipe, job.role)
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")
@@ -161,7 +150,7 @@ def work(job: TrainJob, world: World) -> Trained:
     Raises:
         UserError: rows that no timestep of the interval may train, or what the loop refuses.
     """
-    rows = load_rows(job.encoded, job.role)
+    rows = load_rows(job.encoded, job.role, job.recipe, world.device)
     manifest = Manifest.load(job.encoded)
     contract = contract_of(job, manifest)
     check_rows(rows, contract)
@@ -216,14 +205,6 @@ def contract_of(job: TrainJob, manifest: Manifest) -> GeneratorContract:
     steps = job.recipe.training(job.role).steps
     facts = {"dataset": manifest.dataset, "dataset_version": manifest.version, "trained_steps": steps}
     return manifest.encoders.contract(job.recipe, job.role, **facts)
-
-
-def windows(training: RoleTraining, spatial_factor: int) -> Windows | None:
-    """The part of each preset's latents that is trained on, or None where it is the whole."""
-    if training.crop_from is None:
-        return None
-    side = training.resolution // spatial_factor
-    return {0: (side, side)}
 
 
 def export(run_folder: Path, trained: Trained, contract: GeneratorContract) -> None:
