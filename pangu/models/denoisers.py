@@ -4,10 +4,12 @@ Those of the recipe are conditioned like PanGu-Draw's (Section 3.3): cross-atten
 and the sinusoidal embedding of the resolution preset's INDEX are added to the time embedding. Pretrained ones keep their own way.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 from pangu.config import DenoiserConfig, Role
@@ -59,6 +61,27 @@ def build_denoiser(
 ) -> UNet2DConditionModel:
     """A freshly initialised denoiser; wrap in `torch.device('meta')` to count a large one without memory."""
     return UNet2DConditionModel(**denoiser_config(config, latent_channels, context, pooled, lower))
+
+
+def load_unet(place: str | Path, subfolder: str | None = None) -> UNet2DConditionModel:
+    """A UNet of diffusers from a folder or hub id, in float32.
+
+    Raises:
+        UserError: there is none, or its file lacks weights, which diffusers would draw at random.
+    """
+    name = f"{place}/{subfolder}" if subfolder else str(place)
+    folder = {"subfolder": subfolder} if subfolder else {}
+    try:
+        unet, info = UNet2DConditionModel.from_pretrained(
+            place, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True, **folder
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name} can not be loaded: {str(error).splitlines()[0]}") from error
+    if info["missing_keys"]:
+        raise UserError(
+            f"{name} lacks {len(info['missing_keys'])} weights of its UNet, such as {info['missing_keys'][0]}."
+        )
+    return unet
 
 
 def condition_of(config: Any, pooled: int) -> Condition:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pangu.config import ROLES, InitialWeights, NoiseSchedule, Recipe, Role
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
-from pangu.models.denoisers import build_denoiser, condition_of, sees_lower
+from pangu.models.denoisers import build_denoiser, condition_of, load_unet, sees_lower
 from pangu.models.sources import locate, read_config
 
 STARTER = "starter_pair"
@@ -96,13 +96,7 @@ def pretrained_denoiser(
     _check_contract(found, contract_of_run)
     _check_channels(found, config, latent_channels, context, lower=sees_lower(contract_of_run.role))
     condition_of(config, pooled)
-    folder = {"subfolder": found.subfolder} if found.subfolder else {}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(
-            found.root, torch_dtype=torch.float32, use_safetensors=True, **folder
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"init_from: {found.name} can not be loaded: {str(error).splitlines()[0]}") from error
+    unet = load_unet(found.root, found.subfolder)
     widen = sees_lower(contract_of_run.role) and config["in_channels"] == latent_channels
     return with_lower_channels(unet) if widen else unet
 

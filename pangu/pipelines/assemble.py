@@ -12,7 +12,7 @@ from pangu.contract import GeneratorContract, check_pair
 from pangu.data.encode import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
-from pangu.models.denoisers import build_denoiser
+from pangu.models.denoisers import build_denoiser, load_unet
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, load_text_tower
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -25,8 +25,7 @@ def load_generator(folder: Path) -> tuple[UNet2DConditionModel, GeneratorContrac
         UserError: the folder holds no generator.
     """
     contract = GeneratorContract.load(folder)
-    unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
-    return unet.eval().requires_grad_(False), contract
+    return load_unet(folder).eval().requires_grad_(False), contract
 
 
 def assemble_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> PanGuDrawPipeline:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from pangu.config import InitialWeights, NoiseSchedule, Recipe, Role
 from pangu.contract import GeneratorContract
@@ -212,6 +213,12 @@ def test_what_is_no_unet_gets_one_sentence(tmp_path) -> None:
     (tmp_path / "torn/diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="torn can not be loaded"):
         starting(tmp_path / "torn")
+    stable_diffusion_unet().save_pretrained(tmp_path / "partial")
+    weights = load_file(tmp_path / "partial/diffusion_pytorch_model.safetensors")
+    weights.pop("conv_out.weight")
+    save_file(weights, tmp_path / "partial/diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match=r"partial lacks 1 weights of its UNet, such as conv_out.weight"):
+        starting(tmp_path / "partial")
     write_pair(tmp_path / "pair")
     with pytest.raises(UserError, match="is a pair; set subfolder to 'structure' or 'texture', not 'boost_low'"):
         starting(tmp_path / "pair", "boost_low")
