@@ -1,17 +1,19 @@
 """Where to put T_struct: two marks on the axis of timesteps, and the rule between them.
 
-PanGu-Draw sets T_struct = 500 by experience. Ours is a measurement of the two things that bound it. Below `detail_mark` an
-upscaled image still differs visibly from the original that it stands for, so the generator that trains on upscaled images
-must not go lower. Above `layout_mark` the layout is still open, so the generator that trains at low resolution must not go
-higher.
+PanGu-Draw sets T_struct = 500 by experience. Ours is a measurement. Below `detail_mark` an upscaled image still differs visibly
+from the original that it stands for, so the generator that trains on upscaled images must not go lower. At `layout_mark` half
+of the layout is decided, so each generator has its half of that work. T_struct is the layout mark, or the detail mark
+where that is higher.
 Pure; knows nothing of networks, datasets or pictures.
 """
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from pangu.config import Frozen
@@ -22,22 +24,26 @@ Floats = npt.NDArray[np.float64]
 VISIBLE_SHARE = 0.1
 """Of the lost detail's power. A half is where noise and detail are equally strong; a tenth leaves room for networks that guess
 better than the linear denoiser of `visible_detail`, because edges are no Gaussian noise."""
+DECIDED_SHARE = 0.5
+"""Of the layout that the caption alone leaves open."""
 FLAT = 0.05
-"""A curve that rises by less than this share has no elbow."""
+"""A probe that leaves less than this share of the layout open at pure noise has learnt its images by heart."""
 
 
 class Recommendation(Frozen):
-    """T_struct in (0, T), and the two marks that it follows from.
+    """T_struct in (0, T), and the marks that it follows from, all as timesteps.
 
-    has_window: whether detail_mark <= layout_mark, so that some boundary respects both.
-    min_timestep: the lowest timestep that upscaled rows may train (`upscale.min_timestep` of the card).
+    bound_by: which mark decided. 'detail' means that texture decides more than half of the layout; a lower boundary needs
+        upscaled rows kept off by `upscale.min_timestep` of the card.
+    elbow: where the curve of the open layout takes off (Kneedle). Reported, not used: it moved by 100 timesteps between samples
+        of one corpus on which the layout mark moved by 30.
     """
 
     boundary: int
-    detail_mark: int
+    bound_by: Literal["layout", "detail"]
+    detail_mark: int = Field(description="Also what `upscale.min_timestep` of the card should be at least")
     layout_mark: int
-    min_timestep: int
-    has_window: bool
+    elbow: int
 
 
 def dct_matrix(size: int) -> Tensor:
@@ -90,41 +96,47 @@ def detail_mark(visible_t: Floats, share: float = VISIBLE_SHARE) -> int:
     return int(hidden[0]) if len(hidden) else len(visible_t)
 
 
-def layout_mark(timestep_k: Floats, unknown_k: Floats) -> int:
-    """The elbow of a rising curve, as a timestep: where the share of the layout that z_t leaves open takes off.
-
-    The point farthest below the chord, both axes scaled to [0, 1] (Kneedle: Satopaa et al. 2011, Section III).
+def layout_mark(timestep_k: Floats, unknown_k: Floats, share: float = DECIDED_SHARE) -> int:
+    """The timestep at which the open share of the layout first reaches `share` of what it is at pure noise.
 
     Raises:
-        UserError: fewer than three points, or a curve so flat that it has no elbow.
+        UserError: the probe knows the layout without looking at z_t.
     """
-    if len(timestep_k) < 3:
-        raise UserError(f"An elbow needs a curve of at least 3 points, not {len(timestep_k)}.")
-    height = unknown_k.max() - unknown_k[0]
-    if height < FLAT:
+    rising = np.maximum.accumulate(unknown_k)
+    if rising[-1] < FLAT:
         raise UserError(
-            f"The probe knows the layout at every timestep (its curve rises by {height:.3f} only), so it has no elbow; "
+            f"The probe knows the layout from the caption alone (it leaves {rising[-1]:.3f} of it open at pure noise); "
             f"measure it on rows that it never trained, or probe with fewer steps."
         )
+    reached = int(np.argmax(rising >= share * rising[-1]))
+    if reached == 0:
+        return int(timestep_k[0])
+    between = slice(reached - 1, reached + 1)
+    return int(np.interp(share * rising[-1], rising[between], timestep_k[between]))
+
+
+def elbow(timestep_k: Floats, unknown_k: Floats) -> int:
+    """The point of a rising curve farthest below its chord, both axes scaled to [0, 1] (Satopaa et al. 2011, Section III)."""
     x = (timestep_k - timestep_k[0]) / (timestep_k[-1] - timestep_k[0])
-    y = (unknown_k - unknown_k[0]) / height
+    y = (unknown_k - unknown_k[0]) / max(float(unknown_k.max() - unknown_k[0]), 1e-12)
     return int(timestep_k[np.argmax(x - y)])
 
 
-def recommend(detail: int, layout: int, num_train_timesteps: int) -> Recommendation:
-    """The boundary between the marks: as far from either harm where there is room, else where the layout is decided.
+def recommend(visible_t: Floats, timestep_k: Floats, unknown_k: Floats, share: float = VISIBLE_SHARE) -> Recommendation:
+    """The boundary for a curve of visible detail over [0, T) and a probe's curve of open layout.
 
-    Without room, upscaled rows keep off the steps that would show their blur by their own `min_timestep`, so that the layout
-    need not pay for them.
+    Raises:
+        UserError: the probe knows the layout without looking at z_t.
     """
-    has_window = detail <= layout
-    grid = max(1, num_train_timesteps // 100)
-    wanted = (detail + layout) / 2 if has_window else layout
-    boundary = min(max(grid, round(wanted / grid) * grid), num_train_timesteps - grid)
+    total = len(visible_t)
+    detail, layout = detail_mark(visible_t, share), layout_mark(timestep_k, unknown_k)
+    grid = max(1, total // 100)
+    # Rounded up, so that rounding never crosses the detail mark.
+    rounded = math.ceil(max(detail, layout) / grid) * grid
     return Recommendation(
-        boundary=boundary,
+        boundary=min(max(grid, rounded), total - grid),
+        bound_by="detail" if detail > layout else "layout",
         detail_mark=detail,
         layout_mark=layout,
-        min_timestep=min(detail, num_train_timesteps - grid),
-        has_window=has_window,
+        elbow=elbow(timestep_k, unknown_k),
     )

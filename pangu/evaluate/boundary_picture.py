@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pangu.evaluate.probe import BoundaryOutcome
 
 INK, FAINT, GRID = "#1f2328", "#6e7781", "#e4e7eb"
-STRUCTURE, TEXTURE, ROOM = "#0b6bcb", "#c2410c", "#15803d"
+STRUCTURE, TEXTURE = "#0b6bcb", "#c2410c"
 
 
 def draw(outcome: "BoundaryOutcome", visible_t: Floats) -> bytes:
@@ -39,12 +39,10 @@ def _shares(axes: Any, outcome: "BoundaryOutcome", visible_t: Floats) -> None:
     layout = np.array([point.unknown_layout for point in outcome.curve])
     axes.plot(np.arange(len(visible_t)), visible_t, color=TEXTURE, linewidth=2.2, label="lost detail still visible")
     axes.plot(t, layout.clip(0, 1.2), color=STRUCTURE, linewidth=2.2, label="layout still open (probe)")
-    if found.has_window:
-        axes.axvspan(found.detail_mark, found.layout_mark, color=ROOM, alpha=0.10, linewidth=0)
-    else:
-        axes.axvspan(found.layout_mark, found.detail_mark, color=TEXTURE, alpha=0.08, linewidth=0)
+    axes.axvspan(0, found.detail_mark, color=TEXTURE, alpha=0.08, linewidth=0)
     axes.plot(found.detail_mark, _at(visible_t, found.detail_mark), "o", color=TEXTURE, markersize=7)
     axes.plot(found.layout_mark, np.interp(found.layout_mark, t, layout), "o", color=STRUCTURE, markersize=7)
+    axes.plot(found.elbow, np.interp(found.elbow, t, layout), "o", color=STRUCTURE, fillstyle="none", label="elbow")
     axes.axvline(found.boundary, color=INK, linewidth=1.6, linestyle=(0, (5, 3)))
     top = max(1.0, float(layout.clip(0, 1.2).max()))
     axes.set_ylim(-0.02, top * 1.22)
@@ -59,14 +57,16 @@ def _shares(axes: Any, outcome: "BoundaryOutcome", visible_t: Floats) -> None:
     )  # fmt: skip
     axes.set_ylabel("share", color=INK)
     axes.set_title(_title(outcome), loc="left", color=INK, fontsize=12)
-    axes.legend(loc="center right", frameon=False, labelcolor=INK)
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=1, frameon=False, labelcolor=INK)
 
 
 def _reason(outcome: "BoundaryOutcome") -> str:
     found = outcome.recommendation
-    if found.has_window:
-        return f"room from {found.detail_mark} (detail lost in noise) to {found.layout_mark} (layout decided)"
-    return f"no room: layout decided at {found.layout_mark}; upscaled rows may train from {found.detail_mark} on"
+    if found.bound_by == "layout":
+        return f"half of the layout is decided at {found.layout_mark}; lost detail drowns in noise from {found.detail_mark} on"
+    return (
+        f"lost detail drowns in noise from {found.detail_mark} on; half of the layout is decided at {found.layout_mark}"
+    )
 
 
 def _title(outcome: "BoundaryOutcome") -> str:

@@ -107,9 +107,8 @@ def find_boundary(
 
     denoisers = [(contract.interval, denoiser_of(network, contract, side)) for network, contract in networks]
     curve = probe_curve(denoisers, sample, schedule, 1 / factor, visible, seed, report)
-    layout = rule.layout_mark(
-        np.array([point.timestep for point in curve]), np.array([point.unknown_layout for point in curve])
-    )
+    timesteps, unknown = zip(*((point.timestep, point.unknown_layout) for point in curve), strict=True)
+    found = rule.recommend(visible, np.array(timesteps), np.array(unknown), visible_share)
     outcome = BoundaryOutcome(
         dataset=card.name,
         version=version,
@@ -118,7 +117,7 @@ def find_boundary(
         upscale_factor=factor,
         upscaler=card.upscale.upscaler,
         visible_share=visible_share,
-        recommendation=rule.recommend(rule.detail_mark(visible, visible_share), layout, len(visible)),
+        recommendation=found,
         curve=tuple(curve),
         picture=str(folder / "boundary.png"),
     )
