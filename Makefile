@@ -26,7 +26,7 @@ down: $(STAMP)
 	$(BIN)/pangu down
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
