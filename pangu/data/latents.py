@@ -33,13 +33,13 @@ def encode_view(
 @torch.no_grad()
 def pixel_latents(pixels_bhwc: np.ndarray, autoencoder: Any) -> Tensor:
     """(B, C, h, w) latents, scaled for diffusion, of (B, H, W, 3) uint8, on the autoencoder's device."""
-    return encode_pixels(autoencoder, to_unit(pixels_bhwc).to(autoencoder.device))
+    return encode_pixels(autoencoder, to_unit(pixels_bhwc, autoencoder.device))
 
 
 def shrunk_latents(pixels_bhwc: np.ndarray, lower_size: tuple[int, int], autoencoder: Any) -> Tensor:
     """(B, C, h, w) latents of the same images scaled down to `lower_size` and up again: what a stage of a cascade is given."""
     small = np.stack([shrink_pixels(pixels, *lower_size) for pixels in pixels_bhwc])
-    return lower_latents(autoencoder, to_unit(small).to(autoencoder.device), *pixels_bhwc.shape[1:3])
+    return lower_latents(autoencoder, to_unit(small, autoencoder.device), *pixels_bhwc.shape[1:3])
 
 
 def to_bytes(tensor: Tensor) -> bytes:

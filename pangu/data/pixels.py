@@ -29,6 +29,6 @@ def shrink_pixels(pixels_hwc: np.ndarray, height: int, width: int) -> np.ndarray
     return np.asarray(Image.fromarray(pixels_hwc).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def to_unit(pixels_bhwc: np.ndarray) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(pixels_bhwc).permute(0, 3, 1, 2) / 127.5 - 1
+def to_unit(pixels_bhwc: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1], on `device`; what travels there are bytes."""
+    return torch.from_numpy(pixels_bhwc).to(device).permute(0, 3, 1, 2) / 127.5 - 1
