@@ -16,6 +16,8 @@ from pangu.progress import Progress
 Parameters = ParamSpec("Parameters")
 
 SECONDS_BETWEEN_UPDATES = 2.0
+PLACES = ("run", "mlflow", "sample")
+"""Facts of a training that say where something is."""
 
 
 class ProgressBar:
@@ -42,10 +44,11 @@ class ProgressBar:
 
 
 def sentence(progress: Progress) -> str:
-    """`train structure: 120 / 700 steps, loss 0.31`."""
+    """`train structure: 120 / 700 steps, loss 0.31`; parts of a fact (`loss/t0-124`) and places of things are left out."""
     facts = "".join(
         f", {name} {value:.4g}" if isinstance(value, float) else f", {name} {value}"
         for name, value in progress.facts.items()
+        if "/" not in name and name not in PLACES
     )
     return f"{progress.stage}: {progress.done} / {progress.total} {progress.unit}{facts}"
 

@@ -11,8 +11,10 @@ from prefect.runtime import flow_run as current_run
 from prefect.tasks import Task
 
 from flows.reporting import ProgressBar, show_outcome
+from flows.training_report import TrainingReport
 from pangu import jobs
 from pangu.errors import UserError
+from pangu.progress import Progress
 from pangu.storage import Home
 
 
@@ -72,7 +74,18 @@ def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str
     """Run one `pangu` command for the current flow run, show how it goes, and return its outcome."""
     run = jobs.run_as_job if on_ray else jobs.run_as_process
     bar = ProgressBar(stage)
-    outcome = run(arguments, f"{current_run.id}-{stage}", result_file(stage), bar, get_run_logger().info)
+    training = TrainingReport(stage) if stage.startswith("train-") else None
+
+    def report(progress: Progress) -> None:
+        bar(progress)
+        if training is not None:
+            training(progress)
+
+    try:
+        outcome = run(arguments, f"{current_run.id}-{stage}", result_file(stage), report, get_run_logger().info)
+    finally:
+        if training is not None:
+            training.finish()
     bar.finish(outcome)
     show_outcome(stage, outcome)
     return outcome
