@@ -20,6 +20,8 @@ def draw(outcome: "BoundaryOutcome", visible_t: Floats) -> bytes:
 
     figure = Figure(figsize=(10, 7.2), dpi=110, layout="constrained", facecolor="white")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
+    heading = f"T_struct = {outcome.recommendation.boundary}"
+    figure.suptitle(heading, x=0.01, ha="left", color=INK, fontsize=16, fontweight="bold")
     _shares(upper, outcome, visible_t)
     _losses(lower, outcome)
     for axes in (upper, lower):
@@ -45,19 +47,10 @@ def _shares(axes: Any, outcome: "BoundaryOutcome", visible_t: Floats) -> None:
     axes.plot(found.elbow, np.interp(found.elbow, t, layout), "o", color=STRUCTURE, fillstyle="none", label="elbow")
     axes.axvline(found.boundary, color=INK, linewidth=1.6, linestyle=(0, (5, 3)))
     top = max(1.0, float(layout.clip(0, 1.2).max()))
-    axes.set_ylim(-0.02, top * 1.22)
-    side, offset = ("left", 8) if found.boundary < len(visible_t) * 0.7 else ("right", -8)
-    axes.annotate(
-        f"T_struct = {found.boundary}", (found.boundary, top * 1.19), (offset, 0), textcoords="offset points",
-        ha=side, va="top", color=INK, fontsize=13, fontweight="bold",
-    )  # fmt: skip
-    axes.annotate(
-        f"{_reason(outcome)}", (found.boundary, top * 1.19), (offset, -20), textcoords="offset points", ha=side,
-        va="top", color=FAINT, fontsize=9.5,
-    )  # fmt: skip
+    axes.set_ylim(-0.02, top * 1.14)
     axes.set_ylabel("share", color=INK)
-    axes.set_title(_title(outcome), loc="left", color=INK, fontsize=12)
-    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.0), ncols=1, frameon=False, labelcolor=INK)
+    axes.set_title(f"{_reason(outcome)}\n{_data(outcome)}", loc="left", color=FAINT, fontsize=10)
+    axes.legend(loc="upper center", ncols=3, frameon=False, labelcolor=INK)
 
 
 def _reason(outcome: "BoundaryOutcome") -> str:
@@ -69,7 +62,7 @@ def _reason(outcome: "BoundaryOutcome") -> str:
     )
 
 
-def _title(outcome: "BoundaryOutcome") -> str:
+def _data(outcome: "BoundaryOutcome") -> str:
     rows = "held-out" if outcome.split == "held_out" else "training"
     return (
         f"{outcome.dataset}, version {outcome.version}: {outcome.images} {rows} originals; "

@@ -65,6 +65,10 @@ class BoundaryOutcome(Frozen):
     upscaler: str
     visible_share: float
     recommendation: rule.Recommendation
+    hand_over: float | None = Field(
+        description="Of two halves: open layout just below their boundary over just above it. Well above 1 means that "
+        "the texture generator knows less of the layout than it is given to decide: the boundary is too high for it"
+    )
     curve: tuple[CurvePoint, ...]
     picture: str
 
@@ -118,6 +122,7 @@ def find_boundary(
         upscaler=card.upscale.upscaler,
         visible_share=visible_share,
         recommendation=found,
+        hand_over=hand_over(curve, [contract.interval for contract in contracts]),
         curve=tuple(curve),
         picture=str(folder / "boundary.png"),
     )
@@ -196,6 +201,16 @@ def probe_curve(
         )
         report(Progress(stage="boundary", done=part.high, total=total, unit="timesteps"))
     return points
+
+
+def hand_over(curve: Sequence[CurvePoint], intervals: Sequence[TimeInterval]) -> float | None:
+    """The open layout just below the only inner boundary of the intervals over that just above; None without such a one."""
+    inner = sorted({interval.low for interval in intervals if interval.low > 0})
+    if len(inner) != 1:
+        return None
+    below = [point.unknown_layout for point in curve if point.timestep < inner[0]]
+    above = [point.unknown_layout for point in curve if point.timestep >= inner[0]]
+    return below[-1] / max(above[0], 1e-9) if below and above else None
 
 
 def _disjoint(denoisers: Sequence[tuple[TimeInterval, Denoiser]]) -> list[tuple[TimeInterval, Denoiser]]:
