@@ -21,7 +21,7 @@ def draw(outcome: "BoundaryOutcome", visible_t: Floats) -> bytes:
     figure = Figure(figsize=(10, 7.2), dpi=110, layout="constrained", facecolor="white")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
     heading = f"T_struct = {outcome.recommendation.boundary}"
-    figure.suptitle(heading, x=0.01, ha="left", color=INK, fontsize=16, fontweight="bold")
+    figure.suptitle(heading, x=0.057, ha="left", color=INK, fontsize=16, fontweight="bold")
     _shares(upper, outcome, visible_t)
     _losses(lower, outcome)
     for axes in (upper, lower):
@@ -50,7 +50,7 @@ def _shares(axes: Any, outcome: "BoundaryOutcome", visible_t: Floats) -> None:
     axes.set_ylim(-0.02, top * 1.14)
     axes.set_ylabel("share", color=INK)
     axes.set_title(f"{_reason(outcome)}\n{_data(outcome)}", loc="left", color=FAINT, fontsize=10)
-    axes.legend(loc="upper center", ncols=3, frameon=False, labelcolor=INK)
+    axes.legend(loc="upper center", ncols=3, framealpha=1, edgecolor="white", labelcolor=INK)
 
 
 def _reason(outcome: "BoundaryOutcome") -> str:
