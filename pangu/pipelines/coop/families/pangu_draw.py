@@ -1,0 +1,98 @@
+"""PanGu-Draw's own pair, whose expert changes at the boundary inside the cooperation, and a single generator of ours."""
+
+from typing import Any
+
+from torch import Tensor
+
+from pangu.config import Role
+from pangu.diffusion.presets import nearest_of
+from pangu.diffusion.trajectory import Trajectory, predict
+from pangu.errors import UserError
+from pangu.models.denoisers import denoise
+from pangu.models.schedulers import check_schedule
+from pangu.pipelines import inputs
+from pangu.pipelines.coop.families.latent import LatentFamily
+from pangu.pipelines.coop.family import Ask, Condition, Tensors, one_device
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+class PanGuDraw(LatentFamily):
+    """`PanGuDrawPipeline`, or one generator for all timesteps."""
+
+    extras = ("styles",)
+
+    def check(self) -> None:
+        missing = [role for role in self.roles if self.pipe.generator(role) is None]
+        if missing:
+            raise UserError(f"{self.name} was loaded without its {missing[0]} generator; load the whole pair.")
+        check_schedule(self.pipe.scheduler, self.pipe.reference.schedule)
+        if self.vae is None:
+            raise UserError(
+                f"{self.name} has no autoencoder (vae), so no bridge leads to its latents; load it with one."
+            )
+        one_device([*self.networks, self.vae], self.name)
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return ("structure", "texture") if isinstance(self.pipe, PanGuDrawPipeline) else (self.pipe.role,)
+
+    @property
+    def network(self) -> Any:
+        return self.pipe.generator(self.roles[0])
+
+    @property
+    def networks(self) -> list[Any]:
+        return [self.pipe.generator(role) for role in self.roles]
+
+    @property
+    def channels(self) -> int:
+        return int(self.network.config.out_channels)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        resolution = self.pipe.resolution
+        return resolution, resolution
+
+    def check_size(self, height: int, width: int) -> None:
+        if (height, width) not in self.pipe.sizes:
+            near = self.pipe.sizes[nearest_of(height, width, self.pipe.sizes)]
+            raise UserError(
+                f"{self.name} has no preset of {height}x{width} (height x width); its nearest is {near[0]}x{near[1]}."
+            )
+
+    def condition(self, ask: Ask) -> Condition:
+        styles = ask.extra.get("styles")
+        said = self.pipe.encode_prompt(ask.prompts, ask.negatives, styles)
+        said = said.repeat(ask.images_per_prompt).to(self.device)
+        presets = {role: self.pipe.preset_for(role, ask.height, ask.width) for role in self.roles}
+        facts = {"presets": presets, "said": said}
+        # The pair's own rule of guidance, styles included, runs as one batch inside `network_call`.
+        return Condition({}, False, ask.guidance_scale, True, facts)
+
+    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        role = self.expert(float(timestep))
+        unet, contract = self.pipe.generator(role), self.pipe.contract(role)
+        preset = condition.facts["presets"][role]
+        height, width = inputs.presets_of(contract)[preset]
+        native = height // contract.spatial_factor, width // contract.spatial_factor
+
+        def ask(noisy: Tensor, timestep_b: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+            texts = tokens.to(unet.dtype), pooled.to(unet.dtype)
+            return denoise(unet, noisy, timestep_b, *texts, preset, native_size=native).float()
+
+        here = Trajectory(
+            latents_bchw=noisy_bchw,
+            timesteps=timestep.reshape(1),
+            step=0,
+            scheduler=None,
+            conditioning=condition.facts["said"],
+            guidance_scale=condition.guidance_scale,
+            presets=condition.facts["presets"],
+        )
+        return predict(ask, noisy_bchw, here)
+
+    def expert(self, timestep: float) -> Role:
+        """Which generator owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
+        if len(self.roles) == 1:
+            return self.roles[0]
+        return "structure" if timestep >= self.pipe.boundary else "texture"

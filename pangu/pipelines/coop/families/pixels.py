@@ -1,0 +1,66 @@
+"""Models of pixels: they have no autoencoder, and their latents are the picture in [-1, 1]."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pangu.errors import UserError
+from pangu.pipelines.coop.family import Ask, Condition, Family, Tensors, one_device
+
+
+class Pixels(Family):
+    """`DDPMPipeline` and `DDIMPipeline`: a UNet of pixels without any condition."""
+
+    def check(self) -> None:
+        if self.channels != 3:
+            raise UserError(f"{self.name} draws {self.channels} channel(s); only pictures of 3 can be bridged.")
+        one_device(self.networks, self.name)
+
+    @property
+    def vae(self) -> None:
+        return None
+
+    @property
+    def pixels_per_latent(self) -> int:
+        return 1
+
+    @property
+    def size_step(self) -> int:
+        return 2 ** (len(self.network.config.block_out_channels) - 1)
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        side = self.network.config.sample_size
+        return (side, side) if isinstance(side, int) else tuple(side)
+
+    def to_pixels(self, latents_bchw: Tensor, vae: Any = None) -> Tensor:
+        return latents_bchw.float()
+
+    def to_latents(self, pixels_bchw: Tensor, vae: Any = None) -> Tensor:
+        return pixels_bchw.float()
+
+    def condition(self, ask: Ask) -> Condition:
+        return Condition({}, False, 1.0)
+
+    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        return self.network(noisy_bchw, timestep, return_dict=False)[0]
+
+
+class DeepFloyd(Pixels):
+    """`IFPipeline`: a text-conditioned UNet of pixels, whose further channels are its learned variance."""
+
+    def condition(self, ask: Ask) -> Condition:
+        guided = ask.guidance_scale > 1
+        tokens, negative = self.pipe.encode_prompt(
+            ask.prompts,
+            guided,
+            num_images_per_prompt=ask.images_per_prompt,
+            device=self.device,
+            negative_prompt=ask.negatives,
+        )
+        both = torch.cat([negative, tokens]) if guided else tokens
+        return Condition({"tokens": both}, guided, ask.guidance_scale, ask.batched_guidance)
+
+    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        return self.network(noisy_bchw, timestep, encoder_hidden_states=tensors["tokens"], return_dict=False)[0]

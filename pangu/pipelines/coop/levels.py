@@ -1,0 +1,211 @@
+"""Noise levels of diffusers: what a network was trained with, and where a sampler stands. Knows no pipeline.
+
+A `TrainedLevels` maps a network's continuous timestep to a noise level and back, through the logarithm of the signal-to-noise
+ratio. Schedulers interpolate their sigmas in the same logarithm, so both agree between the indices as well.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from pangu.diffusion.fusion import NoiseLevel, Prediction, PredictionKind
+from pangu.errors import UserError
+
+QUIETEST = 1e-12
+"""Least alpha_bar in a table: schedules of zero terminal SNR end at exactly 0, which has no logarithm."""
+
+
+class TrainedLevels(Protocol):
+    """The noise levels that a network was trained with."""
+
+    @property
+    def prediction(self) -> Prediction: ...
+
+    def timestep(self, log_snr: float) -> float:
+        """The timestep of that log-SNR, between indices where need be, or the nearest one that the network knows."""
+        ...
+
+    def level(self, timestep: float) -> NoiseLevel:
+        """Signal and noise in the network's input at that timestep."""
+        ...
+
+
+@dataclass(frozen=True)
+class TableLevels:
+    """A variance-preserving model with T discrete steps, such as Stable Diffusion's."""
+
+    prediction: Prediction
+    alpha_bars: tuple[float, ...]
+
+    @cached_property
+    def _log_snr(self) -> np.ndarray:
+        alpha_bar = np.clip(np.asarray(self.alpha_bars, np.float64), QUIETEST, 1 - QUIETEST)
+        return np.log(alpha_bar) - np.log1p(-alpha_bar)
+
+    def timestep(self, log_snr: float) -> float:
+        falling = self._log_snr
+        return float(np.interp(-log_snr, -falling, np.arange(len(falling))))
+
+    def level(self, timestep: float) -> NoiseLevel:
+        log_snr = float(np.interp(timestep, np.arange(len(self._log_snr)), self._log_snr))
+        return NoiseLevel(math.sqrt(1 / (1 + math.exp(-log_snr))), math.sqrt(1 / (1 + math.exp(log_snr))))
+
+
+@dataclass(frozen=True)
+class FlowLevels:
+    """Flow matching: z = (1 - s) z0 + s eps, asked at timestep s T, such as Stable Diffusion 3 and Flux."""
+
+    prediction: Prediction
+    num_train_timesteps: int
+
+    def timestep(self, log_snr: float) -> float:
+        # exp overflows for nearly clean samples, long after the least noise of the training.
+        s = 1 / (1 + math.exp(min(log_snr / 2, 50.0)))
+        return min(max(s, 1 / self.num_train_timesteps), 1.0) * self.num_train_timesteps
+
+    def level(self, timestep: float) -> NoiseLevel:
+        s = timestep / self.num_train_timesteps
+        return NoiseLevel(1 - s, s)
+
+
+@dataclass(frozen=True)
+class EdmLevels:
+    """EDM: sigma in [sigma_min, sigma_max], told to the network as ln(sigma) / 4 (arXiv 2206.00364, Table 1)."""
+
+    prediction: Prediction
+    sigma_min: float
+    sigma_max: float
+
+    def timestep(self, log_snr: float) -> float:
+        lowest, highest = math.log(self.sigma_min), math.log(self.sigma_max)
+        return 0.25 * min(max(-log_snr / 2, lowest), highest)
+
+    def level(self, timestep: float) -> NoiseLevel:
+        sigma = math.exp(4 * timestep)
+        signal = 1 / math.hypot(sigma, self.prediction.sigma_data)
+        return NoiseLevel(signal, signal * sigma)
+
+
+def trained_levels(scheduler: Any, who: str) -> TrainedLevels:
+    """The noise levels of a network, read from the scheduler that its pipeline carries.
+
+    Raises:
+        UserError: the scheduler belongs to no kind of model that can cooperate.
+    """
+    prediction = prediction_of(scheduler, who)
+    if prediction.kind == "flow_prediction":
+        return FlowLevels(prediction, scheduler.config.num_train_timesteps)
+    if prediction.kind.startswith("edm"):
+        return EdmLevels(prediction, scheduler.config.sigma_min, scheduler.config.sigma_max)
+    table = getattr(scheduler, "alphas_cumprod", None)
+    if table is None:
+        raise UserError(
+            f"{who} has a {type(scheduler).__name__}, which has no table of noise levels to meet others at."
+        )
+    return TableLevels(prediction, tuple(table.tolist()))
+
+
+def prediction_of(scheduler: Any, who: str) -> Prediction:
+    """What a scheduler takes for the output of its network.
+
+    Raises:
+        UserError: a kind of prediction that is not known here.
+    """
+    name, config = type(scheduler).__name__, scheduler.config
+    if name.startswith("FlowMatch"):
+        return Prediction("flow_prediction")
+    kind = config.get("prediction_type", "epsilon")
+    if hasattr(scheduler, "precondition_outputs"):
+        edm: dict[str, PredictionKind] = {"epsilon": "edm_epsilon", "v_prediction": "edm_v_prediction"}
+        if kind in edm:
+            return Prediction(edm[kind], float(config.sigma_data))
+    elif kind in ("epsilon", "v_prediction", "sample", "flow_prediction"):
+        return Prediction(kind)
+    raise UserError(
+        f"{who} has a {name} with prediction_type = {kind}; epsilon, v_prediction, sample and flows cooperate."
+    )
+
+
+@dataclass
+class Sampler:
+    """A diffusers scheduler at one trajectory: timesteps are set, and `at` counts the calls of `step`.
+
+    A second-order scheduler is called twice a step; a call is what the network is asked for, a step what the user counts.
+    """
+
+    scheduler: Any
+    num_inference_steps: int
+    who: str
+    at: int = 0
+
+    def __post_init__(self) -> None:
+        scheduler = self.scheduler
+        vp_table = hasattr(scheduler, "alphas_cumprod") and not hasattr(scheduler, "sigmas")
+        if not vp_table and len(getattr(scheduler, "sigmas", ())) != self.calls + 1:
+            raise UserError(f"{self.who} samples with {type(scheduler).__name__}, whose noise levels can not be read.")
+
+    @property
+    def calls(self) -> int:
+        return len(self.scheduler.timesteps)
+
+    @property
+    def timestep(self) -> torch.Tensor:
+        """The current timestep, a tensor without dimensions."""
+        return self.scheduler.timesteps[self.at]
+
+    @property
+    def prediction(self) -> Prediction:
+        return prediction_of(self.scheduler, self.who)
+
+    def step_of(self, call: int) -> int:
+        """Which of the user's steps a call belongs to."""
+        return call * self.num_inference_steps // self.calls
+
+    def level(self) -> NoiseLevel:
+        """Signal and noise in the sample that the current call is given."""
+        return self.level_at(self.at)
+
+    def level_at(self, call: int) -> NoiseLevel:
+        scheduler = self.scheduler
+        if not hasattr(scheduler, "sigmas"):
+            alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[call])])
+            return NoiseLevel(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
+        sigma = float(scheduler.sigmas[call])
+        if type(scheduler).__name__.startswith("FlowMatch"):
+            return NoiseLevel(1 - sigma, sigma)
+        if hasattr(scheduler, "sigmas_interpol") or hasattr(scheduler, "_second_order_timesteps"):
+            # Every second call is at a level between two of the table; only its timestep says which.
+            trained = trained_levels(scheduler, self.who).level(float(scheduler.timesteps[call]))
+            return NoiseLevel(1.0, trained.sigma / trained.signal)
+        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+            signal, sigma_t = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[call].double())
+            return NoiseLevel(float(signal), float(sigma_t))
+        return NoiseLevel(1.0, sigma)
+
+    def scale(self, noisy_bchw: torch.Tensor) -> torch.Tensor:
+        """The sample as the network wants to see it."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return noisy_bchw
+        return self.scheduler.scale_model_input(noisy_bchw, self.timestep)
+
+    def step(self, predicted_bchw: torch.Tensor, noisy_bchw: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+        """The sample at the next level, float32 (PanGu-Draw, Algorithm 1, line 5)."""
+        following = self.scheduler.step(predicted_bchw, self.timestep, noisy_bchw, **arguments, return_dict=False)[0]
+        self.at += 1
+        return following
+
+    def begin_at(self, call: int) -> None:
+        """Start in the middle, without history, at a call that `first_stage` gave."""
+        self.at = call
+        if call and hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(call)
+
+    def first_stage(self, call: int) -> int:
+        """That call, or the next one that begins a step of a second-order scheduler."""
+        if getattr(self.scheduler, "order", 1) == 1:
+            return call
+        return call + call % 2
