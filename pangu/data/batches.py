@@ -22,6 +22,7 @@ class Rows(Protocol):
     """What a training job needs to know of its rows, sorted by key; rows of one bucket share a preset and a shape.
 
     keys: N content hashes; min_timestep_n, preset_n (N,) int64; styled_n (N,) bool: has captions with a style's prefix.
+    Latents and embeddings come as float16 where they are stored, and as float32 where they are computed.
     """
 
     @property
@@ -36,7 +37,7 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def latents(self, rows: Sequence[int]) -> Tensor:
-        """(B, C, H, W) float latents of rows of one bucket."""
+        """(B, C, H, W) latents of rows of one bucket."""
         ...
 
     def lower(self, rows: Sequence[int]) -> Tensor | None:

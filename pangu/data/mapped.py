@@ -57,7 +57,7 @@ class MappedRows:
         index, variant = np.asarray(rows), np.asarray(variants)
         plain = self.text_n[index], variant
         if (variant >= 0).all() and (variant < len(LANGUAGES)).all():
-            return _float(self.tokens_nvsc[plain]), _float(self.pooled_nvp[plain])
+            return torch.from_numpy(self.tokens_nvsc[plain]), torch.from_numpy(self.pooled_nvp[plain])
         return (
             self._mixed(self.tokens_nvsc, self.styled_tokens_nvsc, self.empty_tokens_sc, index, variant),
             self._mixed(self.pooled_nvp, self.styled_pooled_nvp, self.empty_pooled_p, index, variant),
@@ -67,7 +67,7 @@ class MappedRows:
         index = np.asarray(rows)
         presets = self.preset_n[index].unique().tolist()
         assert len(presets) == 1, f"rows of presets {presets} in one batch"
-        return _float(columns[presets[0]].take(self.slot_n[index], axis=0))
+        return torch.from_numpy(columns[presets[0]].take(self.slot_n[index], axis=0))
 
     def _mixed(
         self, plain: np.ndarray, styled: np.ndarray, empty: np.ndarray, index: np.ndarray, variant: np.ndarray
@@ -81,11 +81,7 @@ class MappedRows:
         ):
             if where.any():
                 values[where] = column[places[index[where]], variant[where] - first]
-        return _float(values)
-
-
-def _float(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values).float()
+        return torch.from_numpy(values)
 
 
 def open_mapped(folder: Path, role: Role) -> MappedRows:

@@ -63,9 +63,9 @@ def test_latents_and_embeddings_are_those_of_the_row(encoded) -> None:
     captions = [one.caption_en, one.caption_zh, ""]
     tokens, pooled = embed_captions([load_text_tower(tiny().text_encoders[0])], captions, tiny().max_tokens)
     found = rows.captions([index] * 3, [0, 1, -1])
-    torch.testing.assert_close(found[0], tokens, atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(found[1], pooled, atol=1e-2, rtol=1e-2)
-    pixels = decode_latents(load_autoencoder(tiny().autoencoder), rows.latents([index]))
+    torch.testing.assert_close(found[0].float(), tokens, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(found[1].float(), pooled, atol=1e-2, rtol=1e-2)
+    pixels = decode_latents(load_autoencoder(tiny().autoencoder), rows.latents([index]).float())
     assert pixels.shape == (1, 3, 96, 96)
     assert pixels.mean() > 0  # mostly white
 
@@ -144,7 +144,7 @@ def test_the_earlier_stages_image_is_the_same_image_without_detail(tmp_path) -> 
     rows = load_rows(home.encoded(NAME, outcome.encode_id), "structure")
     autoencoder = load_autoencoder(tiny().autoencoder)
     every = range(len(rows))
-    whole, lower = (decode_latents(autoencoder, of(every)) for of in (rows.latents, rows.lower))
+    whole, lower = (decode_latents(autoencoder, of(every).float()) for of in (rows.latents, rows.lower))
 
     def detail(pixels: torch.Tensor) -> float:
         return float(pixels.diff(dim=-1).abs().mean())
@@ -168,7 +168,7 @@ def test_styled_rows_get_their_captions_under_the_prefix_of_their_style_too(tmp_
         if style is not None:
             captions = [styled_caption(text, prefixes[style]) for text in (one.caption_en, one.caption_zh)]
             tokens, _ = embed_captions(towers, captions, tiny().max_tokens)
-            torch.testing.assert_close(rows.captions([index] * 2, [2, 3])[0], tokens, atol=1e-2, rtol=1e-2)
+            torch.testing.assert_close(rows.captions([index] * 2, [2, 3])[0].float(), tokens, atol=1e-2, rtol=1e-2)
 
 
 def test_a_style_that_the_recipe_does_not_know_is_refused_unless_it_knows_none(tmp_path) -> None:

@@ -47,7 +47,7 @@ def in_memory(folder: Path) -> pa.Table:
 
 
 def stored(table: pa.Table, column: str, row: int, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_numpy(np.frombuffer(table[column][row].as_py(), np.float16).reshape(shape).copy()).float()
+    return torch.from_numpy(np.frombuffer(table[column][row].as_py(), np.float16).reshape(shape).copy())
 
 
 def test_every_row_is_to_the_bit_what_the_files_hold(folder, in_memory) -> None:
