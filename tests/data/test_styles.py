@@ -1,0 +1,78 @@
+"""The style of an image, from the card or its table to the dataset, and datasets from before there were styles."""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+import pangu.data.table
+from pangu.data.card import Card
+from pangu.data.openmoji import selection
+from pangu.data.prepare import make_row
+from pangu.data.source import content_digest, read_source
+from pangu.data.table import SCHEMA, latest_version, read_rows
+from pangu.data.upscale import make_upscaler
+from pangu.storage import Home
+from tests.data.shaped import styled_row
+from tests.small_dataset import NAME, commit_rows, row
+
+CSV = "u,en,kind\nhttp://a.org/1.png,a cat,photo\nhttp://a.org/2.png,a dog,\n"
+
+
+def card_of(source: Path, style: str | None = None, column: str | None = None) -> Card:
+    columns = {"url": "u", "caption_en": "en", "style": column}
+    return Card(name="small", source=str(source), columns=columns, licence={"name": "CC0"}, style=style)
+
+
+@pytest.mark.parametrize(
+    ("style", "column", "expected"),
+    [
+        (None, None, ["", ""]),
+        ("cartoon", None, ["cartoon", "cartoon"]),
+        (None, "kind", ["photo", ""]),
+        ("cartoon", "kind", ["photo", "cartoon"]),
+    ],
+)
+def test_the_tables_style_goes_before_the_cards(style, column, expected, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CSV)
+    listed = read_source(card_of(tmp_path / "t.csv", style, column), Home(tmp_path))
+    assert listed["style"].to_pylist() == expected
+
+
+def test_a_list_without_styles_keeps_the_digest_it_had_before_there_were_any(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(CSV)
+    plain, styled = (
+        read_source(card_of(tmp_path / "t.csv", column=column), Home(tmp_path)) for column in (None, "kind")
+    )
+    assert content_digest(plain) == "b24f2f5803cc90ee"
+    assert content_digest(plain) != content_digest(styled)
+
+
+@pytest.mark.parametrize(("listed", "expected"), [("photo", "photo"), ("", "cartoon")])
+def test_prepared_rows_carry_it(listed, expected, tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    Image.new("RGB", (600, 600), "red").save(sink, "PNG")
+    facts = {"sha256": "0" * 64, "caption_en": "a cat", "caption_zh": "", "url": "u", "license": "CC0", "style": listed}
+    made = make_row(card_of(tmp_path, "cartoon"), facts, sink.getvalue(), make_upscaler("lanczos", 1))
+    assert made["style"] == expected
+    assert (
+        make_row(card_of(tmp_path), facts | {"style": ""}, sink.getvalue(), make_upscaler("lanczos", 1))["style"]
+        is None
+    )
+
+
+def test_a_dataset_from_before_there_were_styles_is_read_and_followed_by_one_with_them(tmp_path, monkeypatch) -> None:
+    home, one = Home(tmp_path), selection(12)[0]
+    before = pa.schema([field for field in SCHEMA if field.name != "style"])
+    with monkeypatch.context() as past:
+        past.setattr(pangu.data.table, "SCHEMA", before)
+        past.setattr(pangu.data.table, "STORED", pa.schema([f for f in before if f.name != "upscaled"]))
+        past.setattr("tests.small_dataset.SCHEMA", before)
+        old = commit_rows(home, [row(one, False)])
+    assert read_rows(home, NAME, old, columns=["style"])["style"].to_pylist() == [None]
+    new = commit_rows(home, [styled_row(one, "photo")], key="styled")
+    assert new == latest_version(home, NAME) == old + 1
+    assert read_rows(home, NAME, new, columns=["style"])["style"].to_pylist() == ["photo"]
+    assert read_rows(home, NAME, old, columns=["style"])["style"].to_pylist() == [None]
