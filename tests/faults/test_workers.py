@@ -1,0 +1,105 @@
+"""Workers that die, and jobs that go on with another number of them: the same rows in the same order, the same result."""
+
+import multiprocessing
+import signal
+import socket
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pangu.data.encode import encode
+from pangu.storage import Home
+from pangu.train.job import TrainJob
+from pangu.train.ledger import Ledger
+from tests.faults.train_worker import main
+from tests.small_dataset import NAME, small_dataset
+from tests.train.rows import small_recipe
+
+STEPS = 6
+PATIENCE_S = 300
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
+    """A job on twelve drawings, whose batches are drawn in turn: a killed worker then dies at a known step."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    recipe = small_recipe(steps=STEPS)
+    recipe = recipe.model_copy(update={"execution": recipe.execution.model_copy(update={"prefetch": 0})})
+    encode_id = encode(NAME, small_dataset(home), recipe, home).encode_id
+    return TrainJob(
+        role="structure",
+        run_name="one",
+        encode_id=encode_id,
+        recipe=recipe,
+        encoded=home.encoded(NAME, encode_id),
+        run_folder=home.run("one"),
+    )
+
+
+# Forked from one process that has everything imported: a worker then starts in no time.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.faults.train_worker"])
+
+
+def attempt(job: TrainJob, size: int, killed_at: int = 0) -> None:
+    """Run the job with `size` workers, of which the last is killed at a step; without their peer the others are ended."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    doomed = [killed_at if rank == size - 1 else 0 for rank in range(size)]
+    workers = [FORKS.Process(target=main, args=(job, rank, size, port, doomed[rank])) for rank in range(size)]
+    for worker in workers:
+        worker.start()
+    try:
+        workers[-1].join(PATIENCE_S)
+        assert workers[-1].exitcode == (-signal.SIGKILL if killed_at else 0)
+    finally:
+        for worker in workers:
+            worker.join(0.5 if killed_at else PATIENCE_S)
+            worker.kill()
+            worker.join()
+
+
+def result(job: TrainJob) -> dict[str, torch.Tensor]:
+    return load_file(job.run_folder / "checkpoints" / f"step-{STEPS:06d}" / "averages.safetensors")
+
+
+def at(job: TrainJob, name: str) -> TrainJob:
+    return job.model_copy(update={"run_folder": job.run_folder.with_name(name), "run_name": name})
+
+
+def furthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    assert left.keys() == right.keys()
+    return max(float((left[name] - right[name]).abs().max()) for name in left)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job: TrainJob) -> dict[str, torch.Tensor]:
+    attempt(job, 1)
+    return result(job)
+
+
+def test_a_killed_worker_costs_the_attempt_and_nothing_else(job: TrainJob, uninterrupted: dict) -> None:
+    killed, whole = at(job, "killed"), at(job, "whole")
+    attempt(killed, 2, killed_at=4)
+    assert not (killed.run_folder / "outcome.json").exists()
+    attempt(killed, 2)
+    attempt(whole, 2)
+    assert furthest(result(killed), result(whole)) == 0
+    assert furthest(result(whole), uninterrupted) < TOLERANCE
+
+
+def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupted: dict) -> None:
+    elastic = at(job, "elastic")
+    for size, killed_at in ((1, 3), (2, 3), (4, 0)):
+        attempt(elastic, size, killed_at)
+    assert furthest(result(elastic), uninterrupted) < TOLERANCE
+    ledger = Ledger((0,) * 12, 4, job.recipe.seed)
+    # Each attempt draws from the step of the last checkpoint on; it was killed while it drew its last batch.
+    for size, first, last in ((1, 0, 2), (2, 2, 4), (4, 4, STEPS - 1)):
+        shares = [(elastic.run_folder / f"drawn-{size}-{rank}.txt").read_text().splitlines() for rank in range(size)]
+        drawn = [[int(row) for share in step for row in share.split()] for step in zip(*shares, strict=False)]
+        expected = [ledger.rows_of(step).tolist() for step in range(first, last + 1)]
+        assert drawn == expected[: len(drawn)]
+        assert len(drawn) >= len(expected) - 1

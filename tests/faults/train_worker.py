@@ -1,0 +1,52 @@
+"""One data-parallel worker of a training job, with gloo on loopback, as a process of its own.
+
+Each row that it draws is noted in the run folder (`drawn-SIZE-RANK.txt`), one line a batch. The worker that has drawn
+`killed_at` batches (0: never) is killed where it stands.
+"""
+
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from torch import Tensor
+
+from pangu.train import launch
+from pangu.train.job import TrainJob
+from pangu.train.world import World
+
+
+class Noted:
+    """Rows that note which of them are drawn."""
+
+    def __init__(self, rows: Any, path: Path, killed_at: int) -> None:
+        self._rows, self._path, self._killed_at, self._drawn = rows, path, killed_at, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        with self._path.open("a") as file:
+            file.write(" ".join(map(str, rows)) + "\n")
+        self._drawn += 1
+        if self._drawn == self._killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self._rows.latents(rows)
+
+
+def main(job: TrainJob, rank: int, size: int, port: int, killed_at: int) -> None:
+    torch.set_num_threads(1)
+    if size > 1:
+        address = f"tcp://127.0.0.1:{port}"
+        torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
+    job.run_folder.mkdir(parents=True, exist_ok=True)
+    load, note = launch.load_rows, job.run_folder / f"drawn-{size}-{rank}.txt"
+    launch.load_rows = lambda *arguments: Noted(load(*arguments), note, killed_at)  # type: ignore[assignment]
+    launch.work(job, World(rank, size))
+    if size > 1:
+        torch.distributed.destroy_process_group()
