@@ -93,7 +93,7 @@ class Origin:
             request.send_error(404)
 
     def _drawing(self, index: int) -> bytes:
-        small = index * self._small_share % 1 < self._small_share
+        small = round(index * self._small_share % 1, 9) < self._small_share
         return self._render(self._drawings[index], SMALL_SIDE if small else LARGE_SIDE)
 
     def _answer_broken(self, request: BaseHTTPRequestHandler, kind: str) -> None:
