@@ -53,7 +53,7 @@ class Grids:
         languages = [index % len(LANGUAGES) for index in range(len(self._chosen))]
         tokens, pooled = rows.captions(self._chosen, languages)
         empty = rows.captions(self._chosen, [EMPTY] * len(self._chosen))
-        self._conditioning = Conditioning(*(values.float() for values in (tokens, pooled, *empty)))
+        self._conditioning = Conditioning(tokens.float(), pooled.float(), empty[0].float(), empty[1].float())
         self._keys = [
             (str(rows.keys[row]), LANGUAGES[language]) for row, language in zip(self._chosen, languages, strict=True)
         ]
