@@ -55,6 +55,9 @@ def save_checkpoint(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        shutil.rmtree(
+            temporary_folder(folder, state.step), ignore_errors=True
+        )  # half a checkpoint only keeps the disk full
         kept = latest_checkpoint(folder)
         remains = f"step {kept[1].step} is kept" if kept else "none was written before"
         raise UserError(
@@ -66,7 +69,7 @@ def _save(
     folder: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
 ) -> Path:
     final = folder / f"step-{state.step:06d}"
-    temporary = folder / f".{final.name}.tmp"
+    temporary = temporary_folder(folder, state.step)
     shutil.rmtree(temporary, ignore_errors=True)
     optimizer_tensors, groups = flatten_optimizer(optimizer)
     tensors = {
@@ -86,6 +89,11 @@ def _save(
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def temporary_folder(folder: Path, step: int) -> Path:
+    """Where a checkpoint is written before it is whole."""
+    return folder / f".step-{step:06d}.tmp"
 
 
 def latest_checkpoint(folder: Path) -> tuple[Path, CheckpointState] | None:
