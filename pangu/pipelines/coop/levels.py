@@ -145,7 +145,8 @@ class Sampler:
     def __post_init__(self) -> None:
         scheduler = self.scheduler
         vp_table = hasattr(scheduler, "alphas_cumprod") and not hasattr(scheduler, "sigmas")
-        if not vp_table and len(getattr(scheduler, "sigmas", ())) != self.calls + 1:
+        between = hasattr(scheduler, "sigmas_interpol")
+        if not vp_table and not between and len(getattr(scheduler, "sigmas", ())) != self.calls + 1:
             raise UserError(f"{self.who} samples with {type(scheduler).__name__}, whose noise levels can not be read.")
 
     @property

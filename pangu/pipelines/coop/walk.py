@@ -135,8 +135,8 @@ class Cooperation:
     def _fused(self, call: Call, level: NoiseLevel) -> tuple[Tensor, Tensor | None]:
         """Lines 1 to 4: (the fused prediction, the channels of the main's answer that predict no noise)."""
         own, tail = torch.zeros_like(self.latents_bchw), None
+        noisy = self.sampler.scale(self.latents_bchw)  # also where nobody looks: some schedulers count their steps here
         if call.main:
-            noisy = self.sampler.scale(self.latents_bchw)
             with self.family.at_work():
                 answer = self.family.predict(noisy, self.sampler.timestep, self.condition)
             channels = self.latents_bchw.shape[1]
@@ -201,7 +201,7 @@ class Cooperation:
             fused = fuse(guest.carried_bchw, [guest.clean_bchw], [weight])
         predicted = prediction_from_clean(guest.latents_bchw, fused, level, self.sampler.prediction)
         arguments = self._step_arguments(guest.sampler.scheduler)
-        guest.sampler.scale(guest.latents_bchw)  # some schedulers count their steps here
+        guest.sampler.scale(guest.latents_bchw)
         guest.latents_bchw = guest.sampler.step(predicted, guest.latents_bchw, arguments)
 
     def _goes_on(self, guest: Guest, index: int) -> bool:
