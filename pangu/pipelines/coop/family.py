@@ -227,7 +227,7 @@ def check_images(image: Any, height: int, width: int, who: str, what: str) -> No
 
 
 def image_size(image: Any) -> tuple[int, int] | None:
-    """(height, width) of a PIL image, an array whose channels come last, a tensor whose channels come first, or a list of them."""
+    """(height, width) of a PIL image, an array with channels last, a tensor with channels first, or a list of them."""
     if isinstance(image, (list, tuple)):
         sizes = {image_size(entry) for entry in image}
         return sizes.pop() if len(sizes) == 1 else None

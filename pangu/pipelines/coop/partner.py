@@ -1,5 +1,6 @@
 """What a user says about a partner: which model, how strongly, when, and with which conditions. Knows no network."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -67,6 +68,20 @@ class Partner:
         if unknown:
             raise UserError(f"partners of one call may change {', '.join(free)}, not '{unknown[0]}'.")
         return replace(self, **values)
+
+
+def names_of(partners: Sequence[Partner]) -> list[str]:
+    """The users' names; partners without one are numbered.
+
+    Raises:
+        UserError: two partners of one name.
+    """
+    alone = len(partners) == 1
+    names = [partner.name or ("partner" if alone else f"partner {index + 1}") for index, partner in enumerate(partners)]
+    twice = [name for name, times in Counter([*names, "main"]).items() if times > 1]
+    if twice:
+        raise UserError(f"Two models are called '{twice[0]}'; give each partner a name of its own.")
+    return names
 
 
 def strengths(partner: Partner, who: str, steps: int) -> list[float]:

@@ -4,9 +4,7 @@ Owns the conventions that users know from diffusers. What is computed lives in `
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,15 +16,18 @@ from torch import Tensor
 from pangu.errors import UserError
 from pangu.pipelines import inputs
 from pangu.pipelines.coop import build, plan
-from pangu.pipelines.coop.bridge import WORST_ROUNDTRIP_DB, Bridge, RoundTrip, Side, bridge_between, roundtrip_error
+from pangu.pipelines.coop.bridge import WORST_ROUNDTRIP_DB, RoundTrip, Side, bridge_between, roundtrip_error
 from pangu.pipelines.coop.families import family_of
 from pangu.pipelines.coop.family import Family
-from pangu.pipelines.coop.handoff import Handoff, carried_over, first_call, last_call
+from pangu.pipelines.coop.handoff import Handoff, carried_over
+from pangu.pipelines.coop.levels import Sampler
 from pangu.pipelines.coop.loading import load_pipeline
-from pangu.pipelines.coop.partner import Partner
+from pangu.pipelines.coop.partner import Partner, names_of
 from pangu.pipelines.coop.plan import Plan
-from pangu.pipelines.coop.request import Request, changed_partners
+from pangu.pipelines.coop.request import Request, changed_partners, check_prompts
+from pangu.pipelines.coop.stages import LowStage, low_stage
 from pangu.pipelines.coop.walk import Cooperation
+from pangu.pipelines.coop.watch import OFFERED, Watch
 
 
 class CoopPipeline:
@@ -47,7 +48,7 @@ class CoopPipeline:
         UserError: a model is missing something, or belongs to no family that can cooperate; the sentence names it.
     """
 
-    _callback_tensor_inputs = ("latents", "partner_latents")
+    _callback_tensor_inputs = OFFERED
     progress_bar = DiffusionPipeline.progress_bar
     set_progress_bar_config = DiffusionPipeline.set_progress_bar_config
 
@@ -67,7 +68,7 @@ class CoopPipeline:
         family = family_of(load_pipeline(main, controlnet, torch_dtype), "main")
         others = tuple(
             family_of(load_pipeline(partner.source, partner.controlnet, torch_dtype), name)
-            for partner, name in zip(self.partners, _names(self.partners), strict=True)
+            for partner, name in zip(self.partners, names_of(self.partners), strict=True)
         )
         self.models = build.Models(family, others, bridge_vae)
         self.handoff, self.batched_guidance = handoff, batched_guidance
@@ -90,8 +91,9 @@ class CoopPipeline:
 
     def rename(self, prefix: str) -> None:
         """Names for a cooperation inside another one."""
-        for family in self.families:
-            family.name = prefix if family is self.models.main else f"{prefix} {family.name}"
+        self.models.main.name = prefix
+        for family, name in zip(self.models.partners, names_of(self.partners), strict=True):
+            family.name = f"{prefix} {name}"
 
     def to(self, *args: Any, **kwargs: Any) -> "CoopPipeline":
         """Move every model to a device, or to a dtype, as `DiffusionPipeline.to` does."""
@@ -162,7 +164,7 @@ class CoopPipeline:
         )
         cooperation = self._begin(request)
         with self.progress_bar(total=cooperation.sampler.calls - cooperation.first) as bar:
-            watch = _Watch(self, bar, callback_on_step_end, callback_on_step_end_tensor_inputs)
+            watch = Watch(self, bar, callback_on_step_end, callback_on_step_end_tensor_inputs)
             cooperation.on_call = watch
             clean = cooperation.run()
         result = self._output(clean, output_type)
@@ -180,21 +182,19 @@ class CoopPipeline:
         output_type = arguments.pop("output_type", "pil")
         request = self._request(prompt, **arguments, output_type=output_type)
         sampler = self._sampler(request)
-        first, total = 0, Plan(seconds=0.0 if measure else None)
-        latents = None
+        first, total, latents, over = 0, Plan(seconds=0.0 if measure else None), None, Plan()
         if request.handoff is not None:
-            first, bridge, low, until = self._handoff(request, sampler)
-            total = _measured(low, until, measure)
-            crossed_decodes, crossed_encodes = Counter[str](), Counter[str]()
-            if not bridge.shared:
-                plan.crossing(bridge.partner, bridge.main, 1, crossed_decodes, crossed_encodes)
-            total += _timed_if(Plan({}, dict(crossed_decodes), dict(crossed_encodes)), low, measure)
-            latents = torch.zeros(bridge.main.shape(request.images), device=self.models.main.device)
+            low = self._low_stage(request, sampler)
+            over = plan.crossing_plan(low.bridge.partner, low.bridge.main, 0 if low.bridge.shared else 1)
+            counted = plan.count(low.cooperation, low.until) + Plan(decodes=over.decodes)
+            total += plan.timed(counted, low.cooperation) if measure else counted
+            first, shape = low.first, low.bridge.main.shape(request.images)
+            latents = torch.zeros(shape, device=self.models.main.device)
         cooperation = build.cooperation(self.models, request, sampler, first, latents)
-        counted = plan.count(cooperation)
+        counted = plan.count(cooperation) + Plan(encodes=over.encodes)
         if output_type != "latent" and self.models.main.vae is not None:
             counted += Plan({}, {self.models.main.name: 1}, {})
-        return total + _timed_if(counted, cooperation, measure)
+        return total + (plan.timed(counted, cooperation) if measure else counted)
 
     @torch.no_grad()
     def roundtrip_error(self, images: Any, upsample: str | None = None) -> dict[str, RoundTrip]:
@@ -236,18 +236,9 @@ class CoopPipeline:
         partners: Sequence[Mapping[str, Any]] | None = None,
         handoff: Mapping[str, Any] | None = None,
     ) -> Request:
-        prompts, negatives = inputs.check(
-            "" if prompt is None else prompt,
-            negative_prompt,
-            num_inference_steps,
-            guidance_scale,
-            num_images_per_prompt,
-            output_type,
+        prompts, negatives = check_prompts(
+            prompt, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, output_type
         )
-        if negatives is not None and len(negatives) != len(prompts):
-            raise UserError(
-                f"{len(prompts)} prompts came with {len(negatives)} negative prompts; give one each or none."
-            )
         if handoff is not None and self.handoff is None:
             raise UserError("handoff changes a hand-off, but this CoopPipeline was made without one.")
         default = self.models.main.default_size
@@ -269,7 +260,7 @@ class CoopPipeline:
             self.batched_guidance,
         )
 
-    def _sampler(self, request: Request) -> Any:
+    def _sampler(self, request: Request) -> Sampler:
         self.models.main.check_size(request.height, request.width)
         return self.models.main.sampler(request.num_inference_steps, request.height, request.width)
 
@@ -278,42 +269,17 @@ class CoopPipeline:
         sampler = self._sampler(request)
         if request.handoff is None:
             return build.cooperation(self.models, request, sampler, 0, None)
-        first, bridge, low, until = self._handoff(request, sampler)
-        with self.progress_bar(total=until) as bar:
-            low.on_call = lambda _: bar.update()
-            low.run(until)
-        latents = carried_over(low.estimate(), bridge, sampler, first, request.generators)
-        return build.cooperation(self.models, request, sampler, first, latents)
+        low = self._low_stage(request, sampler)
+        with self.progress_bar(total=low.until) as bar:
+            low.cooperation.on_call = lambda _: bar.update()
+            low.cooperation.run(low.until)
+        latents = carried_over(low.cooperation.estimate(), low.bridge, sampler, low.first, request.generators)
+        return build.cooperation(self.models, request, sampler, low.first, latents)
 
-    def _handoff(self, request: Request, sampler: Any) -> tuple[int, Bridge, Cooperation, int]:
-        """(the main's first call, the bridge, the low-resolution cooperation, the call at which it stops)."""
-        asked, pipeline = request.handoff, self.low
-        assert asked is not None and pipeline is not None
-        family = pipeline.models.main
-        height, width = asked.height or family.default_size[0], asked.width or family.default_size[1]
-        side = Side(family, height, width, pipeline.models.main_vae)
-        bridge = bridge_between(build.main_side(self.models, request), side, asked.upsample)
-        first = first_call(sampler, asked.t_low)
-        own = request.of_partner(asked, family.name, height, width)
-        steps = asked.num_inference_steps or request.num_inference_steps
-        low_request = replace(
-            request,
-            prompts=own.prompts,
-            negatives=own.negatives,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            guidance_scale=own.guidance_scale,
-            partners=pipeline.partners,
-            handoff=None,
-            image=own.image,
-            conditioning_scale=own.conditioning_scale,
-            extra=own.extra,
-            batched_guidance=pipeline.batched_guidance,
-        )
-        low_sampler = family.sampler(steps, height, width)
-        low = build.cooperation(pipeline.models, low_request, low_sampler, 0, None)
-        return first, bridge, low, last_call(low_sampler, sampler.level_at(first).log_snr)
+    def _low_stage(self, request: Request, sampler: Sampler) -> LowStage:
+        assert self.low is not None
+        own = self.low
+        return low_stage(self.models, request, sampler, own.models, own.partners, own.batched_guidance)
 
     def _output(self, clean_bchw: Tensor, output_type: str) -> Any:
         if output_type == "latent":
@@ -326,48 +292,3 @@ class CoopPipeline:
         for family in self.models.partners:
             if family.device != home:
                 raise UserError(f"{family.name} is on {family.device}, but main on {home}; move both with `.to(...)`.")
-
-
-class _Watch:
-    """After each call: the progress bar moves, and the user's callback may replace latents."""
-
-    def __init__(self, pipe: CoopPipeline, bar: Any, callback: inputs.Callback | None, names: Sequence[str]) -> None:
-        self.pipe, self.bar, self.callback, self.names = pipe, bar, callback, names
-
-    def __call__(self, cooperation: Cooperation) -> None:
-        self.bar.update()
-        if self.callback is None:
-            return
-        done = cooperation.sampler.at - 1
-        offered = {
-            "latents": cooperation.latents_bchw,
-            "partner_latents": [guest.latents_bchw for guest in cooperation.guests],
-        }
-        asked = {name: offered[name] for name in self.names}
-        timestep = cooperation.sampler.scheduler.timesteps[done]
-        changed = self.callback(self.pipe, done, timestep, asked) or {}
-        cooperation.latents_bchw = changed.get("latents", cooperation.latents_bchw)
-        for guest, latents in zip(cooperation.guests, changed.get("partner_latents", ()), strict=False):
-            guest.latents_bchw = latents
-
-
-def _names(partners: Sequence[Partner]) -> list[str]:
-    """The users' names; partners without one are numbered.
-
-    Raises:
-        UserError: two partners of one name.
-    """
-    alone = len(partners) == 1
-    names = [partner.name or ("partner" if alone else f"partner {index + 1}") for index, partner in enumerate(partners)]
-    twice = [name for name, times in Counter([*names, "main"]).items() if times > 1]
-    if twice:
-        raise UserError(f"Two models are called '{twice[0]}'; give each partner a name of its own.")
-    return names
-
-
-def _measured(cooperation: Cooperation, until: int | None, measure: bool) -> Plan:
-    return _timed_if(plan.count(cooperation, until), cooperation, measure)
-
-
-def _timed_if(counted: Plan, cooperation: Cooperation, measure: bool) -> Plan:
-    return plan.timed(counted, cooperation) if measure else counted

@@ -79,6 +79,13 @@ def _count(
             crossing(guest.bridge.main, guest.bridge.partner, returning, decodes, encodes)
 
 
+def crossing_plan(start: Side, end: Side, times: int) -> Plan:
+    """What it costs when clean pictures cross `times` times."""
+    decodes, encodes = Counter[str](), Counter[str]()
+    crossing(start, end, times, decodes, encodes)
+    return Plan({}, dict(decodes), dict(encodes))
+
+
 def crossing(start: Side, end: Side, times: int, decodes: Counter[str], encodes: Counter[str]) -> None:
     """Pictures that go over a bridge: models of pixels neither decode nor encode."""
     if times and start.family.vae is not None:
