@@ -83,7 +83,7 @@ def test_a_batch_is_its_rows_in_the_order_asked_for(folder, data) -> None:
 
 
 def test_rows_that_two_processes_open_at_once_are_made_once_and_whole(folder) -> None:
-    shutil.rmtree(cache_folder(folder))
+    shutil.rmtree(cache_folder(folder), ignore_errors=True)
     code = (
         "import sys; from pathlib import Path; from pangu.data.mapped import open_mapped\n"
         "rows = open_mapped(Path(sys.argv[1]), 'structure')\n"
