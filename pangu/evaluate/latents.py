@@ -72,6 +72,8 @@ def denoiser_of(network: Any, contract: GeneratorContract, side: int, whole_rang
     It refuses timesteps that the contract says it never trained, unless `whole_range`.
     """
     native = contract.resolution // contract.spatial_factor
+    trained = contract.resolution
+    square = preset_index(trained, trained, trained, contract.presets, contract.spatial_factor)
 
     def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         if not whole_range:
@@ -79,7 +81,6 @@ def denoiser_of(network: Any, contract: GeneratorContract, side: int, whole_rang
                 contract.interval.check(float(t), contract.role)
         place = {"device": network.device, "dtype": network.dtype}
         moved = noisy.to(**place), timestep.to(network.device), tokens.to(**place), pooled.to(**place)
-        preset = preset_index(side, side, side)
-        return denoise(network, *moved, preset, native_size=(native, native)).float().cpu()
+        return denoise(network, *moved, square, native_size=(native, native)).float().cpu()
 
     return predict
