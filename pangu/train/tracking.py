@@ -180,7 +180,8 @@ class Tracker:
         self._describe(client, run.data.params)
         if "loss" in run.data.metrics:
             self._written_step = max(metric.step for metric in client.get_metric_history(self._run_id, "loss"))
-        self.url = f"{self._uri.rstrip('/')}/#/experiments/{experiment}/runs/{self._run_id}"
+        if self._uri.startswith("http"):
+            self.url = f"{self._uri.rstrip('/')}/#/experiments/{experiment}/runs/{self._run_id}"
         self._client = client
         return client
 
