@@ -5,7 +5,7 @@ way between its latents and pixels. Owns no loop and no fusion.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +72,8 @@ class Family(ABC):
     network_name = "unet"
     extras: tuple[str, ...] = ()
     """The names that `Partner.extra` may hold."""
+    device_at_work: torch.device = torch.device("cpu")
+    """Where an offloaded partner computes."""
 
     def __init__(self, pipe: Any, name: str) -> None:
         self.pipe, self.name = pipe, name
@@ -138,7 +140,8 @@ class Family(ABC):
 
     @property
     def device(self) -> torch.device:
-        return torch.device(self.pipe._execution_device)
+        """Where it computes, also while its networks wait elsewhere."""
+        return self.device_at_work if self.offloaded else torch.device(self.pipe._execution_device)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -200,17 +203,13 @@ class Family(ABC):
         if not self.offloaded:
             yield
             return
-        home = self.device_at_work
         for part in self.networks:
-            part.to(home)
+            part.to(self.device_at_work)
         try:
             yield
         finally:
             for part in self.networks:
                 part.to("cpu")
-
-    device_at_work: torch.device = torch.device("cpu")
-    """Where an offloaded partner computes."""
 
 
 def check_images(image: Any, height: int, width: int, who: str, what: str) -> None:
@@ -240,9 +239,15 @@ def image_size(image: Any) -> tuple[int, int] | None:
     return None
 
 
-def one_device(parts: Sequence[Any], who: str) -> None:
-    """Raises UserError if the networks of one pipeline lie on several devices, or hold several dtypes."""
-    for kind in ("device", "dtype"):
+def check_parts(family: Family) -> None:
+    """Raises UserError if a pipeline's parts lie on several devices, or networks and text encoder hold several dtypes.
+
+    An autoencoder may have a dtype of its own: what crosses the bridge is cast.
+    """
+    together = [*family.networks, getattr(family.pipe, "text_encoder", None)]
+    for kind, parts in (("device", [*together, family.vae]), ("dtype", together)):
         found = {str(getattr(part, kind)) for part in parts if part is not None}
         if len(found) > 1:
-            raise UserError(f"{who} has parts of {kind} {' and '.join(sorted(found))}; move it to one with `.to(...)`.")
+            raise UserError(
+                f"{family.name} has parts of {kind} {' and '.join(sorted(found))}; move it to one with `.to(...)`."
+            )

@@ -210,8 +210,11 @@ class Cooperation:
 
     def _copied_sampler(self, call: int) -> Sampler:
         scheduler = copy.deepcopy(self.pristine)
+        # What bounds the main's samples, or was learned for them, says nothing about another space.
+        other: dict[str, Any] = {"clip_sample": False, "thresholding": False}
         if scheduler.config.get("variance_type") in ("learned", "learned_range"):
-            scheduler.register_to_config(variance_type="fixed_small")  # the partner's network learned another variance
+            other["variance_type"] = "fixed_small"
+        scheduler.register_to_config(**{name: value for name, value in other.items() if name in scheduler.config})
         sampler = Sampler(scheduler, self.sampler.num_inference_steps, self.sampler.who)
         sampler.begin_at(call)
         return sampler

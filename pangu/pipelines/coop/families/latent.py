@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pangu.errors import UserError
 from pangu.models.autoencoders import scaling, spatial_factor
-from pangu.pipelines.coop.family import Family, one_device
+from pangu.pipelines.coop.family import Family, check_parts
 
 
 class LatentFamily(Family):
@@ -23,7 +24,13 @@ class LatentFamily(Family):
                 f"{self.name} has a network of {self.channels} channels, but an autoencoder of {latents}; "
                 f"a text-to-image network, not one of inpainting or of depth, can cooperate."
             )
-        one_device([*self.networks, self.vae], self.name)
+        if self.network.config.get("time_cond_proj_dim") is not None:
+            raise UserError(
+                f"{self.name} has a network that embeds its guidance scale, as LCM does; use one that does not."
+            )
+        check_parts(self)
+        if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
+            self.vae.to(torch.float32)  # SDXL's overflows in half precision
 
     @property
     def pixels_per_latent(self) -> int:
@@ -41,12 +48,12 @@ class LatentFamily(Family):
 
     def to_pixels(self, latents_bchw: Tensor, vae: Any = None) -> Tensor:
         chosen = vae if vae is not None else self.vae
-        raw = self._raw(latents_bchw, chosen).to(chosen.device, chosen.dtype)
+        raw = self._raw(latents_bchw, chosen).to(self.device, chosen.dtype)
         return chosen.decode(raw, return_dict=False)[0].float()
 
     def to_latents(self, pixels_bchw: Tensor, vae: Any = None) -> Tensor:
         chosen = vae if vae is not None else self.vae
-        encoded = chosen.encode(pixels_bchw.to(chosen.device, chosen.dtype))
+        encoded = chosen.encode(pixels_bchw.to(self.device, chosen.dtype))
         for name in ("latent_dist", "latent", "latents"):
             if hasattr(encoded, name):
                 value = getattr(encoded, name)

@@ -12,7 +12,7 @@ from pangu.models.denoisers import denoise
 from pangu.models.schedulers import check_schedule
 from pangu.pipelines import inputs
 from pangu.pipelines.coop.families.latent import LatentFamily
-from pangu.pipelines.coop.family import Ask, Condition, Tensors, one_device
+from pangu.pipelines.coop.family import Ask, Condition, Tensors, check_parts
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
@@ -30,7 +30,7 @@ class PanGuDraw(LatentFamily):
             raise UserError(
                 f"{self.name} has no autoencoder (vae), so no bridge leads to its latents; load it with one."
             )
-        one_device([*self.networks, self.vae], self.name)
+        check_parts(self)
 
     @property
     def roles(self) -> tuple[Role, ...]:

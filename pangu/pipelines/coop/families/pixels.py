@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pangu.errors import UserError
-from pangu.pipelines.coop.family import Ask, Condition, Family, Tensors, one_device
+from pangu.pipelines.coop.family import Ask, Condition, Family, Tensors, check_parts
 
 
 class Pixels(Family):
@@ -15,7 +15,7 @@ class Pixels(Family):
     def check(self) -> None:
         if self.channels != 3:
             raise UserError(f"{self.name} draws {self.channels} channel(s); only pictures of 3 can be bridged.")
-        one_device(self.networks, self.name)
+        check_parts(self)
 
     @property
     def vae(self) -> None:

@@ -1,0 +1,57 @@
+"""The worked examples of docs/coop.md run as they are written, on small local models in the place of hub weights."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.pipelines.coop import small
+
+DOCUMENT = Path(__file__).parents[3] / "docs/coop.md"
+PREAMBLE = "from pangu.pipelines import CoopPipeline, Handoff, Partner\nfrom PIL import Image\n"
+MODELS = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": lambda: small.stable_diffusion(),
+    "lambdalabs/sd-image-variations-diffusers": lambda: small.image_variation(1),
+    "stabilityai/stable-diffusion-xl-base-1.0": lambda: small.sdxl(),
+    "lllyasviel/control_v11p_sd15_openpose": lambda: small.controlnet(small.unet()),
+    "lllyasviel/control_v11p_sd15_canny": lambda: small.controlnet(small.unet()),
+    "style-model": lambda: small.stable_diffusion(2),
+}
+
+
+def examples() -> list[str]:
+    worked = DOCUMENT.read_text().split("## Worked examples")[1].split("## What it does not do")[0]
+    return re.findall(r"```python\n(.*?)```", worked, re.DOTALL)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_an_example_draws_its_picture(place, pair, tmp_path, monkeypatch) -> None:
+    code = examples()[place]
+    sides = {"1024": "96", "512": "48"} if "pair-folder" in code else {"1024": "32", "512": "16"}
+    for name, build in MODELS.items():
+        if f'"{name}"' in code:
+            folder = tmp_path / name.replace("/", "--")
+            build().save_pretrained(folder)
+            code = code.replace(f'"{name}"', f'"{folder}"')
+    if "pair-folder" in code:
+        pair.save_pretrained(tmp_path / "pair-folder")
+        code = code.replace('"pair-folder"', f'"{tmp_path / "pair-folder"}"')
+    for large, little in sides.items():
+        code = code.replace(large, little)
+    for name in re.findall(r'Image.open\("(.*?)"\)', code):
+        Image.new("RGB", (16, 16), "gray").save(tmp_path / name)
+    code = re.sub(r'^coop\("', 'coop(num_inference_steps=2, prompt="', code, flags=re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(PREAMBLE + code, str(DOCUMENT), "exec"), {})
+    (drawn,) = re.findall(r'\.save\("(.*?)"\)', code)
+    side = (
+        int(sides["512"])
+        if "height=48" in code or ("height=16" in code and "height=32" not in code)
+        else int(sides["1024"])
+    )
+    assert Image.open(tmp_path / drawn).size == (side, side)
+
+
+def test_every_example_is_run() -> None:
+    assert len(examples()) == 4
