@@ -6,6 +6,7 @@ from pangu.config import (
     AutoencoderSource,
     DenoiserConfig,
     Execution,
+    InitialWeights,
     NoiseSchedule,
     Optimization,
     Recipe,
@@ -14,6 +15,7 @@ from pangu.config import (
     Sampling,
     Strategy,
     TextEncoderSource,
+    Watching,
 )
 from pangu.errors import UserError
 
@@ -45,35 +47,35 @@ def tiny() -> Recipe:
 
 
 def demo() -> Recipe:
-    """For `make demo`: a pair trained from random weights in eight minutes, one CPU core per generator.
-
-    4.1 M parameters a generator; 90 images/s (structure, 12 x 12 latents) and 150 images/s (texture, 8 x 8) on one core.
-    """
+    """For `make demo`: the embedded starter pair, tuned to the demo's own drawings in a few minutes, one CPU core per generator."""
     return Recipe(
         name="demo",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
-        denoiser=DenoiserConfig(block_out_channels=(48, 80, 112), norm_num_groups=16),
+        denoiser=SMALL,
+        init_from=InitialWeights(source="embedded"),
         jobs={
-            "structure": RoleTraining(resolution=96, steps=1200, batch_size=32),
-            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=1700, batch_size=32),
+            "structure": RoleTraining(resolution=96, steps=600, batch_size=32),
+            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=900, batch_size=32),
         },
-        optimization=Optimization(lr_peak=2e-3),
+        optimization=Optimization(lr_peak=4e-4, warmup_steps=50, ema_decays=(0.99,)),
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
+        watching=Watching(sample_every=300),
     )
 
 
 def starter() -> Recipe:
     """The embedded starter pair, from random weights on all of OpenMoji (`datasets/openmoji_all.yaml`); hours on two cores.
 
-    1.87 M parameters a generator; some 200 images/s (structure) and 340 images/s (texture) on one core.
+    1.87 M parameters a generator; 240 images/s (structure) and 435 images/s (texture) on a free core. Of 64 prompts a language,
+    captions trained find their drawing among 400 in 97 %, combinations never trained theirs among 213 in 100 %.
     """
     return Recipe(
         name="starter",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
         denoiser=SMALL,
         jobs={
-            "structure": RoleTraining(resolution=96, steps=32_000, batch_size=32),
-            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=52_000, batch_size=32),
+            "structure": RoleTraining(resolution=96, steps=20_000, batch_size=32),
+            "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=28_000, batch_size=32),
         },
         optimization=Optimization(
             lr_peak=2e-3, warmup_steps=200, ema_decays=(0.999,), checkpoint_every=500, log_every=100

@@ -1,0 +1,61 @@
+"""The embedded pair: fits its encoders and the size it may have, and draws what it was never shown."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pangu.data.card import load_card
+from pangu.demo.queries import Answers, never_trained, spread
+from pangu.errors import UserError
+from pangu.pipelines.assemble import untrained_pair
+from pangu.recipes import demo, tiny
+from pangu.starter.pair import pack_pair, starter_pair
+from pangu.starter.pictures import learning_material
+
+ASSETS = Path(str(files("pangu"))) / "assets"
+
+
+def draw(answers: Answers, language: str, count: int) -> Answers:
+    """The same answers with the first `count` prompts drawn in `language`."""
+    pair = starter_pair()
+    pair.set_progress_bar_config(disable=True)
+    prompts = spread(answers.prompts)[:count]
+    images: list[Image.Image] = pair(
+        [getattr(prompt, language) for prompt in prompts],
+        num_inference_steps=demo().sampling.num_inference_steps,
+        guidance_scale=demo().sampling.guidance_scale,
+        generator=[torch.Generator().manual_seed(index) for index in range(count)],
+    ).images
+    return Answers(prompts, answers.truth, {language: images})
+
+
+def test_all_embedded_weights_together_stay_below_twelve_megabytes() -> None:
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 12e6
+
+
+def test_no_training_of_the_embedded_card_sees_the_held_out_combinations() -> None:
+    card, (_, held_out) = load_card("openmoji_all"), learning_material()
+    assert set(card.splits.held_out.captions_en) == {one.caption_en for one in held_out}
+    assert all(card.split_of(one.caption_en, "") == "held_out" for one in held_out)
+    assert starter_pair().contract("structure").dataset == card.name
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_combinations_never_trained_find_their_true_drawing(language: str) -> None:
+    score = draw(never_trained(96), language, 8).score(language)
+    assert score.candidates >= 150
+    assert score.top5 >= 0.8
+    assert score.top1 >= 0.5
+
+
+def test_generators_of_other_encoders_are_not_packed(tmp_path: Path) -> None:
+    pair = untrained_pair(tiny())
+    for role in ("structure", "texture"):
+        pair.generator(role).save_pretrained(tmp_path / role)
+        other = pair.contract(role).model_copy(update={"autoencoder_hash": "0" * 16})
+        other.save(tmp_path / role)
+    with pytest.raises(UserError, match="trained on latents of autoencoder 0000"):
+        pack_pair(tmp_path / "structure", tmp_path / "texture", tiny(), tmp_path / "packed")
