@@ -31,7 +31,7 @@ from pangu.pipelines.coop.bridge import psnr
 from pangu.pipelines.coop.handoff import first_call
 from pangu.pipelines.coop.levels import trained_levels
 
-LOW, HIGH, PATCH, PATCHES, T_LOW, STEPS = 48, 96, 7, 8000, 340, 12
+LOW, HIGH, PATCH, PATCHES, T_LOW, STEPS = 48, 96, 7, 4000, 340, 12
 
 
 def drawings(count: int, side: int) -> Tensor:
@@ -155,7 +155,7 @@ def picture(rows: list[list[Image.Image]], titles: list[str], correlations: dict
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drawings", type=int, default=4)
+    parser.add_argument("--drawings", type=int, default=3)
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)

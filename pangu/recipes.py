@@ -47,7 +47,7 @@ def tiny() -> Recipe:
 
 
 def demo() -> Recipe:
-    """For `make demo`: the embedded starter pair, tuned to the demo's own drawings in a few minutes, one CPU core per generator."""
+    """For `make demo`: the embedded starter pair, tuned to the demo's own drawings in minutes, one CPU core per generator."""
     return Recipe(
         name="demo",
         schedule=NoiseSchedule(prediction_type="v_prediction"),

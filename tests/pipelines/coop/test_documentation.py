@@ -1,11 +1,14 @@
 """The worked examples of docs/coop.md run as they are written, on small local models in the place of hub weights."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from pangu.pipelines.coop import Partner
+from pangu.pipelines.coop.families import FAMILIES
 from tests.pipelines.coop import small
 
 DOCUMENT = Path(__file__).parents[3] / "docs/coop.md"
@@ -53,5 +56,16 @@ def test_an_example_draws_its_picture(place, pair, tmp_path, monkeypatch) -> Non
     assert Image.open(tmp_path / drawn).size == (side, side)
 
 
-def test_every_example_is_run() -> None:
+def test_every_example_is_run_and_every_field_is_explained() -> None:
     assert len(examples()) == 4
+    table = DOCUMENT.read_text().split("## Partners")[1].split("## Families")[0]
+    missing = [entry.name for entry in fields(Partner) if f"`{entry.name}`" not in table]
+    assert set(missing) == {"source", "name"}
+
+
+def test_every_family_is_named() -> None:
+    text = DOCUMENT.read_text().split("## Families")[1].split("## What it costs")[0]
+    controlled = ("StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline")
+    assert not [
+        cls.__name__ for cls in FAMILIES if cls.__name__ not in (*controlled,) and f"`{cls.__name__}`" not in text
+    ]

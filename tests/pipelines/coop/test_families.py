@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 from PIL import Image
 
+from pangu.pipelines.baselines import SingleStage
 from pangu.pipelines.coop import CoopPipeline
 from tests.pipelines.coop import small
+from tests.pipelines.test_baselines import contracts, shared
 
 EDGES = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8))
 MORE_EDGES = Image.fromarray(np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8))
@@ -38,6 +41,7 @@ PROMPTS = {"prompt": ["a fox", "a lemon"], "height": 16, "width": 16}
             PROMPTS | {"guidance_scale": 5.0, "negative_prompt": ["water", "ink"]},
             {"negative_prompt": ["water", "ink"]},
         ),
+        (lambda: small.stable_diffusion(scheduler=EDMEulerScheduler()), PROMPTS | {"guidance_scale": 5.0}, {}),
         (lambda: small.sdxl(), PROMPTS | {"guidance_scale": 5.0}, {}),
         (lambda: small.controlled(), PROMPTS | {"guidance_scale": 5.0, "image": EDGES}, {"image": EDGES}),
         (
@@ -66,7 +70,7 @@ PROMPTS = {"prompt": ["a fox", "a lemon"], "height": 16, "width": 16}
         (lambda: small.deepfloyd(), PROMPTS | {"guidance_scale": 5.0}, {}),
     ],
     ids=[
-        "sd", "sd without guidance", "sd v", "sdxl", "controlnet", "two controlnets", "sdxl controlnet",
+        "sd", "sd without guidance", "sd v", "sd of karras kind", "sdxl", "controlnet", "two controlnets", "sdxl controlnet",
         "image variation", "sd3", "flux", "flux with true guidance", "deepfloyd",
     ],
 )  # fmt: skip
@@ -102,6 +106,15 @@ def test_a_pair_alone_equals_its_own_pipeline_and_changes_its_expert_at_the_boun
         hook.remove()
     expected = pair(["一只狐狸", "a lemon"], generator=small.seeds(1, 2), styles={"photo": 1.5}, **arguments).images
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_single_generator_alone_equals_its_own_pipeline(shared_pair) -> None:
+    single = SingleStage(
+        unet=shared_pair.structure, **shared(shared_pair), contracts=contracts(shared_pair, "boost_high")
+    )
+    arguments = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
+    expected = single(["a fox", "a lemon"], generator=small.seeds(1, 2), **arguments).images
+    torch.testing.assert_close(alone(single, **arguments, height=96, width=96), expected, rtol=0, atol=1e-4)
 
 
 def test_two_calls_of_guidance_equal_one_batch() -> None:
