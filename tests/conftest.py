@@ -18,23 +18,6 @@ settings.register_profile("pangu", deadline=None, max_examples=50)
 settings.load_profile("pangu")
 
 
-SERVERS = ("e2e", "flows", "serve", "stack", "registry")
-"""Folders whose tests start Prefect, MLflow or Ray."""
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With two workers (`-n 2 --dist loadgroup`), all servers belong to one of them, and every other file stays in one piece."""
-
-    def group(item: pytest.Item) -> str:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        return "servers" if folder in SERVERS else str(item.path)
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: group(item) != "servers")
-
-
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Prefect, MLflow and Ray in a home of their own, on free ports; ended after the last test."""
