@@ -99,7 +99,7 @@ class Cooperation:
     def begin_guest(self, guest: Guest, noise_bchw: Tensor) -> None:
         """z'_T from unit Gaussian noise, for a partner that takes part from the first call on."""
         guest.sampler = self._copied_sampler(self.first)
-        guest.latents_bchw = noise_bchw * self.pristine.init_noise_sigma if _scales_noise(self.pristine) else noise_bchw
+        guest.latents_bchw = noise_bchw * getattr(self.pristine, "init_noise_sigma", 1.0)
 
     def run(self, until: int | None = None) -> Tensor:
         """Walk on to the call `until`, or to the end, and return z there."""
@@ -233,7 +233,3 @@ def draw_noise(shape: tuple[int, ...], generators: Generators, device: torch.dev
     """Unit Gaussian noise (B, C, h, w), float32."""
     source = None if generators is None else list(generators) if len(generators) > 1 else generators[0]
     return randn_tensor(shape, generator=source, device=device, dtype=torch.float32)
-
-
-def _scales_noise(scheduler: Any) -> bool:
-    return hasattr(scheduler, "init_noise_sigma")
