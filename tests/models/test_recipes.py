@@ -62,7 +62,7 @@ def texture(**change: object) -> dict:
         (texture(crop_from=32), "crop_from must not be smaller"),
         (texture(rows="all"), "texture must train on originals only"),
         ({"strategy": "cascaded"}, "jobs of cascaded must be exactly cascade_base, cascade_middle, cascade_final"),
-        ({"lora": {"rank": 4}}, "name them in init_from"),
+        ({"lora": {"rank": 4}, "init_from": None}, "name them in init_from"),
         ({"text_encoders": []}, "at least one entry"),
         ({"surprise": 1}, "surprise"),
     ],
