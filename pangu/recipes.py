@@ -128,7 +128,7 @@ def cascaded() -> Recipe:
 
 def _compared(strategy: Strategy, jobs: dict[Role, RoleTraining]) -> Recipe:
     """What the three strategies share; a generator of a pair has half the parameters and half the cost of a baseline's."""
-    width = (32, 56, 72) if strategy == "time_decoupling" else (44, 80, 104)
+    width = (32, 56, 72) if strategy == "time_decoupling" else (48, 80, 104)
     return Recipe(
         name=strategy,
         strategy=strategy,
