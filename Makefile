@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
 SERVERS := tests/e2e tests/flows tests/registry tests/serve tests/stack
 
-.PHONY: setup demo test lint up down
+.PHONY: setup demo test bench lint up down
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(SERVERS) > .tests-with-servers.log 2>&1 & with=$$!; \
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(SERVERS)); without=$$?; \
 	wait $$with; with=$$?; cat .tests-with-servers.log; exit $$((with | without))
+
+# One claim a script; an hour on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
+bench: $(STAMP)
+	for claim in train_overhead coop coop_fresh_noise efficiency_ledger; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
