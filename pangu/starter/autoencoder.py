@@ -49,7 +49,9 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = build() if init_from is None else AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32)
+    model = build()
+    if init_from is not None:
+        model.load_state_dict(AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
     ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(model.parameters(), LR_PEAK, betas=(0.9, 0.95), weight_decay=1e-4)
     began, step = time.monotonic(), 0

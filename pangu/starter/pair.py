@@ -15,6 +15,7 @@ from pangu.models.sources import locate
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.storage import read_json, write_json
 
 
 def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> int:
@@ -41,6 +42,9 @@ def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> i
     )
     shutil.rmtree(folder, ignore_errors=True)
     pair.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for path in folder.glob("*/config.json"):
+        # diffusers notes where a network was loaded from: a place on this machine.
+        write_json(path, {name: value for name, value in read_json(path).items() if name != "_name_or_path"})
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
