@@ -35,14 +35,15 @@ Say = Callable[[str], None]
 
 
 def up(home: Home, say: Say = print, customary_ports: bool = True) -> Stack:
-    """Start every part of the stack and wait until each answers; a stack that already runs is left alone.
+    """Start every part of the stack and wait until each answers; a stack that already runs is left alone,
+    one whose `up` was killed half way is begun again.
 
     Raises:
         UserError: another `up` or `down` is at work in this home, or a part did not start; the sentence names its log.
     """
     with exclusive(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
         stack = Stack.load(home)
-        if stack is not None and stack.is_running:
+        if stack is not None and stack.is_complete:
             say(f"The stack of {home.root} is already up.")
             return stack
         if stack is not None:

@@ -71,6 +71,11 @@ class Stack(Frozen):
     def is_running(self) -> bool:
         return self.supervisor is not None and self.supervisor.find() is not None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether `up` came to its end: the processes are recorded last."""
+        return self.is_running and bool(self.processes)
+
     def environment(self) -> dict[str, str]:
         """Variables that let a child process find the stack, and that keep its parts from phoning home."""
         folder = str(Path(sys.executable).parent)

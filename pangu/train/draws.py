@@ -24,7 +24,7 @@ class Batch:
     """One worker's share of an optimizer step, or a part of it.
 
     latents_bchw, noise_bchw (B, C, H, W); tokens_bsc (B, S, C); pooled_bp (B, P); timestep_b (B,) int64; preset: index;
-    lower_bchw: (B, C, H, W) for a later stage of a cascade.
+    lower_bchw: (B, C, H, W) for a later stage of a cascade; control_bchw: (B, 3, H, W) in [0, 1], px, for a ControlNet.
     """
 
     latents_bchw: Tensor
@@ -34,6 +34,7 @@ class Batch:
     timestep_b: Tensor
     preset: int
     lower_bchw: Tensor | None = None
+    control_bchw: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timestep_b)
@@ -65,10 +66,15 @@ class Draw:
     caption: int
 
 
+def seed_of(seed: int, step: int, position: int) -> int:
+    """A seed in [0, 2^63) of its own for each place of each step."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
 def generator_for(seed: int, step: int, position: int) -> torch.Generator:
     """The noise source of one sample of one step."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{position}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.Generator().manual_seed(seed_of(seed, step, position))
 
 
 def draw_batch(
@@ -87,7 +93,7 @@ def draw_batch(
         _draw(rows, row, generator, interval, optimization) for row, generator in zip(indices, generators, strict=True)
     ]
     preset = int(rows.preset_n[indices[0]])
-    latents, lower = rows.latents(indices), rows.lower(indices)
+    latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
     height, width = (windows or {}).get(preset, latents.shape[2:])
     corners = [_corner(latents, height, width, generator) for generator in generators]
     tokens, pooled = rows.captions(indices, [draw.caption for draw in draws])
@@ -99,6 +105,7 @@ def draw_batch(
         timestep_b=torch.tensor([draw.timestep for draw in draws]),
         preset=preset,
         lower_bchw=None if lower is None else _cut(lower, corners, height, width),
+        control_bchw=None if control is None else _cut_pixels(control, latents, corners, height, width),
     )
 
 
@@ -128,3 +135,9 @@ def _cut(latents: Tensor, corners: list[tuple[int, int]], height: int, width: in
         return latents
     parts = [one[:, top : top + height, left : left + width] for one, (top, left) in zip(latents, corners, strict=True)]
     return torch.stack(parts)
+
+
+def _cut_pixels(pixels: Tensor, latents: Tensor, corners: list[tuple[int, int]], height: int, width: int) -> Tensor:
+    """The same parts of pictures that the latents were encoded from."""
+    factor = pixels.shape[2] // latents.shape[2]
+    return _cut(pixels, [(factor * top, factor * left) for top, left in corners], factor * height, factor * width)

@@ -169,7 +169,7 @@ def work(job: TrainJob, world: World) -> Trained:
         )
         if world.rank == 0:
             export(job.run_folder, trained, contract)
-            watch.settle("FINISHED")
+            watch.settle("FINISHED", job.run_folder / "generator")
             write_outcome(job, trained, len(rows), watch.warnings)
     return trained
 

@@ -19,7 +19,7 @@ from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
 from pangu.train.checkpoint import CheckpointState, check_same_run, latest_checkpoint, restore, save_checkpoint
-from pangu.train.draws import Batch, Windows, draw_batch
+from pangu.train.draws import Batch, Windows, draw_batch, seed_of
 from pangu.train.ledger import Ledger
 from pangu.train.meters import Laps, Meters
 from pangu.train.prefetch import prefetched
@@ -120,6 +120,8 @@ def train_loop(
         for group in optimizer.param_groups:
             group["lr"] = lr
         parts = batch.split(recipe.execution.accumulate)
+        if recipe.lora is not None and recipe.lora.dropout:
+            torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
         losses, norm = train_step(
             model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
             recipe.execution, laps,

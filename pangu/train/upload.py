@@ -11,11 +11,13 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from pangu.contract import CONTRACT_FILE
 from pangu.errors import UserError
 from pangu.train.checkpoint import KEEP, CheckpointState, latest_checkpoint
 
@@ -39,6 +41,7 @@ class Uploader:
         self._uri, self._spool, self._pauses_s = f"{uri.rstrip('/')}/{run_name}", spool, pauses_s
         self._changed = threading.Condition()
         self._waiting: Path | None = None
+        self._generator: Path | None = None
         self._ending = False
         self._failed = ""
         shutil.rmtree(spool, ignore_errors=True)
@@ -59,14 +62,15 @@ class Uploader:
         if older is not None and older != spooled:
             shutil.rmtree(older, ignore_errors=True)
 
-    def finish(self, patience_s: float = PATIENCE_S) -> str:
-        """Wait for the last copy; returns "" or the sentence that says that there is none."""
+    def finish(self, patience_s: float = PATIENCE_S, generator: Path | None = None) -> str:
+        """Wait for the last copies, at the very end that of the finished `generator` folder; "" or the sentence that says what
+        was not copied."""
         with self._changed:
-            self._ending = True
+            self._ending, self._generator = True, generator
             self._changed.notify()
         self._thread.join(patience_s)
         if self._thread.is_alive():
-            return f"The last checkpoint was not copied to {self._uri} within {patience_s:.0f} s; it is kept here."
+            return f"The last copy to {self._uri} took longer than {patience_s:.0f} s; everything is kept here."
         shutil.rmtree(self._spool, ignore_errors=True)
         return self._failed
 
@@ -76,24 +80,23 @@ class Uploader:
                 self._changed.wait_for(lambda: self._waiting is not None or self._ending)
                 checkpoint, self._waiting = self._waiting, None
             if checkpoint is None:
-                return
-            self._copy_patiently(checkpoint)
+                break
+            self._copy_patiently(checkpoint, f"Checkpoint {checkpoint.name}", copy_checkpoint)
             shutil.rmtree(checkpoint, ignore_errors=True)
+        if self._generator is not None:
+            self._copy_patiently(self._generator, "The finished generator", copy_generator)
 
-    def _copy_patiently(self, checkpoint: Path) -> None:
+    def _copy_patiently(self, folder: Path, name: str, copy: Callable[[Any, Path, str], None]) -> None:
         """Try until it succeeds, a newer one waits, or the pauses are used up."""
         for pause_s in (*self._pauses_s, None):
             try:
-                copy_checkpoint(self._files, checkpoint, f"{self._target}/{checkpoint.name}")
+                copy(self._files, folder, f"{self._target}/{folder.name}")
                 self._failed = ""
                 with contextlib.suppress(Exception):  # the next one prunes again
                     prune(self._files, self._target)
                 return
             except Exception as error:
-                self._failed = (
-                    f"Checkpoint {checkpoint.name} could not be copied to {self._uri} "
-                    f"({_first_line(error)}); it is kept here."
-                )
+                self._failed = f"{name} could not be copied to {self._uri} ({_first_line(error)}); it is kept here."
             with self._changed:
                 if pause_s is None or self._changed.wait_for(lambda: self._waiting is not None, pause_s):
                     break
@@ -142,6 +145,15 @@ def copy_checkpoint(files: Any, checkpoint: Path, target: str) -> None:
         if path.name != STATE:
             files.put_file(str(path), f"{target}/{path.name}")
     files.pipe_file(f"{target}/{STATE}", state)
+
+
+def copy_generator(files: Any, generator: Path, target: str) -> None:
+    """Copy a generator's folder to `target`; the contract, without which nobody loads it, last."""
+    paths = [path for path in generator.rglob("*") if path.is_file()]
+    for path in sorted(paths, key=lambda path: (path == generator / CONTRACT_FILE, path)):
+        place = f"{target}/{path.relative_to(generator).as_posix()}"
+        files.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+        files.put_file(str(path), place)
 
 
 def prune(files: Any, target: str) -> None:

@@ -40,10 +40,13 @@ class Watch:
     tracker: Tracker | None = None
     uploader: Uploader | None = None
 
-    def settle(self, status: str, **patience: float) -> None:
-        """Wait for the last checkpoint's copy and for MLflow, whose run ends with `status`. Only the first call does."""
+    def settle(self, status: str, generator: Path | None = None, **patience: float) -> None:
+        """Wait for the last copies, the finished generator's too, and for MLflow, whose run ends with `status`.
+
+        Only the first call does.
+        """
         if self.uploader is not None:
-            self._note(self.uploader.finish(**patience))
+            self._note(self.uploader.finish(generator=generator, **patience))
         if self.tracker is not None:
             self._note(self.tracker.finish(status, **patience))
         self.uploader = self.tracker = None

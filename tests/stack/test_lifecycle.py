@@ -104,11 +104,29 @@ def test_a_marked_process_is_found_in_another_session_and_ended() -> None:
     assert marked(name, value) == []
 
 
+def kill_up_half_way(home: Home) -> Stack:
+    """What `up` leaves when it is killed right after the servers were started."""
+    code = (
+        "from pathlib import Path; from pangu.stack import up; from pangu.storage import Home; "
+        f"up(Home(Path({str(home.root)!r})), customary_ports=False)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL) as process:
+        while (stack := Stack.load(home)) is None or not stack.is_running:
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    assert not stack.is_complete
+    return stack
+
+
 @pytest.mark.slow
-def test_down_leaves_no_process_even_if_the_supervisor_was_killed(tmp_path: Path) -> None:
+def test_up_begins_a_half_started_stack_again_and_down_leaves_no_process_of_a_killed_one(tmp_path: Path) -> None:
     home = Home(tmp_path)
     try:
+        half_started = kill_up_half_way(home)
         stack = up(home, customary_ports=False)
+        assert stack.is_complete
+        assert marked(MARK, half_started.stack_id) == []
         assert len(marked(MARK, stack.stack_id)) > 10
         assert stack.supervisor is not None
         os.kill(stack.supervisor.pid, signal.SIGKILL)

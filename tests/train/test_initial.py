@@ -83,8 +83,8 @@ def test_weights_of_another_autoencoder_are_refused_before_training(generator: P
     assert not (tmp_path / "initial").exists()
 
 
-def adapted(generator: Path, folder: Path, hooks: Hooks | None = None) -> Trained:
-    recipe = starting_from(generator, lora=LORA)
+def adapted(generator: Path, folder: Path, hooks: Hooks | None = None, dropout: float = 0.0) -> Trained:
+    recipe = starting_from(generator, lora=LORA.model_copy(update={"dropout": dropout}))
     pin_initial(folder, recipe, "structure", contract(recipe), ENCODERS)
     network = starting_network(folder, recipe, "structure", contract(recipe), ENCODERS)
     return train_loop("structure", recipe, random_rows(), "e", folder / "checkpoints", hooks=hooks, denoiser=network)
@@ -101,7 +101,10 @@ def test_only_the_adapter_is_trained_and_kept(generator: Path, tmp_path: Path) -
     assert (path / "model.safetensors").stat().st_size < 0.5 * sum(4 * t.numel() for t in base.values())
 
 
-def test_an_interrupted_adapter_run_equals_an_uninterrupted_one(generator: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_an_interrupted_adapter_run_equals_an_uninterrupted_one(
+    dropout: float, generator: Path, tmp_path: Path
+) -> None:
     class Killed(Exception):
         """The process ends here."""
 
@@ -109,10 +112,11 @@ def test_an_interrupted_adapter_run_equals_an_uninterrupted_one(generator: Path,
         if step == 2:
             raise Killed
 
-    whole = adapted(generator, tmp_path / "whole")
+    whole = adapted(generator, tmp_path / "whole", dropout=dropout)
     with pytest.raises(Killed):
-        adapted(generator, tmp_path / "killed", Hooks(stop))
-    resumed = adapted(generator, tmp_path / "killed")
+        adapted(generator, tmp_path / "killed", Hooks(stop), dropout)
+    torch.manual_seed(7)  # another process would have other random numbers
+    resumed = adapted(generator, tmp_path / "killed", dropout=dropout)
     assert resumed.resumed_from == 1
     assert same(weights(resumed.denoiser), weights(whole.denoiser))
 

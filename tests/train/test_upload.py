@@ -118,6 +118,24 @@ def test_a_copy_that_fails_for_good_is_one_sentence_and_the_checkpoint_stays(
     assert checkpoints[0].is_dir()
 
 
+def test_the_finished_generator_follows_the_last_checkpoint_with_its_contract_last(
+    elsewhere: str, checkpoints: list[Path], tmp_path: Path
+) -> None:
+    generator = tmp_path / "generator"
+    for name in ("config.json", "contract.json", "diffusion_pytorch_model.safetensors", "lora/contract.json"):
+        path = generator / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    Unreliable.failures = 2
+    upload = uploader(elsewhere, tmp_path)
+    upload(checkpoints[-1])
+    assert upload.finish(generator=generator) == ""
+    files, target = open_uri(elsewhere, "run")
+    assert files.cat_file(f"{target}/generator/lora/contract.json") == b"lora/contract.json"
+    assert Unreliable.written[-1].endswith("run/generator/contract.json")
+    assert fetch_missing(elsewhere, "run", tmp_path / "fresh") is not None
+
+
 def test_where_it_lags_the_newest_wins_and_pruning_takes_nothing_away(
     elsewhere: str, checkpoints: list[Path], tmp_path: Path
 ) -> None:
