@@ -11,18 +11,23 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Role = Literal[
-    "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final"
+    "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final", "single", "control"
 ]  # fmt: skip
 ROLES: tuple[Role, Role] = ("structure", "texture")
 """The roles of a pair."""
 
-Strategy = Literal["time_decoupling", "resolution_boost", "cascaded"]
+Strategy = Literal["time_decoupling", "resolution_boost", "cascaded", "single", "control"]
 STRATEGY_ROLES: dict[Strategy, tuple[Role, ...]] = {
     "time_decoupling": ROLES,
     "resolution_boost": ("boost_low", "boost_high"),
     "cascaded": ("cascade_base", "cascade_middle", "cascade_final"),
+    "single": ("single",),
+    "control": ("control",),
 }
-"""What each strategy trains (PanGu-Draw, Section 3.2); the two of a pair are independent, those of a baseline go in turn."""
+"""What each strategy trains (PanGu-Draw, Section 3.2); the two of a pair are independent, those of a baseline go in turn.
+
+`single` is one generator for all timesteps, such as a partner of Coop-Diffusion; `control` a ControlNet on a given generator.
+"""
 
 
 class Frozen(BaseModel):
@@ -76,6 +81,19 @@ class InitialWeights(Frozen):
         "diffusers pipeline or UNet folder, a hub id, or a registered pair such as models:/pangu-pair@champion",
     )
     subfolder: str | None = Field(None, description="Subfolder of the UNet, e.g. 'unet'")
+
+
+class EdgeControl(Frozen):
+    """What a ControlNet is shown: the edges of the image, by OpenCV's Canny detector."""
+
+    low_threshold: int = Field(100, ge=0, description="Gradients below this are no edge")
+    high_threshold: int = Field(200, ge=1, description="Gradients above this are one; between, what touches one is too")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "EdgeControl":
+        if self.low_threshold > self.high_threshold:
+            raise ValueError("low_threshold must not be above high_threshold")
+        return self
 
 
 class LoraConfig(Frozen):
@@ -136,6 +154,10 @@ class RoleTraining(Frozen):
     steps: int = Field(ge=1, description="Optimizer steps")
     batch_size: int = Field(ge=1, description="Images per optimizer step, over all workers and accumulated parts")
     init_from_role: Role | None = Field(None, description="Go on from what this earlier job of the recipe trained")
+    # Left out where there is none, so that the digests of recipes and encoded datasets without control stay what they were.
+    control: EdgeControl | None = Field(
+        None, exclude_if=lambda value: value is None, description="What the role `control` is shown of each image"
+    )
 
     @property
     def encoded_side(self) -> int:
@@ -246,6 +268,8 @@ class Recipe(Frozen):
             raise ValueError(f"jobs of {self.strategy} must be exactly {', '.join(STRATEGY_ROLES[self.strategy])}")
         if self.strategy == "time_decoupling":
             self._check_pair()
+        if self.strategy == "control":
+            self._check_control()
         if self.lora is not None and self.init_from is None:
             raise ValueError("lora adapts given weights: name them in init_from")
         if self.min_workers is not None and self.min_workers > self.workers:
@@ -259,6 +283,14 @@ class Recipe(Frozen):
             raise ValueError("texture must not train at a higher resolution than structure (PanGu-Draw, Section 3.2)")
         if self.texture.rows != "originals":
             raise ValueError("texture must train on originals only: upscaled images lack the detail that it learns")
+
+    def _check_control(self) -> None:
+        if self.init_from is None:
+            raise ValueError("a ControlNet controls a given generator: name it in init_from")
+        if self.lora is not None:
+            raise ValueError("a ControlNet is trained whole: leave out lora")
+        if self.jobs["control"].control is None:
+            raise ValueError("jobs.control.control must say what the ControlNet is shown, e.g. {} for edges")
 
     @property
     def structure(self) -> RoleTraining:

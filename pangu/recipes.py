@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pangu.config import (
     AutoencoderSource,
     DenoiserConfig,
+    EdgeControl,
     Execution,
     InitialWeights,
     NoiseSchedule,
@@ -140,6 +141,37 @@ def _compared(strategy: Strategy, jobs: dict[Role, RoleTraining]) -> Recipe:
     )
 
 
+def single() -> Recipe:
+    """One generator for all timesteps: a plain baseline, or a partner of Coop-Diffusion in a latent space of its own."""
+    return Recipe(
+        name="single",
+        strategy="single",
+        schedule=NoiseSchedule(prediction_type="v_prediction"),
+        denoiser=SMALL,
+        jobs={"single": RoleTraining(resolution=48, steps=8000, batch_size=32)},
+        optimization=Optimization(
+            lr_peak=2e-3, warmup_steps=200, ema_decays=(0.999,), checkpoint_every=500, log_every=100
+        ),
+        sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
+    )
+
+
+def edge_control() -> Recipe:
+    """A ControlNet for edges on a trained generator, whose folder `init_from` names (arXiv 2302.05543)."""
+    alone = single()
+    return alone.model_copy(
+        update={
+            "name": "edge_control",
+            "strategy": "control",
+            "init_from": InitialWeights(source="single-generator"),
+            "jobs": {"control": RoleTraining(resolution=48, steps=2000, batch_size=32, control=EdgeControl())},
+            "optimization": alone.optimization.model_copy(
+                update={"lr_peak": 1e-3, "warmup_steps": 100, "ema_decays": (0.99,), "caption_dropout": 0.5}
+            ),
+        }
+    )
+
+
 def sdxl_half() -> Recipe:
     """Two generators of half SDXL's UNet each (1.31 B parameters), for one device per replica."""
     return _published(
@@ -209,6 +241,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "time_decoupling": time_decoupling,
     "resolution_boost": resolution_boost,
     "cascaded": cascaded,
+    "single": single,
+    "edge_control": edge_control,
     "sdxl_half": sdxl_half,
     "pangu_draw_5b": pangu_draw_5b,
 }

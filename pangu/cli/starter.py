@@ -24,8 +24,11 @@ def autoencoder(
     init_from: Annotated[
         Path | None, typer.Option(help="Go on from this autoencoder instead of random weights.")
     ] = None,
+    spatial_factor: Annotated[int, typer.Option(help="Pixels per latent along one side: 4 or 8.")] = 8,
+    latent_channels: Annotated[int, typer.Option(min=1, help="Channels of the latents.")] = 16,
+    side: Annotated[int, typer.Option(min=24, help="Pixels per side of the pictures it learns from.")] = 96,
 ) -> None:
-    """Train the embedded autoencoder on OpenMoji's drawings."""
+    """Train an autoencoder on OpenMoji's drawings: with the defaults the embedded one, or one of another latent space."""
     import torch
 
     from pangu.progress import print_progress
@@ -33,8 +36,10 @@ def autoencoder(
     from pangu.starter.pictures import learning_material, pixels
 
     torch.set_num_threads(1)
-    images = torch.from_numpy(pixels(learning_material()[0], 96))
-    typer.echo(f"PSNR {train_autoencoder(images, minutes, folder, init_from, report=print_progress):.2f} dB")
+    images = torch.from_numpy(pixels(learning_material()[0], side))
+    shape = {"spatial_factor": spatial_factor, "latent_channels": latent_channels}
+    psnr = train_autoencoder(images, minutes, folder, init_from, report=print_progress, **shape)
+    typer.echo(f"PSNR {psnr:.2f} dB")
 
 
 def text_encoder(folder: FolderOption, minutes: MinutesOption = 15.0) -> None:

@@ -44,6 +44,10 @@ class Rows(Protocol):
         """(B, C, H, W) latents of the upsampled lower-resolution images; None unless the job is a later stage of a cascade."""
         ...
 
+    def control(self, rows: Sequence[int]) -> Tensor | None:
+        """(B, 3, H, W) control images in [0, 1], in pixels of the encoded image; None unless a ControlNet is trained."""
+        ...
+
     def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(B, S, C) token and (B, P) pooled embeddings; variant 0 en, 1 zh, 2 styled en, 3 styled zh, -1 the empty caption."""
         ...
@@ -77,6 +81,9 @@ class EncodedRows:
         return self.latents_nchw[list(rows)].float()
 
     def lower(self, rows: Sequence[int]) -> Tensor | None:
+        return None
+
+    def control(self, rows: Sequence[int]) -> Tensor | None:
         return None
 
     def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:

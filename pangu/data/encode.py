@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from pangu.config import Frozen, Recipe, Role
 from pangu.data.captions import LANGUAGES, captions_of, styles_of
+from pangu.data.edges import packed
 from pangu.data.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, partition_folder, parts
 from pangu.data.encoders import Loaded, describe
 from pangu.data.latents import encode_view, to_bytes
@@ -147,16 +148,18 @@ def _encode_chunk(chunk: pa.Table, stem: str, order: _Order, loaded: Loaded, bat
         presets = [
             view.preset_of(h, w) for h, w in zip(*(rows[n].to_pylist() for n in ("height", "width")), strict=True)
         ]
-        latents, lower = encode_view(rows["image"].to_pylist(), presets, view, loaded.autoencoder, batch_size)
+        seen = encode_view(rows["image"].to_pylist(), presets, view, loaded.autoencoder, batch_size)
         columns: dict[str, Any] = {
             name: rows[name] for name in ("key", "caption_en", "caption_zh", "min_timestep", "split")
         }
         columns["original_side"] = pa.array(sides[mine], pa.int32())
         columns["styled"] = pa.array([style in loaded.styles for style in styles_of(rows)], pa.bool_())
         columns["preset"] = pa.array(presets, pa.int32())
-        columns["latents"] = pa.array([to_bytes(latent) for latent in latents], pa.binary())
+        columns["latents"] = pa.array([to_bytes(latent) for latent in seen.latents], pa.binary())
         if view.lower_sizes is not None:
-            columns["lower"] = pa.array([to_bytes(latent) for latent in lower], pa.binary())
+            columns["lower"] = pa.array([to_bytes(latent) for latent in seen.lower], pa.binary())
+        if view.control is not None:
+            columns["control"] = pa.array([packed(edges) for edges in seen.edges], pa.binary())
         columns |= {name: pa.array([values[i] for i in mine], pa.binary()) for name, values in text.columns.items()}
         _write_part(path, pa.table(columns))
 

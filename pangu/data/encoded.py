@@ -124,6 +124,7 @@ def check_encoded(manifest: Manifest, recipe: Recipe, role: Role) -> None:
         "rows": (wanted.rows, data.rows),
         "min_original_side": (wanted.min_original_side, data.min_original_side),
         "sizes of the earlier stage": (wanted.view.lower_sizes, data.view.lower_sizes),
+        "control": (wanted.view.control, data.view.control),
     }
     for name, (asked, encoded) in ours.items():
         if asked != encoded:

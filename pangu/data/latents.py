@@ -1,24 +1,37 @@
 """Images to latents at the sizes of a view, as precomputed and on-the-fly rows share it. Knows nothing of tables or files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pangu.data.edges import find_edges
 from pangu.data.pixels import fit_pixels, shrink_pixels, to_unit
 from pangu.data.views import View
 from pangu.models.autoencoders import encode_pixels
 from pangu.models.cascade import lower_latents
 
 
-def encode_view(
-    images: Sequence[bytes], presets: Sequence[int], view: View, autoencoder: Any, batch_size: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Latents (C, h, w) of each encoded image at its preset's size, and of the earlier stage's image in a cascade."""
+@dataclass(frozen=True)
+class Seen:
+    """What a view makes of some images, in their order.
+
+    latents: (C, h, w) of each at its preset's size; lower: of the earlier stage's image in a cascade; edges: (H, W) bool, px.
+    """
+
+    latents: list[Tensor]
+    lower: list[Tensor]
+    edges: list[np.ndarray]
+
+
+def encode_view(images: Sequence[bytes], presets: Sequence[int], view: View, autoencoder: Any, batch_size: int) -> Seen:
+    """Encoded image bytes as the view's jobs see them."""
     latents: dict[int, Tensor] = {}
     lower: dict[int, Tensor] = {}
+    edges: dict[int, np.ndarray] = {}
     for preset in sorted(set(presets)):
         rows = [row for row, other in enumerate(presets) if other == preset]
         for start in range(0, len(rows), batch_size):
@@ -27,7 +40,9 @@ def encode_view(
             latents |= zip(batch, pixel_latents(pixels, autoencoder), strict=True)
             if view.lower_sizes is not None:
                 lower |= zip(batch, shrunk_latents(pixels, view.lower_sizes[preset], autoencoder), strict=True)
-    return [latents[row] for row in sorted(latents)], [lower[row] for row in sorted(lower)]
+            if view.control is not None:
+                edges |= {row: find_edges(one, view.control) for row, one in zip(batch, pixels, strict=True)}
+    return Seen(*([found[row] for row in sorted(found)] for found in (latents, lower, edges)))  # type: ignore[arg-type]
 
 
 @torch.no_grad()

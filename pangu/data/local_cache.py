@@ -61,7 +61,7 @@ def _flush(path: Path) -> None:
 class Column:
     """A .npy file of known shape that is written row after row."""
 
-    def __init__(self, path: Path, rows: int, shape: Sequence[int], dtype: type = np.float16) -> None:
+    def __init__(self, path: Path, rows: int, shape: Sequence[int], dtype: type[np.generic] = np.float16) -> None:
         self._file: BinaryIO = path.open("wb")
         self._path, self._left = path, rows * int(np.prod(shape)) * np.dtype(dtype).itemsize
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, *shape)}

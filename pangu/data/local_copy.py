@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pangu.config import Role
 from pangu.data.captions import LANGUAGES
+from pangu.data.edges import packed_width
 from pangu.data.encoded import Manifest
 from pangu.data.local_cache import Column, write_table
 
@@ -34,13 +35,15 @@ class LocalCopy:
     @property
     def needed_bytes(self) -> int:
         """The size of all columns."""
-        return sum(2 * rows * int(np.prod(shape)) for rows, shape in self._columns.values())
+        return sum(
+            rows * int(np.prod(shape)) * _dtype(name)().itemsize for name, (rows, shape) in self._columns.items()
+        )
 
     def write(self, folder: Path) -> None:
         """Fill `folder`, one Parquet file at a time in memory."""
         with ExitStack() as stack:
             columns = {
-                name: stack.enter_context(closing(Column(folder / f"{name}.npy", rows, shape)))
+                name: stack.enter_context(closing(Column(folder / f"{name}.npy", rows, shape, _dtype(name))))
                 for name, (rows, shape) in self._columns.items()
             }
             for file in self._files:
@@ -85,6 +88,8 @@ class LocalCopy:
             columns[f"latents-{preset}"] = count, shape
             if self._data.view.lower_sizes is not None:
                 columns[f"lower-{preset}"] = count, shape
+            if self._data.view.control is not None:
+                columns[f"control-{preset}"] = count, (height, packed_width(width))
         styled = int((np.asarray(self._rows["style"]) >= 0).sum())
         for name, rows in (("", len(self)), ("styled_", styled)):
             columns[f"{name}tokens"] = rows, (len(LANGUAGES), encoders.max_tokens, encoders.context_channels)
@@ -94,7 +99,7 @@ class LocalCopy:
     def _values(self, rows: pa.Table) -> Iterator[tuple[str, list[bytes]]]:
         """The bytes that some rows add to each column."""
         presets = np.asarray(self._data.trained)[np.asarray(rows["preset"])]
-        for kind in ("latents", "lower"):
+        for kind in ("latents", "lower", "control"):
             if kind in rows.column_names:
                 values = rows[kind].to_pylist()
                 for preset in np.unique(presets).tolist():
@@ -104,6 +109,11 @@ class LocalCopy:
             if f"{kind}_styled_en" in rows.column_names:
                 styled = [rows[f"{kind}_styled_{language}"].drop_null().to_pylist() for language in LANGUAGES]
                 yield f"styled_{kind}", _in_turn(styled)
+
+
+def _dtype(column: str) -> type[np.generic]:
+    """Of a column's elements: control images are packed bits."""
+    return np.uint8 if column.startswith("control") else np.float16
 
 
 def _count_equal(values: np.ndarray) -> np.ndarray:

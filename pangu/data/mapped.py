@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.data.captions import EMPTY, LANGUAGES
+from pangu.data.edges import control_image, unpacked
 from pangu.data.encoded import EMPTY_CAPTION_FILE, Manifest, parts
 from pangu.data.local_cache import Strings, cache_folder, made_once, map_table, mapped
 from pangu.data.local_copy import FORMAT, LocalCopy
@@ -22,7 +23,7 @@ class MappedRows:
     """`Rows` whose latents and embeddings lie in files.
 
     slot_n: place of a row in the latents of its preset; text_n: in tokens_nvsc (N, 2, S, C) and pooled_nvp (N, 2, P); style_n: in
-    the same columns of styled captions, or -1. Half precision throughout.
+    the same columns of styled captions, or -1. Half precision throughout. control_of: (N, H, bytes) packed bits.
     """
 
     keys: Sequence[str]
@@ -33,6 +34,7 @@ class MappedRows:
     style_n: np.ndarray
     latents_of: Mapping[int, np.ndarray]
     lower_of: Mapping[int, np.ndarray]
+    control_of: Mapping[int, np.ndarray]
     tokens_nvsc: np.ndarray
     pooled_nvp: np.ndarray
     styled_tokens_nvsc: np.ndarray
@@ -52,6 +54,14 @@ class MappedRows:
 
     def lower(self, rows: Sequence[int]) -> Tensor | None:
         return self._images(self.lower_of, rows) if self.lower_of else None
+
+    def control(self, rows: Sequence[int]) -> Tensor | None:
+        if not self.control_of:
+            return None
+        bits = self._images(self.control_of, rows).numpy()
+        latents = self.latents_of[int(self.preset_n[rows[0]])]
+        width = latents.shape[3] * (bits.shape[1] // latents.shape[2])
+        return control_image(unpacked(bits, width))
 
     def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
         index, variant = np.asarray(rows), np.asarray(variants)
@@ -102,7 +112,6 @@ def read_copy(copy: Path, folder: Path) -> MappedRows:
     empty = load_file(folder / EMPTY_CAPTION_FILE)
     numbers = {name: table[name].to_numpy() for name in ("min_timestep", "preset", "slot", "text", "style")}
     presets = sorted(set(numbers["preset"].tolist()))
-    has_lower = (copy / f"lower-{presets[0]}.npy").is_file()
     return MappedRows(
         keys=Strings(table["key"]),
         min_timestep_n=torch.from_numpy(numbers["min_timestep"].copy()),
@@ -110,8 +119,9 @@ def read_copy(copy: Path, folder: Path) -> MappedRows:
         slot_n=numbers["slot"],
         text_n=numbers["text"],
         style_n=numbers["style"],
-        latents_of={preset: mapped(copy / f"latents-{preset}.npy") for preset in presets},
-        lower_of={preset: mapped(copy / f"lower-{preset}.npy") for preset in presets} if has_lower else {},
+        latents_of=_columns(copy, "latents", presets),
+        lower_of=_columns(copy, "lower", presets),
+        control_of=_columns(copy, "control", presets),
         tokens_nvsc=mapped(copy / "tokens.npy"),
         pooled_nvp=mapped(copy / "pooled.npy"),
         styled_tokens_nvsc=mapped(copy / "styled_tokens.npy"),
@@ -119,3 +129,9 @@ def read_copy(copy: Path, folder: Path) -> MappedRows:
         empty_tokens_sc=empty["tokens"][0].half().numpy(),
         empty_pooled_p=empty["pooled"][0].half().numpy(),
     )
+
+
+def _columns(copy: Path, kind: str, presets: Sequence[int]) -> dict[int, np.ndarray]:
+    """The column of that kind for each preset; empty where the job has none."""
+    paths = {preset: copy / f"{kind}-{preset}.npy" for preset in presets}
+    return {preset: mapped(path) for preset, path in paths.items() if path.is_file()}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.data.captions import EMPTY, LANGUAGES, captions_of, styles_of
+from pangu.data.edges import control_image, find_edges
 from pangu.data.encoded import Manifest
 from pangu.data.encoders import Loaded, describe
 from pangu.data.image_copy import FORMAT, ImageCopy, Images
@@ -44,6 +45,12 @@ class OnTheFlyRows:
             return None
         size = self._view.lower_sizes[int(self._images.shape_n[rows[0]])]
         return _host(shrunk_latents(self._images.pixels(rows), size, self._loaded.autoencoder))
+
+    def control(self, rows: Sequence[int]) -> Tensor | None:
+        control = self._view.control
+        if control is None:
+            return None
+        return control_image(np.stack([find_edges(pixels, control) for pixels in self._images.pixels(rows)]))
 
     def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
         table = self._images.table.take(pa.array(np.asarray(rows)))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pangu.config import Frozen, RoleTraining
+from pangu.config import EdgeControl, Frozen, RoleTraining
 from pangu.diffusion.presets import PresetKind, Size, nearest_of, paired_presets, presets_for
 from pangu.errors import UserError
 
@@ -23,6 +23,9 @@ class View(Frozen):
     kept: tuple[int, ...]
     lower_sizes: tuple[Size, ...] | None = Field(
         None, description="Per preset, the size of the earlier stage's image in a cascade"
+    )
+    control: EdgeControl | None = Field(
+        None, exclude_if=lambda value: value is None, description="What a ControlNet is shown of each image"
     )
 
     def preset_of(self, height: int, width: int) -> int:
@@ -60,6 +63,7 @@ def job_data(training: RoleTraining, spatial_factor: int, kept: tuple[int, ...] 
         sizes=sizes,
         kept=tuple(range(len(sizes))) if kept is None else kept,
         lower_sizes=_lower_sizes(sizes, training, spatial_factor),
+        control=training.control,
     )
     return JobData(view=view, trained=pairs, rows=training.rows, min_original_side=training.min_original_side)
 

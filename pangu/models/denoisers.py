@@ -4,6 +4,7 @@ Those of the recipe are conditioned like PanGu-Draw's (Section 3.3): cross-atten
 and the sinusoidal embedding of the resolution preset's INDEX are added to the time embedding. Pretrained ones keep their own way.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,12 +121,14 @@ def denoise(
     *,
     lower_bchw: Tensor | None = None,
     native_size: tuple[int, int] | None = None,
+    control: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """One prediction (B, C, H, W): `preset` is the index of the resolution preset of the whole batch.
 
     lower_bchw:  (B, C, H, W) latents of the upsampled image of an earlier stage, concatenated on the channels.
     native_size: (height, width) in latents that the generator was trained at, for UNets that are told a size (SDXL's);
                  None means that of `noisy_bchw`.
+    control:     for a `ControlledUNet`: its `control_bchw` and, where it is not 1, `conditioning_scale`.
     """
     config = getattr(unet, "module", unet).config  # DistributedDataParallel hides its attributes
     numbers: list[float] | None = None
@@ -148,4 +151,5 @@ def denoise(
         encoder_hidden_states=tokens_bnc,
         added_cond_kwargs=added,
         return_dict=False,
+        **(control or {}),
     )[0]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pangu.config import ROLES, InitialWeights, NoiseSchedule, Recipe, Role
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
+from pangu.models.control import sees_control
 from pangu.models.denoisers import build_denoiser, condition_of, load_unet, sees_lower
 from pangu.models.sources import locate, read_config
 
@@ -123,7 +124,9 @@ def find_weights(start: InitialWeights, role: Role, resolve: Resolve | None = No
     if index is None:
         return FoundWeights(root, subfolder, _own_contract(root, subfolder))
     if "contracts" in index:
-        return _half_of_pair(root, index, subfolder or role)
+        stages = list(index["contracts"] or ())
+        alone = len(stages) == 1 and "unet" in index
+        return _part_of_own(root, index, *(("unet", stages[0]) if alone else _half(root, subfolder or role)))
     if subfolder is None and "unet" not in index:
         raise UserError(
             f"init_from: {root} is a {index.get('_class_name')} without a UNet; a UNet2DConditionModel is needed."
@@ -142,13 +145,19 @@ def with_lower_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
-def _half_of_pair(root: str, index: dict[str, Any], half: str) -> FoundWeights:
+def _half(root: str, half: str) -> tuple[str, str]:
+    """Subfolder and role of one half of a pair."""
     if half not in ROLES:
         raise UserError(f"init_from: {root} is a pair; set subfolder to 'structure' or 'texture', not '{half}'.")
+    return half, half
+
+
+def _part_of_own(root: str, index: dict[str, Any], subfolder: str, role: str) -> FoundWeights:
+    """One network of a pipeline folder that the platform wrote, with its contract."""
     try:
-        return FoundWeights(root, half, GeneratorContract.model_validate(index["contracts"][half]))
+        return FoundWeights(root, subfolder, GeneratorContract.model_validate(index["contracts"][role]))
     except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"init_from: model_index.json of {root} carries no contract of {half}.") from error
+        raise UserError(f"init_from: model_index.json of {root} carries no contract of {role}.") from error
 
 
 def _own_contract(root: str, subfolder: str | None) -> GeneratorContract | None:
@@ -170,6 +179,13 @@ def _check_contract(found: FoundWeights, run: GeneratorContract) -> None:
             raise UserError(
                 f"init_from: {found.name} was trained with {name} {theirs}, but this run has {ours}; use the encoders that "
                 f"it was trained with."
+            )
+    if found.contract is not None and sees_control(run.role):
+        whole = run.interval
+        if (found.contract.low, found.contract.high) != (whole.low, whole.high):
+            raise UserError(
+                f"init_from: {found.name} was trained for t in {found.contract.interval}, but a ControlNet needs a generator "
+                f"for all of {whole}; name one that recipe 'single' trained, or one that is no half of a pair."
             )
 
 

@@ -1,4 +1,4 @@
-"""Trains the embedded autoencoder: 8x smaller, 16 channels, for flat drawings up to a few hundred pixels.
+"""Trains small autoencoders for flat drawings up to a few hundred pixels: the embedded one is 8x smaller with 16 channels.
 
 diffusers' AutoencoderDC at a thousandth of its usual size: pixel shuffles keep the costly full resolution free of convolutions.
 """
@@ -12,9 +12,11 @@ from diffusers import AutoencoderDC
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
 
-CHANNELS = (12, 24, 48, 96)
+WIDTHS = {4: (16, 32, 64), 8: (12, 24, 48, 96)}
+"""Pixels per latent along one side -> channels of each level."""
 LAYERS = (0, 1, 2, 2)
 LATENT_CHANNELS = 16
 LR_PEAK = 2e-3
@@ -24,23 +26,31 @@ SHUFFLED_COLOURS = 0.3
 """Share of batches with their colour channels permuted, so that no hue is too rare to be told from its neighbour."""
 
 
-def build() -> AutoencoderDC:
-    """An untrained autoencoder, 1.1 M parameters."""
+def build(spatial_factor: int = 8, latent_channels: int = LATENT_CHANNELS) -> AutoencoderDC:
+    """An untrained autoencoder; 1.1 M parameters with the defaults.
+
+    Raises:
+        UserError: no shape is known for that many pixels per latent.
+    """
+    if spatial_factor not in WIDTHS:
+        raise UserError(f"spatial_factor must be one of {', '.join(map(str, WIDTHS))}, not {spatial_factor}.")
+    widths = WIDTHS[spatial_factor]
+    layers = LAYERS[: len(widths)]
     return AutoencoderDC(
         in_channels=3,
-        latent_channels=LATENT_CHANNELS,
-        encoder_block_out_channels=CHANNELS,
-        decoder_block_out_channels=CHANNELS,
-        encoder_layers_per_block=LAYERS,
-        decoder_layers_per_block=LAYERS,
-        encoder_qkv_multiscales=((),) * len(CHANNELS),
-        decoder_qkv_multiscales=((),) * len(CHANNELS),
+        latent_channels=latent_channels,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=layers,
+        decoder_layers_per_block=layers,
+        encoder_qkv_multiscales=((),) * len(widths),
+        decoder_qkv_multiscales=((),) * len(widths),
     )
 
 
 def train_autoencoder(
     images_nhwc: Tensor, minutes: float, folder: Path, init_from: Path | None = None, seed: int = 0,
-    batch_size: int = 16, report: Reporter = silent,
+    batch_size: int = 16, report: Reporter = silent, spatial_factor: int = 8, latent_channels: int = LATENT_CHANNELS,
 ) -> float:  # fmt: skip
     """Train on (N, H, W, 3) uint8 images for so many minutes, save half-precision weights, return PSNR in dB.
 
@@ -49,7 +59,7 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = build()
+    model = build(spatial_factor, latent_channels)
     if init_from is not None:
         model.load_state_dict(AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
     ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)

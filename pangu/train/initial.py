@@ -12,6 +12,7 @@ from pangu.config import InitialWeights, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.encode import Encoders
 from pangu.errors import UserError
+from pangu.models.control import add_control, sees_control
 from pangu.models.initial import Resolve, initial_denoiser
 from pangu.models.lora import add_lora, fuse_lora, has_lora, save_lora
 from pangu.train.averages import Averages
@@ -60,13 +61,15 @@ def starting_network(
         network = _network(recipe, role, contract, encoders)
     if recipe.lora is not None:
         add_lora(network, recipe.lora, recipe.seed)
+    if sees_control(role):
+        return add_control(network, encoders.spatial_factor, recipe.seed)
     return network
 
 
 def export_generator(folder: Path, network: Any, averages: Averages, index: int, contract: GeneratorContract) -> None:
     """The generator folder: running mean `index` as diffusers saves a UNet, and the interval contract.
 
-    An adapter is also saved by itself, in `lora/`; the UNet around it has it fused.
+    An adapter is also saved by itself, in `lora/`; the UNet around it has it fused. Of a controlled UNet the ControlNet is saved.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

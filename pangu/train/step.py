@@ -21,7 +21,10 @@ def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, pre
     noisy = add_noise(batch.latents_bchw, batch.noise_bchw, alpha_bar_b)
     target = training_target(batch.latents_bchw, batch.noise_bchw, alpha_bar_b, prediction_type)
     text = batch.tokens_bsc, batch.pooled_bp
-    prediction = denoise(denoiser, noisy, batch.timestep_b, *text, batch.preset, lower_bchw=batch.lower_bchw)
+    control = None if batch.control_bchw is None else {"control_bchw": batch.control_bchw}
+    prediction = denoise(
+        denoiser, noisy, batch.timestep_b, *text, batch.preset, lower_bchw=batch.lower_bchw, control=control
+    )
     return (prediction.float() - target).square().flatten(1).mean(1)
 
 
