@@ -82,7 +82,7 @@ def markdown(stage: str, progress: Progress, lines: Sequence[Line]) -> str:
         f"## {stage}: {lines[-1].step} of {progress.total} steps",
         f"![loss curve]({data_uri(picture)})",
         table("timesteps", "loss", {n.removeprefix("loss/"): v for n, v in means(recent, "loss/").items()}),
-        table("speed and memory", "", {n: v for n, v in means(recent).items() if "/" not in n}),
+        table("figure", "now", {n: v for n, v in means(recent).items() if "/" not in n}),
         table("part of a step", "share of the time", means(recent, "time/")),
     ]
     if link := progress.facts.get("mlflow"):
