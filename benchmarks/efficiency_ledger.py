@@ -4,7 +4,7 @@ Every strategy goes the whole way: ingest, prepare, encode, train, sample, judge
 cost (counted FLOPs and measured core-seconds), sampling cost, quality by one protocol, beside the paper's figures: +48 % data,
 -51 % training cost, about -50 % inference time against resolution boost (PanGu-Draw, Section 3.2 and Fig. 2).
 
-    python benchmarks/efficiency_ledger.py [--images 420] [--steps-share 1.0] [--home FOLDER]
+    python benchmarks/efficiency_ledger.py [--images 210] [--steps-share 1.0] [--home FOLDER]
 
 Half an hour on one core with the defaults. With --home, a run that was stopped continues.
 """
@@ -188,7 +188,7 @@ def table(accounts: dict[Strategy, Account]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=420)
+    parser.add_argument("--images", type=int, default=210)
     parser.add_argument("--prompts", type=int, default=64, help="per language")
     parser.add_argument("--steps-share", type=float, default=1.0)
     parser.add_argument("--home", type=Path, default=None)
