@@ -81,6 +81,11 @@ class InitialWeights(Frozen):
         "diffusers pipeline or UNet folder, a hub id, or a registered pair such as models:/pangu-pair@champion",
     )
     subfolder: str | None = Field(None, description="Subfolder of the UNet, e.g. 'unet'")
+    new_latents: bool = Field(
+        False,
+        exclude_if=lambda value: not value,
+        description="Go over to another autoencoder: all but first and last layer is kept (arXiv 2403.04692, Section 3.3)",
+    )
 
 
 class EdgeControl(Frozen):

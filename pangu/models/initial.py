@@ -64,7 +64,8 @@ def initial_denoiser(
     """
     if recipe.init_from is not None:
         assert contract_of_run is not None, "weights are checked against the contract of the run"
-        return pretrained_denoiser(recipe.init_from, latent_channels, context, pooled, contract_of_run, resolve)
+        channels = latent_channels, context, pooled
+        return pretrained_denoiser(recipe.init_from, *channels, contract_of_run, resolve, recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build_denoiser(recipe.denoiser, latent_channels, context, pooled, lower=sees_lower(role))
@@ -77,8 +78,11 @@ def pretrained_denoiser(
     pooled: int,
     contract_of_run: GeneratorContract,
     resolve: Resolve | None = None,
+    seed: int = 0,
 ) -> UNet2DConditionModel:
     """The UNet that `start` names, in float32; its own configuration decides the architecture.
+
+    With `new_latents` its first and last layer are drawn from `seed`, for the channels of another autoencoder.
 
     The time interval that it was trained on may differ from that of the run: a common start for both halves is the point.
     A later stage of a cascade may start from a UNet that has seen no lower image: its new input channels begin at zero.
@@ -94,10 +98,15 @@ def pretrained_denoiser(
             f"init_from: {found.name} holds {what}, but a UNet2DConditionModel is needed; name its folder, with subfolder."
         )
     _check_schedule(found, contract_of_run.schedule)
-    _check_contract(found, contract_of_run)
-    _check_channels(found, config, latent_channels, context, lower=sees_lower(contract_of_run.role))
+    _check_contract(found, contract_of_run, start.new_latents)
+    if not start.new_latents:
+        _check_latents(found, config, latent_channels, lower=sees_lower(contract_of_run.role))
+    _check_context(found, config, context)
     condition_of(config, pooled)
     unet = load_unet(found.root, found.subfolder)
+    if start.new_latents:
+        doubled = 2 if sees_lower(contract_of_run.role) else 1
+        return with_new_latents(unet, doubled * latent_channels, latent_channels, seed)
     widen = sees_lower(contract_of_run.role) and config["in_channels"] == latent_channels
     return with_lower_channels(unet) if widen else unet
 
@@ -145,6 +154,18 @@ def with_lower_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
+def with_new_latents(unet: UNet2DConditionModel, incoming: int, outgoing: int, seed: int) -> UNet2DConditionModel:
+    """The same UNet between a fresh first and a fresh last layer, for latents of other channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, channels in (("conv_in", (incoming, None)), ("conv_out", (None, outgoing))):
+            old = getattr(unet, name)
+            into, out = (new or kept for new, kept in zip(channels, (old.in_channels, old.out_channels), strict=True))
+            setattr(unet, name, torch.nn.Conv2d(into, out, old.kernel_size, old.stride, old.padding))
+    unet.register_to_config(in_channels=incoming, out_channels=outgoing)
+    return unet
+
+
 def _half(root: str, half: str) -> tuple[str, str]:
     """Subfolder and role of one half of a pair."""
     if half not in ROLES:
@@ -172,8 +193,9 @@ def _file(subfolder: str | None, name: str) -> str:
     return f"{subfolder}/{name}" if subfolder else name
 
 
-def _check_contract(found: FoundWeights, run: GeneratorContract) -> None:
-    for name in MUST_AGREE if found.contract is not None else ():
+def _check_contract(found: FoundWeights, run: GeneratorContract, new_latents: bool) -> None:
+    must_agree = ("text_encoder_hashes",) if new_latents else MUST_AGREE
+    for name in must_agree if found.contract is not None else ():
         theirs, ours = getattr(found.contract, name), getattr(run, name)
         if theirs != ours:
             raise UserError(
@@ -216,13 +238,16 @@ def _scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
     return values | {name: config[name] for name in NoiseSchedule.model_fields if name in config}
 
 
-def _check_channels(found: FoundWeights, config: dict[str, Any], latent: int, context: int, lower: bool) -> None:
+def _check_latents(found: FoundWeights, config: dict[str, Any], latent: int, lower: bool) -> None:
     accepted = (latent, 2 * latent) if lower else (latent,)
     if config["in_channels"] not in accepted or config["out_channels"] != latent:
         raise UserError(
             f"init_from: {found.name} takes {config['in_channels']} and gives {config['out_channels']} channels, but the "
-            f"autoencoder has {latent}; use the autoencoder that it was trained with."
+            f"autoencoder has {latent}; use the autoencoder that it was trained with, or set new_latents."
         )
+
+
+def _check_context(found: FoundWeights, config: dict[str, Any], context: int) -> None:
     projected = config.get("encoder_hid_dim_type") == "text_proj"
     width = config["encoder_hid_dim"] if projected else config["cross_attention_dim"]
     if config.get("encoder_hid_dim_type") not in (None, "text_proj") or width != context:

@@ -32,6 +32,7 @@ class SingleStage(TextToImagePipeline):
 
     Args:
         unet: the network.
+        controlnet: a ControlNet on it, as role `control` trains one; `CoopPipeline` draws with both.
         contracts: the contract of its role alone; the others as for `PanGuDrawPipeline`.
 
     Raises:
@@ -39,7 +40,7 @@ class SingleStage(TextToImagePipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
-    _optional_components = ["tokenizer_2", "text_encoder_2"]  # noqa: RUF012 (diffusers reads this name from the class)
+    _optional_components = ["tokenizer_2", "text_encoder_2", "controlnet"]  # noqa: RUF012 (diffusers reads this name)
 
     def __init__(
         self,
@@ -50,6 +51,7 @@ class SingleStage(TextToImagePipeline):
         text_encoder: Any,
         tokenizer_2: Any = None,
         text_encoder_2: Any = None,
+        controlnet: Any = None,
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
@@ -64,6 +66,7 @@ class SingleStage(TextToImagePipeline):
             text_encoder=text_encoder,
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
+            controlnet=controlnet,
         )
         parsed = _contracts(contracts)
         if len(parsed) != 1 or sees_lower(next(iter(parsed))):
@@ -88,6 +91,8 @@ class SingleStage(TextToImagePipeline):
         return self.contract(self.role)
 
     def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+        if self.controlnet is not None:
+            raise UserError("This SingleStage has a ControlNet; draw with CoopPipeline(pipeline)(prompt, image=...).")
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
         trajectory = self._begin(conditioning, request, presets, self.unet.config.out_channels)
         with self._watched(len(trajectory.timesteps), callback) as on_step:

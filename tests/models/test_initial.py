@@ -244,3 +244,44 @@ def test_a_hub_repository_is_read_from_the_cache_and_missed_in_one_sentence(tmp_
     assert same(starting("someone/small"), unet)
     with pytest.raises(UserError, match=r"someone/nothing is no folder here, and .* can not be fetched from the hub"):
         starting("someone/nothing")
+
+
+def over_to(latent_channels: int, source: Path, role: Role = "structure", seed: int = 0) -> Any:
+    """The network of a run in another latent space."""
+    start = InitialWeights(source=str(source), new_latents=True)
+    recipe = tiny().model_copy(update={"schedule": NoiseSchedule(), "init_from": start, "seed": seed})
+    other = contract(role, autoencoder_hash="a2", latent_scaling=2.0)
+    return initial_denoiser(recipe, role, latent_channels, CHANNELS["context"], CHANNELS["pooled"], other)
+
+
+def test_going_over_to_another_autoencoder_keeps_all_but_first_and_last_layer(tmp_path) -> None:
+    old = dict(write_generator(tmp_path, "structure", 3).state_dict())
+    network = over_to(7, tmp_path)
+    new = dict(network.state_dict())
+    changed = {name for name in new if new[name].shape != old[name].shape or not torch.equal(new[name], old[name])}
+    assert changed == {"conv_in.weight", "conv_in.bias", "conv_out.weight", "conv_out.bias"}
+    assert (
+        denoise(
+            network, torch.randn(1, 7, 8, 8), torch.tensor([3]), torch.randn(1, 5, 24), torch.randn(1, 12), 0
+        ).shape[1]
+        == 7
+    )
+    assert (network.config.in_channels, network.config.out_channels) == (7, 7)
+    assert same(network, over_to(7, tmp_path))
+    assert not same(network, over_to(7, tmp_path, seed=1))
+
+
+def test_other_texts_are_refused_even_where_the_latents_may_change(tmp_path) -> None:
+    write_generator(tmp_path, "structure", 3, text_encoder_hashes=("t2",))
+    with pytest.raises(UserError, match="trained with text_encoder_hashes"):
+        over_to(7, tmp_path)
+
+
+def test_a_generator_in_its_pipeline_folder_is_found_with_its_contract(tmp_path) -> None:
+    unet = write_generator(tmp_path / "unet", "single", 4)
+    index = {"_class_name": "SingleStage", "unet": ["diffusers", "UNet2DConditionModel"]}
+    index["contracts"] = {"single": contract("single").model_dump(mode="json")}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert same(starting(tmp_path, "single"), unet)
+    with pytest.raises(UserError, match="autoencoder_hash"):
+        starting(tmp_path, "single", contract_of_run=contract("single", autoencoder_hash="a2"))

@@ -13,15 +13,17 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
+from pangu.contract import CONTRACT_FILE, SHARED, GeneratorContract
 from pangu.errors import UserError
 from pangu.models.sources import locate, read_config
 from pangu.pipelines.baselines import SingleStage
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 OWN = {"PanGuDrawPipeline": PanGuDrawPipeline, "SingleStage": SingleStage}
-CONTROLLED = {
+CONTROLLED: dict[type, type] = {
     StableDiffusionPipeline: StableDiffusionControlNetPipeline,
     StableDiffusionXLPipeline: StableDiffusionXLControlNetPipeline,
+    SingleStage: SingleStage,
 }
 
 
@@ -52,16 +54,48 @@ def _load(source: str, dtype: torch.dtype | None) -> Any:
 
 
 def _controlled(pipe: Any, controlnet: Any, dtype: torch.dtype | None) -> Any:
-    cls = next((there for here, there in CONTROLLED.items() if type(pipe) is here), None)
+    cls = CONTROLLED.get(type(pipe))
     if cls is None:
-        raise UserError(
-            f"ControlNets are put on a StableDiffusionPipeline or a StableDiffusionXLPipeline, not on a {type(pipe).__name__}."
-        )
+        names = ", ".join(sorted(known.__name__ for known in CONTROLLED))
+        raise UserError(f"ControlNets are put on a pipeline of {names}, not on a {type(pipe).__name__}.")
     several = controlnet if isinstance(controlnet, (list, tuple)) else [controlnet]
-    nets = [_load_controlnet(net, dtype or pipe.dtype).to(pipe.device) for net in several]
+    if cls is SingleStage and len(several) > 1:
+        raise UserError(f"A SingleStage takes one ControlNet, not {len(several)}.")
+    nets = []
+    for source in several:
+        net = _load_controlnet(source, dtype or pipe.dtype).to(pipe.device)
+        _check_fits(net, source, pipe)
+        nets.append(net)
     parts = {name: part for name, part in pipe.components.items() if name != "controlnet"}
-    extra = {"requires_safety_checker": False} if cls is StableDiffusionControlNetPipeline else {}
-    return cls(**parts, controlnet=nets if len(nets) > 1 else nets[0], **extra)
+    return cls(**parts, controlnet=nets if len(nets) > 1 else nets[0], **_settings(pipe))
+
+
+def _settings(pipe: Any) -> dict[str, Any]:
+    """Arguments of a pipeline's class that are no components."""
+    if isinstance(pipe, StableDiffusionPipeline):
+        return {"requires_safety_checker": False}
+    if isinstance(pipe, SingleStage):
+        return {name: pipe.config[name] for name in ("contracts", "hidden_layers", "styles", "sees_padding")}
+    return {}
+
+
+def _check_fits(net: Any, source: Any, pipe: Any) -> None:
+    """Raises UserError if a ControlNet was made for a UNet of another shape, or trained by the platform on other latents."""
+    name = str(source) if isinstance(source, (str, Path)) else "The ControlNet"
+    for field in ("in_channels", "cross_attention_dim", "block_out_channels"):
+        theirs, ours = net.config[field], pipe.unet.config[field]
+        if (list(theirs) if isinstance(theirs, (list, tuple)) else theirs) != (
+            list(ours) if isinstance(ours, (list, tuple)) else ours
+        ):
+            raise UserError(f"{name} was made for a UNet with {field} {theirs}, but this one has {ours}.")
+    folder = Path(source) if isinstance(source, (str, Path)) else None
+    if folder is None or not isinstance(pipe, SingleStage) or not (folder / CONTRACT_FILE).is_file():
+        return
+    trained = GeneratorContract.load(folder)
+    for field in SHARED:
+        theirs, ours = getattr(trained, field), getattr(pipe.reference, field)
+        if theirs != ours:
+            raise UserError(f"{name} was trained with {field} {theirs}, but the generator has {ours}.")
 
 
 def _load_controlnet(source: Any, dtype: torch.dtype) -> Any:

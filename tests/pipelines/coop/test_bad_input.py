@@ -152,7 +152,7 @@ def test_sources_that_are_no_pipelines(main, tmp_path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "X"]}')
     with pytest.raises(UserError, match="can not be loaded as a pipeline"):
         CoopPipeline(main, str(tmp_path))
-    with pytest.raises(UserError, match="ControlNets are put on a StableDiffusionPipeline"):
+    with pytest.raises(UserError, match="ControlNets are put on a pipeline of SingleStage, StableDiffusionPipeline"):
         CoopPipeline(main, Partner(small.flux(), controlnet=str(tmp_path)))
     with pytest.raises(UserError, match="There is no ControlNet at"):
         CoopPipeline(main, Partner(small.stable_diffusion(1), controlnet=str(tmp_path)))

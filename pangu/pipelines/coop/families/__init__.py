@@ -18,7 +18,7 @@ from diffusers import (
 from pangu.errors import UserError
 from pangu.pipelines.baselines import SingleStage
 from pangu.pipelines.coop.families.flow import Flux, StableDiffusion3
-from pangu.pipelines.coop.families.pangu_draw import PanGuDraw
+from pangu.pipelines.coop.families.pangu_draw import PanGuDraw, SingleGenerator
 from pangu.pipelines.coop.families.pixels import DeepFloyd, Pixels
 from pangu.pipelines.coop.families.sdxl import ControlledStableDiffusionXL, StableDiffusionXL
 from pangu.pipelines.coop.families.stable_diffusion import ControlledStableDiffusion, ImageVariation, StableDiffusion
@@ -37,7 +37,7 @@ FAMILIES: dict[type, type[Family]] = {
     DDIMPipeline: Pixels,
     IFPipeline: DeepFloyd,
     PanGuDrawPipeline: PanGuDraw,
-    SingleStage: PanGuDraw,
+    SingleStage: SingleGenerator,
 }
 
 

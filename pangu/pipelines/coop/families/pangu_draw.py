@@ -1,23 +1,26 @@
 """PanGu-Draw's own pair, whose expert changes at the boundary inside the cooperation, and a single generator of ours."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from pangu.config import Role
+from pangu.config import ROLES, Role
 from pangu.diffusion.presets import nearest_of
 from pangu.diffusion.trajectory import Trajectory, predict
 from pangu.errors import UserError
+from pangu.models.control import ControlledUNet
 from pangu.models.denoisers import denoise
 from pangu.models.schedulers import check_schedule
 from pangu.pipelines import inputs
+from pangu.pipelines.coop.families.control import control_pictures, control_scales
 from pangu.pipelines.coop.families.latent import LatentFamily
 from pangu.pipelines.coop.family import Ask, Condition, Tensors, check_parts
-from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
 class PanGuDraw(LatentFamily):
-    """`PanGuDrawPipeline`, or one generator for all timesteps."""
+    """`PanGuDrawPipeline`."""
 
     extras = ("styles",)
 
@@ -34,7 +37,7 @@ class PanGuDraw(LatentFamily):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        return ("structure", "texture") if isinstance(self.pipe, PanGuDrawPipeline) else (self.pipe.role,)
+        return ROLES
 
     @property
     def network(self) -> Any:
@@ -71,14 +74,15 @@ class PanGuDraw(LatentFamily):
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         role = self.expert(float(timestep))
-        unet, contract = self.pipe.generator(role), self.pipe.contract(role)
+        unet, contract = self.asked(role), self.pipe.contract(role)
         preset = condition.facts["presets"][role]
         height, width = inputs.presets_of(contract)[preset]
         native = height // contract.spatial_factor, width // contract.spatial_factor
 
         def ask(noisy: Tensor, timestep_b: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
             texts = tokens.to(unet.dtype), pooled.to(unet.dtype)
-            return denoise(unet, noisy, timestep_b, *texts, preset, native_size=native).float()
+            control = self.control(condition, len(noisy))
+            return denoise(unet, noisy, timestep_b, *texts, preset, native_size=native, control=control).float()
 
         here = Trajectory(
             latents_bchw=noisy_bchw,
@@ -93,6 +97,51 @@ class PanGuDraw(LatentFamily):
 
     def expert(self, timestep: float) -> Role:
         """Which generator owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
-        if len(self.roles) == 1:
-            return self.roles[0]
         return "structure" if timestep >= self.pipe.boundary else "texture"
+
+    def asked(self, role: Role) -> Any:
+        """The network that answers for a role."""
+        return self.pipe.generator(role)
+
+    def control(self, condition: Condition, count: int) -> Mapping[str, Any] | None:
+        """What the network is controlled by, for `count` entries: the images, once for each part of the guidance."""
+        return None
+
+
+class SingleGenerator(PanGuDraw):
+    """`SingleStage`: one generator for all timesteps, with a ControlNet (arXiv 2302.05543) or without."""
+
+    def check(self) -> None:
+        super().check()
+        if hasattr(self.pipe.controlnet, "nets"):
+            raise UserError(f"{self.name} is a SingleStage, which takes one ControlNet, not several.")
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        return (self.pipe.role,)
+
+    @property
+    def networks(self) -> list[Any]:
+        return [part for part in (self.pipe.unet, self.pipe.controlnet) if part is not None]
+
+    def expert(self, timestep: float) -> Role:
+        return self.roles[0]
+
+    def asked(self, role: Role) -> Any:
+        unet, controlnet = self.pipe.unet, self.pipe.controlnet
+        return unet if controlnet is None else ControlledUNet(unet, controlnet)
+
+    def condition(self, ask: Ask) -> Condition:
+        plain = super().condition(ask)
+        if self.pipe.controlnet is None:
+            return plain
+        shown = control_pictures(self, ask)[0]
+        facts = {"shown": shown, "scale": control_scales(self, ask)[0]}
+        return replace(plain, facts={**plain.facts, **facts})
+
+    def control(self, condition: Condition, count: int) -> Mapping[str, Any] | None:
+        if self.pipe.controlnet is None:
+            return None
+        shown = condition.facts["shown"]
+        repeated = shown.repeat(count // len(shown), 1, 1, 1)
+        return {"control_bchw": repeated, "conditioning_scale": condition.facts["scale"]}

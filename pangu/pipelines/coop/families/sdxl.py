@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from pangu.pipelines.coop.families.latent import LatentFamily
-from pangu.pipelines.coop.families.stable_diffusion import control_facts, control_residuals, control_tensors
+from pangu.pipelines.coop.families.stable_diffusion import Controlled, StableDiffusion
 from pangu.pipelines.coop.family import Ask, Condition, Tensors
 
 
-class StableDiffusionXL(LatentFamily):
+class StableDiffusionXL(StableDiffusion):
     """`StableDiffusionXLPipeline`."""
 
     def condition(self, ask: Ask) -> Condition:
@@ -34,37 +33,9 @@ class StableDiffusionXL(LatentFamily):
         tensors = {"tokens": tokens, "pooled": pooled, "numbers": numbers.to(self.device).repeat(len(tokens), 1)}
         return Condition(tensors, guided, ask.guidance_scale, ask.batched_guidance)
 
-    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        return self.network(
-            noisy_bchw,
-            timestep,
-            encoder_hidden_states=tensors["tokens"],
-            added_cond_kwargs={"text_embeds": tensors["pooled"], "time_ids": tensors["numbers"]},
-            return_dict=False,
-        )[0]
+    def added(self, tensors: Tensors) -> dict[str, Tensor]:
+        return {"text_embeds": tensors["pooled"], "time_ids": tensors["numbers"]}
 
 
-class ControlledStableDiffusionXL(StableDiffusionXL):
-    """`StableDiffusionXLControlNetPipeline` with one or several ControlNets."""
-
-    def condition(self, ask: Ask) -> Condition:
-        plain = super().condition(ask)
-        return Condition(
-            plain.tensors | control_tensors(self, ask, plain.guided),
-            plain.guided,
-            plain.guidance_scale,
-            plain.batched,
-            control_facts(self, ask),
-        )
-
-    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        added = {"text_embeds": tensors["pooled"], "time_ids": tensors["numbers"]}
-        residuals = control_residuals(self, noisy_bchw, timestep, tensors, condition, dict(added))
-        return self.network(
-            noisy_bchw,
-            timestep,
-            encoder_hidden_states=tensors["tokens"],
-            added_cond_kwargs=added,
-            **residuals,
-            return_dict=False,
-        )[0]
+class ControlledStableDiffusionXL(Controlled, StableDiffusionXL):
+    """`StableDiffusionXLControlNetPipeline`."""
