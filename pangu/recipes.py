@@ -1,6 +1,10 @@
 """The recipes: functions that return a complete configuration. Measured costs and results stand beside each."""
 
 from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
 
 from pangu.config import (
     AutoencoderSource,
@@ -249,12 +253,29 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 }
 
 
+FILES = (".json", ".yaml", ".yml")
+
+
 def recipe(name: str) -> Recipe:
-    """The recipe called `name`.
+    """The recipe called `name`, or the one in a JSON or YAML file of that path, as `pangu recipes NAME` prints them.
 
     Raises:
-        UserError: no recipe has that name.
+        UserError: no recipe has that name, or the file holds none.
     """
+    if name.endswith(FILES):
+        return _read(Path(name))
     if name not in RECIPES:
-        raise UserError(f"Unknown recipe '{name}'; known recipes are {', '.join(sorted(RECIPES))}.")
+        known = ", ".join(sorted(RECIPES))
+        raise UserError(f"Unknown recipe '{name}'; known recipes are {known}, or give a .json or .yaml file.")
     return RECIPES[name]()
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text()))  # JSON is YAML
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"There is no recipe at {path}: {str(error).splitlines()[0]}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path} holds no recipe: {where or 'the whole'}: {first['msg']}.") from error

@@ -50,6 +50,10 @@ def coop(
     image: Annotated[
         list[Path] | None, typer.Option("--image", help=f"Control image, or the one to vary. {EACH}")
     ] = None,
+    edges: Annotated[bool, typer.Option("--edges", help="Use the edges of each --image, by OpenCV.")] = False,
+    partner_side: Annotated[
+        list[int] | None, typer.Option("--partner-side", help=f"Its own square pictures, px. {EACH}")
+    ] = None,
     mask: Annotated[
         list[Path] | None, typer.Option("--mask", help=f"Where it helps: white is everything. {EACH}")
     ] = None,
@@ -83,7 +87,10 @@ def coop(
         "every": every,
         "prompt": partner_prompt,
         "controlnet": controlnet,
-        "image": [_picture(path) for path in image or []],
+        "image": [_picture(path, edges) for path in image or []],
+        "height": partner_side,
+        "width": partner_side,
+        "upsample": [upsample] if partner_side else None,
         "mask": [_picture(path) for path in mask or []],
     }
     handoff = None if low is None else Handoff(low, t_low=t_low, upsample=upsample)
@@ -108,7 +115,7 @@ def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[P
         if not entries:
             continue
         if len(entries) not in (1, len(sources)):
-            option = "partner-prompt" if name == "prompt" else name
+            option = {"prompt": "partner-prompt", "height": "partner-side"}.get(name, name)
             raise UserError(
                 f"--{option} is given {len(entries)} times for {len(sources)} partners; give it once, or once each."
             )
@@ -117,11 +124,14 @@ def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[P
     return [Partner(source, **value) for source, value in zip(sources, values, strict=True)]
 
 
-def _picture(path: Path) -> Any:
+def _picture(path: Path, edges: bool = False) -> Any:
     from PIL import Image, UnidentifiedImageError
 
+    from pangu.data.edges import edge_picture
+
     try:
-        return Image.open(path).convert("RGB")
+        picture = Image.open(path).convert("RGB")
+        return edge_picture(picture) if edges else picture
     except (OSError, UnidentifiedImageError) as error:
         raise UserError(f"{path} is no picture that can be read.") from error
 

@@ -1,14 +1,17 @@
 """`pangu encode`, `pangu train`: from a dataset to two generators."""
 
 from functools import partial
-from typing import Annotated, cast
+from pathlib import Path
+from typing import Annotated, Any, cast
 
 import typer
 
 from pangu.cli.common import ResultOption, finish
 
 CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
-RecipeOption = Annotated[str, typer.Option("--recipe", help="Which recipe, e.g. 'demo'.")]
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", help="Which recipe, e.g. 'demo', or a .json or .yaml file of one.")
+]
 EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
 
 
@@ -16,6 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(encode)
     app.command()(train)
+    app.command()(single)
     app.command()(recipes)
 
 
@@ -59,6 +63,21 @@ def train(
     resolve = partial(registered_pair, cache_dir=home.root / "fetched")
     outcome = run(cast(Role, role), load_card(card).name, encode_id, wanted, home, run_name, resolve)
     finish(outcome, result)
+
+
+def single(
+    generator: Annotated[Path, typer.Argument(help="Generator folder that `pangu train --role single` wrote.")],
+    folder: Annotated[Path, typer.Option(help="Where to put the pipeline folder.")],
+    recipe: RecipeOption = "single",
+) -> None:
+    """Join a generator for all timesteps and its encoders into a pipeline folder, e.g. a partner for `pangu coop`."""
+    from pangu.pipelines.assemble import save_pair
+    from pangu.pipelines.baselines import assemble_single_stage
+    from pangu.recipes import recipe as named
+
+    pipeline: Any = assemble_single_stage(generator, named(recipe))
+    save_pair(pipeline, folder)
+    typer.echo(str(folder))
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as JSON.")] = None) -> None:

@@ -75,3 +75,25 @@ def test_nonsense_is_refused(change, sentence) -> None:
 def test_a_recipe_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         demo().seed = 3
+
+
+@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+def test_a_recipe_is_read_from_a_file(suffix: str, tmp_path) -> None:
+    written = RECIPES["single"]().model_copy(update={"seed": 7})
+    path = tmp_path / f"mine{suffix}"
+    path.write_text(written.model_dump_json(indent=2))
+    assert recipe(str(path)) == written
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("name: [", "There is no recipe at"),
+        ("name: x\nsed: 1", r"holds no recipe: jobs: Field required"),
+        ("3", "holds no"),
+    ],
+)
+def test_a_file_without_a_recipe_is_refused(text: str, sentence: str, tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        recipe(str(tmp_path / "mine.yaml"))

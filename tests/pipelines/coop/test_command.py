@@ -50,3 +50,19 @@ def test_options_that_do_not_match_the_partners(folders) -> None:
     assert str(ran.exception) == "--strength is given 3 times for 2 partners; give it once, or once each."
     ran = run("--main", folders / "main", "--partner", "a", "--image", folders / "main/model_index.json")
     assert "is no picture that can be read" in str(ran.exception)
+
+
+def test_a_partner_of_another_size_is_steered_by_the_edges_of_a_picture(folders, tmp_path) -> None:
+    square = Image.new("RGB", (8, 8), "white")
+    square.paste((0, 0, 0), (2, 2, 6, 6))
+    square.save(tmp_path / "square.png")
+    common = (
+        "--main", folders / "main", "--partner", folders / "old", "--controlnet", folders / "edges", "--image",
+        tmp_path / "square.png", "--partner-side", "8", "--steps", "2", "--height", "16", "--width", "16", "--strength", "1",
+    )  # fmt: skip
+    drawn = []
+    for flags in ((), ("--edges",)):
+        folder = tmp_path / f"pictures{len(flags)}"
+        assert run(*common, *flags, "--folder", folder).exit_code == 0
+        drawn.append(Image.open(folder / "0.png").tobytes())
+    assert drawn[0] != drawn[1]
