@@ -27,9 +27,10 @@ from pangu.data.ingest import ingest
 from pangu.data.origin import open_origin
 from pangu.data.prepare import prepare
 from pangu.evaluate.drawing import draw_whole
-from pangu.evaluate.judges import Judges, score
+from pangu.evaluate.judges import Judges
 from pangu.evaluate.material import gather
 from pangu.evaluate.pictures import png, sample_grid
+from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol
 from pangu.models.denoisers import build_denoiser, denoise, sees_lower
 from pangu.pipelines.assemble import assemble_pair

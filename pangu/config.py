@@ -238,6 +238,30 @@ class Watching(Frozen):
     upload_to: str | None = Field(None, description="An fsspec URI; every checkpoint is copied there in the background")
 
 
+class GateRule(Frozen):
+    """What one measured number of a new pair must be before the pair is released."""
+
+    metric: str = Field(
+        min_length=1, description="A number of the evaluation; without _zh or _en it is asked of each language"
+    )
+    at_least: float | None = Field(None, description="Smallest value allowed, whatever the champion has")
+    at_most: float | None = Field(None, description="Largest value allowed, whatever the champion has")
+    against_champion: Literal["not_compared", "not_shown_worse", "not_inferior", "better"] = Field(
+        "not_shown_worse",
+        description="not_shown_worse: the interval of the difference is not wholly below -margin; not_inferior: it lies wholly "
+        "above -margin; better: it lies wholly above +margin",
+    )
+    margin: float = Field(0.0, ge=0, description="Difference that does not matter, in the metric's unit")
+
+
+class Gate(Frozen):
+    """When a pair may take the champion's place: all rules hold on the same prompts, by a paired bootstrap."""
+
+    rules: tuple[GateRule, ...] = (GateRule(metric="retrieval_similarity"),)
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of the mean difference per prompt")
+    resamples: int = Field(2000, ge=100, le=100_000, description="Of the prompts, with replacement")
+
+
 class Recipe(Frozen):
     """Everything about a run, from encoding to release."""
 
@@ -260,6 +284,8 @@ class Recipe(Frozen):
     execution: Execution = Execution()
     sampling: Sampling = Sampling()
     watching: Watching = Watching()
+    # Left out where it is the usual one, so that the digests of recipes stay what they were.
+    gate: Gate = Field(Gate(), exclude_if=lambda gate: gate == Gate())
     workers: int = Field(1, ge=1, description="Data-parallel workers of each training job")
     min_workers: int | None = Field(
         None, ge=1, description="An attempt may start with as few workers as this; None: with all or not at all"
@@ -315,7 +341,9 @@ class Recipe(Frozen):
         """
         same = {"log_every": 1, "checkpoint_every": 1}
         kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
-        fields = kept.model_dump(mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling"})
+        fields = kept.model_dump(
+            mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling", "gate"}
+        )
         return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @property

@@ -6,6 +6,7 @@ Any CLIP or Chinese CLIP that transformers loads, by folder or hub id. Knows not
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -50,9 +51,17 @@ class ClipScorer:
 
     def score(self, images: Sequence[Image.Image], captions: Sequence[str]) -> float:
         """100 max(cos, 0), averaged over pairs (arXiv 2104.08718, Eq. 1 with w = 1, times 100); from 0 to 100."""
+        return float(np.mean(self.scores(images, captions)))
+
+    def scores(self, images: Sequence[Image.Image], captions: Sequence[str]) -> list[float]:
+        """The score of each image, whose mean is `score`.
+
+        Raises:
+            UserError: no image, or not one caption for each.
+        """
         if not images or len(images) != len(captions):
             raise UserError(f"A CLIP score needs one caption per image, not {len(captions)} for {len(images)}.")
-        return float(100 * self.cosines(images, captions).clamp_min(0).mean())
+        return [100 * value for value in self.cosines(images, captions).clamp_min(0).tolist()]
 
     @torch.inference_mode()
     def cosines(self, images: Sequence[Image.Image], captions: Sequence[str], batch: int = 32) -> Tensor:

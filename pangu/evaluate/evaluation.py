@@ -14,12 +14,14 @@ from pangu.contract import GeneratorContract, check_pair
 from pangu.data.card import Split
 from pangu.data.encode import Manifest
 from pangu.diffusion.interval import TimeInterval
+from pangu.errors import UserError
 from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
 from pangu.evaluate.features import NAME
-from pangu.evaluate.judges import Judges, check_judges, implied_metrics, score
+from pangu.evaluate.judges import Judges, check_judges, implied_metrics
 from pangu.evaluate.latents import denoiser_of, encode_sample, originals
 from pangu.evaluate.material import Material, gather, holds_out
 from pangu.evaluate.pictures import png, sample_grid
+from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
 from pangu.pipelines.assemble import assemble_pair
@@ -54,13 +56,16 @@ def evaluate(
     pair_id = pair_digest(structure, texture)
     folder = home.pair(pair_id)
     outcome = folder.with_name(f"{pair_id}-{protocol.digest()}.json")
-    if outcome.is_file() and folder.is_dir():
+    by_prompt = outcome.with_name(outcome.stem + SUFFIX)
+    if outcome.is_file() and by_prompt.is_file() and folder.is_dir():
         return EvaluateOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
 
     pair = ready(assemble_pair(structure, texture, recipe, folder), protocol)
     material = gather(home, dataset, version, protocol, recipe.structure.resolution)
     drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
-    metrics = score(material, drawn, protocol, judges)
+    found = prompt_scores(material, drawn, protocol, judges)
+    found.save(by_prompt)
+    metrics = score(material, drawn, protocol, judges, found)
     if "loss" in protocol.metrics:
         metrics |= pair_losses(pair, home, dataset, version, protocol)
     grid = outcome.with_suffix(".png")
@@ -72,9 +77,34 @@ def evaluate(
         protocol=protocol,
         protocol_hash=protocol.digest(),
         sample_grid=str(grid),
+        prompt_scores=str(by_prompt),
     )
     write_json(outcome, result.model_dump(mode="json"))
     return result
+
+
+def scores_of(
+    pair: PanGuDrawPipeline,
+    home: Home,
+    dataset: str,
+    version: int,
+    protocol: Protocol,
+    judges: Judges,
+    report: Reporter,
+) -> PromptScores:
+    """What any pair's images reach by a protocol, prompt by prompt; the pair draws at its own resolution.
+
+    Raises:
+        UserError: the protocol asks for what the dataset lacks, or for judges that are not the given ones.
+    """
+    check_judges(protocol.metrics, judges)
+    if judges.weights != protocol.weights:
+        raise UserError("The evaluation was judged by other networks than those named here; name the same ones.")
+    pair = ready(pair, protocol)
+    material = gather(home, dataset, version, protocol, pair.resolution)
+    return prompt_scores(
+        material, texture_half(pair, structure_half(pair, material, protocol, report), report), protocol, judges
+    )
 
 
 def plan(

@@ -17,7 +17,6 @@ from pangu.evaluate.features import thumbnails
 from pangu.evaluate.inception import Inception
 from pangu.evaluate.material import Material
 from pangu.evaluate.protocol import Metric, Protocol, lower_is_better
-from pangu.evaluate.retrieval import Retrieval, retrieval
 
 POOLS: dict[str, Split] = {"retrieval": "train", "memory": "train", "understanding": "held_out"}
 """Which prompts each retrieval figure asks."""
@@ -64,40 +63,19 @@ def check_judges(metrics: Sequence[Metric], judges: Judges) -> None:
             raise UserError(f"The metric '{metric}' needs a network of its own; name one with {needs[metric][1]}.")
 
 
-def score(material: Material, drawn: Drawn, protocol: Protocol, judges: Judges) -> dict[str, float]:
-    """Every number of the protocol that is read off the images: per language and, without a suffix, the worst of them.
+def distances(material: Material, drawn: Drawn, protocol: Protocol, judges: Judges) -> dict[str, float]:
+    """fid, kid and is of the protocol per language: what only many images together have.
 
     Raises:
         UserError: too few images for a metric; the sentence names it.
     """
-    metrics: dict[str, float] = {}
-    if "retrieval" in protocol.metrics:
-        for name in material.pools:
-            metrics |= retrieval_metrics(name, material, drawn)
     # The true images of the prompts, so that both sets are equally large.
     real = [material.images[key] for key in material.prompts[protocol.split].keys]
-    for language in material.languages:
-        images = drawn[protocol.split, language]
-        metrics |= {f"{name}_{language}": value for name, value in _distribution(real, images, protocol, judges)}
-    for metric, language, judge in (("clip", "en", judges.clip), ("cn_clip", "zh", judges.cn_clip)):
-        if metric in protocol.metrics and judge is not None and language in material.languages:
-            captions = material.prompts[protocol.split].captions[language]
-            metrics[f"{metric}_score_{language}"] = judge.score(drawn[protocol.split, language], captions)
-    return metrics | worst_of_languages(metrics, material.languages)
-
-
-def retrieval_metrics(name: str, material: Material, drawn: Drawn) -> dict[str, float]:
-    """Top-1, top-5 and similarity of one retrieval figure, with the number of its candidates."""
-    prompts, pool = material.prompts[POOLS[name]], material.pool(name)
-    found: dict[str, Retrieval] = {
-        language: retrieval(drawn[prompts.split, language], prompts.keys, pool) for language in prompts.captions
+    return {
+        f"{name}_{language}": value
+        for language in material.languages
+        for name, value in _distribution(real, drawn[protocol.split, language], protocol, judges)
     }
-    metrics = {
-        f"{name}_{part}_{language}": getattr(result, part)
-        for part in ("top1", "top5", "similarity")
-        for language, result in found.items()
-    }
-    return metrics | {f"{name}_candidates": float(len(pool)), f"{name}_prompts": float(len(prompts))}
 
 
 def worst_of_languages(metrics: dict[str, float], languages: Sequence[str]) -> dict[str, float]:

@@ -52,6 +52,7 @@ class EvaluateOutcome(Frozen):
     protocol: Protocol
     protocol_hash: str
     sample_grid: str
+    prompt_scores: str = Field("", description="File of `PromptScores`: what every prompt's image reached")
     already_done: bool = False
 
 

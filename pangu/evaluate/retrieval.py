@@ -1,6 +1,7 @@
 """Retrieval: does a generated image find the training image of its own caption among all of them?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -23,9 +24,34 @@ class Retrieval(Frozen):
     candidates: int
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """Where the true image of each of Q queries stands: `rank_q` from 0, the best; `similarity_q` in [-1, 1]."""
+
+    rank_q: np.ndarray
+    similarity_q: np.ndarray
+    candidates: int
+
+    @property
+    def values(self) -> dict[str, list[float]]:
+        """The value of each query under the names of the shares in `Retrieval`, which are their means."""
+        return {
+            "top1": (self.rank_q < 1).astype(float).tolist(),
+            "top5": (self.rank_q < 5).astype(float).tolist(),
+            "similarity": self.similarity_q.astype(float).tolist(),
+        }
+
+
 def retrieval(
     generated: Sequence[Image.Image], true_keys: Sequence[str], candidates: Mapping[str, Image.Image]
 ) -> Retrieval:
+    """The shares of a ranking. Raises what `rank` raises."""
+    ranking = rank(generated, true_keys, candidates)
+    means = {name: float(np.mean(values)) for name, values in ranking.values.items()}
+    return Retrieval(**means, queries=len(ranking.rank_q), candidates=ranking.candidates)
+
+
+def rank(generated: Sequence[Image.Image], true_keys: Sequence[str], candidates: Mapping[str, Image.Image]) -> Ranking:
     """Rank all candidates by similarity to each generated image and look where its true image stands.
 
     Raises:
@@ -40,14 +66,8 @@ def retrieval(
     place = {key: index for index, key in enumerate(keys)}
     truth = np.array([place[key] for key in true_keys])
     similarity_qn = similarity(thumbnails(generated), thumbnails([candidates[key] for key in keys]))
-    ranks = rank_of_truth(similarity_qn, truth)
-    return Retrieval(
-        top1=float((ranks < 1).mean()),
-        top5=float((ranks < 5).mean()),
-        similarity=float(similarity_qn[np.arange(len(truth)), truth].mean()),
-        queries=len(ranks),
-        candidates=len(keys),
-    )
+    own = similarity_qn[np.arange(len(truth)), truth]
+    return Ranking(rank_of_truth(similarity_qn, truth), own, len(keys))
 
 
 def rank_of_truth(similarity_qn: np.ndarray, truth_q: np.ndarray) -> np.ndarray:

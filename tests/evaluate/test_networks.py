@@ -23,8 +23,9 @@ from pangu.evaluate.distribution import fid
 from pangu.evaluate.drawing import draw_whole, ready
 from pangu.evaluate.evaluation import plan
 from pangu.evaluate.inception import Inception
-from pangu.evaluate.judges import load_judges, score
+from pangu.evaluate.judges import load_judges
 from pangu.evaluate.material import gather
+from pangu.evaluate.prompt_scores import score
 from pangu.pipelines.assemble import untrained_pair
 
 VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

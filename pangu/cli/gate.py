@@ -1,0 +1,45 @@
+"""`pangu gate`: may this pair take the champion's place?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pangu.cli.common import ResultOption, finish
+
+CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    app.command()(gate)
+
+
+def gate(
+    card: CardArgument,
+    metrics: Annotated[Path, typer.Option(help="The outcome of `pangu evaluate`, as JSON.")],
+    encode_id: Annotated[str, typer.Option(help="The id that `pangu encode` printed.")],
+    recipe: Annotated[str, typer.Option(help="Which recipe's rules.")] = "demo",
+    alias: Annotated[str, typer.Option(help="The registered pair to compare with.")] = "champion",
+    inception: Annotated[Path | None, typer.Option(help="As given to `pangu evaluate`.")] = None,
+    clip: Annotated[str | None, typer.Option(help="As given to `pangu evaluate`.")] = None,
+    cn_clip: Annotated[str | None, typer.Option(help="As given to `pangu evaluate`.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if the pair may not pass.")] = False,
+    result: ResultOption = None,
+) -> None:
+    """Compare an evaluated pair with the champion by the recipe's rules, prompt by prompt, and say who may serve."""
+    from pangu.data.card import load_card
+    from pangu.data.encoded import Manifest
+    from pangu.evaluate.judges import load_judges
+    from pangu.gate import check_pair_at_gate
+    from pangu.progress import print_progress
+    from pangu.recipes import recipe as named
+    from pangu.storage import Home
+
+    home, dataset = Home.from_environment(), load_card(card).name
+    version = Manifest.load(home.encoded(dataset, encode_id)).version
+    judges, rules = load_judges(inception, clip, cn_clip), named(recipe).gate
+    decision = check_pair_at_gate(metrics, rules, dataset, version, home, judges, print_progress, alias)
+    finish(decision, result)
+    if strict and not decision.passed:
+        raise typer.Exit(1)

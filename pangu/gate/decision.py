@@ -1,0 +1,138 @@
+"""The rules of a gate applied to numbers: a decision with its reasons. Pure; knows nothing of where the numbers come from."""
+
+from collections.abc import Mapping
+
+from pangu.config import Frozen, Gate, GateRule
+from pangu.data.captions import LANGUAGES
+from pangu.errors import UserError
+from pangu.evaluate.prompt_scores import PromptScores
+from pangu.evaluate.protocol import lower_is_better
+from pangu.gate.bootstrap import Difference, bootstrap, paired
+
+
+class RuleVerdict(Frozen):
+    """What one rule says about one number."""
+
+    metric: str
+    passed: bool
+    sentence: str
+    candidate: float
+    champion: float | None = None
+    difference: Difference | None = None
+
+
+class Decision(Frozen):
+    """Whether a pair may be released, and why. `reason` is one sentence for people."""
+
+    passed: bool
+    reason: str
+    verdicts: tuple[RuleVerdict, ...]
+    pair_id: str
+    champion_version: int | None = None
+    protocol_hash: str = ""
+    confidence: float = 0.95
+    already_done: bool = False
+
+
+def decide(
+    gate: Gate,
+    pair_id: str,
+    metrics: Mapping[str, float],
+    candidate: PromptScores,
+    champion: PromptScores | None,
+    champion_version: int | None = None,
+    protocol_hash: str = "",
+) -> Decision:
+    """Apply every rule; all must hold. Without a champion only absolute bounds are asked.
+
+    Raises:
+        UserError: a rule names a number that was not measured, or compares one that single prompts do not have.
+    """
+    verdicts = tuple(
+        verdict(rule, metric, gate, metrics, candidate, champion)
+        for rule in gate.rules
+        for metric in metrics_of(rule, metrics)
+    )
+    failed = [one for one in verdicts if not one.passed]
+    against = "there is no champion yet" if champion is None else f"compared with version {champion_version}"
+    reason = failed[0].sentence if failed else f"All {len(verdicts)} checks hold; {against}."
+    return Decision(
+        passed=not failed,
+        reason=reason,
+        verdicts=verdicts,
+        pair_id=pair_id,
+        champion_version=champion_version,
+        protocol_hash=protocol_hash,
+        confidence=gate.confidence,
+    )
+
+
+def metrics_of(rule: GateRule, metrics: Mapping[str, float]) -> list[str]:
+    """The measured numbers that a rule is about: the one it names, or that of every language.
+
+    Raises:
+        UserError: there is none.
+    """
+    by_language = [f"{rule.metric}_{language}" for language in LANGUAGES if f"{rule.metric}_{language}" in metrics]
+    found = by_language or [name for name in (rule.metric,) if name in metrics]
+    if not found:
+        raise UserError(
+            f"The gate asks for '{rule.metric}', which was not measured; measured were {', '.join(sorted(metrics))}."
+        )
+    return found
+
+
+def verdict(
+    rule: GateRule,
+    metric: str,
+    gate: Gate,
+    metrics: Mapping[str, float],
+    candidate: PromptScores,
+    champion: PromptScores | None,
+) -> RuleVerdict:
+    """One rule on one number."""
+    value = metrics[metric]
+    if rule.at_least is not None and value < rule.at_least:
+        return RuleVerdict(
+            metric=metric,
+            passed=False,
+            candidate=value,
+            sentence=f"{metric} is {value:.4g}, below {rule.at_least:.4g}.",
+        )
+    if rule.at_most is not None and value > rule.at_most:
+        return RuleVerdict(
+            metric=metric, passed=False, candidate=value, sentence=f"{metric} is {value:.4g}, above {rule.at_most:.4g}."
+        )
+    if champion is None or rule.against_champion == "not_compared":
+        return RuleVerdict(metric=metric, passed=True, candidate=value, sentence=f"{metric} is {value:.4g}.")
+    if metric not in candidate.values or metric not in champion.values:
+        raise UserError(
+            f"{metric} has no value for a single prompt, so the gate can not compare it; "
+            f"give it at_least or at_most with against_champion: not_compared."
+        )
+    return _compared(rule, metric, gate, candidate, champion)
+
+
+def _compared(rule: GateRule, metric: str, gate: Gate, candidate: PromptScores, champion: PromptScores) -> RuleVerdict:
+    difference_n = paired(candidate.values[metric], champion.values[metric])
+    difference = bootstrap(difference_n, gate.confidence, gate.resamples)
+    gain_low, gain_high = difference.low, difference.high
+    if lower_is_better(metric):
+        gain_low, gain_high = -difference.high, -difference.low
+    passed = {
+        "not_shown_worse": gain_high >= -rule.margin,
+        "not_inferior": gain_low >= -rule.margin,
+        "better": gain_low > rule.margin,
+    }[rule.against_champion]
+    mine, theirs = candidate.means[metric], champion.means[metric]
+    return RuleVerdict(
+        metric=metric,
+        passed=passed,
+        candidate=mine,
+        champion=theirs,
+        difference=difference,
+        sentence=f"{metric} is {mine:.4g} where the champion has {theirs:.4g}: a difference of {difference.mean:+.4g}, "
+        f"{gate.confidence:.0%} interval [{difference.low:+.4g}, {difference.high:+.4g}] over {difference.prompts} prompts, "
+        f"{'is' if passed else 'is not'} {rule.against_champion.replace('_', ' ')}"
+        + (f" by a margin of {rule.margin:.4g}." if rule.margin else "."),
+    )

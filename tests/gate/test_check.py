@@ -1,0 +1,78 @@
+"""The gate with real pairs and a real registry: no champion, the champion itself, another pair against it."""
+
+from pathlib import Path
+
+import pytest
+
+from pangu.config import Gate, GateRule
+from pangu.errors import UserError
+from pangu.evaluate.evaluation import evaluate, plan
+from pangu.evaluate.judges import Judges
+from pangu.evaluate.prompt_scores import PromptScores
+from pangu.evaluate.protocol import EvaluateOutcome
+from pangu.gate import Decision, check_pair_at_gate
+from pangu.registry import release
+from pangu.storage import write_json
+
+GATE = Gate(rules=(GateRule(metric="understanding_similarity"),), resamples=200)
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own store in a SQLite file, without a server."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+@pytest.fixture(scope="module")
+def outcomes(bench, structures, textures) -> list[EvaluateOutcome]:
+    """Two pairs, measured by one protocol."""
+    protocol = plan(
+        bench.recipe, bench.home, bench.dataset, bench.version, Judges(), prompts_per_language=3, num_inference_steps=2
+    )
+    arguments = (bench.recipe, bench.dataset, bench.encode_id, bench.home)
+    return [evaluate(structure, textures[0], *arguments, protocol=protocol) for structure in structures]
+
+
+def at_gate(bench, outcome: EvaluateOutcome, folder: Path, gate: Gate = GATE) -> Decision:
+    path = folder / f"{outcome.pair_id}.json"
+    write_json(path, outcome.model_dump(mode="json"))
+    return check_pair_at_gate(path, gate, bench.dataset, bench.version, bench.home)
+
+
+def test_the_means_of_the_prompts_are_the_metrics(outcomes) -> None:
+    for outcome in outcomes:
+        by_prompt = PromptScores.load(Path(outcome.prompt_scores))
+        assert by_prompt.means == {name: outcome.metrics[name] for name in by_prompt.values}
+        assert {len(values) for values in by_prompt.values.values()} == {3}
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_pair_meets_the_champion_on_the_prompts_that_both_have_drawn(
+    bench, structures, textures, outcomes, tmp_path
+) -> None:
+    first, second = outcomes
+    assert at_gate(bench, first, tmp_path).champion_version is None
+    version = release(Path(first.pair), structures[0], textures[0], first).pair_version
+
+    itself = at_gate(bench, first, tmp_path)
+    assert itself.passed and itself.already_done and itself.champion_version == version
+
+    decision = at_gate(bench, second, tmp_path)
+    assert decision.champion_version == version and decision.protocol_hash == second.protocol_hash
+    (kept,) = (bench.home.root / "gate").iterdir()
+    assert PromptScores.load(kept) == PromptScores.load(Path(first.prompt_scores))
+    for verdict in decision.verdicts:
+        assert verdict.champion == first.metrics[verdict.metric]
+        assert verdict.difference is not None and verdict.difference.prompts == 3
+        assert verdict.difference.low <= verdict.difference.mean <= verdict.difference.high
+
+    impossible = Gate(rules=(GateRule(metric="understanding_similarity", against_champion="better", margin=3.0),))
+    refused = at_gate(bench, second, tmp_path, impossible)
+    assert not refused.passed and "is not better by a margin of 3." in refused.reason
+
+
+def test_a_file_that_is_no_evaluation_is_refused(bench, tmp_path) -> None:
+    write_json(tmp_path / "x.json", {"pair_id": "x"})
+    with pytest.raises(UserError, match=r"x\.json does not hold the outcome of `pangu evaluate`"):
+        check_pair_at_gate(tmp_path / "x.json", GATE, bench.dataset, bench.version, bench.home)
