@@ -1,4 +1,4 @@
-"""`pangu release` and `pangu deploy`: from a pair folder to a served model."""
+"""`pangu release`, `deploy`, `rollback` and `serve`: from a pair folder to a served model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +34,10 @@ def release(
 def deploy(
     alias: Annotated[str, typer.Option("--alias", help="Alias of pangu-pair; resolved once")] = "champion",
     pair_version: Annotated[int | None, typer.Option("--pair-version", min=1, help="A fixed version instead")] = None,
+    canary: Annotated[
+        float | None,
+        typer.Option("--canary", min=0.0, max=1.0, help="Share of requests it answers beside the running one"),
+    ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, replicas")] = None,
     result: ResultOption = None,
 ) -> None:
@@ -45,10 +49,39 @@ def deploy(
 
     which = alias if pair_version is None else pair_version
     chosen = None if settings is None else read_settings(settings)
-    finish(serve_pair(Home.from_environment(), which, settings=chosen, report=print_progress), result)
+    home = Home.from_environment()
+    finish(serve_pair(home, which, settings=chosen, canary=canary, report=print_progress), result)
+
+
+def rollback(result: ResultOption = None) -> None:
+    """Go back to the release before: `champion` and `previous` change places, and the champion is served."""
+    from pangu.progress import print_progress
+    from pangu.registry.rollback import roll_back
+    from pangu.serve.deploy import deploy as serve_pair
+    from pangu.storage import Home
+
+    version = roll_back()
+    finish(serve_pair(Home.from_environment(), version, report=print_progress), result)
+
+
+def serve(
+    pair: Annotated[Path, typer.Argument(help="A pair folder")],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where HTTP listens")] = 8000,
+    settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, partners")] = None,
+) -> None:
+    """Serve a pair folder over HTTP in this one process, without Ray and without a registry."""
+    from pangu.serve.deploy import read_settings
+    from pangu.serve.settings import ServeSettings
+    from pangu.serve.standalone import serve as answer
+
+    chosen = ServeSettings() if settings is None else read_settings(settings)
+    typer.echo(f"http://{chosen.host}:{port}/v1 serves {pair}; end it with Ctrl+C.")
+    answer(pair, port, chosen)
 
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(release)
     app.command()(deploy)
+    app.command()(rollback)
+    app.command()(serve)

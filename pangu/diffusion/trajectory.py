@@ -5,7 +5,7 @@ Any object with diffusers' scheduler interface serves; this module imports none.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -112,23 +112,88 @@ Denoiser = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 OnStep = Callable[[Trajectory], Trajectory]
 
 
-def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> Tensor:
-    """The guided prediction at the current timestep; all parts of the guidance run as one batch: null, caption, styles."""
-    condition, scale = trajectory.conditioning, trajectory.guidance_scale
+@dataclass(frozen=True)
+class Question:
+    """What a network is asked at one step of one trajectory: null, caption and styles of its B images, as one batch."""
+
+    noisy_bchw: Tensor
+    timestep_b: Tensor
+    tokens_bnc: Tensor
+    pooled_bp: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that was taken: the state after it, and what was seen and predicted at `timestep` before it.
+
+    noisy_bchw is in the scale that the network was trained with; prediction_bchw is guided.
+    """
+
+    trajectory: Trajectory
+    timestep: float
+    noisy_bchw: Tensor
+    prediction_bchw: Tensor
+
+
+def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
+    """All parts of the guidance at the current timestep; without guidance (scale 1) the null part is spared."""
+    condition = trajectory.conditioning
     texts = [(condition.tokens_bnc, condition.pooled_bp)]
     texts += [(style.tokens_bnc, style.pooled_bp) for style in condition.styles]
-    if scale != 1:
+    if trajectory.guidance_scale != 1:
         texts.insert(0, (condition.negative_tokens_bnc, condition.negative_pooled_bp))
-    parts = denoiser(
+    return Question(
         torch.cat([noisy_bchw] * len(texts)),
         trajectory.timesteps[trajectory.step].expand(len(noisy_bchw) * len(texts)),
         torch.cat([tokens for tokens, _ in texts]),
         torch.cat([pooled for _, pooled in texts]),
-    ).chunk(len(texts))
+    )
+
+
+def guided(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
+    """The prediction (B, C, H, W) that the answers to all parts of a `question` make."""
+    scale, styles = trajectory.guidance_scale, trajectory.conditioning.styles
+    parts = answer_bchw.chunk(len(styles) + (1 if scale == 1 else 2))
     first = 0 if scale == 1 else 1
     conditional = parts[first]
-    guided = conditional if scale == 1 else classifier_free_guidance(parts[0], conditional, scale)
-    return style_guidance(guided, conditional, parts[first + 1 :], [style.scale for style in condition.styles])
+    base = conditional if scale == 1 else classifier_free_guidance(parts[0], conditional, scale)
+    return style_guidance(base, conditional, parts[first + 1 :], [style.scale for style in styles])
+
+
+def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> Tensor:
+    """The guided prediction at the current timestep; all parts of the guidance run as one batch: null, caption, styles."""
+    asked = question(noisy_bchw, trajectory)
+    answer = denoiser(asked.noisy_bchw, asked.timestep_b, asked.tokens_bnc, asked.pooled_bp)
+    return guided(answer, trajectory)
+
+
+def step_together(trajectories: Sequence[Trajectory], denoiser: Denoiser) -> list[Step]:
+    """One step of each trajectory with one call of the network, whatever their timesteps, guidance and schedulers.
+
+    Their latents and text tokens must have one shape, and none may be finished. A trajectory alone is computed as `predict` does;
+    in company the network rounds differently, as for any batch of another size.
+    """
+    noisy = [each.scheduler.scale_model_input(each.latents_bchw, each.timesteps[each.step]) for each in trajectories]
+    asked = [question(scaled, each) for scaled, each in zip(noisy, trajectories, strict=True)]
+    answers = denoiser(
+        torch.cat([each.noisy_bchw for each in asked]),
+        torch.cat([each.timestep_b for each in asked]),
+        torch.cat([each.tokens_bnc for each in asked]),
+        torch.cat([each.pooled_bp for each in asked]),
+    ).split([len(each.noisy_bchw) for each in asked])
+    return [
+        _stepped(each, scaled, guided(answer, each))
+        for each, scaled, answer in zip(trajectories, noisy, answers, strict=True)
+    ]
+
+
+def _stepped(trajectory: Trajectory, noisy_bchw: Tensor, prediction_bchw: Tensor) -> Step:
+    t = trajectory.timesteps[trajectory.step]
+    latents = trajectory.scheduler.step(
+        prediction_bchw, t, trajectory.latents_bchw, **_step_arguments(trajectory), return_dict=False
+    )[0]
+    after = replace(trajectory, latents_bchw=latents, step=trajectory.step + 1)
+    return Step(after, float(t), noisy_bchw, prediction_bchw)
 
 
 def advance(
@@ -138,13 +203,8 @@ def advance(
 
     Choosing the expert by the next timestep instead would let one expert run a step of the other's interval.
     """
-    extra = _step_arguments(trajectory)
     while not trajectory.finished and trajectory.timestep in interval:
-        t, scheduler = trajectory.timesteps[trajectory.step], trajectory.scheduler
-        noisy = scheduler.scale_model_input(trajectory.latents_bchw, t)
-        prediction = predict(denoiser, noisy, trajectory)
-        latents = scheduler.step(prediction, t, trajectory.latents_bchw, **extra, return_dict=False)[0]
-        trajectory = replace(trajectory, latents_bchw=latents, step=trajectory.step + 1)
+        trajectory = step_together([trajectory], denoiser)[0].trajectory
         if on_step is not None:
             trajectory = on_step(trajectory)
     return trajectory

@@ -2,10 +2,38 @@
 
 from typing import Any
 
-from diffusers import DDIMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from pangu.config import NoiseSchedule
 from pangu.errors import UserError
+
+SAMPLERS: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+    "dpmpp_2m": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+"""The samplers that can be asked for by name; all of them cross the boundary between two generators."""
+
+
+def named_sampler(name: str, trained: Any) -> Any:
+    """The sampler `name` over the noise levels of the scheduler `trained`.
+
+    Raises:
+        UserError: no sampler has that name.
+    """
+    if name not in SAMPLERS:
+        raise UserError(f"There is no scheduler '{name}'; use {', '.join(SAMPLERS)}.")
+    return SAMPLERS[name].from_config(trained.config)
 
 
 def sampler(schedule: NoiseSchedule) -> DDIMScheduler:

@@ -70,6 +70,7 @@ def join(
         hidden_layers=[tower.hidden_layer for tower in towers],
         styles=recipe.styles,
         sees_padding=[tower.sees_padding for tower in towers],
+        sampling=recipe.sampling.model_dump(),
     )
 
 

@@ -22,7 +22,8 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 class Request:
     """Checked arguments of one call, beside the text.
 
-    latents: unit Gaussian noise (images, C, H, W) in the place of drawn noise; lora_scales: weights of the adapters by role.
+    latents: unit Gaussian noise (images, C, H, W) in the place of drawn noise; lora_scales: weights of the adapters by role;
+    scheduler: another one than the pipeline's, over the same noise levels.
     """
 
     height: int
@@ -32,6 +33,7 @@ class Request:
     generators: tuple[torch.Generator, ...] | None = None
     latents: Tensor | None = None
     lora_scales: Mapping[Role, float] = field(default_factory=dict)
+    scheduler: Any = None
 
 
 def check(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pangu.config import ROLES, Role
+from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory
 from pangu.errors import UserError
@@ -32,6 +32,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         hidden_layers: which hidden state of each text tower is used.
         styles: name of each style that was trained -> prefix of its captions.
         sees_padding: whether each text tower attends to padding.
+        sampling: steps and guidance that the pair was tuned with, as `Sampling.model_dump` gives them; a server's defaults.
 
     Raises:
         UserError: the two contracts do not make a pair, or a component disagrees with them.
@@ -56,6 +57,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
         sees_padding: list = [False, False],  # noqa: B006
+        sampling: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -75,6 +77,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
             hidden_layers=list(hidden_layers),
             styles=dict(styles or {}),
             sees_padding=list(sees_padding),
+            sampling=dict(sampling or {}),
         )
         both = {role: GeneratorContract.model_validate(contracts[role]) for role in ROLES}
         check_pair(both["structure"], both["texture"])
@@ -86,6 +89,11 @@ class PanGuDrawPipeline(TextToImagePipeline):
     @property
     def reference(self) -> GeneratorContract:
         return self.contract("structure")
+
+    @property
+    def sampling(self) -> Sampling:
+        """Steps and guidance that the pair was tuned with; the common defaults for a pair that does not say."""
+        return Sampling.model_validate(self.config.get("sampling") or {})
 
     @property
     def boundary(self) -> int:
@@ -103,8 +111,11 @@ class PanGuDrawPipeline(TextToImagePipeline):
         generators: Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         lora_scales: Mapping[Role, float] | None = None,
+        scheduler: Any = None,
     ) -> Trajectory:
         """Pure noise at the first timestep, for every prompt of `conditioning`; one generator per image, or one for all.
+
+        `scheduler` is taken in the place of the pipeline's own.
 
         Raises:
             UserError: the size is no preset, or the scheduler no longer fits the contracts.
@@ -117,6 +128,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
             generators=tuple(generators) if generators else None,
             latents=latents,
             lora_scales=dict(lora_scales or {}),
+            scheduler=scheduler,
         )
         return self._start(conditioning, request)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pangu.config import Role
 from pangu.contract import GeneratorContract
 from pangu.diffusion.presets import Size
-from pangu.diffusion.trajectory import Conditioning, OnStep, StyleConditioning, Trajectory, advance
+from pangu.diffusion.trajectory import Conditioning, Denoiser, OnStep, StyleConditioning, Trajectory, advance
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
 from pangu.models.denoisers import denoise
@@ -192,9 +192,10 @@ class TextToImagePipeline(DiffusionPipeline):
         Raises:
             UserError: the scheduler no longer fits the contracts, or a scale is for an adapter that is not there.
         """
-        check_schedule(self.scheduler, self.reference.schedule)
+        chosen = self.scheduler if request.scheduler is None else request.scheduler
+        check_schedule(chosen, self.reference.schedule)
         self._check_lora_scales(request.lora_scales)
-        scheduler = type(self.scheduler).from_config(self.scheduler.config)
+        scheduler = type(chosen).from_config(chosen.config)
         scheduler.set_timesteps(request.num_inference_steps, device=self._execution_device)
         latents = request.latents
         if latents is None:
@@ -224,22 +225,32 @@ class TextToImagePipeline(DiffusionPipeline):
         Raises:
             UserError: this process holds no generator of that role.
         """
+        network = self.denoiser(role, trajectory.presets[role], trajectory.lora_scales.get(role, 1.0), lower_bchw)
+        return advance(trajectory, network, self.contract(role).interval, on_step)
+
+    def denoiser(self, role: Role, preset: int, lora_scale: float = 1.0, lower_bchw: Tensor | None = None) -> Denoiser:
+        """The network of `role` for pictures of one preset, refusing timesteps that are not its own.
+
+        Raises:
+            UserError: this process holds no generator of that role.
+        """
         unet = self.generator(role)
         if unet is None:
             raise UserError(f"This pipeline was loaded without its {role} generator.")
         if has_lora(unet):
-            set_lora_scale(unet, trajectory.lora_scales.get(role, 1.0))
-        contract, dtype, preset = self.contract(role), unet.dtype, trajectory.presets[role]
+            set_lora_scale(unet, lora_scale)
+        contract, dtype = self.contract(role), unet.dtype
         height, width = inputs.presets_of(contract)[preset]
         size = height // contract.spatial_factor, width // contract.spatial_factor
 
         def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
-            contract.interval.check(float(timestep[0]), role)
+            for outermost in timestep.aminmax():
+                contract.interval.check(float(outermost), role)
             lower = None if lower_bchw is None else lower_bchw.repeat(len(noisy) // len(lower_bchw), 1, 1, 1)
             texts = tokens.to(dtype), pooled.to(dtype)
             return denoise(unet, noisy.to(dtype), timestep, *texts, preset, lower_bchw=lower, native_size=size).float()
 
-        return advance(trajectory, predict, contract.interval, on_step)
+        return predict
 
     def _check_lora_scales(self, scales: Mapping[Role, float]) -> None:
         for role in scales:

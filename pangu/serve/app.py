@@ -4,44 +4,62 @@ from typing import Any, cast
 
 from ray import serve
 from ray.serve import Application, Deployment
-from ray.serve.config import BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 
 from pangu.serve.gateway import Gateway
-from pangu.serve.pools import DecoderPool, StructurePool, TexturePool
+from pangu.serve.replicas import REPLICAS
 from pangu.serve.settings import PoolSettings, ServeSettings
 
 
 def build(settings: dict[str, Any]) -> Application:
     """The application; `settings` is the JSON of a `ServeSettings`. Serve calls this on the cluster."""
     chosen = ServeSettings.model_validate(settings)
-    structure = _pool(StructurePool, "structure", chosen.structure, chosen)
-    texture = _pool(TexturePool, "texture", chosen.texture, chosen)
-    decoder = _pool(DecoderPool, "decoder", chosen.decoder, chosen)
+    pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen) for name in chosen.parts}
     gateway = _deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        ray_actor_options={"num_cpus": chosen.gateway_cpus},
+        ray_actor_options=_share_of_device(chosen),
         # Well above what it accepts, so that the gateway itself can refuse with OpenAI's error object.
         max_ongoing_requests=4 * chosen.max_in_flight + 32,
         max_queued_requests=8 * chosen.max_in_flight,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=chosen.retry_after_s),
         graceful_shutdown_timeout_s=chosen.drain_s,
     )
-    return gateway.bind(chosen.model_dump(mode="json"), structure, texture, decoder)
+    return gateway.bind(chosen.model_dump(mode="json"), pools)
 
 
-def _pool(pool: type, name: str, own: PoolSettings, settings: ServeSettings) -> Application:
+def _share_of_device(settings: ServeSettings) -> dict[str, float]:
+    alone = settings.layout == "one_process"
+    return {"num_cpus": settings.gateway_cpus, "num_gpus": settings.structure.num_gpus if alone else 0.0}
+
+
+def _pool(name: str, settings: ServeSettings) -> Application:
+    own: PoolSettings = settings.coop.pool if name == "coop" else getattr(settings, name)
     deployment = _deployment(
-        pool,
+        REPLICAS[name],
         name=name,
-        num_replicas=own.replicas,
         ray_actor_options={"num_cpus": own.num_cpus, "num_gpus": own.num_gpus},
-        # A replica takes all that the gateway may accept: waiting in its own thread is cheaper than being routed again.
-        max_ongoing_requests=settings.max_in_flight,
-        max_queued_requests=settings.max_in_flight,
+        # A replica takes all that the gateway may accept: waiting beside its batch is cheaper than being routed again.
+        max_ongoing_requests=settings.max_in_flight + 8,
+        max_queued_requests=settings.max_in_flight + 8,
         graceful_shutdown_timeout_s=settings.drain_s,
+        **_scale(own, settings),
     )
-    return deployment.bind(own.threads)
+    if name == "coop":
+        return deployment.bind(settings.coop.model_dump(mode="json"))
+    arguments = [settings.cache_bytes] if name == "structure" else []
+    return deployment.bind(own.model_dump(mode="json"), *arguments)
+
+
+def _scale(own: PoolSettings, settings: ServeSettings) -> dict[str, Any]:
+    if own.most_replicas is None or own.most_replicas <= own.replicas:
+        return {"num_replicas": own.replicas}
+    target = max(1.0, settings.max_in_flight / own.most_replicas)
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=own.replicas, max_replicas=own.most_replicas, target_ongoing_requests=target
+        )
+    }
 
 
 def _deployment(target: type, **options: Any) -> Deployment:

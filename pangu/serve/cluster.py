@@ -7,13 +7,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import UserError
-from pangu.serve.handoff import Release
-from pangu.serve.settings import APPLICATION, IMPORT_PATH, POOLS, ServeSettings
+from pangu.serve.drawing.messages import Lineup
+from pangu.serve.settings import APPLICATION, IMPORT_PATH, ServeSettings
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 HOST = "127.0.0.1"
+GATEWAY = "gateway"
 
 
 def connect() -> "ServeSubmissionClient":
@@ -38,10 +39,10 @@ def connect() -> "ServeSubmissionClient":
         ) from error
 
 
-def declare(client: "ServeSubmissionClient", release: Release, port: int, settings: ServeSettings | None) -> None:
-    """Tell Serve what to run; returns before it runs. None keeps the settings of the running application.
+def declare(client: "ServeSubmissionClient", lineup: Lineup, port: int, settings: ServeSettings) -> None:
+    """Tell Serve what to run; returns before it runs.
 
-    With the same settings only the `user_config` of the pools changes, so Serve keeps the replicas and reconfigures them.
+    With the settings that it runs with only the `user_config` changes, so Serve keeps the replicas and reconfigures them.
 
     Raises:
         UserError: Serve already listens on another port, which it can not change.
@@ -50,8 +51,13 @@ def declare(client: "ServeSubmissionClient", release: Release, port: int, settin
     actual = (details.get("http_options") or {}).get("port")
     if details.get("controller_info", {}).get("actor_id") and actual != port:
         raise UserError(f"Ray Serve already runs on port {actual}, not {port}; set PANGU_SERVE_PORT to {actual}.")
-    chosen = settings or running_settings(details) or ServeSettings()
-    client.deploy_applications(declaration(release, port, chosen))
+    client.deploy_applications(declaration(lineup, port, settings))
+
+
+def running(client: "ServeSubmissionClient") -> tuple[ServeSettings | None, Lineup | None]:
+    """What the running application was declared with."""
+    details = client.get_serve_details()
+    return running_settings(details), running_lineup(details)
 
 
 def running_settings(details: dict[str, Any]) -> ServeSettings | None:
@@ -63,19 +69,30 @@ def running_settings(details: dict[str, Any]) -> ServeSettings | None:
         return None
 
 
-def declaration(release: Release, port: int, settings: ServeSettings) -> dict[str, Any]:
+def running_lineup(details: dict[str, Any]) -> Lineup | None:
+    """The releases of the running application; None if there is none."""
+    config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
+    try:
+        gateway = next(each for each in config["deployments"] if each["name"] == GATEWAY)
+        return Lineup.model_validate(gateway["user_config"])
+    except (KeyError, ValueError, StopIteration, TypeError):
+        return None
+
+
+def declaration(lineup: Lineup, port: int, settings: ServeSettings) -> dict[str, Any]:
     """The Serve config file of this application, as a dictionary."""
-    config = release.model_dump(mode="json")
+    config = lineup.model_dump(mode="json")
+    pools = () if settings.layout == "one_process" else settings.parts
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": HOST, "port": port, "request_timeout_s": settings.timeout_s + 30},
+        "http_options": {"host": settings.host, "port": port, "request_timeout_s": settings.timeout_s + 30},
         "applications": [
             {
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
                 "args": settings.model_dump(mode="json"),
-                "deployments": [{"name": name, "user_config": config} for name in POOLS],
+                "deployments": [{"name": name, "user_config": config} for name in (*pools, GATEWAY)],
             }
         ],
     }

@@ -1,12 +1,14 @@
-"""Putting a registered pair behind the HTTP port: resolve once, fetch, check, swap, wait, draw one image.
+"""Putting a registered pair behind the HTTP port: resolve once, fetch, check, load, draw one image, switch, free.
 
 The running application keeps its replicas: only their `user_config` changes, so requests are answered throughout.
 """
 
 import os
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
 from pangu.registry import RegisteredPair, fetch_pair, resolve
+from pangu.registry.manifest import Manifest
 from pangu.serve import cluster
-from pangu.serve.handoff import Release
+from pangu.serve.drawing.messages import Lineup, Release
+from pangu.serve.drawing.parts import part_hashes
 from pangu.serve.settings import ServeSettings
 from pangu.storage import Home
 
@@ -24,17 +28,19 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 8000
 WAIT_S = 300.0
-STEPS = ("resolve", "fetch", "serve", "warm up")
+POLL_S = 0.2
+STEPS = ("resolve", "fetch", "load", "switch", "free")
 
 
 class DeployOutcome(BaseModel):
-    """Which version answers at `url` now. `already_done`: it did before."""
+    """Which version answers at `url` now. `already_done`: it did before. `canary_share`: of the requests that it answers."""
 
     model_config = ConfigDict(frozen=True)
 
     pair_version: int
     url: str
     already_done: bool
+    canary_share: float = 1.0
 
 
 def serve_port() -> int:
@@ -54,35 +60,96 @@ def deploy(
     which: str | int = "champion",
     port: int | None = None,
     settings: ServeSettings | None = None,
+    canary: float | None = None,
     report: Reporter = silent,
 ) -> DeployOutcome:
     """Serve the pair that an alias or a version names.
 
     Args:
-        home: fetched pairs are kept in its `pair-cache/`.
+        home: fetched pairs are kept in its `pair-cache/`; those that nothing needs any more are deleted.
         which: an alias of `pangu-pair`, resolved here and never again, or a version number.
-        port: of the HTTP API on the loopback interface; None takes `$PANGU_SERVE_PORT`.
+        port: of the HTTP API; None takes `$PANGU_SERVE_PORT`.
         settings: limits and sizes of the application. None keeps those that it runs with; others restart its replicas.
+        canary: the share of requests in [0, 1] that the pair answers beside the running one; None makes it the one.
 
     Raises:
-        UserError: no such release, a damaged one, no Ray, or a port that Serve did not start on.
+        UserError: no such release, a damaged one, no Ray, a port that Serve did not start on, or a canary beside nothing.
     """
     port = serve_port() if port is None else port
     url = f"http://{cluster.HOST}:{port}"
     _report(report, 0, str(which))
     pair = resolve(which)
-    if served_everywhere(url, pair.sha256):
+    if settings is None and canary is None and served_alone(url, pair.sha256):
         return DeployOutcome(pair_version=pair.pair_version, url=url, already_done=True)
     _report(report, 1, f"version {pair.pair_version}")
-    release = release_at(pair, fetch_pair(pair.pair_version, home.root / "pair-cache"))
+    cache = home.root / "pair-cache"
+    release = release_at(pair, fetch_pair(pair.pair_version, cache))
+    client = cluster.connect()
+    old_settings, old = cluster.running(client)
+    if old is not None and not all(each.folder.is_dir() for each in old.releases):
+        old = None
+    if canary is not None and old is None:
+        raise UserError("Nothing is served yet, so there is nothing to be a canary of; deploy without --canary first.")
+    stage = Stage(client, url, port, settings or old_settings or ServeSettings())
     _report(report, 2, str(release.folder))
-    since, client = time.time(), cluster.connect()
-    cluster.declare(client, release, port, settings)
-    _wait_until_served(client, url, pair.sha256, since)
-    _report(report, 3, url)
-    warm_up(url, pair.pair_version)
-    _report(report, 4, url)
-    return DeployOutcome(pair_version=pair.pair_version, url=url, already_done=False)
+    final = target(release, old, canary)
+    if old is not None:
+        # Every part holds the release before one request is sent to it, and the old one until none is.
+        try:
+            stage.show(old.model_copy(update={"held": (release,)}), release.sha256)
+        except RuntimeError:
+            cluster.declare(client, old, port, stage.settings)
+            raise
+        _report(report, 3, url)
+        stage.show(final.model_copy(update={"held": old.releases}), release.sha256)
+        _report(report, 4, url)
+    stage.show(final, release.sha256)
+    prune(cache, [*final.releases, *(old.releases if old else ())])
+    _report(report, 5, url)
+    share = 1.0 if canary is None else canary
+    return DeployOutcome(pair_version=pair.pair_version, url=url, already_done=False, canary_share=share)
+
+
+def target(release: Release, old: Lineup | None, canary: float | None) -> Lineup:
+    """The lineup in which `release` answers: everything, or a share beside the champion of `old`."""
+    if canary is None or old is None:
+        return Lineup(champion=release)
+    return Lineup(champion=old.champion, canary=release, canary_share=canary)
+
+
+class Stage:
+    """The running application, shown one lineup after the other."""
+
+    def __init__(self, client: "ServeSubmissionClient", url: str, port: int, settings: ServeSettings) -> None:
+        self._client, self._url, self._port, self.settings = client, url, port, settings
+
+    def show(self, lineup: Lineup, sha256: str) -> None:
+        """Declare `lineup`, and wait until it answers and every part holds and has drawn with the release of that hash.
+
+        Raises:
+            UserError: Serve listens on another port.
+            RuntimeError: Serve gave up, or the time did.
+        """
+        since, deadline = time.time(), time.monotonic() + WAIT_S
+        cluster.declare(self._client, lineup, self._port, self.settings)
+        while time.monotonic() < deadline:
+            if _shows(state_of(self._url), lineup, sha256):
+                return
+            reason = cluster.failure(self._client, since)
+            if reason is not None:
+                raise RuntimeError(f"Ray Serve could not start the application: {reason}")
+            time.sleep(POLL_S)
+        raise RuntimeError(f"The application was not ready at {self._url} within {WAIT_S:g} s; see Ray's dashboard.")
+
+
+def prune(cache: Path, needed: Sequence[Release], spare: int = 2) -> list[Path]:
+    """Delete fetched pairs beyond those that are needed and the `spare` newest others; returns what went."""
+    kept = {release.folder.name for release in needed}
+    others = [path for path in cache.glob("pair-*") if path.is_dir() and path.name not in kept]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in others[spare:]:
+        shutil.rmtree(path, ignore_errors=True)
+    return others[spare:]
 
 
 def read_settings(path: Path) -> ServeSettings:
@@ -103,37 +170,33 @@ def read_settings(path: Path) -> ServeSettings:
 
 def release_at(pair: RegisteredPair, folder: Path) -> Release:
     """The message that tells every pool what to load."""
-    return Release(folder=folder.absolute(), **pair.model_dump())
+    parts = part_hashes(folder, Manifest.load(folder, pair.sha256))
+    return Release(folder=folder.absolute(), parts=parts, **pair.model_dump())
 
 
-def served_everywhere(url: str, sha256: str) -> bool:
-    """Whether every part of the application at `url` draws with the release of this content hash."""
+def state_of(url: str) -> dict[str, Any]:
+    """What `/readyz` says, ready or not; empty if nobody answers."""
     try:
-        answer = httpx.get(f"{url}/readyz", timeout=15)
-        parts = answer.json()["parts"] if answer.status_code == 200 else {}
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        state = httpx.get(f"{url}/readyz", timeout=15).json()
+        return state if isinstance(state, dict) and "parts" in state else {}
+    except (httpx.HTTPError, ValueError):
+        return {}
+
+
+def served_alone(url: str, sha256: str) -> bool:
+    """Whether the application at `url` draws with the release of this content hash, and with no other."""
+    state = state_of(url)
+    return bool(state.get("ready")) and state["champion"]["sha256"] == sha256 and state["canary"] is None
+
+
+def _shows(state: dict[str, Any], lineup: Lineup, sha256: str) -> bool:
+    """Whether the gateway answers with `lineup`, and every part holds the release of that hash and has drawn with it."""
+    if not state or (state["champion"] or {}).get("sha256") != lineup.champion.sha256:
         return False
-    return bool(parts) and all(part["sha256"] == sha256 for part in parts.values())
-
-
-def _wait_until_served(client: "ServeSubmissionClient", url: str, sha256: str, since: float) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        if served_everywhere(url, sha256):
-            return
-        reason = cluster.failure(client, since)
-        if reason is not None:
-            raise RuntimeError(f"Ray Serve could not start the application: {reason}")
-        time.sleep(0.5)
-    raise RuntimeError(f"The application was not ready at {url} within {WAIT_S:g} s; see Ray's dashboard.")
-
-
-def warm_up(url: str, pair_version: int) -> None:
-    """One small image through every part: the first request of a user should not be the slow one."""
-    body = {"prompt": "a red circle", "num_inference_steps": 2, "seed": 0}
-    answer = httpx.post(f"{url}/v1/images/generations", json=body, timeout=120)
-    if answer.status_code != 200:
-        raise RuntimeError(f"Version {pair_version} is served, but its first image failed: {answer.text[:500]}")
+    canary = lineup.canary.sha256 if lineup.canary else None
+    if (state["canary"] or {}).get("sha256") != canary or state["canary_share"] != lineup.canary_share:
+        return False
+    return sha256 in state["warmed"] and all(sha256 in held for held in state["parts"].values())
 
 
 def _report(report: Reporter, done: int, what: str) -> None:

@@ -1,11 +1,10 @@
-"""The ingress of the Serve application: accepts what it can finish, and sends it through structure, texture, decoder.
+"""The ingress of the Serve application: HTTP in front, and a link to each pool behind.
 
-The responses of one pool are passed on to the next unread, so a trajectory goes from replica to replica by reference.
+A call's response is passed on to the next pool unread, so a trajectory goes from replica to replica by reference.
 """
 
 import asyncio
-import time
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ray.serve.exceptions import (
@@ -16,115 +15,99 @@ from ray.serve.exceptions import (
 )
 from ray.serve.handle import DeploymentHandle
 
-from pangu.errors import UserError
 from pangu.serve.api import build_api
-from pangu.serve.handoff import Job, Pictures, Release
+from pangu.serve.api.keys import KeyRing
+from pangu.serve.drawing.local import LocalStudio
+from pangu.serve.drawing.messages import Lineup
+from pangu.serve.drawing.studio import Studio
+from pangu.serve.errors import PoolBusy, PoolUnavailable
 from pangu.serve.listening import listen_on_node_address
 from pangu.serve.metrics import Metrics
-from pangu.serve.schema import ApiError
 from pangu.serve.settings import ServeSettings
-
-POLL_TIMEOUT_S = 5.0
 
 
 class Gateway:
-    """Draws with three pools; `build_api` puts HTTP in front."""
+    """A studio behind HTTP: over the pools of the handles, or with all of them in this process where there are none."""
 
-    def __init__(
-        self,
-        settings: dict[str, Any],
-        structure: DeploymentHandle,
-        texture: DeploymentHandle,
-        decoder: DeploymentHandle,
-    ) -> None:
+    def __init__(self, settings: dict[str, Any], pools: Mapping[str, DeploymentHandle]) -> None:
         listen_on_node_address()
         self._settings = ServeSettings.model_validate(settings)
-        self._pools = {"structure": structure, "texture": texture, "decoder": decoder}
-        self._in_flight = 0
         self._metrics = Metrics()
+        self._studio: Studio
+        if pools:
+            links = {name: RayLink(handle) for name, handle in pools.items()}
+            self._studio = Studio(links, self._settings, self._metrics)
+        else:
+            self._studio = LocalStudio(self._settings, self._metrics)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Ray Serve asks for the ASGI application once the replica exists."""
-        return build_api(self, self._metrics)
+        return build_api(self._studio, self._metrics, KeyRing.of(self._settings))
 
-    async def draw(self, job: Job) -> Pictures:
-        """One request from text to image files, within the deadline.
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve calls this with every new `user_config`: new requests get the releases of this lineup."""
+        lineup = Lineup.model_validate(user_config)
+        if isinstance(self._studio, LocalStudio):
+            await self._studio.take(lineup)
+        else:
+            self._studio.lineup = lineup
+            # Beside the requests: nobody is sent to a new release before it is warm, because `deploy` waits for that.
+            self._warming = asyncio.create_task(self._studio.warm(lineup))
 
-        Raises:
-            ApiError: 400 not drawable, 429 too many requests, 503 a pool is not available, 504 deadline.
-        """
-        if self._in_flight >= self._settings.max_in_flight:
-            raise self._busy()
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
-        clock = time.perf_counter()
+
+class RayLink:
+    """A pool in other processes, behind a deployment handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+        self._streaming = handle.options(stream=True)
+
+    def call(self, method: str, *arguments: Any) -> "RayCall":
+        given = [each.response if isinstance(each, RayCall) else each for each in arguments]
+        return RayCall(getattr(self._handle, method).remote(*given))
+
+    async def stream(self, method: str, *arguments: Any) -> AsyncIterator[Any]:
+        source = getattr(self._streaming, method).remote(*arguments)
+        over = False
         try:
-            async with asyncio.timeout(self._settings.timeout_s):
-                pictures = await self._through_the_pools(job)
-        except TimeoutError:
-            message = f"The image was not ready within {self._settings.timeout_s:g} s; ask for fewer steps or images."
-            raise ApiError(504, message, kind="server_error", code="timeout") from None
+            async for message in source:
+                yield message
+            over = True
+        except Exception as error:
+            over = True
+            raise translated(error) from error
         finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
-        return replace(pictures, seconds=pictures.seconds | {"total": time.perf_counter() - clock})
+            if not over:
+                source.cancel()
 
-    async def _through_the_pools(self, job: Job) -> Pictures:
-        begun = self._pools["structure"].begin.remote(job)
-        finished = self._pools["texture"].finish.remote(begun)
-        developed = self._pools["decoder"].develop.remote(finished)
+
+class RayCall:
+    """A response that has not come yet."""
+
+    def __init__(self, response: Any) -> None:
+        self.response = response
+
+    def cancel(self) -> None:
+        self.response.cancel()
+
+    def __await__(self) -> Any:
+        return self._answer().__await__()
+
+    async def _answer(self) -> Any:
         try:
-            return await developed
+            return await self.response
         except asyncio.CancelledError:
-            for response in (begun, finished, developed):
-                response.cancel()
             raise
         except Exception as error:
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: Exception) -> ApiError:
-        """What a failure in a pool means for the client. Its details are in the log of that pool."""
-        cause = root_cause(error)
-        if isinstance(cause, UserError):
-            return ApiError(400, str(cause), param=getattr(cause, "param", None), code="invalid_value")
-        if isinstance(cause, BackPressureError):
-            return self._busy()
-        if isinstance(cause, (DeploymentUnavailableError, ReplicaUnavailableError, RequestCancelledError)):
-            message = "A part of the model is not available at the moment; try again."
-            return ApiError(
-                503, message, kind="server_error", code="unavailable", retry_after_s=self._settings.retry_after_s
-            )
-        return ApiError(500, "The server failed on this request.", kind="server_error", code="internal_error")
-
-    def _busy(self) -> ApiError:
-        return ApiError(
-            429,
-            "Too many requests are being drawn; try again later.",
-            kind="rate_limit_error",
-            code="rate_limit_exceeded",
-            retry_after_s=self._settings.retry_after_s,
-        )
-
-    async def releases(self) -> dict[str, Release | None]:
-        """What each pool draws with now; None for a pool that does not answer."""
-        answers = await asyncio.gather(*(_current(handle) for handle in self._pools.values()))
-        return dict(zip(self._pools, answers, strict=True))
+            raise translated(error) from error
 
 
-async def _current(handle: DeploymentHandle) -> Release | None:
-    response = handle.current.remote()
-    try:
-        return await asyncio.wait_for(_answer(response), POLL_TIMEOUT_S)
-    except Exception:
-        return None
-
-
-async def _answer(response: Any) -> Any:
-    return await response
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """What a replica raised, below the wrappers that Ray adds on the way."""
+def translated(error: BaseException) -> BaseException:
+    """What a replica raised, below the wrappers that Ray adds on the way, and Ray's own refusals in our words."""
     while isinstance(cause := getattr(error, "cause", None), BaseException) and cause is not error:
         error = cause
+    if isinstance(error, BackPressureError):
+        return PoolBusy()
+    if isinstance(error, (DeploymentUnavailableError, ReplicaUnavailableError, RequestCancelledError)):
+        return PoolUnavailable()
     return error

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 STAGE_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+COMPANY = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 
 class Metrics:
@@ -13,19 +14,46 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.in_flight = Gauge("pangu_requests_in_flight", "Accepted and not yet answered", registry=self._registry)
-        self._images = Counter("pangu_images", "Images drawn", registry=self._registry)
-        self._refused = Counter("pangu_errors", "Answers with an error", ["status"], registry=self._registry)
+        self._images = Counter("pangu_images", "Images drawn; its rate is images/s", registry=self._registry)
+        self._refused = Counter("pangu_errors", "Answers with an error", ["status", "code"], registry=self._registry)
+        self._cached = Counter(
+            "pangu_structures_from_cache", "Requests that began at the boundary", registry=self._registry
+        )
         self._stages = Histogram(
             "pangu_stage_seconds", "Wall-clock per stage", ["stage"], buckets=STAGE_SECONDS, registry=self._registry
         )
+        self._company = Histogram(
+            "pangu_step_company",
+            "Requests that shared a call of the network, mean over the steps of one of them",
+            ["pool"],
+            buckets=COMPANY,
+            registry=self._registry,
+        )
+        self._releases = Counter(
+            "pangu_release_images", "Images drawn by each release", ["pair_version"], registry=self._registry
+        )
 
-    def drawn(self, images: int, seconds: Mapping[str, float]) -> None:
+    def drawn(
+        self,
+        images: int,
+        seconds: Mapping[str, float],
+        company: Mapping[str, float] | None = None,
+        pair_version: int = 0,
+        cached: bool = False,
+    ) -> None:
+        """One answered request."""
         self._images.inc(images)
+        self._releases.labels(str(pair_version)).inc(images)
+        if cached:
+            self._cached.inc()
         for stage, value in seconds.items():
             self._stages.labels(stage).observe(value)
+        for pool, requests in (company or {}).items():
+            if requests:
+                self._company.labels(pool).observe(requests)
 
-    def refused(self, status: int) -> None:
-        self._refused.labels(str(status)).inc()
+    def refused(self, status: int, code: str | None = None) -> None:
+        self._refused.labels(str(status), code or "").inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """(text, media type)."""

@@ -1,19 +1,28 @@
-"""How the served pair uses its machine: limits, replicas, threads. The JSON of it is what the Serve application takes."""
+"""How the served pair uses its machine: limits, replicas, threads, partners, keys.
 
-from pydantic import Field
+The JSON of `ServeSettings` is what the Serve application takes, and the `--settings` of `pangu deploy` and `pangu serve`.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from pangu.config import Frozen
 
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
-POOLS = ("structure", "texture", "decoder")
-"""Names of the deployments whose `user_config` is the release that they serve."""
+HALVES = ("structure", "texture", "decoder")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+PARTNER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class PoolSettings(Frozen):
     """One pool of replicas, which each hold one part of the pair."""
 
     replicas: int = Field(1, ge=1)
+    most_replicas: int | None = Field(None, ge=1, description="Scale up to this many under load; None keeps `replicas`")
     num_cpus: float = Field(0.1, ge=0, description="What a replica reserves in Ray; admission, not a limit on threads")
     num_gpus: float = Field(0.0, ge=0)
     threads: int | None = Field(
@@ -21,16 +30,78 @@ class PoolSettings(Frozen):
         ge=1,
         description="Torch threads of one replica; None takes half of the cores, because two pools draw at the same time",
     )
+    most_rows: int = Field(
+        16,
+        ge=1,
+        description="Rows of one network call: images times parts of the guidance. 1 gives every request calls of its own",
+    )
+
+
+class PartnerSettings(Frozen):
+    """What a partner's name stands for. Requests can name partners of this list, and nothing else."""
+
+    source: str = Field(min_length=1, description="Folder or hub id of a diffusers pipeline")
+    controlnets: tuple[str, ...] = Field((), description="Folders or hub ids of ControlNets to put on it")
+    varies_image: bool = Field(False, description="It varies an image, so it needs one although it has no ControlNet")
+    height: int | None = Field(None, ge=8, le=2048, description="Of its own pictures, px; None means those of the pair")
+    width: int | None = Field(None, ge=8, le=2048)
+    upsample: Literal["bilinear", "lanczos", "spanx2", "spanx4"] | None = None
+
+    @property
+    def takes_image(self) -> bool:
+        return self.varies_image or bool(self.controlnets)
+
+
+class CoopSettings(Frozen):
+    """The coop pool; without partners there is none."""
+
+    partners: dict[str, PartnerSettings] = Field(default={}, description="Name -> partner")
+    held: int = Field(2, ge=1, description="Partners in memory at once; the least recently used idle one makes way")
+    pool: PoolSettings = PoolSettings()
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> Self:
+        import re
+
+        for name in self.partners:
+            if not re.fullmatch(PARTNER_NAME, name):
+                raise ValueError(
+                    f"partner '{name}' needs a name of letters, digits, '.', '_' and '-', at most 64 of them"
+                )
+        return self
 
 
 class ServeSettings(Frozen):
     """The whole application."""
 
+    host: str = Field("127.0.0.1", description="Where HTTP listens; anything but loopback needs keys")
+    layout: Literal["pools", "one_process"] = Field(
+        "pools", description="'one_process' keeps both halves in one process, in turns, for a single small device"
+    )
     structure: PoolSettings = PoolSettings()
     texture: PoolSettings = PoolSettings()
     decoder: PoolSettings = PoolSettings()
+    coop: CoopSettings = CoopSettings()
+    cache_bytes: int = Field(64 * 2**20, ge=0, description="Of the structure cache in each structure replica")
     gateway_cpus: float = Field(0.1, ge=0)
     max_in_flight: int = Field(16, ge=1, description="Requests that are accepted at once; the next one gets a 429")
     retry_after_s: int = Field(2, ge=1, description="What a refused client is told to wait")
     timeout_s: float = Field(300.0, gt=0, description="Deadline of one request, from acceptance to the last byte")
     drain_s: float = Field(60.0, gt=0, description="How long a stopping replica may finish what it accepted")
+    keys_file: Path | None = Field(
+        None, description="JSON list of API keys with their limits; read again when it changes"
+    )
+    keys_variable: str | None = Field(
+        None, description="Environment variable with the same JSON, in the place of the file"
+    )
+
+    @model_validator(mode="after")
+    def _strangers_need_keys(self) -> Self:
+        if self.host not in LOOPBACK and self.keys_file is None and self.keys_variable is None:
+            raise ValueError(f"host {self.host} is no loopback address, so set keys_file or keys_variable")
+        return self
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The pools that take a lineup."""
+        return (*HALVES, "coop") if self.coop.partners else HALVES

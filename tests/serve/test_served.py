@@ -17,6 +17,8 @@ from tests.serve.served_pair import Served, pangu_deploy, run_deploy
 
 pytestmark = pytest.mark.slow
 
+JSON = {"Content-Type": "application/json"}
+
 
 def client(served: Served) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0, timeout=60)
@@ -114,10 +116,10 @@ def test_a_bad_field_is_an_openai_error_that_names_it(
 def test_bodies_and_paths_that_mean_nothing_are_openai_errors(served: Served) -> None:
     url = f"{served.url}/v1/images/generations"
     answers = [
-        (httpx.post(url, content=b"{"), 400),
-        (httpx.post(url, content=b"[1]"), 400),
-        (httpx.post(url, content=b" " * 70_000), 413),
-        (httpx.post(url, content=(b" " * 10_000 for _ in range(8))), 413),
+        (httpx.post(url, content=b"{", headers=JSON), 400),
+        (httpx.post(url, content=b"[1]", headers=JSON), 400),
+        (httpx.post(url, content=b'{"prompt": "x"}'), 400),
+        (httpx.post(url, content=b" " * 9_000_000, headers=JSON), 413),
         (httpx.get(url), 405),
         (httpx.get(f"{served.url}/nowhere"), 404),
         (httpx.get(f"{served.url}/v1/models/gpt-image-1"), 404),
@@ -151,6 +153,29 @@ def test_the_work_stops_when_the_client_leaves(served: Served) -> None:
     assert served.draw(num_inference_steps=1).status_code == 200
     assert time.monotonic() - clock < undisturbed_s
     assert in_flight(served) == 0
+
+
+def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:
+    answer = served.draw(seed=1, num_inference_steps=2, coop={"partners": ["style"]})
+    assert answer.json()["partners"] == ["style"]
+    assert file_of(answer) == file_of(served.draw(seed=1, num_inference_steps=2, coop={"partners": ["style"]}))
+    assert served.draw(coop={"partners": ["/etc"]}).json()["error"]["param"] == "coop.partners"
+
+
+def test_streaming_through_the_pools_ends_with_what_an_answer_at_once_says(served: Served) -> None:
+    whole = served.draw(seed=11, num_inference_steps=6)
+    events = list(
+        client(served).images.generate(
+            model="pangu-pair",
+            prompt="a red apple",
+            stream=True,
+            partial_images=3,
+            extra_body={"seed": 11, "num_inference_steps": 6},
+        )
+    )
+    assert [event.type for event in events[-1:]] == ["image_generation.completed"]
+    assert base64.b64decode(events[-1].b64_json) == file_of(whole)
+    assert all(event.type == "image_generation.partial_image" for event in events[:-1])
 
 
 def test_deploying_what_is_served_does_nothing_and_says_so(served: Served) -> None:
@@ -188,7 +213,7 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_releases(served: Served
     for answer in answers:
         assert file_of(answer) == expected[answer.json()["release"]["pair_version"]]
     assert _replicas(served) == replicas
-    assert len(replicas) == 4
+    assert len(replicas) == 5
 
 
 def _replicas(served: Served) -> set[str]:

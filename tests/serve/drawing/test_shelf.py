@@ -7,14 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pangu.serve.handoff import Release
-from pangu.serve.shelf import Shelf
+from pangu.serve.drawing.messages import Release
+from pangu.serve.drawing.shelf import Shelf
 
 
 def numbered(number: int) -> Release:
     return Release(
         pair_version=number, structure_version=1, texture_version=1, sha256=str(number), created=0, folder=Path("/")
     )
+
+
+def key(release: Release) -> str:
+    return release.sha256
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3)), max_size=12))
@@ -30,16 +34,16 @@ def test_every_request_gets_its_own_release_and_the_room_is_kept(requests: list[
         def __del__(self) -> None:
             alive.discard(self.number)
 
-    async def request(shelf: Shelf[Part], number: int, turns: int) -> None:
+    async def request(shelf: Shelf[Release, Part], number: int, turns: int) -> None:
         async with shelf.hold(numbered(number)) as part:
             for _ in range(turns + 1):
                 assert part.number == number
                 assert number in alive
-                assert len(shelf.hashes) <= 2
+                assert len(shelf.keys) <= 2
                 await asyncio.sleep(0)
 
     async def everyone() -> None:
-        shelf = Shelf(lambda release: Part(release.pair_version))
+        shelf = Shelf(lambda release: Part(release.pair_version), key)
         await asyncio.wait_for(asyncio.gather(*(request(shelf, *each) for each in requests)), 10)
 
     asyncio.run(everyone())
@@ -52,11 +56,27 @@ def test_a_release_that_can_not_be_loaded_fails_its_requests_and_leaves_the_othe
         return release.pair_version
 
     async def scenario() -> None:
-        shelf = Shelf(load)
+        shelf = Shelf(load, key)
         async with shelf.hold(numbered(1)):
             with pytest.raises(ValueError, match="damaged"):
                 async with shelf.hold(numbered(2)):
                     raise AssertionError("unreachable")
-        assert shelf.hashes == ["1"]
+        assert shelf.keys == ["1"]
+
+    asyncio.run(scenario())
+
+
+def test_what_is_no_longer_wanted_is_freed_as_soon_as_it_is_idle_and_not_before() -> None:
+    async def scenario() -> None:
+        shelf = Shelf(lambda release: release.pair_version, key)
+        shelf.retain([numbered(1), numbered(2), numbered(3)])
+        for number in (1, 2, 3):
+            async with shelf.hold(numbered(number)):
+                pass
+        assert sorted(shelf.ready) == ["1", "2", "3"]
+        async with shelf.hold(numbered(1)):
+            shelf.retain([numbered(3)])
+            assert sorted(shelf.keys) == ["1", "3"]
+        assert shelf.keys == ["3"]
 
     asyncio.run(scenario())

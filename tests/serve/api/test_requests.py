@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pangu.serve import schema
-from pangu.serve.schema import ApiError, ImageRequest, parse_body, parse_request
+from pangu.serve.api import bounds
+from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
+from pangu.serve.errors import ApiError
 
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
 any_text = st.text(st.characters(), max_size=20)
@@ -34,6 +35,7 @@ def check_is_an_answer(error: ApiError, value: object) -> None:
     if isinstance(value, dict):
         assert detail.param is not None
         assert detail.param in detail.message or detail.code == "model_not_found"
+        assert "\n" not in detail.message
 
 
 @given(st.dictionaries(fields, json_values, max_size=6) | json_values)
@@ -49,12 +51,12 @@ def test_any_json_is_a_request_within_bounds_or_an_error_that_names_the_field(va
     except ApiError as error:
         check_is_an_answer(error, value)
         return
-    assert 1 <= request.n <= schema.MAX_IMAGES
+    assert 1 <= request.n <= bounds.MAX_IMAGES
     assert request.prompt.strip()
-    assert len(request.prompt) <= schema.MAX_PROMPT_CHARS
+    assert len(request.prompt) <= bounds.MAX_PROMPT_CHARS
     for side in request.width_height or ():
         assert side % 8 == 0
-        assert schema.MIN_SIDE <= side <= schema.MAX_SIDE
+        assert bounds.MIN_SIDE <= side <= bounds.MAX_SIDE
     request.model_dump_json().encode()
 
 
@@ -104,7 +106,32 @@ def test_a_size_is_two_multiples_of_eight_within_bounds_or_refused(size: str) ->
         ({"prompt": "x", "guidance_scale": float("inf")}, "guidance_scale", "invalid_value"),
         ({"prompt": "x", "seed": 2**32}, "seed", "invalid_value"),
         ({"prompt": "x", "output_format": "gif"}, "output_format", "invalid_value"),
-        ({"prompt": "x", "stream": True}, "stream", "unsupported_parameter"),
+        ({"prompt": "x", "stream": "yes"}, "stream", "invalid_value"),
+        ({"prompt": "x", "partial_images": 2}, "partial_images", "invalid_value"),
+        ({"prompt": "x", "stream": True, "partial_images": 4}, "partial_images", "invalid_value"),
+        ({"prompt": "x", "size": "2048x2048", "n": 2}, "n", "invalid_value"),
+        ({"prompt": "x", "scheduler": "magic"}, "scheduler", "invalid_value"),
+        ({"prompt": "x", "style": "vivid"}, "style", "invalid_value"),
+        ({"prompt": "x", "style": {"photo": 1e9}}, "style", "invalid_value"),
+        ({"prompt": "x", "style": {"photo": "much"}}, "style", "invalid_value"),
+        ({"prompt": "x", "style": {"\ud800": 1.0}}, "style.\\ud800", "unknown_parameter"),
+        ({"prompt": "x", "lora_scales": {"vae": 1.0}}, "lora_scales.vae", "unknown_parameter"),
+        ({"prompt": "x", "texture": {"steps": 3}}, "texture.steps", "unknown_parameter"),
+        ({"prompt": "x", "texture": {"num_inference_steps": 0}}, "texture.num_inference_steps", "invalid_value"),
+        ({"prompt": "x", "coop": {}}, "coop.partners", "missing_required_parameter"),
+        ({"prompt": "x", "coop": {"partners": []}}, "coop.partners", "invalid_value"),
+        ({"prompt": "x", "coop": {"partners": "edges"}}, "coop.partners", "invalid_value"),
+        ({"prompt": "x", "coop": {"partners": ["a"], "path": "/etc"}}, "coop.path", "unknown_parameter"),
+        ({"prompt": "x", "coop": {"partners": ["a"], "strength": 2}}, "coop.strength", "invalid_value"),
+        ({"prompt": "x", "coop": {"partners": ["a"], "strength": [0.1, 0.2]}}, "coop", "invalid_value"),
+        ({"prompt": "x", "coop": {"partners": ["a", "b"], "strength": 0.6}}, "coop", "invalid_value"),
+        ({"prompt": "x", "coop": {"partners": ["a"], "bridge": {"every": 0}}}, "coop.bridge.every", "invalid_value"),
+        (
+            {"prompt": "x", "coop": {"partners": ["a"], "bridge": {"start": 0.5, "stop": 0.5}}},
+            "coop.bridge",
+            "invalid_value",
+        ),
+        ({"prompt": "x", "coop": {"partners": ["a"]}, "scheduler": "euler"}, "scheduler", "invalid_value"),
     ],
 )
 def test_the_error_names_the_field(body: dict[str, object], param: str, code: str) -> None:
@@ -121,5 +148,5 @@ def test_an_unknown_model_is_404_and_a_long_body_413() -> None:
     error = refusal({"prompt": "x", "model": "gpt-image-1"})
     assert (error.status, error.body.error.param, error.body.error.code) == (404, "model", "model_not_found")
     with pytest.raises(ApiError) as caught:
-        parse_body(json.dumps({"prompt": "x" * schema.MAX_BODY_BYTES}).encode())
+        parse_body(json.dumps({"prompt": "x" * bounds.MAX_BODY_BYTES}).encode())
     assert caught.value.status == 413

@@ -1,5 +1,6 @@
 """A pool loads only what was released, and only a pair."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ import pytest
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.registry import Manifest
-from pangu.serve.handoff import Release
-from pangu.serve.parts import PARTS, load_part
+from pangu.serve.drawing.messages import Release
+from pangu.serve.drawing.parts import PARTS, load_part, part_hashes
 from pangu.storage import read_json, write_json
 from tests.serve.served_pair import write_pair
 
@@ -65,3 +66,20 @@ def test_a_cache_that_was_emptied_says_how_to_fill_it(pair: Path, tmp_path: Path
     release = released(pair).model_copy(update={"folder": tmp_path / "gone"})
     with pytest.raises(UserError, match="pangu deploy"):
         load_part(release, "decoder")
+
+
+def test_releases_that_share_a_generator_share_the_hash_of_its_part_and_of_no_other(pair: Path, tmp_path: Path) -> None:
+    one = part_hashes(pair, Manifest.of(pair))
+    other = shutil.copytree(pair, tmp_path / "other")
+    weights = other / "texture" / "diffusion_pytorch_model.safetensors"
+    changed = weights.read_bytes()
+    weights.write_bytes(changed[:-1] + bytes([changed[-1] ^ 1]))
+    index = read_json(other / "model_index.json")
+    index["contracts"]["texture"]["trained_steps"] = 12345
+    write_json(other / "model_index.json", index)
+    two = part_hashes(other, Manifest.of(other))
+    assert {part for part in PARTS if one[part] != two[part]} == {"texture", "coop"}
+    index["contracts"]["texture"]["high"] = index["contracts"]["structure"]["low"] = 400
+    write_json(other / "model_index.json", index)
+    moved = part_hashes(other, Manifest.of(other))
+    assert all(moved[part] != one[part] for part in PARTS)

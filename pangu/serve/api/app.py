@@ -1,0 +1,137 @@
+"""The FastAPI application: routes, status codes, errors. Its OpenAPI document carries every bound."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from pangu.serve.api import images
+from pangu.serve.api.keys import KeyRing
+from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures, Release
+from pangu.serve.errors import MODEL, ApiError, ErrorBody, internal, unknown_model
+from pangu.serve.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Drawing(Protocol):
+    """Whatever draws the images."""
+
+    lineup: Lineup | None
+    warmed: set[str]
+
+    async def draw(self, job: Job, channel: str | None = None) -> Pictures:
+        """Raises ApiError."""
+        ...
+
+    def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
+        """Raises ApiError."""
+        ...
+
+    async def holdings(self) -> Mapping[str, list[str]]:
+        """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
+        ...
+
+    @property
+    def partners(self) -> list[str]: ...
+
+
+def build_api(studio: Drawing, metrics: Metrics, keys: KeyRing | None = None) -> FastAPI:
+    """The application over `studio`; without `keys` everybody may draw."""
+    api = FastAPI(title="PanGu", description="OpenAI's Images API, drawn by a structure-texture pair.", version="1")
+    _add_errors(api, metrics)
+    images.add_to(api, studio, metrics, keys or KeyRing())
+    _add_models(api, studio)
+    _add_health(api, studio, metrics)
+    return api
+
+
+def _add_models(api: FastAPI, studio: Drawing) -> None:
+    async def model() -> dict[str, Any]:
+        release = studio.lineup.champion if studio.lineup else None
+        return {
+            "id": MODEL,
+            "object": "model",
+            "created": release.created if release else 0,
+            "owned_by": "pangu",
+            "pair_version": release.pair_version if release else None,
+            "partners": studio.partners,
+        }
+
+    @api.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [await model()]}
+
+    @api.get("/v1/models/{name}", responses={404: {"model": ErrorBody}})
+    async def show_model(name: str) -> dict[str, Any]:
+        if name != MODEL:
+            raise unknown_model(name)
+        return await model()
+
+
+def _add_health(api: FastAPI, studio: Drawing, metrics: Metrics) -> None:
+    @api.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @api.get("/readyz", responses={503: {"description": "A part does not hold the champion yet"}})
+    async def readyz() -> Response:
+        lineup, held = studio.lineup, await studio.holdings()
+        champion = lineup.champion if lineup else None
+        ready = champion is not None and all(champion.sha256 in hashes for hashes in held.values())
+        ready = ready and champion is not None and champion.sha256 in studio.warmed
+        state = {
+            "ready": ready,
+            "champion": _named(champion),
+            "canary": _named(lineup.canary if lineup else None),
+            "canary_share": lineup.canary_share if lineup else 0.0,
+            "warmed": sorted(studio.warmed),
+            "parts": held,
+        }
+        return JSONResponse(state, status_code=200 if ready else 503)
+
+    @api.get("/metrics")
+    async def exposition() -> Response:
+        text, media_type = metrics.exposition()
+        return Response(text, media_type=media_type)
+
+
+def _named(release: Release | None) -> dict[str, Any] | None:
+    return None if release is None else {"pair_version": release.pair_version, "sha256": release.sha256}
+
+
+def _add_errors(api: FastAPI, metrics: Metrics) -> None:
+    def answer(error: ApiError) -> JSONResponse:
+        metrics.refused(error.status, error.body.error.code)
+        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse(error.body.model_dump(), status_code=error.status, headers=headers)
+
+    @api.exception_handler(ApiError)
+    async def refused(_: Request, error: ApiError) -> JSONResponse:
+        if error.status >= 500 and error.__cause__ is not None:
+            logger.error("a request failed", exc_info=error.__cause__)
+        return answer(error)
+
+    @api.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 405:
+            message = f"{request.url.path} does not take {request.method}."
+            refusal = answer(ApiError(405, message, code="method_not_allowed"))
+            refusal.headers.update(error.headers or {})
+            return refusal
+        return answer(ApiError(error.status_code, "There is no such path; see /docs.", code="not_found"))
+
+    @api.exception_handler(RequestValidationError)
+    async def bad_path(_: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(ApiError(400, "The path or query is invalid.", code="invalid_value"))
+
+    @api.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> JSONResponse:
+        # The traceback goes to the log of the server, never to the client.
+        return answer(internal())

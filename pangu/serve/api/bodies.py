@@ -1,0 +1,120 @@
+"""Reading a request's body no further than its limit, and the form of an edit as the JSON it stands for."""
+
+import json
+import re
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from pangu.serve.api import bounds
+from pangu.serve.api.requests import ImageRequest
+from pangu.serve.errors import ApiError, body_too_large, printable
+
+NESTED = re.compile(r"(\w+)\[(\w+)\](?:\[(\w+)\])?", re.ASCII)
+TEXTS = frozenset(
+    name for name, field in ImageRequest.model_fields.items() if "str" in str(field.annotation) or name == "model"
+)
+"""Fields whose value in a form is the text itself; that of the others is JSON."""
+
+
+async def limited_body(request: Request, kind: str) -> bytes:
+    """The whole body of a request whose content type is `kind`.
+
+    Raises:
+        ApiError: 413 too long, 400 another content type.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdecimal() and len(declared) < 20 and int(declared) > bounds.MAX_BODY_BYTES:
+        raise body_too_large(bounds.MAX_BODY_BYTES)
+    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if found != kind:
+        message = f"The content type must be {kind}, not '{printable(found)}'."
+        raise ApiError(400, message, code="invalid_content_type")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > bounds.MAX_BODY_BYTES:
+            raise body_too_large(bounds.MAX_BODY_BYTES)
+    return bytes(body)
+
+
+async def form_of(request: Request) -> tuple[dict[str, Any], bytes]:
+    """(fields as `parse_request` takes them, the image file) of a multipart form.
+
+    Raises:
+        ApiError: 413, 400 no such form, no image, several, or one that is too long.
+    """
+    body = await limited_body(request, "multipart/form-data")
+
+    async def once() -> Any:
+        yield body
+
+    parser = MultiPartParser(
+        request.headers,
+        once(),
+        max_files=2,
+        max_fields=bounds.MAX_FORM_FIELDS,
+        max_part_size=bounds.MAX_BODY_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise ApiError(400, "The body is not a valid multipart form.", code="invalid_form") from error
+    fields: dict[str, Any] = {}
+    images = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            images.append(await _image(name, value))
+        else:
+            _put(fields, name, value)
+    if len(images) != 1:
+        raise (
+            ApiError(400, "Missing required parameter: 'image'.", param="image", code="missing_required_parameter")
+            if not images
+            else ApiError(400, "One 'image' can be edited at a time.", param="image", code="invalid_value")
+        )
+    return fields, images[0]
+
+
+async def _image(name: str, value: UploadFile) -> bytes:
+    if name not in ("image", "image[]"):
+        param = printable(name)
+        raise ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+    if (value.size or 0) > bounds.MAX_IMAGE_BYTES:
+        raise ApiError(
+            400,
+            f"Invalid value for 'image': it is longer than {bounds.MAX_IMAGE_BYTES} bytes.",
+            param="image",
+            code="invalid_value",
+        )
+    return await value.read()
+
+
+def _put(fields: dict[str, Any], name: str, text: str) -> None:
+    """`style[photo]=1` is how OpenAI's client writes an object into a form; a JSON object is taken too."""
+    match = NESTED.fullmatch(name)
+    if match is None or match[1] not in ImageRequest.model_fields:
+        if name in fields:
+            param = printable(name)
+            raise ApiError(400, f"Invalid value for '{param}': it is given twice.", param=param, code="invalid_value")
+        fields[name] = text if name in TEXTS else _json_or_text(text)
+        return
+    inner = fields.setdefault(match[1], {})
+    if not isinstance(inner, dict):
+        raise ApiError(400, f"Invalid value for '{match[1]}': it is given twice.", param=match[1], code="invalid_value")
+    if match[3] is None:
+        inner[match[2]] = _json_or_text(text)
+        return
+    deeper = inner.setdefault(match[2], {})
+    if isinstance(deeper, dict):
+        deeper[match[3]] = _json_or_text(text)
+
+
+def _json_or_text(text: str) -> Any:
+    """What the text means as JSON; text that is none is left to the check of its field."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text

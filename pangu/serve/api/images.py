@@ -1,0 +1,178 @@
+"""The two routes that draw: generations from text, edits from an image; answered at once or as server-sent events."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of
+from pangu.serve.api.bodies import form_of, limited_body
+from pangu.serve.api.jobs import job_of
+from pangu.serve.api.keys import KeyRing
+from pangu.serve.api.leaving import while_connected
+from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
+from pangu.serve.drawing.messages import Job, Partial, Pictures
+from pangu.serve.errors import ApiError, ErrorBody, invalid
+from pangu.serve.metrics import Metrics
+
+if TYPE_CHECKING:
+    from pangu.serve.api.app import Drawing
+
+CHANNEL_HEADER = "x-pangu-release"
+CHANNELS = ("champion", "canary")
+NOT_FOR_EDITS = ("coop", "texture")
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorBody} for code in (400, 401, 404, 413, 429, 500, 503, 504)
+}
+STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
+
+
+def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> None:
+    """Put both routes on `api`."""
+
+    @api.post(
+        "/v1/images/generations",
+        response_model=ImageResponse,
+        responses={200: {"content": STREAM}, **REFUSALS},
+        openapi_extra=_documented("application/json", _json_schema()),
+    )
+    async def generate(request: Request) -> Response:
+        with ExitStack() as stack:
+            account = keys.account(request.headers.get("authorization"))
+            asked = parse_body(await limited_body(request, "application/json"))
+            spending = account.spend() if account else nullcontext()
+            return await _answer(request, "image_generation", asked, job_of(asked), studio, metrics, spending, stack)
+
+    @api.post(
+        "/v1/images/edits",
+        response_model=ImageResponse,
+        responses={200: {"content": STREAM}, **REFUSALS},
+        openapi_extra=_documented("multipart/form-data", _form_schema()),
+    )
+    async def edit(request: Request) -> Response:
+        with ExitStack() as stack:
+            account = keys.account(request.headers.get("authorization"))
+            fields, image = await form_of(request)
+            asked = parse_request(fields)
+            for name in NOT_FOR_EDITS:
+                if getattr(asked, name) is not None:
+                    raise invalid(f"Invalid value for '{name}': edits do not take it.", name)
+            spending = account.spend() if account else nullcontext()
+            return await _answer(request, "image_edit", asked, job_of(asked, image), studio, metrics, spending, stack)
+
+
+async def _answer(
+    request: Request,
+    kind: Kind,
+    asked: ImageRequest,
+    job: Job,
+    studio: "Drawing",
+    metrics: Metrics,
+    spending: AbstractContextManager[None],
+    stack: ExitStack,
+) -> Response:
+    channel = channel_of(request)
+    stack.enter_context(spending)
+    if not asked.stream:
+        pictures = await while_connected(request, studio.draw(job, channel))
+        _count(metrics, pictures)
+        answer = answer_of(asked, job, pictures)
+        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+    messages = studio.watch(job, channel)
+    # Whatever is refused is refused with its status, before the first byte of the stream.
+    first: Partial | Pictures = await while_connected(request, anext(messages))
+
+    async def events() -> AsyncIterator[str]:
+        message = first
+        try:
+            while True:
+                if isinstance(message, Pictures):
+                    _count(metrics, message)
+                for event in events_of(kind, asked, job, message):
+                    yield server_sent(str(event["type"]), event)
+                message = await anext(messages)
+        except StopAsyncIteration:
+            return
+        except ApiError as error:
+            metrics.refused(error.status, error.body.error.code)
+            yield server_sent("error", error.body.model_dump())
+
+    return EventStream(events(), messages, stack.pop_all())
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; however it ends, the work behind them ends too, and what was held for it is released."""
+
+    def __init__(self, events: AsyncIterator[str], work: Any, held: ExitStack) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._work, self._held = work, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                await self._work.aclose()
+
+
+def channel_of(request: Request) -> str | None:
+    """Which release the client asks for by header.
+
+    Raises:
+        ApiError: 400, no such channel.
+    """
+    channel = request.headers.get(CHANNEL_HEADER)
+    if channel is not None and channel not in CHANNELS:
+        raise invalid(f"Invalid value for 'X-PanGu-Release': use {' or '.join(CHANNELS)}.", "X-PanGu-Release")
+    return channel
+
+
+def server_sent(name: str, value: dict[str, Any]) -> str:
+    """One event of a text/event-stream."""
+    return f"event: {name}\ndata: {json.dumps(value)}\n\n"
+
+
+def _count(metrics: Metrics, pictures: Pictures) -> None:
+    version = pictures.release.pair_version
+    metrics.drawn(len(pictures.files), pictures.seconds, pictures.company, version, pictures.cached)
+
+
+def _documented(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
+    body = {"content": {media_type: {"schema": schema}}, "required": True}
+    channel = {
+        "name": "X-PanGu-Release",
+        "in": "header",
+        "required": False,
+        "schema": {"type": "string", "enum": list(CHANNELS)},
+    }
+    return {"requestBody": body, "parameters": [channel]}
+
+
+def _json_schema() -> dict[str, Any]:
+    """Of the body of a generation, with its parts inlined, because references would point into another document."""
+    schema = ImageRequest.model_json_schema()
+    parts = schema.pop("$defs", {})
+    return _inlined(schema, parts)
+
+
+def _inlined(value: Any, parts: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        if "$ref" in value:
+            rest = {name: inner for name, inner in value.items() if name != "$ref"}
+            return _inlined(parts[value["$ref"].rsplit("/", 1)[1]], parts) | rest
+        return {name: _inlined(inner, parts) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_inlined(inner, parts) for inner in value]
+    return value
+
+
+def _form_schema() -> dict[str, Any]:
+    schema = _json_schema()
+    fields = {name: value for name, value in schema["properties"].items() if name not in NOT_FOR_EDITS}
+    fields["image"] = {"type": "string", "format": "binary", "description": "The image to refine: png, jpeg or webp"}
+    return schema | {"properties": fields, "required": ["prompt", "image"]}

@@ -1,0 +1,281 @@
+"""The body of a request: OpenAI's fields, PanGu's extensions, and the one sentence that a bad one gets.
+
+Turns JSON into an `ImageRequest` or an `ApiError`. Knows nothing of Ray, FastAPI or models.
+"""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pangu.serve.api import bounds
+from pangu.serve.errors import MODEL, ApiError, body_too_large, printable, unknown_model
+
+Prompt = Annotated[str, StringConstraints(max_length=bounds.MAX_PROMPT_CHARS)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_NAME_CHARS)]
+OutputFormat = Literal["png", "jpeg", "webp"]
+Scheduler = Literal["ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "unipc"]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+StyleScale = Annotated[float, Field(ge=-bounds.MAX_STYLE_SCALE, le=bounds.MAX_STYLE_SCALE, allow_inf_nan=False)]
+LoraScale = Annotated[float, Field(ge=-bounds.MAX_LORA_SCALE, le=bounds.MAX_LORA_SCALE, allow_inf_nan=False)]
+Steps = Annotated[int, Field(ge=1, le=bounds.MAX_STEPS)]
+Guidance = Annotated[float, Field(ge=0, le=bounds.MAX_GUIDANCE, allow_inf_nan=False)]
+Styles = Annotated[dict[Name, StyleScale], Field(max_length=bounds.MAX_STYLES)]
+ImageText = Annotated[str, StringConstraints(max_length=bounds.MAX_IMAGE_BYTES * 4 // 3 + 64)]
+
+
+class Strict(BaseModel):
+    """A part of the body: no unknown fields, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class LoraScales(Strict):
+    """Weights of the adapters of the two halves; 1 where none is given."""
+
+    structure: LoraScale | None = None
+    texture: LoraScale | None = None
+
+
+class TextureField(Strict):
+    """What differs below the boundary. The layout stays as it is, and is not drawn again if it is still in the cache."""
+
+    prompt: Prompt | None = None
+    negative_prompt: Prompt | None = None
+    style: Styles | None = Field(None, description="In the place of the request's own; {} takes styles away")
+    guidance_scale: Guidance | None = None
+    num_inference_steps: Steps | None = Field(None, description="Texture steps as in a whole of that many")
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _text_is_printable(cls, text: str | None) -> str | None:
+        return without_controls(text)
+
+
+class BridgeField(Strict):
+    """When and how pictures cross between the pair and its partners: the cost controls of Coop-Diffusion."""
+
+    every: int = Field(1, ge=1, le=bounds.MAX_STEPS, description="Ask partners at every n-th step only")
+    start: Fraction = Field(0.0, description="Part of the steps at which partners begin")
+    stop: Fraction = Field(1.0, description="Part of the steps at which partners end")
+    upsample: Literal["bilinear", "lanczos", "spanx2", "spanx4"] | None = None
+
+    @model_validator(mode="after")
+    def _begins_before_it_ends(self) -> Self:
+        if self.start >= self.stop:
+            raise ValueError("start must be less than stop")
+        return self
+
+
+class CoopField(Strict):
+    """Partners that draw along (PanGu-Draw, Algorithm 1), out of the list that the server declares."""
+
+    partners: list[Name] = Field(min_length=1, max_length=bounds.MAX_PARTNERS, description="GET /v1/models lists them")
+    strength: Fraction | Annotated[list[Fraction], Field(max_length=bounds.MAX_PARTNERS)] = Field(
+        0.5, description="d of Eq. 5: one number for all partners, or one each; together at most 1"
+    )
+    bridge: BridgeField = BridgeField()
+    control_image: ImageText | Annotated[list[ImageText | None], Field(max_length=bounds.MAX_PARTNERS)] | None = Field(
+        None, description="PNG in base64, for all partners that take one; or one entry for each partner"
+    )
+
+    @model_validator(mode="after")
+    def _lists_fit(self) -> Self:
+        for name in ("strength", "control_image"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != len(self.partners):
+                raise ValueError(f"{name} is a list of {len(value)}, but there are {len(self.partners)} partners")
+        if sum(self.strengths) > 1 + 1e-9:
+            raise ValueError("strength adds up to more than 1 over the partners")
+        return self
+
+    @property
+    def strengths(self) -> list[float]:
+        """d of each partner."""
+        return self.strength if isinstance(self.strength, list) else [self.strength] * len(self.partners)
+
+
+class ImageRequest(Strict):
+    """The body of `POST /v1/images/generations`. What OpenAI does not define is an extension of PanGu."""
+
+    prompt: Prompt = Field(min_length=1, description="What to draw, in Chinese or English")
+    model: str = Field(MODEL, max_length=200, description=f"'{MODEL}'; GET /v1/models lists what is served")
+    n: int = Field(1, ge=1, le=bounds.MAX_IMAGES, description="Number of images; image i is drawn from seed + i")
+    size: str = Field(
+        "auto",
+        max_length=16,
+        description=f"'auto' or WIDTHxHEIGHT, each a multiple of {bounds.SIDE_STEP} from {bounds.MIN_SIDE} to "
+        f"{bounds.MAX_SIDE}; all images together at most {bounds.MAX_PIXELS} pixels",
+    )
+    quality: Literal["auto", "low", "medium", "standard", "high", "hd"] = Field(
+        "auto",
+        description="Steps where num_inference_steps is not given: half (low), all, or twice (high) the release's own",
+    )
+    response_format: Literal["b64_json", "url"] = Field("b64_json", description="'url' answers with a data: URL")
+    output_format: OutputFormat = Field("png", description="Encoding of the image files")
+    output_compression: int = Field(90, ge=0, le=100, description="Quality of jpeg and webp")
+    background: Literal["auto", "opaque"] = Field("auto", description="Accepted for compatibility")
+    moderation: Literal["auto", "low"] = Field("auto", description="Accepted for compatibility")
+    stream: bool = Field(False, description="Answer with server-sent events")
+    partial_images: int = Field(0, ge=0, le=bounds.MAX_PARTIALS, description="Partial images while streaming")
+    user: str | None = Field(None, max_length=256, description="Accepted for compatibility; not stored")
+    safety_identifier: str | None = Field(None, max_length=256, description="Accepted for compatibility; not stored")
+    negative_prompt: Prompt | None = Field(None, description="Extension: what to steer away from")
+    num_inference_steps: Steps | None = Field(None, description="Extension: denoising steps")
+    guidance_scale: Guidance | None = Field(None, description="Extension: strength of the prompt")
+    seed: int | None = Field(
+        None, ge=0, le=bounds.MAX_SEED, description="Extension: the same seed gives the same bytes"
+    )
+    scheduler: Scheduler | None = Field(None, description="Extension: another sampler than the release's own")
+    style: Styles | None = Field(
+        None, description="Extension: style -> scale, as {'photo': 1.0} (PanGu-Draw, Section 3.3)"
+    )
+    lora_scales: LoraScales | None = Field(None, description="Extension: weights of the adapters")
+    texture: TextureField | None = Field(None, description="Extension: what differs in the texture half")
+    coop: CoopField | None = Field(None, description="Extension: Coop-Diffusion with declared partners")
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _text_is_printable(cls, text: str | None) -> str | None:
+        return without_controls(text)
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_says_something(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("must not be blank")
+        return text
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_possible(cls, size: str) -> str:
+        if size == "auto":
+            return size
+        match = bounds.SIZE.fullmatch(size)
+        sides = [int(side) for side in match.groups()] if match else [0]
+        if not all(bounds.MIN_SIDE <= side <= bounds.MAX_SIDE and side % bounds.SIDE_STEP == 0 for side in sides):
+            raise ValueError(
+                f"must be 'auto' or WIDTHxHEIGHT with both a multiple of {bounds.SIDE_STEP} from {bounds.MIN_SIDE} to "
+                f"{bounds.MAX_SIDE}"
+            )
+        return size
+
+    @property
+    def width_height(self) -> tuple[int, int] | None:
+        """Pixels (width, height), or None for the size that the model prefers."""
+        match = bounds.SIZE.fullmatch(self.size)
+        return (int(match[1]), int(match[2])) if match else None
+
+
+def without_controls(text: str | None) -> str | None:
+    """Raises ValueError for NUL and its like, and for text that no encoder accepts."""
+    if text is not None and bounds.CONTROL.search(text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def parse_body(body: bytes) -> ImageRequest:
+    """The request that a client's bytes mean.
+
+    Raises:
+        ApiError: 413 too long, 400 no JSON object or a field out of its bounds (`param` names it), 404 unknown model.
+    """
+    if len(body) > bounds.MAX_BODY_BYTES:
+        raise body_too_large(bounds.MAX_BODY_BYTES)
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
+    return parse_request(value)
+
+
+def parse_request(value: Any) -> ImageRequest:
+    """The request that a JSON value means; raises `ApiError` like `parse_body`."""
+    if not isinstance(value, dict):
+        raise ApiError(400, "The body must be a JSON object with a 'prompt'.", code="invalid_json")
+    for name in value:
+        # Before pydantic looks, because it can not say the name of a field that is no valid Unicode.
+        if name not in ImageRequest.model_fields:
+            raise _unknown(printable(name))
+        _check_names(value[name], name)
+    try:
+        # OpenAI's clients send null for whatever their caller left out.
+        request = ImageRequest.model_validate({name: field for name, field in value.items() if field is not None})
+    except ValidationError as error:
+        raise _invalid(error) from None
+    _check_together(request)
+    return request
+
+
+def _check_together(request: ImageRequest) -> None:
+    """What single fields can not know."""
+    if request.model != MODEL:
+        raise unknown_model(request.model)
+    width, height = request.width_height or (0, 0)
+    if width * height * request.n > bounds.MAX_PIXELS:
+        most = bounds.MAX_PIXELS // (width * height)
+        raise _bad("n", f"at most {most} images of {request.size} can be asked for at once")
+    if request.partial_images and not request.stream:
+        raise _bad("partial_images", "partial images need 'stream': true")
+    if request.coop is not None:
+        for name in ("scheduler", "texture", "lora_scales"):
+            if getattr(request, name) is not None:
+                raise _bad(name, "it can not be combined with 'coop'")
+
+
+def _check_names(value: Any, field: str) -> None:
+    """Refuse names inside an object that are no valid Unicode."""
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        if not _is_unicode(name):
+            raise _unknown(f"{field}.{printable(name)}")
+        if isinstance(inner, dict) and not all(map(_is_unicode, inner)):
+            raise _bad(field, "names must be valid Unicode")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bad(param: str, reason: str) -> ApiError:
+    return ApiError(400, f"Invalid value for '{param}': {reason}.", param=param, code="invalid_value")
+
+
+def _unknown(param: str) -> ApiError:
+    return ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    """The first complaint as one sentence; one is what a client can act on."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    # Branches of a union and the word [key] are no names that a client knows.
+    place = [part for part in first["loc"] if isinstance(part, str) and part.isidentifier()]
+    param = printable(".".join(_known(place)))
+    if first["type"] == "missing":
+        return ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return _unknown(printable(".".join([*_known(place[:-1]), str(first["loc"][-1])])))
+    return _bad(param, first["msg"].removeprefix("Value error, ").removesuffix("."))
+
+
+def _known(place: list[str]) -> list[str]:
+    """The part of a location that names fields of the body: the first, and the second where the first is an object."""
+    nested: dict[str, type[Strict]] = {"coop": CoopField, "texture": TextureField, "lora_scales": LoraScales}
+    if len(place) < 2 or place[0] not in nested or place[1] not in nested[place[0]].model_fields:
+        return place[:1]
+    if place[1] == "bridge" and len(place) > 2 and place[2] in BridgeField.model_fields:
+        return place[:3]
+    return place[:2]

@@ -1,0 +1,193 @@
+"""The coop pool: the whole pair as main model, and partners of a declared list, loaded when a request names them.
+
+A request names partners, never places: what a name stands for is in the settings of the server.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from pangu.errors import UserError
+from pangu.serve.drawing.messages import Job, Pictures, Release, RequestError
+from pangu.serve.drawing.parts import best_device
+from pangu.serve.drawing.pictures import encode, facts_of, read_image
+from pangu.serve.drawing.pool import Loader, Pool
+from pangu.serve.drawing.shelf import Shelf
+from pangu.serve.drawing.structure import checked_size, generators_of
+from pangu.serve.drawing.worker import Worker
+from pangu.serve.errors import printable
+from pangu.serve.settings import CoopSettings, PartnerSettings
+
+if TYPE_CHECKING:
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+class Cancelled(Exception):
+    """The client left; the remaining steps are not worth drawing."""
+
+
+class CoopPool(Pool):
+    """Coop-Diffusion with the served pair (PanGu-Draw, Algorithm 1). Partners beyond `settings.held` make way for each other."""
+
+    part = "coop"
+
+    def __init__(self, worker: Worker, settings: CoopSettings, *, load: Loader | None = None) -> None:
+        super().__init__(worker, load=load)
+        self._settings = settings
+        self._partners: Shelf[str, Any] = Shelf(self._load_partner, lambda name: name, settings.held)
+
+    def _load_partner(self, name: str) -> Any:
+        from pangu.pipelines.coop.loading import load_pipeline
+
+        declared = self._settings.partners[name]
+        pipeline = load_pipeline(declared.source, list(declared.controlnets) or None)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(best_device())
+
+    @property
+    def loaded(self) -> list[str]:
+        """Names of the partners at hand, least recently used first."""
+        return self._partners.ready
+
+    async def draw(self, release: Release, job: Job) -> Pictures:
+        """One request from text to image files.
+
+        Raises:
+            RequestError: a partner that is not declared, too many of them at once, or an image that does not fit.
+        """
+        assert job.coop is not None, "only requests with a coop field come here"
+        names = job.coop.partners
+        check_partners(names, self._settings)
+        async with AsyncExitStack() as stack:
+            pipeline = await stack.enter_async_context(self._shelf.hold(release))
+            try:
+                # In one order for all, so that two requests never wait for each other's partners.
+                held = {name: await stack.enter_async_context(self._partners.hold(name)) for name in sorted(set(names))}
+            except UserError as error:
+                raise RuntimeError(f"A declared partner can not be loaded: {error}") from error
+            declared = [self._settings.partners[name] for name in names]
+            return await self._run(
+                lambda stop: cooperate(pipeline, [held[name] for name in names], declared, release, job, stop)
+            )
+
+    async def _run(self, work: Callable[[Callable[[], None]], Pictures]) -> Pictures:
+        gone = threading.Event()
+
+        def stop_if_gone() -> None:
+            if gone.is_set():
+                raise Cancelled
+
+        try:
+            return await self._worker.run(lambda: work(stop_if_gone))
+        except asyncio.CancelledError:
+            gone.set()
+            raise
+
+
+def check_partners(names: tuple[str, ...], settings: CoopSettings) -> None:
+    """Raises RequestError for a name that is not declared, and for more partners than can be held at once."""
+    known = ", ".join(settings.partners) or "none"
+    for name in names:
+        if name not in settings.partners:
+            raise refusal("partners", f"'{printable(name)}' is not served; known are {known}")
+    if len(names) != len(set(names)):
+        raise refusal("partners", "each partner may be named once")
+    if len(names) > settings.held:
+        raise refusal("partners", f"at most {settings.held} can help at once")
+
+
+def refusal(field: str, reason: str) -> RequestError:
+    param = f"coop.{field}"
+    return RequestError(f"Invalid value for '{param}': {reason}.", param)
+
+
+def cooperate(
+    pipeline: "PanGuDrawPipeline",
+    partners: list[Any],
+    declared: list[PartnerSettings],
+    release: Release,
+    job: Job,
+    stop: Callable[[], None],
+) -> Pictures:
+    """The cooperation itself, in the drawing thread; `stop` raises once nobody waits for the result."""
+    from pangu.pipelines.coop import CoopPipeline
+
+    clock = time.perf_counter()
+    width, height = checked_size(pipeline, job.width_height)
+    preferred = pipeline.sampling
+    steps = job.steps or max(1, round(preferred.num_inference_steps * job.step_factor))
+    guidance_scale = preferred.guidance_scale if job.guidance_scale is None else job.guidance_scale
+
+    def after_step(*_: Any) -> dict[str, Any]:
+        stop()
+        return {}
+
+    try:
+        coop = CoopPipeline(pipeline, members(job, partners, declared))
+        coop.set_progress_bar_config(disable=True)
+        images = coop(
+            job.prompt,
+            negative_prompt=job.negative_prompt,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            num_images_per_prompt=job.images,
+            generator=generators_of(job),
+            extra={"styles": dict(job.styles)} if job.styles else None,
+            callback_on_step_end=after_step,
+        ).images
+    except RequestError:
+        raise
+    except UserError as error:
+        raise RequestError(f"Invalid value for 'coop': {error}", "coop") from error
+    drawn_s, scheduler = time.perf_counter() - clock, type(pipeline.scheduler).__name__
+    facts = facts_of(release, job, scheduler, steps, guidance_scale)
+    files = [
+        encode(image, job.output_format, job.output_compression, facts | {"seed": str(job.seed_of(index))})
+        for index, image in enumerate(images)
+    ]
+    names = job.coop.partners if job.coop else ()
+    return Pictures(
+        release, files, (width, height), scheduler, steps, guidance_scale, {"coop": drawn_s}, partners=names
+    )
+
+
+def members(job: Job, partners: list[Any], declared: list[PartnerSettings]) -> list[Any]:
+    """The partners as `CoopPipeline` takes them.
+
+    Raises:
+        RequestError: a control image is missing, not wanted, or no PNG.
+    """
+    from pangu.pipelines.coop import Partner
+
+    asked = job.coop
+    assert asked is not None
+    if asked.shared_image and not any(own.takes_image for own in declared):
+        raise refusal("control_image", "none of the partners takes one")
+    result = []
+    for place, (name, model, own) in enumerate(zip(asked.partners, partners, declared, strict=True)):
+        file = None if asked.shared_image and not own.takes_image else asked.images[place]
+        if own.takes_image != (file is not None):
+            wants = "needs a control image" if own.takes_image else "takes no control image"
+            raise refusal("control_image", f"partner '{name}' {wants}")
+        image = None if file is None else read_image(file, "coop.control_image", ("PNG",))
+        several = len(own.controlnets) > 1
+        result.append(
+            Partner(
+                model,
+                name=name,
+                strength=asked.strengths[place],
+                start=asked.start,
+                stop=asked.stop,
+                every=asked.every,
+                image=[image] * len(own.controlnets) if several else image,
+                height=own.height,
+                width=own.width,
+                upsample=asked.upsample or own.upsample,
+            )
+        )
+    return result

@@ -1,0 +1,42 @@
+"""All pools in one process: both halves of the pair take turns on one thread and one device. No Ray."""
+
+from typing import Any
+
+from pangu.serve.drawing.coop import CoopPool
+from pangu.serve.drawing.decoder import DecoderPool
+from pangu.serve.drawing.links import LocalLink
+from pangu.serve.drawing.messages import Lineup
+from pangu.serve.drawing.pool import Loader
+from pangu.serve.drawing.structure import StructurePool
+from pangu.serve.drawing.studio import Studio
+from pangu.serve.drawing.texture import TexturePool
+from pangu.serve.drawing.worker import Worker
+from pangu.serve.metrics import Metrics
+from pangu.serve.settings import ServeSettings
+
+
+class LocalStudio(Studio):
+    """A studio with its own pools. load: makes a part of a release; None loads what was registered."""
+
+    def __init__(self, settings: ServeSettings, metrics: Metrics, load: Loader | None = None) -> None:
+        self.worker = Worker(settings.structure.threads)
+        rows = settings.structure.most_rows, settings.texture.most_rows
+        self.pools: dict[str, Any] = {
+            "structure": StructurePool(self.worker, rows[0], load=load, cache_bytes=settings.cache_bytes),
+            "texture": TexturePool(self.worker, rows[1], load=load),
+            "decoder": DecoderPool(self.worker, load=load),
+        }
+        if settings.coop.partners:
+            self.pools["coop"] = CoopPool(self.worker, settings.coop, load=load)
+        super().__init__({name: LocalLink(pool) for name, pool in self.pools.items()}, settings, metrics)
+
+    async def take(self, lineup: Lineup) -> None:
+        """Load every release of the lineup, then let new requests use it."""
+        for pool in self.pools.values():
+            await pool.take(lineup)
+        await self.warm(lineup)
+        self.lineup = lineup
+
+    def close(self) -> None:
+        """End the drawing thread."""
+        self.worker.close()

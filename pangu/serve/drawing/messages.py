@@ -1,0 +1,183 @@
+"""What the parts of the served pair hand to each other. Each message names the release that it belongs to."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pangu.config import Frozen, Role
+from pangu.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pangu.diffusion.trajectory import Trajectory
+
+
+class Release(Frozen):
+    """A fetched release: where it lies and which bytes it must have."""
+
+    pair_version: int
+    structure_version: int
+    texture_version: int
+    sha256: str
+    created: int
+    folder: Path
+    parts: dict[str, str] = Field(
+        default={}, description="Hash of what each pool loads; equal in releases that share it"
+    )
+
+    def key(self, part: str) -> str:
+        """What tells the files of one part apart from those of other releases."""
+        return self.parts.get(part, self.sha256)
+
+
+class Lineup(Frozen):
+    """Which releases answer: the `user_config` of every part of the application."""
+
+    champion: Release
+    canary: Release | None = Field(None, description="Answers a share of the requests, and those that ask for it")
+    canary_share: float = Field(0.0, ge=0, le=1)
+    held: tuple[Release, ...] = Field((), description="Loaded beside these: about to answer, or just replaced")
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """Every release that a pool has to hold."""
+        return (self.champion, *([self.canary] if self.canary else []), *self.held)
+
+    def choose(self, channel: str | None, seed: str) -> Release:
+        """The release that answers; equal seeds get equal releases while the lineup stands.
+
+        Raises:
+            RequestError: the canary is asked for, and there is none.
+        """
+        if channel == "champion":
+            return self.champion
+        if channel == "canary":
+            if self.canary is None:
+                raise RequestError(
+                    "There is no canary release; leave the header X-PanGu-Release out.", "X-PanGu-Release"
+                )
+            return self.canary
+        drawn = int.from_bytes(hashlib.sha256(seed.encode("utf-8", "replace")).digest()[:6]) / 2**48
+        return self.canary if self.canary is not None and drawn < self.canary_share else self.champion
+
+
+@dataclass(frozen=True)
+class TextureJob:
+    """What differs below the boundary. None means: as above it."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    styles: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class CoopJob:
+    """Which declared partners help, and how. images: the file of a control image for each partner, or None.
+
+    shared_image: one image was given for all, so partners that take none do without it.
+    """
+
+    partners: tuple[str, ...]
+    strengths: tuple[float, ...]
+    images: tuple[bytes | None, ...]
+    shared_image: bool = False
+    every: int = 1
+    start: float = 0.0
+    stop: float = 1.0
+    upsample: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A validated request. None means: whatever the release prefers."""
+
+    prompt: str
+    seed: int
+    negative_prompt: str | None = None
+    images: int = 1
+    width_height: tuple[int, int] | None = None
+    steps: int | None = None
+    step_factor: float = 1.0
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    styles: Mapping[str, float] = field(default_factory=dict)
+    lora_scales: Mapping[Role, float] = field(default_factory=dict)
+    texture: TextureJob = TextureJob()
+    coop: CoopJob | None = None
+    source: bytes | None = None
+    """The image file that an edit refines."""
+    output_format: str = "png"
+    output_compression: int = 90
+    partial_images: int = 0
+
+    def seed_of(self, image: int) -> int:
+        """The seed that alone draws image number `image` again, in [0, 2**32)."""
+        return (self.seed + image) % 2**32
+
+
+@dataclass(frozen=True)
+class Handoff:
+    """A trajectory at the boundary, or at its end, with everything that was decided about it on the way.
+
+    company: part of the pool -> mean number of requests that shared a call of its network.
+    """
+
+    release: Release
+    job: Job
+    width_height: tuple[int, int]
+    trajectory: "Trajectory"
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    company: Mapping[str, float] = field(default_factory=dict)
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A clean estimate on the way: what the images would be if the sampler stopped here. latents_bchw: (B, C, H, W)."""
+
+    release: Release
+    job: Job
+    index: int
+    latents_bchw: "Tensor"
+
+
+@dataclass(frozen=True)
+class Partial:
+    """A decoded glimpse: one image file per image of the request."""
+
+    index: int
+    files: list[bytes]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Encoded images and the facts that the answer reports."""
+
+    release: Release
+    files: list[bytes]
+    width_height: tuple[int, int]
+    scheduler: str
+    steps: int
+    guidance_scale: float
+    seconds: Mapping[str, float]
+    company: Mapping[str, float] = field(default_factory=dict)
+    cached: bool = False
+    partners: tuple[str, ...] = ()
+
+
+class RequestError(UserError):
+    """A request that this release can not draw; `param` is the field of the request to change."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RequestError, (str(self), self.param)

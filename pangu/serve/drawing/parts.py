@@ -1,0 +1,96 @@
+"""Loading one part of a released pair folder, once its files are known to be the released ones. Knows no Ray."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pangu.config import ROLES
+from pangu.contract import SHARED
+from pangu.errors import UserError
+from pangu.registry.manifest import Manifest
+from pangu.serve.drawing.messages import Release
+from pangu.storage import read_json
+
+if TYPE_CHECKING:
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+TEXT_FOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+PARTS: dict[str, tuple[str, ...]] = {
+    "structure": ("structure", "scheduler", *TEXT_FOLDERS),
+    "texture": ("texture", "scheduler"),
+    "decoder": ("vae", "scheduler"),
+    "coop": ("structure", "texture", "vae", "scheduler", *TEXT_FOLDERS),
+}
+"""Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn."""
+
+SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets")
+"""The fields of a contract that decide what a generator draws; the others say where it comes from."""
+
+
+def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Part -> hash of all that it draws with; two releases that share a generator share the hash of its part.
+
+    Raises:
+        UserError: the folder is no pair.
+    """
+    try:
+        index = read_json(folder / "model_index.json")
+        contracts = index.pop("contracts")
+        sampled = {role: {name: contracts[role].get(name) for name in SAMPLED} for role in ROLES}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder} has no model_index.json with the contracts of two generators.") from error
+    hashes = {}
+    for part, below in PARTS.items():
+        files = {name: sha256 for name, sha256 in manifest.files.items() if name.split("/")[0] in below}
+        text = json.dumps([index, sampled, files], sort_keys=True, ensure_ascii=False)
+        hashes[part] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes
+
+
+def release_of(folder: Path) -> Release:
+    """A pair folder that is in no registry, as version 0.
+
+    Raises:
+        UserError: the folder is no pair, or holds a file that would have to be unpickled.
+    """
+    manifest = Manifest.of(folder)
+    versions = dict.fromkeys(("pair_version", "structure_version", "texture_version", "created"), 0)
+    return Release(folder=folder.absolute(), sha256=manifest.sha256, parts=part_hashes(folder, manifest), **versions)
+
+
+def load_part(release: Release, part: str) -> "PanGuDrawPipeline":
+    """The pipeline of `release` with only the components of `part`.
+
+    Raises:
+        UserError: the folder is gone, a file is not the released one, or the two generators do not make a pair.
+    """
+    folder = release.folder
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is gone; `pangu deploy --pair-version {release.pair_version}` fetches the release again."
+        )
+    manifest = Manifest.load(folder, release.sha256)
+    manifest.check(folder, below=PARTS[part])
+    manifest.check_file(folder, "model_index.json")
+    return load_unchecked(release, part)
+
+
+def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
+    """As `load_part`, of a folder that nobody registered: its own contracts are still checked."""
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+    every = {name for names in PARTS.values() for name in names}
+    absent: dict[str, Any] = dict.fromkeys(sorted(every - set(PARTS[part])))
+    # The constructor checks the contracts of both generators, whichever of them is loaded here.
+    pipeline = PanGuDrawPipeline.from_pretrained(release.folder, use_safetensors=True, local_files_only=True, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    device = best_device()
+    return pipeline.to(device) if device != "cpu" else pipeline
+
+
+def best_device() -> str:
+    """Ray shows a replica only the devices that it reserved."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

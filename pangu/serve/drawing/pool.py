@@ -1,0 +1,100 @@
+"""What all pools share: the releases at hand, the thread that computes, the device, and how steps are watched."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pangu.errors import UserError
+from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Release
+from pangu.serve.drawing.parts import best_device, load_part
+from pangu.serve.drawing.shelf import Shelf
+from pangu.serve.drawing.steps import StepBatcher, Watcher
+from pangu.serve.drawing.worker import Worker
+
+if TYPE_CHECKING:
+    from pangu.diffusion.trajectory import Step, Trajectory
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+logger = logging.getLogger(__name__)
+Loader = Callable[[Release, str], "PanGuDrawPipeline"]
+
+
+class Pool:
+    """One part of the pair in one process.
+
+    worker: shared by pools of one process. crosses: messages leave this process, so they go over the CPU.
+    load: makes the pipeline of one part of a release.
+    """
+
+    part: str
+
+    def __init__(
+        self, worker: Worker, most_rows: int = 16, *, crosses: bool = False, load: "Loader | None" = None
+    ) -> None:
+        load = load or load_part
+        self._worker, self._crosses = worker, crosses
+        self._batcher = StepBatcher(worker, most_rows)
+        self._shelf: Shelf[Release, PanGuDrawPipeline] = Shelf(
+            lambda release: load(release, self.part), lambda release: release.key(self.part)
+        )
+        self._lineup: Lineup | None = None
+
+    async def take(self, lineup: Lineup) -> None:
+        """Load every release of the lineup, then let go of the others once no request needs them."""
+        self._shelf.retain([*(self._lineup.releases if self._lineup else ()), *lineup.releases])
+        for release in lineup.releases:
+            try:
+                async with self._shelf.hold(release):
+                    pass
+            except UserError:
+                # Nobody is sent to a release that a pool does not hold; without its champion a pool is of no use.
+                if release == lineup.champion:
+                    raise
+                logger.exception("version %s can not be loaded", release.pair_version)
+        self._lineup = lineup
+        self._shelf.retain(lineup.releases)
+
+    async def holds(self) -> list[str]:
+        """Content hashes of the releases that this pool draws with at once."""
+        if self._lineup is None:
+            return []
+        ready = set(self._shelf.ready)
+        return [release.sha256 for release in self._lineup.releases if release.key(self.part) in ready]
+
+    def _arrived(self, handoff: Handoff) -> Handoff:
+        """The message with its tensors on the device of this pool."""
+        if not self._crosses:
+            return handoff
+        return replace(handoff, trajectory=handoff.trajectory.to(best_device()))
+
+    def _leaving(self, handoff: Handoff) -> Handoff:
+        """The message as another process can take it."""
+        return replace(handoff, trajectory=handoff.trajectory.to("cpu")) if self._crosses else handoff
+
+
+def glimpsing(
+    pipeline: "PanGuDrawPipeline", release: Release, job: Job, steps: int, put: Callable[[Glimpse], None]
+) -> Watcher:
+    """What a walk over a whole of `steps` steps calls after each of them: it puts the clean estimates that `job` asks for."""
+    when = {step: index for index, step in enumerate(glimpse_steps(steps, job.partial_images))}
+
+    def look(step: "Step") -> None:
+        from pangu.diffusion.estimate import clean_estimate
+
+        index = when.get(step.trajectory.step)
+        if index is not None:
+            clean = clean_estimate(step, pipeline.reference.schedule).to("cpu")
+            put(Glimpse(release, job, index, clean))
+
+    return look
+
+
+def glimpse_steps(steps: int, wanted: int) -> list[int]:
+    """After which of `steps` steps partial images are shown: `wanted` of them, evenly spread, fewer where steps are few."""
+    return sorted({round((index + 1) * steps / (wanted + 1)) for index in range(wanted)} - {0, steps})
+
+
+def steps_of(trajectory: "Trajectory") -> int:
+    """The number of steps that was asked for; a second-order sampler visits timesteps twice."""
+    return int(trajectory.scheduler.num_inference_steps)

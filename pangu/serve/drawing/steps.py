@@ -1,0 +1,171 @@
+"""Step-level batching: every walk of a pool takes its next step together with all that can share a call of the network.
+
+A request joins at the next step, not at the next batch, and leaves when its last step is done. Knows no Ray and no HTTP.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pangu.config import Role
+from pangu.serve.drawing.worker import Worker
+
+if TYPE_CHECKING:
+    from pangu.diffusion.trajectory import Step, Trajectory
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+Watcher = Callable[["Step"], None]
+
+
+@dataclass(eq=False)
+class Walk:
+    """One request between two steps. watch is called on the event loop after each of them."""
+
+    pipeline: "PanGuDrawPipeline"
+    role: Role
+    trajectory: "Trajectory"
+    most: int | None
+    watch: Watcher | None
+    done: "asyncio.Future[None]"
+    last: "Step | None" = None
+    taken: int = 0
+    company: int = 0
+    alone: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the next step is somebody else's, or there is none."""
+        trajectory = self.trajectory
+        if trajectory.finished or (self.most is not None and self.taken >= self.most):
+            return True
+        return trajectory.timestep not in self.pipeline.contract(self.role).interval
+
+    @property
+    def mean_company(self) -> float:
+        """Requests that shared a call with this one, itself included, on average over its steps."""
+        return self.company / self.taken if self.taken else 0.0
+
+    @property
+    def rows(self) -> int:
+        """Of the batch that one call gets: images times parts of the guidance."""
+        parts = len(self.trajectory.conditioning.styles) + (1 if self.trajectory.guidance_scale == 1 else 2)
+        return len(self.trajectory.latents_bchw) * parts
+
+    @property
+    def kind(self) -> Hashable:
+        """Walks of one kind can share a call: one network, one shape, one preset, one weight of the adapter."""
+        trajectory = self.trajectory
+        shapes = tuple(trajectory.latents_bchw.shape[1:]), tuple(trajectory.conditioning.tokens_bnc.shape[1:])
+        scale = trajectory.lora_scales.get(self.role, 1.0)
+        return id(self.pipeline), self.role, shapes, trajectory.presets[self.role], scale
+
+
+class StepBatcher:
+    """Takes steps for all walks of one process, in turns.
+
+    most_rows: of one call; a single walk that is larger goes alone. 1 gives every walk calls of its own, and so the same
+    bits whatever else is drawn.
+    """
+
+    def __init__(self, worker: Worker, most_rows: int = 16) -> None:
+        self._worker, self._most_rows = worker, most_rows
+        self._walks: list[Walk] = []
+        self._runner: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Walks that are on their way."""
+        return len(self._walks)
+
+    async def walk(
+        self,
+        pipeline: "PanGuDrawPipeline",
+        role: Role,
+        trajectory: "Trajectory",
+        watch: Watcher | None = None,
+        most: int | None = None,
+    ) -> Walk:
+        """Every next step that belongs to `role`, or the first `most` of them; none after the caller is cancelled."""
+        walk = Walk(pipeline, role, trajectory, most, watch, asyncio.get_running_loop().create_future())
+        if walk.over:
+            return walk
+        self._walks.append(walk)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        try:
+            await walk.done
+        finally:
+            if walk in self._walks:
+                self._walks.remove(walk)
+        return walk
+
+    async def _run(self) -> None:
+        while self._walks:
+            company = choose_company(self._walks, self._most_rows)
+            try:
+                steps = await self._worker.run(lambda company=company: take_step(company))  # type: ignore[misc]
+            except Exception as error:
+                self._failed(company, error)
+                continue
+            for walk, step in zip(company, steps, strict=True):
+                self._took(walk, step, len(company))
+
+    def _took(self, walk: Walk, step: "Step", company: int) -> None:
+        walk.trajectory, walk.last = step.trajectory, step
+        walk.taken, walk.company = walk.taken + 1, walk.company + company
+        if walk not in self._walks:
+            return
+        # To the end of the queue, so that kinds take turns.
+        self._walks.remove(walk)
+        if walk.watch is not None:
+            walk.watch(step)
+        if walk.over:
+            _settle(walk)
+        else:
+            self._walks.append(walk)
+
+    def _failed(self, company: list[Walk], error: Exception) -> None:
+        """A call that fails for several fails only those for which it fails alone."""
+        for walk in company:
+            if len(company) > 1:
+                walk.alone = True
+                continue
+            if walk in self._walks:
+                self._walks.remove(walk)
+            _settle(walk, error)
+
+
+def choose_company(walks: list[Walk], most_rows: int) -> list[Walk]:
+    """Whoever waits longest, and all behind it that can share its call."""
+    leader, rows = walks[0], walks[0].rows
+    company = [leader]
+    if leader.alone:
+        return company
+    for walk in walks[1:]:
+        if walk.kind == leader.kind and not walk.alone and rows + walk.rows <= most_rows:
+            company.append(walk)
+            rows += walk.rows
+    return company
+
+
+def take_step(company: list[Walk]) -> "list[Step]":
+    """One step of each walk with one call of the network."""
+    import torch
+
+    from pangu.diffusion.trajectory import step_together
+
+    first = company[0]
+    trajectory, role = first.trajectory, first.role
+    with torch.inference_mode():
+        network = first.pipeline.denoiser(role, trajectory.presets[role], trajectory.lora_scales.get(role, 1.0))
+        return step_together([walk.trajectory for walk in company], network)
+
+
+def _settle(walk: Walk, error: Exception | None = None) -> None:
+    if walk.done.done():
+        return
+    if error is None:
+        walk.done.set_result(None)
+    else:
+        walk.done.set_exception(error)

@@ -1,0 +1,227 @@
+"""The structure pool: encodes the text, starts from noise, and walks to the boundary, or finds that walk in its cache."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pangu.errors import UserError
+from pangu.serve.drawing.cache import StructureCache
+from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Release, RequestError
+from pangu.serve.drawing.pool import Loader, Pool, glimpsing, steps_of
+from pangu.serve.drawing.relay import relayed
+from pangu.serve.drawing.steps import Watcher
+from pangu.serve.drawing.worker import Worker
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pangu.diffusion.trajectory import Conditioning, Trajectory
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is ready to walk: its trajectory in noise, and what conditions it below the boundary."""
+
+    trajectory: "Trajectory"
+    below: "Conditioning"
+    width_height: tuple[int, int]
+    text_s: float
+
+
+class StructurePool(Pool):
+    """The half above the boundary. cache_bytes: of the structure cache; 0 draws every structure anew."""
+
+    part = "structure"
+
+    def __init__(
+        self,
+        worker: Worker,
+        most_rows: int = 16,
+        *,
+        crosses: bool = False,
+        load: Loader | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        super().__init__(worker, most_rows, crosses=crosses, load=load)
+        self._cache = StructureCache(cache_bytes)
+
+    async def begin(self, release: Release, job: Job) -> Handoff:
+        """Raises RequestError if this release can not draw the request."""
+        async with self._shelf.hold(release) as pipeline:
+            prepared = await self._worker.run(lambda: prepare(pipeline, job))
+            return await self._walked(pipeline, release, job, prepared, None)
+
+    async def begin_watched(self, release: Release, job: Job) -> AsyncIterator[Glimpse | Handoff]:
+        """As `begin`, with clean estimates on the way."""
+        async with self._shelf.hold(release) as pipeline:
+            prepared = await self._worker.run(lambda: prepare(pipeline, job))
+            steps = len(prepared.trajectory.timesteps)
+
+            async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
+                watch = glimpsing(pipeline, release, job, steps, put)
+                put(await self._walked(pipeline, release, job, prepared, watch))
+
+            async with aclosing(relayed(walk)) as messages:
+                async for message in messages:
+                    yield message
+
+    async def resume(self, release: Release, job: Job, clean_bchw: "Tensor") -> Handoff:
+        """Where an edit begins: the latents of the given image, noised to the first timestep below the boundary."""
+        async with self._shelf.hold(release) as pipeline:
+            prepared = await self._worker.run(lambda: prepare(pipeline, job))
+            trajectory = await self._worker.run(lambda: noised(pipeline, job, prepared.trajectory, clean_bchw))
+            seconds = {"text": prepared.text_s, "structure": 0.0}
+            at_boundary = replace(trajectory, conditioning=prepared.below)
+            return self._leaving(Handoff(release, job, prepared.width_height, at_boundary, seconds))
+
+    async def _walked(
+        self, pipeline: "PanGuDrawPipeline", release: Release, job: Job, prepared: Prepared, watch: Watcher | None
+    ) -> Handoff:
+        clock = time.perf_counter()
+        key = cache_key(release, job, prepared)
+        trajectory, company = self._cache.find(key), 0.0
+        cached = trajectory is not None
+        if trajectory is None:
+            walk = await self._batcher.walk(pipeline, "structure", prepared.trajectory, watch)
+            trajectory, company = walk.trajectory, walk.mean_company
+            self._cache.keep(key, trajectory)
+        scale = job.texture.guidance_scale
+        at_boundary = replace(
+            trajectory,
+            conditioning=prepared.below,
+            guidance_scale=trajectory.guidance_scale if scale is None else scale,
+        )
+        seconds = {"text": prepared.text_s, "structure": time.perf_counter() - clock}
+        shared = {"structure": company}
+        return self._leaving(Handoff(release, job, prepared.width_height, at_boundary, seconds, shared, cached))
+
+
+def cache_key(release: Release, job: Job, prepared: Prepared) -> Hashable:
+    """Everything that the latents at the boundary depend on; nothing that only the texture half sees."""
+    scheduler = prepared.trajectory.scheduler
+    return (
+        release.key("structure"),
+        job.prompt,
+        job.negative_prompt,
+        job.images,
+        job.seed,
+        prepared.width_height,
+        steps_of(prepared.trajectory),
+        prepared.trajectory.guidance_scale,
+        type(scheduler).__name__,
+        tuple(sorted(job.styles.items())),
+        job.lora_scales.get("structure"),
+    )
+
+
+def prepare(pipeline: "PanGuDrawPipeline", job: Job) -> Prepared:
+    """Text embeddings and first noise.
+
+    Raises:
+        RequestError: this release has no such size, style, adapter or scheduler.
+    """
+    import torch
+
+    from pangu.models.schedulers import named_sampler
+
+    clock = time.perf_counter()
+    width, height = checked_size(pipeline, job.width_height)
+    with torch.inference_mode():
+        above = encoded(pipeline, job, job.prompt, job.negative_prompt, job.styles, "style")
+        below = above if _same_text(job) else _texture_text(pipeline, job)
+    text_s = time.perf_counter() - clock
+    preferred = pipeline.sampling
+    steps = job.steps or max(1, round(preferred.num_inference_steps * job.step_factor))
+    with refusing("lora_scales"):
+        trajectory = pipeline.start(
+            above,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=preferred.guidance_scale if job.guidance_scale is None else job.guidance_scale,
+            generators=generators_of(job),
+            lora_scales=job.lora_scales,
+            scheduler=None if job.scheduler is None else named_sampler(job.scheduler, pipeline.scheduler),
+        )
+    return Prepared(trajectory, below.to(trajectory.latents_bchw.device), (width, height), text_s)
+
+
+def generators_of(job: Job) -> list[Any]:
+    """A noise source for each image; on the CPU whatever the device, so that a seed means the same image everywhere."""
+    import torch
+
+    return [torch.Generator().manual_seed(job.seed_of(image)) for image in range(job.images)]
+
+
+def noised(pipeline: "PanGuDrawPipeline", job: Job, start: "Trajectory", clean_bchw: "Tensor") -> "Trajectory":
+    """The first state below the boundary whose clean latents are those of an image (1, C, H, W), once for each seed."""
+    from pangu.diffusion.estimate import entered
+
+    noise = start.latents_bchw / start.scheduler.init_noise_sigma
+    clean = clean_bchw.to(noise.device, noise.dtype).expand_as(noise)
+    return entered(start, pipeline.reference.schedule, pipeline.boundary, clean, noise)
+
+
+def checked_size(pipeline: "PanGuDrawPipeline", width_height: tuple[int, int] | None) -> tuple[int, int]:
+    """The size to draw, the preferred one where none is given.
+
+    Raises:
+        RequestError: this release has no such preset.
+    """
+    width, height = width_height or (pipeline.resolution, pipeline.resolution)
+    if (height, width) not in pipeline.sizes:
+        known = ", ".join(f"{w}x{h}" for h, w in pipeline.sizes)
+        raise RequestError(f"Invalid value for 'size': this model draws {known}, not {width}x{height}.", "size")
+    return width, height
+
+
+def encoded(
+    pipeline: "PanGuDrawPipeline",
+    job: Job,
+    prompt: str,
+    negative: str | None,
+    styles: Mapping[str, float],
+    param: str,
+) -> "Conditioning":
+    """What the text towers say of one prompt, once for each image of the request.
+
+    Raises:
+        RequestError: this release knows no such style.
+    """
+    with refusing(param):
+        once = pipeline.encode_prompt([prompt], None if negative is None else [negative], styles)
+    return once.repeat(job.images)
+
+
+def _texture_text(pipeline: "PanGuDrawPipeline", job: Job) -> "Conditioning":
+    own = job.texture
+    return encoded(
+        pipeline,
+        job,
+        job.prompt if own.prompt is None else own.prompt,
+        job.negative_prompt if own.negative_prompt is None else own.negative_prompt,
+        job.styles if own.styles is None else own.styles,
+        "texture",
+    )
+
+
+def _same_text(job: Job) -> bool:
+    own = job.texture
+    return own.prompt is None and own.negative_prompt is None and own.styles is None
+
+
+class refusing:
+    """Within it, a UserError becomes a RequestError about `param`."""
+
+    def __init__(self, param: str) -> None:
+        self._param = param
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, UserError) and not isinstance(error, RequestError):
+            raise RequestError(f"Invalid value for '{self._param}': {error}", self._param) from error

@@ -1,0 +1,189 @@
+"""The way of a request: admitted, given one release, drawn by structure, texture and decoder, or by the coop pool.
+
+Knows neither HTTP nor Ray: pools are reached through links.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from pangu.errors import UserError
+from pangu.serve import errors
+from pangu.serve.drawing.links import Link
+from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Partial, Pictures, Release, RequestError
+from pangu.serve.drawing.relay import relayed
+from pangu.serve.errors import ApiError, PoolBusy, PoolUnavailable
+from pangu.serve.metrics import Metrics
+from pangu.serve.settings import ServeSettings
+
+POLL_TIMEOUT_S = 5.0
+WARMING = Job(prompt="a red circle", seed=0, steps=2)
+logger = logging.getLogger(__name__)
+
+
+class Studio:
+    """Draws with the pools behind `links`."""
+
+    def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: Metrics) -> None:
+        self._links, self._settings, self._metrics = links, settings, metrics
+        self._in_flight = 0
+        self.lineup: Lineup | None = None
+        self.warmed: set[str] = set()
+
+    async def draw(self, job: Job, channel: str | None = None) -> Pictures:
+        """One request from text to image files, within the deadline.
+
+        Raises:
+            ApiError: 400 not drawable, 429 too many requests, 503 a pool is not available, 504 deadline.
+        """
+        with self._admitted():
+            clock = time.perf_counter()
+            release = self._release(job, channel)
+            with self._explained():
+                async with asyncio.timeout(self._settings.timeout_s):
+                    pictures = await self._drawn(release, job)
+            return _timed(pictures, clock)
+
+    async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
+        """As `draw`, with partial images on the way; the last message is the result."""
+
+        async def produce(put: Callable[[Partial | Pictures], None]) -> None:
+            with self._admitted():
+                clock = time.perf_counter()
+                release = self._release(job, channel)
+                with self._explained():
+                    async with asyncio.timeout(self._settings.timeout_s):
+                        async for message in self._watched(release, job):
+                            put(_timed(message, clock) if isinstance(message, Pictures) else message)
+
+        async with aclosing(relayed(produce)) as messages:
+            async for message in messages:
+                yield message
+
+    async def warm(self, lineup: Lineup) -> None:
+        """One small image with every release of `lineup` that is new here: the first request should not be the slow one."""
+        for release in lineup.releases:
+            if release.sha256 not in self.warmed:
+                try:
+                    await self._drawn(release, WARMING)
+                    self.warmed.add(release.sha256)
+                except Exception:
+                    logger.exception("version %s could not draw its first image", release.pair_version)
+        self.warmed &= {release.sha256 for release in lineup.releases}
+
+    async def holdings(self) -> dict[str, list[str]]:
+        """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
+        answers = await asyncio.gather(*(_held(link) for link in self._links.values()))
+        return dict(zip(self._links, answers, strict=True))
+
+    @property
+    def partners(self) -> list[str]:
+        """Names that a request's `coop.partners` may hold."""
+        return list(self._settings.coop.partners)
+
+    def _release(self, job: Job, channel: str | None) -> Release:
+        if self.lineup is None:
+            raise errors.unavailable(self._settings.retry_after_s)
+        try:
+            return self.lineup.choose(channel, f"{job.seed} {job.prompt}")
+        except RequestError as error:
+            raise errors.invalid(str(error), error.param) from None
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._in_flight >= self._settings.max_in_flight:
+            raise errors.busy(self._settings.retry_after_s)
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What a failure in a pool means for the client. Its details are in the log of that pool."""
+        try:
+            yield
+        except ApiError:
+            raise
+        except TimeoutError:
+            raise errors.too_late(self._settings.timeout_s) from None
+        except UserError as error:
+            raise errors.invalid(str(error), getattr(error, "param", None)) from error
+        except PoolBusy:
+            raise errors.busy(self._settings.retry_after_s) from None
+        except PoolUnavailable:
+            raise errors.unavailable(self._settings.retry_after_s) from None
+        except Exception as error:
+            raise errors.internal() from error
+
+    async def _drawn(self, release: Release, job: Job) -> Pictures:
+        calls: list[Any] = []
+
+        def call(pool: str, method: str, *arguments: Any) -> Any:
+            calls.append(self._links[pool].call(method, *arguments))
+            return calls[-1]
+
+        if job.coop is not None:
+            last = call("coop", "draw", release, job) if "coop" in self._links else _no_partners()
+        else:
+            # Passed on unread, so a trajectory goes from pool to pool by reference.
+            if job.source is not None:
+                begun = call("structure", "resume", release, job, call("decoder", "receive", release, job))
+            else:
+                begun = call("structure", "begin", release, job)
+            last = call("decoder", "develop", call("texture", "finish", begun))
+        try:
+            result: Pictures = await last
+        except asyncio.CancelledError:
+            for each in calls:
+                each.cancel()
+            raise
+        return result
+
+    async def _watched(self, release: Release, job: Job) -> AsyncIterator[Partial | Pictures]:
+        if job.coop is not None or job.partial_images == 0:
+            yield await self._drawn(release, job)
+            return
+        handoff: Handoff | None = None
+        if job.source is not None:
+            begun = self._links["structure"].call(
+                "resume", release, job, self._links["decoder"].call("receive", release, job)
+            )
+            handoff = await begun
+        else:
+            async for message in self._links["structure"].stream("begin_watched", release, job):
+                if isinstance(message, Glimpse):
+                    yield await self._links["decoder"].call("glimpse", message)
+                else:
+                    handoff = message
+        assert handoff is not None, "a walk ends with its handoff"
+        async for message in self._links["texture"].stream("finish_watched", handoff):
+            if isinstance(message, Glimpse):
+                yield await self._links["decoder"].call("glimpse", message)
+            else:
+                handoff = message
+        yield await self._links["decoder"].call("develop", handoff)
+
+
+def _no_partners() -> Any:
+    raise RequestError("Invalid value for 'coop': this server declares no partners.", "coop")
+
+
+def _timed(pictures: Pictures, clock: float) -> Pictures:
+    return replace(pictures, seconds=dict(pictures.seconds) | {"total": time.perf_counter() - clock})
+
+
+async def _held(link: Link) -> list[str]:
+    async def ask() -> Any:
+        return await link.call("holds")
+
+    with suppress(Exception):
+        return list(await asyncio.wait_for(ask(), POLL_TIMEOUT_S))
+    return []

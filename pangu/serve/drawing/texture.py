@@ -1,0 +1,70 @@
+"""The texture pool: walks from the boundary to the clean latents, if asked with another number of steps than above it."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pangu.serve.drawing.messages import Glimpse, Handoff
+from pangu.serve.drawing.pool import Pool, glimpsing, steps_of
+from pangu.serve.drawing.relay import relayed
+from pangu.serve.drawing.steps import Watcher
+
+if TYPE_CHECKING:
+    from pangu.diffusion.trajectory import Step, Trajectory
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+class TexturePool(Pool):
+    """The half below the boundary."""
+
+    part = "texture"
+
+    async def finish(self, handoff: Handoff) -> Handoff:
+        """Continue a trajectory with the texture generator of the release that began it."""
+        handoff = self._arrived(handoff)
+        async with self._shelf.hold(handoff.release) as pipeline:
+            return await self._walked(pipeline, handoff, None)
+
+    async def finish_watched(self, handoff: Handoff) -> AsyncIterator[Glimpse | Handoff]:
+        """As `finish`, with clean estimates on the way."""
+        handoff = self._arrived(handoff)
+        async with self._shelf.hold(handoff.release) as pipeline:
+            steps = handoff.job.texture.steps or len(handoff.trajectory.timesteps)
+
+            async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
+                watch = glimpsing(pipeline, handoff.release, handoff.job, steps, put)
+                put(await self._walked(pipeline, handoff, watch))
+
+            async with aclosing(relayed(walk)) as messages:
+                async for message in messages:
+                    yield message
+
+    async def _walked(self, pipeline: "PanGuDrawPipeline", handoff: Handoff, watch: Watcher | None) -> Handoff:
+        clock = time.perf_counter()
+        trajectory, own_steps = handoff.trajectory, handoff.job.texture.steps
+        if own_steps is not None and own_steps != steps_of(trajectory) and not trajectory.finished:
+            first = await self._batcher.walk(pipeline, "texture", trajectory, most=1)
+            if first.last is not None:
+                trajectory = retimed(pipeline, first.last, own_steps)
+        walk = await self._batcher.walk(pipeline, "texture", trajectory, watch)
+        if not walk.trajectory.finished:
+            raise RuntimeError(
+                f"The scheduler went back above the boundary at step {walk.trajectory.step}; it can not be served."
+            )
+        seconds = dict(handoff.seconds) | {"texture": time.perf_counter() - clock}
+        company = dict(handoff.company) | {"texture": walk.mean_company}
+        return self._leaving(replace(handoff, trajectory=walk.trajectory, seconds=seconds, company=company))
+
+
+def retimed(pipeline: "PanGuDrawPipeline", step: "Step", steps: int) -> "Trajectory":
+    """The trajectory of a first step below the boundary, continued on the timesteps of a whole of `steps` steps."""
+    from pangu.diffusion.estimate import clean_estimate, entered, noise_estimate
+
+    before, schedule = step.trajectory, pipeline.reference.schedule
+    scheduler = type(before.scheduler).from_config(before.scheduler.config)
+    scheduler.set_timesteps(steps, device=before.latents_bchw.device)
+    fresh = replace(before, scheduler=scheduler, timesteps=scheduler.timesteps, step=0)
+    clean, noise = clean_estimate(step, schedule), noise_estimate(step, schedule)
+    return entered(fresh, schedule, step.timestep, clean, noise)

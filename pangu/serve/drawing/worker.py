@@ -1,0 +1,30 @@
+"""The one thread of a process that computes, so that its event loop always answers."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+class Worker:
+    """Runs functions one after the other, in the order they were given.
+
+    threads: what Torch may use; None takes half of the cores, because two pools draw at the same time.
+    """
+
+    def __init__(self, threads: int | None = None) -> None:
+        import torch
+
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drawing")
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns; a caller that is cancelled before its turn costs nothing."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def close(self) -> None:
+        """End the thread after what it does now."""
+        self._executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,146 @@
+"""Requests that share calls of the network: who goes with whom, and that company changes nothing that can be seen."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pangu.diffusion.trajectory import Trajectory
+from pangu.errors import UserError
+from pangu.models.schedulers import named_sampler
+from pangu.pipelines.assemble import untrained_pair
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.recipes import tiny
+from pangu.serve.drawing.steps import StepBatcher, Walk
+from pangu.serve.drawing.worker import Worker
+
+
+@pytest.fixture(scope="module")
+def pair() -> PanGuDrawPipeline:
+    return untrained_pair(tiny())
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Worker]:
+    worker = Worker(threads=1)
+    yield worker
+    worker.close()
+
+
+def begun(pair: PanGuDrawPipeline, seed: int, steps: int = 4, **options: Any) -> Trajectory:
+    name = options.pop("scheduler", None)
+    arguments = {"height": 96, "width": 96, "num_inference_steps": steps, "guidance_scale": 3.0} | options
+    with torch.inference_mode():
+        said = pair.encode_prompt([f"fox number {seed}"])
+    return pair.start(
+        said,
+        generators=[torch.Generator().manual_seed(seed)],
+        scheduler=name and named_sampler(name, pair.scheduler),
+        **arguments,
+    )
+
+
+def walked(batcher: StepBatcher, pair: PanGuDrawPipeline, *starts: Trajectory) -> list[Walk]:
+    async def together() -> list[Walk]:
+        return list(await asyncio.gather(*(batcher.walk(pair, "structure", start) for start in starts)))
+
+    return asyncio.run(together())
+
+
+requests = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 99),
+        "steps": st.integers(1, 6),
+        "guidance_scale": st.sampled_from([1.0, 3.0, 7.5]),
+        "scheduler": st.sampled_from([None, "euler", "euler_ancestral", "dpmpp_2m"]),
+    }
+)
+
+
+@given(st.lists(requests, min_size=2, max_size=5), st.integers(2, 12))
+@settings(max_examples=10)
+def test_a_result_depends_on_its_company_by_less_than_a_thousandth(
+    pair: PanGuDrawPipeline, worker: Worker, asked: list[dict[str, Any]], most_rows: int
+) -> None:
+    alone = [walked(StepBatcher(worker, 1), pair, begun(pair, **each))[0] for each in asked]
+    company = walked(StepBatcher(worker, most_rows), pair, *(begun(pair, **each) for each in asked))
+    for one, other in zip(alone, company, strict=True):
+        assert one.trajectory.step == other.trajectory.step
+        scale = max(1.0, float(one.trajectory.latents_bchw.abs().max()))
+        torch.testing.assert_close(
+            one.trajectory.latents_bchw, other.trajectory.latents_bchw, rtol=0, atol=1e-3 * scale
+        )
+
+
+def test_one_row_a_call_gives_the_same_bits_whoever_else_draws(pair: PanGuDrawPipeline, worker: Worker) -> None:
+    alone = walked(StepBatcher(worker, 1), pair, begun(pair, 1))[0]
+    crowd = walked(StepBatcher(worker, 1), pair, *(begun(pair, seed) for seed in (1, 2, 3)))[0]
+    assert torch.equal(alone.trajectory.latents_bchw, crowd.trajectory.latents_bchw)
+    assert crowd.mean_company == 1
+
+
+def test_the_walk_is_the_pipelines_own_and_stops_at_the_boundary(pair: PanGuDrawPipeline, worker: Worker) -> None:
+    walk = walked(StepBatcher(worker), pair, begun(pair, 1, steps=5))[0]
+    expected = pair.advance(begun(pair, 1, steps=5), "structure")
+    assert torch.equal(walk.trajectory.latents_bchw, expected.latents_bchw)
+    assert walk.taken == expected.step > 0
+    assert not walk.trajectory.finished
+
+
+def test_a_request_joins_at_the_next_step(pair: PanGuDrawPipeline, worker: Worker) -> None:
+    batcher = StepBatcher(worker)
+
+    async def scenario() -> tuple[Walk, Walk]:
+        joined: list[asyncio.Task[Walk]] = []
+
+        def join(_: Any) -> None:
+            if not joined:
+                joined.append(asyncio.create_task(batcher.walk(pair, "structure", begun(pair, 2, steps=6))))
+
+        first = await batcher.walk(pair, "structure", begun(pair, 1, steps=6), watch=join)
+        return first, await joined[0]
+
+    first, second = asyncio.run(scenario())
+    assert first.taken == second.taken == 3
+    # Its first step was alone; how soon the other one came is the loop's business, but it was not after the last.
+    assert 1 < first.mean_company < 2
+    assert second.mean_company > 1
+
+
+def test_a_cancelled_request_takes_no_further_step_and_leaves_no_trace(pair: PanGuDrawPipeline, worker: Worker) -> None:
+    batcher, steps = StepBatcher(worker), []
+
+    async def scenario() -> None:
+        task = asyncio.create_task(batcher.walk(pair, "structure", begun(pair, 1, steps=200), watch=steps.append))
+        other = asyncio.create_task(batcher.walk(pair, "structure", begun(pair, 2, steps=8)))
+        while len(steps) < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await other
+
+    asyncio.run(scenario())
+    assert len(steps) < 20
+    assert batcher.waiting == 0
+
+
+def test_who_fails_fails_alone(pair: PanGuDrawPipeline, worker: Worker) -> None:
+    """A damaged trajectory of the same kind must not take its company down."""
+    good, bad = begun(pair, 1), begun(pair, 2)
+    broken = replace(bad, timesteps=bad.timesteps - 600)
+    batcher = StepBatcher(worker)
+
+    async def scenario() -> list[Any]:
+        walk = Walk(pair, "structure", broken, None, None, asyncio.get_running_loop().create_future())
+        batcher._walks.append(walk)
+        return await asyncio.gather(batcher.walk(pair, "structure", good), walk.done, return_exceptions=True)
+
+    result, error = asyncio.run(scenario())
+    assert isinstance(error, UserError)
+    assert torch.equal(result.trajectory.latents_bchw, pair.advance(begun(pair, 1), "structure").latents_bchw)
