@@ -36,12 +36,19 @@ class Origin:
 
     count: so many of the catalogue; None: everything that OpenMoji has, skin tones too.
     small_share: share of the drawings, spread evenly, that are served too small for the demo's texture threshold.
+    render: what makes the PNG of a drawing at a side in px; another one serves them in another style.
     """
 
-    def __init__(self, count: int | None = openmoji.IMAGES, port: int = 0, small_share: float = 0.5) -> None:
+    def __init__(
+        self,
+        count: int | None = openmoji.IMAGES,
+        port: int = 0,
+        small_share: float = 0.5,
+        render: Callable[[openmoji.Emoji, int], bytes] = openmoji.render_png,
+    ) -> None:
         self._drawings = openmoji.every_drawing() if count is None else openmoji.selection(count)
         self._small_share = small_share
-        self._render = functools.lru_cache(maxsize=None)(openmoji.render_png)
+        self._render = functools.lru_cache(maxsize=None)(render)
         self.closing = threading.Event()
         self._servers = [_listen(port, self._answer), _listen(0, self._answer)]
         self.port, self.neighbour_port = (server.server_port for server in self._servers)

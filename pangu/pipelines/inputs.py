@@ -63,7 +63,14 @@ def check(
     if negative_prompt is None:
         return prompts, None
     negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else list(negative_prompt)
+    check_negatives(prompts, negatives)
     return prompts, negatives
+
+
+def check_negatives(prompts: Sequence[str], negatives: Sequence[str]) -> None:
+    """Raises UserError unless there is one negative prompt for each prompt."""
+    if len(negatives) != len(prompts):
+        raise UserError(f"{len(prompts)} prompts came with {len(negatives)} negative prompts; give one each or none.")
 
 
 def check_callback_tensors(asked: Sequence[str], offered: Sequence[str]) -> None:

@@ -92,10 +92,7 @@ class TextToImagePipeline(DiffusionPipeline):
             UserError: as many negative prompts as prompts are needed, and styles that the generators know.
         """
         negatives = list(negative_prompts) if negative_prompts is not None else [""] * len(prompts)
-        if len(negatives) != len(prompts):
-            raise UserError(
-                f"{len(prompts)} prompts came with {len(negatives)} negative prompts; give one each or none."
-            )
+        inputs.check_negatives(prompts, negatives)
         both = embed_captions(self.text_towers, [*prompts, *negatives], self.reference.max_tokens)
         (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
         known = dict(self.config.get("styles") or {})

@@ -24,7 +24,7 @@ from pangu.pipelines.coop.levels import Sampler
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.pipelines.coop.partner import Partner, names_of
 from pangu.pipelines.coop.plan import Plan
-from pangu.pipelines.coop.request import Request, changed_partners, check_prompts
+from pangu.pipelines.coop.request import Request, changed_partners
 from pangu.pipelines.coop.stages import LowStage, low_stage
 from pangu.pipelines.coop.walk import Cooperation
 from pangu.pipelines.coop.watch import OFFERED, Watch
@@ -236,9 +236,9 @@ class CoopPipeline:
         partners: Sequence[Mapping[str, Any]] | None = None,
         handoff: Mapping[str, Any] | None = None,
     ) -> Request:
-        prompts, negatives = check_prompts(
-            prompt, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, output_type
-        )
+        numbers = num_inference_steps, guidance_scale, num_images_per_prompt
+        # Models that take no prompt are asked with the empty one.
+        prompts, negatives = inputs.check("" if prompt is None else prompt, negative_prompt, *numbers, output_type)
         if handoff is not None and self.handoff is None:
             raise UserError("handoff changes a hand-off, but this CoopPipeline was made without one.")
         default = self.models.main.default_size

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from pangu.errors import UserError
-from pangu.pipelines import inputs
 from pangu.pipelines.coop.family import Ask
 from pangu.pipelines.coop.handoff import Handoff
 from pangu.pipelines.coop.partner import Partner
@@ -78,26 +77,6 @@ class Request:
             self.batched_guidance,
             partner.extra,
         )
-
-
-def check_prompts(
-    prompt: str | list[str] | None,
-    negative_prompt: str | list[str] | None,
-    num_inference_steps: int,
-    guidance_scale: float,
-    num_images_per_prompt: int,
-    output_type: str,
-) -> tuple[list[str], list[str] | None]:
-    """Prompts and negative prompts as lists of one length; no prompt is the empty one, for models that take none.
-
-    Raises:
-        UserError: an argument is out of its range.
-    """
-    numbers = num_inference_steps, guidance_scale, num_images_per_prompt
-    prompts, negatives = inputs.check("" if prompt is None else prompt, negative_prompt, *numbers, output_type)
-    if negatives is not None and len(negatives) != len(prompts):
-        raise UserError(f"{len(prompts)} prompts came with {len(negatives)} negative prompts; give one each or none.")
-    return prompts, negatives
 
 
 def changed_partners(partners: Sequence[Partner], changes: Sequence[Mapping[str, Any]] | None) -> tuple[Partner, ...]:
