@@ -5,8 +5,11 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
+from typer.core import TyperGroup as Group
 
+from pangu.cli import coop, starter, training
 from pangu.pipelines.coop import Partner
 from pangu.pipelines.coop.families import FAMILIES
 from tests.pipelines.coop import small
@@ -69,3 +72,21 @@ def test_every_family_is_named() -> None:
     assert not [
         cls.__name__ for cls in FAMILIES if cls.__name__ not in (*controlled,) and f"`{cls.__name__}`" not in text
     ]
+
+
+def test_every_option_of_the_commands_exists() -> None:
+    app = typer.Typer()
+    for part in (training, starter, coop):
+        part.register(app)
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, Group)
+    blocks = re.findall(r"```\n(pangu .*?)```", DOCUMENT.read_text(), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("pangu ")]
+    assert len(lines) >= 9
+    for line in lines:
+        words = line.split(">")[0].split()[1:]
+        command = commands.commands[words[0]]
+        if isinstance(command, Group):
+            command = command.commands[words[1]]
+        known = {name for parameter in command.params for name in parameter.opts}
+        assert not {word for word in words if word.startswith("--")} - known, line
