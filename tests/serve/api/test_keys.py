@@ -103,7 +103,7 @@ def test_a_bad_list_is_refused_in_a_sentence_that_repeats_no_key(text: str, says
 def test_a_server_that_strangers_reach_needs_keys(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text('{"host": "0.0.0.0"}')
-    with pytest.raises(UserError, match="host 0.0.0.0 is no loopback address"):
+    with pytest.raises(UserError, match=r"host 0\.0\.0\.0 is no loopback address"):
         read_settings(path)
     assert ServeSettings(host="0.0.0.0", keys_variable="KEYS").host == "0.0.0.0"
     with pytest.raises(UserError, match="PANGU_TEST_NO_SUCH is not set"):
