@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
 SERVERS := tests/e2e tests/flows tests/registry tests/serve tests/stack
 
-.PHONY: setup demo test bench lint up down
+.PHONY: setup demo test kills bench lint up down
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(SERVERS) > .tests-with-servers.log 2>&1 & with=$$!; \
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(SERVERS)); without=$$?; \
 	wait $$with; with=$$?; cat .tests-with-servers.log; exit $$((with | without))
+
+# A hundred times `kill -9` at seeded moments of every stage from ingest to encode; `make test` does a few.
+kills: $(STAMP)
+	PANGU_KILLS=100 $(BIN)/python -m pytest tests/data/test_kills.py
 
 # One claim a script; an hour on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)

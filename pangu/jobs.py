@@ -30,7 +30,9 @@ MARK = "PANGU_COMMAND"
 BAD_INPUT = 2
 """Exit code of a command that refuses its input with one sentence."""
 SENTENCE = "pangu: "
-SHARED_VARIABLES = ("PANGU_HOME", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI")
+SHARED_VARIABLES = (
+    "PANGU_HOME", "PANGU_TABLES", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
+)  # fmt: skip
 """What a command on another node needs to know; Ray brings its own variables."""
 MAX_ATTEMPTS = 20
 

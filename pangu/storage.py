@@ -6,16 +6,20 @@ Only names of places; nothing is created here except by the functions that say s
 import contextlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Home:
-    """The folder of one installation. Every path is absolute, because Ray workers change directory."""
+    """The folder of one installation. Every path is absolute, because Ray workers change directory.
+
+    tables: where dataset tables lie instead, e.g. s3://bucket/prefix; `$PANGU_TABLES`, empty for under the root.
+    """
 
     root: Path
+    tables: str = field(default_factory=lambda: os.environ.get("PANGU_TABLES", "").rstrip("/"))
 
     @classmethod
     def from_environment(cls) -> "Home":
@@ -30,8 +34,12 @@ class Home:
         return self.dataset(name) / "raw" / ingest_id
 
     def table(self, name: str) -> Path:
-        """The Delta table of the dataset."""
+        """The Delta table of the dataset, where tables lie under the root."""
         return self.dataset(name) / "table"
+
+    def table_uri(self, name: str) -> str:
+        """The Delta table of the dataset, wherever tables lie: an absolute path or a URI."""
+        return f"{self.tables}/{name}" if self.tables else str(self.table(name))
 
     def encoded(self, name: str, encode_id: str) -> Path:
         """Latents and text embeddings of one dataset version by one set of encoders."""

@@ -7,6 +7,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pangu.data.openmoji import Emoji, render_png, selection
+from pangu.data.store import TableStore
 from pangu.data.table import SCHEMA, commit, write_part
 from pangu.storage import Home
 
@@ -38,7 +39,7 @@ def commit_rows(home: Home, rows: list[dict], key: str = "k") -> int:
         mine = [values for values in rows if values["upscaled"] is upscaled]
         if mine:
             table = pa.Table.from_pylist(mine, schema=SCHEMA)
-            files.append(write_part(home.table(NAME), f"{key}-{upscaled}", table, upscaled))
+            files.append(write_part(TableStore.of(home, NAME), f"{key}-{upscaled}", table, upscaled))
     return commit(home, NAME, key, files, {})
 
 

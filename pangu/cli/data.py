@@ -1,4 +1,4 @@
-"""`pangu ingest`, `prepare`, `origin` and `cards check`: from a URL table to a dataset."""
+"""`pangu ingest`, `prepare`, `origin` and `cards check`: from a source to a dataset."""
 
 import json
 import os
@@ -27,25 +27,34 @@ def register(app: typer.Typer) -> None:
     app.add_typer(cards, name="cards")
 
 
-def ingest(card: CardArgument, result: ResultOption = None) -> None:
-    """Download the images that a card's table lists, and account for every row."""
+def ingest(
+    card: CardArgument,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try failures that may pass again, waiting as long as their reason asks.")
+    ] = False,
+    result: ResultOption = None,
+) -> None:
+    """Fetch the images that a card's source lists, and account for every row; what an earlier ingest has is not fetched again."""
     from pangu.data.card import load_card
     from pangu.data.ingest import ingest
 
-    finish(ingest(load_card(card), Home.from_environment(), print_progress), result)
+    finish(ingest(load_card(card), Home.from_environment(), print_progress, retry), result)
 
 
 def prepare(
     card: CardArgument,
     ingest_id: Annotated[str, typer.Option(help="Which ingest, as `pangu ingest` printed it.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads for upscaling one image.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make rows, or Ray actors.")] = 1,
+    on_ray: Annotated[bool, typer.Option("--on-ray", help="Workers in the cluster that RAY_ADDRESS names.")] = False,
     result: ResultOption = None,
 ) -> None:
-    """Decode, drop duplicates, upscale what is small, and commit one version of the dataset."""
+    """Decode, score, upscale what is small, filter, drop duplicates, and commit one version of the dataset."""
     from pangu.data.card import load_card
-    from pangu.data.prepare import prepare
+    from pangu.data.prepare import Execution, prepare
 
-    finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, threads), result)
+    execution = Execution(threads, workers, on_ray)
+    finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, execution), result)
 
 
 def origin(
@@ -80,15 +89,14 @@ def origin(
 
 
 def check_card(card: CardArgument) -> None:
-    """Say whether a card and its table can be read, and show the first ten rows as ingest would read them."""
+    """Say whether a card and its source can be read, and show the first ten rows as ingest would read them."""
     from pangu.data.card import load_card
-    from pangu.data.ingest import refuse
+    from pangu.data.ingest import check_source
     from pangu.data.source import read_source
 
-    parsed = load_card(card)
-    listed = read_source(parsed, Home.from_environment())
-    refused = refuse(parsed, listed)
+    parsed, home = load_card(card), Home.from_environment()
+    listed = read_source(parsed, home)
+    refused = check_source(parsed, listed, home)
     for row in listed.slice(0, 10).to_pylist():
-        verdict = refused[row["row"]].reason if row["row"] in refused else "would be tried"
-        print(json.dumps({**row, "verdict": verdict}, ensure_ascii=False))
+        print(json.dumps({**row, "verdict": refused.get(row["row"], "would be tried")}, ensure_ascii=False))
     print(f"{parsed.name}: {listed.num_rows} rows, {len(refused)} of them refused before any download")

@@ -4,6 +4,7 @@ Owns the card's shape and how it is found and read. Knows nothing of downloads, 
 """
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,8 @@ import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 import pangu
-from pangu.config import Frozen
+from pangu.config import AutoencoderSource, Frozen, NoiseSchedule
+from pangu.data.filters import Filters
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -24,6 +26,9 @@ class Columns(Frozen):
     """Which columns of the source table are read; at least one caption column is needed."""
 
     url: str = "url"
+    image: str | None = Field(
+        None, description="Of a Parquet table that holds the encoded images themselves; nothing is downloaded then"
+    )
     caption_en: str | None = None
     caption_zh: str | None = None
     license: str | None = Field(None, description="Licence per image; where it is empty, the card's licence holds")
@@ -44,18 +49,32 @@ class Licence(Frozen):
     attribution: str = ""
 
 
+class Admission(Frozen):
+    """How the lowest timestep of upscaled rows is estimated; see `pangu.diffusion.admission`."""
+
+    autoencoder: AutoencoderSource | None = Field(
+        AutoencoderSource(), description="In whose latents noise hides what upscaling lost; null: in pixels"
+    )
+    noise_schedule: NoiseSchedule = NoiseSchedule()
+    visible_share: float = Field(0.1, gt=0, lt=1, description="Of the lost detail's power that may still show")
+    confidence: float = Field(
+        0.9, gt=0, lt=1, description="Share of the calibration's images whose true timestep the estimate must not miss"
+    )
+    images: int = Field(48, ge=8, le=4096, description="Originals that the estimate is calibrated on")
+
+
 class Upscale(Frozen):
     """What becomes of images whose smaller side is below `texture_min_side`."""
 
     target_side: int = Field(1024, ge=16, description="Smaller side after upscaling, px")
     upscaler: UpscalerName = "spanx2"
     max_factor: float = Field(4.0, gt=1, description="Images that would need more than this are dropped as too_small")
-    min_timestep: int = Field(
-        300,
+    min_timestep: int | None = Field(
+        None,
         ge=0,
-        description="Lowest timestep an upscaled row may train. One careful number for all rows until it is estimated "
-        "from each row's spectrum; the structure job never trains below its boundary anyway",
+        description="Lowest timestep an upscaled row may train; null: estimated for each row from its spectrum",
     )
+    admission: Admission = Admission()
 
 
 class Limits(Frozen):
@@ -64,7 +83,9 @@ class Limits(Frozen):
     max_bytes: int = Field(20_000_000, ge=1, description="Per file")
     max_pixels: int = Field(50_000_000, ge=1, le=80_000_000, description="Per image, from its header before decoding")
     max_seconds: float = Field(20.0, gt=0, description="Per URL and attempt, redirects and slow servers included")
-    retries: int = Field(1, ge=0, le=10, description="Further attempts after a failed download")
+    retries: int = Field(1, ge=0, le=10, description="Further attempts at once after a failed download")
+    retry_rounds: int = Field(3, ge=1, le=10, description="Further tries of a failure by `pangu ingest --retry`")
+    respect_opt_out: bool = Field(True, description="Leave out images whose X-Robots-Tag says noai or noimageai")
     stall_seconds: float = Field(
         180.0, gt=0, description="Without any progress for this long, the download is restarted"
     )
@@ -76,6 +97,15 @@ class Limits(Frozen):
     allow_private_hosts: tuple[str, ...] = Field(
         (), description="Private or loopback hosts the table may name; redirects to other ports or hosts stay refused"
     )
+
+
+class FillCaptions(Frozen):
+    """A missing language, written by sequence-to-sequence models of transformers; each is a folder or a hub id."""
+
+    en_to_zh: str | None = Field(None, description="Translates English captions, e.g. a Marian or NLLB model")
+    zh_to_en: str | None = Field(None, description="Translates Chinese captions")
+    prefix: str = Field("", description="Put before every text, where the model wants a task named")
+    max_tokens: int = Field(96, ge=4, le=1024)
 
 
 class HeldOut(Frozen):
@@ -100,7 +130,8 @@ class Card(Frozen):
     description: str = ""
     source: str = Field(
         min_length=1,
-        description="Table of URLs (.parquet, .csv, .jsonl, also .gz): a path relative to the card, a URI, or home://PATH",
+        description="Tables of URLs (.parquet, .csv, .jsonl, also .gz), webdataset archives (.tar), a folder of images, or "
+        "dataset://NAME@VERSION. A path relative to the card, a URI, or home://PATH; names of files may hold *",
     )
     columns: Columns
     licence: Licence
@@ -109,6 +140,8 @@ class Card(Frozen):
     )
     texture_min_side: int = Field(512, ge=8, description="Images at least this large train the texture generator, px")
     upscale: Upscale = Upscale()
+    filters: Filters = Filters()
+    fill_captions: FillCaptions | None = Field(None, description="Null: a missing language stays missing")
     limits: Limits = Limits()
     splits: Splits = Splits()
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
@@ -120,7 +153,7 @@ class Card(Frozen):
         return self
 
     def source_uri(self, home: Home) -> str:
-        """Where the table lies: `home://` paths under the installation, others relative to the card's folder."""
+        """Where the source lies: `home://` paths under the installation, others relative to the card's folder."""
         if self.source.startswith(HOME_PREFIX):
             return str(home.root / self.source.removeprefix(HOME_PREFIX))
         return self.source if "://" in self.source else str(self._folder / self.source)
@@ -129,6 +162,20 @@ class Card(Frozen):
         """Digest of what decides which bytes are kept: thresholds may change without downloading again."""
         kept = self.limits.model_dump(include={"max_bytes", "max_pixels", "rows_per_shard", "allow_private_hosts"})
         return hashlib.sha256(f"{self.name}{kept}{self.licence.digest()}".encode()).hexdigest()[:16]
+
+    def work_digest(self) -> str:
+        """Digest of what decides how rows are made. Thresholds and splits decide which are kept, and may change later."""
+        work = {
+            "name": self.name,
+            "columns": self.columns.model_dump(),
+            "style": self.style,
+            "texture_min_side": self.texture_min_side,
+            "upscale": self.upscale.model_dump(mode="json"),
+            "max_pixels": self.limits.max_pixels,
+            "scores": self.filters.work(),
+            "captions": self.fill_captions and self.fill_captions.model_dump(),
+        }
+        return hashlib.sha256(json.dumps(work, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
     def split_of(self, caption_en: str, key: str) -> Split:
         """The split of a row; depends on nothing but its English caption and its content hash."""

@@ -25,6 +25,9 @@ from pangu.config import Frozen
 from pangu.data.guard import EgressPolicy, GuardedOpener
 from pangu.data.raw import IMAGE_COLUMN
 
+OPT_OUT = ["noai", "noimageai", "noindex", "noimageindex"]
+"""Values of X-Robots-Tag that keep an image out."""
+
 
 class DownloadJob(Frozen):
     """What the parent asks for."""
@@ -39,6 +42,7 @@ class DownloadJob(Frozen):
     memory_mb: int
     max_bytes: int
     max_seconds: float
+    respect_opt_out: bool
     private_origins: tuple[tuple[str, int], ...]
 
 
@@ -112,6 +116,7 @@ def main(job_file: str) -> None:
         compute_hash=None,
         incremental_mode="incremental",
         user_agent_token="pangu",
+        disallowed_header_directives=OPT_OUT if job.respect_opt_out else [],
     )
 
 

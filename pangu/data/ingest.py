@@ -1,33 +1,34 @@
-"""Ingest: from a URL table to raw shards, by img2dataset in a guarded subprocess. Every listed row is accounted for.
+"""Ingest: from a card's table to raw shards, by img2dataset in a guarded subprocess. Every listed row is accounted for.
 
-Knows nothing of what the images are for.
+What earlier ingests of the dataset have is not fetched again; failures are tried again only when asked. Knows nothing of what the
+images are for.
 """
 
-import fcntl
-import os
-import sys
+import hashlib
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pydantic import Field
 
-import pangu
 from pangu.config import Frozen
 from pangu.data.card import Card
+from pangu.data.download import download
 from pangu.data.guard import EgressPolicy, Failed, origin_of
-from pangu.data.raw import NO_SHARD, RawFolder, RowState, account, write_rows, write_table
+from pangu.data.local_sources import LocalImages, import_images, local_images
+from pangu.data.locks import only_one
+from pangu.data.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
+from pangu.data.reuse import carried, reuse, waits
 from pangu.data.source import content_digest, read_source
-from pangu.data.watchdog import supervise
 from pangu.errors import UserError
-from pangu.progress import Progress, Reporter, silent
+from pangu.progress import Reporter, silent
 from pangu.storage import Home, read_json, write_json
 
-ATTEMPTS = 3
-"""How often the download process is started before a shard that stays incomplete fails the stage."""
+__all__ = ["IngestOutcome", "ingest", "only_one", "private_origins", "refuse"]
 
 
 class IngestOutcome(Frozen):
@@ -38,40 +39,122 @@ class IngestOutcome(Frozen):
     listed: int
     ok: int
     failed: dict[str, int] = Field(description="Rows by reason")
+    reused: int = Field(0, description="Rows whose bytes or failure an earlier ingest already had")
     seconds: float = 0.0
     already_done: bool = False
 
 
-def ingest(card: Card, home: Home, report: Reporter = silent) -> IngestOutcome:
+@dataclass(frozen=True)
+class _Listing:
+    """One listing, and its attempts: the first one, and one for each later try."""
+
+    card: Card
+    home: Home
+    listed: pa.Table
+    local: LocalImages | None
+
+    @property
+    def first_id(self) -> str:
+        content = content_digest(self.listed)
+        if self.local is not None:
+            content = hashlib.sha256(f"{content} {self.local.stamp}".encode()).hexdigest()
+        return f"{self.card.download_digest()[:8]}{content[:8]}"
+
+    def folder(self, attempt: int) -> RawFolder:
+        name = self.first_id if attempt == 0 else f"{self.first_id}r{attempt}"
+        return RawFolder(self.home.raw(self.card.name, name), self.card.limits.rows_per_shard)
+
+    def finished(self) -> int:
+        """The newest finished attempt; -1 if there is none."""
+        attempt = -1
+        while self.folder(attempt + 1).outcome.is_file():
+            attempt += 1
+        return attempt
+
+    def earlier(self) -> Iterator[RawFolder]:
+        """Finished ingests of other listings under the same limits, the newest first."""
+        raws = self.folder(0).root.parent
+        same = [path for path in raws.glob(f"{self.first_id[:8]}*") if not path.name.startswith(self.first_id)]
+        found = [RawFolder(path) for path in same]
+        done = [raw for raw in found if raw.outcome.is_file() and raw.rows.is_file()]
+        yield from sorted(done, key=lambda raw: raw.outcome.stat().st_mtime_ns, reverse=True)
+
+
+def ingest(
+    card: Card,
+    home: Home,
+    report: Reporter = silent,
+    retry: bool = False,
+    wait: Callable[[float], None] = time.sleep,
+) -> IngestOutcome:
     """Download what the card's table lists. The same table again does nothing; an interrupted ingest continues.
+
+    Args:
+        retry: Try rows again that failed for a reason that may pass, after waiting as long as the reason asks; successes stay.
+        wait: Called with the seconds to wait before a further try.
 
     Raises:
         UserError: bad card or table, another ingest of it is running, or a shard that stays incomplete.
     """
-    listed = read_source(card, home)
-    ingest_id = f"{card.download_digest()[:8]}{content_digest(listed)[:8]}"
-    raw = RawFolder(home.raw(card.name, ingest_id), card.limits.rows_per_shard)
+    listing = _Listing(card, home, read_source(card, home), local_images(card, home))
+    root = listing.folder(0).root
+    root.mkdir(parents=True, exist_ok=True)
+    with only_one(root / "lock", f"ingest of '{card.name}'") as lock:
+        done = listing.finished()
+        if done < 0:
+            states = refuse(card, listing.listed) if listing.local is None else {}
+            known = {} if listing.local else reuse(listing.listed, listing.earlier())
+            outcome = _attempt(listing, 0, known | states, lock, report)
+        else:
+            outcome = IngestOutcome(**read_json(listing.folder(done).outcome)).model_copy(update={"already_done": True})
+        return _retry(listing, outcome, lock, report, wait) if retry else outcome
+
+
+def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: int, report: Reporter) -> IngestOutcome:
+    """Fetch the rows whose state is not known, and write down the state of all."""
+    card, listed, started = listing.card, listing.listed, time.monotonic()
+    raw = listing.folder(number)
     raw.root.mkdir(parents=True, exist_ok=True)
-    with only_one(raw.root / "lock", f"ingest of '{card.name}'") as lock:
-        if raw.outcome.exists():
-            return IngestOutcome(**read_json(raw.outcome)).model_copy(update={"already_done": True})
-        started = time.monotonic()
-        write_table(listed, raw.listed)
-        states = refuse(card, listed)
-        _write_urls(raw, listed, states)
-        states |= _download(card, raw, lock, report)
-        counts = write_rows(raw, listed, states)
-        outcome = _outcome(card, ingest_id, listed.num_rows, counts, time.monotonic() - started)
-        write_json(raw.outcome, outcome.model_dump(mode="json"))
-        return outcome
+    write_table(listed, raw.listed)
+    tried = [row not in known for row in listed["row"].to_pylist()]
+    write_table(listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_())), raw.urls)
+    if listing.local is not None:
+        states = import_images(card, raw, listing.local, report)
+    else:
+        states = download(card, raw, private_origins(card, listed), lock, report)
+    counts = write_rows(raw, listed, known | states)
+    reused = sum(state.shard != NO_SHARD or not state.reason for state in known.values())
+    outcome = _outcome(card, raw.root.name, listed.num_rows, counts, reused, time.monotonic() - started)
+    write_json(raw.outcome, outcome.model_dump(mode="json"))
+    return outcome
 
 
-def _outcome(card: Card, ingest_id: str, listed: int, counts: Counter[str], seconds: float) -> IngestOutcome:
+def _retry(
+    listing: _Listing, outcome: IngestOutcome, lock: int, report: Reporter, wait: Callable[[float], None]
+) -> IngestOutcome:
+    """Up to `limits.retry_rounds` further tries of each failure that may pass, the ones that need not wait long first."""
+    for tried in range(listing.card.limits.retry_rounds):
+        states = carried(listing.folder(listing.finished()))
+        waited = 0.0
+        for reason, seconds in sorted(waits(states, tried).items(), key=lambda item: item[1]):
+            wait(max(0.0, seconds - waited))
+            waited = max(waited, seconds)
+            number = listing.finished() + 1
+            # What a killed try left behind may be of other rows.
+            shutil.rmtree(listing.folder(number).root, ignore_errors=True)
+            states = carried(listing.folder(number - 1))
+            known = {row: state for row, state in states.items() if state.reason != reason}
+            outcome = _attempt(listing, number, known, lock, report)
+    return outcome
+
+
+def _outcome(
+    card: Card, ingest_id: str, listed: int, counts: Counter[str], reused: int, seconds: float
+) -> IngestOutcome:
     failed = {reason: counts[reason] for reason in sorted(counts) if reason}
     assert counts[""] + sum(failed.values()) == listed
-    return IngestOutcome(
-        dataset=card.name, ingest_id=ingest_id, listed=listed, ok=counts[""], failed=failed, seconds=round(seconds, 2)
-    )
+    facts: dict[str, Any] = {"reused": reused, "seconds": round(seconds, 2)}
+    return IngestOutcome(dataset=card.name, ingest_id=ingest_id, listed=listed, ok=counts[""], failed=failed, **facts)
 
 
 def private_origins(card: Card, listed: pa.Table) -> frozenset[tuple[str, int]]:
@@ -87,13 +170,10 @@ def private_origins(card: Card, listed: pa.Table) -> frozenset[tuple[str, int]]:
     return frozenset(found)
 
 
-def _policy(card: Card, listed: pa.Table) -> EgressPolicy:
-    return EgressPolicy(private_origins(card, listed), card.limits.max_bytes, card.limits.max_seconds)
-
-
 def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
     """The rows whose URL fails before anything is resolved or opened, and why."""
-    policy, refused = _policy(card, listed), {}
+    policy = EgressPolicy(private_origins(card, listed), card.limits.max_bytes, card.limits.max_seconds)
+    refused = {}
     for row, url in zip(listed["row"].to_pylist(), listed["url"].to_pylist(), strict=True):
         try:
             policy.check_url(url)
@@ -102,112 +182,20 @@ def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
     return refused
 
 
-def _write_urls(raw: RawFolder, listed: pa.Table, refused: dict[int, RowState]) -> None:
-    tried = [row not in refused for row in listed["row"].to_pylist()]
-    write_table(listed.select(["row", "url"]).filter(pa.array(tried)), raw.urls)
+def check_source(card: Card, listed: pa.Table, home: Home) -> dict[int, str]:
+    """The rows that are refused before any download, and why; none where images lie in files."""
+    if local_images(card, home) is not None:
+        return {}
+    return {row: state.reason for row, state in refuse(card, listed).items()}
 
 
-def _download(card: Card, raw: RawFolder, lock: int, report: Reporter) -> dict[int, RowState]:
-    """Run the download process until every shard accounts for every one of its rows."""
-    expected, deadline = raw.expected_rows(), time.monotonic() + card.limits.total_seconds
-    states: dict[int, RowState] = {}
-    job = _write_job(card, raw)
-    ending = "nothing to do"
-    for _ in range(ATTEMPTS):
-        missing = _account_finished(card, raw, expected, states)
-        if not missing or ending == "deadline":
-            break
-        # img2dataset skips the shards that have a stats file; torn ones were discarded, and lost theirs.
-        ending = supervise(
-            [sys.executable, "-m", "pangu.data.guarded_download", str(job)],
-            log=raw.root / "download.log",
-            environment=_environment(),
-            state=_progress_of(raw, expected, report),
-            stall_seconds=card.limits.stall_seconds,
-            deadline=deadline,
-            pass_fds=(lock,),
-        )
-    missing = _account_finished(card, raw, expected, states)
-    if missing:
-        raise UserError(
-            f"Ingest of '{card.name}' stopped ({ending}) with incomplete shards {_names(missing)} of {len(expected)}; "
-            f"see {raw.root / 'download.log'} and run the same command again to continue."
-        )
-    return states
-
-
-def _names(shards: list[int]) -> str:
-    return ", ".join(f"{shard:05d}" for shard in shards[:5]) + (" ..." if len(shards) > 5 else "")
-
-
-def _account_finished(card: Card, raw: RawFolder, expected: list[set[int]], states: dict[int, RowState]) -> list[int]:
-    """Add the rows of finished shards to `states`; returns the shards that are missing, after discarding torn ones."""
-    finished, missing = raw.finished_shards(), []
-    for shard, rows in enumerate(expected):
-        if rows <= states.keys():
-            continue
-        found = account(raw, shard, rows, card.limits.max_pixels) if shard in finished else None
-        if found is None:
-            raw.discard(shard)
-            missing.append(shard)
-        else:
-            states.update(found)
-    return missing
-
-
-def _progress_of(raw: RawFolder, expected: list[set[int]], report: Reporter):  # type: ignore[no-untyped-def]
-    """What the watchdog asks: has anything grown, and is everything there? Reports finished shards on the way."""
-    total, started, told = sum(map(len, expected)), time.monotonic(), -1
-    at_start = sum(len(expected[shard]) for shard in raw.finished_shards() if shard < len(expected))
-
-    def state() -> tuple[tuple[int, int], bool]:
-        nonlocal told
-        finished = raw.finished_shards()
-        done = sum(len(expected[shard]) for shard in finished if shard < len(expected))
-        if done != told:
-            speed = (done - at_start) / (time.monotonic() - started)
-            report(Progress(stage="ingest", done=done, total=total, unit="URLs", facts={"URLs/s": round(speed, 1)}))
-            told = done
-        written = sum(file.stat().st_size for file in raw.shards.glob("*.parquet"))
-        return (done, written), len(finished) >= len(expected)
-
-    return state
-
-
-def _write_job(card: Card, raw: RawFolder) -> Path:
-    import pyarrow.parquet as pq
-
-    limits, path = card.limits, raw.root / "job.json"
-    job = limits.model_dump(include={"processes", "threads", "retries", "memory_mb", "max_bytes", "max_seconds"})
-    origins = sorted(private_origins(card, pq.read_table(raw.urls)))
-    paths = {"url_table": str(raw.urls), "shards": str(raw.shards), "rows_per_shard": raw.rows_per_shard}
-    write_json(path, {**job, **paths, "private_origins": origins, "parent_pid": os.getpid()})
-    return path
-
-
-def _environment() -> dict[str, str]:
-    """The download process finds this package, and its libraries neither call home nor start idle threads."""
-    root = str(Path(pangu.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "DO_NOT_TRACK": "1", "WANDB_MODE": "disabled"}
-    return {**os.environ, **quiet, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-
-
-@contextmanager
-def only_one(lock: Path, what: str, patience_seconds: float = 10.0) -> Iterator[int]:
-    """Hold `lock` (released by the system when its last holder ends); yields its descriptor.
+def require_finished(home: Home, name: str, ingest_id: str) -> RawFolder:
+    """The folder of a finished ingest.
 
     Raises:
-        UserError: someone else holds it.
+        UserError: there is none of that id.
     """
-    with lock.open("w") as file:
-        until = time.monotonic() + patience_seconds
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > until:
-                    raise UserError(f"Another {what} is running (it holds {lock}); wait for it, or stop it.") from error
-                time.sleep(0.1)
-        yield file.fileno()
+    raw = RawFolder(home.raw(name, ingest_id))
+    if not raw.outcome.is_file():
+        raise UserError(f"Dataset '{name}' has no finished ingest '{ingest_id}'; run `pangu ingest` with its card.")
+    return raw

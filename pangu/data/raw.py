@@ -3,7 +3,8 @@
 listed.parquet    every listed row, as the card's table gave it
 urls.parquet      (row, url) of those that may be tried; img2dataset's input; shard k is its k-th slice
 shards/           img2dataset's output: NNNNN.parquet and, when a shard is done, NNNNN_stats.json
-rows.parquet      every listed row with its shard, its reason ("" = ok) and its content hash; written when all is done
+rows.parquet      every listed row with its reason ("" = ok), its content hash, and where its bytes lie (an earlier ingest may
+                  hold them already); written when all is done
 outcome.json      the outcome; an ingest with this file is done
 """
 
@@ -27,16 +28,32 @@ from pangu.storage import write_atomically
 IMAGE_COLUMN = "jpg"
 """img2dataset names the column of the bytes after an encode format, whatever they are."""
 NO_SHARD = -1
-ROWS = pa.schema([*LISTED, ("shard", pa.int32()), ("reason", pa.string()), ("sha256", pa.string())])
+OWN = ""
+"""In the place of an ingest id: this one."""
+ROWS = pa.schema(
+    [
+        *LISTED,
+        ("shard", pa.int32()),
+        ("reason", pa.string()),
+        ("sha256", pa.string()),
+        ("ingest", pa.string()),  # the ingest that holds the bytes, or OWN
+        ("raw_row", pa.int64()),  # its row number there
+    ]
+)
 
 
 @dataclass(frozen=True)
 class RowState:
-    """What became of one listed row; `reason` is "" for an image that was downloaded."""
+    """What became of one listed row; `reason` is "" for an image that was downloaded.
+
+    ingest, raw_row: where its bytes lie, if in an earlier ingest.
+    """
 
     shard: int
     reason: str
     sha256: str = ""
+    ingest: str = OWN
+    raw_row: int = NO_SHARD
 
 
 @dataclass(frozen=True)
@@ -44,10 +61,7 @@ class RawFolder:
     """The paths of one ingest, and how its files are read."""
 
     root: Path
-    rows_per_shard: int
-
-    def __post_init__(self) -> None:
-        assert self.rows_per_shard > 1
+    rows_per_shard: int = 1000
 
     @property
     def listed(self) -> Path:
@@ -68,6 +82,11 @@ class RawFolder:
     @property
     def outcome(self) -> Path:
         return self.root / "outcome.json"
+
+    def read_rows(self) -> list[dict[str, Any]]:
+        """Every listed row of a finished ingest, schema `ROWS`; an older one, without the last columns, holds all its bytes."""
+        rows = pq.read_table(self.rows).to_pylist()
+        return [{"ingest": OWN, "raw_row": row["row"], **row} for row in rows]
 
     def shard_file(self, shard: int) -> Path:
         return self.shards / f"{shard:05d}.parquet"
@@ -116,7 +135,7 @@ def account(raw: RawFolder, shard: int, expected: set[int], max_pixels: int) -> 
 
 def _state(shard: int, data: bytes | None, message: str, max_pixels: int) -> RowState:
     if data is None:
-        return RowState(shard, _reason(message))
+        return RowState(shard, reason_of(message))
     try:
         check_header(data, max_pixels)
     except BadImage as error:
@@ -124,18 +143,31 @@ def _state(shard: int, data: bytes | None, message: str, max_pixels: int) -> Row
     return RowState(shard, "", hashlib.sha256(data).hexdigest())
 
 
-def _reason(message: str) -> str:
+def reason_of(message: str) -> str:
     """The guard's messages begin with their reason; the only other one is img2dataset's about opt-out headers."""
     return "opted_out" if "X-Robots-Tag" in message else message.partition(":")[0] or "download_error"
 
 
+def failures(raw: RawFolder, shard: int) -> Counter[str]:
+    """Failed downloads of a finished shard by reason, from its statistics alone; what is no image is found out later."""
+    found: Counter[str] = Counter()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        for message, count in json.loads(raw.stats_file(shard).read_bytes())["status_dict"].items():
+            if message != "success":
+                found[reason_of(message)] += int(count)
+    return found
+
+
 def write_rows(raw: RawFolder, listed: pa.Table, states: dict[int, RowState]) -> Counter[str]:
     """Write `rows.parquet`; returns how many rows ended under each reason ("" = ok)."""
-    ordered = [states[row] for row in listed["row"].to_pylist()]
+    numbers = listed["row"].to_pylist()
+    ordered = [states[row] for row in numbers]
     columns: dict[str, Any] = {
         "shard": [state.shard for state in ordered],
         "reason": [state.reason for state in ordered],
         "sha256": [state.sha256 for state in ordered],
+        "ingest": [state.ingest for state in ordered],
+        "raw_row": [row if state.ingest == OWN else state.raw_row for row, state in zip(numbers, ordered, strict=True)],
     }
     table = pa.table({**{name: listed[name] for name in LISTED.names}, **columns}, schema=ROWS)
     write_table(table, raw.rows)

@@ -1,54 +1,34 @@
 """The dataset table: a Delta table, partitioned so that originals and upscaled rows never share a file.
 
-Owns the row's schema, the one transaction that makes files visible, and reading a pinned version. Knows nothing of
+Owns how files are laid out, the one transaction that makes them visible, and reading a pinned version. Knows nothing of
 where rows come from. Workers write files first (`write_part`), then one `commit` shows all of them or none.
 """
 
 import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset
-import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import DeltaError, TableNotFoundError
+import pyarrow.fs
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pangu.config import Frozen
 from pangu.data.card import Split
+from pangu.data.schema import PARTITION, SCHEMA, STORED
+from pangu.data.store import TableStore, addressed, said_plainly
 from pangu.errors import UserError
 from pangu.storage import Home
 
-PARTITION = "upscaled"
-SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),  # SHA-256 of the bytes that were downloaded
-        ("image", pa.binary()),  # encoded: the downloaded bytes, or PNG where they had to be changed
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("caption_en", pa.string()),  # "" where the source has none
-        ("caption_zh", pa.string()),
-        ("source_url", pa.string()),
-        ("license", pa.string()),
-        ("original_width", pa.int32()),
-        ("original_height", pa.int32()),
-        ("upscaled", pa.bool_()),
-        ("upscale_factor", pa.float32()),  # 1 for originals
-        ("upscaler", pa.string()),  # "" for originals
-        ("min_timestep", pa.int32()),  # the lowest t this image may train; 0 for originals
-        ("bucket", pa.int32()),  # index of the resolution preset
-        ("phash", pa.string()),  # 64-bit perceptual hash, hex
-        ("split", pa.string()),
-        ("style", pa.string()),  # null: none; tables from before there were styles lack the column, and read as null
-    ]
-)
-STORED = pa.schema([field for field in SCHEMA if field.name != PARTITION])
+__all__ = ["SCHEMA", "DataFile", "commit", "data_files", "latest_version", "open_table", "read_rows", "write_part"]
+
 ROW_GROUP_BYTES = 32 << 20
-_NO_STATISTICS = ("image", "phash", "key")
+COMMIT_ATTEMPTS = 20
+_NO_STATISTICS = ("image", "phash", "key", "colours")
+_BOUNDED = ("width", "height", "original_width", "original_height", "bucket", "min_timestep", "split")
 
 
 class DataFile(Frozen):
@@ -61,36 +41,43 @@ class DataFile(Frozen):
     statistics: str
 
 
-def write_part(table_folder: Path, stem: str, rows: pa.Table, upscaled: bool) -> DataFile:
+def write_part(store: TableStore, stem: str, rows: pa.Table, upscaled: bool) -> DataFile:
     """Write rows (schema `SCHEMA`) of one partition; nobody sees them before `commit`.
 
     Args:
         stem: Unique to this transaction and this part of its work; a part that is redone replaces its own leftovers.
+
+    Raises:
+        UserError: a column is missing, unknown or of another type, the disk is full, or the store cannot be reached.
     """
     path = f"{PARTITION}={str(upscaled).lower()}/{stem}.parquet"
-    final = table_folder / path
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    stored = rows.select(STORED.names).cast(STORED)
+    stored = _checked(rows)
     scalars = [name for name in STORED.names if name not in _NO_STATISTICS]
-    pq.write_table(
+    size = store.write_parquet(
+        path,
         stored,
-        temporary,
-        row_group_size=_rows_per_group(stored),
+        row_group_size=rows_per_group(stored),
         # Encoded images do not compress again; trying costs time at every read.
         compression={name: "none" if name == "image" else "zstd" for name in STORED.names},
         use_dictionary=[name for name in scalars if name not in ("caption_en", "caption_zh", "source_url")],
         write_statistics=scalars,
     )
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-    return DataFile(
-        path=path, size=final.stat().st_size, rows=rows.num_rows, upscaled=upscaled, statistics=_statistics(stored)
-    )
+    return DataFile(path=path, size=size, rows=rows.num_rows, upscaled=upscaled, statistics=_statistics(stored))
 
 
-def _rows_per_group(stored: pa.Table) -> int:
+def _checked(rows: pa.Table) -> pa.Table:
+    """The stored columns of rows whose schema is exactly `SCHEMA`."""
+    for field in SCHEMA:
+        if field.name not in rows.column_names:
+            raise UserError(f"Dataset rows lack the column '{field.name}' ({field.type}).")
+        if (found := rows.schema.field(field.name).type) != field.type:
+            raise UserError(f"Column '{field.name}' of dataset rows has type {found}; it must be {field.type}.")
+    if unknown := [name for name in rows.column_names if name not in SCHEMA.names]:
+        raise UserError(f"Dataset rows have no column '{unknown[0]}'; they have {', '.join(SCHEMA.names)}.")
+    return rows.select(STORED.names)
+
+
+def rows_per_group(stored: pa.Table) -> int:
     """Groups of about 32 MiB: large enough to read in one go, small enough to shuffle by."""
     per_row = max(1, stored.nbytes // max(1, stored.num_rows))
     return min(4096, max(16, ROW_GROUP_BYTES // per_row))
@@ -98,7 +85,7 @@ def _rows_per_group(stored: pa.Table) -> int:
 
 def _statistics(stored: pa.Table) -> str:
     """Delta's per-file statistics: row count, and bounds of the columns that queries select by."""
-    bounds = {name: pc.min_max(stored[name]).as_py() for name in ("width", "height", "bucket", "min_timestep", "split")}
+    bounds = {name: pc.min_max(stored[name]).as_py() for name in _BOUNDED}
     return json.dumps(
         {
             "numRecords": stored.num_rows,
@@ -114,12 +101,24 @@ def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[s
 
     One transaction: killed at any instant, readers see the old version or the new one. The same `key` never commits
     twice. The new version replaces the old one's rows, because a dataset is what its card's source lists now: appending
-    would double every row that both lists hold. The old version stays readable by its number.
+    would double every row that both lists hold. The old version stays readable by its number. Of two writers at once
+    one is refused by the log, looks again, and lands on top of the other.
     """
-    if is_committed(home, name, key):
-        return version_of(home, name, key)
-    folder = home.table(name)
-    now = int(time.time() * 1000)
+    for attempt in range(COMMIT_ATTEMPTS):
+        if is_committed(home, name, key):
+            break
+        try:
+            _transact(home, name, key, files, facts)
+            break
+        except (CommitFailedError, DeltaError):
+            if attempt == COMMIT_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * (attempt + 1))
+    return version_of(home, name, key)
+
+
+def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any]) -> None:
+    store, now = TableStore.of(home, name), int(time.time() * 1000)
     actions: list[Any] = [
         AddAction(file.path, file.size, {PARTITION: str(file.upscaled).lower()}, now, True, file.statistics)
         for file in files
@@ -128,14 +127,15 @@ def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[s
         custom_metadata={"pangu.key": key, **{f"pangu.{fact}": str(value) for fact, value in facts.items()}},
         app_transactions=[Transaction(key, 1)],
     )
-    table = _open(home, name)
-    if table is None:
-        create_table_with_add_actions(
-            str(folder), _delta_schema(), actions, mode="error", partition_by=[PARTITION], commit_properties=properties
-        )
-    else:
-        table.create_write_transaction(actions, "overwrite", _delta_schema(), [PARTITION], commit_properties=properties)
-    return version_of(home, name, key)
+    schema, table = Schema.from_arrow(SCHEMA), _open(home, name)
+    with said_plainly(store.uri):
+        if table is None:
+            create_table_with_add_actions(
+                store.uri, schema, actions, mode="error", partition_by=[PARTITION],
+                storage_options=store.options, commit_properties=properties,
+            )  # fmt: skip
+        else:
+            table.create_write_transaction(actions, "overwrite", schema, [PARTITION], commit_properties=properties)
 
 
 def is_committed(home: Home, name: str, key: str) -> bool:
@@ -150,7 +150,7 @@ def version_of(home: Home, name: str, key: str) -> int:
     Raises:
         UserError: the log no longer tells.
     """
-    for entry in _require(home, name).history():
+    for entry in open_table(home, name).history():
         if entry.get("pangu.key") == key:
             return int(entry["version"])
     raise UserError(
@@ -159,19 +159,48 @@ def version_of(home: Home, name: str, key: str) -> int:
 
 
 def latest_version(home: Home, name: str) -> int:
-    """The newest version of a dataset.
+    """The newest version of a dataset that somebody wrote; a vacuum has a number of its own in the log, and changes no row.
 
     Raises:
         UserError: it has none yet.
     """
-    return _require(home, name).version()
+    table = open_table(home, name)
+    for entry in table.history():
+        if not str(entry.get("operation", "")).startswith("VACUUM"):
+            return int(entry["version"])
+    return table.version()
 
 
 def data_files(home: Home, name: str, version: int, upscaled: bool | None = None) -> list[str]:
-    """The Parquet files of a pinned version, of one partition or of both; absolute paths, sorted."""
-    table = _require(home, name, version)
+    """The Parquet files of a pinned version, of one partition or of both, sorted: absolute paths, or URIs that pyarrow opens.
+
+    Raises:
+        UserError: no such dataset or version, or its files were vacuumed.
+    """
+    table = open_table(home, name, version)
     wanted = None if upscaled is None else [(PARTITION, "=", str(upscaled).lower())]
-    return sorted(table.file_uris(file_pruning_predicate=wanted))
+    files = sorted(addressed(file) for file in table.file_uris(file_pruning_predicate=wanted))
+    if files and version != latest_version(home, name):
+        _check_present(name, version, files)
+    return files
+
+
+def _check_present(name: str, version: int, files: list[str]) -> None:
+    filesystem, paths = _located(files)
+    infos = (filesystem or pyarrow.fs.LocalFileSystem()).get_file_info(paths)
+    if gone := [info.path for info in infos if info.type == pyarrow.fs.FileType.NotFound]:
+        raise UserError(
+            f"Version {version} of dataset '{name}' was vacuumed (its file {gone[0].rpartition('/')[2]} is gone); use a "
+            f"version that `pangu dataset log {name}` calls readable."
+        )
+
+
+def _located(files: list[str]) -> tuple[Any, list[str]]:
+    """A filesystem (None for this machine's) and the paths on it."""
+    if "://" not in files[0]:
+        return None, files
+    found = [pyarrow.fs.FileSystem.from_uri(file) for file in files[:1]]
+    return found[0][0], [file.partition("://")[2].partition("?")[0] for file in files]
 
 
 def read_rows(
@@ -202,20 +231,20 @@ def _read_partition(files: list[str], upscaled: bool, names: list[str], split: S
     physical = [column for column in names if column != PARTITION]
     needed = list(dict.fromkeys([*physical, "key"]))
     chosen = None if split is None else pc.field("split") == split
-    rows = pyarrow.dataset.dataset(files, schema=STORED).to_table(columns=needed, filter=chosen)
+    filesystem, paths = _located(files)
+    source = pyarrow.dataset.dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)
+    rows = source.to_table(columns=needed, filter=chosen)
     rows = rows.take(pc.sort_indices(rows, [("key", "ascending")]))
     rows = rows.append_column(SCHEMA.field(PARTITION), pa.array([upscaled] * rows.num_rows, pa.bool_()))
     return rows.select(names)
 
 
-def _open(home: Home, name: str, version: int | None = None) -> DeltaTable | None:
-    try:
-        return DeltaTable(str(home.table(name)), version=version)
-    except TableNotFoundError:
-        return None
+def open_table(home: Home, name: str, version: int | None = None) -> DeltaTable:
+    """The table of a dataset, at its newest version or at a given one.
 
-
-def _require(home: Home, name: str, version: int | None = None) -> DeltaTable:
+    Raises:
+        UserError: there is none, it has no such version, or its store cannot be reached.
+    """
     try:
         table = _open(home, name, version)
     except DeltaError as error:
@@ -223,11 +252,15 @@ def _require(home: Home, name: str, version: int | None = None) -> DeltaTable:
         have = f"its versions go from 0 to {table.version()}" if table else "it has none"
         raise UserError(f"Dataset '{name}' has no version {version} that can be read; {have}.") from error
     if table is None:
-        raise UserError(f"There is no dataset '{name}' under {home.root}; make it with `pangu prepare`.")
+        where = home.tables or home.root
+        raise UserError(f"There is no dataset '{name}' under {where}; make it with `pangu prepare`.")
     return table
 
 
-def _delta_schema():  # type: ignore[no-untyped-def]
-    from deltalake import Schema
-
-    return Schema.from_arrow(SCHEMA)
+def _open(home: Home, name: str, version: int | None = None) -> DeltaTable | None:
+    store = TableStore.of(home, name)
+    try:
+        with said_plainly(store.uri):
+            return DeltaTable(store.uri, version=version, storage_options=store.options)
+    except TableNotFoundError:
+        return None

@@ -11,19 +11,18 @@ import math
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from pangu.config import Frozen
+from pangu.diffusion.admission import VISIBLE_SHARE, Floats, detail_mark, frequencies, mode_powers, visible_detail
 from pangu.errors import UserError
 
-Floats = npt.NDArray[np.float64]
+__all__ = [
+    "VISIBLE_SHARE", "Floats", "Recommendation", "detail_mark", "elbow", "frequencies", "layout_mark", "low_band", "mode_powers",
+    "recommend", "visible_detail",
+]  # fmt: skip
 
-VISIBLE_SHARE = 0.1
-"""Of the lost detail's power. A half is where noise and detail are equally strong; a tenth leaves room for networks that guess
-better than the linear denoiser of `visible_detail`, because edges are no Gaussian noise."""
 DECIDED_SHARE = 0.5
 """Of the layout that the caption alone leaves open."""
 FLAT = 0.05
@@ -46,54 +45,10 @@ class Recommendation(Frozen):
     elbow: int
 
 
-def dct_matrix(size: int) -> Tensor:
-    """The orthonormal DCT-II, (size, size) float64: row k holds the cosine of frequency k."""
-    index = torch.arange(size, dtype=torch.float64)
-    matrix = torch.cos(math.pi / size * (index[None] + 0.5) * index[:, None]) * math.sqrt(2 / size)
-    matrix[0] /= math.sqrt(2)
-    return matrix
-
-
-def frequencies(latents_nchw: Tensor) -> Tensor:
-    """The two-dimensional DCT of each channel, (N, C, H, W) float64: white noise stays white, position becomes frequency."""
-    height, width = latents_nchw.shape[-2:]
-    return dct_matrix(height) @ latents_nchw.double() @ dct_matrix(width).T
-
-
 def low_band(frequencies_nchw: Tensor, share: float) -> Tensor:
     """The coefficients (N, C, h, w) of the lowest `share` of frequencies along each side: what a smaller image still holds."""
     height, width = frequencies_nchw.shape[-2:]
     return frequencies_nchw[..., : max(1, round(height * share)), : max(1, round(width * share))]
-
-
-def mode_powers(lost_nchw: Tensor) -> Tensor:
-    """Mean power of each independent mode of latent differences, (H * W * C,) float64, against noise of power 1.
-
-    Modes are frequencies along the sides and principal axes across channels, because autoencoders keep fine detail in
-    channels as well as in positions.
-    """
-    spectrum = frequencies(lost_nchw).permute(2, 3, 0, 1)
-    second_moment = spectrum.transpose(-1, -2) @ spectrum / len(lost_nchw)
-    return torch.linalg.eigvalsh(second_moment).clamp_min(0).flatten()
-
-
-def visible_detail(power_m: Tensor, alpha_bar_t: Tensor) -> Floats:
-    """The share of the lost detail's power that z_t still shows, (T,) in [0, 1], falling with t.
-
-    sum_m p_m w_m / sum_m p_m, with the Wiener gain w_m = ab p_m / (ab p_m + 1 - ab): what the best linear denoiser recovers
-    from z_t if everything but the detail is known to it. Ours; the gain is the textbook's.
-    """
-    power, alpha_bar = power_m.double()[None], alpha_bar_t.double()[:, None]
-    if not float(power.sum()) > 0:
-        return np.zeros(len(alpha_bar_t))
-    gain = alpha_bar * power / (alpha_bar * power + 1 - alpha_bar)
-    return ((power * gain).sum(1) / power.sum()).numpy()
-
-
-def detail_mark(visible_t: Floats, share: float = VISIBLE_SHARE) -> int:
-    """The first timestep at which no more than `share` of the lost detail is visible; T if there is none."""
-    hidden = np.flatnonzero(visible_t <= share)
-    return int(hidden[0]) if len(hidden) else len(visible_t)
 
 
 def layout_mark(timestep_k: Floats, unknown_k: Floats, share: float = DECIDED_SHARE) -> int:

@@ -4,10 +4,11 @@ import gzip
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from pangu.data.card import Card
+from pangu.data.card import Card, load_card
 from pangu.data.source import LISTED, content_digest, read_source
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -73,3 +74,43 @@ def test_bad_tables_are_one_sentence_each(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no column 'TEXT'; it has u, en, zh"):
         listed(write_parquet(tmp_path / "t.parquet"), url="u", caption_en="TEXT")
+
+
+SHAPES = {
+    "laion": {
+        "URL": "http://a.org/1.jpg",
+        "TEXT": "a cat",
+        "LICENSE": "?",
+        "similarity": 0.3,
+        "WIDTH": 10,
+        "HEIGHT": 10,
+    },
+    "noah_wukong": {"url": "http://a.org/1.jpg", "caption": "一只猫"},
+    "coco_cn": {"coco_url": "http://a.org/1.jpg", "caption_en": "a cat", "caption_zh": "一只猫"},
+    "datacomp": {"uid": "0", "url": "http://a.org/1.jpg", "text": "a cat", "original_width": 10, "sha256": "00"},
+}
+
+
+@pytest.mark.parametrize("shape", sorted(SHAPES))
+def test_each_template_reads_a_table_of_its_shape(tmp_path: Path, shape: str) -> None:
+    template = Path(__file__).parents[2] / "datasets" / f"{shape}.yaml.example"
+    (tmp_path / "card.yaml").write_bytes(template.read_bytes())
+    card = load_card(tmp_path / "card.yaml")
+    table = pa.Table.from_pylist([SHAPES[shape]])
+    for number in range(2 if "*" in card.source else 1):
+        path = tmp_path / card.source.replace("*", str(number))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path) if path.suffix == ".parquet" else pyarrow.csv.write_csv(table, path)
+    rows = read_source(card, Home(tmp_path)).to_pylist()
+    assert len(rows) == (2 if "*" in card.source else 1) and rows[0]["url"] == "http://a.org/1.jpg"
+    assert (rows[0]["caption_en"] or "a cat", rows[0]["caption_zh"] or "一只猫") == ("a cat", "一只猫")
+
+
+def test_captions_lose_what_no_reader_sees_and_keep_joined_emoji(tmp_path: Path) -> None:
+    table = pa.table(
+        {"u": ["x"] * 3, "en": ["a\x00 \u202efox\u202c", "x" * 5000, "\x07"], "zh": ["👩‍🚀 一\ufeff只", "", "猫"]}
+    )
+    pq.write_table(table, tmp_path / "t.parquet")
+    rows = listed(tmp_path / "t.parquet")
+    assert rows["caption_en"].to_pylist() == ["a fox", "", ""]
+    assert rows["caption_zh"].to_pylist() == ["👩‍🚀 一 只", "", "猫"]

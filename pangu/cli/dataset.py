@@ -1,0 +1,90 @@
+"""`pangu dataset ...`: look at the versions of a dataset, select again, export, clean up."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pangu.cli.common import ResultOption, finish
+from pangu.progress import print_progress
+from pangu.storage import Home
+
+NameArgument = Annotated[str, typer.Argument(help="Name of the dataset: that of its card.")]
+VersionOption = Annotated[int | None, typer.Option(min=0, help="By default the newest.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    dataset = typer.Typer(help="Look at and work on the versions of a dataset.", no_args_is_help=True)
+    for command in (log, show, diff, refilter, export, vacuum):
+        dataset.command()(command)
+    app.add_typer(dataset, name="dataset")
+
+
+def log(name: NameArgument) -> None:
+    """Every version, newest first, one JSON line each."""
+    from pangu.data.versions import log
+
+    for entry in log(Home.from_environment(), name):
+        print(entry.model_dump_json())
+
+
+def show(name: NameArgument, version: VersionOption = None, result: ResultOption = None) -> None:
+    """Counts and distributions of one version."""
+    from pangu.data.versions import show
+
+    finish(show(Home.from_environment(), name, version), result)
+
+
+def diff(
+    name: NameArgument,
+    old: Annotated[int, typer.Argument(min=0, help="A version.")],
+    new: Annotated[int, typer.Argument(min=0, help="Another one.")],
+    result: ResultOption = None,
+) -> None:
+    """What was added, removed and changed between two versions."""
+    from pangu.data.versions import diff
+
+    finish(diff(Home.from_environment(), name, old, new), result)
+
+
+def refilter(
+    card: Annotated[str, typer.Argument(help="The card with its new thresholds or splits.")],
+    version: VersionOption = None,
+    result: ResultOption = None,
+) -> None:
+    """Select again by the thresholds and splits that the card says now; nothing is decoded, scored or upscaled again."""
+    from pangu.data.card import load_card
+    from pangu.data.refilter import refilter
+    from pangu.data.table import latest_version
+
+    home, parsed = Home.from_environment(), load_card(card)
+    pinned = latest_version(home, parsed.name) if version is None else version
+    finish(refilter(parsed, home, pinned, print_progress), result)
+
+
+def export(
+    name: NameArgument,
+    webdataset: Annotated[Path, typer.Option(help="Folder for tar archives, as webdataset reads them.")],
+    version: VersionOption = None,
+    rows_per_archive: Annotated[int, typer.Option(min=1)] = 1000,
+    result: ResultOption = None,
+) -> None:
+    """Write one version as webdataset archives: image, caption and facts of every row."""
+    from pangu.data.export import export_webdataset
+
+    home = Home.from_environment()
+    finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result)
+
+
+def vacuum(
+    name: NameArgument,
+    keep: Annotated[int, typer.Option(min=1, help="So many of the newest versions stay readable.")] = 5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+) -> None:
+    """Delete the files of older versions, and what they rejected."""
+    from pangu.data.versions import vacuum
+
+    gone = vacuum(Home.from_environment(), name, keep, dry_run)
+    print(json.dumps({"dataset": name, "kept_versions": keep, "deleted_files": len(gone), "dry_run": dry_run}))

@@ -1,0 +1,44 @@
+"""The columns of a dataset table: names, types and meanings. Knows nothing of files or of where rows come from."""
+
+import pyarrow as pa
+
+PARTITION = "upscaled"
+"""Originals and upscaled rows never share a file."""
+
+IMAGE = [
+    ("key", pa.string()),  # SHA-256 of the bytes that were downloaded
+    ("image", pa.binary()),  # encoded: the downloaded bytes, or PNG where they had to be changed
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("caption_en", pa.string()),  # "" where there is none
+    ("caption_zh", pa.string()),
+    ("source_url", pa.string()),
+    ("license", pa.string()),
+    ("original_width", pa.int32()),
+    ("original_height", pa.int32()),
+    ("upscaled", pa.bool_()),
+    ("upscale_factor", pa.float32()),  # 1 for originals
+    ("upscaler", pa.string()),  # "" for originals
+    ("min_timestep", pa.int32()),  # the lowest t this image may train; 0 for originals
+    ("bucket", pa.int32()),  # index of the resolution preset
+    ("phash", pa.string()),  # 64-bit perceptual hash, hex
+    ("split", pa.string()),
+    ("style", pa.string()),  # null: none
+]
+SCORES = [
+    ("colours", pa.binary()),  # 4 x 4 x 3 mean colours, beside phash, which sees none
+    ("caption_en_by", pa.string()),  # "" as listed, or the model that wrote it
+    ("caption_zh_by", pa.string()),
+    ("aspect", pa.float32()),  # longer over shorter side
+    ("english", pa.float32()),  # probability that caption_en is English; null: none, or too short to tell
+    ("chinese", pa.float32()),  # share of caption_zh's letters that are Han; null: none
+    ("text_area", pa.float32()),  # share of the image under text; null: not measured
+    ("nsfw", pa.float32()),  # highest score of an exposed body part; null: not measured
+    ("clip_score", pa.float32()),  # 100 max(cos, 0) of image and caption; null: not measured
+    ("aesthetic", pa.float32()),  # null: not measured
+]
+SCHEMA = pa.schema([*IMAGE, *SCORES])
+"""Tables from before a column was added lack it, and read as null."""
+STORED = pa.schema([field for field in SCHEMA if field.name != PARTITION])
+"""What a file holds: the partition stands in its path."""
+FACTS = [name for name in SCHEMA.names if name != "image"]

@@ -1,0 +1,133 @@
+"""Where a dataset table lies, on a disk or in S3, and how its files are written and opened. Knows nothing of rows.
+
+S3 is addressed as everywhere: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and its like in the environment.
+"""
+
+import errno
+import os
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from pangu.errors import UserError
+from pangu.storage import Home
+
+
+@dataclass(frozen=True)
+class TableStore:
+    """The folder of one table: an absolute path, or s3://BUCKET/PREFIX."""
+
+    uri: str
+
+    @classmethod
+    def of(cls, home: Home, name: str) -> "TableStore":
+        return cls(home.table_uri(name))
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        """What deltalake is told beyond the environment."""
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+        return {"aws_allow_http": "true"} if endpoint.startswith("http://") and not self.is_local else None
+
+    @cached_property
+    def _filesystem(self) -> Any:
+        return pyarrow.fs.FileSystem.from_uri(addressed(self.uri))[0]
+
+    def write_parquet(self, path: str, rows: pa.Table, row_group_size: int | None = None, **layout: Any) -> int:
+        """Write a file that readers see whole or not at all; returns its size in bytes.
+
+        Raises:
+            UserError: the disk is full, or the bucket cannot be reached.
+        """
+        with self.parquet_writer(path, rows.schema, **layout) as writer:
+            writer.write_table(rows, row_group_size=row_group_size)
+        size = self.size(path)
+        assert size is not None
+        return size
+
+    @contextmanager
+    def parquet_writer(self, path: str, schema: pa.Schema, **layout: Any) -> Iterator[pq.ParquetWriter]:
+        """A writer whose file appears, whole and on the disk, when the block ends without an error.
+
+        Raises:
+            UserError: the disk is full, or the bucket cannot be reached.
+        """
+        with said_plainly(self.uri):
+            if not self.is_local:
+                sink = self._filesystem.open_output_stream(self._inside(path))
+                with sink, pq.ParquetWriter(sink, schema, **layout) as writer:
+                    yield writer
+                return
+            final = Path(self.uri) / path
+            final.parent.mkdir(parents=True, exist_ok=True)
+            temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+            try:
+                with temporary.open("wb") as file:
+                    with pq.ParquetWriter(file, schema, **layout) as writer:
+                        yield writer
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(final)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file of the table; None if it is not there."""
+        if self.is_local:
+            file = Path(self.uri) / path
+            return file.stat().st_size if file.is_file() else None
+        with said_plainly(self.uri):
+            return self._filesystem.get_file_info(self._inside(path)).size
+
+    def _inside(self, path: str) -> str:
+        return f"{self.uri.partition('://')[2]}/{path}"
+
+
+def addressed(uri: str) -> str:
+    """A URI that pyarrow opens by itself: S3 ones carry the endpoint that the environment names."""
+    endpoint = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    if not uri.startswith("s3://") or not endpoint.netloc:
+        return uri
+    options = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
+    if region := os.environ.get("AWS_REGION"):
+        options["region"] = region
+    return f"{uri}?{urllib.parse.urlencode(options)}"
+
+
+def file_system(uri: str) -> tuple[Any, str]:
+    """The fsspec file system of any URI, and the path on it; S3 by Arrow, at the endpoint of the environment."""
+    if not uri.startswith("s3://"):
+        return fsspec.core.url_to_fs(uri)
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    path = uri.removeprefix("s3://")
+    return ArrowFSWrapper(pyarrow.fs.FileSystem.from_uri(addressed("s3://" + path.partition("*")[0]))[0]), path
+
+
+@contextmanager
+def said_plainly(uri: str) -> Iterator[None]:
+    """Turn what a disk or a bucket refuses into one sentence that names it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"The disk of {uri} is full; make room and run the same command again.") from error
+        if "://" not in uri:
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"The store {uri} cannot be used ({what}); check AWS_ENDPOINT_URL, bucket and keys.") from error

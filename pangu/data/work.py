@@ -1,0 +1,199 @@
+"""Making rows: from the raw images of a shard to rows with every score, before anything decides which of them are kept.
+
+Works shard by shard, in this process, in several, or on Ray's actors; each shard leaves one file and a manifest, so that a killed
+run goes on after the last one. Knows nothing of thresholds, tables or commits.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pangu.config import Frozen
+from pangu.data.admission import Admitter
+from pangu.data.card import Card
+from pangu.data.images import BadImage, decode_rgb, encode_png
+from pangu.data.locks import only_one
+from pangu.data.raw import RawFolder
+from pangu.data.schema import SCHEMA
+from pangu.data.scores import Scorer, facts_of
+from pangu.data.store import TableStore
+from pangu.data.upscale import Upscaler, make_upscaler, upscale_to
+from pangu.diffusion.presets import presets_for
+from pangu.storage import Home, read_json, write_json
+
+CODE_VERSION = 3
+"""Raise it whenever the same card and ingest would give other rows."""
+ROWS_AT_ONCE = 64
+"""So many rows wait in memory before they are written."""
+
+
+class Made(Frozen):
+    """The manifest of one finished shard."""
+
+    rows: int
+    size: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One raw shard, and which of its rows are wanted, by their row number in that shard's ingest."""
+
+    number: int
+    raw: RawFolder
+    shard: int
+    wanted: Mapping[int, dict[str, Any]]
+
+
+def work_folder(home: Home, name: str, work: str) -> Path:
+    """Where the shards of one piece of work wait for their selection."""
+    return home.dataset(name) / "staging" / work
+
+
+def only_preparing(home: Home, name: str) -> AbstractContextManager[int]:
+    """Hold the lock under which files of a dataset are written or removed."""
+    folder = home.dataset(name) / "staging"
+    folder.mkdir(parents=True, exist_ok=True)
+    return only_one(folder / "lock", f"prepare of '{name}'")
+
+
+def made_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.parquet"
+
+
+def made(folder: Path, number: int) -> Made | None:
+    """The finished shard, if its file is still whole."""
+    manifest, file = folder / f"{number:05d}.json", made_file(folder, number)
+    if not manifest.is_file():
+        return None
+    found = Made.model_validate(read_json(manifest))
+    return found if file.is_file() and file.stat().st_size == found.size else None
+
+
+class ShardWorker:
+    """Makes the rows of shards; holds the networks, so one per process serves many shards.
+
+    Args:
+        threads: ncnn's threads for one image.
+    """
+
+    def __init__(self, card: Card, admitter: Admitter, folder: Path, threads: int = 1) -> None:
+        self._card, self._admitter, self._folder = card, admitter, folder
+        self._upscaler = make_upscaler(card.upscale.upscaler, threads)
+        self._scorer = Scorer(card.filters)
+        self._filler = _filler(card)
+
+    def __call__(self, job: ShardJob) -> int:
+        """Make one shard, unless an earlier run has; returns its number."""
+        if made(self._folder, job.number) is None:
+            wanted = self._filler.fill(job.wanted) if self._filler else dict(job.wanted)
+            self._write(job, wanted)
+        return job.number
+
+    def _write(self, job: ShardJob, wanted: Mapping[int, dict[str, Any]]) -> None:
+        dropped, rows = Counter[str](), 0
+        layout = {"compression": "none", "write_page_index": False}
+        store = TableStore(str(self._folder))
+        with store.parquet_writer(made_file(self._folder, job.number).name, SCHEMA, **layout) as writer:
+            batch: list[dict[str, Any]] = []
+            for row, data, _ in job.raw.images(job.shard):
+                if row not in wanted or data is None:
+                    continue
+                try:
+                    batch.append(make_row(self._card, wanted[row], data, self._upscaler, self._scorer, self._admitter))
+                except BadImage as error:
+                    dropped[error.reason] += 1
+                if len(batch) >= ROWS_AT_ONCE:
+                    rows += _flush(writer, batch)
+            rows += _flush(writer, batch)
+        size = made_file(self._folder, job.number).stat().st_size
+        manifest = Made(rows=rows, size=size, dropped=dict(dropped))
+        write_json(self._folder / f"{job.number:05d}.json", manifest.model_dump(mode="json"))
+
+
+def _filler(card: Card) -> Any:
+    if card.fill_captions is None:
+        return None
+    from pangu.data.fill import CaptionFiller  # brings transformers along
+
+    return CaptionFiller(card.fill_captions)
+
+
+def _flush(writer: pq.ParquetWriter, batch: list[dict[str, Any]]) -> int:
+    count = len(batch)
+    if batch:
+        writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+        batch.clear()
+    return count
+
+
+def make_row(
+    card: Card, listed: Mapping[str, Any], data: bytes, upscaler: Upscaler, scorer: Scorer, admitter: Admitter
+) -> dict[str, Any]:
+    """One dataset row from downloaded bytes.
+
+    Raises:
+        BadImage: it cannot be decoded, or is too small to be upscaled.
+    """
+    decoded = decode_rgb(data, card.limits.max_pixels)
+    original_hwc, key = decoded.image_hwc, listed["sha256"]
+    original_height, original_width, _ = original_hwc.shape
+    side = min(original_height, original_width)
+    factor = card.upscale.target_side / side
+    is_small = side < card.texture_min_side
+    if is_small and factor > card.upscale.max_factor:
+        raise BadImage("too_small")
+    captions = listed["caption_en"], listed["caption_zh"]
+    facts = facts_of(original_hwc, *captions) | scorer.scores(original_hwc, *captions)
+    image_hwc, upscaler_name = original_hwc, ""
+    if is_small:
+        image_hwc, upscaler_name = upscale_to(original_hwc, card.upscale.target_side, upscaler)
+    height, width, _ = image_hwc.shape
+    return facts | {
+        "key": key,
+        "image": data if decoded.is_plain and not is_small else encode_png(image_hwc),
+        "width": width,
+        "height": height,
+        "caption_en": captions[0],
+        "caption_zh": captions[1],
+        "caption_en_by": listed.get("caption_en_by", ""),
+        "caption_zh_by": listed.get("caption_zh_by", ""),
+        "source_url": listed["url"],
+        "license": listed["license"],
+        "original_width": original_width,
+        "original_height": original_height,
+        "upscaled": is_small,
+        "upscale_factor": factor if is_small else 1.0,
+        "upscaler": upscaler_name,
+        "min_timestep": admitter.min_timestep(image_hwc, factor) if is_small else 0,
+        "bucket": bucket_of(width, height, card.upscale.target_side),
+        "split": "train",  # decided with the thresholds
+        "style": listed.get("style") or card.style,
+    }
+
+
+def bucket_of(width: int, height: int, resolution: int) -> int:
+    """The index of the preset of a base resolution whose aspect ratio is nearest; 0 where only the square one exists."""
+    presets = presets_for(resolution)
+    return min(range(len(presets)), key=lambda i: abs(math.log(presets[i][0] / presets[i][1] * width / height)))
+
+
+def originals_of(card: Card, jobs: Sequence[ShardJob]) -> Iterator[Any]:
+    """Pixels of images at least as large as the texture threshold, in the order of the jobs."""
+    for job in jobs:
+        for row, data, _ in job.raw.images(job.shard):
+            if row not in job.wanted or data is None:
+                continue
+            try:
+                image_hwc = decode_rgb(data, card.limits.max_pixels).image_hwc
+            except BadImage:
+                continue
+            if min(image_hwc.shape[:2]) >= card.texture_min_side:
+                yield image_hwc

@@ -1,0 +1,105 @@
+"""Thresholds drop what misses them and nothing else; near duplicates are found whatever their order."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from pangu.data.filters import REASONS, Filters, check_measured, reason_of
+from pangu.data.neighbours import Pictures, colours_of, near_duplicates
+from pangu.data.scores import Scorer, english, facts_of, han_share, text_area
+from pangu.errors import UserError
+
+ROW = {
+    "original_width": 600, "original_height": 400, "caption_en": "a red fox in the snow", "caption_zh": "雪中的狐狸",
+    "aspect": 1.5, "english": 0.9, "chinese": 1.0, "text_area": 0.1, "nsfw": 0.2, "clip_score": 25.0, "aesthetic": 5.0,
+    "min_timestep": 100,
+}  # fmt: skip
+MISSED = {
+    "small_side": {"min_side": 401},
+    "aspect": {"max_aspect": 1.4},
+    "caption_short": {"min_caption_length": 22},
+    "caption_long": {"max_caption_length": 20},
+    "caption_language": {"min_english": 0.95},
+    "text_overlay": {"max_text_area": 0.05},
+    "nsfw": {"max_nsfw": 0.1},
+    "clip_score": {"min_clip_score": 26.0},
+    "aesthetic": {"min_aesthetic": 5.5},
+    "too_blurry": {"max_min_timestep": 99},
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_each_threshold_drops_for_its_own_reason(reason: str) -> None:
+    filters = Filters.model_validate(MISSED[reason])
+    assert reason_of(ROW, filters) == reason
+    assert reason_of(ROW, Filters()) == ""
+
+
+@pytest.mark.parametrize("column", ["english", "text_area", "nsfw", "clip_score", "aesthetic"])
+def test_what_was_not_measured_passes_a_row_but_not_a_whole_table(column: str) -> None:
+    strict = Filters.model_validate({name: value for missed in MISSED.values() for name, value in missed.items()})
+    loose = Filters(min_english=0.95, max_text_area=0.05, max_nsfw=0.1, min_clip_score=26.0, min_aesthetic=5.5)
+    assert reason_of({**ROW, column: None}, loose) != reason_of(ROW, loose) or column != "english"
+    if column != "english":
+        with pytest.raises(UserError, match=f"'{column}'"):
+            check_measured(strict, {column}, "t")
+
+
+def picture(seed: int, side: int = 96) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    image = Image.new("RGB", (side, side), tuple(rng.integers(0, 256, 3).tolist()))
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y, r = (rng.random(3) * side).tolist()
+        draw.ellipse((x - r / 2, y - r / 2, x + r / 2, y + r / 2), fill=tuple(rng.integers(0, 256, 3).tolist()))
+    return np.asarray(image)
+
+
+def hashed(images: list[np.ndarray]) -> tuple[list[str], list[bytes]]:
+    facts = [facts_of(image, "", "") for image in images]
+    return [one["phash"] for one in facts], [one["colours"] for one in facts]
+
+
+def test_another_size_is_the_same_picture_and_another_colour_is_not() -> None:
+    one = picture(1)
+    smaller = np.asarray(Image.fromarray(one).resize((48, 48)))
+    recoloured = np.ascontiguousarray(one[:, :, ::-1])
+    found = near_duplicates(*hashed([one, smaller, recoloured, picture(2)]), range(4), Pictures(4, 12))
+    assert found == [1]
+
+
+@given(st.permutations(range(24)), st.integers(0, 8))
+def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[int], bits: int) -> None:
+    rng = np.random.default_rng(7)
+    base = [int(rng.integers(0, 2**63)) for _ in range(6)]
+    flips = [(value, count) for value in base for count in (0, 2, 5, 9)]
+    hashes = [value ^ sum(1 << int(bit) for bit in rng.choice(64, count, replace=False)) for value, count in flips]
+    colours = [bytes([value * 40 % 250] * 48) for value in range(6) for _ in range(4)]
+    expected, kept = [], list[int]()
+    for at in order:
+        near = any((hashes[at] ^ hashes[other]).bit_count() <= bits and colours[at] == colours[other] for other in kept)
+        (expected if near else kept).append(at)
+    assert near_duplicates([f"{value:016x}" for value in hashes], colours, order, Pictures(bits, 12)) == expected
+
+
+def test_captions_tell_their_language() -> None:
+    assert (english("a quick brown fox jumps over the lazy dog") or 0) > 0.9
+    assert (english("der schnelle braune Fuchs springt über den faulen Hund") or 0) < 0.1
+    assert english("fox") is None and han_share("") is None and han_share("123 !") is None
+    assert han_share("一只狐狸") == 1 and han_share("一fox狐狸") == 0.5
+
+
+def test_text_on_an_image_is_seen() -> None:
+    plain = picture(3, 160)
+    image = Image.fromarray(plain).resize((320, 160))
+    ImageDraw.Draw(image).text((10, 60), "SHUTTERSTOCK SALE", fill="black", font_size=28)
+    scorer = Scorer(Filters(measure=("text_area", "nsfw")))
+    written = scorer.scores(np.asarray(image), "", "")
+    assert (written["text_area"] or 0) > 0.05 and text_area(scorer._text, plain) < 0.05
+    assert written["nsfw"] == 0.0 and written["clip_score"] is None
+
+
+def test_coarse_colours_are_48_bytes_of_means() -> None:
+    assert colours_of(np.full((9, 7, 3), 200, np.uint8)) == bytes([200] * 48)
