@@ -1,0 +1,116 @@
+"""Counted operations: of a training step, of encoding an image with its captions, of drawing one. No weights are needed.
+
+Counting is torch's (FlopCounterMode: two operations a multiply-add, matrix products and convolutions only) on the meta device.
+"""
+
+from functools import lru_cache
+
+import torch
+from diffusers import AutoencoderKL
+from torch.utils.flop_counter import FlopCounterMode
+
+from pangu.config import AutoencoderSource, DenoiserConfig, Recipe, Role, RoleTraining, TextEncoderSource
+from pangu.models.autoencoders import load_autoencoder
+from pangu.models.denoisers import build_denoiser, denoise, sees_lower
+from pangu.models.text import load_text_tower
+
+KL_LEVELS = (128, 256, 512, 512)
+"""SD's and SDXL's autoencoder (arXiv 2112.10752); its parameters need not be there to count it."""
+KL_CHANNELS = 4
+KNOWN_TEXT = {"text_encoder_2": (1280, 1280, 694_659_840), None: (768, 0, 102_000_000)}
+"""Channels of tokens and pooled text, and parameters, of the published recipes' encoders: OpenCLIP bigG and Chinese CLIP."""
+
+
+class Shapes:
+    """Channels of latents, tokens and pooled text of a recipe, from its sources or from what is known of the published ones."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.latent_channels = _latent_channels(recipe.autoencoder)
+        channels = [_text(source) for source in recipe.text_encoders]
+        self.tokens = sum(context for context, _, _ in channels)
+        self.pooled = sum(pooled for _, pooled, _ in channels)
+        self.text_parameters = sum(parameters for _, _, parameters in channels)
+
+
+def training_operations(shapes: Shapes, role: Role) -> float:
+    """Operations of one image of a training step, at the resolution of the role: forward, and twice as much backward.
+
+    Gradient checkpointing repeats the forward pass.
+    """
+    passes = 4 if shapes.recipe.execution.gradient_checkpointing else 3
+    return passes * forward_operations(shapes, role, shapes.recipe.training(role).resolution)
+
+
+def drawing_operations(shapes: Shapes) -> float:
+    """Operations of the networks for one image: two predictions a step where there is guidance."""
+    recipe = shapes.recipe
+    steps = recipe.sampling.num_inference_steps * (2 if recipe.sampling.guidance_scale != 1 else 1)
+    role = recipe.roles[0]
+    return steps * forward_operations(shapes, role, recipe.training(role).encoded_side)
+
+
+def encoding_operations(shapes: Shapes, job: RoleTraining) -> float:
+    """Operations of one image, at the size that the job is encoded at, and of its two captions."""
+    captions = 2 * 2 * shapes.text_parameters * shapes.recipe.max_tokens
+    return _autoencoder(shapes.recipe.autoencoder, job.encoded_side) + captions
+
+
+def parameters(shapes: Shapes, role: Role) -> int:
+    """Of one generator."""
+    with torch.device("meta"):
+        network = _built(shapes, role)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def forward_operations(shapes: Shapes, role: Role, side: int) -> float:
+    """Operations of one prediction for one image of `side` px."""
+    channels = shapes.latent_channels, shapes.tokens, shapes.pooled
+    return _forward(shapes.recipe.denoiser, channels, shapes.recipe.max_tokens, side, sees_lower(role))
+
+
+@lru_cache(maxsize=64)
+def _forward(config: DenoiserConfig, channels: tuple[int, int, int], max_tokens: int, side: int, lower: bool) -> float:
+    latent, context, pooled = channels
+    with torch.device("meta"), torch.no_grad():
+        network = build_denoiser(config, *channels, lower=lower)
+        latents = torch.empty(1, latent, side // 8, side // 8)
+        text = torch.empty(1, max_tokens, context), torch.empty(1, pooled)
+        with FlopCounterMode(display=False) as counter:
+            denoise(network, latents, torch.zeros(1).long(), *text, 0, lower_bchw=latents if lower else None)
+    return float(counter.get_total_flops())
+
+
+def _built(shapes: Shapes, role: Role) -> torch.nn.Module:
+    channels = shapes.latent_channels, shapes.tokens, shapes.pooled
+    return build_denoiser(shapes.recipe.denoiser, *channels, lower=sees_lower(role))
+
+
+def _autoencoder(source: AutoencoderSource, side: int) -> float:
+    if source.source == "embedded":
+        vae = load_autoencoder(source).to("meta")
+    else:
+        with torch.device("meta"):
+            levels = len(KL_LEVELS)
+            vae = AutoencoderKL(
+                block_out_channels=KL_LEVELS,
+                down_block_types=("DownEncoderBlock2D",) * levels,
+                up_block_types=("UpDecoderBlock2D",) * levels,
+                layers_per_block=2,
+                latent_channels=KL_CHANNELS,
+            )
+    with FlopCounterMode(display=False) as counter:
+        vae.encode(torch.empty(1, 3, side, side, device="meta"))
+    return float(counter.get_total_flops())
+
+
+def _latent_channels(source: AutoencoderSource) -> int:
+    return int(load_autoencoder(source).config.latent_channels) if source.source == "embedded" else KL_CHANNELS
+
+
+def _text(source: TextEncoderSource) -> tuple[int, int, int]:
+    """(channels of the tokens, channels of the pooled text, parameters)."""
+    if source.source == "embedded":
+        tower = load_text_tower(source)
+        return tower.channels, tower.channels, sum(one.numel() for one in tower.encoder.parameters())
+    return KNOWN_TEXT.get(source.subfolder, KNOWN_TEXT[None])

@@ -1,0 +1,102 @@
+"""The fit finds what made the samples, counting agrees with counting by torch, and errors are those of what was left out."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from pangu.errors import UserError
+from pangu.models.denoisers import build_denoiser, denoise
+from pangu.planning.calibrate import core_seconds, probe
+from pangu.planning.figures import Figures, Sample, StageCost, StepCost, fit, left_out_errors, two_sizes
+from pangu.planning.operations import Shapes, parameters, training_operations
+from pangu.planning.table import figures_table
+from pangu.recipes import recipe
+from pangu.storage import Home
+
+costs = st.builds(StepCost, overhead_s=st.floats(1e-3, 1.0), s_per_operation=st.floats(1e-12, 1e-9))
+
+
+def sample(cost: StepCost, steps: int, operations: float, factor: float = 1.0) -> Sample:
+    name = f"{steps} x {operations:.3g}"
+    return Sample(
+        name=name, steps=steps, operations_per_step=operations, core_s=factor * cost.core_s(steps, operations)
+    )
+
+
+@given(costs)
+def test_the_fit_finds_the_cost_that_made_the_samples(cost: StepCost) -> None:
+    samples = [sample(cost, steps, operations) for steps, operations in ((10, 1e8), (700, 1e9), (30, 2e10))]
+    found = fit(samples)
+    for one in samples:
+        assert found.core_s(one.steps, one.operations_per_step) == pytest.approx(one.core_s, rel=1e-6)
+    assert max(abs(error) for error in left_out_errors(samples).values()) < 1e-6
+
+
+def test_one_shape_alone_says_nothing_of_overhead() -> None:
+    cost = StepCost(overhead_s=0.5, s_per_operation=1e-10)
+    found = fit([sample(cost, 10, 1e9), sample(cost, 20, 1e9)])
+    assert found.overhead_s == 0
+    assert found.core_s(5, 1e9) == pytest.approx(cost.core_s(5, 1e9))
+
+
+def test_a_prediction_is_judged_by_a_fit_that_never_saw_it() -> None:
+    cost = StepCost(overhead_s=0.01, s_per_operation=1e-10)
+    honest = [sample(cost, 10, operations) for operations in (1e8, 1e9, 1e10)]
+    slow = sample(cost, 10, 5e9, factor=2.0).model_copy(update={"name": "slow"})
+    assert left_out_errors([*honest, slow])["slow"] == pytest.approx(-0.5)
+
+
+def test_without_samples_nothing_is_fitted() -> None:
+    with pytest.raises(UserError, match="pangu calibrate"):
+        fit([])
+
+
+@given(st.floats(0, 10), st.floats(1e-4, 1), st.integers(1, 50), st.integers(1, 500))
+def test_two_runs_give_start_and_share_of_an_image(start: float, image: float, few: int, more: int) -> None:
+    line = two_sizes((few, start + few * image), (few + more, start + (few + more) * image))
+    for count in (few, few + more, 3 * few):
+        assert line.start_s + count * line.image_s == pytest.approx(start + count * image, rel=1e-6, abs=1e-6)
+
+
+def test_noise_never_makes_a_cost_negative() -> None:
+    assert two_sizes((10, 5.0), (20, 4.0)) == StageCost(start_s=0, image_s=0.2)
+
+
+def test_counted_training_is_what_torch_counts() -> None:
+    """Three forward passes stand for forward and backward; the first layer needs no gradient of its input."""
+    tiny = recipe("tiny")
+    shapes = Shapes(tiny)
+    network = build_denoiser(tiny.denoiser, shapes.latent_channels, shapes.tokens, shapes.pooled)
+    side = tiny.structure.resolution // 8
+    with FlopCounterMode(display=False) as counter:
+        text = torch.randn(1, tiny.max_tokens, shapes.tokens), torch.randn(1, shapes.pooled)
+        latents = torch.randn(1, shapes.latent_channels, side, side)
+        denoise(network, latents, torch.zeros(1).long(), *text, 0).sum().backward()
+    assert training_operations(shapes, "structure") == pytest.approx(counter.get_total_flops(), rel=0.1)
+    assert parameters(shapes, "structure") == sum(one.numel() for one in network.parameters())
+
+
+def test_a_probe_is_real_work_and_figures_come_back_as_they_were_kept(tmp_path) -> None:
+    first = probe(recipe("tiny"), "structure", 2, 2)
+    assert first.core_s > 0 and first.steps == 2
+    figures = Figures(
+        machine="here", cores=2, step=fit([first]), samples=(first,), decode_s_per_megapixel=0.1, upscale_s_per_megapixel=1,
+        **dict.fromkeys(("ingest", "prepare", "encode"), StageCost(start_s=1, image_s=0.01)),
+    )  # fmt: skip
+    figures.save(Home(tmp_path))
+    assert Figures.load(Home(tmp_path)) == figures
+    assert "GFLOP/s a core" in figures_table(figures)
+    with pytest.raises(UserError, match=r"calibration\.json holds no measured figures; run `pangu calibrate`"):
+        Figures.load(Home(tmp_path / "elsewhere"))
+
+
+def test_core_seconds_are_those_of_the_work_not_of_the_waiting() -> None:
+    import time
+
+    assert core_seconds(lambda: time.sleep(0.5)) < 0.25
+    assert (
+        core_seconds(lambda: [np.linalg.eigvals(np.random.default_rng(0).random((200, 200))) for _ in range(5)]) > 0.01
+    )
