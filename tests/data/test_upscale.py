@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pangu.data import openmoji
+from pangu.data import openmoji, upscale
 from pangu.data.images import ImageHWC, decode_rgb
 from pangu.data.upscale import Lanczos, Span, make_upscaler, resize, unfaithfulness, upscale_to
 
@@ -95,3 +95,13 @@ def test_openmoji_selection_is_the_same_every_time_varied_and_without_doubles() 
     image = Image.open(io.BytesIO(openmoji.render_png(chosen[5], 48)))
     assert image.size == (48, 48) and image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
     assert "OpenMoji" in openmoji.attribution() and openmoji.licence() == "CC BY-SA 4.0"
+
+
+def test_tiles_leave_no_seam(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = drawing(openmoji.selection(3)[2], 96)[:, :80]
+    span = make_upscaler("spanx2")
+    whole = span.upscale(image).astype(int)
+    monkeypatch.setattr(upscale, "TILE", 32)
+    assert np.abs(span.upscale(image) - whole).max() <= 1
+    monkeypatch.setattr(upscale, "SEEN", 0)
+    assert np.abs(span.upscale(image) - whole).max() > 8  # without overlap there would be seams

@@ -1,0 +1,118 @@
+"""The whole path with its source and its table in S3: versions, two writers, vacuum, and a bucket that is not there."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow.fs
+import pytest
+
+from pangu.config import Recipe
+from pangu.data.encode import encode
+from pangu.data.ingest import ingest
+from pangu.data.prepare import prepare
+from pangu.data.refilter import refilter
+from pangu.data.store import TableStore, file_system
+from pangu.data.table import latest_version, read_rows
+from pangu.data.versions import log, show, vacuum
+from pangu.errors import UserError
+from pangu.recipes import tiny
+from pangu.storage import Home
+from tests.data.test_local_sources import card, parquet
+from tests.data.test_table import ROWS
+from tests.small_dataset import NAME, commit_rows
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """A real S3 server on loopback, with one bucket; a process of its own, because deltalake waits for it with the GIL held."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_for(port)
+            options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in environment(f"http://127.0.0.1:{port}").items():
+                    patch.setenv(name, value)
+                pyarrow.fs.FileSystem.from_uri(f"s3://data/?{options}")[0].create_dir("data")
+                yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
+
+
+def wait_for(port: int) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the S3 server did not start")
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+        "PANGU_TABLES": "s3://data/tables",
+    }  # fmt: skip
+
+
+def test_from_a_table_in_s3_to_rows_in_s3_and_back(endpoint: str, tmp_path: Path) -> None:
+    filesystem, _ = file_system("s3://data/x")
+    filesystem.put_file(str(parquet(tmp_path / "local.parquet")), "data/source/part-0.parquet")
+    home, columns = Home(tmp_path / "home"), {"caption_en": "en", "caption_zh": "zh", "image": "picture"}
+    mine = card("s3://data/source/*.parquet", columns=columns)
+    done = ingest(mine, home)
+    outcome = prepare(mine, done.ingest_id, home)
+    assert (done.ok, outcome.rows, outcome.version) == (7, 7, 0)
+    assert not home.table("local").exists()
+    rows = read_rows(home, "local", 0)
+    assert rows.num_rows == 7 and show(home, "local").rows == 7
+    strict = card("s3://data/source/*.parquet", columns=columns, filters={"min_side": 30})
+    assert refilter(strict, home, 0).rows == 3
+    assert prepare(mine, done.ingest_id, home).already_done
+    assert read_rows(home, "local", 0).equals(rows)
+
+
+def test_two_writers_meet_at_conditional_puts_and_both_land(endpoint: str, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    commit_rows(home, ROWS[:4], "first")
+    with ThreadPoolExecutor(3) as pool:
+        versions = list(pool.map(lambda number: commit_rows(home, ROWS[: 2 + number], f"w{number}"), range(3)))
+    assert sorted(versions) == [1, 2, 3]
+    assert [read_rows(home, NAME, version).num_rows for version in versions] == [2, 3, 4]
+    assert vacuum(home, NAME, keep=1, dry_run=False)
+    assert [entry.readable for entry in log(home, NAME)] == [True, False, False, False]
+    with pytest.raises(UserError, match="Version 0 of dataset 'small' was vacuumed"):
+        read_rows(home, NAME, 0)
+
+
+def test_training_rows_are_encoded_from_s3(endpoint: str, tmp_path: Path) -> None:
+    home, recipe = Home(tmp_path, "s3://data/others"), tiny()
+    assert isinstance(recipe, Recipe)
+    commit_rows(home, ROWS, "k")
+    assert encode(NAME, 0, recipe, home).rows["structure"] == len(ROWS)
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"store s3://nowhere/x/small cannot be used .*bucket and keys"):
+        latest_version(Home(tmp_path, "s3://nowhere/x"), NAME)
+    store = TableStore("s3://nowhere/x/small")
+    with pytest.raises(UserError, match=r"store s3://nowhere/x/small cannot be used"):
+        store.write_parquet("a.parquet", read_rows_table())
+    assert "PANGU_TABLES" in os.environ
+
+
+def read_rows_table():  # type: ignore[no-untyped-def]
+    import pyarrow as pa
+
+    return pa.table({"x": [1]})
