@@ -13,11 +13,17 @@ from pangu.serve.settings import PoolSettings, ServeSettings
 
 def build(settings: dict[str, Any]) -> Application:
     """The application; `settings` is the JSON of a `ServeSettings`. Serve calls this on the cluster."""
+    return build_with(settings, None)
+
+
+def build_with(settings: dict[str, Any], lineup: dict[str, Any] | None) -> Application:
+    """The same with the JSON of a `Lineup` for all parts, where no declaration brings it as `user_config`."""
     chosen = ServeSettings.model_validate(settings)
-    pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen) for name in chosen.parts}
+    pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen, lineup) for name in chosen.parts}
     gateway = _deployment(
         serve.ingress()(Gateway),
         name="gateway",
+        user_config=lineup,
         ray_actor_options=_share_of_device(chosen),
         # Well above what it accepts, so that the gateway itself can refuse with OpenAI's error object.
         max_ongoing_requests=4 * chosen.max_in_flight + 32,
@@ -33,11 +39,12 @@ def _share_of_device(settings: ServeSettings) -> dict[str, float]:
     return {"num_cpus": settings.gateway_cpus, "num_gpus": settings.structure.num_gpus if alone else 0.0}
 
 
-def _pool(name: str, settings: ServeSettings) -> Application:
+def _pool(name: str, settings: ServeSettings, lineup: dict[str, Any] | None) -> Application:
     own: PoolSettings = settings.coop.pool if name == "coop" else getattr(settings, name)
     deployment = _deployment(
         REPLICAS[name],
         name=name,
+        user_config=lineup,
         ray_actor_options={"num_cpus": own.num_cpus, "num_gpus": own.num_gpus},
         # A replica takes all that the gateway may accept: waiting beside its batch is cheaper than being routed again.
         max_ongoing_requests=settings.max_in_flight + 8,

@@ -19,7 +19,7 @@ from pangu.registry import RegisteredPair, fetch_pair, resolve
 from pangu.registry.manifest import Manifest
 from pangu.serve import cluster
 from pangu.serve.drawing.messages import Lineup, Release
-from pangu.serve.drawing.parts import part_hashes
+from pangu.serve.drawing.parts import offers_of, part_hashes
 from pangu.serve.settings import ServeSettings
 from pangu.storage import Home
 
@@ -171,7 +171,7 @@ def read_settings(path: Path) -> ServeSettings:
 def release_at(pair: RegisteredPair, folder: Path) -> Release:
     """The message that tells every pool what to load."""
     parts = part_hashes(folder, Manifest.load(folder, pair.sha256))
-    return Release(folder=folder.absolute(), parts=parts, **pair.model_dump())
+    return Release(folder=folder.absolute(), parts=parts, offers=offers_of(folder), **pair.model_dump())
 
 
 def state_of(url: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from pangu.serve.api import images
+from pangu.serve.api import images, studio_page
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures, Release
 from pangu.serve.errors import MODEL, ApiError, ErrorBody, internal, unknown_model
@@ -44,6 +44,7 @@ def build_api(studio: Drawing, metrics: Metrics, keys: KeyRing | None = None) ->
     """The application over `studio`; without `keys` everybody may draw."""
     api = FastAPI(title="PanGu", description="OpenAI's Images API, drawn by a structure-texture pair.", version="1")
     _add_errors(api, metrics)
+    studio_page.add_to(api)
     images.add_to(api, studio, metrics, keys or KeyRing())
     _add_models(api, studio)
     _add_health(api, studio, metrics)
@@ -60,6 +61,7 @@ def _add_models(api: FastAPI, studio: Drawing) -> None:
             "owned_by": "pangu",
             "pair_version": release.pair_version if release else None,
             "partners": studio.partners,
+            **(release.offers.model_dump(mode="json") if release else {}),
         }
 
     @api.get("/v1/models")

@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from pangu.diffusion.trajectory import Trajectory
 
 
+class Offers(Frozen):
+    """What a release can be asked for, and what it prefers."""
+
+    sizes: tuple[str, ...] = Field((), description="WIDTHxHEIGHT, the preferred one first")
+    styles: tuple[str, ...] = ()
+    num_inference_steps: int = 30
+    guidance_scale: float = 3.0
+
+
 class Release(Frozen):
     """A fetched release: where it lies and which bytes it must have."""
 
@@ -29,6 +38,7 @@ class Release(Frozen):
     parts: dict[str, str] = Field(
         default={}, description="Hash of what each pool loads; equal in releases that share it"
     )
+    offers: Offers = Offers()
 
     def key(self, part: str) -> str:
         """What tells the files of one part apart from those of other releases."""

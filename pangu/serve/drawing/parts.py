@@ -5,11 +5,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pangu.config import ROLES
+from pangu.config import ROLES, Sampling
 from pangu.contract import SHARED
+from pangu.diffusion.presets import presets_for
 from pangu.errors import UserError
+from pangu.registry.fetch import pair_contracts
 from pangu.registry.manifest import Manifest
-from pangu.serve.drawing.messages import Release
+from pangu.serve.drawing.messages import Offers, Release
 from pangu.storage import read_json
 
 if TYPE_CHECKING:
@@ -48,6 +50,27 @@ def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:
     return hashes
 
 
+def offers_of(folder: Path) -> Offers:
+    """What the pair in `folder` can be asked for.
+
+    Raises:
+        UserError: the folder is no pair.
+    """
+    contract, index = pair_contracts(folder)["structure"], read_json(folder / "model_index.json")
+    sizes = [
+        f"{width}x{height}"
+        for height, width in presets_for(contract.resolution, contract.presets, contract.spatial_factor)
+    ]
+    preferred = f"{contract.resolution}x{contract.resolution}"
+    sampling = Sampling.model_validate(index.get("sampling") or {})
+    return Offers(
+        sizes=tuple(sorted(sizes, key=lambda size: size != preferred)),
+        styles=tuple(index.get("styles") or {}),
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+    )
+
+
 def release_of(folder: Path) -> Release:
     """A pair folder that is in no registry, as version 0.
 
@@ -56,7 +79,13 @@ def release_of(folder: Path) -> Release:
     """
     manifest = Manifest.of(folder)
     versions = dict.fromkeys(("pair_version", "structure_version", "texture_version", "created"), 0)
-    return Release(folder=folder.absolute(), sha256=manifest.sha256, parts=part_hashes(folder, manifest), **versions)
+    return Release(
+        folder=folder.absolute(),
+        sha256=manifest.sha256,
+        parts=part_hashes(folder, manifest),
+        offers=offers_of(folder),
+        **versions,
+    )
 
 
 def load_part(release: Release, part: str) -> "PanGuDrawPipeline":

@@ -1,0 +1,362 @@
+"""What serving costs beside the pipeline itself, and what it does under load. One JSON line for each claim.
+
+Everything runs on this machine in one run: `pangu serve` as a process of its own with one thread, and the diffusers pipeline in
+this process with one thread, in alternating rounds; same pair, steps and scheduler. On a CPU, processor time of the two processes
+is compared, so that other work on the machine does not count. With a running stack (`pangu up`, and its variables) the swap of
+a release under load is measured as well, through Ray.
+
+    python benchmarks/serve.py [--pair FOLDER] [--steps 20] [--rounds 5]
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import torch
+
+from pangu.pipelines.assemble import save_pair, untrained_pair
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.recipes import recipe
+from pangu.serve.drawing.parts import load_unchecked, release_of
+
+CROWD = 8
+
+
+class Server:
+    """`pangu serve` of one pair."""
+
+    def __init__(self, url: str, process: psutil.Process) -> None:
+        self.url, self.process = url, process
+        self.client = httpx.Client(base_url=url, timeout=300, limits=httpx.Limits(max_connections=256))
+
+    def draw(self, **fields: Any) -> httpx.Response:
+        return self.client.post("/v1/images/generations", json={"prompt": "a red apple", **fields})
+
+    def cpu_s(self) -> float:
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
+
+
+@contextmanager
+def serving(pair: Path, **settings: Any) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"structure": {"threads": 1}, **settings}, file)
+        file.flush()
+        command = [sys.executable, "-m", "pangu", "serve", str(pair), "--port", str(port), "--settings", file.name]
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        try:
+            server = Server(f"http://127.0.0.1:{port}", psutil.Process(process.pid))
+            while not _is_ready(server):
+                time.sleep(0.2)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _is_ready(server: Server) -> bool:
+    try:
+        return server.client.get("/readyz").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def report(name: str, value: float, goal: float, holds: bool, **facts: Any) -> None:
+    rounded = {key: round(fact, 4) if isinstance(fact, float) else fact for key, fact in facts.items()}
+    print(json.dumps({"name": name, "value": round(value, 4), "goal": goal, "holds": holds, **rounded}), flush=True)
+
+
+def alone(pair: PanGuDrawPipeline, steps: int, seed: int) -> None:
+    pair("a red apple", num_inference_steps=steps, generator=torch.Generator().manual_seed(seed))
+
+
+def crowd(server: Server, requests: list[dict[str, Any]]) -> None:
+    with ThreadPoolExecutor(CROWD) as clients:
+        for answer in clients.map(lambda fields: server.draw(**fields), requests):
+            assert answer.status_code == 200, answer.text
+
+
+def single_and_saturated(server: Server, pair: PanGuDrawPipeline, steps: int, rounds: int) -> None:
+    """One request at a time, and eight at once, against the pipeline called in a loop."""
+    found: dict[str, list[float]] = {"pipeline": [], "single": [], "saturated": []}
+    walls: dict[str, list[float]] = {"pipeline": [], "single": []}
+    for number in range(rounds + 1):
+        clock, wall = time.process_time(), time.perf_counter()
+        for image in range(4):
+            alone(pair, steps, image)
+        found["pipeline"].append((time.process_time() - clock) / 4)
+        walls["pipeline"].append((time.perf_counter() - wall) / 4)
+        clock, wall = server.cpu_s(), time.perf_counter()
+        for image in range(4):
+            server.draw(seed=1000 * number + image, num_inference_steps=steps)
+        found["single"].append((server.cpu_s() - clock) / 4)
+        walls["single"].append((time.perf_counter() - wall) / 4)
+        clock = server.cpu_s()
+        asked = [{"seed": 1000 * number + 100 + image, "num_inference_steps": steps} for image in range(2 * CROWD)]
+        crowd(server, asked)
+        found["saturated"].append((server.cpu_s() - clock) / (2 * CROWD))
+    median = {name: statistics.median(values[1:]) for name, values in found.items()}
+    wall_ratio = statistics.median(walls["single"][1:]) / statistics.median(walls["pipeline"][1:])
+    ratio = median["single"] / median["pipeline"]
+    report("serve_single", ratio, 1.05, ratio <= 1.05, wall=wall_ratio, pipeline_cpu_s=median["pipeline"], steps=steps)
+    speed = median["pipeline"] / median["saturated"]
+    report("serve_saturated", speed, 1.0, speed >= 1.0, cpu_s_per_image=median["saturated"])
+
+
+def rerender(server: Server, steps: int, rounds: int) -> None:
+    """Another style from the boundary on, against the whole image."""
+    whole, again = [], []
+    for number in range(rounds):
+        base = {"seed": 70_000 + number, "num_inference_steps": steps}
+        clock = server.cpu_s()
+        for image in range(3):
+            server.draw(**base | {"seed": 80_000 + 10 * number + image})
+        whole.append((server.cpu_s() - clock) / 3)
+        server.draw(**base)
+        clock = server.cpu_s()
+        for image in range(3):
+            answer = server.draw(**base, texture={"guidance_scale": 2.0 + image})
+            assert answer.json()["structure_cached"]
+        again.append((server.cpu_s() - clock) / 3)
+    value = statistics.median(again) / statistics.median(whole)
+    report("serve_rerender", value, 0.6, value <= 0.6)
+
+
+def memory(pair: Path) -> None:
+    """Bytes of weights in the larger of two pools, against one process that holds everything."""
+
+    def weights(part: str) -> int:
+        loaded = load_unchecked(release_of(pair), part)
+        modules = [each for each in loaded.components.values() if isinstance(each, torch.nn.Module)]
+        return sum(tensor.numel() * tensor.element_size() for module in modules for tensor in module.parameters())
+
+    sizes = {part: weights(part) for part in ("structure", "texture", "decoder", "coop")}
+    value = max(sizes["structure"], sizes["texture"]) / sizes["coop"]
+    report("serve_memory", value, 0.6, value <= 0.6, bytes=sizes)
+
+
+def overload(pair: Path, steps: int) -> None:
+    """Ten times what is accepted, at once: the accepted keep their deadline, the others hear so within 100 ms."""
+    accepted, timeout_s = 4, 60.0
+    with serving(pair, max_in_flight=accepted, timeout_s=timeout_s) as server:
+        server.draw(num_inference_steps=steps)
+        took: dict[int, list[float]] = {}
+        lock = threading.Lock()
+
+        def ask(seed: int) -> None:
+            clock = time.perf_counter()
+            status = server.draw(seed=seed, num_inference_steps=3 * steps).status_code
+            with lock:
+                took.setdefault(status, []).append(time.perf_counter() - clock)
+
+        with ThreadPoolExecutor(10 * accepted) as clients:
+            list(clients.map(ask, range(10 * accepted)))
+    refused = sorted(took.get(429, [0.0]))
+    late = sum(seconds > timeout_s for seconds in took.get(200, []))
+    p95 = refused[int(0.95 * (len(refused) - 1))]
+    holds = set(took) == {200, 429} and late == 0 and p95 <= 0.1
+    facts = {str(status): len(values) for status, values in took.items()}
+    report("serve_overload", p95, 0.1, holds, late=late, answers=facts, refused_median_s=statistics.median(refused))
+
+
+def batch_of_pipelines(pair: Path) -> Any:
+    """What one would write first: the whole pipeline behind `@serve.batch`, requests of equal steps in one call."""
+    from ray import serve
+    from starlette.requests import Request
+
+    @serve.deployment(max_ongoing_requests=100, ray_actor_options={"num_cpus": 1})
+    class Whole:
+        def __init__(self) -> None:
+            torch.set_num_threads(1)
+            self.pipe = PanGuDrawPipeline.from_pretrained(pair)
+            self.pipe.set_progress_bar_config(disable=True)
+
+        @serve.batch(max_batch_size=CROWD, batch_wait_timeout_s=0.02)
+        async def draw(self, asked: list[dict[str, Any]]) -> list[list[int]]:
+            import asyncio
+
+            return await asyncio.to_thread(self.drawn, asked)
+
+        def drawn(self, asked: list[dict[str, Any]]) -> list[list[int]]:
+            sizes: dict[int, list[int]] = {}
+            for steps in sorted({each["num_inference_steps"] for each in asked}):
+                own = [index for index, each in enumerate(asked) if each["num_inference_steps"] == steps]
+                seeds = [torch.Generator().manual_seed(asked[index]["seed"]) for index in own]
+                prompts = [asked[index]["prompt"] for index in own]
+                images = self.pipe(prompts, num_inference_steps=steps, generator=seeds).images
+                sizes |= {index: list(image.size) for index, image in zip(own, images, strict=True)}
+            return [sizes[index] for index in range(len(asked))]
+
+        async def __call__(self, request: Request) -> Any:
+            return await self.draw(await request.json())
+
+    return Whole.bind()  # type: ignore[attr-defined]
+
+
+def mixed_steps(pair: Path, steps: int, rounds: int) -> None:
+    """Requests of many step counts: ours in one process against `@serve.batch`, both under Ray Serve."""
+    import ray
+    from ray import serve
+
+    from pangu.serve.app import build_with
+    from pangu.serve.drawing.messages import Lineup
+
+    manifest_of(pair)
+    settings = {"layout": "one_process", "structure": {"threads": 1}, "max_in_flight": 64, "gateway_cpus": 1}
+    lineup = Lineup(champion=release_of(pair)).model_dump(mode="json")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(build_with(settings, lineup), name="ours", route_prefix="/ours")
+    serve.run(batch_of_pipelines(pair), name="batch", route_prefix="/batch")
+    paths: dict[str, str] = {"ours": "/ours/v1/images/generations", "batch": "/batch"}
+    took: dict[str, list[float]] = {name: [] for name in paths}
+    rates: dict[str, list[float]] = {name: [] for name in paths}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
+        for path in paths.values():
+            while client.post(path, json={"prompt": "x", "seed": 0, "num_inference_steps": 2}).status_code != 200:
+                time.sleep(0.5)
+        for number in range(rounds):
+            for name, path in paths.items():
+                rates[name].append(_load(client, path, steps, number, took[name]))
+    serve.shutdown()
+    ray.shutdown()
+    value = statistics.median(rates["ours"]) / statistics.median(rates["batch"])
+    report("serve_mixed_steps", value, 1.2, value >= 1.2, **{name: _percentiles(each) for name, each in took.items()})
+
+
+def _load(client: httpx.Client, path: str, steps: int, number: int, took: list[float]) -> float:
+    """Images/s of one crowd."""
+
+    def ask(index: int) -> None:
+        clock = time.perf_counter()
+        body = {
+            "prompt": "a red apple",
+            "seed": 1000 * number + index,
+            "num_inference_steps": steps // 2 + 3 * (index % 8),
+        }
+        assert client.post(path, json=body).status_code == 200
+        took.append(time.perf_counter() - clock)
+
+    clock = time.perf_counter()
+    with ThreadPoolExecutor(CROWD) as clients:
+        list(clients.map(ask, range(4 * CROWD)))
+    return 4 * CROWD / (time.perf_counter() - clock)
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {f"p{part}": round(ordered[int(part / 100 * (len(ordered) - 1))], 3) for part in (50, 95, 99)}
+
+
+def swap(pair: Path, other: Path, steps: int) -> None:
+    """One release after the other under load, through the running Ray: failures, mixtures, longest pause."""
+    from pangu.serve import cluster
+    from pangu.serve.deploy import Stage, serve_port
+    from pangu.serve.drawing.messages import Lineup
+    from pangu.serve.settings import ServeSettings
+
+    releases = []
+    for number, folder in enumerate((pair, other)):
+        manifest_of(folder)
+        releases.append(release_of(folder).model_copy(update={"pair_version": number + 1}))
+    port, client = serve_port(), cluster.connect()
+    stage = Stage(client, f"http://127.0.0.1:{port}", port, ServeSettings())
+    stage.show(Lineup(champion=releases[0]), releases[0].sha256)
+    server = Server(f"http://127.0.0.1:{port}", psutil.Process())
+    over, answers, pauses = threading.Event(), set(), [0.0]
+    failed = 0
+
+    def load() -> None:
+        nonlocal failed
+        last = time.perf_counter()
+        while not over.is_set():
+            answer = server.draw(seed=5, num_inference_steps=steps)
+            pauses.append(time.perf_counter() - last)
+            last = time.perf_counter()
+            failed += answer.status_code != 200
+            if answer.status_code == 200:
+                answers.add((answer.json()["release"]["pair_version"], answer.json()["data"][0]["b64_json"]))
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    time.sleep(2)
+    clock = time.perf_counter()
+    for lineup in (
+        Lineup(champion=releases[0], held=(releases[1],)),
+        Lineup(champion=releases[1], held=(releases[0],)),
+        Lineup(champion=releases[1]),
+    ):
+        stage.show(lineup, releases[1].sha256)
+    swapped_s = time.perf_counter() - clock
+    time.sleep(2)
+    over.set()
+    loading.join()
+    mixed = len(answers) - 2
+    facts = {"longest_pause_s": max(pauses), "median_request_s": statistics.median(pauses), "swap_s": swapped_s}
+    report("serve_swap", float(failed + mixed), 0.0, failed + mixed == 0, failed=failed, mixed=mixed, **facts)
+
+
+def manifest_of(folder: Path) -> None:
+    from pangu.registry.manifest import Manifest
+
+    Manifest.of(folder).save(folder)
+
+
+def stand_in(folder: Path, seed: int) -> Path:
+    save_pair(untrained_pair(recipe("demo"), seed), folder)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", type=Path, help="pair folder; default: an untrained pair of the demo recipe")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="names of claims, separated by commas")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        pair = asked.pair or stand_in(Path(scratch) / "pair", 0)
+        claims: dict[str, Callable[[], None]] = {
+            "memory": lambda: memory(pair),
+            "single": lambda: with_server(pair, asked.steps, asked.rounds),
+            "overload": lambda: overload(pair, asked.steps),
+            "mixed": lambda: mixed_steps(pair, asked.steps, asked.rounds),
+        }
+        if "RAY_API_SERVER_ADDRESS" in os.environ:
+            claims["swap"] = lambda: swap(pair, stand_in(Path(scratch) / "other", 7), asked.steps)
+        for name, claim in claims.items():
+            if not asked.only or name in asked.only.split(","):
+                claim()
+
+
+def with_server(pair: Path, steps: int, rounds: int) -> None:
+    alongside = PanGuDrawPipeline.from_pretrained(pair)
+    alongside.set_progress_bar_config(disable=True)
+    with serving(pair) as server:
+        single_and_saturated(server, alongside, steps, rounds)
+        rerender(server, steps, rounds)
+
+
+if __name__ == "__main__":
+    main()

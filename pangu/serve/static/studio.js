@@ -1,0 +1,233 @@
+"use strict";
+// The page: a form, the picture that is being drawn, and the gallery. Talks to /v1 of the server that it came from.
+const $ = (id) => document.getElementById(id);
+let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
+let model = null, running = null, kept = null;
+
+const word = (name, values = {}) => WORDS[language][name].replace(/\{(\w)\}/g, (_, key) => values[key]);
+
+function speak() {
+  document.documentElement.lang = language;
+  for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
+  if (model) showRelease(model);
+}
+
+function showRelease(facts) {
+  const release = facts.release || facts;
+  const names = { v: release.pair_version, a: release.structure_version ?? "–", b: release.texture_version ?? "–" };
+  $("release").textContent = word("release", names);
+}
+
+function headers() {
+  return $("key").value ? { Authorization: `Bearer ${$("key").value}` } : {};
+}
+
+async function load() {
+  try {
+    const answer = await fetch("/v1/models");
+    model = (await answer.json()).data[0];
+  } catch {
+    return complain(word("lost"));
+  }
+  if (model.pair_version === null) {
+    $("release").textContent = word("loading");
+    setTimeout(load, 1000);
+    return;
+  }
+  $("size").replaceChildren(...model.sizes.map((size) => new Option(size)));
+  set("steps", model.num_inference_steps);
+  set("guidance", model.guidance_scale);
+  set("strength", 0.5);
+  $("styles").hidden = model.styles.length === 0;
+  for (const style of model.styles) $("styles").append(...slider(`style-${style}`, style));
+  $("coop").hidden = model.partners.length === 0;
+  for (const name of model.partners) $("partners").append(choice(name));
+  speak();
+}
+
+function slider(id, text) {
+  const label = document.createElement("label"), value = document.createElement("output"), input = document.createElement("input");
+  Object.assign(input, { id, type: "range", min: 0, max: 5, step: 0.25, value: 0 });
+  Object.assign(value, { id: `${id}-value`, value: 0 });
+  label.htmlFor = id;
+  label.append(`${text} `, value);
+  return [label, input];
+}
+
+function choice(name) {
+  const label = document.createElement("label"), input = document.createElement("input");
+  Object.assign(input, { type: "checkbox", name: "partner", value: name });
+  label.className = "check";
+  label.append(input, name);
+  return label;
+}
+
+function set(id, value) {
+  $(id).value = value;
+  const shown = $(`${id}-value`);
+  if (shown) shown.value = $(id).value;
+}
+
+function styles() {
+  const found = {};
+  for (const name of model.styles) if (Number($(`style-${name}`).value)) found[name] = Number($(`style-${name}`).value);
+  return found;
+}
+
+// What the form asks for. With a kept layout, that of the layout, and the form for the texture half.
+async function asked() {
+  const own = {
+    prompt: $("prompt").value, size: $("size").value, n: Number($("count").value), seed: Number($("seed").value),
+    num_inference_steps: Number($("steps").value), guidance_scale: Number($("guidance").value), style: styles(),
+  };
+  if ($("negative").value) own.negative_prompt = $("negative").value;
+  if ($("scheduler").value) own.scheduler = $("scheduler").value;
+  const partners = [...document.querySelectorAll("[name=partner]:checked")].map((each) => each.value);
+  if (partners.length) own.coop = await cooperation(partners);
+  if (!kept) return own;
+  const texture = { prompt: own.prompt, style: own.style, guidance_scale: own.guidance_scale, num_inference_steps: own.num_inference_steps };
+  if (own.negative_prompt) texture.negative_prompt = own.negative_prompt;
+  return { ...kept, texture };
+}
+
+async function cooperation(partners) {
+  const coop = { partners, strength: Number($("strength").value) / partners.length };
+  const file = $("control").files[0];
+  if (file) coop.control_image = await pngOf(file);
+  return coop;
+}
+
+// The chosen file as a PNG of the size that is drawn.
+async function pngOf(file) {
+  const [width, height] = $("size").value.split("x").map(Number);
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  canvas.getContext("2d").drawImage(await createImageBitmap(file), 0, 0, width, height);
+  return canvas.toDataURL("image/png").split(",")[1];
+}
+
+async function draw() {
+  if (running) return;
+  if (!$("lock").checked && !kept) set("seed", Math.floor(Math.random() * 2 ** 32));
+  complain("");
+  running = new AbortController();
+  $("draw").disabled = true;
+  $("stop").disabled = false;
+  $("state").textContent = word("drawing");
+  $("now").replaceChildren();
+  try {
+    const body = await asked();
+    const answer = await fetch("/v1/images/generations", {
+      method: "POST", signal: running.signal, headers: { "Content-Type": "application/json", ...headers() },
+      body: JSON.stringify({ ...body, stream: true, partial_images: 3 }),
+    });
+    if (!answer.ok) throw new Error((await answer.json()).error.message);
+    for await (const event of events(answer.body)) take(event, body);
+  } catch (error) {
+    $("state").textContent = error.name === "AbortError" ? word("stopped") : "";
+    if (error.name !== "AbortError") complain(error instanceof TypeError ? word("lost") : error.message);
+  }
+  running = null;
+  $("draw").disabled = false;
+  $("stop").disabled = true;
+}
+
+async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const parts = (text + value).split("\n\n");
+    text = parts.pop();
+    for (const part of parts) yield JSON.parse(part.split("\n").find((line) => line.startsWith("data: ")).slice(6));
+  }
+}
+
+function take(event, body) {
+  if (event.error) throw new Error(event.error.message);
+  const source = `data:image/${event.output_format};base64,${event.b64_json}`;
+  let picture = $("now").children[event.image_index];
+  if (!picture) {
+    picture = document.createElement("img");
+    $("now").append(picture);
+  }
+  picture.src = source;
+  picture.alt = body.texture?.prompt || body.prompt;
+  if (event.type.endsWith("partial_image")) {
+    $("state").textContent = `${word("step")} ${event.partial_image_index + 1}`;
+    return;
+  }
+  showRelease(event);
+  $("state").textContent = word("done", { s: event.seconds.total.toFixed(2) }) + (event.structure_cached ? ` · ${word("cached")}` : "");
+  remember(source, event, body);
+}
+
+function remember(source, event, body) {
+  const figure = document.createElement("figure"), picture = document.createElement("img");
+  const caption = document.createElement("figcaption"), facts = document.createElement("small"), buttons = document.createElement("div");
+  Object.assign(picture, { src: source, alt: body.prompt });
+  facts.textContent = `${event.size} · ${event.num_inference_steps} · ${event.guidance_scale} · ${event.seed} · v${event.release.pair_version}`;
+  caption.append(body.texture?.prompt || body.prompt, facts);
+  buttons.append(button("reuse", () => reuse(body, event)));
+  if (!body.coop) buttons.append(button("keep", () => keep(body, event)));
+  const link = Object.assign(document.createElement("a"), { href: source, download: `pangu-${event.seed}.${event.output_format}` });
+  link.dataset.word = "save";
+  link.textContent = word("save");
+  buttons.append(link);
+  figure.append(picture, caption, buttons);
+  $("gallery").prepend(figure);
+  $("empty").hidden = true;
+}
+
+function button(name, act) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.dataset.word = name;
+  made.textContent = word(name);
+  made.addEventListener("click", act);
+  return made;
+}
+
+function reuse(body, event) {
+  letGo();
+  const shown = { ...body, ...(body.texture || {}) };
+  set("prompt", shown.prompt);
+  set("negative", shown.negative_prompt || "");
+  set("size", body.size);
+  set("steps", shown.num_inference_steps);
+  set("guidance", shown.guidance_scale);
+  set("seed", event.seed);
+  set("scheduler", body.scheduler || "");
+  for (const name of model.styles) set(`style-${name}`, shown.style?.[name] || 0);
+  $("lock").checked = true;
+  $("prompt").focus();
+}
+
+function keep(body, event) {
+  reuse(body, event);
+  const { texture, ...layout } = body;
+  kept = { ...layout, seed: event.seed, n: 1 };
+  $("kept").hidden = false;
+}
+
+function letGo() {
+  kept = null;
+  $("kept").hidden = true;
+}
+
+function complain(message) {
+  $("error").textContent = message;
+  $("error").hidden = !message;
+}
+
+$("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
+$("form").addEventListener("input", (event) => { const shown = $(`${event.target.id}-value`); if (shown) shown.value = event.target.value; });
+$("stop").addEventListener("click", () => running?.abort());
+$("release-layout").addEventListener("click", letGo);
+$("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; localStorage.setItem("language", language); speak(); });
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") running?.abort();
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("form").requestSubmit(); }
+});
+speak();
+load();

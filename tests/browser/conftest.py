@@ -1,0 +1,37 @@
+"""A real browser, and a served pair for it."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from pangu.recipes import tiny
+from tests.pipelines.coop import small
+from tests.serve.local import LocalServer, serving
+from tests.serve.served_pair import write_pair
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    """A tiny pair that knows two styles, with one declared partner under a ControlNet."""
+    folder: Path = tmp_path_factory.mktemp("studio")
+    recipe = tiny().model_copy(update={"styles": {"photo": "a photo of", "cartoon": "cartoon style,"}})
+    pair = write_pair(folder, recipe, seed=0)[0]
+    pipe = small.stable_diffusion(seed=3)
+    pipe.save_pretrained(folder / "plain")
+    small.controlnet(pipe.unet).save_pretrained(folder / "edges")
+    partner: dict[str, Any] = {"source": str(folder / "plain"), "controlnets": [str(folder / "edges")]}
+    with serving(pair, coop={"partners": {"edges": partner}}) as running:
+        yield running

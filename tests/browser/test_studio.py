@@ -1,0 +1,155 @@
+"""The studio page in a real Chromium: draw, watch, keep a layout, cooperate, be refused, in both languages and on a phone."""
+
+import io
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect
+
+from tests.serve.local import LocalServer
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="Debian's chromium is not installed"),
+]
+SLOW_MS = 30_000
+
+
+@pytest.fixture
+def page(browser: Browser, server: LocalServer) -> Iterator[Page]:
+    context = browser.new_context(locale="en-GB", viewport={"width": 1200, "height": 900})
+    context.set_default_timeout(SLOW_MS)
+    page = context.new_page()
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("request", lambda request: failures.append(request.url) if _is_foreign(request.url, server) else None)
+    page.goto(f"{server.url}/studio")
+    expect(page.locator("#release")).to_contain_text("release 0", timeout=SLOW_MS)
+    yield page
+    assert not failures
+    context.close()
+
+
+def _is_foreign(url: str, server: LocalServer) -> bool:
+    return not url.startswith((server.url, "data:"))
+
+
+def draw(page: Page, prompt: str = "a red apple", steps: int = 6, drawn: int = 1) -> None:
+    page.fill("#prompt", prompt)
+    page.locator("#steps").fill(str(steps))
+    page.click("#draw")
+    expect(page.locator("#gallery figure")).to_have_count(drawn, timeout=SLOW_MS)
+
+
+def test_it_draws_shows_partial_images_and_keeps_the_picture_with_its_parameters(page: Page) -> None:
+    seen: list[str] = page.evaluate(
+        "() => { window.seen = []; new MutationObserver(() => window.seen.push(document.getElementById('state').textContent))"
+        ".observe(document.getElementById('state'), {childList: true}); return window.seen; }"
+    )
+    draw(page, "一只狐狸")
+    seen = page.evaluate("() => window.seen")
+    assert [text for text in seen if text.startswith("Partial image")]
+    assert seen[-1].startswith("Done in")
+    caption = page.locator("#gallery figcaption").first
+    expect(caption).to_contain_text("一只狐狸")
+    expect(caption).to_contain_text("96x96 · 6 ·")
+    width = page.evaluate("() => document.querySelector('#gallery img').naturalWidth")
+    assert width == 96
+
+
+def test_reuse_draws_the_same_picture_again(page: Page) -> None:
+    draw(page)
+    page.fill("#prompt", "something else")
+    page.locator("#gallery").get_by_role("button", name="Reuse").click()
+    assert page.input_value("#prompt") == "a red apple"
+    page.click("#draw")
+    expect(page.locator("#gallery figure")).to_have_count(2, timeout=SLOW_MS)
+    sources = page.evaluate("() => [...document.querySelectorAll('#gallery img')].map((each) => each.src)")
+    assert sources[0] == sources[1]
+
+
+def test_a_kept_layout_is_rendered_from_the_cache_in_another_style(page: Page) -> None:
+    draw(page)
+    page.get_by_role("button", name="Keep layout").click()
+    expect(page.locator("#kept")).to_be_visible()
+    page.locator("#style-photo").fill("3")
+    page.click("#draw")
+    expect(page.locator("#gallery figure")).to_have_count(2, timeout=SLOW_MS)
+    expect(page.locator("#state")).to_contain_text("layout from the cache")
+    sources = page.evaluate("() => [...document.querySelectorAll('#gallery img')].map((each) => each.src)")
+    assert sources[0] != sources[1]
+    page.get_by_role("button", name="Let go").click()
+    expect(page.locator("#kept")).to_be_hidden()
+
+
+def test_a_partner_draws_along_with_a_control_image(page: Page) -> None:
+    page.locator("#coop summary").click()
+    page.get_by_label("edges").check()
+    page.fill("#prompt", "an apple")
+    page.click("#draw")
+    expect(page.locator("#error")).to_contain_text("needs a control image")
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 200), "white").save(picture, "JPEG")
+    control: Any = {"name": "edges.jpg", "mimeType": "image/jpeg", "buffer": picture.getvalue()}
+    page.set_input_files("#control", control)
+    draw(page, steps=2)
+    expect(page.locator("#error")).to_be_hidden()
+
+
+def test_an_error_of_the_server_is_shown_and_the_page_goes_on(page: Page) -> None:
+    page.evaluate("() => document.getElementById('size').append(new Option('1024x1024'))")
+    page.select_option("#size", "1024x1024")
+    page.fill("#prompt", "x")
+    page.click("#draw")
+    expect(page.get_by_role("alert")).to_contain_text("this model draws 96x96, not 1024x1024")
+    page.select_option("#size", "96x96")
+    draw(page)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_the_keyboard_alone_draws_and_stops(page: Page, server: LocalServer) -> None:
+    page.locator("#prompt").focus()
+    page.keyboard.type("a fox")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#gallery figure")).to_have_count(1, timeout=SLOW_MS)
+    page.evaluate("() => { document.getElementById('steps').max = 200; }")
+    page.locator("#steps").fill("200")
+    page.locator("#prompt").focus()
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#state")).to_contain_text("Drawing")
+    page.keyboard.press("Escape")
+    expect(page.locator("#state")).to_contain_text("Stopped")
+    expect(page.locator("#draw")).to_be_enabled()
+
+
+def test_every_word_is_there_in_both_languages_and_stays_chosen(page: Page) -> None:
+    english = page.inner_text("body")
+    page.click("#language")
+    expect(page.locator("#draw")).to_have_text("开始绘制")
+    assert page.get_attribute("html", "lang") == "zh"
+    assert page.inner_text("body") != english
+    page.reload()
+    expect(page.locator("#draw")).to_have_text("开始绘制")
+    missing = page.evaluate("() => Object.keys(WORDS.en).filter((name) => !WORDS.zh[name])")
+    assert missing == []
+
+
+def test_on_a_phone_nothing_runs_over_the_edge(browser: Browser, server: LocalServer) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 740}, locale="zh-CN")
+    page.set_default_timeout(SLOW_MS)
+    page.goto(f"{server.url}/studio")
+    expect(page.locator("#draw")).to_have_text("开始绘制")
+    draw(page, "一个很长的提示" * 20, steps=2)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    page.close()
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    nameless = page.evaluate(
+        "() => [...document.querySelectorAll('input, select, textarea, button')]"
+        ".filter((each) => !(each.labels?.length || each.textContent.trim())).map((each) => each.id)"
+    )
+    assert nameless == []
