@@ -13,5 +13,8 @@ from flows.stages import evaluate, stop_everything
 @staged
 def evaluate_pair(settings: EvaluatePair) -> dict[str, Any]:
     """Assemble the pair and measure it by the evaluation protocol."""
-    measured = evaluate(settings.card, settings.structure, settings.texture, settings.recipe, settings.encode_id)
+    options = settings.evaluation.arguments
+    measured = evaluate(
+        settings.card, settings.structure, settings.texture, settings.recipe, settings.encode_id, options
+    )
     return {"evaluate": measured}

@@ -1,4 +1,4 @@
-"""Deployment `ingest-images`: download the images of a card."""
+"""Deployment `ingest-images`: fetch the images of a card."""
 
 from typing import Any
 
@@ -14,5 +14,5 @@ DEFAULTS = IngestImages()
 @flow(name="ingest-images", on_cancellation=[stop_everything], on_crashed=[stop_everything])
 @staged
 def ingest_images(settings: IngestImages = DEFAULTS) -> dict[str, Any]:
-    """Download the images of a card's URL table; every URL ends as ok or as failed with a reason."""
-    return {"ingest": ingest(settings.card)}
+    """Fetch the images that a card's source lists; every row ends as ok or as failed with a reason."""
+    return {"ingest": ingest(settings.card, settings.retry)}

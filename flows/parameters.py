@@ -27,7 +27,7 @@ Card = Annotated[
 ]
 Recipe = Annotated[
     RecipeName,
-    Field(description="The recipe: network sizes, steps, noise schedule, sampling", json_schema_extra=_at(1)),
+    Field(description="The recipe: network sizes, steps, noise schedule, sampling, gate", json_schema_extra=_at(2)),
 ]
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")]
 Folder = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -39,50 +39,174 @@ class Form(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+TimeoutH = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=8760,
+        description="Hours after which a stage is stopped; a run that is started again continues where it was",
+        json_schema_extra=_at(1),
+    ),
+]
+WEEK_H = 168.0
+
+
+class RecipeChanges(Form):
+    """What this run does otherwise than its recipe; an empty field keeps the recipe's value."""
+
+    structure_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Optimizer steps of the structure generator", json_schema_extra=_at(0)
+    )
+    texture_steps: int | None = Field(
+        None, ge=1, le=100_000_000, description="Optimizer steps of the texture generator", json_schema_extra=_at(1)
+    )
+    batch_size: int | None = Field(
+        None, ge=1, le=1_000_000, description="Images per optimizer step, of both generators", json_schema_extra=_at(2)
+    )
+    lr_peak: float | None = Field(
+        None, gt=0, le=1, description="Learning rate after the warm-up", json_schema_extra=_at(3)
+    )
+    lr_final: float | None = Field(
+        None, ge=0, le=1, description="Learning rate of the last step", json_schema_extra=_at(4)
+    )
+    boundary: int | None = Field(
+        None, ge=1, le=9999, description="T_struct: structure owns the timesteps from here up", json_schema_extra=_at(5)
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="Seed of rows, noise and dropouts", json_schema_extra=_at(6)
+    )
+    workers: int | None = Field(
+        None, ge=1, le=100_000, description="Data-parallel workers of each training job", json_schema_extra=_at(7)
+    )
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=1000, description="Sampling steps of evaluation and served API", json_schema_extra=_at(8)
+    )
+    guidance_scale: float | None = Field(
+        None, ge=0, le=50, description="Guidance scale of evaluation and served API", json_schema_extra=_at(9)
+    )
+
+
+class EvaluationOptions(Form):
+    """How the pair is measured."""
+
+    prompts: int = Field(
+        24, ge=1, le=1_000_000, description="Captions per language and split, at most", json_schema_extra=_at(0)
+    )
+    split: Literal["automatic", "train", "held_out"] = Field(
+        "automatic",
+        description="Rows that distances and CLIP scores are measured on; automatic: held-out ones where there are any",
+        json_schema_extra=_at(1),
+    )
+    metrics: Literal["automatic", "retrieval", "retrieval,fid,kid", "retrieval,fid,kid,loss", "retrieval,loss"] = Field(
+        "automatic",
+        description="What is measured; automatic: retrieval, and whatever the networks named below are for",
+        json_schema_extra=_at(2),
+    )
+    inception: str = Field(
+        "", max_length=1000, description="TorchScript Inception network for FID, KID and IS", json_schema_extra=_at(3)
+    )
+    clip: str = Field("", max_length=1000, description="CLIP model, a folder or a hub id", json_schema_extra=_at(4))
+    cn_clip: str = Field(
+        "", max_length=1000, description="Chinese CLIP model, a folder or a hub id", json_schema_extra=_at(5)
+    )
+
+    @property
+    def judges(self) -> list[str]:
+        """The options of `pangu evaluate` and `pangu gate` that name the networks which judge."""
+        named = {"--inception": self.inception, "--clip": self.clip, "--cn-clip": self.cn_clip}
+        return [word for option, value in named.items() if value for word in (option, value)]
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of `pangu evaluate`."""
+        chosen = {"--split": self.split, "--metrics": self.metrics}
+        words = [word for option, value in chosen.items() if value != "automatic" for word in (option, value)]
+        return ["--prompts", str(self.prompts), *words, *self.judges]
+
+
 class IngestImages(Form):
-    """Download the images of a card's URL table."""
+    """Fetch the images that a card's source lists."""
 
     card: Card = "openmoji"
+    retry: bool = Field(
+        False,
+        description="Try failures that may pass again, waiting as long as their reason asks",
+        json_schema_extra=_at(2),
+    )
+    timeout_h: TimeoutH = WEEK_H
 
 
 class PrepareDataset(Form):
     """Turn downloaded images into one version of the dataset table."""
 
     card: Card = "openmoji"
-    ingest_id: Identifier = Field(description="The id that ingest-images reported", json_schema_extra=_at(1))
+    timeout_h: TimeoutH = WEEK_H
+    ingest_id: Identifier = Field(description="The id that ingest-images reported", json_schema_extra=_at(2))
 
 
-class TrainGenerators(Form):
-    """Encode one version of a dataset and train both generators on it, at the same time."""
+class EncodeDataset(Form):
+    """Turn one dataset version into latents and text embeddings."""
 
     card: Card = "openmoji"
+    timeout_h: TimeoutH = WEEK_H
     recipe: Recipe = "demo"
-    version: int = Field(ge=0, description="Version of the dataset table", json_schema_extra=_at(2))
+    version: int = Field(ge=0, description="Version of the dataset table", json_schema_extra=_at(3))
+    changes: RecipeChanges = Field(
+        RecipeChanges(), description="What is done otherwise than the recipe says", json_schema_extra=_at(4)
+    )
+
+
+class TrainGenerators(EncodeDataset):
+    """Encode one version of a dataset and train both generators on it, at the same time."""
 
 
 class EvaluatePair(Form):
     """Measure a pair of generators by the evaluation protocol."""
 
     card: Card = "openmoji"
+    timeout_h: TimeoutH = WEEK_H
     recipe: Recipe = "demo"
-    encode_id: Identifier = Field(description="The id that encoding reported", json_schema_extra=_at(2))
-    structure: Folder = Field(description="Folder of the structure generator", json_schema_extra=_at(3))
-    texture: Folder = Field(description="Folder of the texture generator", json_schema_extra=_at(4))
+    encode_id: Identifier = Field(description="The id that encoding reported", json_schema_extra=_at(3))
+    structure: Folder = Field(description="Folder of the structure generator", json_schema_extra=_at(4))
+    texture: Folder = Field(description="Folder of the texture generator", json_schema_extra=_at(5))
+    evaluation: EvaluationOptions = Field(
+        EvaluationOptions(), description="How the pair is measured", json_schema_extra=_at(6)
+    )
 
 
 class ReleasePair(Form):
     """Register a pair, point the alias `champion` to it, and serve it."""
 
     pair: Folder = Field(description="Folder of the pair", json_schema_extra=_at(0))
-    structure: Folder = Field(description="Folder of the structure generator", json_schema_extra=_at(1))
-    texture: Folder = Field(description="Folder of the texture generator", json_schema_extra=_at(2))
-    metrics: Folder = Field(description="File with the outcome of the evaluation, as JSON", json_schema_extra=_at(3))
-    deploy: bool = Field(True, description="Also serve the pair when it is released", json_schema_extra=_at(4))
+    timeout_h: TimeoutH = WEEK_H
+    structure: Folder = Field(description="Folder of the structure generator", json_schema_extra=_at(2))
+    texture: Folder = Field(description="Folder of the texture generator", json_schema_extra=_at(3))
+    metrics: Folder = Field(description="File with the outcome of the evaluation, as JSON", json_schema_extra=_at(4))
+    deploy: bool = Field(True, description="Also serve the pair when it is released", json_schema_extra=_at(5))
+
+
+class DeployPair(Form):
+    """Serve a registered pair; a running server swaps to it without downtime."""
+
+    pair_version: int = Field(ge=1, description="Version of the registered model pangu-pair", json_schema_extra=_at(0))
+    timeout_h: TimeoutH = WEEK_H
 
 
 class RetrainPair(Form):
-    """From a card to a served pair: ingest, prepare, encode, train, evaluate, release, deploy."""
+    """From a card to a served pair: ingest, prepare, encode, train, evaluate, gate, release, deploy."""
 
     card: Card = "openmoji"
+    timeout_h: TimeoutH = WEEK_H
     recipe: Recipe = "demo"
-    deploy: bool = Field(True, description="Also serve the pair when it is released", json_schema_extra=_at(2))
+    changes: RecipeChanges = Field(
+        RecipeChanges(), description="What is done otherwise than the recipe says", json_schema_extra=_at(3)
+    )
+    evaluation: EvaluationOptions = Field(
+        EvaluationOptions(), description="How the pair is measured", json_schema_extra=_at(4)
+    )
+    approval: Literal["none", "person"] = Field(
+        "none",
+        description="person: the run pauses behind the gate until somebody looks at it and resumes it",
+        json_schema_extra=_at(5),
+    )
+    deploy: bool = Field(True, description="Also serve the pair when it is released", json_schema_extra=_at(6))

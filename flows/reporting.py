@@ -1,6 +1,7 @@
 """What the dashboard shows of a stage: a progress bar, its log lines, its outcome, and why it failed."""
 
 import functools
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
@@ -9,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
+from flows.orphans import stop_orphans
 from pangu import jobs
 from pangu.errors import UserError
 from pangu.progress import Progress
@@ -16,6 +18,8 @@ from pangu.progress import Progress
 Parameters = ParamSpec("Parameters")
 
 SECONDS_BETWEEN_UPDATES = 2.0
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
+"""Terminal control sequences (ECMA-48: CSI, OSC and two-byte escapes), which Ray and progress bars print."""
 PLACES = ("run", "mlflow", "sample")
 """Facts of a training that say where something is."""
 
@@ -41,6 +45,11 @@ class ProgressBar:
             update_progress_artifact(self._artifact, 100.0, description=f"{self._stage}: already done")
         else:
             update_progress_artifact(self._artifact, 100.0)
+
+
+def plain(line: str) -> str:
+    """The line as a person reads it: without colours and other terminal control; of what a bar overwrote, the last."""
+    return ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2]
 
 
 def sentence(progress: Progress) -> str:
@@ -76,6 +85,7 @@ def staged(run: Callable[Parameters, dict[str, Any]]) -> Callable[Parameters, St
 
     @functools.wraps(run)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> State:
+        stop_orphans()
         try:
             return Completed(data=run(*args, **kwargs))
         except UserError as error:

@@ -9,10 +9,11 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.gate import pass_gate
 from flows.parameters import RetrainPair
 from flows.release_pair import release_and_deploy
 from flows.reporting import staged
-from flows.stages import encode, evaluate, ingest, prepare, result_file, stop_everything
+from flows.stages import encode, evaluate, gate, ingest, prepare, recipe_of, result_file, stop_everything
 from flows.train_generators import train_both
 from pangu.config import ROLES
 
@@ -27,18 +28,20 @@ DEFAULTS = RetrainPair()
 )
 @staged
 def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
-    """Ingest, prepare, encode, train both generators at the same time, evaluate, release, deploy.
+    """Ingest, prepare, encode, train both generators at the same time, evaluate, gate, release, deploy.
 
-    A stage whose input has not changed says that it is already done.
+    A stage whose input has not changed says that it is already done. A pair that the gate stops is not released.
     """
-    card, recipe = settings.card, settings.recipe
+    card, recipe = settings.card, recipe_of(settings.recipe, settings.changes)
     ingested = ingest(card)
     prepared = prepare(card, ingested["ingest_id"])
     encoded = encode(card, prepared["version"], recipe)
     trained = train_both(card, encoded["encode_id"], recipe)
     structure, texture = (trained[f"train-{role}"]["generator"] for role in ROLES)
-    evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"])
-    served = release_and_deploy(
-        evaluated["pair"], structure, texture, str(result_file("evaluate")), serve=settings.deploy
-    )
-    return {"ingest": ingested, "prepare": prepared, "encode": encoded, **trained, "evaluate": evaluated, **served}
+    measured, options = str(result_file("evaluate")), settings.evaluation
+    evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"], options.arguments)
+    decided = gate(card, measured, recipe, encoded["encode_id"], options.judges)
+    pass_gate(decided, settings.approval)
+    served = release_and_deploy(evaluated["pair"], structure, texture, measured, serve=settings.deploy)
+    stages = {"ingest": ingested, "prepare": prepared, "encode": encoded, **trained}
+    return {**stages, "evaluate": evaluated, "gate": decided, **served}

@@ -1,5 +1,8 @@
 """The stages as Prefect tasks: each runs one `pangu` command, as a Ray Job or as a process, and returns its outcome."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,15 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_run
 from prefect.tasks import Task
 
-from flows.reporting import ProgressBar, show_outcome
+from flows.overrides import changed
+from flows.parameters import RecipeChanges
+from flows.reporting import ProgressBar, plain, show_outcome
 from flows.training_report import TrainingReport
 from pangu import jobs
 from pangu.errors import UserError
 from pangu.progress import Progress
-from pangu.storage import Home
+from pangu.recipes import recipe as named
+from pangu.storage import Home, write_json
 
 
 async def may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
@@ -34,8 +40,8 @@ stage_task = {
 
 
 @task(name="ingest", task_run_name="ingest", **stage_task)
-def ingest(card: str) -> dict[str, Any]:
-    return run_stage("ingest", ["ingest", card], on_ray=False)
+def ingest(card: str, retry: bool = False) -> dict[str, Any]:
+    return run_stage("ingest", ["ingest", card, *(["--retry"] if retry else [])], on_ray=False)
 
 
 @task(name="prepare", task_run_name="prepare", **stage_task)
@@ -54,9 +60,18 @@ def train(card: str, encode_id: str, recipe: str, role: str) -> dict[str, Any]:
 
 
 @task(name="evaluate", task_run_name="evaluate", **stage_task)
-def evaluate(card: str, structure: str, texture: str, recipe: str, encode_id: str) -> dict[str, Any]:
+def evaluate(
+    card: str, structure: str, texture: str, recipe: str, encode_id: str, options: list[str]
+) -> dict[str, Any]:
     generators = ["--structure", structure, "--texture", texture]
-    return run_stage("evaluate", ["evaluate", card, *generators, "--recipe", recipe, "--encode-id", encode_id])
+    chosen = ["--recipe", recipe, "--encode-id", encode_id, *options]
+    return run_stage("evaluate", ["evaluate", card, *generators, *chosen])
+
+
+@task(name="gate", task_run_name="gate", **stage_task)
+def gate(card: str, metrics: str, recipe: str, encode_id: str, judges: list[str]) -> dict[str, Any]:
+    chosen = ["--recipe", recipe, "--encode-id", encode_id, *judges]
+    return run_stage("gate", ["gate", card, "--metrics", metrics, *chosen])
 
 
 @task(name="release", task_run_name="release", **stage_task)
@@ -71,9 +86,13 @@ def deploy(pair_version: int | str) -> dict[str, Any]:
 
 
 def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str, Any]:
-    """Run one `pangu` command for the current flow run, show how it goes, and return its outcome."""
+    """Run one `pangu` command for the current flow run, show how it goes, and return its outcome.
+
+    Raises:
+        UserError: bad input, or it took longer than the form's `timeout_h`.
+    """
     run = jobs.run_as_job if on_ray else jobs.run_as_process
-    bar = ProgressBar(stage)
+    bar, log, job_id = ProgressBar(stage), get_run_logger().info, f"{current_run.id}-{stage}"
     training = TrainingReport(stage) if stage.startswith("train-") else None
 
     def report(progress: Progress) -> None:
@@ -82,13 +101,51 @@ def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str
             training(progress)
 
     try:
-        outcome = run(arguments, f"{current_run.id}-{stage}", result_file(stage), report, get_run_logger().info)
+        with deadline(stage, job_id, hours_allowed()):
+            outcome = run(arguments, job_id, result_file(stage), report, lambda line: log("%s", plain(line)))
     finally:
         if training is not None:
             training.finish()
     bar.finish(outcome)
     show_outcome(stage, outcome)
     return outcome
+
+
+def hours_allowed() -> float | None:
+    """What the run's form says about the duration of a stage."""
+    settings = (current_run.parameters or {}).get("settings") or {}
+    found = settings.get("timeout_h") if isinstance(settings, dict) else getattr(settings, "timeout_h", None)
+    return float(found) if found else None
+
+
+@contextlib.contextmanager
+def deadline(stage: str, job_id: str, hours: float | None) -> Iterator[None]:
+    """Stop the stage's job when its time is over.
+
+    Raises:
+        UserError: it was; another attempt would need as long.
+    """
+    over = threading.Event()
+
+    def stop() -> None:
+        over.set()
+        jobs.stop_all(job_id)
+
+    timer = threading.Timer(hours * 3600, stop) if hours else None
+    if timer is not None:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    except (jobs.CommandStopped, jobs.CommandFailed) as error:
+        if over.is_set():
+            raise UserError(
+                f"{stage} was stopped after {hours:g} h, its timeout_h; run it again, and it continues."
+            ) from error
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def result_file(stage: str) -> Path:
@@ -99,3 +156,16 @@ def result_file(stage: str) -> Path:
 def stop_everything(flow: Any, flow_run: FlowRun, state: State) -> None:
     """Hook of cancelled and crashed flows, for those that were killed before they could end their jobs themselves."""
     jobs.stop_all(str(flow_run.id))
+
+
+def recipe_of(name: str, changes: RecipeChanges) -> str:
+    """What the stages are given as `--recipe`: the name, or a file of this run with the recipe as it was changed.
+
+    Raises:
+        UserError: the changes do not go together.
+    """
+    if changes == RecipeChanges():
+        return name
+    path = result_file("recipe")
+    write_json(path, changed(named(name), changes).model_dump(mode="json"))
+    return str(path)

@@ -8,7 +8,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.parameters import TrainGenerators
 from flows.reporting import staged
-from flows.stages import encode, stop_everything, train
+from flows.stages import encode, recipe_of, stop_everything, train
 from pangu.config import ROLES
 
 
@@ -21,8 +21,9 @@ from pangu.config import ROLES
 @staged
 def train_generators(settings: TrainGenerators) -> dict[str, Any]:
     """Structure on all rows, texture on the large originals: two independent jobs, side by side."""
-    encoded = encode(settings.card, settings.version, settings.recipe)
-    return {"encode": encoded, **train_both(settings.card, encoded["encode_id"], settings.recipe)}
+    recipe = recipe_of(settings.recipe, settings.changes)
+    encoded = encode(settings.card, settings.version, recipe)
+    return {"encode": encoded, **train_both(settings.card, encoded["encode_id"], recipe)}
 
 
 def train_both(card: str, encode_id: str, recipe: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ import httpx
 import pangu
 from pangu.errors import UserError
 from pangu.stack import health, supervision
-from pangu.stack.flow_runs import settle
+from pangu.stack.automations import install_automations
+from pangu.stack.flow_runs import catch_up, settle
 from pangu.stack.model import WORK_POOL, Stack, path_of
 from pangu.stack.ports import choose_ports
 from pangu.stack.prefect_api import prefect_api
@@ -117,6 +118,8 @@ def _start(stack: Stack, say: Say) -> Stack:
 def _start_prefect(stack: Stack, say: Say) -> None:
     _wait_until(stack, "prefect", health.prefect_answers, say)
     settle(stack, "CRASHED", "Its stack ended while it was under way; run it again, and it continues.")
+    catch_up(stack)
+    install_automations(stack)
     _create_work_pool(stack)
     supervision.rpc(stack).startProcess("worker", False)
     _deploy_flows(stack, say)

@@ -15,6 +15,8 @@ from pangu.stack.processes import ProcessRecord
 from pangu.storage import Home, read_json, write_json
 
 WORK_POOL = "pangu"
+HEARTBEAT_S = 30
+"""A flow run says so often that it is alive; Prefect allows no less."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -88,6 +90,7 @@ class Stack(Frozen):
             "PREFECT_HOME": str(self.home / "stack" / "prefect"),
             "PREFECT_PROFILES_PATH": str(self.home / "stack" / "prefect" / "profiles.toml"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

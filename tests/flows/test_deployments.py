@@ -12,11 +12,16 @@ from flows.parameters import RecipeName
 from pangu import jobs
 from pangu.recipes import RECIPES
 from pangu.stack import Stack
+from pangu.stack.automations import SILENT_RUN, install_automations
 from pangu.stack.flow_runs import settle
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 
-NAMES = ["ingest-images", "prepare-dataset", "train-generators", "evaluate-pair", "release-pair", "retrain-pair"]
+NAMES = [
+    "ingest-images", "prepare-dataset", "encode-dataset", "train-generators", "evaluate-pair", "release-pair", "deploy-pair",
+    "retrain-pair",
+]  # fmt: skip
+ROOT = Path(__file__).parents[2]
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
@@ -58,13 +63,41 @@ def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Cli
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_of_a_form_is_described_and_bounded(api: httpx.Client, name: str) -> None:
     definitions = deployment(api, name)["parameter_openapi_schema"]["definitions"]
-    (form,) = [definition for definition in definitions.values() if definition.get("type") == "object"]
-    bounds = {"minimum", "maximum", "minLength", "maxLength", "enum", "pattern"}
-    for field, schema in form["properties"].items():
-        if schema.get("type") != "boolean":
-            assert bounds & schema.keys(), f"{field} of {name} has no bounds"
-        assert schema.get("description"), f"{field} of {name} is not described"
-    assert sorted(schema["position"] for schema in form["properties"].values()) == list(range(len(form["properties"])))
+    bounds = {"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "enum", "pattern"}
+    forms = [definition for definition in definitions.values() if definition.get("type") == "object"]
+    assert forms
+    for form in forms:
+        for field, schema in form["properties"].items():
+            choices = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
+            plain = schema.get("type") == "boolean" or "$ref" in schema or "allOf" in schema
+            assert plain or all(bounds & part.keys() for part in choices), f"{field} of {name} has no bounds"
+            assert schema.get("description"), f"{field} of {name} is not described"
+        assert sorted(schema["position"] for schema in form["properties"].values()) == list(
+            range(len(form["properties"]))
+        )
+
+
+def test_every_flow_file_is_a_deployment(api: httpx.Client) -> None:
+    flows = {path.stem.replace("_", "-") for path in (ROOT / "flows").glob("*.py") if "\n@flow(" in path.read_text()}
+    assert flows == set(NAMES)
+
+
+def test_a_new_dataset_version_may_start_a_retraining_and_waits_to_be_switched_on(api: httpx.Client) -> None:
+    found = api.get(f"/automations/related-to/prefect.deployment.{deployment(api, 'retrain-pair')['id']}")
+    (automation,) = found.raise_for_status().json()
+    assert automation["enabled"] is False
+    assert automation["trigger"]["expect"] == ["pangu.dataset.new-version"]
+    assert automation["actions"][0]["parameters"] == {"settings": {"card": "{{ event.payload.card }}"}}
+
+
+def test_a_silent_run_is_taken_for_dead_and_installing_that_again_changes_nothing(
+    api: httpx.Client, stack: Stack
+) -> None:
+    install_automations(stack)
+    named = {"automations": {"name": {"any_": [SILENT_RUN["name"]]}}}
+    (automation,) = api.post("/automations/filter", json=named).raise_for_status().json()
+    assert automation["enabled"] and automation["trigger"]["posture"] == "Proactive"
+    assert automation["actions"][0]["state"] == "CRASHED"
 
 
 def test_the_weekly_schedule_has_a_timezone_and_waits_to_be_switched_on(api: httpx.Client) -> None:
@@ -119,6 +152,15 @@ def test_a_cancelled_run_takes_everything_it_started_along(
         assert time.monotonic() - asked < 15
         time.sleep(0.2)
     assert finish(api, run["id"])["type"] == "CANCELLED"
+
+
+def test_a_stage_that_takes_too_long_is_stopped_and_says_so(api: httpx.Client, card_that_takes_forever: Path) -> None:
+    settings = {"card": str(card_that_takes_forever), "timeout_h": 0.002}
+    run = press(api, "ingest-images", settings).raise_for_status().json()
+    state = finish(api, run["id"])
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("ingest was stopped after 0.002 h, its timeout_h")
+    assert marked(jobs.MARK, run["id"], prefix=True) == []
 
 
 def test_a_run_that_ended_with_its_stack_is_said_to_have_ended_and_frees_its_slot(

@@ -1,0 +1,117 @@
+"""Forms, changed recipes, options, and lines of a log, without a server."""
+
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.gate import markdown
+from flows.overrides import changed
+from flows.parameters import EvaluatePair, EvaluationOptions, RecipeChanges, RetrainPair
+from flows.reporting import plain
+from pangu.config import Recipe
+from pangu.data.card import Split
+from pangu.errors import UserError
+from pangu.evaluate.protocol import check_metrics
+from pangu.gate.decision import Decision
+from pangu.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", [name for name, make in RECIPES.items() if make().strategy == "time_decoupling"])
+def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> None:
+    assert changed(recipe(name), RecipeChanges()) == recipe(name)
+
+
+def test_every_field_of_the_form_arrives_in_the_recipe() -> None:
+    asked = RecipeChanges(
+        structure_steps=7, texture_steps=9, batch_size=4, lr_peak=0.5, lr_final=0.25, boundary=300, seed=11, workers=3,
+        num_inference_steps=13, guidance_scale=1.5,
+    )  # fmt: skip
+    assert None not in asked.model_dump().values()
+    found = changed(recipe("demo"), asked)
+    assert (found.structure.steps, found.texture.steps) == (7, 9)
+    assert found.structure.batch_size == found.texture.batch_size == 4
+    assert (found.optimization.lr_peak, found.optimization.lr_final) == (0.5, 0.25)
+    assert (found.boundary, found.seed, found.workers) == (300, 11, 3)
+    assert (found.sampling.num_inference_steps, found.sampling.guidance_scale) == (13, 1.5)
+    assert found.model_copy(update={"name": ""}) != recipe("demo")
+
+
+def test_changes_that_do_not_go_together_are_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"^The changes to recipe 'demo' do not hold: .*boundary must lie strictly"):
+        changed(recipe("demo"), RecipeChanges(boundary=1000))
+
+
+def test_the_bounds_of_the_form_are_no_wider_than_those_of_the_recipe() -> None:
+    """A number that the form lets through is refused by the recipe only in company of another."""
+    for field, value in (
+        ("seed", 0),
+        ("workers", 1),
+        ("num_inference_steps", 1000),
+        ("guidance_scale", 50),
+        ("lr_final", 0),
+    ):
+        assert isinstance(changed(recipe("demo"), RecipeChanges(**{field: value})), Recipe)
+
+
+def test_the_choices_of_an_evaluation_are_those_of_the_command() -> None:
+    fields = EvaluationOptions.model_fields
+    assert set(get_args(fields["split"].annotation)) == {"automatic", *get_args(Split)}
+    for choice in get_args(fields["metrics"].annotation):
+        if choice != "automatic":
+            assert ",".join(check_metrics(choice.split(","))) == choice
+
+
+def test_options_left_alone_ask_for_nothing_special() -> None:
+    assert EvaluationOptions().arguments == ["--prompts", "24"]
+    asked = EvaluationOptions(prompts=100, split="train", metrics="retrieval,fid,kid", clip="a/b").arguments
+    assert asked == ["--prompts", "100", "--split", "train", "--metrics", "retrieval,fid,kid", "--clip", "a/b"]
+    assert EvaluationOptions(clip="a", cn_clip="b", inception="c").judges == [
+        "--inception", "c", "--clip", "a", "--cn-clip", "b",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [RetrainPair, EvaluatePair])
+def test_places_in_a_form_are_all_different(form: type) -> None:
+    for schema in [form.model_json_schema(), *form.model_json_schema()["$defs"].values()]:
+        places = [field["position"] for field in schema["properties"].values()]
+        assert sorted(places) == list(range(len(places)))
+
+
+@given(st.text(st.characters(blacklist_characters="\x1b\r")))
+def test_text_without_control_sequences_stays(text: str) -> None:
+    assert plain(text) == text
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("\x1b[36m(RayTrainWorker pid=5)\x1b[0m step 3", "(RayTrainWorker pid=5) step 3"),
+        ("  10%|x\r  20%|xx\r 100%|xxxx", " 100%|xxxx"),
+        ("\x1b]8;;http://x\x1b\\link\x1b]8;;\x07", "link"),
+        ("\x1b[2K\x1b[1Adone\r", "done"),
+    ],
+)
+def test_a_log_line_is_shown_without_terminal_control(line: str, shown: str) -> None:
+    assert plain(line) == shown
+
+
+def test_a_decision_is_shown_with_every_number_and_its_interval() -> None:
+    decision = Decision.model_validate(
+        {
+            "passed": False, "reason": "Worse.", "pair_id": "p", "champion_version": 4,
+            "verdicts": [
+                {
+                    "metric": "retrieval_top1_zh", "passed": False, "sentence": "Worse.", "candidate": 0.5, "champion": 0.75,
+                    "difference": {"mean": -0.25, "low": -0.4, "high": -0.1, "prompts": 24},
+                },
+                {"metric": "loss_structure", "passed": True, "sentence": "Fine.", "candidate": 0.125},
+            ],
+        }
+    )  # fmt: skip
+    text = markdown(decision.model_dump(mode="json"))
+    assert "## Gate: closed" in text and "champion, version 4" in text
+    assert "| retrieval_top1_zh | 0.5 | 0.75 | -0.25 [-0.4, -0.1] | **no** |" in text
+    assert "| loss_structure | 0.125 | - | - | yes |" in text
+    assert "open" in markdown(Decision(passed=True, reason="", verdicts=(), pair_id="p").model_dump(mode="json"))
