@@ -141,7 +141,7 @@ def edge_and_text(study: Study, alone: Any, control: Path, mirrored: bool) -> di
         return draw
 
     settings: dict[str, dict[str, Any]] = {f"d = {d:.1f}": {"strength": d} for d in STRENGTHS}
-    settings |= {f"d = {d:.1f} early": {"strength": d, "stop": 0.5} for d in (0.5, 0.8, 1.0)}
+    settings |= {f"d = {d:.1f} early": {"strength": d, "stop": 0.5} for d in (0.8, 1.0)}
     settings |= {
         f"d = {d:.1f} early, scale 1.5": {"strength": d, "stop": 0.5, "conditioning_scale": 1.5} for d in (0.8,)
     }
@@ -244,8 +244,7 @@ def main() -> None:
     alone = assemble_single_stage(partner, recipe)
     with torch.inference_mode():
         found = {
-            "edges": edge_and_text(study, alone, control, mirrored=False),
-            "mirrored": edge_and_text(study, alone, control, mirrored=True),
+            "edges": edge_and_text(study, alone, control, mirrored=True),
             "handoff": low_to_high(study, {LOWEST: assemble_single_stage(lowest, smaller), LOW: alone}),
             "languages": zh_with_en(study, alone),
             "style": style_and_content(study, assemble_single_stage(stylist, recipe), SHOWN),
@@ -254,8 +253,8 @@ def main() -> None:
     for name, values in found.items():
         print(f"\n{name}\n\n{table(values, SHAPES)}")
     print(f"\npictures and figures in {study.folder}")
-    good = both_better(found["mirrored"])
-    best = max((min(found["mirrored"][name]["edges"], found["mirrored"][name]["top1"]) for name in good), default=0.0)
+    good = both_better(found["edges"])
+    best = max((min(found["edges"][name]["edges"], found["edges"][name]["top1"]) for name in good), default=0.0)
     result = {"name": "coop_trained", "value": round(best, 4), "goal": 0.0, "holds": bool(good), "better_on_both": good}
     print(json.dumps(result))
 
