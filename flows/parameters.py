@@ -192,6 +192,32 @@ class DeployPair(Form):
     timeout_h: TimeoutH = WEEK_H
 
 
+class RollbackPair(Form):
+    """Go back to the release before: `champion` and `previous` change places, and the champion is served."""
+
+    reason: str = Field(
+        "", max_length=2000, description="Why; it stays with the run, for whoever asks later", json_schema_extra=_at(0)
+    )
+    timeout_h: TimeoutH = WEEK_H
+
+
+class VacuumDatasets(Form):
+    """Delete the files that only old versions of a dataset hold."""
+
+    dataset: str = Field(
+        "",
+        max_length=64,
+        pattern=r"^([a-z0-9][a-z0-9_-]*)?$",
+        description="Name of one dataset; empty: every one",
+        json_schema_extra=_at(0),
+    )
+    timeout_h: TimeoutH = WEEK_H
+    keep: int = Field(
+        5, ge=1, le=10_000, description="So many of the newest versions stay readable", json_schema_extra=_at(2)
+    )
+    dry_run: bool = Field(True, description="Only say what would be deleted", json_schema_extra=_at(3))
+
+
 class RetrainPair(Form):
     """From a card to a served pair: ingest, prepare, encode, train, evaluate, gate, release, deploy."""
 

@@ -85,6 +85,19 @@ def deploy(pair_version: int | str) -> dict[str, Any]:
     return run_stage("deploy", ["deploy", "--pair-version", str(pair_version)], on_ray=False)
 
 
+# Another attempt would take the rollback back.
+@task(name="rollback", task_run_name="rollback", **(stage_task | {"retries": 0}))
+def rollback() -> dict[str, Any]:
+    return run_stage("rollback", ["rollback"], on_ray=False)
+
+
+@task(name="vacuum", task_run_name="vacuum-{dataset}", **stage_task)
+def vacuum(dataset: str, keep: int, dry_run: bool) -> dict[str, Any]:
+    options = ["--keep", str(keep), *(["--dry-run"] if dry_run else [])]
+    stage = f"vacuum-{dataset.replace('_', '-')}"  # keys of artifacts take no underscore
+    return run_stage(stage, ["dataset", "vacuum", dataset, *options], on_ray=False)
+
+
 def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str, Any]:
     """Run one `pangu` command for the current flow run, show how it goes, and return its outcome.
 

@@ -8,7 +8,7 @@ import typer
 
 from pangu.cli.common import ResultOption, finish
 from pangu.progress import print_progress
-from pangu.storage import Home
+from pangu.storage import Home, write_json
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the dataset: that of its card.")]
 VersionOption = Annotated[int | None, typer.Option(min=0, help="By default the newest.")]
@@ -82,9 +82,13 @@ def vacuum(
     name: NameArgument,
     keep: Annotated[int, typer.Option(min=1, help="So many of the newest versions stay readable.")] = 5,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    result: ResultOption = None,
 ) -> None:
     """Delete the files of older versions, and what they rejected."""
     from pangu.data.versions import vacuum
 
     gone = vacuum(Home.from_environment(), name, keep, dry_run)
-    print(json.dumps({"dataset": name, "kept_versions": keep, "deleted_files": len(gone), "dry_run": dry_run}))
+    outcome = {"dataset": name, "kept_versions": keep, "deleted_files": len(gone), "dry_run": dry_run}
+    if result is not None:
+        write_json(result, outcome)
+    print(json.dumps(outcome))

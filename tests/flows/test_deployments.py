@@ -19,7 +19,7 @@ from pangu.stack.processes import marked
 
 NAMES = [
     "ingest-images", "prepare-dataset", "encode-dataset", "train-generators", "evaluate-pair", "release-pair", "deploy-pair",
-    "retrain-pair",
+    "rollback-pair", "vacuum-datasets", "retrain-pair",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[2]
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -122,6 +122,12 @@ def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client)
     state = finish(api, run["id"])
     assert state["type"] == "FAILED"
     assert state["message"].startswith("There is no card 'no-such-card'")
+
+
+def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Client) -> None:
+    run = press(api, "rollback-pair", {"reason": "ugly reds"}).raise_for_status().json()
+    state = finish(api, run["id"])
+    assert state["type"] == "FAILED" and "has no alias 'previous' to go back to" in state["message"]
 
 
 @pytest.fixture
