@@ -65,7 +65,7 @@ def rollback(result: ResultOption = None) -> None:
 
 
 def serve(
-    pair: Annotated[Path, typer.Argument(help="A pair folder")],
+    pair: Annotated[Path | None, typer.Argument(help="A pair folder; default: the embedded starter pair")] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where HTTP listens")] = 8000,
     settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, partners")] = None,
 ) -> None:
@@ -75,8 +75,21 @@ def serve(
     from pangu.serve.standalone import serve as answer
 
     chosen = ServeSettings() if settings is None else read_settings(settings)
+    pair = pair or _starter()
     typer.echo(f"http://{chosen.host}:{port}/v1 serves {pair}; end it with Ctrl+C.")
     answer(pair, port, chosen)
+
+
+def _starter() -> Path:
+    """The folder of the embedded pair with everything it shares, made at the first call."""
+    from pangu.pipelines.assemble import save_pair
+    from pangu.starter.pair import starter_pair
+    from pangu.storage import Home
+
+    folder = Home.from_environment().root / "starter-pair"
+    if not folder.is_dir():
+        save_pair(starter_pair(), folder)
+    return folder
 
 
 def register(app: typer.Typer) -> None:

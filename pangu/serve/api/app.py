@@ -60,6 +60,8 @@ def _add_models(api: FastAPI, studio: Drawing) -> None:
             "created": release.created if release else 0,
             "owned_by": "pangu",
             "pair_version": release.pair_version if release else None,
+            "structure_version": release.structure_version if release else None,
+            "texture_version": release.texture_version if release else None,
             "partners": studio.partners,
             **(release.offers.model_dump(mode="json") if release else {}),
         }

@@ -2,19 +2,20 @@
 // The page: a form, the picture that is being drawn, and the gallery. Talks to /v1 of the server that it came from.
 const $ = (id) => document.getElementById(id);
 let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
-let model = null, running = null, kept = null;
+let model = null, running = null, kept = null, shown = null;
 
 const word = (name, values = {}) => WORDS[language][name].replace(/\{(\w)\}/g, (_, key) => values[key]);
 
 function speak() {
   document.documentElement.lang = language;
   for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
-  if (model) showRelease(model);
+  if (shown) showRelease(shown);
+  $("state").textContent = "";
 }
 
-function showRelease(facts) {
-  const release = facts.release || facts;
-  const names = { v: release.pair_version, a: release.structure_version ?? "–", b: release.texture_version ?? "–" };
+function showRelease(release) {
+  shown = release;
+  const names = { v: release.pair_version, a: release.structure_version, b: release.texture_version };
   $("release").textContent = word("release", names);
 }
 
@@ -40,6 +41,7 @@ async function load() {
   set("strength", 0.5);
   $("styles").hidden = model.styles.length === 0;
   for (const style of model.styles) $("styles").append(...slider(`style-${style}`, style));
+  showRelease(model);
   $("coop").hidden = model.partners.length === 0;
   for (const name of model.partners) $("partners").append(choice(name));
   speak();
@@ -64,8 +66,8 @@ function choice(name) {
 
 function set(id, value) {
   $(id).value = value;
-  const shown = $(`${id}-value`);
-  if (shown) shown.value = $(id).value;
+  const output = $(`${id}-value`);
+  if (output) output.value = $(id).value;
 }
 
 function styles() {
@@ -157,7 +159,7 @@ function take(event, body) {
     $("state").textContent = `${word("step")} ${event.partial_image_index + 1}`;
     return;
   }
-  showRelease(event);
+  showRelease(event.release);
   $("state").textContent = word("done", { s: event.seconds.total.toFixed(2) }) + (event.structure_cached ? ` · ${word("cached")}` : "");
   remember(source, event, body);
 }
@@ -190,15 +192,15 @@ function button(name, act) {
 
 function reuse(body, event) {
   letGo();
-  const shown = { ...body, ...(body.texture || {}) };
-  set("prompt", shown.prompt);
-  set("negative", shown.negative_prompt || "");
+  const own = { ...body, ...(body.texture || {}) };
+  set("prompt", own.prompt);
+  set("negative", own.negative_prompt || "");
   set("size", body.size);
-  set("steps", shown.num_inference_steps);
-  set("guidance", shown.guidance_scale);
+  set("steps", own.num_inference_steps);
+  set("guidance", own.guidance_scale);
   set("seed", event.seed);
   set("scheduler", body.scheduler || "");
-  for (const name of model.styles) set(`style-${name}`, shown.style?.[name] || 0);
+  for (const name of model.styles) set(`style-${name}`, own.style?.[name] || 0);
   $("lock").checked = true;
   $("prompt").focus();
 }
@@ -221,7 +223,7 @@ function complain(message) {
 }
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
-$("form").addEventListener("input", (event) => { const shown = $(`${event.target.id}-value`); if (shown) shown.value = event.target.value; });
+$("form").addEventListener("input", (event) => { const output = $(`${event.target.id}-value`); if (output) output.value = event.target.value; });
 $("stop").addEventListener("click", () => running?.abort());
 $("release-layout").addEventListener("click", letGo);
 $("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; localStorage.setItem("language", language); speak(); });
