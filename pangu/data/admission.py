@@ -79,9 +79,10 @@ def make_admitter(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler)
 
 def round_trips(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler) -> list[RoundTrip]:
     """Every original at every factor that the card allows, with the noise that hides what was lost."""
-    settings, side = card.upscale.admission, card.upscale.target_side
+    settings = card.upscale.admission
     latents_of = latent_encoder(settings)
-    wholes = [fit_side(original, side) for original in originals]
+    wholes = [shrunk(original, card.upscale.target_side) for original in originals]
+    side = min(min(whole.shape[:2]) for whole in wholes)
     places = [window_of(number, whole.shape, side) for number, whole in enumerate(wholes)]
     truth = latents_of([whole[place] for whole, place in zip(wholes, places, strict=True)])
     cases: list[RoundTrip] = []
@@ -93,11 +94,11 @@ def round_trips(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler) -
     return cases
 
 
-def fit_side(image_hwc: ImageHWC, side: int) -> ImageHWC:
-    """Scaled so that the smaller side is `side` px."""
+def shrunk(image_hwc: ImageHWC, side: int) -> ImageHWC:
+    """Scaled so that the smaller side is `side` px; never enlarged, because that would be no truth about detail."""
     height, width, _ = image_hwc.shape
     scale = side / min(height, width)
-    return image_hwc if scale == 1 else resize(image_hwc, round(width * scale), round(height * scale))
+    return image_hwc if scale >= 1 else resize(image_hwc, round(width * scale), round(height * scale))
 
 
 def _round_trip(whole_hwc: ImageHWC, factor: float, upscaler: Upscaler) -> ImageHWC:
@@ -108,7 +109,10 @@ def _round_trip(whole_hwc: ImageHWC, factor: float, upscaler: Upscaler) -> Image
 
 
 def window_of(number: int, shape: Sequence[int], side: int) -> tuple[slice, slice]:
-    """The square window of an image that is compared; anywhere in it, but always the same. `side`: the smaller side, px."""
+    """The square window of an image that is compared; anywhere in it, but always the same.
+
+    side: of the smallest image, px; all windows have one size.
+    """
     digest = hashlib.sha256(str(number).encode()).digest()
     window = min(WINDOW, side) // FOLD * FOLD or side
     starts = [

@@ -70,6 +70,9 @@ def prepare(
     work = hashlib.sha256(f"{card.work_digest()} {ingest_id} {CODE_VERSION}".encode()).hexdigest()[:16]
     with only_preparing(home, card.name):
         if is_committed(home, card.name, key):
+            shutil.rmtree(
+                work_folder(home, card.name, work), ignore_errors=True
+            )  # a run killed after its commit left it
             return earlier_outcome(card, home, key)
         facts = {"card": card.digest(), "ingest_id": ingest_id, "code_version": CODE_VERSION, "work": work}
         earlier = _same_work(home, card.name, work)

@@ -74,5 +74,6 @@ def _on_ray(make: Callable[[], Worker], jobs: Sequence[Any], workers: int) -> It
 
     actor: Any = _Actor
     jobs_data = ray.data.from_items(list(jobs), override_num_blocks=len(jobs))
-    for row in jobs_data.map(actor, fn_constructor_args=(make,), concurrency=workers).iter_rows():
+    pool = ray.data.ActorPoolStrategy(size=workers)
+    for row in jobs_data.map(actor, fn_constructor_args=(make,), compute=pool).iter_rows():
         yield row["item"]

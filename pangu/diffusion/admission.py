@@ -22,6 +22,8 @@ VISIBLE_SHARE = 0.1
 better than the linear denoiser of `visible_detail`, because edges are no Gaussian noise."""
 LEVELS = (-25.0, 25.0)
 """Bounds of the logarithm of noise over signal; no schedule goes further."""
+LOOKED_AT = 512
+"""Side of the central part of an image whose spectrum is looked at, px; powers per mode do not depend on it."""
 SILENCE = 1e-9
 """Added to powers before their logarithm: rounding of 8-bit pixels, as a share of white noise of power 1, lies far above."""
 
@@ -110,7 +112,9 @@ def spectrum_features(image_hwc: npt.NDArray[np.uint8], factor: float) -> Floats
     frequency that the small image could still hold, and in the half octave above it, where an upscaler can only guess. Pixels
     as [-1, 1], so that powers are against white noise of power 1; needs no network.
     """
-    grey = torch.from_numpy(np.asarray(image_hwc, np.float64).mean(2) / 127.5 - 1)
+    top, left = (max(0, side - LOOKED_AT) // 2 for side in image_hwc.shape[:2])
+    centre = np.asarray(image_hwc[top : top + LOOKED_AT, left : left + LOOKED_AT], np.float64)
+    grey = torch.from_numpy(centre.mean(2) / 127.5 - 1)
     power = frequencies(grey[None, None])[0, 0].square().numpy()
     height, width = power.shape
     radius = np.hypot(np.arange(height)[:, None] / height, np.arange(width)[None] / width)

@@ -7,7 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -15,9 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pangu.data import openmoji
-from pangu.data.card import load_card
+from pangu.data.card import Card, load_card
 from pangu.data.ingest import ingest, only_one
 from pangu.data.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
+from pangu.data.prepare import prepare
 from pangu.data.raw import RawFolder, account
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -164,6 +171,69 @@ def test_a_table_of_refused_urls_needs_no_download(tmp_path: Path) -> None:
     card = small_card(Home(tmp_path)).model_copy(update={"source": str(table)})
     outcome = ingest(card, Home(tmp_path))
     assert (outcome.listed, outcome.ok, outcome.failed) == (2, 0, {"refused_address": 1, "refused_scheme": 1})
+
+
+@contextmanager
+def flaky_origin() -> Iterator[int]:
+    """/good answers; /lost and /busy fail once and then answer; /gone never does. Counts requests in the answer to /count."""
+    asked: Counter[str] = Counter()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.strip("/")
+            asked[name] += 1
+            if name == "lost" and asked[name] == 1:
+                self.connection.close()
+            elif name == "count":
+                self.answer(json.dumps(asked).encode())
+            elif name == "gone" or (name == "busy" and asked[name] == 1):
+                self.send_error(404 if name == "gone" else 429)
+            else:
+                self.answer(openmoji.render_png(openmoji.selection(30)[sum(map(ord, name)) % 30], 64))
+
+        def answer(self, data: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def list_rows(card: Card, port: int, names: list[str]) -> None:
+    rows = "\n".join(f"http://127.0.0.1:{port}/{name},a {name},," for name in names)
+    Path(card.source).write_text(f"url,caption_en,caption_zh,license\n{rows}\n")
+
+
+def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -> None:
+    home, waited = Home(tmp_path), list[float]()
+    card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
+    card = card.model_copy(update={"limits": card.limits.model_copy(update={"retry_rounds": 1, "processes": 1})})
+    with flaky_origin() as port:
+        list_rows(card, port, ["good", "lost", "busy", "gone"])
+        first = ingest(card, home)
+        assert first.failed == {"connection_lost": 1, "http_404": 1, "http_429": 1}
+        again = ingest(card, home, retry=True, wait=waited.append)
+        assert (again.ok, again.failed, again.listed) == (3, {"http_404": 1}, 4)
+        assert waited == [5, 115] and again.ingest_id == f"{first.ingest_id}r2"
+        assert ingest(card, home).ingest_id == again.ingest_id
+
+        list_rows(card, port, ["good", "lost", "busy", "gone", "fresh"])
+        more = ingest(card, home)
+        assert (more.ok, more.failed, more.reused) == (4, {"http_404": 1}, 4)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/count") as answer:
+            asked = json.load(answer)
+    assert asked == {"good": 1, "lost": 2, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
+    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), more.ingest_id, home)
+    assert (outcome.rows, outcome.dropped) == (4, {})
 
 
 def test_two_at_once_is_one_sentence(tmp_path: Path) -> None:
