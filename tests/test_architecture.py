@@ -14,7 +14,7 @@ LAYERS = [
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
     {"registry", "serve", "stack", "jobs"},
-    {"demo", "gate", "planning"},
+    {"demo", "gate", "monitoring", "planning"},
     {"cli"},
 ]
 """From the lowest to the highest; a part may import its own layer and lower ones."""
