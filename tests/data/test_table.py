@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import typer
 from deltalake import DeltaTable
+from typer.testing import CliRunner
 
+from pangu.cli import dataset
 from pangu.data.export import export_webdataset
 from pangu.data.local_sources import local_images
 from pangu.data.openmoji import selection
@@ -170,3 +173,25 @@ def test_the_same_key_commits_once(tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert [commit_rows(home, ROWS, "k"), commit_rows(home, ROWS, "k")] == [0, 0]
     assert commit(home, NAME, "k", [], {}) == 0
+
+
+def test_commands_say_what_the_functions_return(
+    three_versions: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PANGU_HOME", str(three_versions.root))
+    app = typer.Typer()
+    dataset.register(app)
+    app.command()(lambda: None)  # a second command, as in the whole program
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["dataset", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout
+
+    assert [json.loads(line)["version"] for line in run("log", NAME).splitlines()] == [2, 1, 0]
+    assert json.loads(run("show", NAME, "--version", "1"))["key"] == "b"
+    assert json.loads(run("diff", NAME, "0", "2"))["added"] == 2
+    run("export", NAME, "--webdataset", str(tmp_path / "tars"), "--result", str(tmp_path / "result.json"))
+    assert json.loads((tmp_path / "result.json").read_text())["archives"] == 1
+    assert json.loads(run("vacuum", NAME, "--keep", "1", "--dry-run"))["deleted_files"] > 0
+    assert len([entry for entry in log(three_versions, NAME) if entry.readable]) == 3
