@@ -5,17 +5,19 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from pangu.data.card import Card
-from pangu.data.pieces import Piece
 from pangu.data.rejects import examples
-from pangu.data.select import Verdict
 from pangu.storage import write_atomically
+
+if TYPE_CHECKING:  # flows show reports, and need no tables for it
+    from pangu.data.card import Card
+    from pangu.data.pieces import Piece
+    from pangu.data.select import Verdict
 
 EXAMPLES = 8
 SIDE = 128
@@ -63,11 +65,11 @@ class Before(Protocol):
 
 def write_report(
     page: Path,
-    card: Card,
+    card: "Card",
     outcome: Counts,
     lost: Before,
-    pieces: Sequence[Piece],
-    verdicts: Mapping[str, Verdict],
+    pieces: Sequence["Piece"],
+    verdicts: Mapping[str, "Verdict"],
     rejected: Path,
 ) -> None:
     """Write the page; it opens without a network."""
