@@ -12,7 +12,7 @@ from pangu.config import Role
 from pangu.serve.drawing.worker import Worker
 
 if TYPE_CHECKING:
-    from pangu.diffusion.trajectory import Step, Trajectory
+    from pangu.diffusion.trajectory import Denoiser, Step, Trajectory
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 Watcher = Callable[["Step"], None]
@@ -72,6 +72,7 @@ class StepBatcher:
         self._worker, self._most_rows = worker, most_rows
         self._walks: list[Walk] = []
         self._runner: asyncio.Task[None] | None = None
+        self._network: tuple[Hashable, Denoiser] | None = None
 
     @property
     def waiting(self) -> int:
@@ -104,12 +105,28 @@ class StepBatcher:
         while self._walks:
             company = choose_company(self._walks, self._most_rows)
             try:
-                steps = await self._worker.run(lambda company=company: take_step(company))  # type: ignore[misc]
+                steps = await self._worker.run(lambda company=company: self._take_step(company))  # type: ignore[misc]
             except Exception as error:
                 self._failed(company, error)
                 continue
             for walk, step in zip(company, steps, strict=True):
                 self._took(walk, step, len(company))
+        # An idle pool keeps no network alive that its shelf lets go of.
+        self._network = None
+
+    def _take_step(self, company: list[Walk]) -> "list[Step]":
+        """One step of each walk with one call of the network, which is made ready only where it is another than before."""
+        import torch
+
+        from pangu.diffusion.trajectory import step_together
+
+        first = company[0]
+        trajectory, role, kind = first.trajectory, first.role, first.kind
+        with torch.inference_mode():
+            if self._network is None or self._network[0] != kind:
+                scale = trajectory.lora_scales.get(role, 1.0)
+                self._network = kind, first.pipeline.denoiser(role, trajectory.presets[role], scale)
+            return step_together([walk.trajectory for walk in company], self._network[1])
 
     def _took(self, walk: Walk, step: "Step", company: int) -> None:
         walk.trajectory, walk.last = step.trajectory, step
@@ -147,19 +164,6 @@ def choose_company(walks: list[Walk], most_rows: int) -> list[Walk]:
             company.append(walk)
             rows += walk.rows
     return company
-
-
-def take_step(company: list[Walk]) -> "list[Step]":
-    """One step of each walk with one call of the network."""
-    import torch
-
-    from pangu.diffusion.trajectory import step_together
-
-    first = company[0]
-    trajectory, role = first.trajectory, first.role
-    with torch.inference_mode():
-        network = first.pipeline.denoiser(role, trajectory.presets[role], trajectory.lora_scales.get(role, 1.0))
-        return step_together([walk.trajectory for walk in company], network)
 
 
 def _settle(walk: Walk, error: Exception | None = None) -> None:
