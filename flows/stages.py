@@ -1,6 +1,7 @@
 """The stages as Prefect tasks: each runs one `pangu` command, as a Ray Job or as a process, and returns its outcome."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +83,9 @@ def release(pair: str, structure: str, texture: str, metrics: str) -> dict[str, 
 
 @task(name="deploy", task_run_name="deploy", **stage_task)
 def deploy(pair_version: int | str) -> dict[str, Any]:
-    return run_stage("deploy", ["deploy", "--pair-version", str(pair_version)], on_ray=False)
+    settings = os.environ.get("PANGU_SERVE_SETTINGS")
+    options = ["--settings", settings] if settings else []
+    return run_stage("deploy", ["deploy", "--pair-version", str(pair_version), *options], on_ray=False)
 
 
 # Another attempt would take the rollback back.

@@ -35,9 +35,35 @@ def use_running_stack(context: typer.Context) -> None:
 
 def main() -> None:
     """Entry point: bad input prints one sentence and exits with 2."""
-    from pangu.cli import coop, data, dataset, evaluation, gate, ledger, monitoring, planning, serving, stack, starter, training
+    from pangu.cli import (
+        coop,
+        data,
+        dataset,
+        evaluation,
+        gate,
+        ledger,
+        monitoring,
+        planning,
+        serving,
+        stack,
+        starter,
+        training,
+    )
 
-    for part in (data, dataset, training, ledger, evaluation, gate, coop, serving, stack, monitoring, planning, starter):
+    for part in (
+        data,
+        dataset,
+        training,
+        ledger,
+        evaluation,
+        gate,
+        coop,
+        serving,
+        stack,
+        monitoring,
+        planning,
+        starter,
+    ):
         part.register(app)
     try:
         app()

@@ -12,6 +12,7 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
+    app.command()(deployments)
     app.command()(demo)
 
 
@@ -51,6 +52,21 @@ def status() -> None:
         print(f"{part.name:15} {word:16} {part.address}")
     if not healthy:
         raise typer.Exit(1)
+
+
+def deployments() -> None:
+    """Tell the Prefect server that PREFECT_API_URL names of our flows: work pool, deployments, automations."""
+    import os
+
+    from pangu.errors import UserError
+    from pangu.stack.deployments import install
+    from pangu.stack.lifecycle import find_project
+
+    api = os.environ.get("PREFECT_API_URL")
+    if not api:
+        raise UserError("PREFECT_API_URL is not set; name a Prefect server, e.g. http://prefect:4200/api.")
+    install(find_project(), api, Home.from_environment().logs / "deploy.log")
+    print(f"The flows are deployed at {api}.")
 
 
 def demo(

@@ -38,9 +38,9 @@ SILENT_RUN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def install_automations(stack: Stack) -> None:
+def install_automations(server: Stack | str) -> None:
     """Create the stack's automations, or bring those of an earlier version up to date."""
-    with prefect_api(stack) as api:
+    with prefect_api(server) as api:
         for wanted in (SILENT_RUN,):
             named = {"automations": {"name": {"any_": [wanted["name"]]}}}
             known = api.post("/automations/filter", json=named).raise_for_status().json()

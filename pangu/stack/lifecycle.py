@@ -8,8 +8,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -17,16 +15,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
-
 import pangu
 from pangu.errors import UserError
 from pangu.stack import health, supervision
 from pangu.stack.automations import install_automations
+from pangu.stack.deployments import create_work_pool, deploy_flows
 from pangu.stack.flow_runs import catch_up, settle
-from pangu.stack.model import WORK_POOL, Stack, path_of
+from pangu.stack.model import Stack, path_of
 from pangu.stack.ports import choose_ports
-from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, family, marked
 from pangu.storage import Home
 
@@ -120,30 +116,16 @@ def _start_prefect(stack: Stack, say: Say) -> None:
     settle(stack, "CRASHED", "Its stack ended while it was under way; run it again, and it continues.")
     catch_up(stack)
     install_automations(stack)
-    _create_work_pool(stack)
+    create_work_pool(stack)
     supervision.rpc(stack).startProcess("worker", False)
     _deploy_flows(stack, say)
     _wait_until(stack, "worker", health.worker_is_online, say)
 
 
-def _create_work_pool(stack: Stack) -> None:
-    """The worker fills in the pool's job template when it comes."""
-    body = {"name": WORK_POOL, "type": "process", "description": "PanGu's flows, as processes of this machine"}
-    with prefect_api(stack) as api:
-        response = api.post("/work_pools/", json=body)
-    if response.status_code != httpx.codes.CONFLICT:
-        response.raise_for_status()
-
-
 def _deploy_flows(stack: Stack, say: Say) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    environment = {**os.environ, **stack.environment(), supervision.MARK: stack.stack_id}
     started = time.monotonic()
-    deployed = subprocess.run(command, cwd=stack.project, env=environment, capture_output=True, text=True)
     log = Home(stack.home).logs / "deploy.log"
-    log.write_text(deployed.stdout + deployed.stderr)
-    if deployed.returncode != 0:
-        raise UserError(f"The flows of {stack.project / 'prefect.yaml'} could not be deployed; see {log}.")
+    deploy_flows(stack.project, {**stack.environment(), supervision.MARK: stack.stack_id}, log)
     say(f"flows deployed in {time.monotonic() - started:.0f} s")
 
 

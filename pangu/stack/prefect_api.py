@@ -10,11 +10,10 @@ BUSY = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE)
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def prefect_api(stack: Stack, timeout_s: float = 30) -> httpx.Client:
-    """A client of the server's REST API; close it, or use it as a context manager."""
-    return httpx.Client(
-        base_url=stack.prefect_api_url, timeout=timeout_s, trust_env=False, transport=Patient(httpx.HTTPTransport())
-    )
+def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
+    """A client of the REST API of a stack's server, or of the one at an address; close it, or use it as a context manager."""
+    address = server if isinstance(server, str) else server.prefect_api_url
+    return httpx.Client(base_url=address, timeout=timeout_s, trust_env=False, transport=Patient(httpx.HTTPTransport()))
 
 
 class Patient(httpx.BaseTransport):

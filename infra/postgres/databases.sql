@@ -1,0 +1,2 @@
+-- Prefect's own database is made by POSTGRES_DB.
+CREATE DATABASE mlflow OWNER pangu;
