@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from coop_study import LOW, Study, call, quiet, sheet
+from coop_study import LOW, Study, call, psnr, quiet, sheet
 from PIL import Image
 
 from pangu.config import InitialWeights, Recipe, RoleTraining
@@ -23,8 +23,6 @@ from pangu.storage import Home, write_atomically
 
 INK, PAPER = (25, 35, 90), (250, 240, 215)
 NAME, DRAWINGS = "openmoji_ink", 420
-NEAR = 48
-"""Largest difference of a channel at which a pixel counts as ink or paper."""
 
 
 def printed(picture: Image.Image) -> Image.Image:
@@ -37,11 +35,10 @@ def printed_png(one: Emoji, side: int) -> bytes:
     return png(printed(Image.open(io.BytesIO(render_png(one, side)))))
 
 
-def in_style(pictures: Sequence[Image.Image]) -> float:
-    """The share of all pixels that are ink or paper."""
-    pixels = np.stack([np.asarray(picture, np.int16) for picture in pictures])
-    near = [(np.abs(pixels - np.array(tone)) <= NEAR).all(-1) for tone in (INK, PAPER)]
-    return float((near[0] | near[1]).mean())
+def likeness(pictures: Sequence[Image.Image], wanted: Sequence[Image.Image]) -> float:
+    """Mean PSNR in dB."""
+    pairs = zip(pictures, wanted, strict=True)
+    return float(np.mean([psnr(*(np.asarray(image, np.float32) for image in pair)) for pair in pairs]))
 
 
 def style_corpus(home: Home) -> tuple[str, int]:
@@ -76,14 +73,16 @@ def style_and_content(study: Study, stylist: Any, places: Sequence[int]) -> dict
     """The pair says what is drawn, the style partner in which tones, as d goes from 0 to 1."""
     coop = quiet(CoopPipeline(starter_pair(), Partner(stylist, height=LOW, width=LOW, upsample="lanczos")))
     captions, found = study.captions("en"), {}
-    columns: dict[str, Any] = {"the drawing": study.truth}
+    prints = [printed(image) for image in study.truth]
+    columns: dict[str, Any] = {"the drawing": study.truth, "in print": prints}
     for d in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
 
         def draw(part: slice, noise: list[torch.Generator], d: float = d) -> Any:
             return coop(captions[part], partners=[{"strength": d}], generator=noise, **call()).images
 
         drawn = study.drawn(f"style d = {d:.1f}", draw)
-        found[f"d = {d:.1f}"] = study.against_controls(drawn) | {"in the style": in_style(drawn)}
-        columns[f"d = {d:.1f}|{found[f'd = {d:.1f}']['in the style']:.2f} in two tones"] = drawn
+        dbs = {"psnr": likeness(drawn, study.truth), "like the print": likeness(drawn, prints)}
+        found[f"d = {d:.1f}"] = study.against_controls(drawn) | dbs
+        columns[f"d = {d:.1f}|print {dbs['like the print']:.1f} dB"] = drawn
     write_atomically(study.folder / "coop_style.png", png(sheet(columns, places)))
     return found
