@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
 )
 
-OWN_STACK = {"up", "down", "status", "demo"}
+OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo"}
 """Commands that manage the stack rather than use it."""
 
 

@@ -1,5 +1,6 @@
-"""Commands of the stack: up, down, status, demo."""
+"""Commands of the stack: up, down, status, doctor, backup, restore, deployments, demo."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,9 @@ def register(app: typer.Typer) -> None:
     app.command()(up)
     app.command()(down)
     app.command()(status)
+    app.command()(doctor)
+    app.command()(backup)
+    app.command()(restore)
     app.command()(deployments)
     app.command()(demo)
 
@@ -52,6 +56,36 @@ def status() -> None:
         print(f"{part.name:15} {word:16} {part.address}")
     if not healthy:
         raise typer.Exit(1)
+
+
+def doctor() -> None:
+    """Say what this machine lacks, each with its remedy; exit code 1 if something keeps the stack from working."""
+    from pangu.stack.doctor import examine
+
+    findings = examine(Home.from_environment())
+    for one in findings:
+        print(f"{one.state:8} {one.what:14} {one.found}" + (f"\n{'':24}-> {one.remedy}" if one.remedy else ""))
+    if any(one.state == "failure" for one in findings):
+        raise typer.Exit(1)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The tar file to write.")],
+    downloads: Annotated[bool, typer.Option("--downloads", help="Keep downloaded images too.")] = False,
+) -> None:
+    """Keep databases, tables, runs, pairs and settings of the home in one file; the stack may run meanwhile."""
+    from pangu.cli.common import finish
+    from pangu.stack.backup import backup
+
+    finish(backup(Home.from_environment(), file, downloads), None)
+
+
+def restore(file: Annotated[Path, typer.Argument(help="What `pangu backup` wrote.")]) -> None:
+    """Bring a backup into an empty home."""
+    from pangu.cli.common import finish
+    from pangu.stack.backup import restore
+
+    finish(restore(file, Home.from_environment()), None)
 
 
 def deployments() -> None:

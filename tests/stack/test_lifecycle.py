@@ -80,6 +80,21 @@ def test_ray_refuses_whoever_has_no_token(stack: Stack) -> None:
     assert stack.token_path.stat().st_mode & 0o777 == 0o600
 
 
+def test_the_token_stands_in_no_log_no_command_line_and_no_file_but_its_own(stack: Stack) -> None:
+    token = stack.token
+    assert not [p for p in marked(MARK, stack.stack_id) if token in " ".join(p.cmdline())]
+    holders = {path for path in stack.home.rglob("*") if path.is_file() and token.encode() in path.read_bytes()}
+    assert holders == {stack.token_path}
+
+
+def test_a_server_that_is_not_there_is_one_sentence(stack: Stack) -> None:
+    environment = {**os.environ, **stack.environment(), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    command = [sys.executable, "-m", "pangu", "deployments"]
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("pangu: No Prefect server takes orders at http://127.0.0.1:9/api")
+
+
 def test_a_recycled_pid_is_not_taken_for_the_old_process() -> None:
     me = ProcessRecord.of(os.getpid())
     assert me.find() is not None
