@@ -7,12 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-    RequestCancelledError,
-)
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from pangu.serve.api import build_api
@@ -108,6 +104,7 @@ def translated(error: BaseException) -> BaseException:
         error = cause
     if isinstance(error, BackPressureError):
         return PoolBusy()
-    if isinstance(error, (DeploymentUnavailableError, ReplicaUnavailableError, RequestCancelledError)):
+    # Serve itself fails a request whose arguments died with the replica that made them.
+    if isinstance(error, (RayServeException, RayActorError, ObjectLostError)):
         return PoolUnavailable()
     return error

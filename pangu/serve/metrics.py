@@ -14,6 +14,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.in_flight = Gauge("pangu_requests_in_flight", "Accepted and not yet answered", registry=self._registry)
+        self.retried = Counter("pangu_retried", "Requests drawn again because a replica died", registry=self._registry)
         self._images = Counter("pangu_images", "Images drawn; its rate is images/s", registry=self._registry)
         self._refused = Counter("pangu_errors", "Answers with an error", ["status", "code"], registry=self._registry)
         self._cached = Counter(

@@ -21,6 +21,8 @@ from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
 POLL_TIMEOUT_S = 5.0
+RETRY_PAUSES_S = (0.1, 1.0, 3.0)
+"""Until a replica that died is replaced, or another one is chosen."""
 WARMING = Job(prompt="a red circle", seed=0, steps=2)
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Studio:
             release = self._release(job, channel)
             with self._explained():
                 async with asyncio.timeout(self._settings.timeout_s):
-                    pictures = await self._drawn(release, job)
+                    pictures = await self._drawn_at_last(release, job)
             return _timed(pictures, clock)
 
     async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
@@ -123,6 +125,16 @@ class Studio:
         except Exception as error:
             raise errors.internal() from error
 
+    async def _drawn_at_last(self, release: Release, job: Job) -> Pictures:
+        """As `_drawn`; a request whose replica died is drawn again, which gives the same picture."""
+        for pause_s in RETRY_PAUSES_S:
+            try:
+                return await self._drawn(release, job)
+            except PoolUnavailable:
+                self._metrics.retried.inc()
+                await asyncio.sleep(pause_s)
+        return await self._drawn(release, job)
+
     async def _drawn(self, release: Release, job: Job) -> Pictures:
         calls: list[Any] = []
 
@@ -149,7 +161,7 @@ class Studio:
 
     async def _watched(self, release: Release, job: Job) -> AsyncIterator[Partial | Pictures]:
         if job.coop is not None or job.partial_images == 0:
-            yield await self._drawn(release, job)
+            yield await self._drawn_at_last(release, job)
             return
         handoff: Handoff | None = None
         if job.source is not None:
