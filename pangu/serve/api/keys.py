@@ -73,10 +73,11 @@ class Account:
             raise busy(1, f"This key may have {self.key.concurrent} requests in flight at once; wait for one of them.")
         per_second, now = self.key.requests_per_minute / 60, self.now()
         self.left, self.seen = min(self._most, self.left + (now - self.seen) * per_second), now
-        if self.left < 1:
+        # Rounding must not refuse whoever waited exactly as long as it was told.
+        if self.left < 1 - 1e-9:
             message = f"This key may ask {self.key.requests_per_minute:g} times a minute; wait a little."
             raise busy(math.ceil((1 - self.left) / per_second), message)
-        self.left -= 1
+        self.left = max(0.0, self.left - 1)
         self.in_flight += 1
         try:
             yield

@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+SWITCH_S = 0.0005
 Result = TypeVar("Result")
 
 
@@ -18,6 +20,8 @@ class Worker:
     def __init__(self, threads: int | None = None) -> None:
         import torch
 
+        # Small networks spend much of a step in Python; the event loop must not wait for 5 ms at each of its turns.
+        sys.setswitchinterval(SWITCH_S)
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drawing")
 
