@@ -18,7 +18,7 @@ from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from tests.pipelines.coop import small
 from tests.serve.local import LocalServer, serving
 
-STEPS = 3
+STEPS = 2
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ requests = st.fixed_dictionaries(
 
 
 @given(st.lists(requests, min_size=2, max_size=5), st.integers(2, 12))
-@settings(max_examples=10)
+@settings(max_examples=6)
 def test_a_result_depends_on_its_company_by_less_than_a_thousandth(
     pair: PanGuDrawPipeline, worker: Worker, asked: list[dict[str, Any]], most_rows: int
 ) -> None:
