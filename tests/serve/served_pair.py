@@ -44,6 +44,15 @@ def pangu_deploy(which: str | int, *options: str, **environment: str) -> "subpro
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=400)
 
 
+def run_pangu(*arguments: str) -> dict[str, Any]:
+    """The outcome of a command that is expected to succeed."""
+    command = [sys.executable, "-m", "pangu", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Progress lines come first, then the outcome as indented JSON.
+    return json.loads(done.stdout[done.stdout.index("{\n") :])
+
+
 def run_deploy(which: str | int, *options: str) -> dict[str, Any]:
     """The outcome of a deployment that is expected to succeed."""
     done = pangu_deploy(which, *options)

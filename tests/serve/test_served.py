@@ -1,4 +1,4 @@
-"""The served pair over real HTTP, on a real Ray. The last test leaves another version served."""
+"""The served pair over real HTTP, on a real Ray. The last tests leave another version served."""
 
 import base64
 import io
@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import openai
+import psutil
 import pytest
 from PIL import Image
 
-from pangu.registry import fetch_pair
+from pangu.registry import fetch_pair, resolve
 from pangu.serve.deploy import deploy
-from tests.serve.served_pair import Served, pangu_deploy, run_deploy
+from tests.serve.served_pair import Served, pangu_deploy, run_deploy, run_pangu
 
 pytestmark = pytest.mark.slow
 
@@ -81,36 +82,6 @@ def test_three_pools_draw_what_the_pipeline_draws_in_one_process(served: Served)
 
 def _pixels(file: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file))).astype(int)
-
-
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_every_output_format_is_that_format(served: Served, output_format: str) -> None:
-    answer = served.draw(output_format=output_format, response_format="url", num_inference_steps=2)
-    head, data = answer.json()["data"][0]["url"].split(",")
-    assert head == f"data:image/{output_format};base64"
-    assert Image.open(io.BytesIO(base64.b64decode(data))).format == output_format.upper()
-
-
-@pytest.mark.parametrize(
-    ("fields", "status", "param"),
-    [
-        ({"size": "100x96"}, 400, "size"),
-        ({"size": "104x104"}, 400, "size"),
-        ({"num_inference_steps": 0}, 400, "num_inference_steps"),
-        ({"num_inference_steps": "many"}, 400, "num_inference_steps"),
-        ({"colour": "red"}, 400, "colour"),
-        ({"model": "gpt-image-1"}, 404, "model"),
-    ],
-)
-def test_a_bad_field_is_an_openai_error_that_names_it(
-    served: Served, fields: dict[str, object], status: int, param: str
-) -> None:
-    answer = served.draw(**fields)
-    assert answer.status_code == status
-    error = answer.json()["error"]
-    assert error["param"] == param
-    assert param in error["message"]
-    assert set(error) == {"message", "type", "param", "code"}
 
 
 def test_bodies_and_paths_that_mean_nothing_are_openai_errors(served: Served) -> None:
@@ -220,3 +191,46 @@ def _replicas(served: Served) -> set[str]:
     """Ids of the replicas, new for every start: a swap changes what they hold, not which they are."""
     deployments = served.dashboard("GET").json()["applications"]["pangu"]["deployments"].values()
     return {replica["replica_id"] for deployment in deployments for replica in deployment["replicas"]}
+
+
+def test_requests_of_a_replica_that_dies_are_drawn_again(served: Served) -> None:
+    """The last texture replica is killed while requests are in it; the clients wait, and get their pictures."""
+    expected = _pixels(file_of(served.draw(seed=4, num_inference_steps=60)))
+    title = "ServeReplica:pangu:texture"
+    victims = [each for each in psutil.process_iter(["cmdline"]) if title in " ".join(each.info["cmdline"] or [])]
+    mine = [each for each in victims if _belongs_to(each, served.stack.supervisor.pid)]
+    with ThreadPoolExecutor(3) as clients:
+        jobs = [clients.submit(served.draw, seed=4, num_inference_steps=60) for _ in range(6)]
+        while not any(job.done() for job in jobs):
+            time.sleep(0.01)
+        for each in mine:
+            each.kill()
+        answers = [job.result() for job in jobs]
+    assert mine
+    for answer in answers:
+        assert np.abs(_pixels(file_of(answer)) - expected).max() <= 1
+
+
+def _belongs_to(process: psutil.Process, ancestor: int) -> bool:
+    return any(parent.pid == ancestor for parent in process.parents())
+
+
+def test_a_canary_answers_its_share_and_a_rollback_returns_to_the_release_before(served: Served) -> None:
+    """`champion` is still the first version and `previous` the second, which was deployed by its number."""
+    run_deploy(served.first, "--canary", "0.5")
+    url = f"{served.url}/v1/images/generations"
+
+    def version(seed: int, **headers: str) -> int:
+        body = {"prompt": "x", "seed": seed, "num_inference_steps": 1}
+        return httpx.post(url, json=body, headers=headers, timeout=60).json()["release"]["pair_version"]
+
+    shared = [version(seed) for seed in range(12)]
+    assert set(shared) == {served.first, served.second}
+    assert shared == [version(seed) for seed in range(12)]
+    assert version(1, **{"X-PanGu-Release": "canary"}) == served.first
+    assert version(1, **{"X-PanGu-Release": "champion"}) == served.second
+    outcome = run_pangu("rollback")
+    assert outcome["pair_version"] == served.second
+    assert {version(seed) for seed in range(12)} == {served.second}
+    assert resolve("champion").pair_version == served.second
+    assert resolve("previous").pair_version == served.first
