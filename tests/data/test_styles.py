@@ -8,12 +8,14 @@ import pytest
 from PIL import Image
 
 import pangu.data.table
+from pangu.data.admission import make_admitter
 from pangu.data.card import Card
 from pangu.data.openmoji import selection
-from pangu.data.prepare import make_row
+from pangu.data.scores import Scorer
 from pangu.data.source import content_digest, read_source
 from pangu.data.table import SCHEMA, latest_version, read_rows
 from pangu.data.upscale import make_upscaler
+from pangu.data.work import make_row
 from pangu.storage import Home
 from tests.data.shaped import styled_row
 from tests.small_dataset import NAME, commit_rows, row
@@ -55,12 +57,13 @@ def test_prepared_rows_carry_it(listed, expected, tmp_path: Path) -> None:
     sink = io.BytesIO()
     Image.new("RGB", (600, 600), "red").save(sink, "PNG")
     facts = {"sha256": "0" * 64, "caption_en": "a cat", "caption_zh": "", "url": "u", "license": "CC0", "style": listed}
-    made = make_row(card_of(tmp_path, "cartoon"), facts, sink.getvalue(), make_upscaler("lanczos", 1))
-    assert made["style"] == expected
-    assert (
-        make_row(card_of(tmp_path), facts | {"style": ""}, sink.getvalue(), make_upscaler("lanczos", 1))["style"]
-        is None
-    )
+    assert prepared_style(card_of(tmp_path, "cartoon"), facts, sink.getvalue()) == expected
+    assert prepared_style(card_of(tmp_path), facts | {"style": ""}, sink.getvalue()) is None
+
+
+def prepared_style(card: Card, facts: dict[str, str], data: bytes) -> str | None:
+    upscaler = make_upscaler("lanczos")
+    return make_row(card, facts, data, upscaler, Scorer(card.filters), make_admitter(card, [], upscaler))["style"]
 
 
 def test_a_dataset_from_before_there_were_styles_is_read_and_followed_by_one_with_them(tmp_path, monkeypatch) -> None:
