@@ -59,6 +59,12 @@ def body_too_large(most_bytes: int) -> ApiError:
     return ApiError(413, f"The body must not be longer than {most_bytes} bytes.", code="request_too_large")
 
 
+def denied() -> ApiError:
+    message = "The prompt holds something that this server does not draw."
+    kind = "image_generation_user_error"
+    return ApiError(400, message, param="prompt", code="moderation_blocked", kind=kind)
+
+
 def busy(retry_after_s: int, message: str = "Too many requests are being drawn; try again later.") -> ApiError:
     return ApiError(
         429, message, kind="rate_limit_error", code="rate_limit_exceeded", retry_after_s=max(1, retry_after_s)

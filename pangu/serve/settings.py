@@ -88,6 +88,9 @@ class ServeSettings(Frozen):
     retry_after_s: int = Field(2, ge=1, description="What a refused client is told to wait")
     timeout_s: float = Field(300.0, gt=0, description="Deadline of one request, from acceptance to the last byte")
     drain_s: float = Field(60.0, gt=0, description="How long a stopping replica may finish what it accepted")
+    denied_words: tuple[str, ...] = Field(
+        (), max_length=10_000, description="Prompts that hold one of these are refused"
+    )
     keys_file: Path | None = Field(
         None, description="JSON list of API keys with their limits; read again when it changes"
     )

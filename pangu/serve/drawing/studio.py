@@ -13,6 +13,7 @@ from typing import Any
 
 from pangu.errors import UserError
 from pangu.serve import errors
+from pangu.serve.drawing.denied import denied_word
 from pangu.serve.drawing.links import Link
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.relay import relayed
@@ -88,6 +89,8 @@ class Studio:
         return list(self._settings.coop.partners)
 
     def _release(self, job: Job, channel: str | None) -> Release:
+        if denied_word(job, self._settings.denied_words) is not None:
+            raise errors.denied()
         if self.lineup is None:
             raise errors.unavailable(self._settings.retry_after_s)
         try:
