@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pangu
 from pangu.data.card import Card
-from pangu.data.raw import RawFolder, RowState, account, failures
+from pangu.data.raw import IMAGE_COLUMN, RawFolder, RowState, account, failures
 from pangu.data.watchdog import supervise
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
@@ -115,6 +115,7 @@ def _write_job(card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]]) 
         include={"processes", "threads", "retries", "memory_mb", "max_bytes", "max_seconds", "respect_opt_out"}
     )
     paths = {"url_table": str(raw.urls), "shards": str(raw.shards), "rows_per_shard": raw.rows_per_shard}
+    paths["image_column"] = IMAGE_COLUMN
     write_json(path, {**job, **paths, "private_origins": sorted(origins), "parent_pid": os.getpid()})
     return path
 

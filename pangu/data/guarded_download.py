@@ -23,7 +23,6 @@ from img2dataset.downloader import Downloader
 
 from pangu.config import Frozen
 from pangu.data.guard import EgressPolicy, GuardedOpener
-from pangu.data.raw import IMAGE_COLUMN
 
 OPT_OUT = ["noai", "noimageai", "noindex", "noimageindex"]
 """Values of X-Robots-Tag that keep an image out."""
@@ -35,6 +34,7 @@ class DownloadJob(Frozen):
     parent_pid: int
     url_table: str
     shards: str
+    image_column: str
     rows_per_shard: int
     processes: int
     threads: int
@@ -110,7 +110,7 @@ def main(job_file: str) -> None:
         retries=job.retries,
         timeout=job.max_seconds,
         resize_mode="no",
-        encode_format=IMAGE_COLUMN,
+        encode_format=job.image_column,
         disable_all_reencoding=True,  # the bytes as they came; nothing is decoded here
         extract_exif=False,
         compute_hash=None,

@@ -25,7 +25,8 @@ from pangu.data.card import Card, load_card
 from pangu.data.ingest import ingest, only_one
 from pangu.data.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
 from pangu.data.prepare import prepare
-from pangu.data.raw import RawFolder, account
+from pangu.data.raw import RawFolder, RowState, account
+from pangu.data.reuse import waits
 from pangu.errors import UserError
 from pangu.storage import Home
 from tests.data.conftest import DRAWINGS, Ingested, small_card
@@ -175,16 +176,14 @@ def test_a_table_of_refused_urls_needs_no_download(tmp_path: Path) -> None:
 
 @contextmanager
 def flaky_origin() -> Iterator[int]:
-    """/good answers; /lost and /busy fail once and then answer; /gone never does. Counts requests in the answer to /count."""
+    """/good answers; /busy fails once and then answers; /gone never does. Counts requests in the answer to /count."""
     asked: Counter[str] = Counter()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             name = self.path.strip("/")
             asked[name] += 1
-            if name == "lost" and asked[name] == 1:
-                self.connection.close()
-            elif name == "count":
+            if name == "count":
                 self.answer(json.dumps(asked).encode())
             elif name == "gone" or (name == "busy" and asked[name] == 1):
                 self.send_error(404 if name == "gone" else 429)
@@ -218,22 +217,30 @@ def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -
     card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
     card = card.model_copy(update={"limits": card.limits.model_copy(update={"retry_rounds": 1, "processes": 1})})
     with flaky_origin() as port:
-        list_rows(card, port, ["good", "lost", "busy", "gone"])
+        list_rows(card, port, ["good", "busy", "gone"])
         first = ingest(card, home)
-        assert first.failed == {"connection_lost": 1, "http_404": 1, "http_429": 1}
+        assert first.failed == {"http_404": 1, "http_429": 1}
         again = ingest(card, home, retry=True, wait=waited.append)
-        assert (again.ok, again.failed, again.listed) == (3, {"http_404": 1}, 4)
-        assert waited == [5, 115] and again.ingest_id == f"{first.ingest_id}r2"
+        assert (again.ok, again.failed, again.listed) == (2, {"http_404": 1}, 3)
+        assert waited == [120] and again.ingest_id == f"{first.ingest_id}r1"
         assert ingest(card, home).ingest_id == again.ingest_id
 
-        list_rows(card, port, ["good", "lost", "busy", "gone", "fresh"])
+        list_rows(card, port, ["good", "busy", "gone", "fresh"])
         more = ingest(card, home)
-        assert (more.ok, more.failed, more.reused) == (4, {"http_404": 1}, 4)
+        assert (more.ok, more.failed, more.reused) == (3, {"http_404": 1}, 3)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/count") as answer:
             asked = json.load(answer)
-    assert asked == {"good": 1, "lost": 2, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
+    assert asked == {"good": 1, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
     outcome = prepare(card.model_copy(update={"texture_min_side": 32}), more.ingest_id, home)
-    assert (outcome.rows, outcome.dropped) == (4, {})
+    assert (outcome.rows, outcome.dropped) == (3, {})
+
+
+def test_a_failure_waits_twice_as_long_each_time_and_a_hopeless_one_not_at_all() -> None:
+    states = {
+        row: RowState(-1, reason) for row, reason in enumerate(["", "timeout", "http_404", "connection_lost", "empty"])
+    }
+    assert waits(states, 0) == {"timeout": 30, "connection_lost": 5}
+    assert waits(states, 2) == {"timeout": 120, "connection_lost": 20}
 
 
 def test_two_at_once_is_one_sentence(tmp_path: Path) -> None:
