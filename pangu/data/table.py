@@ -150,12 +150,29 @@ def version_of(home: Home, name: str, key: str) -> int:
     Raises:
         UserError: the log no longer tells.
     """
-    for entry in open_table(home, name).history():
+    for entry in history(home, name):
         if entry.get("pangu.key") == key:
             return int(entry["version"])
     raise UserError(
         f"The log of dataset '{name}' no longer tells which version transaction {key} made; keep its log longer."
     )
+
+
+def history(home: Home, name: str) -> list[dict[str, Any]]:
+    """The entries of the log, newest first, each with its version.
+
+    deltalake reads the newest log but numbers its entries down from the version that it has loaded. So a commit that lands
+    in between would shift all numbers: what was read counts only if nothing landed.
+
+    Raises:
+        UserError: there is no such dataset, or it changes faster than it can be read.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        table = open_table(home, name)
+        entries = table.history()
+        if open_table(home, name).version() == table.version():
+            return entries
+    raise UserError(f"The log of dataset '{name}' changes faster than it can be read; wait for its writers.")
 
 
 def latest_version(home: Home, name: str) -> int:
@@ -164,11 +181,10 @@ def latest_version(home: Home, name: str) -> int:
     Raises:
         UserError: it has none yet.
     """
-    table = open_table(home, name)
-    for entry in table.history():
+    for entry in history(home, name):
         if not str(entry.get("operation", "")).startswith("VACUUM"):
             return int(entry["version"])
-    return table.version()
+    return open_table(home, name).version()
 
 
 def data_files(home: Home, name: str, version: int, upscaled: bool | None = None) -> list[str]:

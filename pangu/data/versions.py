@@ -14,7 +14,7 @@ from pydantic import Field
 from pangu.config import Frozen
 from pangu.data.schema import FACTS
 from pangu.data.store import TableStore, said_plainly
-from pangu.data.table import data_files, latest_version, open_table, read_rows
+from pangu.data.table import data_files, history, latest_version, open_table, read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -58,8 +58,8 @@ class Difference(Frozen):
 
 def log(home: Home, name: str) -> list[VersionEntry]:
     """Every version that the log still knows, newest first."""
-    table, entries = open_table(home, name), []
-    for entry in table.history():
+    entries = []
+    for entry in history(home, name):
         if str(entry.get("operation", "")).startswith("VACUUM"):
             continue
         facts = {key.removeprefix("pangu."): str(value) for key, value in entry.items() if key.startswith("pangu.")}
