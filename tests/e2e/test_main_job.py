@@ -71,7 +71,8 @@ def test_the_served_images_and_the_sheet_are_there(first: Summary, stack: Stack)
 def test_a_second_run_does_nothing_twice(first: Summary, stack: Stack) -> None:
     again = demo(Home(stack.home), "tiny", Console(quiet=True), DRAWINGS)
     assert {name: outcome["already_done"] for name, outcome in outcomes(Home(stack.home)).items()} == dict.fromkeys(
-        ("ingest", "prepare", "encode", "train-structure", "train-texture", "evaluate", "gate", "release", "deploy"), True
+        ("ingest", "prepare", "encode", "train-structure", "train-texture", "evaluate", "gate", "release", "deploy"),
+        True,
     )
     assert (again.dataset_version, again.pair_version) == (first.dataset_version, first.pair_version)
     assert again.retrieval_top1 == first.retrieval_top1
