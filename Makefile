@@ -37,9 +37,9 @@ test: $(STAMP)
 kills: $(STAMP)
 	PANGU_KILLS=100 $(BIN)/python -m pytest tests/data/test_kills.py
 
-# One claim a script; an hour on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
+# One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
-	for claim in train_overhead coop coop_fresh_noise efficiency_ledger; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
