@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,13 @@ def written(language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("place", range(4))
-def test_a_python_example_runs(local: LocalServer, tmp_path: Path, place: int) -> None:
+def test_a_python_example_runs(local: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     code = (
         written("python")[place].replace("http://127.0.0.1:8000", local.url).replace("PAIR_FOLDER", str(local.folder))
     )
     code = code.replace("steps=20", "steps=4").replace('steps": 20', 'steps": 4')
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/serving.md", "exec"), {})
     assert place == 0 or list(tmp_path.glob("*.png"))
 
 
