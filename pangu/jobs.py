@@ -77,6 +77,7 @@ def run_as_process(arguments: Sequence[str], job_id: str, result: Path, report: 
     Leaving in any way, also by a signal's exception, ends the command and everything that it started.
     Returns and raises what `run_as_job` does.
     """
+    result.unlink(missing_ok=True)  # what an earlier command left says nothing of this one
     command = [sys.executable, "-m", PROGRAM, *arguments, "--result", str(result)]
     environment = {**os.environ, MARK: job_id}
     process = subprocess.Popen(
@@ -96,7 +97,8 @@ def run_as_process(arguments: Sequence[str], job_id: str, result: Path, report: 
     finally:
         end(marked(MARK, job_id))
         process.wait()
-    if code != 0:
+    # Whoever stopped it from another thread of this process may have taken its exit code, which then reads as 0.
+    if code != 0 or not result.is_file():
         raise _failure(arguments, code, last)
     return read_json(result)
 
