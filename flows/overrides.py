@@ -11,6 +11,8 @@ from pangu.errors import UserError
 OF_OPTIMIZATION = ("lr_peak", "lr_final")
 OF_SAMPLING = ("num_inference_steps", "guidance_scale")
 OF_RECIPE = ("boundary", "seed", "workers")
+NOTHING = "nothing"
+"""In `start_from`: random weights, where the recipe would tune some."""
 
 
 def changed(recipe: Recipe, changes: RecipeChanges) -> Recipe:
@@ -27,6 +29,8 @@ def changed(recipe: Recipe, changes: RecipeChanges) -> Recipe:
     for role, job in tree["jobs"].items():
         job["steps"] = asked.get(f"{role}_steps", job["steps"])
         job["batch_size"] = asked.get("batch_size", job["batch_size"])
+    if start := asked.get("start_from"):
+        tree["init_from"] = None if start == NOTHING else {"source": start}
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:

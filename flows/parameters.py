@@ -84,6 +84,14 @@ class RecipeChanges(Form):
     guidance_scale: float | None = Field(
         None, ge=0, le=50, description="Guidance scale of evaluation and served API", json_schema_extra=_at(9)
     )
+    start_from: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Weights to tune: `embedded`, a release (`models:/pangu-pair@champion`), a folder or a hub id; "
+        "`nothing` for random ones",
+        json_schema_extra=_at(10),
+    )
 
 
 class EvaluationOptions(Form):

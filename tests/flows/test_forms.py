@@ -10,7 +10,7 @@ from flows.gate import markdown
 from flows.overrides import changed
 from flows.parameters import EvaluatePair, EvaluationOptions, RecipeChanges, RetrainPair
 from flows.reporting import plain
-from pangu.config import Recipe
+from pangu.config import InitialWeights, Recipe
 from pangu.data.card import Split
 from pangu.errors import UserError
 from pangu.evaluate.protocol import check_metrics
@@ -26,7 +26,7 @@ def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> Non
 def test_every_field_of_the_form_arrives_in_the_recipe() -> None:
     asked = RecipeChanges(
         structure_steps=7, texture_steps=9, batch_size=4, lr_peak=0.5, lr_final=0.25, boundary=300, seed=11, workers=3,
-        num_inference_steps=13, guidance_scale=1.5,
+        num_inference_steps=13, guidance_scale=1.5, start_from="models:/pangu-pair@champion",
     )  # fmt: skip
     assert None not in asked.model_dump().values()
     found = changed(recipe("demo"), asked)
@@ -35,7 +35,12 @@ def test_every_field_of_the_form_arrives_in_the_recipe() -> None:
     assert (found.optimization.lr_peak, found.optimization.lr_final) == (0.5, 0.25)
     assert (found.boundary, found.seed, found.workers) == (300, 11, 3)
     assert (found.sampling.num_inference_steps, found.sampling.guidance_scale) == (13, 1.5)
-    assert found.model_copy(update={"name": ""}) != recipe("demo")
+    assert found.init_from == InitialWeights(source="models:/pangu-pair@champion")
+
+
+def test_a_form_that_starts_from_nothing_asks_for_random_weights() -> None:
+    assert recipe("demo").init_from is not None
+    assert changed(recipe("demo"), RecipeChanges(start_from="nothing")).init_from is None
 
 
 def test_changes_that_do_not_go_together_are_one_sentence() -> None:
