@@ -127,14 +127,15 @@ def test_a_clip_score_is_the_cosine_of_the_model_s_own_embeddings(folder, kind, 
     assert judge.score(images(3), captions) == pytest.approx(100 * cosines.clamp_min(0).mean().item(), abs=1e-4)
     assert not torch.allclose(cosines, judge.cosines(images(3, seed=1), captions))
 
-    model, processor = judge._model, judge._processor
+    clip = judge._clip
+    model, processor = clip.model, clip.processor
     inputs = processor(images=images(1), return_tensors="pt")
-    inputs |= judge._tokenizer(captions[:1], return_tensors="pt")
+    inputs |= clip.tokenizer(captions[:1], return_tensors="pt")
     assert cosines[0] == pytest.approx((model(**inputs).logits_per_image / model.logit_scale.exp()).item(), abs=1e-5)
 
 
 def test_a_model_of_the_other_kind_is_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match="is a model of type 'clip', but this score needs a 'chinese_clip' model"):
+    with pytest.raises(UserError, match="is a model of type 'clip', but a CLIP score needs one of chinese_clip"):
         ClipScorer(str(folder / "clip"), "chinese_clip")
 
 
