@@ -100,11 +100,18 @@ class Limits(Frozen):
 
 
 class FillCaptions(Frozen):
-    """A missing language, written by sequence-to-sequence models of transformers; each is a folder or a hub id."""
+    """A missing language, written by models of transformers; each is a folder or a hub id.
+
+    Translated where the other language is there and a translator is named, or else read off the image.
+    """
 
     en_to_zh: str | None = Field(None, description="Translates English captions, e.g. a Marian or NLLB model")
     zh_to_en: str | None = Field(None, description="Translates Chinese captions")
-    prefix: str = Field("", description="Put before every text, where the model wants a task named")
+    image_to_en: str | None = Field(None, description="Describes images in English, e.g. BLIP, GIT or ViT-GPT2")
+    image_to_zh: str | None = Field(None, description="Describes images in Chinese")
+    prefix: str = Field("", description="Put before every text to translate, where the model wants a task named")
+    prompt_en: str = Field("", description="What image_to_en is asked, if it chats, or the words it goes on from")
+    prompt_zh: str = Field("", description="The same for image_to_zh")
     max_tokens: int = Field(96, ge=4, le=1024)
 
 
@@ -176,6 +183,12 @@ class Card(Frozen):
             "captions": self.fill_captions and self.fill_captions.model_dump(),
         }
         return hashlib.sha256(json.dumps(work, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    @property
+    def describes(self) -> bool:
+        """Whether an image without any caption can get one."""
+        fill = self.fill_captions
+        return fill is not None and (fill.image_to_en is not None or fill.image_to_zh is not None)
 
     def split_of(self, caption_en: str, key: str) -> Split:
         """The split of a row; depends on nothing but its English caption and its content hash."""

@@ -1,12 +1,15 @@
 """Encoded image bytes to pixels and back, under a pixel limit. Every error of an image costs that image only."""
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 ImageHWC = npt.NDArray[np.uint8]
 """Height x width x 3 (RGB), 0 to 255."""
@@ -54,11 +57,27 @@ def decode_rgb(data: bytes, max_pixels: int = 80_000_000) -> Decoded:
 
 
 def encode_png(image_hwc: ImageHWC) -> bytes:
-    """Lossless bytes of an RGB image."""
-    buffer = io.BytesIO()
-    # The highest level of zlib that costs less than enlarging the image did; files of photographs grow by a tenth.
-    Image.fromarray(image_hwc).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    """Lossless bytes of an RGB image.
+
+    Not Pillow's encoder, which tries every filter on every row: that costs more than all else that prepare does to an enlarged
+    image. Here each row is its difference to the one above it (filter 2 of the PNG specification), and zlib codes runs and
+    letters only. A fourth of the time; files of photographs become smaller, those of drawings grow by a twentieth.
+    """
+    height, width, _ = image_hwc.shape
+    rows = image_hwc.reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", packer.compress(filtered.data) + packer.flush()), (b"IEND", b""))
+    return PNG_SIGNATURE + b"".join(png_chunk(kind, data) for kind, data in parts)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    """One chunk of a PNG file: length, kind, data, checksum."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data import openmoji
+from pangu.data.images import PNG_SIGNATURE, png_chunk
 from pangu.data.source import LISTED
 from pangu.errors import UserError
 from pangu.storage import write_atomically
@@ -137,13 +138,9 @@ class Origin:
 def png_header(width: int, height: int) -> bytes:
     """The beginning of a valid RGB PNG that claims `width` x `height` pixels and holds next to nothing."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(64))) + chunk(b"IEND", b"")
-    )
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(64))), (b"IEND", b""))
+    return PNG_SIGNATURE + b"".join(png_chunk(kind, data) for kind, data in parts)
 
 
 def port_to_reuse(table: Path) -> int:

@@ -93,15 +93,18 @@ def _same_work(home: Home, name: str, work: str) -> VersionEntry | None:
     return next((entry for entry in entries if entry.readable and entry.facts.get("work") == work), None)
 
 
-def plan_rows(rows: Sequence[dict[str, Any]]) -> Plan:
-    """Drop rows without any caption, then all but the first row of equal bytes, in the listing's order."""
+def plan_rows(rows: Sequence[dict[str, Any]], describes: bool = False) -> Plan:
+    """Drop rows without any caption, then all but the first row of equal bytes, in the listing's order.
+
+    describes: a model may still write a caption, so that none has to be there.
+    """
     kept: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     dropped: Counter[str] = Counter()
     seen: set[str] = set()
     for row in rows:
         if row["reason"]:
             continue
-        if not row["caption_en"] and not row["caption_zh"]:
+        if not describes and not row["caption_en"] and not row["caption_zh"]:
             dropped["missing_caption"] += 1
         elif row["sha256"] in seen:
             dropped["duplicate"] += 1
@@ -124,7 +127,7 @@ def _jobs(raw: RawFolder, plan: Plan) -> list[ShardJob]:
 def _make_rows(
     card: Card, raw: RawFolder, home: Home, work: str, report: Reporter, execution: Execution
 ) -> list[Piece]:
-    plan = plan_rows(raw.read_rows())
+    plan = plan_rows(raw.read_rows(), card.describes)
     jobs, folder = _jobs(raw, plan), work_folder(home, card.name, work)
     folder.mkdir(parents=True, exist_ok=True)
     make = partial(ShardWorker, card, _admitter(card, jobs, folder), folder, execution.threads)

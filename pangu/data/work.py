@@ -6,9 +6,10 @@ run goes on after the last one. Knows nothing of thresholds, tables or commits.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 from pangu.config import Frozen
 from pangu.data.admission import Admitter
 from pangu.data.card import Card
-from pangu.data.images import BadImage, decode_rgb, encode_png
+from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.locks import only_one
 from pangu.data.raw import RawFolder
 from pangu.data.schema import SCHEMA
@@ -93,7 +94,8 @@ class ShardWorker:
     def __call__(self, job: ShardJob) -> int:
         """Make one shard, unless an earlier run has; returns its number."""
         if made(self._folder, job.number) is None:
-            wanted = self._filler.fill(job.wanted) if self._filler else dict(job.wanted)
+            look = partial(decoded, self._card, job)
+            wanted = self._filler.fill(job.wanted, look) if self._filler else dict(job.wanted)
             self._write(job, wanted)
         return job.number
 
@@ -140,10 +142,10 @@ def make_row(
     """One dataset row from downloaded bytes.
 
     Raises:
-        BadImage: it cannot be decoded, or is too small to be upscaled.
+        BadImage: it cannot be decoded, is too small to be upscaled, or has no caption and no model wrote one.
     """
-    decoded = decode_rgb(data, card.limits.max_pixels)
-    original_hwc, key = decoded.image_hwc, listed["sha256"]
+    found = decode_rgb(data, card.limits.max_pixels)
+    original_hwc, key = found.image_hwc, listed["sha256"]
     original_height, original_width, _ = original_hwc.shape
     side = min(original_height, original_width)
     factor = card.upscale.target_side / side
@@ -151,6 +153,8 @@ def make_row(
     if is_small and factor > card.upscale.max_factor:
         raise BadImage("too_small")
     captions = listed["caption_en"], listed["caption_zh"]
+    if not any(captions):
+        raise BadImage("missing_caption")
     facts = facts_of(original_hwc, *captions) | scorer.scores(original_hwc, *captions)
     image_hwc, upscaler_name = original_hwc, ""
     if is_small:
@@ -158,7 +162,7 @@ def make_row(
     height, width, _ = image_hwc.shape
     return facts | {
         "key": key,
-        "image": data if decoded.is_plain and not is_small else encode_png(image_hwc),
+        "image": data if found.is_plain and not is_small else encode_png(image_hwc),
         "width": width,
         "height": height,
         "caption_en": captions[0],
@@ -185,15 +189,17 @@ def bucket_of(width: int, height: int, resolution: int) -> int:
     return min(range(len(presets)), key=lambda i: abs(math.log(presets[i][0] / presets[i][1] * width / height)))
 
 
-def originals_of(card: Card, jobs: Sequence[ShardJob]) -> Iterator[Any]:
+def decoded(card: Card, job: ShardJob, rows: Collection[int]) -> Iterator[tuple[int, ImageHWC]]:
+    """Number and pixels of those of the asked rows of a shard that can be decoded."""
+    for row, data, _ in job.raw.images(job.shard) if rows else ():
+        if row in rows and data is not None:
+            with suppress(BadImage):
+                yield row, decode_rgb(data, card.limits.max_pixels).image_hwc
+
+
+def originals_of(card: Card, jobs: Sequence[ShardJob]) -> Iterator[ImageHWC]:
     """Pixels of images at least as large as the texture threshold, in the order of the jobs."""
     for job in jobs:
-        for row, data, _ in job.raw.images(job.shard):
-            if row not in job.wanted or data is None:
-                continue
-            try:
-                image_hwc = decode_rgb(data, card.limits.max_pixels).image_hwc
-            except BadImage:
-                continue
+        for _, image_hwc in decoded(card, job, job.wanted):
             if min(image_hwc.shape[:2]) >= card.texture_min_side:
                 yield image_hwc

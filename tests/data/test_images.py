@@ -3,6 +3,7 @@
 import io
 import time
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,9 +25,13 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 FILES = {kind: encoded(Image.fromarray(PIXELS), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP")}
 
 
-def test_png_gives_the_same_pixels_back() -> None:
-    decoded = decode_rgb(encode_png(PIXELS))
-    assert np.array_equal(decoded.image_hwc, PIXELS) and decoded.is_plain
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from((1, 8, 255)))
+def test_png_gives_the_same_pixels_back_by_any_decoder(height: int, width: int, seed: int, step: int) -> None:
+    values = np.random.default_rng(seed).integers(0, 256, (height, 2 * width, 3)) // step * step
+    pixels = values.astype(np.uint8)[:, ::2]
+    decoded, others = decode_rgb(encode_png(pixels)), cv2.imdecode(np.frombuffer(encode_png(pixels), np.uint8), 1)
+    assert np.array_equal(decoded.image_hwc, pixels) and decoded.is_plain
+    assert np.array_equal(others[:, :, ::-1], pixels)
 
 
 @given(st.sampled_from(sorted(FILES)), st.data())
