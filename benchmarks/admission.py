@@ -21,7 +21,7 @@ from pangu.data.card import Card
 from pangu.data.images import decode_rgb
 from pangu.data.local_sources import SUFFIXES
 from pangu.data.openmoji import every_drawing, render_png
-from pangu.data.upscale import make_upscaler
+from pangu.data.upscale import upscaler_of
 from pangu.diffusion.admission import first_noisier, fit, spectrum_features
 from pangu.diffusion.noise import alpha_bars
 
@@ -82,7 +82,7 @@ def compare(upscaler: str, images: list[np.ndarray], arguments: argparse.Namespa
         }
     )  # fmt: skip
     alpha_bar = alpha_bars(card.upscale.admission.noise_schedule)
-    cases = round_trips(card, images, make_upscaler(card.upscale.upscaler))
+    cases = round_trips(card, images, upscaler_of(card))
     features = np.stack([spectrum_features(case.enlarged_hwc, case.factor) for case in cases])
     levels, image = np.array([case.level for case in cases]), np.array([case.image for case in cases])
     seen = image < arguments.learn

@@ -27,7 +27,7 @@ from pangu.data.images import encode_png
 from pangu.data.local_sources import SHARD
 from pangu.data.raw import IMAGE_COLUMN, RawFolder
 from pangu.data.store import TableStore
-from pangu.data.upscale import make_upscaler
+from pangu.data.upscale import upscaler_of
 from pangu.data.work import ShardJob, ShardWorker
 
 GOAL = 0.95
@@ -48,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         raw = RawFolder(Path(folder) / "raw")
         wanted = write_shard(raw, images)
-        network = make_upscaler(card.upscale.upscaler, arguments.threads)
+        network = upscaler_of(card, arguments.threads)
         worker = ShardWorker(card, Admitter(None, 300, NoiseSchedule()), Path(folder), arguments.threads)
         for number in range(arguments.rounds):
             for name in ("prepare", "ncnn") if number % 2 else ("ncnn", "prepare"):

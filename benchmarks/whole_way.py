@@ -134,7 +134,7 @@ def measure(card: Path, root: Path, arguments: argparse.Namespace) -> None:
     prepare = [str(card), "--ingest-id", ingested["ingest_id"], "--workers", str(arguments.workers)]
     prepared = stage("prepare", prepare, root, seconds)
     version = str(prepared["version"])
-    encoded = stage("encode", [NAME, "--version", version, "--recipe", "demo"], root, seconds)
+    encoded = stage("encode", [str(card), "--version", version, "--recipe", "demo"], root, seconds)
     again = [stage("ingest", [str(card)], root, {}), stage("prepare", prepare, root, {})]
     keys = Counter(read_rows(home, NAME, prepared["version"], columns=["key"])["key"].to_pylist())
     accounted = ingested["ok"] + sum(ingested["failed"].values())

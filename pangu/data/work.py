@@ -4,6 +4,7 @@ Works shard by shard, in this process, in several, or on Ray's actors; each shar
 run goes on after the last one. Knows nothing of thresholds, tables or commits.
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -25,14 +26,26 @@ from pangu.data.raw import RawFolder
 from pangu.data.schema import SCHEMA
 from pangu.data.scores import Scorer, facts_of
 from pangu.data.store import TableStore
-from pangu.data.upscale import Upscaler, make_upscaler, upscale_to
+from pangu.data.upscale import Upscaler, upscale_to, upscaler_of, weights_digest
 from pangu.diffusion.presets import presets_for
 from pangu.storage import Home, read_json, write_json
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 """Raise it whenever the same card and ingest would give other rows."""
 ROWS_AT_ONCE = 64
 """So many rows wait in memory before they are written."""
+
+
+def keys_of(card: Card, ingest_id: str, code_version: object = CODE_VERSION) -> tuple[str, str]:
+    """The key of a version, and that of the work behind it: what any of card, images, code and upscaler changes.
+
+    Raises:
+        UserError: the weights of the card's upscaler cannot be read.
+    """
+    made_by = f"{ingest_id} {code_version}{weights_digest(card)}"
+    digests = card.digest(), card.work_digest()
+    key, work = (hashlib.sha256(f"{digest} {made_by}".encode()).hexdigest()[:16] for digest in digests)
+    return key, work
 
 
 class Made(Frozen):
@@ -87,7 +100,7 @@ class ShardWorker:
 
     def __init__(self, card: Card, admitter: Admitter, folder: Path, threads: int = 1) -> None:
         self._card, self._admitter, self._folder = card, admitter, folder
-        self._upscaler = make_upscaler(card.upscale.upscaler, threads)
+        self._upscaler = upscaler_of(card, threads)
         self._scorer = Scorer(card.filters)
         self._filler = _filler(card)
 

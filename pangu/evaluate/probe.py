@@ -17,7 +17,7 @@ from pangu.contract import GeneratorContract
 from pangu.data.card import Card, Split
 from pangu.data.encode import fit_pixels
 from pangu.data.table import latest_version, read_rows
-from pangu.data.upscale import make_upscaler, resize, upscale_to
+from pangu.data.upscale import resize, upscale_to, upscaler_of
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars, log_snr
 from pangu.diffusion.trajectory import Denoiser
@@ -119,7 +119,7 @@ def find_boundary(
         split=split,
         images=len(sample),
         upscale_factor=factor,
-        upscaler=card.upscale.upscaler,
+        upscaler=card.upscale.model or card.upscale.upscaler,
         visible_share=visible_share,
         recommendation=found,
         hand_over=hand_over(curve, [contract.interval for contract in contracts]),
@@ -163,7 +163,7 @@ def lost_detail(
     latents_nchw: Tensor, images: Sequence[bytes], side: int, factor: float, card: Card, autoencoder: Any
 ) -> Tensor:
     """Latents of originals minus those of the same images made small and enlarged by the card's upscaler, (N, C, H, W)."""
-    upscaler, small = make_upscaler(card.upscale.upscaler), max(1, round(side / factor))
+    upscaler, small = upscaler_of(card), max(1, round(side / factor))
     enlarged = [upscale_to(resize(fit_pixels(image, side), small, small), side, upscaler)[0] for image in images]
     return latents_nchw - encode_images(enlarged, autoencoder)
 

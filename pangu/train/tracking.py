@@ -47,8 +47,11 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return result
 
 
-def tags_of(job: TrainJob, dataset: str, version: int) -> dict[str, str]:
-    """What a run is found by: `pangu.pair` is the same for all roles of one recipe on one encoded dataset."""
+def tags_of(job: TrainJob, dataset: str, version: int, key: str = "") -> dict[str, str]:
+    """What a run is found by: `pangu.pair` is the same for all roles of one recipe on one encoded dataset.
+
+    key: digest of what went into the version of the dataset; "" where it is not known.
+    """
     return {
         RUN_NAME: job.run_name,
         PAIR: job.pair,
@@ -58,6 +61,7 @@ def tags_of(job: TrainJob, dataset: str, version: int) -> dict[str, str]:
         "pangu.encode_id": job.encode_id,
         "pangu.dataset": dataset,
         "pangu.dataset_version": str(version),
+        "pangu.dataset_key": key,
     }
 
 

@@ -13,7 +13,9 @@ import torch.distributed
 
 from pangu.contract import GeneratorContract
 from pangu.data.batches import Rows
+from pangu.data.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
+from pangu.storage import Home
 from pangu.train.grids import Grids
 from pangu.train.history import HISTORY_FILE, History
 from pangu.train.job import TrainJob, describe_run
@@ -73,7 +75,8 @@ def watched(
         if upload_to is not None:
             fetch_missing(upload_to, job.run_name, job.run_folder / "checkpoints")
             watch.uploader = Uploader(upload_to, job.run_name, job.run_folder / ".uploads")
-        tags = tags_of(job, contract.dataset, contract.dataset_version) | system_facts(world)
+        key = key_of(Home.from_environment(), contract.dataset, contract.dataset_version)
+        tags = tags_of(job, contract.dataset, contract.dataset_version, key) | system_facts(world)
         parameters = flatten(job.recipe.model_dump(mode="json"))
         watch.tracker = Tracker(job.run_folder / HISTORY_FILE, tags, parameters)
         watch.hooks = hooks_of(job, rows, contract, watch, report)

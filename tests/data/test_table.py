@@ -20,7 +20,7 @@ from pangu.data.openmoji import selection
 from pangu.data.schema import SCHEMA
 from pangu.data.store import TableStore
 from pangu.data.table import commit, data_files, latest_version, read_rows, write_part
-from pangu.data.versions import diff, log, show, vacuum
+from pangu.data.versions import diff, key_of, log, show, vacuum
 from pangu.errors import UserError
 from pangu.storage import Home
 from tests.data.test_source import card_for
@@ -125,6 +125,8 @@ def test_log_show_and_diff_say_what_a_version_is(three_versions: Home) -> None:
     moved = diff(three_versions, NAME, 0, 2)
     assert (moved.added, moved.removed, moved.changed) == (2, 2, {})
     assert set(moved.examples["added"]) == {one["source_url"] for one in ROWS[6:]}
+    assert [key_of(three_versions, NAME, entry.version) for entry in entries] == [entry.key for entry in entries]
+    assert key_of(three_versions, NAME, 99) == key_of(three_versions, "nowhere", 0) == ""
 
 
 def test_vacuum_keeps_what_it_says_and_an_older_version_is_one_sentence(three_versions: Home) -> None:
