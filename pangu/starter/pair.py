@@ -39,6 +39,7 @@ def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> i
         text_encoder=None,
         contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         hidden_layers=[-1],
+        sampling=recipe.sampling.model_dump(),
     )
     shutil.rmtree(folder, ignore_errors=True)
     pair.to(torch.float16).save_pretrained(folder, safe_serialization=True)
