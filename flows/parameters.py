@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 RecipeName = Literal["demo", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"]
 """Each is a function of `pangu.recipes` that trains a pair; a test compares."""
+PartnerRecipeName = Literal["single", "edge_control"]
+"""Each trains one partner of Coop-Diffusion: a generator for all timesteps, or a ControlNet on one; a test compares."""
 
 
 def _at(position: int) -> dict[str, Any]:
@@ -29,8 +31,10 @@ Recipe = Annotated[
     RecipeName,
     Field(description="The recipe: network sizes, steps, noise schedule, sampling, gate", json_schema_extra=_at(2)),
 ]
+Version = Annotated[int, Field(ge=0, description="Version of the dataset table", json_schema_extra=_at(3))]
 Identifier = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9._-]+$")]
 Folder = Annotated[str, Field(min_length=1, max_length=1000)]
+Source = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Form(BaseModel):
@@ -51,8 +55,59 @@ TimeoutH = Annotated[
 WEEK_H = 168.0
 
 
-class RecipeChanges(Form):
-    """What this run does otherwise than its recipe; an empty field keeps the recipe's value."""
+class CommonChanges(Form):
+    """What a run may do otherwise than any recipe; an empty field keeps the recipe's value.
+
+    Places 0 to 2 are left to what the recipe's own kind has.
+    """
+
+    batch_size: int | None = Field(
+        None, ge=1, le=1_000_000, description="Images per optimizer step, of every job", json_schema_extra=_at(3)
+    )
+    lr_peak: float | None = Field(
+        None, gt=0, le=1, description="Learning rate after the warm-up", json_schema_extra=_at(4)
+    )
+    lr_final: float | None = Field(
+        None, ge=0, le=1, description="Learning rate of the last step", json_schema_extra=_at(5)
+    )
+    warmup_steps: int | None = Field(
+        None, ge=0, le=100_000_000, description="Steps in which the learning rate rises", json_schema_extra=_at(6)
+    )
+    ema_decay: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Decay of the running mean of the weights that is exported",
+        json_schema_extra=_at(7),
+    )
+    zh_share: float | None = Field(
+        None, ge=0, le=1, description="Share of Chinese captions; 0 is English alone", json_schema_extra=_at(8)
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**31 - 1, description="Seed of rows, noise and dropouts", json_schema_extra=_at(9)
+    )
+    workers: int | None = Field(
+        None, ge=1, le=100_000, description="Data-parallel workers of each training job", json_schema_extra=_at(10)
+    )
+    num_inference_steps: int | None = Field(
+        None, ge=1, le=1000, description="Sampling steps of sample grids, evaluation and API", json_schema_extra=_at(11)
+    )
+    guidance_scale: float | None = Field(
+        None, ge=0, le=50, description="Guidance scale of sample grids, evaluation and API", json_schema_extra=_at(12)
+    )
+    sample_every: int | None = Field(
+        None, ge=0, le=100_000_000, description="Steps between sample grids; 0: none", json_schema_extra=_at(13)
+    )
+    start_from: Source | None = Field(
+        None,
+        description="Weights to tune: `embedded`, a release (`models:/pangu-pair@champion`), a folder or a hub id; "
+        "`nothing` for random ones. For edge_control: the generator that is controlled",
+        json_schema_extra=_at(14),
+    )
+
+
+class RecipeChanges(CommonChanges):
+    """What this run does otherwise than the recipe of its pair; an empty field keeps the recipe's value."""
 
     structure_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Optimizer steps of the structure generator", json_schema_extra=_at(0)
@@ -60,37 +115,33 @@ class RecipeChanges(Form):
     texture_steps: int | None = Field(
         None, ge=1, le=100_000_000, description="Optimizer steps of the texture generator", json_schema_extra=_at(1)
     )
-    batch_size: int | None = Field(
-        None, ge=1, le=1_000_000, description="Images per optimizer step, of both generators", json_schema_extra=_at(2)
-    )
-    lr_peak: float | None = Field(
-        None, gt=0, le=1, description="Learning rate after the warm-up", json_schema_extra=_at(3)
-    )
-    lr_final: float | None = Field(
-        None, ge=0, le=1, description="Learning rate of the last step", json_schema_extra=_at(4)
-    )
     boundary: int | None = Field(
-        None, ge=1, le=9999, description="T_struct: structure owns the timesteps from here up", json_schema_extra=_at(5)
+        None, ge=1, le=9999, description="T_struct: structure owns the timesteps from here up", json_schema_extra=_at(2)
     )
-    seed: int | None = Field(
-        None, ge=0, le=2**31 - 1, description="Seed of rows, noise and dropouts", json_schema_extra=_at(6)
+
+
+class PartnerChanges(CommonChanges):
+    """What this run does otherwise than the recipe of its partner; an empty field keeps the recipe's value."""
+
+    steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimizer steps", json_schema_extra=_at(0))
+    resolution: int | None = Field(
+        None, ge=8, le=8192, description="Pixels per side of what it draws", json_schema_extra=_at(1)
     )
-    workers: int | None = Field(
-        None, ge=1, le=100_000, description="Data-parallel workers of each training job", json_schema_extra=_at(7)
-    )
-    num_inference_steps: int | None = Field(
-        None, ge=1, le=1000, description="Sampling steps of evaluation and served API", json_schema_extra=_at(8)
-    )
-    guidance_scale: float | None = Field(
-        None, ge=0, le=50, description="Guidance scale of evaluation and served API", json_schema_extra=_at(9)
-    )
-    start_from: str | None = Field(
+    autoencoder: Source | None = Field(
         None,
-        min_length=1,
-        max_length=1000,
-        description="Weights to tune: `embedded`, a release (`models:/pangu-pair@champion`), a folder or a hub id; "
-        "`nothing` for random ones",
-        json_schema_extra=_at(10),
+        description="Its latent space: embedded, the folder of an autoencoder, or a hub id",
+        json_schema_extra=_at(2),
+    )
+    autoencoder_subfolder: Source | None = Field(
+        None, description="Where in that folder or repository it lies, e.g. vae", json_schema_extra=_at(15)
+    )
+    start_subfolder: Source | None = Field(
+        None, description="Where in it the UNet lies, e.g. unet, or structure in a pair", json_schema_extra=_at(16)
+    )
+    new_latents: bool = Field(
+        False,
+        description="Go over to another autoencoder than start_from was trained with; first and last layer begin anew",
+        json_schema_extra=_at(17),
     )
 
 
@@ -158,7 +209,7 @@ class EncodeDataset(Form):
     card: Card = "openmoji"
     timeout_h: TimeoutH = WEEK_H
     recipe: Recipe = "demo"
-    version: int = Field(ge=0, description="Version of the dataset table", json_schema_extra=_at(3))
+    version: Version
     changes: RecipeChanges = Field(
         RecipeChanges(), description="What is done otherwise than the recipe says", json_schema_extra=_at(4)
     )
@@ -166,6 +217,22 @@ class EncodeDataset(Form):
 
 class TrainGenerators(EncodeDataset):
     """Encode one version of a dataset and train both generators on it, at the same time."""
+
+
+class TrainPartner(Form):
+    """Encode one version of a dataset and train one partner of Coop-Diffusion on it."""
+
+    card: Card = "openmoji"
+    timeout_h: TimeoutH = WEEK_H
+    recipe: PartnerRecipeName = Field(
+        "single",
+        description="single: a generator for all timesteps; edge_control: a ControlNet for edges on one",
+        json_schema_extra=_at(2),
+    )
+    version: Version
+    changes: PartnerChanges = Field(
+        PartnerChanges(), description="What is done otherwise than the recipe says", json_schema_extra=_at(4)
+    )
 
 
 class EvaluatePair(Form):

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run as current_run
 from prefect.tasks import Task
 
 from flows.overrides import changed
-from flows.parameters import RecipeChanges
+from flows.parameters import CommonChanges
 from flows.reporting import ProgressBar, plain, show_outcome
 from flows.training_report import TrainingReport
 from pangu import jobs
@@ -58,6 +58,12 @@ def encode(card: str, version: int, recipe: str) -> dict[str, Any]:
 @task(name="train", task_run_name="train-{role}", **stage_task)
 def train(card: str, encode_id: str, recipe: str, role: str) -> dict[str, Any]:
     return run_stage(f"train-{role}", ["train", card, "--encode-id", encode_id, "--recipe", recipe, "--role", role])
+
+
+@task(name="join", task_run_name="join", **stage_task)
+def join(generator: str, recipe: str, run_name: str) -> dict[str, Any]:
+    folder = Home.from_environment().partner(run_name)
+    return run_stage("join", ["single", generator, "--recipe", recipe, "--folder", str(folder)], on_ray=False)
 
 
 @task(name="evaluate", task_run_name="evaluate", **stage_task)
@@ -174,14 +180,16 @@ def stop_everything(flow: Any, flow_run: FlowRun, state: State) -> None:
     jobs.stop_all(str(flow_run.id))
 
 
-def recipe_of(name: str, changes: RecipeChanges) -> str:
+def recipe_of(name: str, changes: CommonChanges) -> str:
     """What the stages are given as `--recipe`: the name, or a file of this run with the recipe as it was changed.
 
     Raises:
         UserError: the changes do not go together.
     """
-    if changes == RecipeChanges():
+    recipe = named(name)
+    wanted = changed(recipe, changes)
+    if wanted == recipe:
         return name
     path = result_file("recipe")
-    write_json(path, changed(named(name), changes).model_dump(mode="json"))
+    write_json(path, wanted.model_dump(mode="json"))
     return str(path)

@@ -89,7 +89,7 @@ def markdown(stage: str, progress: Progress, lines: Sequence[Line]) -> str:
         parts.append(f"[The run in MLflow]({link})")
     sample = Path(str(progress.facts.get("sample", "")))
     if sample.is_file():
-        parts.append(f"### Samples of the pair, {sample.stem}\n\n![samples]({data_uri(small(sample))})")
+        parts.append(f"### Samples, {sample.stem}\n\n![samples]({data_uri(small(sample))})")
     return "\n\n".join(parts) + "\n"
 
 

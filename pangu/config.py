@@ -233,7 +233,7 @@ class Watching(Frozen):
     """What is shown while training runs, beside the log lines."""
 
     timestep_buckets: int = Field(4, ge=1, le=50, description="Equal parts of the interval whose loss is logged apart")
-    sample_every: int = Field(0, ge=0, description="Steps between sample grids of the newest pair; 0: none")
+    sample_every: int = Field(0, ge=0, description="Steps between sample grids; 0: none")
     samples: int = Field(8, ge=1, le=64, description="Images in a sample grid")
     upload_to: str | None = Field(None, description="An fsspec URI; every checkpoint is copied there in the background")
 

@@ -158,6 +158,7 @@ def single() -> Recipe:
             lr_peak=2e-3, warmup_steps=200, ema_decays=(0.999,), checkpoint_every=500, log_every=100
         ),
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
+        watching=Watching(sample_every=500),
     )
 
 

@@ -53,6 +53,10 @@ class Home:
         """A pair folder, as `PanGuDrawPipeline.from_pretrained` reads it."""
         return self.root / "pairs" / pair_id
 
+    def partner(self, name: str) -> Path:
+        """The pipeline folder of a partner of Coop-Diffusion, as `CoopPipeline` reads it."""
+        return self.root / "partners" / name
+
     @property
     def stack(self) -> Path:
         """Addresses, token, process ids and databases of the running stack."""

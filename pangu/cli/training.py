@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -43,7 +43,9 @@ def encode(
 def train(
     card: CardArgument,
     encode_id: EncodeIdOption,
-    role: Annotated[str, typer.Option(help="'structure' or 'texture'; of a baseline's recipe, one of its stages.")],
+    role: Annotated[
+        str, typer.Option(help="'structure' or 'texture'; of another recipe, one of its jobs, e.g. 'single'.")
+    ],
     recipe: RecipeOption = "demo",
     run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
     result: ResultOption = None,
@@ -69,15 +71,13 @@ def single(
     generator: Annotated[Path, typer.Argument(help="Generator folder that `pangu train --role single` wrote.")],
     folder: Annotated[Path, typer.Option(help="Where to put the pipeline folder.")],
     recipe: RecipeOption = "single",
+    result: ResultOption = None,
 ) -> None:
     """Join a generator for all timesteps and its encoders into a pipeline folder, e.g. a partner for `pangu coop`."""
-    from pangu.pipelines.assemble import save_pair
-    from pangu.pipelines.baselines import assemble_single_stage
+    from pangu.pipelines.partners import partner_folder
     from pangu.recipes import recipe as named
 
-    pipeline: Any = assemble_single_stage(generator, named(recipe))
-    save_pair(pipeline, folder)
-    typer.echo(str(folder))
+    finish(partner_folder(generator, named(recipe), folder), result)
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as JSON.")] = None) -> None:

@@ -16,6 +16,7 @@ from pangu.models.denoisers import build_denoiser, load_unet
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, load_text_tower
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.pipelines.text_to_image import TextToImagePipeline
 
 
 def load_generator(folder: Path) -> tuple[UNet2DConditionModel, GeneratorContract]:
@@ -88,7 +89,7 @@ def check_encoders(contract: GeneratorContract, autoencoder: Any, towers: list[T
         )
 
 
-def save_pair(pair: PanGuDrawPipeline, folder: Path) -> None:
+def save_pair(pair: TextToImagePipeline, folder: Path) -> None:
     """Save beside `folder` and move into place, so that a reader never finds half a pair."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""Sample grids of the pair while it trains: this run's running mean beside the newest of the other run.
+"""Sample grids of a run while it trains: of a pair with the newest of the other run, of a generator for all timesteps alone.
 
-Captions, languages and noise are the same at every step and for both runs. Draws from sources of its own, so training does not
-notice. Knows nothing of MLflow.
+Captions, languages and noise are the same at every step and for both runs of a pair. Draws from sources of its own, so training
+does not notice. Knows nothing of MLflow.
 """
 
 import hashlib
@@ -15,47 +15,50 @@ from typing import Any
 import torch
 from PIL import Image
 
+from pangu.config import Strategy
 from pangu.contract import GeneratorContract
-from pangu.data.batches import EMPTY, LANGUAGES, Rows
-from pangu.diffusion.trajectory import Conditioning
-from pangu.models.autoencoders import load_autoencoder
-from pangu.models.schedulers import sampler
-from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.data.batches import LANGUAGES, Rows
 from pangu.storage import write_atomically
 from pangu.train.job import TrainJob, captions_of, other_run
 from pangu.train.partner import newest_partner
+from pangu.train.sketch import draw_alone, draw_pair, languages_of, subject_of
 
 FOLDER = "samples"
 GAP = 4
+DRAWN: tuple[Strategy, ...] = ("time_decoupling", "single", "control")
+"""Strategies whose runs can draw a picture while they train; a stage of a baseline needs what is trained after it."""
 
 log = logging.getLogger(__name__)
 
 
-def chosen_rows(rows: Rows, count: int, seed: int) -> list[int]:
-    """Rows whose captions are drawn: by a hash of their keys, originals first, so that both runs choose the same."""
+def chosen_rows(rows: Rows, count: int, seed: int, of_one_bucket: bool = False) -> list[int]:
+    """Rows whose captions are drawn: by a hash of their keys, originals first, so that both runs of a pair choose the same."""
 
     def order(row: int) -> tuple[bool, str]:
         digest = hashlib.sha256(f"{seed}/{rows.keys[row]}".encode()).hexdigest()
         return int(rows.min_timestep_n[row]) > 0, digest
 
-    return sorted(range(len(rows.keys)), key=order)[:count]
+    ordered = sorted(range(len(rows.keys)), key=order)
+    if of_one_bucket:
+        ordered = [row for row in ordered if rows.preset_n[row] == rows.preset_n[ordered[0]]]
+    return ordered[:count]
 
 
 class Grids:
     """Draws `samples/step-NNNNNN.png` in the run folder; every other caption is Chinese.
 
+    Of a ControlNet's run each picture stands to the right of the edges that it was drawn after.
     told: is called with the path of each grid.
     """
 
     def __init__(self, job: TrainJob, rows: Rows, contract: GeneratorContract, told: Callable[[Path], None]) -> None:
         self._job, self._contract, self._told = job, contract, told
-        self._chosen = chosen_rows(rows, job.recipe.watching.samples, job.recipe.seed)
-        languages = [index % len(LANGUAGES) for index in range(len(self._chosen))]
-        tokens, pooled = rows.captions(self._chosen, languages)
-        empty = rows.captions(self._chosen, [EMPTY] * len(self._chosen))
-        self._conditioning = Conditioning(tokens.float(), pooled.float(), empty[0].float(), empty[1].float())
+        self._alone = job.recipe.strategy != "time_decoupling"
+        chosen = chosen_rows(rows, job.recipe.watching.samples, job.recipe.seed, of_one_bucket=self._alone)
+        self._subject = subject_of(rows, chosen, contract)
         self._keys = [
-            (str(rows.keys[row]), LANGUAGES[language]) for row, language in zip(self._chosen, languages, strict=True)
+            (str(rows.keys[row]), LANGUAGES[language])
+            for row, language in zip(chosen, languages_of(chosen), strict=True)
         ]
         self._said = False
 
@@ -73,6 +76,14 @@ class Grids:
             log.warning("No sample grid of step %d: %s: %s", step, type(error).__name__, error)
 
     def _draw(self, denoiser: Any) -> list[Image.Image] | None:
+        device = next(denoiser.parameters()).device
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            if self._alone:
+                return draw_alone(self._job.recipe, denoiser, self._contract, self._subject, device)
+            return self._draw_with_the_other_half(denoiser, device)
+
+    def _draw_with_the_other_half(self, denoiser: Any, device: torch.device) -> list[Image.Image] | None:
         other = other_run(self._job)
         partner = newest_partner(other) if other is not None else None
         if other is None or partner is None:
@@ -82,10 +93,7 @@ class Grids:
             return None
         networks = {self._job.role: denoiser, other.role: partner[0]}
         contracts = {self._job.role: self._contract, other.role: partner[1]}
-        device = next(denoiser.parameters()).device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            return draw_pair(self._job, networks, contracts, self._conditioning, device)
+        return draw_pair(self._job.recipe, networks, contracts, self._subject, device)
 
     def _write_captions(self) -> None:
         """Beside the grids, once: the key, the language and the caption of each picture, in their order."""
@@ -98,36 +106,6 @@ class Grids:
             for key, language in self._keys
         ]
         write_atomically(path, json.dumps(facts, indent=1, ensure_ascii=False).encode())
-
-
-def draw_pair(
-    job: TrainJob, networks: dict[Any, Any], contracts: dict[Any, GeneratorContract], conditioning: Conditioning,
-    device: torch.device,
-) -> list[Image.Image]:  # fmt: skip
-    """One square image per caption, from noise that depends on its place in the grid only."""
-    pair = PanGuDrawPipeline(
-        structure=networks["structure"],
-        texture=networks["texture"],
-        vae=load_autoencoder(job.recipe.autoencoder),
-        scheduler=sampler(job.recipe.schedule),
-        tokenizer=None,
-        text_encoder=None,
-        contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
-    )
-    pair.to(device)
-    sampling, side = job.recipe.sampling, contracts["structure"].resolution
-    count = len(conditioning.tokens_bnc)
-    trajectory = pair.start(
-        conditioning,
-        height=side,
-        width=side,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
-        generators=[torch.Generator().manual_seed(job.recipe.seed + index) for index in range(count)],
-    )
-    while not trajectory.finished:
-        trajectory = pair.advance(trajectory, "structure" if trajectory.timestep >= pair.boundary else "texture")
-    return list(pair.decode(trajectory.latents_bchw))
 
 
 def grid(images: list[Image.Image]) -> Image.Image:

@@ -16,7 +16,7 @@ from pangu.data.batches import Rows
 from pangu.data.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
 from pangu.storage import Home
-from pangu.train.grids import Grids
+from pangu.train.grids import DRAWN, Grids
 from pangu.train.history import HISTORY_FILE, History
 from pangu.train.job import TrainJob, describe_run
 from pangu.train.loop import Hooks
@@ -109,5 +109,5 @@ def hooks_of(job: TrainJob, rows: Rows, contract: GeneratorContract, watch: Watc
         links["sample"] = str(path)
         tracker.picture(path, path.parent.name)
 
-    wanted = job.recipe.watching.sample_every > 0 and job.recipe.strategy == "time_decoupling"
+    wanted = job.recipe.watching.sample_every > 0 and job.recipe.strategy in DRAWN
     return Hooks(on_metrics, watch.uploader, Grids(job, rows, contract, on_grid) if wanted else None)

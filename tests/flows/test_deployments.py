@@ -10,16 +10,20 @@ import pytest
 
 from flows.parameters import RecipeName
 from pangu import jobs
+from pangu.contract import GeneratorContract
+from pangu.pipelines.coop.loading import load_pipeline
 from pangu.recipes import RECIPES
 from pangu.stack import Stack
 from pangu.stack.automations import SILENT_RUN, install_automations
 from pangu.stack.flow_runs import settle
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
+from pangu.storage import Home, read_json
+from tests.small_dataset import NAME, small_dataset
 
 NAMES = [
-    "ingest-images", "prepare-dataset", "encode-dataset", "train-generators", "evaluate-pair", "release-pair", "deploy-pair",
-    "rollback-pair", "vacuum-datasets", "retrain-pair",
+    "ingest-images", "prepare-dataset", "encode-dataset", "train-generators", "train-partner", "evaluate-pair",
+    "release-pair", "deploy-pair", "rollback-pair", "vacuum-datasets", "retrain-pair",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[2]
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -128,6 +132,28 @@ def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Clie
     run = press(api, "rollback-pair", {"reason": "ugly reds"}).raise_for_status().json()
     state = finish(api, run["id"])
     assert state["type"] == "FAILED" and "has no alias 'previous' to go back to" in state["message"]
+
+
+def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
+    api: httpx.Client, stack: Stack, tmp_path: Path
+) -> None:
+    home = Home(stack.home)
+    card = tmp_path / "small.yaml"
+    card.write_text(f"name: {NAME}\nsource: urls.csv\ncolumns: {{url: u, caption_en: c}}\nlicence: {{name: none}}\n")
+    version = small_dataset(home)
+    changes = {"steps": 2, "batch_size": 4, "resolution": 32, "num_inference_steps": 2, "sample_every": 2}
+    start = {"start_from": "embedded", "start_subfolder": "structure"}
+    settings = {"card": str(card), "version": version, "recipe": "single", "changes": changes | start}
+    run = press(api, "train-partner", settings).raise_for_status().json()
+    assert finish(api, run["id"])["type"] == "COMPLETED"
+    outcomes = {path.stem: read_json(path) for path in (home.root / "flows" / run["id"]).glob("*.json")}
+    contract = GeneratorContract.load(Path(outcomes["train-single"]["generator"]))
+    assert (contract.role, contract.resolution, contract.trained_steps) == ("single", 32, 2)
+    partner = load_pipeline(outcomes["join"]["folder"])
+    assert partner.contract("single") == contract
+    asked = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["train-single-report"]}}}
+    (report,) = api.post("/artifacts/filter", json=asked).raise_for_status().json()
+    assert "### Samples, step-000002" in report["data"]
 
 
 @pytest.fixture

@@ -8,9 +8,17 @@ from hypothesis import strategies as st
 
 from flows.gate import markdown
 from flows.overrides import changed
-from flows.parameters import EvaluatePair, EvaluationOptions, RecipeChanges, RetrainPair
+from flows.parameters import (
+    EvaluatePair,
+    EvaluationOptions,
+    PartnerChanges,
+    PartnerRecipeName,
+    RecipeChanges,
+    RetrainPair,
+    TrainPartner,
+)
 from flows.reporting import plain
-from pangu.config import InitialWeights, Recipe
+from pangu.config import AutoencoderSource, InitialWeights, Recipe
 from pangu.data.card import Split
 from pangu.errors import UserError
 from pangu.evaluate.protocol import check_metrics
@@ -21,26 +29,75 @@ from pangu.recipes import RECIPES, recipe
 @pytest.mark.parametrize("name", [name for name, make in RECIPES.items() if make().strategy == "time_decoupling"])
 def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> None:
     assert changed(recipe(name), RecipeChanges()) == recipe(name)
+    assert changed(recipe("single"), PartnerChanges()) == recipe("single")
 
 
-def test_every_field_of_the_form_arrives_in_the_recipe() -> None:
-    asked = RecipeChanges(
-        structure_steps=7, texture_steps=9, batch_size=4, lr_peak=0.5, lr_final=0.25, boundary=300, seed=11, workers=3,
-        num_inference_steps=13, guidance_scale=1.5, start_from="models:/pangu-pair@champion",
-    )  # fmt: skip
-    assert None not in asked.model_dump().values()
-    found = changed(recipe("demo"), asked)
-    assert (found.structure.steps, found.texture.steps) == (7, 9)
-    assert found.structure.batch_size == found.texture.batch_size == 4
-    assert (found.optimization.lr_peak, found.optimization.lr_final) == (0.5, 0.25)
-    assert (found.boundary, found.seed, found.workers) == (300, 11, 3)
+COMMON = {
+    "batch_size": 4, "lr_peak": 0.5, "lr_final": 0.25, "warmup_steps": 3, "ema_decay": 0.75, "zh_share": 0.125, "seed": 11,
+    "workers": 3, "num_inference_steps": 13, "guidance_scale": 1.5, "sample_every": 17,
+}  # fmt: skip
+
+
+def check_common(found: Recipe) -> None:
+    """Every field that all recipes have stands where `COMMON` says."""
+    learning = found.optimization
+    assert {job.batch_size for job in found.jobs.values()} == {4}
+    assert (learning.lr_peak, learning.lr_final, learning.warmup_steps, learning.zh_share) == (0.5, 0.25, 3, 0.125)
+    assert learning.ema_decays == (0.75,)
+    assert (found.seed, found.workers, found.watching.sample_every) == (11, 3, 17)
     assert (found.sampling.num_inference_steps, found.sampling.guidance_scale) == (13, 1.5)
-    assert found.init_from == InitialWeights(source="models:/pangu-pair@champion")
 
 
 def test_a_form_that_starts_from_nothing_asks_for_random_weights() -> None:
     assert recipe("demo").init_from is not None
     assert changed(recipe("demo"), RecipeChanges(start_from="nothing")).init_from is None
+
+
+def test_every_field_of_the_form_arrives_in_the_recipe() -> None:
+    asked = RecipeChanges(structure_steps=7, texture_steps=9, boundary=300, start_from="models:/a@b", **COMMON)
+    assert None not in asked.model_dump().values()
+    found = changed(recipe("demo"), asked)
+    assert (found.structure.steps, found.texture.steps) == (7, 9)
+    assert (found.boundary, found.init_from) == (300, InitialWeights(source="models:/a@b"))
+    check_common(found)
+
+
+def test_every_field_of_a_partners_form_arrives_in_its_recipe() -> None:
+    space = {"autoencoder": "a/b", "autoencoder_subfolder": "vae"}
+    start = {"start_from": "c/d", "start_subfolder": "unet", "new_latents": True}
+    asked = PartnerChanges(steps=7, resolution=32, **space, **start, **COMMON)
+    assert None not in asked.model_dump().values()
+    for name in get_args(PartnerRecipeName):
+        found = changed(recipe(name), asked)
+        (job,) = found.jobs.values()
+        assert (job.steps, job.resolution) == (7, 32)
+        assert found.autoencoder == AutoencoderSource(source="a/b", subfolder="vae")
+        assert found.init_from == InitialWeights(source="c/d", subfolder="unet", new_latents=True)
+        check_common(found)
+
+
+def test_the_form_of_partners_offers_every_recipe_of_one() -> None:
+    partners = {name for name, make in RECIPES.items() if make().strategy in ("single", "control")}
+    assert set(get_args(PartnerRecipeName)) == partners
+
+
+def test_another_source_forgets_what_belonged_to_the_old_one() -> None:
+    one = changed(recipe("single"), PartnerChanges(start_from="a", start_subfolder="unet", new_latents=True))
+    assert changed(one, PartnerChanges(start_from="b")).init_from == InitialWeights(source="b")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        ("edge_control", {}, "trains a ControlNet on a given generator; name its folder in start_from"),
+        ("single", {"start_subfolder": "unet"}, "fill in start_subfolder without start_from"),
+        ("single", {"new_latents": True, "start_from": "nothing"}, "fill in new_latents without start_from"),
+        ("single", {"autoencoder_subfolder": "vae"}, "fill in autoencoder_subfolder without autoencoder"),
+    ],
+)
+def test_a_partners_form_that_lacks_half_of_something_is_one_sentence(name: str, changes: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        changed(recipe(name), PartnerChanges(**changes))
 
 
 def test_changes_that_do_not_go_together_are_one_sentence() -> None:
@@ -77,7 +134,7 @@ def test_options_left_alone_ask_for_nothing_special() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [RetrainPair, EvaluatePair])
+@pytest.mark.parametrize("form", [RetrainPair, EvaluatePair, TrainPartner])
 def test_places_in_a_form_are_all_different(form: type) -> None:
     for schema in [form.model_json_schema(), *form.model_json_schema()["$defs"].values()]:
         places = [field["position"] for field in schema["properties"].values()]
