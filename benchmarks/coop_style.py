@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,19 +9,15 @@ import torch
 from coop_study import LOW, Study, call, psnr, quiet, sheet
 from PIL import Image
 
-from pangu.config import InitialWeights, Recipe, RoleTraining
-from pangu.data.card import load_card
-from pangu.data.ingest import ingest
 from pangu.data.openmoji import Emoji, render_png
-from pangu.data.origin import Origin
-from pangu.data.prepare import prepare
 from pangu.evaluate.pictures import png
 from pangu.pipelines.coop import CoopPipeline, Partner
 from pangu.starter.pair import starter_pair
-from pangu.storage import Home, write_atomically
+from pangu.storage import write_atomically
 
 INK, PAPER = (25, 35, 90), (250, 240, 215)
-NAME, DRAWINGS = "openmoji_ink", 420
+DRAWINGS = 420
+"""So many drawings are shown in print."""
 
 
 def printed(picture: Image.Image) -> Image.Image:
@@ -39,34 +34,6 @@ def likeness(pictures: Sequence[Image.Image], wanted: Sequence[Image.Image]) -> 
     """Mean PSNR in dB."""
     pairs = zip(pictures, wanted, strict=True)
     return float(np.mean([psnr(*(np.asarray(image, np.float32) for image in pair)) for pair in pairs]))
-
-
-def style_corpus(home: Home) -> tuple[str, int]:
-    """Name and version of the dataset: some drawings in two tones, with the same combinations held out."""
-    source = home.root / "demo" / f"{NAME}.parquet"
-    card = load_card("openmoji_all").model_copy(update={"name": NAME, "source": str(source)})
-    if home.table(NAME).is_dir():
-        return NAME, 0
-    origin = Origin(DRAWINGS, 0, 0.0, printed_png)
-    origin.start()
-    try:
-        origin.write_table(Path(source))
-        return NAME, prepare(card, ingest(card, home).ingest_id, home).version
-    finally:
-        origin.close()
-
-
-def style_recipe(partner: Recipe, generator: Path, steps: int) -> Recipe:
-    """The partner, tuned to the style; latents, text and schedule stay."""
-    learning = {"lr_peak": 4e-4, "warmup_steps": 20, "ema_decays": (0.98,)}
-    return partner.model_copy(
-        update={
-            "name": "style_partner",
-            "init_from": InitialWeights(source=str(generator)),
-            "jobs": {"single": RoleTraining(resolution=LOW, steps=steps, batch_size=16)},
-            "optimization": partner.optimization.model_copy(update=learning),
-        }
-    )
 
 
 def style_and_content(study: Study, stylist: Any, places: Sequence[int]) -> dict[str, dict[str, float]]:

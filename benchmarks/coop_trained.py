@@ -1,8 +1,9 @@
 """Coop-Diffusion with trained models: the starter pair (96 px, 8x latents of 16 channels) and partners of 48 px (4x, 8 channels).
 
-Trains by the platform's own loops, on all of OpenMoji without its held-out combinations: an autoencoder of another latent space,
-a generator in it, and a ControlNet for edges on that. Then, on held-out captions and the edges of their drawings: edge + text as
-d goes from 0 to 1; low to high resolution; the pair asked in Chinese with a partner asked in English. Ends in a JSON line.
+Trains by the platform's own deployments (`ingest-images`, `prepare-dataset`, `train-partner`), on a stack of FOLDER and on all of
+OpenMoji without its held-out combinations: in an autoencoder of another latent space a generator, a smaller one, one of
+another style, and a ControlNet for edges. Then, on held-out captions and the edges of their drawings: edge + text as d goes
+from 0 to 1; low to high resolution; the pair asked in Chinese with a partner asked in English. Ends in a JSON line.
 
     python benchmarks/coop_trained.py --home FOLDER [--prompts 32] [--pictures docs]
 
@@ -19,29 +20,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from coop_flows import EVERYTHING, Flows, Outcomes, edge_control, everything, partner, stylist
 from coop_study import GUIDANCE, HIGH, LOW, STEPS, Study, call, gflops, quiet, resized, sheet, table
-from coop_style import style_and_content, style_corpus, style_recipe
+from coop_style import style_and_content
 from PIL import Image
 
-from pangu.config import AutoencoderSource, InitialWeights, Recipe, Role, RoleTraining
-from pangu.data.card import load_card
-from pangu.data.encode import Manifest, encode
-from pangu.data.origin import open_origin
 from pangu.data.upscale import make_upscaler
 from pangu.evaluate.material import gather
 from pangu.evaluate.pictures import png
 from pangu.evaluate.protocol import Protocol
-from pangu.pipelines.baselines import assemble_single_stage
 from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
+from pangu.pipelines.coop.loading import load_pipeline
 from pangu.progress import print_progress
-from pangu.recipes import edge_control, single
 from pangu.starter.autoencoder import train_autoencoder
 from pangu.starter.pair import starter_pair
 from pangu.starter.pictures import learning_material, pixels
 from pangu.storage import Home, write_atomically, write_json
-from pangu.train.initial import pin_initial
-from pangu.train.launch import TrainJob, contract_of, default_run_name, work
-from pangu.train.world import World
 
 LOWEST = 32
 SHAPES = {"edges": ".3f", "edges within 1 px": ".3f", "top1": ".2f", "similarity": ".3f", "psnr": ".2f"}
@@ -53,23 +47,6 @@ SHOWN = (0, 3, 6, 9)
 """Prompts in the pictures."""
 
 
-def corpus(home: Home) -> tuple[str, int]:
-    """Name and version of the dataset: everything that OpenMoji has, with the card's combinations held out."""
-    from pangu.data.ingest import ingest
-    from pangu.data.prepare import prepare
-
-    card = load_card("openmoji_all")
-    if home.table(card.name).is_dir():
-        return card.name, 0
-    origin = open_origin(None, 0, Path(card.source_uri(home)), small_share=0.0)
-    origin.start()
-    try:
-        origin.write_table(Path(card.source_uri(home)))
-        return card.name, prepare(card, ingest(card, home).ingest_id, home).version
-    finally:
-        origin.close()
-
-
 def autoencoder(home: Home, minutes: float) -> Path:
     """A latent space that the starter pair does not know: 4x smaller pictures of 8 channels."""
     folder = home.root / "autoencoder"
@@ -78,50 +55,6 @@ def autoencoder(home: Home, minutes: float) -> Path:
         shape = {"spatial_factor": 4, "latent_channels": 8}
         print(f"autoencoder: {train_autoencoder(images, minutes, folder, report=print_progress, **shape):.2f} dB")
     return folder
-
-
-def partner_recipe(autoencoder: Path, steps: int, side: int = LOW) -> Recipe:
-    """One generator for all timesteps, tuned in English from the starter pair's structure half to latents that it never knew."""
-    plain = single()
-    learning = {"zh_share": 0.0, "lr_peak": 1e-3, "warmup_steps": 100, "ema_decays": (0.995,), "log_every": 50}
-    return plain.model_copy(
-        update={
-            "name": "partner",
-            "autoencoder": AutoencoderSource(source=str(autoencoder)),
-            "init_from": InitialWeights(source="embedded", subfolder="structure", new_latents=True),
-            "jobs": {"single": RoleTraining(resolution=side, steps=steps, batch_size=16)},
-            "optimization": plain.optimization.model_copy(update=learning),
-        }
-    )
-
-
-def control_recipe(partner: Path, autoencoder: Path, steps: int) -> Recipe:
-    """A ControlNet for edges on the partner, which stays as it is."""
-    plain = edge_control()
-    return plain.model_copy(
-        update={
-            "autoencoder": AutoencoderSource(source=str(autoencoder)),
-            "init_from": InitialWeights(source=str(partner)),
-            "jobs": {"control": plain.jobs["control"].model_copy(update={"steps": steps, "batch_size": 16})},
-            "optimization": plain.optimization.model_copy(update={"zh_share": 0.0, "log_every": 50}),
-        }
-    )
-
-
-def trained(recipe: Recipe, home: Home, dataset: str, version: int) -> Path:
-    """The generator folder of the recipe's one job."""
-    role: Role = recipe.roles[0]
-    encode_id = encode(dataset, version, recipe, home).encode_id
-    name = default_run_name(role, encode_id, recipe)
-    folder, encoded = home.run(name), home.encoded(dataset, encode_id)
-    job = TrainJob(
-        role=role, run_name=name, encode_id=encode_id, recipe=recipe, encoded=encoded, run_folder=folder
-    )  # fmt: skip
-    if not (folder / "outcome.json").is_file():
-        manifest = Manifest.load(encoded)
-        pin_initial(folder, recipe, role, contract_of(job, manifest), manifest.encoders)
-        work(job, World())
-    return folder / "generator"
 
 
 def edge_and_text(study: Study, alone: Any, control: Path, mirrored: bool) -> dict[str, dict[str, float]]:
@@ -222,6 +155,18 @@ def both_better(edges: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: gain for name, gain in gains.items() if gain > 0}
 
 
+def train_all(flows: Flows, version: int, space: Path, asked: argparse.Namespace) -> dict[str, Outcomes]:
+    """What the flows left of every model that takes part."""
+    first = partner(flows, version, space, asked.partner_steps)
+    generator = first["train-single"]["generator"]
+    return {
+        "partner": first,
+        "edges": edge_control(flows, version, space, generator, asked.control_steps),
+        "lowest": partner(flows, version, space, asked.partner_steps, LOWEST),
+        "style": stylist(flows, space, generator, asked.style_steps),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True)
@@ -236,25 +181,22 @@ def main() -> None:
     home = Home(asked.home.absolute())
     os.environ["PANGU_HOME"] = str(home.root)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    dataset, version = corpus(home)
     space = autoencoder(home, asked.autoencoder_minutes)
-    recipe = partner_recipe(space, asked.partner_steps)
-    partner = trained(recipe, home, dataset, version)
-    control = trained(control_recipe(partner, space, asked.control_steps), home, dataset, version)
-    smaller = partner_recipe(space, asked.partner_steps, LOWEST)
-    lowest = trained(smaller, home, dataset, version)
-    stylist = trained(style_recipe(recipe, partner, asked.style_steps), home, *style_corpus(home))
+    with Flows(home) as flows:
+        version = everything(flows)
+        partners = train_all(flows, version, space, asked)
+    alone, lowest, styled = (load_pipeline(partners[name]["join"]["folder"]) for name in ("partner", "lowest", "style"))
+    control = Path(partners["edges"]["train-control"]["generator"])
     protocol = Protocol(
         split="held_out", prompts_per_language=asked.prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE
     )
-    study = Study(gather(home, dataset, version, protocol, HIGH), home.root / "study")
-    alone = assemble_single_stage(partner, recipe)
+    study = Study(gather(home, EVERYTHING, version, protocol, HIGH), home.root / "study")
     with torch.inference_mode():
         found = {
             "edges": edge_and_text(study, alone, control, mirrored=True),
-            "handoff": low_to_high(study, {LOWEST: assemble_single_stage(lowest, smaller), LOW: alone}),
+            "handoff": low_to_high(study, {LOWEST: lowest, LOW: alone}),
             "languages": zh_with_en(study, alone),
-            "style": style_and_content(study, assemble_single_stage(stylist, recipe), SHOWN),
+            "style": style_and_content(study, styled, SHOWN),
         }
     write_json(study.folder / "figures.json", found)
     for name, values in found.items():

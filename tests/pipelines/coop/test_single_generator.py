@@ -16,6 +16,7 @@ from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
 from pangu.pipelines.baselines import SingleStage
 from pangu.pipelines.coop import CoopPipeline, Partner
+from pangu.pipelines.partners import partner_folder
 from pangu.recipes import tiny
 from tests.pipelines.coop.coops import close, draw, together
 from tests.train.control import single_recipe
@@ -112,6 +113,18 @@ def test_it_is_saved_and_loaded_with_its_controlnet(single, folder, tmp_path) ->
     close(draw(again, 1, **CALL, image=EDGES), draw(coop, 1, **CALL, image=EDGES), 1e-4)
     with pytest.raises(UserError, match="draw with CoopPipeline"):
         coop.main("a fox", num_inference_steps=1)
+
+
+def test_a_generator_becomes_a_partners_folder_once(single, tmp_path) -> None:
+    single.unet.save_pretrained(tmp_path / "generator")
+    single.reference.save(tmp_path / "generator")
+    made = partner_folder(tmp_path / "generator", single_recipe(), tmp_path / "partner")
+    close(draw(together(tmp_path / "partner"), 1, **CALL), draw(together(single), 1, **CALL), 1e-4)
+    assert partner_folder(tmp_path / "generator", single_recipe(), tmp_path / "partner") == made.model_copy(
+        update={"already_done": True}
+    )
+    single.reference.model_copy(update={"trained_steps": 9}).save(tmp_path / "generator")
+    assert not partner_folder(tmp_path / "generator", single_recipe(), tmp_path / "partner").already_done
 
 
 def test_what_does_not_fit_is_refused_in_one_sentence(single, folder, tmp_path) -> None:
