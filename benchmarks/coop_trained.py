@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -181,9 +182,9 @@ def main() -> None:
     home = Home(asked.home.absolute())
     os.environ["PANGU_HOME"] = str(home.root)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    space = autoencoder(home, asked.autoencoder_minutes)
-    with Flows(home) as flows:
-        version = everything(flows)
+    with Flows(home) as flows, ThreadPoolExecutor(1) as beside:
+        preparing = beside.submit(everything, flows)
+        space, version = autoencoder(home, asked.autoencoder_minutes), preparing.result()
         partners = train_all(flows, version, space, asked)
     alone, lowest, styled = (load_pipeline(partners[name]["join"]["folder"]) for name in ("partner", "lowest", "style"))
     control = Path(partners["edges"]["train-control"]["generator"])

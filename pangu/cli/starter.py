@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 FolderOption = Annotated[Path, typer.Option(help="Where to put it; copy it to pangu/assets to embed it.")]
-MinutesOption = Annotated[float, typer.Option(min=0.05, help="How long to train on one core.")]
+MinutesOption = Annotated[float, typer.Option(min=0.05, help="Minutes of one core to train for, however busy it is.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -52,7 +52,7 @@ def train_autoencoder(
     images_nhwc: Tensor, minutes: float, folder: Path, init_from: Path | None = None, seed: int = 0,
     batch_size: int = 16, report: Reporter = silent, spatial_factor: int = 8, latent_channels: int = LATENT_CHANNELS,
 ) -> float:  # fmt: skip
-    """Train on (N, H, W, 3) uint8 images for so many minutes, save half-precision weights, return PSNR in dB.
+    """Train on (N, H, W, 3) uint8 images for so many core-minutes, save half-precision weights, return PSNR in dB.
 
     Starts from the autoencoder in `init_from`, or from random weights. The length is a time, so the result depends on the
     machine; the file in the repository is the reference.
@@ -64,8 +64,8 @@ def train_autoencoder(
         model.load_state_dict(AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
     ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(model.parameters(), LR_PEAK, betas=(0.9, 0.95), weight_decay=1e-4)
-    began, step = time.monotonic(), 0
-    while (part := (time.monotonic() - began) / (60 * minutes)) < 1:
+    began, step = time.thread_time(), 0
+    while (part := (time.thread_time() - began) / (60 * minutes)) < 1:
         cosine = 0.5 * (1 + math.cos(math.pi * part))
         for group in optimizer.param_groups:
             group["lr"] = LR_PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
