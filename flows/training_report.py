@@ -20,7 +20,7 @@ from prefect.logging import get_run_logger
 from pangu.progress import Progress
 from pangu.storage import Home
 from pangu.train.curves import curves_of, draw_curves
-from pangu.train.history import HISTORY_FILE, Line, read_history
+from pangu.train.history import HISTORY_FILE, SAMPLES_FOLDER, Line, read_history
 
 SECONDS_BETWEEN_UPDATES = 60.0
 RECENT = 5
@@ -74,6 +74,12 @@ def history_of(progress: Progress) -> list[Line]:
     return read_history(Home.from_environment().run(str(name)) / HISTORY_FILE) if name else []
 
 
+def newest_sample(progress: Progress) -> Path | None:
+    """The newest sample grid of the run; that of the last step is drawn after the last progress was told."""
+    folder = Home.from_environment().run(str(progress.facts.get("run", ""))) / SAMPLES_FOLDER
+    return max(folder.glob("step-*.png"), key=lambda path: (len(path.name), path.name), default=None)
+
+
 def markdown(stage: str, progress: Progress, lines: Sequence[Line]) -> str:
     """The report as markdown with embedded pictures."""
     recent = lines[-RECENT:]
@@ -87,8 +93,8 @@ def markdown(stage: str, progress: Progress, lines: Sequence[Line]) -> str:
     ]
     if link := progress.facts.get("mlflow"):
         parts.append(f"[The run in MLflow]({link})")
-    sample = Path(str(progress.facts.get("sample", "")))
-    if sample.is_file():
+    sample = newest_sample(progress)
+    if sample is not None:
         parts.append(f"### Samples, {sample.stem}\n\n![samples]({data_uri(small(sample))})")
     return "\n\n".join(parts) + "\n"
 

@@ -19,11 +19,11 @@ from pangu.config import Strategy
 from pangu.contract import GeneratorContract
 from pangu.data.batches import LANGUAGES, Rows
 from pangu.storage import write_atomically
+from pangu.train.history import SAMPLES_FOLDER
 from pangu.train.job import TrainJob, captions_of, other_run
 from pangu.train.partner import newest_partner
 from pangu.train.sketch import draw_alone, draw_pair, languages_of, subject_of
 
-FOLDER = "samples"
 GAP = 4
 DRAWN: tuple[Strategy, ...] = ("time_decoupling", "single", "control")
 """Strategies whose runs can draw a picture while they train; a stage of a baseline needs what is trained after it."""
@@ -68,7 +68,7 @@ class Grids:
             drawn = self._draw(denoiser)
             if drawn is None:
                 return
-            path = self._job.run_folder / FOLDER / f"step-{step:06d}.png"
+            path = self._job.run_folder / SAMPLES_FOLDER / f"step-{step:06d}.png"
             write_atomically(path, png(grid(drawn)))
             self._write_captions()
             self._told(path)
@@ -97,7 +97,7 @@ class Grids:
 
     def _write_captions(self) -> None:
         """Beside the grids, once: the key, the language and the caption of each picture, in their order."""
-        path = self._job.run_folder / FOLDER / "captions.json"
+        path = self._job.run_folder / SAMPLES_FOLDER / "captions.json"
         if path.is_file():
             return
         texts = captions_of(self._job, {key for key, _ in self._keys})

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HISTORY_FILE = "metrics.jsonl"
+SAMPLES_FOLDER = "samples"
+"""Where a run folder keeps sample grids."""
 
 log = logging.getLogger(__name__)
 

@@ -145,7 +145,7 @@ def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     start = {"start_from": "embedded", "start_subfolder": "structure"}
     settings = {"card": str(card), "version": version, "recipe": "single", "changes": changes | start}
     run = press(api, "train-partner", settings).raise_for_status().json()
-    assert finish(api, run["id"], timeout_s=300)["type"] == "COMPLETED"
+    assert finish(api, run["id"], timeout_s=600)["type"] == "COMPLETED"
     outcomes = {path.stem: read_json(path) for path in (home.root / "flows" / run["id"]).glob("*.json")}
     contract = GeneratorContract.load(Path(outcomes["train-single"]["generator"]))
     assert (contract.role, contract.resolution, contract.trained_steps) == ("single", 32, 2)
