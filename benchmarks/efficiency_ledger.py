@@ -36,9 +36,10 @@ from pangu.models.denoisers import build_denoiser, denoise, sees_lower
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.baselines import assemble_cascade, assemble_single_stage
 from pangu.recipes import recipe as named
-from pangu.storage import Home, read_json, write_atomically, write_json
+from pangu.storage import Home, write_atomically, write_json
 from pangu.train.initial import pin_initial
 from pangu.train.launch import TrainJob, contract_of, default_run_name, earlier_generator, work
+from pangu.train.spent import read_spent
 from pangu.train.world import World
 
 COMPARED: tuple[Strategy, ...] = ("time_decoupling", "resolution_boost", "cascaded")
@@ -86,14 +87,13 @@ def trained(role: Role, recipe: Recipe, home: Home, dataset: str, encode_id: str
     job = TrainJob(
         role=role, run_name=name, encode_id=encode_id, recipe=recipe, encoded=encoded, run_folder=folder
     )  # fmt: skip
-    spent = folder / "core_seconds.json"
-    if not spent.is_file():
+    if read_spent(folder) is None:
         manifest = Manifest.load(encoded)
         pin_initial(folder, recipe, role, contract_of(job, manifest), manifest.encoders, earlier_generator(job, home))
-        began = time.process_time()
         work(job, World())
-        write_json(spent, time.process_time() - began)
-    return folder / "generator", read_json(spent)
+    spent = read_spent(folder)
+    assert spent is not None
+    return folder / "generator", spent.core_s * recipe.training(role).steps / spent.steps
 
 
 def flops(recipe: Recipe, role: Role, side: int, backward: bool) -> int:

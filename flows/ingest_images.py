@@ -15,4 +15,4 @@ DEFAULTS = IngestImages()
 @staged
 def ingest_images(settings: IngestImages = DEFAULTS) -> dict[str, Any]:
     """Fetch the images that a card's source lists; every row ends as ok or as failed with a reason."""
-    return {"ingest": ingest(settings.card, settings.retry)}
+    return {"ingest": ingest(settings.card, settings.retry, settings.every_node)}

@@ -192,6 +192,11 @@ class IngestImages(Form):
         description="Try failures that may pass again, waiting as long as their reason asks",
         json_schema_extra=_at(2),
     )
+    every_node: bool = Field(
+        False,
+        description="Download on every node of the Ray cluster, one process each, instead of where flows run",
+        json_schema_extra=_at(3),
+    )
     timeout_h: TimeoutH = WEEK_H
 
 

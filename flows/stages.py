@@ -41,8 +41,9 @@ stage_task = {
 
 
 @task(name="ingest", task_run_name="ingest", **stage_task)
-def ingest(card: str, retry: bool = False) -> dict[str, Any]:
-    return run_stage("ingest", ["ingest", card, *(["--retry"] if retry else [])], on_ray=False)
+def ingest(card: str, retry: bool = False, every_node: bool = False) -> dict[str, Any]:
+    options = [*(["--retry"] if retry else []), *(["--on-ray"] if every_node else [])]
+    return run_stage("ingest", ["ingest", card, *options], on_ray=every_node)
 
 
 @task(name="prepare", task_run_name="prepare", **stage_task)

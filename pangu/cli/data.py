@@ -32,13 +32,17 @@ def ingest(
     retry: Annotated[
         bool, typer.Option("--retry", help="Try failures that may pass again, waiting as long as their reason asks.")
     ] = False,
+    on_ray: Annotated[
+        bool, typer.Option("--on-ray", help="On every node of the cluster that RAY_ADDRESS names, one process each.")
+    ] = False,
     result: ResultOption = None,
 ) -> None:
     """Fetch the images that a card's source lists, and account for every row; what an earlier ingest has is not fetched again."""
     from pangu.data.card import load_card
     from pangu.data.ingest import ingest
 
-    finish(ingest(load_card(card), Home.from_environment(), print_progress, retry), result)
+    outcome = ingest(load_card(card), Home.from_environment(), print_progress, retry, on_ray=on_ray)
+    finish(outcome, result)
 
 
 def prepare(

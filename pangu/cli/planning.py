@@ -22,21 +22,23 @@ def plan(
 ) -> None:
     """Rows, bytes, core- and device-hours, wall-clock and cost of every stage, before anything is started."""
     from pangu.data.card import load_card
+    from pangu.planning.calibrate import with_trainings
     from pangu.planning.cluster import load_spec
     from pangu.planning.figures import Figures
     from pangu.planning.plan import make_plan
-    from pangu.planning.table import plan_table
+    from pangu.planning.table import error_line, plan_table
     from pangu.planning.work import count_work, known_corpus, merged
     from pangu.recipes import recipe as named
     from pangu.storage import Home, write_atomically
 
     home, read, spec = Home.from_environment(), load_card(card), load_spec(cluster)
-    figures = Figures.load(home)
+    figures = with_trainings(Figures.load(home), home)
     corpus = merged(spec.corpus, known_corpus(read, home))
     made = make_plan(count_work(read, named(recipe), corpus, home), figures, spec.cluster, corpus.sources)
     if result is not None:
         write_atomically(result, made.model_dump_json(indent=2).encode())
     print(plan_table(made))
+    print(error_line(figures))
 
 
 def calibrate(result: ResultOption = None) -> None:

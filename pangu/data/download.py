@@ -24,11 +24,11 @@ State = Callable[[], tuple[tuple[int, int], bool]]
 
 
 def download(
-    card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]], lock: int, report: Reporter
+    card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]], lock: int | None, report: Reporter
 ) -> dict[int, RowState]:
     """Run the download process until every shard accounts for every one of its rows.
 
-    origins: private hosts and ports that it may reach. lock: a descriptor that it keeps open.
+    origins: private hosts and ports that it may reach. lock: a descriptor that it keeps open, if any.
 
     Raises:
         UserError: a shard stays incomplete.
@@ -49,18 +49,19 @@ def download(
             state=_progress_of(raw, expected, report),
             stall_seconds=card.limits.stall_seconds,
             deadline=deadline,
-            pass_fds=(lock,),
+            pass_fds=() if lock is None else (lock,),
         )
     missing = account_finished(card, raw, expected, states)
     if missing:
         raise UserError(
-            f"Ingest of '{card.name}' stopped ({ending}) with incomplete shards {_names(missing)} of {len(expected)}; "
+            f"Ingest of '{card.name}' stopped ({ending}) with incomplete shards {names(missing)} of {len(expected)}; "
             f"see {raw.root / 'download.log'} and run the same command again to continue."
         )
     return states
 
 
-def _names(shards: list[int]) -> str:
+def names(shards: list[int]) -> str:
+    """The first few shards, as their files are named."""
     return ", ".join(f"{shard:05d}" for shard in shards[:5]) + (" ..." if len(shards) > 5 else "")
 
 
@@ -94,7 +95,7 @@ def _progress_of(raw: RawFolder, expected: list[set[int]], report: Reporter) -> 
             for shard in finished - counted.keys():
                 counted[shard] = failures(raw, shard)
             speed = (done - at_start) / (time.monotonic() - started)
-            report(_progress(done, total, speed, sum(counted.values(), Counter())))
+            report(progress(done, total, speed, sum(counted.values(), Counter())))
             told = done
         written = sum(file.stat().st_size for file in raw.shards.glob("*.parquet"))
         return (done, written), len(finished) >= len(expected)
@@ -102,7 +103,8 @@ def _progress_of(raw: RawFolder, expected: list[set[int]], report: Reporter) -> 
     return state
 
 
-def _progress(done: int, total: int, speed: float, failed: Counter[str]) -> Progress:
+def progress(done: int, total: int, speed: float, failed: Counter[str]) -> Progress:
+    """So many of the URLs are done, at so many a second, of which some failed for these reasons."""
     facts: dict[str, object] = {"ok": done - failed.total(), "URLs/s": round(speed, 1)}
     if speed > 0:
         facts["ETA s"] = round((total - done) / speed)

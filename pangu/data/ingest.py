@@ -21,6 +21,7 @@ from pangu.data.download import download
 from pangu.data.guard import EgressPolicy, Failed, origin_of
 from pangu.data.local_sources import LocalImages, import_images, local_images
 from pangu.data.locks import only_one
+from pangu.data.on_nodes import download_on_nodes
 from pangu.data.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
 from pangu.data.reuse import carried, reuse, waits
 from pangu.data.source import content_digest, read_source
@@ -52,6 +53,7 @@ class _Listing:
     home: Home
     listed: pa.Table
     local: LocalImages | None
+    on_ray: bool
 
     @property
     def first_id(self) -> str:
@@ -86,17 +88,20 @@ def ingest(
     report: Reporter = silent,
     retry: bool = False,
     wait: Callable[[float], None] = time.sleep,
+    on_ray: bool = False,
 ) -> IngestOutcome:
     """Download what the card's table lists. The same table again does nothing; an interrupted ingest continues.
 
     Args:
         retry: Try rows again that failed for a reason that may pass, after waiting as long as the reason asks; successes stay.
         wait: Called with the seconds to wait before a further try.
+        on_ray: Download on every node of the cluster that RAY_ADDRESS names. Where it is done changes nothing of what comes out;
+            an ingest begun in one way may be continued in the other. Images that lie in files are read here.
 
     Raises:
         UserError: bad card or table, another ingest of it is running, or a shard that stays incomplete.
     """
-    listing = _Listing(card, home, read_source(card, home), local_images(card, home))
+    listing = _Listing(card, home, read_source(card, home), local_images(card, home), on_ray)
     root = listing.folder(0).root
     root.mkdir(parents=True, exist_ok=True)
     with only_one(root / "lock", f"ingest of '{card.name}'") as lock:
@@ -120,6 +125,8 @@ def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: i
     write_table(listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_())), raw.urls)
     if listing.local is not None:
         states = import_images(card, raw, listing.local, report)
+    elif listing.on_ray:
+        states = download_on_nodes(card, raw, private_origins(card, listed), report)
     else:
         states = download(card, raw, private_origins(card, listed), lock, report)
     counts = write_rows(raw, listed, known | states)

@@ -31,11 +31,12 @@ from pangu.planning.figures import Figures, Sample, StageCost, fit, two_sizes
 from pangu.planning.operations import Shapes, training_operations
 from pangu.progress import Progress, Reporter, silent
 from pangu.recipes import recipe as named
-from pangu.storage import Home, read_json
+from pangu.storage import Home
 from pangu.train.draws import Batch
-from pangu.train.job import JOB_FILE, read_job
+from pangu.train.job import read_job
 from pangu.train.loop import prepared, start
 from pangu.train.meters import Laps
+from pangu.train.spent import SPENT_FILE, read_spent
 from pangu.train.step import train_step
 from pangu.train.world import World
 
@@ -47,8 +48,6 @@ PROBES: tuple[tuple[str, Role, int], ...] = (
     ("demo", "structure", 32),
 )
 """Recipe, role and batch size of the training probes, from few operations a step to many."""
-SPENT_FILE = "core_seconds.json"
-"""Where a training in a single process leaves what it took."""
 
 
 def calibrate(home: Home, report: Reporter = silent, images: tuple[int, int] = SIZES, steps: int = 12) -> Figures:
@@ -189,19 +188,29 @@ def without_pixels(
 
 
 def finished_trainings(home: Home) -> list[Sample]:
-    """Trainings of this home that left what they took: as samples of the step cost."""
+    """Trainings of this home on cores, of one worker or more, as samples of the step cost.
+
+    A step of several workers is that many steps of a part of the batch: each pays the overhead.
+    """
     found = []
     for path in sorted(home.run("x").parent.glob(f"*/{SPENT_FILE}")):
-        job = read_job(path.parent) if (path.parent / JOB_FILE).is_file() else None
-        if job is None:
+        job, spent = read_job(path.parent), read_spent(path.parent)
+        if job is None or spent is None:
             continue
-        training = job.recipe.training(job.role)
+        images = job.recipe.training(job.role).batch_size / spent.workers
         found.append(
             Sample(
                 name=job.run_name,
-                steps=training.steps,
-                operations_per_step=training.batch_size * training_operations(Shapes(job.recipe), job.role),
-                core_s=float(read_json(path)),
+                steps=spent.steps * spent.workers,
+                operations_per_step=images * training_operations(Shapes(job.recipe), job.role),
+                core_s=spent.core_s,
             )
         )
     return found
+
+
+def with_trainings(figures: Figures, home: Home) -> Figures:
+    """The figures with every training that has finished since they were measured, and the step cost fitted to all."""
+    known = {one.name: one for one in figures.samples} | {one.name: one for one in finished_trainings(home)}
+    samples = tuple(known.values())
+    return figures if not samples else figures.model_copy(update={"samples": samples, "step": fit(samples)})

@@ -1,5 +1,7 @@
 """A plan and a calibration as text for people. Knows nothing of how they were made."""
 
+import statistics
+
 from pangu.planning.figures import Figures, left_out_errors
 from pangu.planning.plan import Plan
 
@@ -27,6 +29,17 @@ def plan_table(plan: Plan) -> str:
         lines += ["", "| assumed | from |", "|---|---|"]
         lines += [f"| {name} | {source} |" for name, source in sorted(plan.assumptions.items())]
     return "\n".join(lines)
+
+
+def error_line(figures: Figures) -> str:
+    """How far the prediction was off for the trainings that exist, each by a fit to all others."""
+    errors = [abs(error) for error in left_out_errors(figures.samples).values()]
+    if not errors:
+        return "\nNo training has been measured beside this one, so the error of the prediction is not known."
+    return (
+        f"\nError of the prediction on {len(errors)} measured trainings, each by the others: median "
+        f"{statistics.median(errors):.0%}, worst {max(errors):.0%}; core-seconds of a step, not wall-clock."
+    )
 
 
 def figures_table(figures: Figures) -> str:

@@ -4,6 +4,7 @@ Owns the run folder: `checkpoints/` while it trains, `generator/` and `outcome.j
 """
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, pin_initial, starting_network
 from pangu.train.job import TrainJob
 from pangu.train.loop import Trained, train_loop
+from pangu.train.spent import Spent
 from pangu.train.watching import watched
 from pangu.train.world import World
 
@@ -155,6 +157,7 @@ def work(job: TrainJob, world: World) -> Trained:
     contract = contract_of(job, manifest)
     check_rows(rows, contract)
     with watched(job, world, rows, contract) as watch:
+        began = time.process_time()
         trained = train_loop(
             job.role,
             job.recipe,
@@ -167,11 +170,20 @@ def work(job: TrainJob, world: World) -> Trained:
             windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
             contract=contract,
         )
+        keep_spent(job.run_folder, trained, time.process_time() - began, world)
         if world.rank == 0:
             export(job.run_folder, trained, contract)
             watch.settle("FINISHED", job.run_folder / "generator")
             write_outcome(job, trained, len(rows), watch.warnings)
     return trained
+
+
+def keep_spent(run_folder: Path, trained: Trained, core_s: float, world: World) -> None:
+    """`core_seconds.json`, by rank 0: what the loops of all workers took. On a device that says nothing, so it is left out."""
+    together = world.sum(core_s)
+    steps = trained.steps - trained.resumed_from
+    if world.rank == 0 and steps and world.device.type == "cpu":
+        Spent(core_s=together, steps=steps, workers=world.size).save(run_folder)
 
 
 def check_rows(rows: Rows, contract: GeneratorContract) -> None:

@@ -25,3 +25,7 @@ class World:
         if self.size > 1:
             torch.distributed.all_reduce(total)
         return float(total) / samples
+
+    def sum(self, value: float) -> float:
+        """Of every worker's `value`."""
+        return self.mean_over_samples(torch.tensor(value, dtype=torch.float64, device=self.device), 1)

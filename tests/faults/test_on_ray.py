@@ -12,6 +12,7 @@ import pytest
 from pangu.data.encode import encode
 from pangu.storage import Home, read_json
 from pangu.train.history import read_history
+from pangu.train.spent import read_spent
 from tests.faults.train_on_ray import STEPS
 from tests.small_dataset import NAME, small_dataset
 from tests.train.rows import small_recipe
@@ -71,6 +72,8 @@ def test_with_room_for_one_of_two_workers_and_that_one_killed_the_job_still_ends
     assert read_json(run / "outcome.json")["steps"] == STEPS
     assert len(list((run / "ray").iterdir())) == 2
     assert [line.step for line in read_history(run / "metrics.jsonl")] == list(range(1, STEPS + 1))
+    spent = read_spent(run)
+    assert spent and spent.workers == 1 and 0 < spent.steps < STEPS
 
 
 def test_bad_input_in_one_of_two_workers_stops_the_job_at_once(encoded: tuple[Home, str]) -> None:

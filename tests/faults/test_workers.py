@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from pangu.data.encode import encode
+from pangu.planning.calibrate import finished_trainings
 from pangu.storage import Home
 from pangu.train.job import TrainJob
 from pangu.train.ledger import Ledger
+from pangu.train.spent import read_spent
 from tests.faults.train_worker import main
 from tests.small_dataset import NAME, small_dataset
 from tests.train.rows import small_recipe
@@ -88,6 +90,20 @@ def test_a_killed_worker_costs_the_attempt_and_nothing_else(job: TrainJob, unint
     attempt(whole, 2)
     assert furthest(result(killed), result(whole)) == 0
     assert furthest(result(whole), uninterrupted) < TOLERANCE
+
+
+def test_every_worker_counts_in_what_a_training_took_and_plans_learn_from_it(
+    job: TrainJob, uninterrupted: dict
+) -> None:
+    two = at(job, "two")
+    attempt(two, 2)
+    alone, both = read_spent(job.run_folder), read_spent(two.run_folder)
+    assert alone and both
+    assert (alone.steps, alone.workers, both.steps, both.workers) == (STEPS, 1, STEPS, 2)
+    samples = {one.name: one for one in finished_trainings(Home(job.encoded.parents[3]))}
+    assert samples["two"].steps == 2 * samples["one"].steps
+    assert samples["two"].operations_per_step == samples["one"].operations_per_step / 2
+    assert samples["two"].core_s == both.core_s
 
 
 def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupted: dict) -> None:

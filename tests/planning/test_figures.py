@@ -1,5 +1,7 @@
 """The fit finds what made the samples, counting agrees with counting by torch, and errors are those of what was left out."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser, denoise
-from pangu.planning.calibrate import core_seconds, probe
+from pangu.planning.calibrate import core_seconds, finished_trainings, probe, with_trainings
 from pangu.planning.figures import Figures, Sample, StageCost, StepCost, fit, left_out_errors, two_sizes
 from pangu.planning.operations import Shapes, parameters, training_operations
-from pangu.planning.table import figures_table
+from pangu.planning.table import error_line, figures_table
 from pangu.recipes import recipe
-from pangu.storage import Home
+from pangu.storage import Home, write_json
+from pangu.train.job import JOB_FILE, TrainJob
+from pangu.train.spent import SPENT_FILE, Spent
 
 costs = st.builds(StepCost, overhead_s=st.floats(1e-3, 1.0), s_per_operation=st.floats(1e-12, 1e-9))
 
@@ -100,3 +104,31 @@ def test_core_seconds_are_those_of_the_work_not_of_the_waiting() -> None:
     assert (
         core_seconds(lambda: [np.linalg.eigvals(np.random.default_rng(0).random((200, 200))) for _ in range(5)]) > 0.01
     )
+
+
+def test_trainings_that_finish_later_join_the_fit_and_the_error_is_told(tmp_path: Path) -> None:
+    home, chosen = Home(tmp_path), recipe("tiny")
+    cost = StepCost(overhead_s=0.02, s_per_operation=1e-10)
+    probed = sample(StepCost(overhead_s=0.0, s_per_operation=3e-10), 10, 1e8)
+    stage = dict.fromkeys(("ingest", "prepare", "encode"), StageCost(start_s=1, image_s=0.01))
+    figures = Figures(
+        machine="here", cores=2, step=fit([probed]), samples=(probed,), decode_s_per_megapixel=0.1, upscale_s_per_megapixel=1,
+        **stage,
+    )  # fmt: skip
+    assert with_trainings(figures, home) == figures
+    assert "not known" in error_line(figures)
+    for role, workers in (("structure", 1), ("texture", 2)):
+        folder = home.run(role)
+        job = TrainJob(
+            role=role, run_name=role, encode_id="e", recipe=chosen, encoded=tmp_path / "e", run_folder=folder
+        )
+        write_json(folder / JOB_FILE, job.model_dump(mode="json"))
+        operations = chosen.training(role).batch_size / workers * training_operations(Shapes(chosen), role)
+        Spent(core_s=cost.core_s(50 * workers, operations), steps=50, workers=workers).save(folder)
+    joined = with_trainings(figures, home)
+    assert [one.name for one in joined.samples] == [probed.name, "structure", "texture"]
+    assert joined.samples[2].steps == 100
+    assert with_trainings(joined, home) == joined
+    assert "on 3 measured trainings" in error_line(joined)
+    (home.run("texture") / SPENT_FILE).write_text("12.5")  # a run that did not say of how many steps
+    assert [one.name for one in finished_trainings(home)] == ["structure"]
