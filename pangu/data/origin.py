@@ -24,6 +24,7 @@ from pangu.data.source import LISTED
 from pangu.errors import UserError
 from pangu.storage import write_atomically
 
+LOOPBACK = "127.0.0.1"
 SMALL_SIDE, LARGE_SIDE = 48, 128
 """Sides in px; the demo's texture threshold of 64 px lies between."""
 BROKEN = (
@@ -33,11 +34,12 @@ BROKEN = (
 
 
 class Origin:
-    """Serves drawings and one URL of each kind in `BROKEN` on 127.0.0.1, until `close`.
+    """Serves drawings and one URL of each kind in `BROKEN` on loopback, until `close`.
 
     count: so many of the catalogue; None: everything that OpenMoji has, skin tones too.
     small_share: share of the drawings, spread evenly, that are served too small for the demo's texture threshold.
     render: what makes the PNG of a drawing at a side in px; another one serves them in another style.
+    host: where it listens instead, in a network that has no other way to it.
     """
 
     def __init__(
@@ -46,17 +48,19 @@ class Origin:
         port: int = 0,
         small_share: float = 0.5,
         render: Callable[[openmoji.Emoji, int], bytes] = openmoji.render_png,
+        host: str = LOOPBACK,
     ) -> None:
         self._drawings = openmoji.every_drawing() if count is None else openmoji.selection(count)
         self._small_share = small_share
         self._render = functools.lru_cache(maxsize=None)(render)
         self.closing = threading.Event()
-        self._servers = [_listen(port, self._answer), _listen(0, self._answer)]
+        self._host = host
+        self._servers = [_listen(host, port, self._answer), _listen(host, 0, self._answer)]
         self.port, self.neighbour_port = (server.server_port for server in self._servers)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     def start(self) -> None:
         """Serve from background threads."""
@@ -130,7 +134,7 @@ class Origin:
             case "redirect-to-file":
                 _redirect(request, "file:///etc/hostname")
             case "redirect-to-neighbour":
-                _redirect(request, f"http://127.0.0.1:{self.neighbour_port}/broken/neighbour")
+                _redirect(request, f"http://{self._host}:{self.neighbour_port}/broken/neighbour")
             case _:
                 request.send_error(404)
 
@@ -171,7 +175,7 @@ def open_origin(count: int | None, port: int, table: Path, small_share: float = 
         return Origin(count, 0, small_share)
 
 
-def _listen(port: int, answer: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHTTPServer:
+def _listen(host: str, port: int, answer: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             answer(self)
@@ -186,7 +190,7 @@ def _listen(port: int, answer: Callable[[BaseHTTPRequestHandler], None]) -> Thre
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Clients that leave early are part of the game."""
 
-    return Server(("127.0.0.1", port), Handler)
+    return Server((host, port), Handler)
 
 
 def _send(request: BaseHTTPRequestHandler, body: bytes, kind: str = "image/png") -> None:

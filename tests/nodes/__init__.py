@@ -1,0 +1,1 @@
+"""Several machines on one box: network namespaces with own addresses, a Ray node in each, and what may happen to them."""
