@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pangu.errors import UserError
 from pangu.progress import Reporter, parse_progress
@@ -35,8 +35,11 @@ SHARED_VARIABLES = (
 )  # fmt: skip
 """What a command on another node needs to know; Ray brings its own variables."""
 MAX_ATTEMPTS = 20
+HEAD_PATIENCE_S = 300.0
+"""How long Ray's head may be away before the command that it ran counts as failed."""
 
 Log = Callable[[str], None]
+Answer = TypeVar("Answer")
 
 
 class CommandFailed(RuntimeError):
@@ -63,7 +66,7 @@ def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Repo
     client = connect()
     submission_id = attach_or_submit(client, arguments, job_id, result)
     last = _watch(follow(client, submission_id), report, log)
-    info = client.get_job_info(submission_id)
+    info = patiently(lambda: client.get_job_info(submission_id), submission_id)
     if info.status == "STOPPED":
         raise CommandStopped(f"`pangu {' '.join(arguments)}` was stopped.")
     if info.status != "SUCCEEDED":
@@ -138,7 +141,11 @@ def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], jo
 
 
 def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:
-    """Every line that the job prints, from its first one, until it ends; survives a broken connection."""
+    """Every line that the job prints, from its first one, until it ends; survives a broken connection.
+
+    Raises:
+        CommandFailed: the head stays away, or came back without any memory of the job.
+    """
     seen = 0
     while True:
         with contextlib.suppress(OSError, RuntimeError):
@@ -146,11 +153,32 @@ def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:
                 if number >= seen:
                     seen += 1
                     yield line
-        if client.get_job_status(submission_id).is_terminal():
+        if patiently(lambda: client.get_job_status(submission_id), submission_id).is_terminal():
             break
         time.sleep(1)
     # What was printed between the last look and the end.
-    yield from client.get_job_logs(submission_id).splitlines()[seen:]
+    yield from patiently(lambda: client.get_job_logs(submission_id), submission_id).splitlines()[seen:]
+
+
+def patiently(ask: Callable[[], Answer], submission_id: str, patience_s: float = HEAD_PATIENCE_S) -> Answer:
+    """What the head answers, which may be away for a while: its machine restarts, or its network is cut.
+
+    Raises:
+        CommandFailed: it stays away for `patience_s`, or it was started anew and does not know the job: nothing ended the command
+            but the head's end, so another attempt may go on.
+    """
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except (OSError, RuntimeError) as error:
+            if "does not exist" in str(error):
+                raise CommandFailed(
+                    f"Ray's head was started anew and knows nothing of the job {submission_id}."
+                ) from error
+            if time.monotonic() > until:
+                raise CommandFailed(f"Ray's head was away for {patience_s:.0f} s while {submission_id} ran.") from error
+        time.sleep(1)
 
 
 def stop(client: "JobSubmissionClient", submission_id: str, patience_s: float = 15.0) -> None:

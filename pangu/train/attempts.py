@@ -1,17 +1,41 @@
-"""Which failures of a training job are worth another attempt. Pure; knows Ray's errors only by their shape.
+"""Attempts at a training job: which failures are worth another one, and which attempt a run folder belongs to.
 
-Each attempt continues from the run's own checkpoints, with as many workers as there are then.
+Each attempt continues from the run's own checkpoints, with as many workers as there are then. Knows Ray's errors only by their
+shape.
 """
 
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from pangu.errors import UserError
+from pangu.storage import write_atomically
 
 MAX_ATTEMPTS = 4
 """One, and three more after failures that are nobody's fault."""
 
+ATTEMPT_FILE = "attempt"
+"""Of a run folder: the id of the attempt that may write there."""
+
 Result = TypeVar("Result")
+
+
+def claim(run_folder: Path) -> str:
+    """Begin an attempt: the run folder is its own from now on. Returns the attempt's id."""
+    attempt = uuid.uuid4().hex
+    write_atomically(run_folder / ATTEMPT_FILE, attempt.encode())
+    return attempt
+
+
+def check_claim(run_folder: Path, attempt: str) -> None:
+    """Raises UserError if a later attempt has claimed the run folder.
+
+    A worker behind a cut, or one that outlived its cluster's head, knows nothing of its successor and would write beside it.
+    """
+    owner = (run_folder / ATTEMPT_FILE).read_text()
+    if owner != attempt:
+        raise UserError(f"Another attempt at run '{run_folder.name}' has begun since; this one stops.")
 
 
 def refusal_in(error: BaseException) -> UserError | None:

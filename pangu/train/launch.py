@@ -5,6 +5,7 @@ Owns the run folder: `checkpoints/` while it trains, `generator/` and `outcome.j
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ from pangu.data.views import windows
 from pangu.errors import UserError
 from pangu.models.initial import Resolve
 from pangu.storage import Home, read_json, write_json
-from pangu.train.attempts import attempted
+from pangu.train.attempts import attempted, check_claim, claim
 from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, pin_initial, starting_network
 from pangu.train.job import TrainJob
-from pangu.train.loop import Trained, train_loop
+from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.spent import Spent
 from pangu.train.watching import watched
 from pangu.train.world import World
@@ -125,7 +126,7 @@ def _run_on_ray(job: TrainJob) -> None:
     workers: Any = most if least is None else (least, most)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job.model_dump(mode="json")},
+        train_loop_config={"job": job.model_dump(mode="json"), "attempt": claim(job.run_folder)},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name=f"{job.run_name}-{uuid.uuid4().hex[:8]}",
@@ -143,14 +144,16 @@ def _worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
-    work(TrainJob.model_validate(config["job"]), world)
+    work(TrainJob.model_validate(config["job"]), world, config["attempt"])
 
 
-def work(job: TrainJob, world: World) -> Trained:
+def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
     """The job on one worker; rank 0 reports, exports and writes the outcome last.
 
+    attempt: the claim under which it works, where there may be others.
+
     Raises:
-        UserError: rows that no timestep of the interval may train, or what the loop refuses.
+        UserError: rows that no timestep of the interval may train, what the loop refuses, or a later attempt has begun.
     """
     rows = load_rows(job.encoded, job.role, job.recipe, world.device)
     manifest = Manifest.load(job.encoded)
@@ -165,17 +168,32 @@ def work(job: TrainJob, world: World) -> Trained:
             job.encode_id,
             job.run_folder / "checkpoints",
             world,
-            watch.hooks,
+            claimed(watch.hooks, job.run_folder, attempt),
             denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
             windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
             contract=contract,
         )
         keep_spent(job.run_folder, trained, time.process_time() - began, world)
         if world.rank == 0:
+            if attempt is not None:
+                check_claim(job.run_folder, attempt)
             export(job.run_folder, trained, contract)
             watch.settle("FINISHED", job.run_folder / "generator")
             write_outcome(job, trained, len(rows), watch.warnings)
     return trained
+
+
+def claimed(hooks: Hooks, run_folder: Path, attempt: str | None) -> Hooks:
+    """The hooks, of which the log line is written, and the loop goes on, only while the run folder is this attempt's."""
+    if attempt is None or hooks.metrics is None:
+        return hooks
+    told = hooks.metrics
+
+    def metrics(step: int, values: dict[str, float]) -> None:
+        check_claim(run_folder, attempt)
+        told(step, values)
+
+    return replace(hooks, metrics=metrics)
 
 
 def keep_spent(run_folder: Path, trained: Trained, core_s: float, world: World) -> None:

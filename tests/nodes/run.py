@@ -68,14 +68,15 @@ def up(machines: Machines) -> float:
         from pangu.recipes import tiny
 
         save_pair(untrained_pair(tiny(), 1), machines.folder / "pair")
-    for name in NAMES:
+    # One after the other: Ray gives a node thirty seconds to start, which three at once may not manage on a busy box.
+    for count, name in enumerate(NAMES, start=1):
         machines.start(name)
-    ready(machines)
+        ready(machines, count)
     return time.monotonic() - began
 
 
-def ready(machines: Machines) -> None:
-    """Wait until every machine is there."""
+def ready(machines: Machines, count: int = len(NAMES)) -> None:
+    """Wait until so many machines are there."""
     import httpx
 
     head = machines.environment["RAY_API_SERVER_ADDRESS"]
@@ -84,9 +85,9 @@ def ready(machines: Machines) -> None:
     def complete() -> bool:
         answer = httpx.get(f"{head}/nodes?view=summary", headers=headers, timeout=20).json()
         states = [one["raylet"].get("state") for one in answer["data"]["summary"]]
-        return states.count("ALIVE") == len(NAMES)
+        return states.count("ALIVE") == count
 
-    wait_until("three nodes", complete, 400)
+    wait_until(f"{count} nodes", complete, 400)
 
 
 def say(text: str) -> None:

@@ -101,3 +101,21 @@ def test_without_an_address_the_sentence_says_how_to_get_one(monkeypatch: pytest
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     with pytest.raises(UserError, match="pangu up"):
         jobs.connect()
+
+
+def test_a_head_that_is_away_for_a_moment_is_waited_for_and_a_new_one_fails_the_attempt() -> None:
+    answers: list[Exception | str] = [ConnectionError("refused"), RuntimeError("status code 502"), "running"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert jobs.patiently(ask, "one-1") == "running"
+    answers.append(RuntimeError("Job one-1 does not exist"))
+    with pytest.raises(jobs.CommandFailed, match="started anew and knows nothing of the job one-1"):
+        jobs.patiently(ask, "one-1")
+    answers.append(ConnectionError("refused"))
+    with pytest.raises(jobs.CommandFailed, match="was away for 0 s"):
+        jobs.patiently(ask, "one-1", patience_s=0)

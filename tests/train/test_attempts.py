@@ -1,9 +1,14 @@
 """Which failures are tried again: bad luck three times, bad input never."""
 
+from pathlib import Path
+
 import pytest
 
 from pangu.errors import UserError
-from pangu.train.attempts import MAX_ATTEMPTS, attempted
+from pangu.train.attempts import MAX_ATTEMPTS, attempted, check_claim, claim
+from pangu.train.launch import claimed
+from pangu.train.loop import Hooks, train_loop
+from tests.train.rows import random_rows, small_recipe
 
 
 class Wrapped(Exception):
@@ -56,3 +61,31 @@ def test_bad_input_is_said_at_once(failure: Exception) -> None:
     with pytest.raises(UserError, match=r"^Lower it\.$"):
         attempted(attempt)
     assert len(made) == 1
+
+
+def test_a_run_folder_is_the_latest_attempts(tmp_path: Path) -> None:
+    first = claim(tmp_path / "run")
+    check_claim(tmp_path / "run", first)
+    second = claim(tmp_path / "run")
+    check_claim(tmp_path / "run", second)
+    with pytest.raises(UserError, match="Another attempt at run 'run' has begun since"):
+        check_claim(tmp_path / "run", first)
+
+
+def test_an_attempt_that_was_given_up_writes_nothing_more_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    run, told = tmp_path / "run", list[int]()
+    old = claim(run)
+
+    def metrics(step: int, values: dict[str, float]) -> None:
+        told.append(step)
+        if step == 3:
+            claim(run)  # while this attempt is cut off, another one begins
+
+    recipe, rows = small_recipe(steps=6), random_rows()
+    with pytest.raises(UserError, match="Another attempt"):
+        train_loop("structure", recipe, rows, "e", run / "checkpoints", None, claimed(Hooks(metrics), run, old))
+    assert told == [1, 2, 3]
+    resumed = train_loop(
+        "structure", recipe, rows, "e", run / "checkpoints", None, claimed(Hooks(metrics), run, claim(run))
+    )
+    assert (resumed.resumed_from, resumed.steps, told) == (3, 6, [1, 2, 3, 4, 5, 6])
