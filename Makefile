@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
 SERVERS := tests/e2e tests/flows tests/registry tests/serve tests/stack
 
-.PHONY: setup demo test kills bench lint up down
+.PHONY: setup demo test kills nodes bench lint up down
 
 setup: $(STAMP)
 
@@ -37,6 +37,10 @@ test: $(STAMP)
 # A hundred times `kill -9` at seeded moments of every stage from ingest to encode; `make test` does a few.
 kills: $(STAMP)
 	PANGU_KILLS=100 $(BIN)/python -m pytest tests/data/test_kills.py
+
+# Three machines on one box: every stage across them, and what faults cost. Linux; twenty minutes on two free cores.
+nodes: $(STAMP)
+	$(BIN)/python -m tests.nodes.run
 
 # One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
