@@ -1,10 +1,9 @@
-"""An ingest over several nodes finds what one machine finds; whatever a node left behind is used once, and torn shards never."""
+"""An ingest over several nodes finds what one machine finds; whatever a node left behind is used once, and torn shards never.
 
-import json
+`make nodes` does the same on a real cluster.
+"""
+
 import shutil
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.data.card import Card
-from pangu.data.ingest import ingest
 from pangu.data.on_nodes import SHARDS_PER_PROCESS, Group, Ledger, fetch, group_size
-from pangu.data.origin import Origin
 from pangu.data.raw import RawFolder, RowState, account
-from pangu.storage import Home
-from tests.data.conftest import DRAWINGS, Ingested, small_card
-from tests.faults.test_on_ray import ROOT, environment
-
-PATIENCE_S = 240
+from tests.data.conftest import Ingested
 
 
 @given(st.integers(1, 10_000), st.integers(1, 300), st.integers(1, 16))
@@ -118,46 +110,6 @@ def test_a_node_that_goes_on_after_it_was_given_up_changes_nothing(
     before = begun.shard_file(0).stat().st_mtime_ns
     late.raw.shard_file(0).write_bytes(b"another answer of the same server")
     assert begun.shard_file(0).stat().st_mtime_ns == before and states_of(begun) == states_of(whole)
-
-
-def rows_by_caption(raw: RawFolder) -> dict[str, tuple[str, str]]:
-    return {row["caption_en"]: (row["reason"], row["sha256"]) for row in pq.read_table(raw.rows).to_pylist()}
-
-
-def run(home: Home, card: Card, nodes: int, lost: bool) -> tuple[dict, list[int]]:
-    """The outcome of an ingest on so many nodes, and how many there were at each progress."""
-    arguments = [str(home.root), card.model_dump_json(), str(nodes), str(int(lost))]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.data.ingest_on_nodes", *arguments],
-        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=PATIENCE_S,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    lines = done.stdout.splitlines()
-    return json.loads(lines[-1]), [int(line.split()[1]) for line in lines if line.startswith("nodes ")]
-
-
-@pytest.mark.slow
-def test_two_nodes_of_which_one_dies_find_what_one_machine_finds(ingested: Ingested, tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    card = small_card(home)
-    limits = card.limits.model_copy(update={"rows_per_shard": 4, "processes": 1})
-    card = card.model_copy(update={"limits": limits})
-    origin = Origin(DRAWINGS)
-    origin.start()
-    try:
-        origin.write_table(Path(card.source))
-        outcome, nodes = run(home, card, nodes=2, lost=True)
-        assert nodes[0] == 2 and nodes[-1] == 1
-        again = ingest(card, home)
-    finally:
-        origin.close()
-    assert again.already_done and again.ok == outcome["ok"]
-    assert (outcome["listed"], outcome["failed"]) == (ingested.outcome.listed, ingested.outcome.failed)
-    mine = RawFolder(home.raw("openmoji", outcome["ingest_id"]))
-    alone = RawFolder(ingested.home.raw("openmoji", ingested.outcome.ingest_id))
-    assert rows_by_caption(mine) == rows_by_caption(alone)
-    assert Counter(row["shard"] for row in pq.read_table(mine.rows).to_pylist()) == Counter(dict.fromkeys(range(9), 4))
-    assert not [path for path in (mine.root / "groups").iterdir() if path.is_dir()]
 
 
 def test_a_node_fetches_a_group_of_its_own(ingested: Ingested, begun: RawFolder, whole: RawFolder) -> None:

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from pangu.data.origin import Origin
 from tests.nodes.machines import HEAD, Machines, wait_until
-from tests.nodes.network import INSIDE
-from tests.nodes.work import Training, longest_silence
+from tests.nodes.network import HUB, INSIDE
+from tests.nodes.work import DRAWINGS, Training, longest_silence, stage, write_card
 
 WORKER = "RayTrainWorker"
 BRIEF_S, LONG_S = 10.0, 100.0
@@ -83,6 +85,34 @@ def head_restarted(machines: Machines) -> dict[str, Any]:
     return disturbed(machines, "headless", disturb)
 
 
+def ingest_disturbed(machines: Machines) -> dict[str, Any]:
+    """A machine dies while an ingest runs on all three; every row is accounted for all the same, and no shard is fetched twice."""
+    card, origin = write_card(machines, "disturbed"), Origin(4 * DRAWINGS, host=HUB)
+    raws, found, gone = machines.folder / "home" / "datasets" / "disturbed" / "raw", dict[str, Any](), list[str]()
+
+    def lose() -> None:
+        wait_until("the first shard", lambda: bool(list(raws.glob("*/groups/*/shards/*_stats.json"))), 300)
+        gone.append(next(name for name in machines.where("fetch") if name != HEAD))
+        machines.kill(gone[0])
+
+    thread = threading.Thread(target=lose, daemon=True)
+    origin.start()
+    try:
+        origin.write_table(machines.folder / "disturbed.parquet")
+        thread.start()
+        outcome, found = stage(machines, "ingest", "ingest", card, "--on-ray")
+        thread.join()
+    finally:
+        origin.close()
+        for name in gone:
+            machines.start(name)
+    listed = len(origin.rows())
+    accounted = outcome["ok"] + sum(outcome["failed"].values())
+    assert outcome["listed"] == accounted == listed, f"{listed} listed, {accounted} accounted for"
+    assert outcome["ok"] >= 4 * DRAWINGS, outcome
+    return found | {"listed": listed, "ok": outcome["ok"], "failed": outcome["failed"], "victim": gone[0]}
+
+
 def served(machines: Machines) -> dict[str, Any]:
     """A pair whose pools lie on several machines answers; one of these is killed, then the head, while requests go on."""
     prober = in_head(machines, "probe", str(machines.folder / "pair"), "declare")
@@ -115,6 +145,3 @@ def in_head(machines: Machines, *arguments: str) -> "subprocess.Popen[str]":
     log = (machines.folder / "logs" / "probe.log").open("a")
     environment = machines.environment | {INSIDE: "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
-
-
-__all__ = ["BRIEF_S", "LONG_S", "cable", "head_restarted", "node_killed", "served", "wait_until"]

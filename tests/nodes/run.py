@@ -24,6 +24,7 @@ NAMES = [HEAD, "one", "two"]
 Part = Callable[[Machines], dict[str, Any]]
 PARTS: dict[str, Part] = {
     "data": work.data_stages,
+    "disturbed": faults.ingest_disturbed,
     "train": work.training_stage,
     "killed": faults.node_killed,
     "cut": lambda machines: faults.cable(machines, "cut", faults.BRIEF_S),

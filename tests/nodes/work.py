@@ -54,13 +54,13 @@ def command(machines: Machines, job_id: str, *arguments: str) -> Any:
     raise error
 
 
-def write_card(machines: Machines) -> str:
+def write_card(machines: Machines, name: str = "nodes") -> str:
     """A card over the origin in this process: the demo's, for a network of its own; shards of a dozen rows."""
     card = load_card("openmoji").model_dump(mode="json", exclude_defaults=True)
-    card["name"], card["source"] = "nodes", str(machines.folder / "urls.parquet")
+    card["name"], card["source"] = name, str(machines.folder / f"{name}.parquet")
     card["limits"] |= {"allow_private_hosts": [HUB], "rows_per_shard": 12, "processes": 1, "max_seconds": 8}
     card["upscale"] |= {"min_timestep": 300, "upscaler": "spanx2"}
-    path = machines.folder / "nodes.yaml"
+    path = machines.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(card))
     return str(path)
 
@@ -89,7 +89,7 @@ def data_stages(machines: Machines) -> dict[str, Any]:
     origin, found = Origin(DRAWINGS, host=HUB), dict[str, Any]()
     origin.start()
     try:
-        origin.write_table(machines.folder / "urls.parquet")
+        origin.write_table(machines.folder / "nodes.parquet")
         ingest, found["ingest"] = stage(machines, "ingest", "ingest", card, "--on-ray")
     finally:
         origin.close()
