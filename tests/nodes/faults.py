@@ -86,7 +86,7 @@ def head_restarted(machines: Machines) -> dict[str, Any]:
 
 
 def ingest_disturbed(machines: Machines) -> dict[str, Any]:
-    """A machine dies while an ingest runs on all three; every row is accounted for all the same, and no shard is fetched twice."""
+    """A machine dies while an ingest runs on all three; every row is accounted for all the same."""
     card, origin = write_card(machines, "disturbed"), Origin(4 * DRAWINGS, host=HUB)
     raws, found, gone = machines.folder / "home" / "datasets" / "disturbed" / "raw", dict[str, Any](), list[str]()
 

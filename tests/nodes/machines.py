@@ -16,7 +16,7 @@ from tests.nodes.network import INTERFACE, Network
 HEAD = "head"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 OBJECT_STORE_BYTES = 100_000_000
-POLL_S = 0.5
+POLL_S = 1.0
 
 
 class Machines:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 SUBNET = "10.77.0"
 HUB = f"{SUBNET}.254"
@@ -78,7 +79,12 @@ class Network:
 
     def processes(self, name: str) -> list[int]:
         """Of a machine."""
-        return [int(line) for line in ip("netns", "pids", name).split()]
+        namespace, found = os.stat(f"/run/netns/{name}").st_ino, []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "ns" / "net").stat().st_ino == namespace:
+                    found.append(int(process.name))
+        return found
 
     def kill(self, name: str) -> int:
         """`kill -9` of everything on a machine; returns how many processes that were."""

@@ -58,7 +58,7 @@ def write_card(machines: Machines, name: str = "nodes") -> str:
     """A card over the origin in this process: the demo's, for a network of its own; shards of a dozen rows."""
     card = load_card("openmoji").model_dump(mode="json", exclude_defaults=True)
     card["name"], card["source"] = name, str(machines.folder / f"{name}.parquet")
-    card["limits"] |= {"allow_private_hosts": [HUB], "rows_per_shard": 12, "processes": 1, "max_seconds": 8}
+    card["limits"] |= {"allow_private_hosts": [HUB], "rows_per_shard": 12, "processes": 1, "max_seconds": 15}
     card["upscale"] |= {"min_timestep": 300, "upscaler": "spanx2"}
     path = machines.folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(card))
