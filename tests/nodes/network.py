@@ -79,7 +79,7 @@ class Network:
 
     def processes(self, name: str) -> list[int]:
         """Of a machine."""
-        namespace, found = os.stat(f"/run/netns/{name}").st_ino, []
+        namespace, found = Path(f"/run/netns/{name}").stat().st_ino, []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 if (process / "ns" / "net").stat().st_ino == namespace:
