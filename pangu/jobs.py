@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.progress import Reporter, parse_progress
 from pangu.stack.processes import end, marked
@@ -110,17 +111,29 @@ def connect() -> "JobSubmissionClient":
     """A client of the job server that `RAY_API_SERVER_ADDRESS` names, with the token that `RAY_AUTH_TOKEN_PATH` names.
 
     Raises:
-        UserError: no address is set, or nobody answers there.
+        UserError: no address is set, nobody answers there, or it is a server that refuses our token or is too old.
     """
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     address = os.environ.get("RAY_API_SERVER_ADDRESS")
     if not address:
         raise UserError("RAY_API_SERVER_ADDRESS is not set; start the stack with `pangu up`, or name a Ray job server.")
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
     except ConnectionError as error:
         raise UserError(f"No Ray job server answers at {address}; start it, e.g. with `pangu up`.") from error
+    except AuthenticationError as error:
+        raise UserError(
+            f"The Ray job server at {address} refuses this token; check RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN."
+        ) from error
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        why = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"What answers at {address} is no Ray job server ({why}); check RAY_API_SERVER_ADDRESS."
+        ) from error
+    check_server("ray", address, client._server_ray_version or "")
+    return client
 
 
 def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path) -> str:

@@ -13,7 +13,7 @@ LAYERS = [
     {"diffusion", "contract", "recipes"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
-    {"registry", "serve", "stack", "jobs"},
+    {"registry", "serve", "stack", "jobs", "compatibility"},
     {"demo", "gate", "monitoring", "planning"},
     {"cli"},
 ]

@@ -24,11 +24,19 @@ def up(
     any_ports: Annotated[
         bool, typer.Option("--any-ports", help="Take any free ports, not the customary ones.")
     ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            help="'laptop': SQLite and files. 'server': PostgreSQL and object storage. Default: what the home began with."
+        ),
+    ] = None,
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="Bring databases of an older version up to date.")] = False,
 ) -> None:
     """Start Prefect, MLflow and Ray on this machine, and print their addresses."""
     from pangu.stack import up
+    from pangu.stack.profile import as_name
 
-    stack = up(Home.from_environment(), customary_ports=not any_ports)
+    stack = up(Home.from_environment(), customary_ports=not any_ports, profile=as_name(profile), upgrade=upgrade)
     print(f"Prefect     {stack.prefect_url}")
     print(f"MLflow      {stack.mlflow_url}")
     print(f"Ray         {stack.ray_dashboard_url}  (its token: {stack.token_path})")
@@ -58,11 +66,16 @@ def status() -> None:
         raise typer.Exit(1)
 
 
-def doctor() -> None:
+def doctor(
+    profile: Annotated[
+        str | None, typer.Option(help="Look for 'laptop' or 'server'. Default: what the home began with.")
+    ] = None,
+) -> None:
     """Say what this machine lacks, each with its remedy; exit code 1 if something keeps the stack from working."""
     from pangu.stack.doctor import examine
+    from pangu.stack.profile import as_name
 
-    findings = examine(Home.from_environment())
+    findings = examine(Home.from_environment(), as_name(profile))
     for one in findings:
         print(f"{one.state:8} {one.what:14} {one.found}" + (f"\n{'':24}-> {one.remedy}" if one.remedy else ""))
     if any(one.state == "failure" for one in findings):

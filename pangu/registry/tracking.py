@@ -3,8 +3,10 @@
 import os
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
+import httpx
+
+from pangu.compatibility import check_server
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,29 +26,49 @@ def connect() -> "MlflowClient":
     """A client of the MLflow server that `MLFLOW_TRACKING_URI` names.
 
     Raises:
-        UserError: the variable is not set, or nobody answers there.
+        UserError: the variable is not set, nobody answers there, or it is a server that refuses us or is too old.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise UserError("MLFLOW_TRACKING_URI is not set; `pangu up` starts an MLflow server and prints its address.")
-    _check_reachable(uri)
+    check_server_at(uri)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _check_reachable(uri: str) -> None:
-    """MLflow itself would retry for minutes before it says that nobody is there."""
+def check_server_at(uri: str) -> None:
+    """MLflow itself would retry for minutes before it says that nobody is there.
+
+    Raises:
+        UserError: nobody is, or who is there refuses us, is another server, or is too old.
+    """
     if not uri.startswith(("http://", "https://")):
         return
-    import socket
-
-    address = urlsplit(uri)
-    port = address.port or (443 if address.scheme == "https" else 80)
     try:
-        socket.create_connection((address.hostname or "", port), timeout=10).close()
-    except OSError as error:
+        answer = httpx.get(
+            f"{uri.rstrip('/')}/version", timeout=30, headers=_token(), auth=_login(), follow_redirects=True
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(f"No MLflow server answers at {uri} ({error}); start it with `pangu up`.") from error
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise UserError(
+            f"The MLflow server at {uri} refuses us; check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN."
+        )
+    if not answer.is_success:
+        raise UserError(f"What answers at {uri} is no MLflow server ({answer.status_code}); check MLFLOW_TRACKING_URI.")
+    check_server("mlflow", uri, answer.text)
+
+
+def _token() -> dict[str, str]:
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _login() -> tuple[str, str] | None:
+    user, password = (os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("USERNAME", "PASSWORD"))
+    return (user, password) if user else None
 
 
 def check_alias(alias: str) -> None:

@@ -1,7 +1,7 @@
 """`pangu backup` and `pangu restore`: everything that matters of a home in one file, and back.
 
-Databases are copied by SQLite's own online backup, so that a running stack is no hindrance; what can be made again is left out.
-Knows nothing of what the files hold.
+SQLite databases are copied by SQLite's own online backup and PostgreSQL's by pg_dump, so that a running stack is no hindrance;
+what can be made again is left out. Knows nothing of what the files hold.
 """
 
 import hashlib
@@ -16,15 +16,19 @@ from pathlib import Path, PurePosixPath
 
 from pangu.config import Frozen
 from pangu.errors import UserError
+from pangu.stack import databases
 from pangu.stack.model import Stack
+from pangu.stack.profile import Profile, recorded
 from pangu.storage import Home
 
 LIST = "backup.json"
 SQLITE = b"SQLite format 3\x00"
 LEFT_OUT = (
-    "logs", "fetched", "gate", "stack/stack.json", "stack/lock", "stack/supervisord.conf", "datasets/*/encoded", "datasets/*/raw",
+    "logs", "fetched", "gate", "stack/stack.json", "stack/lock", "stack/supervisord.conf", "stack/postgres", "stack/dumps",
+    "datasets/*/encoded", "datasets/*/raw",
 )  # fmt: skip
-"""What is made again by itself or from the rest: logs, caches, addresses of a running stack, encoded rows, downloads."""
+"""What is made again by itself or from the rest: logs, caches, addresses of a running stack, PostgreSQL's own files (a dump takes
+their place), encoded rows, downloads."""
 WITH_DOWNLOADS = tuple(name for name in LEFT_OUT if not name.endswith("raw"))
 
 
@@ -34,6 +38,8 @@ class BackupOutcome(Frozen):
     file: str
     files: int
     bytes: int
+    elsewhere: tuple[str, ...] = ()
+    """What the home knows and this file does not hold: tables and artefacts in object storage."""
 
 
 def backup(home: Home, target: Path, downloads: bool = False) -> BackupOutcome:
@@ -42,8 +48,10 @@ def backup(home: Home, target: Path, downloads: bool = False) -> BackupOutcome:
     downloads: also the raw images, which URLs may no longer bring.
 
     Raises:
-        UserError: there is nothing to keep, or the file is there already.
+        UserError: there is nothing to keep, the file is there already, or a PostgreSQL database can not be dumped.
     """
+    profile = recorded(home) or Profile()
+    stack = Stack.require(home) if profile.name == "server" else None
     if target.exists():
         raise UserError(f"{target} is there already; choose another name, a backup never replaces one.")
     files = sorted(worth_keeping(home.root, WITH_DOWNLOADS if downloads else LEFT_OUT))
@@ -57,17 +65,22 @@ def backup(home: Home, target: Path, downloads: bool = False) -> BackupOutcome:
             for path in files:
                 name = path.relative_to(home.root).as_posix()
                 digests[name] = _add(archive, path, name)
+            if stack is not None:
+                digests |= _add_dumps(archive, stack)
             _add_bytes(archive, LIST, json.dumps({"files": digests}).encode())
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return BackupOutcome(file=str(target), files=len(digests), bytes=target.stat().st_size)
+    return BackupOutcome(
+        file=str(target), files=len(digests), bytes=target.stat().st_size, elsewhere=profile.in_object_storage
+    )
 
 
 def restore(source: Path, home: Home) -> BackupOutcome:
-    """Put a backup into an empty home; every file is checked before the home appears.
+    """Put a backup into an empty home; every file is checked before the home appears. Dumps of PostgreSQL wait for the next
+    `up`, which loads them.
 
     Raises:
         UserError: the home is not empty, its stack is running, or the file is no whole backup.
@@ -84,7 +97,8 @@ def restore(source: Path, home: Home) -> BackupOutcome:
         if home.root.exists():
             home.root.rmdir()
         folder.replace(home.root)
-    return BackupOutcome(file=str(source), files=files, bytes=source.stat().st_size)
+    elsewhere = (recorded(home) or Profile()).in_object_storage
+    return BackupOutcome(file=str(source), files=files, bytes=source.stat().st_size, elsewhere=elsewhere)
 
 
 def worth_keeping(root: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
@@ -95,6 +109,19 @@ def worth_keeping(root: Path, left_out: tuple[str, ...]) -> Iterator[Path]:
         name = PurePosixPath(path.relative_to(root).as_posix())
         if not any(name.match(pattern) or any(part.match(pattern) for part in name.parents) for pattern in left_out):
             yield path
+
+
+def _add_dumps(archive: tarfile.TarFile, stack: Stack) -> dict[str, str]:
+    """Add a dump of each PostgreSQL database, at the place where `up` looks for it; returns their SHA-256."""
+    home, digests = Home(stack.home), {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for database in databases.NAMES:
+            copy = databases.dump_file(Home(Path(scratch)), database)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            databases.dump(stack, database, copy)
+            name = databases.dump_file(home, database).relative_to(home.root).as_posix()
+            digests[name] = _add_plain(archive, copy, name)
+    return digests
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str) -> str:

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from zoneinfo import available_timezones
 
 import httpx
+import yaml
 
+from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.stack.automations import install_automations
 from pangu.stack.model import WORK_POOL, Stack
@@ -18,14 +21,51 @@ def install(project: Path, api_url: str, log: Path) -> None:
     """Work pool, deployments and automations on the server at `api_url`; whatever is there already is brought up to date.
 
     Raises:
-        UserError: nobody answers there, or `prefect.yaml` can not be deployed.
+        UserError: nobody answers there, who does refuses us or is too old, or `prefect.yaml` can not be deployed.
     """
     try:
+        check_api(api_url)
         create_work_pool(api_url)
         install_automations(api_url)
     except httpx.HTTPError as error:
         raise UserError(f"No Prefect server takes orders at {api_url} ({error}); check PREFECT_API_URL.") from error
     deploy_flows(project, {"PREFECT_API_URL": api_url}, log)
+
+
+def check_api(api_url: str) -> None:
+    """Raises UserError if the server refuses us, is none of Prefect's, or is too old; httpx.HTTPError if nobody answers."""
+    with prefect_api(api_url) as api:
+        answer = api.get("/admin/version")
+    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise UserError(
+            f"The Prefect server at {api_url} refuses us; set PREFECT_API_AUTH_STRING to its USER:PASSWORD."
+        )
+    if not answer.is_success:
+        raise UserError(
+            f"What answers at {api_url} is no Prefect server ({answer.status_code}); PREFECT_API_URL ends in /api."
+        )
+    check_server("prefect", api_url, answer.text.strip('" \n'))
+
+
+def check_schedules(project: Path) -> None:
+    """Every schedule of `prefect.yaml` says in which timezone it is meant; without one it would run in UTC.
+
+    Raises:
+        UserError: one does not, or there is no such timezone, or the file is no YAML.
+    """
+    path = project / "prefect.yaml"
+    try:
+        found = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from error
+    for deployment in found.get("deployments") or []:
+        for number, schedule in enumerate(deployment.get("schedules") or [], 1):
+            name, zone = schedule.get("slug") or f"number {number}", schedule.get("timezone")
+            where = f"The schedule '{name}' of {deployment.get('name')} in {path}"
+            if not zone:
+                raise UserError(f"{where} has no timezone; add one, e.g. timezone: Europe/Berlin.")
+            if zone not in available_timezones():
+                raise UserError(f"{where} names the timezone '{zone}', which there is not; write e.g. Europe/Berlin.")
 
 
 def create_work_pool(server: Stack | str) -> None:
@@ -45,8 +85,9 @@ def deploy_flows(project: Path, environment: Mapping[str, str], log: Path) -> No
     """Apply the project's `prefect.yaml`.
 
     Raises:
-        UserError: it failed; the sentence names the log.
+        UserError: it failed; the sentence names the log. Or a schedule has no timezone.
     """
+    check_schedules(project)
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
     deployed = subprocess.run(
         command, cwd=project, env={**os.environ, **environment}, capture_output=True, text=True

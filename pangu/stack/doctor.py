@@ -5,13 +5,17 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
 from pangu.config import Frozen
+from pangu.errors import UserError
+from pangu.stack import object_storage, postgres
 from pangu.stack.model import Stack
 from pangu.stack.ports import CUSTOMARY, is_listening
+from pangu.stack.profile import ProfileName, choose, recorded
 from pangu.stack.programs import OBJECT_STORE_BYTES
 from pangu.storage import Home
 
@@ -34,9 +38,37 @@ class Finding(Frozen):
     remedy: str = ""
 
 
-def examine(home: Home) -> list[Finding]:
-    """Look at everything."""
-    return [finding for look in LOOKS for finding in look(home)]
+def examine(home: Home, profile: ProfileName | None = None) -> list[Finding]:
+    """Look at everything that the profile needs; None: the one that the home began with."""
+    found = [finding for look in LOOKS for finding in look(home)]
+    known = recorded(home)
+    name = profile or (known.name if known else "laptop")
+    return found if name == "laptop" else [*found, *server_profile(home)]
+
+
+def server_profile(home: Home) -> Iterable[Finding]:
+    """PostgreSQL, object storage and the packages that speak with them."""
+    for package in ("psycopg2", "boto3"):
+        there = find_spec(package) is not None
+        yield _finding(package, there, "installed" if there else "missing", "pip install 'pangu[server]'")
+    try:
+        chosen = choose(home, "server")
+    except UserError as error:
+        yield _finding("profile", False, "incomplete", str(error))
+        return
+    yield _finding("profile", True, f"server; {', '.join(chosen.in_object_storage)}", "")
+    yield _looked_at("object storage", chosen.endpoint or "AWS", lambda: object_storage.check(chosen))
+    if not chosen.postgres:
+        yield _looked_at("PostgreSQL", "one of our own", lambda: postgres.check(home))
+
+
+def _looked_at(what: str, found: str, look: Callable[[], None]) -> Finding:
+    """What a check that raises its own sentence finds."""
+    try:
+        look()
+    except UserError as error:
+        return _finding(what, False, "not usable", str(error))
+    return _finding(what, True, found, "")
 
 
 def python_version(home: Home) -> Iterable[Finding]:

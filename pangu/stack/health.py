@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from pangu.stack import databases, object_storage
 from pangu.stack.model import WORK_POOL, Stack
+from pangu.stack.programs import DATABASE
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Part:
 
     name: str
     program: str
-    """The supervised program that carries it."""
+    """The supervised program that carries it; empty where others keep it."""
     address: str
     check: Callable[[Stack], bool]
     optional: bool = False
@@ -23,11 +25,23 @@ class Part:
 def parts(stack: Stack) -> tuple[Part, ...]:
     """Everything that `pangu status` shows. The served API is there once a pair was deployed."""
     return (
+        *backing_parts(stack),
         Part("Prefect", "prefect", stack.prefect_url, prefect_answers),
         Part("Prefect worker", "worker", f"{stack.prefect_url}/work-pools/work-pool/{WORK_POOL}", worker_is_online),
         Part("MLflow", "mlflow", stack.mlflow_url, mlflow_answers),
         Part("Ray", "ray", stack.ray_dashboard_url, ray_answers),
         Part("Served API", "ray", f"{stack.serve_url}/v1", api_answers, optional=True),
+    )
+
+
+def backing_parts(stack: Stack) -> tuple[Part, ...]:
+    """What the profile `server` stands on."""
+    if stack.database is None:
+        return ()
+    storage = stack.profile.endpoint or stack.profile.tables
+    return (
+        Part("PostgreSQL", DATABASE, stack.database.address, databases.answers),
+        Part("Object storage", "", storage, lambda stack: object_storage.answers(stack.profile)),
     )
 
 

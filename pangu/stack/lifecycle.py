@@ -17,28 +17,39 @@ from pathlib import Path
 
 import pangu
 from pangu.errors import UserError
-from pangu.stack import health, supervision
+from pangu.stack import backing, databases, health, supervision
 from pangu.stack.automations import install_automations
 from pangu.stack.deployments import create_work_pool, deploy_flows
 from pangu.stack.flow_runs import catch_up, settle
 from pangu.stack.model import Stack, path_of
-from pangu.stack.ports import choose_ports
+from pangu.stack.ports import CUSTOMARY, POSTGRES, choose_ports
 from pangu.stack.processes import end, family, marked
+from pangu.stack.profile import Profile, ProfileName, choose
 from pangu.storage import Home
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 300.0
 RESTARTS = 2
 Say = Callable[[str], None]
 
 
-def up(home: Home, say: Say = print, customary_ports: bool = True) -> Stack:
+def up(
+    home: Home,
+    say: Say = print,
+    customary_ports: bool = True,
+    profile: ProfileName | None = None,
+    upgrade: bool = False,
+) -> Stack:
     """Start every part of the stack and wait until each answers; a stack that already runs is left alone,
     one whose `up` was killed half way is begun again.
 
+    profile: None for the one that the home began with. upgrade: bring databases of an older version up to date.
+
     Raises:
-        UserError: another `up` or `down` is at work in this home, or a part did not start; the sentence names its log.
+        UserError: another `up` or `down` is at work in this home, the home is of another profile, something that the profile
+            needs is missing, or a part did not start; the sentence names its log.
     """
     with exclusive(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
+        chosen = choose(home, profile)
         stack = Stack.load(home)
         if stack is not None and stack.is_complete:
             say(f"The stack of {home.root} is already up.")
@@ -47,10 +58,11 @@ def up(home: Home, say: Say = print, customary_ports: bool = True) -> Stack:
             _end_everything(stack)
         project = find_project()
         with _ports_lock():
-            stack = _describe(home, project, customary_ports)
+            stack = _describe(home, project, customary_ports, chosen)
             stack.save()
             try:
-                return _start(stack, say)
+                backing.lay(stack, upgrade, say)
+                return _start(stack, upgrade, say)
             except BaseException:
                 _end_everything(stack)
                 raise
@@ -79,27 +91,34 @@ def find_project() -> Path:
     raise UserError("No prefect.yaml with a flows/ folder was found; run `pangu up` in a checkout of PanGu.")
 
 
-def _describe(home: Home, project: Path, customary_ports: bool) -> Stack:
+def _describe(home: Home, project: Path, customary_ports: bool, profile: Profile) -> Stack:
     token_path = home.stack / "ray_token"
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
+    own_database = profile.name == "server" and not profile.postgres
+    ports = choose_ports(customary_ports, CUSTOMARY | POSTGRES if own_database else CUSTOMARY)
     return Stack(
+        profile=profile,
+        database=backing.database_of(profile, ports.pop("postgres_port", None)),
         stack_id=uuid.uuid4().hex,
         home=home.root,
         project=project,
         runtime=Path(tempfile.mkdtemp(prefix="pangu-")),
         token_path=token_path,
-        **choose_ports(customary_ports),
+        **ports,
     )
 
 
-def _start(stack: Stack, say: Say) -> Stack:
-    """Prefect, MLflow and Ray start side by side; the worker and the deployments as soon as Prefect answers."""
+def _start(stack: Stack, upgrade: bool, say: Say) -> Stack:
+    """Prefect, MLflow and Ray start side by side, behind PostgreSQL where they need it; the worker and the deployments as soon
+    as Prefect answers."""
     (stack.home / "stack" / "mlflow").mkdir(exist_ok=True)
     stack = stack.model_copy(update={"supervisor": supervision.start_supervisor(stack)})
     stack.save()
+    if stack.database is not None:
+        _start_on_postgres(stack, upgrade, say)
     with ThreadPoolExecutor(3) as pool:
         waits = [pool.submit(_wait_until, stack, "mlflow", health.mlflow_answers, say)]
         waits.append(pool.submit(_wait_until, stack, "ray", health.ray_answers, say))
@@ -109,6 +128,15 @@ def _start(stack: Stack, say: Say) -> Stack:
     stack = stack.model_copy(update={"processes": supervision.record_processes(stack)})
     stack.save()
     return stack
+
+
+def _start_on_postgres(stack: Stack, upgrade: bool, say: Say) -> None:
+    assert stack.database is not None
+    if stack.database.own:
+        _wait_until(stack, "postgres", databases.answers, say)
+    backing.open_databases(stack, upgrade, say)
+    for program in ("prefect", "mlflow"):
+        supervision.rpc(stack).startProcess(program, False)
 
 
 def _start_prefect(stack: Stack, say: Say) -> None:
@@ -159,7 +187,7 @@ def _end_everything(stack: Stack) -> None:
             supervision.rpc(stack).stopProcess("worker", True)
             known += family(supervisor)
             settle(stack, "CANCELLED", "`pangu down` ended it; run it again, and it continues.")
-            supervision.rpc(stack).stopAllProcesses(True)  # all at once; shutdown would take them one by one
+            supervision.stop_all(stack)
             supervision.rpc(stack).shutdown()
         with contextlib.suppress(Exception):
             supervisor.wait(timeout=30)

@@ -12,6 +12,7 @@ from pydantic import Field
 from pangu.config import Frozen
 from pangu.errors import UserError
 from pangu.stack.processes import ProcessRecord
+from pangu.stack.profile import Profile
 from pangu.storage import Home, read_json, write_json
 
 WORK_POOL = "pangu"
@@ -20,8 +21,22 @@ HEARTBEAT_S = 30
 LOOPBACK = "127.0.0.1"
 
 
+class Database(Frozen):
+    """A PostgreSQL server and who we are there; the password lies in `Stack.passfile`."""
+
+    host: str
+    port: int
+    user: str
+    own: bool
+    """Whether the stack runs it."""
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
 class Stack(Frozen):
-    """The servers of one home. All addresses are on the loopback interface."""
+    """The servers of one home. All addresses are on the loopback interface, but for a database that others keep."""
 
     stack_id: str
     """Every process of the stack carries it in its environment, as `PANGU_STACK_ID`."""
@@ -37,8 +52,16 @@ class Stack(Frozen):
     ray_dashboard_port: int
     serve_port: int
     token_path: Path
+    profile: Profile = Profile()
+    database: Database | None = None
+    """PostgreSQL, where the profile has it."""
     supervisor: ProcessRecord | None = None
     processes: dict[str, ProcessRecord] = Field(default_factory=dict)
+
+    @property
+    def passfile(self) -> Path:
+        """The database's password, in libpq's format; gone with the stack."""
+        return self.runtime / "pgpass"
 
     @property
     def prefect_url(self) -> str:
@@ -82,6 +105,7 @@ class Stack(Frozen):
         """Variables that let a child process find the stack, and that keep its parts from phoning home."""
         folder = str(Path(sys.executable).parent)
         return {
+            **self._places(),
             "PANGU_HOME": str(self.home),
             "PANGU_SERVE_PORT": str(self.serve_port),
             # Commands are submitted as `python -m pangu ...`, so that every node of a cluster finds its own.
@@ -107,6 +131,16 @@ class Stack(Frozen):
             "no_proxy": LOOPBACK,
             "NO_ALBUMENTATIONS_UPDATE": "1",
         }
+
+    def _places(self) -> dict[str, str]:
+        """Where tables lie, and what every client needs to get there; keys come from the environment alone."""
+        found = {
+            "PANGU_TABLES": self.profile.tables,
+            "AWS_ENDPOINT_URL": self.profile.endpoint,
+            "AWS_REGION": self.profile.region,
+            "AWS_DEFAULT_REGION": self.profile.region,  # boto3 reads no other
+        }
+        return {name: value for name, value in found.items() if value}
 
     def save(self) -> None:
         write_json(path_of(Home(self.home)), self.model_dump(mode="json"))

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from collections.abc import Mapping
 
 from pangu.stack.model import LOOPBACK
 
@@ -13,12 +14,14 @@ CUSTOMARY = {
     "ray_dashboard_port": 8265,
     "serve_port": 8000,
 }
+POSTGRES = {"postgres_port": 5432}
+"""Only where the stack runs the database itself."""
 
 
-def choose_ports(customary: bool = True) -> dict[str, int]:
-    """A port for every part. The sockets are all held until the last one is chosen, so no two parts get the same."""
+def choose_ports(customary: bool = True, wanted: Mapping[str, int] = CUSTOMARY) -> dict[str, int]:
+    """A port for every part that is wanted. All sockets are held until the last one is chosen, so no two parts get the same."""
     with contextlib.ExitStack() as held:
-        return {name: _reserve(held, port if customary else 0) for name, port in CUSTOMARY.items()}
+        return {name: _reserve(held, port if customary else 0) for name, port in wanted.items()}
 
 
 def _reserve(held: contextlib.ExitStack, port: int) -> int:

@@ -1,5 +1,6 @@
 """HTTP access to the stack's Prefect server that bears what its own clients bear: moments when the database is busy."""
 
+import os
 import time
 
 import httpx
@@ -11,9 +12,17 @@ PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
-    """A client of the REST API of a stack's server, or of the one at an address; close it, or use it as a context manager."""
+    """A client of the REST API of a stack's server, or of the one at an address, which may ask for what the variable
+    PREFECT_API_AUTH_STRING holds; close it, or use it as a context manager."""
     address = server if isinstance(server, str) else server.prefect_api_url
-    return httpx.Client(base_url=address, timeout=timeout_s, trust_env=False, transport=Patient(httpx.HTTPTransport()))
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    return httpx.Client(
+        base_url=address,
+        timeout=timeout_s,
+        trust_env=False,
+        transport=Patient(httpx.HTTPTransport()),
+        auth=(user, password) if user else None,
+    )
 
 
 class Patient(httpx.BaseTransport):

@@ -3,10 +3,13 @@
 import sys
 from dataclasses import dataclass, field
 
+from pangu.stack import postgres
 from pangu.stack.model import LOOPBACK, WORK_POOL, Stack
+from pangu.storage import Home
 
 LOGICAL_CPUS = 8
 """Slots, not cores: two training jobs, their drivers and the serving replicas hold a slot each and share the cores."""
+DATABASE = "postgres"
 OBJECT_STORE_BYTES = 384 * 1024**2
 
 
@@ -18,19 +21,70 @@ class Program:
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
     starts_by_itself: bool = True
+    user: str = ""
+    """Whom it runs as; empty: as we do."""
+    folder: str = ""
+    """Where it runs; empty: in the project."""
+    stop_signal: str = "TERM"
+    retries: int = 3
+    """So many failed starts in a row are borne."""
 
 
 def programs(stack: Stack) -> tuple[Program, ...]:
-    """All servers of the stack. The worker waits for the Prefect server, so `up` starts it."""
-    return (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack))
+    """All servers of the stack. The worker waits for the Prefect server, and what needs PostgreSQL waits for that, so `up`
+    starts them."""
+    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack))
+    return (_postgres(stack), *found) if stack.database is not None and stack.database.own else found
+
+
+def database_uri(stack: Stack, name: str, driver: str) -> str:
+    """SQLAlchemy's address of a PostgreSQL database, without the password, which the drivers find in the passfile."""
+    assert stack.database is not None
+    return f"postgresql+{driver}://{stack.database.user}@{stack.database.address}/{name}"
+
+
+def mlflow_uri(stack: Stack) -> str:
+    """SQLAlchemy's address of MLflow's database."""
+    if stack.database is not None:
+        return database_uri(stack, "mlflow", "psycopg2")
+    return f"sqlite:///{stack.home / 'stack' / 'mlflow' / 'mlflow.db'}"
+
+
+def _postgres(stack: Stack) -> Program:
+    assert stack.database is not None
+    owner = postgres.system_user()
+    return Program(
+        DATABASE,
+        postgres.command(Home(stack.home), stack.database.port),
+        user=owner.pw_name if owner else "",
+        folder=str(postgres.data_folder(Home(stack.home))),
+        # SIGTERM would wait for every client to leave.
+        stop_signal="INT",
+        # After a crash its memory is held until the last of its processes has noticed.
+        retries=10,
+    )
 
 
 def _prefect(stack: Stack) -> Program:
+    database = {}
+    if stack.database is not None:
+        database = {"PREFECT_API_DATABASE_CONNECTION_URL": database_uri(stack, "prefect", "asyncpg")}
     return Program(
         "prefect",
         _python("prefect", "server", "start", "--host", LOOPBACK, "--port", str(stack.prefect_port)),
-        {"PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false", "PREFECT_LOGGING_SERVER_LEVEL": "WARNING"},
+        {
+            "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+            "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
+            **database,
+            **_passfile(stack),
+        },
+        starts_by_itself=stack.database is None,
     )
+
+
+def _passfile(stack: Stack) -> dict[str, str]:
+    """Where libpq and asyncpg find the password."""
+    return {} if stack.database is None else {"PGPASSFILE": str(stack.passfile)}
 
 
 def _worker(stack: Stack) -> Program:
@@ -44,16 +98,17 @@ def _worker(stack: Stack) -> Program:
 
 
 def _mlflow(stack: Stack) -> Program:
-    folder = stack.home / "stack" / "mlflow"
+    artifacts = stack.profile.artifacts or str(stack.home / "stack" / "mlflow" / "artifacts")
     return Program(
         "mlflow",
         _python(
             *("mlflow", "server", "--host", LOOPBACK, "--port", str(stack.mlflow_port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
-            *("--serve-artifacts", "--artifacts-destination", str(folder / "artifacts")),
+            *("--backend-store-uri", mlflow_uri(stack)),
+            *("--serve-artifacts", "--artifacts-destination", artifacts),
         ),
         # Judges and other server-side jobs would cost several more processes.
-        {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_passfile(stack)},
+        starts_by_itself=stack.database is None,
     )
 
 

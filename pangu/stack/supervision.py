@@ -3,6 +3,7 @@
 Knows nothing of what the programs serve.
 """
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -17,10 +18,13 @@ from supervisor.xmlrpc import SupervisorTransport
 from pangu.errors import UserError
 from pangu.stack.model import Stack
 from pangu.stack.processes import ProcessRecord
-from pangu.stack.programs import Program, programs
+from pangu.stack.profile import POSTGRES_URL
+from pangu.stack.programs import DATABASE, Program, programs
 from pangu.storage import Home, write_atomically
 
 MARK = "PANGU_STACK_ID"
+STOP_S = 15
+"""So long a program may take to end; then supervisord kills it."""
 
 SUPERVISORD = """\
 [supervisord]
@@ -44,8 +48,9 @@ environment={environment}
 autostart={autostart}
 autorestart=true
 startsecs=3
-startretries=3
-stopwaitsecs=15
+startretries={retries}
+stopsignal={stop_signal}
+{more}stopwaitsecs={patience}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
@@ -68,8 +73,13 @@ def write_configuration(stack: Stack) -> Path:
 
 def _section(program: Program, logs: Path) -> str:
     environment = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
+    more = _quoted(user=program.user, directory=program.folder)
     return PROGRAM.format(
         autostart=str(program.starts_by_itself).lower(),
+        retries=program.retries,
+        patience=STOP_S,
+        stop_signal=program.stop_signal,
+        more="".join(f"{name}={value}\n" for name, value in more.items() if value),
         **_quoted(name=program.name, command=shlex.join(program.command), environment=environment, logs=logs),
     )
 
@@ -87,6 +97,7 @@ def start_supervisor(stack: Stack) -> ProcessRecord:
     """
     configuration = write_configuration(stack)
     environment = {**os.environ, **stack.environment(), MARK: stack.stack_id}
+    environment.pop(POSTGRES_URL, None)  # its password is not for jobs
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
     started = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     if started.returncode != 0:
@@ -114,6 +125,18 @@ def rpc(stack: Stack) -> Any:
     transport = SupervisorTransport(None, None, serverurl=socket)
     # The address is not used: the transport goes through the socket.
     return cast(Any, xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)).supervisor
+
+
+def stop_all(stack: Stack) -> None:
+    """End every program: all at once, where shutdown would take them one by one, but the database behind those that use it."""
+    names = [program.name for program in programs(stack) if program.name != DATABASE]
+    for name in names:
+        with contextlib.suppress(xmlrpc.client.Fault):  # it does not run
+            rpc(stack).stopProcess(name, False)
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline and any(program_states(stack)[name][1] for name in names):
+        time.sleep(0.1)
+    rpc(stack).stopAllProcesses(True)
 
 
 def program_states(stack: Stack) -> dict[str, tuple[str, int]]:
