@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.parameters import ReleasePair
+from flows.release_report import show_links
 from flows.reporting import staged
 from flows.stages import deploy, release, stop_everything
 
@@ -13,9 +14,11 @@ from flows.stages import deploy, release, stop_everything
 @staged
 def release_pair(settings: ReleasePair) -> dict[str, Any]:
     """A version for each generator and one for the pair, the alias `champion`, and the served API."""
-    return release_and_deploy(
+    done = release_and_deploy(
         settings.pair, settings.structure, settings.texture, settings.metrics, serve=settings.deploy
     )
+    show_links(done)
+    return done
 
 
 def release_and_deploy(pair: str, structure: str, texture: str, metrics: str, *, serve: bool) -> dict[str, Any]:

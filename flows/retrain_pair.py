@@ -9,9 +9,11 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.dataset_report import show_dropped
 from flows.gate import pass_gate
 from flows.parameters import RetrainPair
 from flows.release_pair import release_and_deploy
+from flows.release_report import show_links, show_samples
 from flows.reporting import staged
 from flows.stages import encode, evaluate, gate, ingest, prepare, recipe_of, result_file, stop_everything
 from flows.train_generators import train_both
@@ -35,13 +37,16 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
     card, recipe = settings.card, recipe_of(settings.recipe, settings.changes)
     ingested = ingest(card)
     prepared = prepare(card, ingested["ingest_id"])
+    show_dropped(prepared)
     encoded = encode(card, prepared["version"], recipe)
     trained = train_both(card, encoded["encode_id"], recipe)
     structure, texture = (trained[f"train-{role}"]["generator"] for role in ROLES)
     measured, options = str(result_file("evaluate")), settings.evaluation
     evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"], options.arguments)
     decided = gate(card, measured, recipe, encoded["encode_id"], options.judges)
+    show_samples(evaluated, decided)
     pass_gate(decided, settings.approval)
     served = release_and_deploy(evaluated["pair"], structure, texture, measured, serve=settings.deploy)
+    show_links(served)
     stages = {"ingest": ingested, "prepare": prepared, "encode": encoded, **trained}
     return {**stages, "evaluate": evaluated, "gate": decided, **served}

@@ -91,8 +91,11 @@ def scores_of(
     protocol: Protocol,
     judges: Judges,
     report: Reporter,
+    grid: Path | None = None,
 ) -> PromptScores:
     """What any pair's images reach by a protocol, prompt by prompt; the pair draws at its own resolution.
+
+    grid: where a picture of what it drew goes, laid out as that of `evaluate`.
 
     Raises:
         UserError: the protocol asks for what the dataset lacks, or for judges that are not the given ones.
@@ -102,9 +105,10 @@ def scores_of(
         raise UserError("The evaluation was judged by other networks than those named here; name the same ones.")
     pair = ready(pair, protocol)
     material = gather(home, dataset, version, protocol, pair.resolution)
-    return prompt_scores(
-        material, texture_half(pair, structure_half(pair, material, protocol, report), report), protocol, judges
-    )
+    drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
+    if grid is not None:
+        write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
+    return prompt_scores(material, drawn, protocol, judges)
 
 
 def plan(

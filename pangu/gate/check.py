@@ -57,17 +57,19 @@ def check_pair_at_gate(
             already_done=True,
         )
     mine = PromptScores.load(Path(outcome.prompt_scores))
-    theirs = None
+    theirs, grid = None, None
     if champion is not None:
         kept = home.root / "gate" / f"{champion.sha256[:16]}-{outcome.protocol_hash}-{dataset}-{version}.json"
+        grid = kept.with_suffix(".png")
 
         def draw() -> PromptScores:
             pair = PanGuDrawPipeline.from_pretrained(fetch_pair(champion.pair_version, home.root / "fetched"))
-            return scores_of(pair, home, dataset, version, outcome.protocol, judges or Judges(), report)
+            return scores_of(pair, home, dataset, version, outcome.protocol, judges or Judges(), report, grid)
 
         theirs = once(kept, draw)
     version_of_champion = champion.pair_version if champion else None
-    return decide(gate, outcome.pair_id, outcome.metrics, mine, theirs, version_of_champion, outcome.protocol_hash)
+    decision = decide(gate, outcome.pair_id, outcome.metrics, mine, theirs, version_of_champion, outcome.protocol_hash)
+    return decision.model_copy(update={"champion_grid": str(grid) if grid is not None and grid.is_file() else ""})
 
 
 def read_outcome(path: Path) -> EvaluateOutcome:

@@ -32,6 +32,8 @@ class Decision(Frozen):
     protocol_hash: str = ""
     confidence: float = 0.95
     already_done: bool = False
+    champion_grid: str = ""
+    """Picture of what the champion drew for the same prompts; empty where it was not asked to draw."""
 
 
 def decide(

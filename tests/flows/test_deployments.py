@@ -3,7 +3,7 @@
 import socket
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import httpx
 import pytest
@@ -19,6 +19,7 @@ from pangu.stack.flow_runs import settle
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 from pangu.storage import Home, read_json
+from tests.dashboard import deployment, finish, press
 from tests.small_dataset import NAME, small_dataset
 
 NAMES = [
@@ -26,32 +27,11 @@ NAMES = [
     "release-pair", "deploy-pair", "rollback-pair", "vacuum-datasets", "retrain-pair",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[2]
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 @pytest.fixture(scope="module")
 def api(stack: Stack) -> httpx.Client:
     return prefect_api(stack)
-
-
-def deployment(api: httpx.Client, name: str) -> dict[str, Any]:
-    return api.get(f"/deployments/name/{name}/{name}").raise_for_status().json()
-
-
-def finish(api: httpx.Client, run_id: str, timeout_s: float = 120) -> dict[str, Any]:
-    """The final state of a run."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        state = api.get(f"/flow_runs/{run_id}").raise_for_status().json()["state"]
-        if state["type"] in FINAL:
-            return state
-        time.sleep(0.5)
-    raise AssertionError(f"the run {run_id} did not end within {timeout_s} s")
-
-
-def press(api: httpx.Client, name: str, settings: dict[str, Any]) -> httpx.Response:
-    body = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
-    return api.post(f"/deployments/{deployment(api, name)['id']}/create_flow_run", json=body)
 
 
 @pytest.mark.parametrize("name", NAMES)

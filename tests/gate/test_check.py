@@ -60,8 +60,9 @@ def test_a_pair_meets_the_champion_on_the_prompts_that_both_have_drawn(
 
     decision = at_gate(bench, second, tmp_path)
     assert decision.champion_version == version and decision.protocol_hash == second.protocol_hash
-    (kept,) = (bench.home.root / "gate").iterdir()
+    (kept,) = (bench.home.root / "gate").glob("*.json")
     assert PromptScores.load(kept) == PromptScores.load(Path(first.prompt_scores))
+    assert Path(decision.champion_grid).read_bytes() == Path(first.sample_grid).read_bytes()
     for verdict in decision.verdicts:
         assert verdict.champion == first.metrics[verdict.metric]
         assert verdict.difference is not None and verdict.difference.prompts == 3

@@ -14,7 +14,10 @@ from PIL import Image
 
 from pangu.registry import fetch_pair, resolve
 from pangu.serve.deploy import deploy
-from tests.serve.served_pair import Served, pangu_deploy, run_deploy, run_pangu
+from pangu.stack.prefect_api import prefect_api
+from pangu.storage import read_json
+from tests.dashboard import finish, press
+from tests.serve.served_pair import Served, pangu_deploy, run_deploy
 
 pytestmark = pytest.mark.slow
 
@@ -229,8 +232,10 @@ def test_a_canary_answers_its_share_and_a_rollback_returns_to_the_release_before
     assert shared == [version(seed) for seed in range(12)]
     assert version(1, **{"X-PanGu-Release": "canary"}) == served.first
     assert version(1, **{"X-PanGu-Release": "champion"}) == served.second
-    outcome = run_pangu("rollback")
-    assert outcome["pair_version"] == served.second
+    with prefect_api(served.stack) as api:
+        run = press(api, "rollback-pair", {"reason": "ugly reds"}).raise_for_status().json()["id"]
+        assert finish(api, run)["type"] == "COMPLETED"
+    assert read_json(served.home.root / "flows" / run / "rollback.json")["pair_version"] == served.second
     assert {version(seed) for seed in range(12)} == {served.second}
     assert resolve("champion").pair_version == served.second
     assert resolve("previous").pair_version == served.first

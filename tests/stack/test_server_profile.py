@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import httpx
 import pytest
 
 from pangu.data.table import latest_version, read_rows
@@ -27,7 +26,9 @@ from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 from pangu.stack.supervision import MARK
 from pangu.storage import Home
+from tests.dashboard import finish, press, reach, state
 from tests.data.test_local_sources import parquet
+from tests.data.test_s3 import wait_for
 from tests.stack.test_lifecycle import run_pangu
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,6 @@ pytestmark = pytest.mark.slow
 STORAGE_SECRET = "marked-storage-secret-9c1f"
 SERVE_SECRET = "marked-serve-secret-77ab"
 ROWS = 7
-FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def environment() -> Iterator[pytest.MonkeyPatch]:
             }.items():  # fmt: skip
                 patch.setenv(name, value)
             patch.delenv("PANGU_POSTGRES_URL", raising=False)
+            wait_for(port)
             boto3.client("s3").create_bucket(Bucket="data")
             yield patch
         finally:
@@ -88,26 +89,6 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "upscale: {target_side: 48, upscaler: lanczos, min_timestep: 300}\n"
     )
     return path
-
-
-def press(api: httpx.Client, name: str, settings: dict[str, Any]) -> str:
-    found = api.get(f"/deployments/name/{name}/{name}").raise_for_status().json()
-    body = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
-    return str(api.post(f"/deployments/{found['id']}/create_flow_run", json=body).raise_for_status().json()["id"])
-
-
-def state(api: httpx.Client, run_id: str) -> dict[str, Any]:
-    """The run's state; an empty one while the database is away."""
-    answer = api.get(f"/flow_runs/{run_id}")
-    return answer.json()["state"] if answer.is_success else {"type": ""}
-
-
-def wait_for(api: httpx.Client, run_id: str, *types: str) -> dict[str, Any]:
-    until = time.monotonic() + 300
-    while (now := state(api, run_id))["type"] not in types:
-        assert time.monotonic() < until, f"{run_id} is still {now}"
-        time.sleep(0.5)
-    return now
 
 
 def kill_the_database(stack: Stack) -> None:
@@ -144,15 +125,14 @@ def worked(served: Stack, card: Path) -> dict[str, Any]:
         tracked = client.create_run("0").info.run_id
         client.log_metric(tracked, "loss", 0.25)
         client.log_text(tracked, "a fox", "caption.txt")
-        first = press(api, "ingest-images", {"card": str(card)})
-        ingested = wait_for(api, first, *FINAL)
+        first = press(api, "ingest-images", {"card": str(card)}).raise_for_status().json()["id"]
+        ingested = finish(api, first)
         assert ingested["type"] == "COMPLETED", ingested
-        second = press(
-            api, "prepare-dataset", {"card": str(card), "ingest_id": outcome(served, first, "ingest")["ingest_id"]}
-        )
-        wait_for(api, second, "RUNNING")
+        settings = {"card": str(card), "ingest_id": outcome(served, first, "ingest")["ingest_id"]}
+        second = press(api, "prepare-dataset", settings).raise_for_status().json()["id"]
+        reach(api, second, "RUNNING")
         kill_the_database(served)
-        prepared = wait_for(api, second, *FINAL)
+        prepared = finish(api, second)
         client.log_metric(tracked, "loss", 0.125, step=1)
         client.set_terminated(tracked)
         return {"runs": (first, second), "prepared": prepared, "client": client, "tracked": tracked}

@@ -1,0 +1,17 @@
+"""What the dashboard shows of a prepared dataset: what was dropped, for what, and what that looked like."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from pangu.data.rejects import rejected_folder
+from pangu.data.report import markdown
+from pangu.storage import Home
+
+
+def show_dropped(outcome: Mapping[str, Any]) -> None:
+    """How many rows were dropped for what, with example images, in the run's artifacts."""
+    rejected = rejected_folder(Home.from_environment(), outcome["dataset"], outcome["key"])
+    shown = markdown(outcome["dataset"], outcome["dropped"], outcome["rows"], outcome["report"], rejected)
+    create_markdown_artifact(shown, key="prepare-report")
