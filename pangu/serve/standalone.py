@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pangu.errors import UserError
 from pangu.serve.api import build_api
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.drawing.local import LocalStudio
@@ -42,14 +44,26 @@ def standalone_api(folder: Path, settings: ServeSettings) -> "FastAPI":
     return api
 
 
+def check_port(host: str, port: int) -> None:
+    """Raises UserError if nobody could listen there now; uvicorn would say it in a log line of its own."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise UserError(
+            f"Port {port} of {host} can not be listened on ({error.strerror}); choose another --port."
+        ) from error
+
+
 def serve(folder: Path, port: int, settings: ServeSettings) -> None:
     """Answer until interrupted, then finish what was accepted.
 
     Raises:
-        UserError: as `standalone_api`.
+        UserError: as `standalone_api`, or the port can not be listened on.
     """
     import uvicorn
 
+    check_port(settings.host, port)
     uvicorn.run(
         standalone_api(folder, settings),
         host=settings.host,

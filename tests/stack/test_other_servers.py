@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -119,6 +122,18 @@ def test_ray_older_elsewhere_and_with_another_token(somebody: type[Somebody], mo
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"No Ray job server answers at http://127\.0\.0\.1:9"):
         jobs.connect()
+
+
+@pytest.mark.parametrize("command", [["serve"], ["metrics"]])
+def test_a_port_in_use_is_one_sentence(somebody: type[Somebody], tmp_path: Path, command: list[str]) -> None:
+    port = str(somebody(200, "").server_port)
+    environment = {**os.environ, "PANGU_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    folder = [str(tmp_path)] if command == ["serve"] else []
+    asked = [sys.executable, "-m", "pangu", *command, *folder, "--port", port]
+    refused = subprocess.run(asked, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(f"pangu: Port {port} of 127.0.0.1 can not be listened on")
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
