@@ -40,7 +40,8 @@ def _try(place: str, profile: Profile) -> None:
     config = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"total_max_attempts": 2})
     where = profile.endpoint or "AWS"
     try:
-        client = boto3.client(
+        # A session of its own: the default one would go on with keys that it found before.
+        client = boto3.session.Session().client(
             "s3", endpoint_url=profile.endpoint or None, region_name=profile.region or _region(), config=config
         )
         client.put_object(Bucket=url.netloc, Key=key, Body=b"")

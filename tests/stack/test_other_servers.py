@@ -2,9 +2,6 @@
 
 import base64
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,11 +14,15 @@ from pangu import jobs
 from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.registry import tracking
+from pangu.serve.settings import ServeSettings
+from pangu.serve.standalone import serve
+from pangu.stack import object_storage
 from pangu.stack.deployments import check_api, check_schedules
+from pangu.stack.profile import Profile
 
 
 class Somebody(ThreadingHTTPServer):
-    """An HTTP server that says one thing to every GET, to whoever brings the right login where one is asked for."""
+    """An HTTP server that says one thing to everything, to whoever brings the right login where one is asked for."""
 
     def __init__(self, code: int, text: str, login: str = "") -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -31,6 +32,8 @@ class Somebody(ThreadingHTTPServer):
                 self.send_response(code if allowed else 401)
                 self.end_headers()
                 self.wfile.write(text.encode())
+
+            do_PUT = do_GET
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -124,16 +127,43 @@ def test_ray_older_elsewhere_and_with_another_token(somebody: type[Somebody], mo
         jobs.connect()
 
 
-@pytest.mark.parametrize("command", [["serve"], ["metrics"]])
-def test_a_port_in_use_is_one_sentence(somebody: type[Somebody], tmp_path: Path, command: list[str]) -> None:
-    port = str(somebody(200, "").server_port)
-    environment = {**os.environ, "PANGU_HOME": str(tmp_path), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    folder = [str(tmp_path)] if command == ["serve"] else []
-    asked = [sys.executable, "-m", "pangu", *command, *folder, "--port", port]
-    refused = subprocess.run(asked, env=environment, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"pangu: Port {port} of 127.0.0.1 can not be listened on")
-    assert refused.stderr.count("\n") == 1
+def test_object_storage_that_is_away_closed_or_without_the_bucket(
+    somebody: type[Somebody], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def profile(endpoint: str) -> Profile:
+        return Profile(name="server", tables="s3://data/tables", artifacts="s3://data/mlflow", endpoint=endpoint)
+
+    def says(code: int, name: str) -> Profile:
+        return profile(somebody(code, f"<Error><Code>{name}</Code><Message>no</Message></Error>").url)
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "marked-secret")
+    with pytest.raises(
+        UserError, match=r"No object storage answers at http://127\.0\.0\.1:9 .* check AWS_ENDPOINT_URL"
+    ):
+        object_storage.check(profile("http://127.0.0.1:9"))
+    with pytest.raises(UserError, match="has no bucket data; create it"):
+        object_storage.check(says(404, "NoSuchBucket"))
+    with pytest.raises(
+        UserError, match=r"lets nobody with these keys write to s3://data/tables \(SignatureDoes"
+    ) as refused:
+        object_storage.check(says(403, "SignatureDoesNotMatch"))
+    assert "marked-secret" not in str(refused.value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    with pytest.raises(UserError, match="no keys for the object storage; set AWS_ACCESS_KEY_ID"):
+        object_storage.check(says(200, ""))
+
+
+def test_a_port_in_use_is_refused_before_a_pair_is_loaded(somebody: type[Somebody], tmp_path: Path) -> None:
+    port = somebody(200, "").server_port
+    with pytest.raises(
+        UserError, match=rf"Port {port} of 127\.0\.0\.1 can not be listened on .* choose another --port"
+    ):
+        serve(tmp_path, port, ServeSettings())
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from pangu.errors import UserError
-from pangu.stack import Stack, databases, postgres
+from pangu.stack import Stack, backing, databases, postgres
 from pangu.stack.backup import backup, restore
 from pangu.stack.model import Database
 from pangu.stack.ports import POSTGRES, choose_ports
 from pangu.stack.processes import ProcessRecord
-from pangu.stack.profile import Profile, record
+from pangu.stack.profile import Profile, choose, record, recorded
 from pangu.storage import Home
 from tests.stack.test_schema import described
 
@@ -145,6 +145,28 @@ def test_who_may_not_make_databases_is_told_what_the_administrator_has_to_say(ru
     with pytest.raises(UserError, match=r"lets guest create no database; .* CREATE DATABASE prefect OWNER guest"):
         databases.prepare(guest)
     databases.prepare(running)
+
+
+def test_a_server_of_others_is_entered_by_its_url_and_a_home_begins_only_where_everything_is_there(
+    running: Stack, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert running.database is not None
+    home, password = Home(place / "guest"), postgres.password_of(Home(running.home))
+    settings = {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x",
+        "PANGU_TABLES": "s3://data/tables", "PANGU_ARTIFACTS": "s3://data/mlflow",
+        "PANGU_POSTGRES_URL": f"postgresql://pangu:{password}@{running.database.address}",
+    }  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    profile = choose(home, "server")
+    database = backing.database_of(profile, None)
+    assert database == running.database.model_copy(update={"own": False})
+    stack = described(home).model_copy(update={"profile": profile, "database": database, "runtime": tmp_path})
+    with pytest.raises(UserError, match="No object storage answers"):
+        backing.lay(stack, False, print)
+    assert databases.answers(stack)
+    assert recorded(home) is None and not postgres.data_folder(home).exists()
 
 
 def test_a_server_that_is_too_old_is_refused(running: Stack) -> None:
