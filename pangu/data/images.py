@@ -61,7 +61,7 @@ def encode_png(image_hwc: ImageHWC) -> bytes:
 
     Not Pillow's encoder, which tries every filter on every row: that costs more than all else that prepare does to an enlarged
     image. Here each row is its difference to the one above it (filter 2 of the PNG specification), and zlib codes runs and
-    letters only. A fourth of the time; files of photographs become smaller, those of drawings grow by a twentieth.
+    letters only. A fifth to a half of the time; photographs become a tenth smaller, drawings a twelfth larger.
     """
     height, width, _ = image_hwc.shape
     rows = image_hwc.reshape(height, -1)
