@@ -5,11 +5,13 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
+from flows.reporting import aside
 from pangu.data.rejects import rejected_folder
 from pangu.data.report import markdown
 from pangu.storage import Home
 
 
+@aside
 def show_dropped(outcome: Mapping[str, Any]) -> None:
     """How many rows were dropped for what, with example images, in the run's artifacts."""
     rejected = rejected_folder(Home.from_environment(), outcome["dataset"], outcome["key"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
@@ -67,6 +68,19 @@ def show_outcome(stage: str, outcome: Mapping[str, Any]) -> None:
     title = f"## {stage}" + (": already done" if outcome.get("already_done") else "")
     rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in outcome.items())
     create_markdown_artifact(f"{title}\n\n| | |\n|---|---|\n{rows}\n", key=f"{stage}-outcome")
+
+
+def aside(show: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """For what is only to be looked at: if it fails it costs the artifact, and not the run."""
+
+    @functools.wraps(show)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            show(*args, **kwargs)
+        except Exception as error:
+            get_run_logger().warning("%s left nothing to look at: %s", show.__name__, error)
+
+    return wrapped
 
 
 def _cell(value: Any) -> str:

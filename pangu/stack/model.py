@@ -133,13 +133,16 @@ class Stack(Frozen):
         }
 
     def _places(self) -> dict[str, str]:
-        """Where tables lie, and what every client needs to get there; keys come from the environment alone."""
+        """What the profile adds: where tables lie, and how clients get there; keys come from the environment alone."""
         found = {
             "PANGU_TABLES": self.profile.tables,
             "AWS_ENDPOINT_URL": self.profile.endpoint,
             "AWS_REGION": self.profile.region,
             "AWS_DEFAULT_REGION": self.profile.region,  # boto3 reads no other
         }
+        if self.database is not None:
+            # What Prefect's server answers while PostgreSQL starts again; 502 and 503 are tried again anyway.
+            found["PREFECT_CLIENT_RETRY_EXTRA_CODES"] = "500"
         return {name: value for name, value in found.items() if value}
 
     def save(self) -> None:

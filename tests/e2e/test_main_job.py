@@ -11,6 +11,7 @@ from pangu.data.table import data_files, read_rows
 from pangu.demo.run import Summary, demo
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.stack import Stack
+from pangu.stack.prefect_api import prefect_api
 from pangu.storage import Home, read_json
 
 pytestmark = pytest.mark.e2e
@@ -36,6 +37,30 @@ def test_every_listed_image_is_accounted_for(first: Summary) -> None:
     assert first.dataset_rows == DRAWINGS
     assert (first.structure_rows, first.texture_rows) == (DRAWINGS, DRAWINGS // 2)
     assert first.images_upscaled == DRAWINGS // 2
+
+
+def test_the_dashboard_shows_data_training_samples_gate_and_links(first: Summary, stack: Stack) -> None:
+    with prefect_api(stack) as api:
+        found = api.post("/artifacts/filter", json={"limit": 200}).raise_for_status().json()
+    shown = {one["key"]: str(one["data"]) for one in found}
+    stages = (
+        "ingest",
+        "prepare",
+        "encode",
+        "train-structure",
+        "train-texture",
+        "evaluate",
+        "gate",
+        "release",
+        "deploy",
+    )
+    assert {f"{stage}-{kind}" for stage in stages for kind in ("progress", "outcome")} <= shown.keys()
+    for key in ("train-structure-report", "train-texture-report", "samples-new-and-old"):
+        assert "data:image/png;base64," in shown[key], key
+    assert "openmoji" in shown["prepare-report"] and "## Gate: open" in shown["gate-decision"]
+    version = f"{stack.mlflow_url}/#/models/pangu-pair/versions/{first.pair_version}"
+    for address in (version, f"{stack.ray_dashboard_url}/#/jobs", f"{stack.serve_url}/studio"):
+        assert f"({address})" in shown["links"]
 
 
 def test_the_table_keeps_originals_apart(first: Summary, stack: Stack) -> None:
