@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
 SERVERS := tests/e2e tests/flows tests/registry tests/serve tests/stack
 
-.PHONY: setup demo test kills nodes bench lint up down
+.PHONY: setup demo test kills chaos nodes bench lint up down
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ kills: $(STAMP)
 # Three machines on one box: every stage across them, and what faults cost. Linux; twenty minutes on two free cores.
 nodes: $(STAMP)
 	$(BIN)/python -m tests.nodes.run
+
+# A hundred faults of every kind while the whole main job runs, and a table; PANGU_CHAOS_FAULTS, _SEED and _SECONDS choose.
+chaos: $(STAMP)
+	$(BIN)/python -m tests.faults.chaos
 
 # One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
