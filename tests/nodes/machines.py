@@ -52,6 +52,8 @@ class Machines:
             "RAY_enable_worker_prestart": "0",
             # The machines share one host name, which says nothing of their addresses: gloo is told where its peers are.
             "GLOO_SOCKET_IFNAME": INTERFACE,
+            "NO_PROXY": "*",
+            "no_proxy": "*",
             "OMP_NUM_THREADS": "1",
             "DO_NOT_TRACK": "1",
             "NO_ALBUMENTATIONS_UPDATE": "1",
@@ -84,8 +86,10 @@ class Machines:
             *("--temp-dir", str(self.folder / "ray")),
         )
         other = ("--address", f"{self.network.addresses[HEAD]}:{GCS_PORT}")
+        # A machine sees its own processes alone: a head that found its old cluster's would not start.
+        alone = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
         command = self.network.inside(
-            name, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address", address,
+            name, *alone, sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--node-ip-address", address,
             *(own if name == HEAD else other), "--num-cpus", "1", "--object-store-memory", str(OBJECT_STORE_BYTES),
             "--disable-usage-stats",
         )  # fmt: skip

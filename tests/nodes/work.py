@@ -172,12 +172,9 @@ class Training:
         return len(list((self.folder / "ray").glob("*")))
 
     def wait_for(self, step: int, patience_s: float = PATIENCE_S) -> None:
-        def reached() -> bool:
-            if self.error is not None:
-                raise SystemExit(f"{self.name} ended: {self.error!r}")
-            return self.step >= step
-
-        wait_until(f"{self.name} at step {step}", reached, patience_s)
+        wait_until(f"{self.name} at step {step}", lambda: self.error is not None or self.step >= step, patience_s)
+        if self.error is not None:
+            raise RuntimeError(f"{self.name} ended: {self.error!r}")
 
     def stop(self) -> None:
         jobs.stop_all(self.name)
