@@ -1,5 +1,6 @@
 """Workers that die, and jobs that go on with another number of them: the same rows in the same order, the same result."""
 
+import math
 import multiprocessing
 import signal
 import socket
@@ -20,7 +21,9 @@ from tests.train.rows import small_recipe
 
 STEPS = 6
 PATIENCE_S = 300
-TOLERANCE = 1e-5
+TOLERANCE = 0.01
+"""Of what one step moves the weights. Another number of workers adds in another order, which AdamW turns into moves of single
+weights that have next to no gradient; one wrong row or one other noise moves all of them."""
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +66,17 @@ def attempt(job: TrainJob, size: int, killed_at: int = 0) -> None:
             worker.join()
 
 
-def result(job: TrainJob) -> dict[str, torch.Tensor]:
-    return load_file(job.run_folder / "checkpoints" / f"step-{STEPS:06d}" / "averages.safetensors")
+def result(job: TrainJob, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(job.run_folder / "checkpoints" / f"step-{step:06d}" / "averages.safetensors")
 
 
 def at(job: TrainJob, name: str) -> TrainJob:
     return job.model_copy(update={"run_folder": job.run_folder.with_name(name), "run_name": name})
 
 
-def furthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+def distance(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
     assert left.keys() == right.keys()
-    return max(float((left[name] - right[name]).abs().max()) for name in left)
+    return math.sqrt(sum(float((left[name] - right[name]).double().square().sum()) for name in left))
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +85,22 @@ def uninterrupted(job: TrainJob) -> dict[str, torch.Tensor]:
     return result(job)
 
 
-def test_a_killed_worker_costs_the_attempt_and_nothing_else(job: TrainJob, uninterrupted: dict) -> None:
+@pytest.fixture(scope="module")
+def one_step(job: TrainJob, uninterrupted: dict[str, torch.Tensor]) -> float:
+    """How far the last step of the uninterrupted job moved."""
+    return distance(uninterrupted, result(job, STEPS - 1))
+
+
+def test_a_killed_worker_costs_the_attempt_and_nothing_else(
+    job: TrainJob, uninterrupted: dict, one_step: float
+) -> None:
     killed, whole = at(job, "killed"), at(job, "whole")
     attempt(killed, 2, killed_at=4)
     assert not (killed.run_folder / "outcome.json").exists()
     attempt(killed, 2)
     attempt(whole, 2)
-    assert furthest(result(killed), result(whole)) == 0
-    assert furthest(result(whole), uninterrupted) < TOLERANCE
+    assert distance(result(killed), result(whole)) == 0
+    assert distance(result(whole), uninterrupted) < TOLERANCE * one_step
 
 
 def test_every_worker_counts_in_what_a_training_took_and_plans_learn_from_it(
@@ -106,11 +117,11 @@ def test_every_worker_counts_in_what_a_training_took_and_plans_learn_from_it(
     assert samples["two"].core_s == both.core_s
 
 
-def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupted: dict) -> None:
+def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupted: dict, one_step: float) -> None:
     elastic = at(job, "elastic")
     for size, killed_at in ((1, 3), (2, 3), (4, 0)):
         attempt(elastic, size, killed_at)
-    assert furthest(result(elastic), uninterrupted) < TOLERANCE
+    assert distance(result(elastic), uninterrupted) < TOLERANCE * one_step
     ledger = Ledger((0,) * 12, 4, job.recipe.seed)
     # Each attempt draws from the step of the last checkpoint on; it was killed while it drew its last batch.
     for size, first, last in ((1, 0, 2), (2, 2, 4), (4, 4, STEPS - 1)):
