@@ -40,7 +40,7 @@ kills: $(STAMP)
 
 # Three machines on one box: every stage across them, and what faults cost. Linux; twenty minutes on two free cores.
 nodes: $(STAMP)
-	$(BIN)/python -m tests.nodes.run
+	$(BIN)/python -m tests.nodes
 
 # A hundred faults of every kind while the whole main job runs, and a table; PANGU_CHAOS_FAULTS, _SEED and _SECONDS choose.
 chaos: $(STAMP)

@@ -17,6 +17,8 @@ HEAD = "head"
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
 OBJECT_STORE_BYTES = 100_000_000
 POLL_S = 1.0
+OF_RAY = ("IDLE", "Agent", "JobSupervisor", "ActorLocationTracker", "_Stats", "_Autoscaling", "_ray_internal")
+"""Of the names that Ray's processes give themselves: what is Ray's own."""
 
 
 class Machines:
@@ -115,7 +117,7 @@ class Machines:
         for pid in self.network.processes(name):
             with suppress(OSError):
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-                if title.startswith("ray::") and "IDLE" not in title:
+                if title.startswith("ray::") and not any(word in title for word in OF_RAY):
                     found.add(title.removeprefix("ray::").split("(")[0].split(".")[0].strip())
         return found
 

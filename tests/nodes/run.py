@@ -1,4 +1,4 @@
-"""`python -m tests.nodes.run [FOLDER] [PART ...]`: every stage on a Ray cluster of three machines, and what faults cost.
+"""`python -m tests.nodes [FOLDER] [PART ...]`: every stage on a Ray cluster of three machines, and what faults cost.
 
 Three network namespaces with addresses of their own, a Ray node in each, one shared folder. Ends in one JSON line: how many parts
 failed or lost what they had acknowledged. Stops by itself; nothing is left running, nothing outside its namespaces is touched.
@@ -7,7 +7,6 @@ failed or lost what they had acknowledged. Stops by itself; nothing is left runn
 import json
 import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -17,9 +16,8 @@ from typing import Any
 from pangu.storage import read_json, write_json
 from tests.nodes import faults, work
 from tests.nodes.machines import HEAD, Machines, wait_until
-from tests.nodes.network import Network, is_private, private
+from tests.nodes.network import Network
 
-LIMIT_S = 1200
 NAMES = [HEAD, "one", "two"]
 Part = Callable[[Machines], dict[str, Any]]
 PARTS: dict[str, Part] = {
@@ -96,7 +94,4 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if is_private():
-        sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(PARTS)))
-    named = sys.argv[1:2] or [tempfile.mkdtemp(prefix="nodes-")]
-    sys.exit(private("tests.nodes.run", [*named, *sys.argv[2:]], LIMIT_S))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:] or list(PARTS)))
