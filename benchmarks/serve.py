@@ -43,12 +43,8 @@ class Server:
         self.url, self.process = url, process
         self.client = httpx.Client(base_url=url, timeout=300, limits=httpx.Limits(max_connections=256))
 
-    def draw(self, **fields: Any) -> httpx.Response:
-        return self.client.post("/v1/images/generations", json={"prompt": "a red apple", **fields})
-
-    def cpu_s(self) -> float:
-        used = self.process.cpu_times()
-        return float(used.user + used.system)
+    def draw(self, prompt: str = "a red apple", **fields: Any) -> httpx.Response:
+        return self.client.post("/v1/images/generations", json={"prompt": prompt, **fields})
 
 
 @contextmanager
@@ -83,8 +79,8 @@ def report(name: str, value: float, goal: float, holds: bool, **facts: Any) -> N
     print(json.dumps({"name": name, "value": round(value, 4), "goal": goal, "holds": holds, **rounded}), flush=True)
 
 
-def alone(pair: PanGuDrawPipeline, steps: int, seed: int) -> None:
-    pair("a red apple", num_inference_steps=steps, generator=torch.Generator().manual_seed(seed))
+def alone(pair: PanGuDrawPipeline, steps: int, prompt: str, seed: int) -> None:
+    pair(prompt, num_inference_steps=steps, generator=torch.Generator().manual_seed(seed))
 
 
 def crowd(server: Server, requests: list[dict[str, Any]]) -> None:
@@ -94,49 +90,61 @@ def crowd(server: Server, requests: list[dict[str, Any]]) -> None:
 
 
 def single_and_saturated(server: Server, pair: PanGuDrawPipeline, steps: int, rounds: int) -> None:
-    """One request at a time, and eight at once, against the pipeline called in a loop."""
-    found: dict[str, list[float]] = {"pipeline": [], "single": [], "saturated": []}
-    walls: dict[str, list[float]] = {"pipeline": [], "single": []}
-    for number in range(rounds + 1):
-        clock, wall = time.process_time(), time.perf_counter()
-        for image in range(4):
-            alone(pair, steps, image)
-        found["pipeline"].append((time.process_time() - clock) / 4)
-        walls["pipeline"].append((time.perf_counter() - wall) / 4)
-        clock, wall = server.cpu_s(), time.perf_counter()
-        for image in range(4):
-            server.draw(seed=1000 * number + image, num_inference_steps=steps)
-        found["single"].append((server.cpu_s() - clock) / 4)
-        walls["single"].append((time.perf_counter() - wall) / 4)
-        clock = server.cpu_s()
-        asked = [{"seed": 1000 * number + 100 + image, "num_inference_steps": steps} for image in range(2 * CROWD)]
-        crowd(server, asked)
-        found["saturated"].append((server.cpu_s() - clock) / (2 * CROWD))
-    median = {name: statistics.median(values[1:]) for name, values in found.items()}
-    wall_ratio = statistics.median(walls["single"][1:]) / statistics.median(walls["pipeline"][1:])
-    ratio = median["single"] / median["pipeline"]
-    report("serve_single", ratio, 1.05, ratio <= 1.05, wall=wall_ratio, pipeline_cpu_s=median["pipeline"], steps=steps)
-    speed = median["pipeline"] / median["saturated"]
-    report("serve_saturated", speed, 1.0, speed >= 1.0, cpu_s_per_image=median["saturated"])
+    """One request at a time, in turns with the pipeline, each with another prompt; then eight at once."""
+    own = psutil.Process()
+    alone(pair, steps, "warm", 0)
+    server.draw(num_inference_steps=steps)
+    pairs = []
+    for number in range(8 * rounds):
+        # Both encode their text: what the server remembers of a prompt must not count.
+        prompt = f"a red apple, number {number}"
+        ours = spent(server.process, server.draw, prompt, seed=number, num_inference_steps=steps)
+        theirs = spent(own, alone, pair, steps, prompt, number)
+        pairs.append((ours, theirs))
+    ratios = [paired([(ours[kind], theirs[kind]) for ours, theirs in pairs]) for kind in (0, 1)]
+    alone_s = statistics.median(theirs[0] for _, theirs in pairs)
+    report("serve_single", ratios[0][0], 1.05, ratios[0][0] <= 1.05, spread=ratios[0][1], wall=ratios[1], cpu_s=alone_s)
+    saturated = []
+    for number in range(rounds):
+        asked = [
+            {"prompt": f"crowd {number}, {image}", "seed": image, "num_inference_steps": steps}
+            for image in range(2 * CROWD)
+        ]
+        saturated.append(spent(server.process, crowd, server, asked)[0] / len(asked))
+    speed = alone_s / statistics.median(saturated)
+    report("serve_saturated", speed, 1.0, speed >= 1.0, cpu_s_per_image=statistics.median(saturated))
 
 
 def rerender(server: Server, steps: int, rounds: int) -> None:
     """Another style from the boundary on, against the whole image."""
-    whole, again = [], []
-    for number in range(rounds):
-        base = {"seed": 70_000 + number, "num_inference_steps": steps}
-        clock = server.cpu_s()
-        for image in range(3):
-            server.draw(**base | {"seed": 80_000 + 10 * number + image})
-        whole.append((server.cpu_s() - clock) / 3)
-        server.draw(**base)
-        clock = server.cpu_s()
-        for image in range(3):
-            answer = server.draw(**base, texture={"guidance_scale": 2.0 + image})
-            assert answer.json()["structure_cached"]
-        again.append((server.cpu_s() - clock) / 3)
-    value = statistics.median(again) / statistics.median(whole)
-    report("serve_rerender", value, 0.6, value <= 0.6)
+    pairs = []
+    for number in range(4 * rounds):
+        prompt, base = f"a red apple, layout {number}", {"seed": number, "num_inference_steps": steps}
+        whole = spent(server.process, server.draw, prompt, **base)
+        for scale in (2.0, 4.0):
+            asked = base | {"texture": {"guidance_scale": scale}}
+            pairs.append((spent(server.process, cached, server, prompt, asked), whole))
+    ratios = [paired([(again[kind], whole[kind]) for again, whole in pairs]) for kind in (0, 1)]
+    report("serve_rerender", ratios[0][0], 0.6, ratios[0][0] <= 0.6, spread=ratios[0][1], wall=ratios[1])
+
+
+def cached(server: Server, prompt: str, asked: dict[str, Any]) -> None:
+    assert server.draw(prompt, **asked).json()["structure_cached"]
+
+
+def spent(process: psutil.Process, work: Callable[..., Any], *given: Any, **named: Any) -> tuple[float, float]:
+    """(processor time of `process`, wall-clock time) while `work` runs here, s."""
+    before, clock = process.cpu_times(), time.perf_counter()
+    work(*given, **named)
+    wall_s, after = time.perf_counter() - clock, process.cpu_times()
+    return after.user + after.system - before.user - before.system, wall_s
+
+
+def paired(times: list[tuple[float, float]]) -> tuple[float, list[float]]:
+    """(ratio of the medians of two series, the middle half of the ratios of pairs)."""
+    ratio = statistics.median(one for one, _ in times) / statistics.median(other for _, other in times)
+    quarters = statistics.quantiles([one / max(other, 1e-9) for one, other in times], n=4)
+    return ratio, [round(quarters[0], 3), round(quarters[2], 3)]
 
 
 def memory(pair: Path) -> None:

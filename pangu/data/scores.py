@@ -3,7 +3,7 @@
 Every score is a column; nothing is dropped here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class Scorer:
     def __init__(self, filters: Filters) -> None:
         asked = filters.measured()
         self._text = _text_detector() if "text_area" in asked else None
-        self._nsfw = _nsfw_detector() if "nsfw" in asked else None
+        self._nsfw = nsfw_detector("filters.max_nsfw") if "nsfw" in asked else None
         self._clip = _clip(filters.clip_model) if filters.clip_model else None
         self._aesthetic = _aesthetic(filters) if filters.aesthetic_model else None
 
@@ -110,32 +110,38 @@ def _area(corners_k2: Sequence[Sequence[float]]) -> float:
     return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)
 
 
-def nsfw(detector: Any, image_hwc: ImageHWC) -> float:
-    """The highest score of an exposed body part, in [0, 1]."""
+def nsfw(detector: Any, image_hwc: ImageHWC, parts: Collection[str] | None = None) -> float:
+    """The highest score of a body part of these classes of nudenet, in [0, 1]; None means every exposed one."""
     found = detector.detect(np.ascontiguousarray(image_hwc[:, :, ::-1]))
-    return max((float(part["score"]) for part in found if EXPOSED in part["class"]), default=0.0)
+    counted = [part for part in found if (EXPOSED in part["class"] if parts is None else part["class"] in parts)]
+    return max((float(part["score"]) for part in counted), default=0.0)
 
 
 def _text_detector() -> Any:
     try:
         from rapidocr import RapidOCR
     except ImportError as error:
-        raise _missing("max_text_area", "rapidocr") from error
+        raise _missing("filters.max_text_area", "rapidocr") from error
     quiet = {"Global.log_level": "critical", "EngineConfig.onnxruntime.intra_op_num_threads": 1}
     engine = RapidOCR(params=quiet)
     return lambda image: engine(image, use_det=True, use_cls=False, use_rec=True)
 
 
-def _nsfw_detector() -> Any:
+def nsfw_detector(wanted_by: str) -> Any:
+    """nudenet's detector, which `nsfw` takes; the model is part of its package.
+
+    Raises:
+        UserError: the package is missing; the sentence says that the setting `wanted_by` needs it.
+    """
     try:
         from nudenet import NudeDetector
     except ImportError as error:
-        raise _missing("max_nsfw", "nudenet") from error
+        raise _missing(wanted_by, "nudenet") from error
     return NudeDetector()
 
 
-def _missing(threshold: str, package: str) -> UserError:
-    return UserError(f"filters.{threshold} needs the package {package}; install PanGu with its extra `filters`.")
+def _missing(setting: str, package: str) -> UserError:
+    return UserError(f"{setting} needs the package {package}; install PanGu with its extra `filters`.")
 
 
 def _clip(source: str) -> Any:

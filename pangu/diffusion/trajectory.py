@@ -7,6 +7,7 @@ Any object with diffusers' scheduler interface serves; this module imports none.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -212,8 +213,12 @@ def advance(
 
 def _step_arguments(trajectory: Trajectory) -> dict[str, Any]:
     """Only schedulers that add noise take generators; each image keeps its own, so batching changes no image."""
-    takes = inspect.signature(trajectory.scheduler.step).parameters
-    if trajectory.generators is None or "generator" not in takes:
+    if trajectory.generators is None or not _takes_generator(type(trajectory.scheduler).step):
         return {}
     generators = list(trajectory.generators)
     return {"generator": generators if len(generators) > 1 else generators[0]}
+
+
+@cache
+def _takes_generator(step: Callable[..., Any]) -> bool:
+    return "generator" in inspect.signature(step).parameters

@@ -190,23 +190,24 @@ class TextToImagePipeline(DiffusionPipeline):
             UserError: the scheduler no longer fits the contracts, or a scale is for an adapter that is not there.
         """
         chosen = self.scheduler if request.scheduler is None else request.scheduler
+        device = self._execution_device  # asked once: diffusers looks through every module for it
         check_schedule(chosen, self.reference.schedule)
         self._check_lora_scales(request.lora_scales)
         scheduler = type(chosen).from_config(chosen.config)
-        scheduler.set_timesteps(request.num_inference_steps, device=self._execution_device)
+        scheduler.set_timesteps(request.num_inference_steps, device=device)
         latents = request.latents
         if latents is None:
             factor = self.reference.spatial_factor
             shape = (len(conditioning.tokens_bnc), channels, request.height // factor, request.width // factor)
             source = list(request.generators) if request.generators else None
             single = source[0] if source and len(source) == 1 else source
-            latents = randn_tensor(shape, generator=single, device=self._execution_device, dtype=torch.float32)
+            latents = randn_tensor(shape, generator=single, device=device, dtype=torch.float32)
         return Trajectory(
-            latents_bchw=latents.to(self._execution_device, torch.float32) * scheduler.init_noise_sigma,
+            latents_bchw=latents.to(device, torch.float32) * scheduler.init_noise_sigma,
             timesteps=scheduler.timesteps,
             step=0,
             scheduler=scheduler,
-            conditioning=conditioning.to(self._execution_device),
+            conditioning=conditioning.to(device),
             guidance_scale=request.guidance_scale,
             presets=presets,
             generators=request.generators,

@@ -52,10 +52,10 @@ def _pool(name: str, settings: ServeSettings, lineup: dict[str, Any] | None) -> 
         graceful_shutdown_timeout_s=settings.drain_s,
         **_scale(own, settings),
     )
-    if name == "coop":
-        return deployment.bind(settings.coop.model_dump(mode="json"))
-    arguments = [settings.cache_bytes] if name == "structure" else []
-    return deployment.bind(own.model_dump(mode="json"), *arguments)
+    sizes = settings.coop if name == "coop" else own
+    moderation = settings.moderation.model_dump(mode="json")
+    beside: dict[str, list[Any]] = {"structure": [settings.cache_bytes], "decoder": [moderation], "coop": [moderation]}
+    return deployment.bind(sizes.model_dump(mode="json"), *beside.get(name, []))
 
 
 def _scale(own: PoolSettings, settings: ServeSettings) -> dict[str, Any]:
@@ -64,7 +64,11 @@ def _scale(own: PoolSettings, settings: ServeSettings) -> dict[str, Any]:
     target = max(1.0, settings.max_in_flight / own.most_replicas)
     return {
         "autoscaling_config": AutoscalingConfig(
-            min_replicas=own.replicas, max_replicas=own.most_replicas, target_ongoing_requests=target
+            min_replicas=own.replicas,
+            max_replicas=own.most_replicas,
+            target_ongoing_requests=target,
+            upscale_delay_s=own.upscale_after_s,
+            downscale_delay_s=own.downscale_after_s,
         )
     }
 

@@ -65,6 +65,12 @@ def denied() -> ApiError:
     return ApiError(400, message, param="prompt", code="moderation_blocked", kind=kind)
 
 
+def withheld() -> ApiError:
+    """What is said of images that were drawn and are not shown."""
+    message = "What was drawn may not be shown; ask for something else, or with another seed."
+    return ApiError(400, message, code="moderation_blocked", kind="image_generation_user_error")
+
+
 def busy(retry_after_s: int, message: str = "Too many requests are being drawn; try again later.") -> ApiError:
     return ApiError(
         429, message, kind="rate_limit_error", code="rate_limit_exceeded", retry_after_s=max(1, retry_after_s)

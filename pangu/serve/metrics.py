@@ -16,6 +16,9 @@ class Metrics:
         self.in_flight = Gauge("pangu_requests_in_flight", "Accepted and not yet answered", registry=self._registry)
         self.retried = Counter("pangu_retried", "Requests drawn again because a replica died", registry=self._registry)
         self._images = Counter("pangu_images", "Images drawn; its rate is images/s", registry=self._registry)
+        self._withheld = Counter(
+            "pangu_images_withheld", "Images that moderation did not let out", ["kind"], registry=self._registry
+        )
         self._refused = Counter("pangu_errors", "Answers with an error", ["status", "code"], registry=self._registry)
         self._cached = Counter(
             "pangu_structures_from_cache", "Requests that began at the boundary", registry=self._registry
@@ -52,6 +55,10 @@ class Metrics:
         for pool, requests in (company or {}).items():
             if requests:
                 self._company.labels(pool).observe(requests)
+
+    def withheld(self, images: int, kind: str) -> None:
+        """kind: "result", or "partial" for one on the way."""
+        self._withheld.labels(kind).inc(images)
 
     def refused(self, status: int, code: str | None = None) -> None:
         self._refused.labels(str(status), code or "").inc()

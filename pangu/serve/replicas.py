@@ -5,12 +5,13 @@ from typing import Any
 from pangu.serve.drawing.coop import CoopPool
 from pangu.serve.drawing.decoder import DecoderPool
 from pangu.serve.drawing.messages import Lineup
+from pangu.serve.drawing.moderation import Moderator
 from pangu.serve.drawing.pool import Pool
 from pangu.serve.drawing.structure import StructurePool
 from pangu.serve.drawing.texture import TexturePool
 from pangu.serve.drawing.worker import Worker
 from pangu.serve.listening import listen_on_node_address
-from pangu.serve.settings import CoopSettings, PoolSettings
+from pangu.serve.settings import CoopSettings, ModerationSettings, PoolSettings
 
 
 class _Replica:
@@ -32,15 +33,16 @@ class TextureReplica(_Replica, TexturePool):
 
 
 class DecoderReplica(_Replica, DecoderPool):
-    def __init__(self, pool: dict[str, Any]) -> None:
-        super().__init__(*_own(pool), crosses=True)
+    def __init__(self, pool: dict[str, Any], moderation: dict[str, Any]) -> None:
+        worker, _ = _own(pool)
+        super().__init__(worker, _moderator(moderation), crosses=True)
 
 
 class CoopReplica(_Replica, CoopPool):
-    def __init__(self, coop: dict[str, Any]) -> None:
+    def __init__(self, coop: dict[str, Any], moderation: dict[str, Any]) -> None:
         settings = CoopSettings.model_validate(coop)
         worker, _ = _own(settings.pool.model_dump())
-        super().__init__(worker, settings)
+        super().__init__(worker, settings, _moderator(moderation))
 
 
 REPLICAS: dict[str, type[Pool]] = {
@@ -55,3 +57,7 @@ def _own(pool: dict[str, Any]) -> tuple[Worker, int]:
     settings = PoolSettings.model_validate(pool)
     listen_on_node_address()
     return Worker(settings.threads), settings.most_rows
+
+
+def _moderator(moderation: dict[str, Any]) -> Moderator:
+    return Moderator(ModerationSettings.model_validate(moderation))

@@ -15,6 +15,16 @@ IMPORT_PATH = "pangu.serve.app:build"
 HALVES = ("structure", "texture", "decoder")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+BodyPart = Literal[
+    "FEMALE_GENITALIA_COVERED", "FACE_FEMALE", "BUTTOCKS_EXPOSED", "FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED",
+    "MALE_BREAST_EXPOSED", "ANUS_EXPOSED", "FEET_EXPOSED", "BELLY_COVERED", "FEET_COVERED", "ARMPITS_COVERED",
+    "ARMPITS_EXPOSED", "FACE_MALE", "BELLY_EXPOSED", "MALE_GENITALIA_EXPOSED", "ANUS_COVERED", "FEMALE_BREAST_COVERED",
+    "BUTTOCKS_COVERED",
+]  # fmt: skip
+"""The classes of nudenet."""
+INTIMATE: tuple[BodyPart, ...] = (
+    "FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "BUTTOCKS_EXPOSED", "ANUS_EXPOSED",
+)  # fmt: skip
 PARTNER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -23,6 +33,8 @@ class PoolSettings(Frozen):
 
     replicas: int = Field(1, ge=1)
     most_replicas: int | None = Field(None, ge=1, description="Scale up to this many under load; None keeps `replicas`")
+    upscale_after_s: float = Field(30.0, ge=0, description="How long the load must ask for more replicas")
+    downscale_after_s: float = Field(600.0, ge=0, description="How long the load must ask for fewer")
     num_cpus: float = Field(0.1, ge=0, description="What a replica reserves in Ray; admission, not a limit on threads")
     num_gpus: float = Field(0.0, ge=0)
     threads: int | None = Field(
@@ -71,6 +83,18 @@ class CoopSettings(Frozen):
         return self
 
 
+class ModerationSettings(Frozen):
+    """Looking at images before anybody sees them; without a threshold nobody looks."""
+
+    max_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Images in which nudenet is surer of a part are withheld; needs the extra `filters`",
+    )
+    parts: tuple[BodyPart, ...] = Field(INTIMATE, min_length=1, description="Which of nudenet's classes count")
+
+
 class ServeSettings(Frozen):
     """The whole application."""
 
@@ -91,6 +115,7 @@ class ServeSettings(Frozen):
     denied_words: tuple[str, ...] = Field(
         (), max_length=10_000, description="Prompts that hold one of these are refused"
     )
+    moderation: ModerationSettings = ModerationSettings()
     keys_file: Path | None = Field(
         None, description="JSON list of API keys with their limits; read again when it changes"
     )

@@ -34,21 +34,27 @@ class LocalServer:
 def serving(folder: Path, **settings: Any) -> Iterator[LocalServer]:
     """`pangu serve` of a pair folder on a free port, until the block ends."""
     api = standalone_api(folder, ServeSettings.model_validate(settings))
+    with answering(api) as url:
+        wait_for(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        yield LocalServer(url, folder, api)
+
+
+@contextmanager
+def answering(api: Any) -> Iterator[str]:
+    """The address of an application on a free port, until the block ends; what it accepted until then it finishes."""
     server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         wait_for(lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
-        url = f"http://127.0.0.1:{port}"
-        wait_for(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        yield LocalServer(url, folder, api)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         thread.join(30)
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
+def wait_for(condition: Any, seconds: float = 180) -> None:
     """Until `condition()` is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

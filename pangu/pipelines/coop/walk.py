@@ -87,6 +87,8 @@ class Cooperation:
     on_call: Callable[["Cooperation"], None] | None = None
     pristine: Any = field(init=False)
     """The scheduler before its first step, from which a guest's copy is made."""
+    clean_bchw: Tensor | None = field(init=False, default=None)
+    """The fused clean estimate of the last call."""
 
     @property
     def family(self) -> Family:
@@ -127,6 +129,7 @@ class Cooperation:
         for guest, turn in zip(self.guests, call.turns, strict=True):
             if turn.returns:
                 self._carry_back(guest, turn, fused, level)
+        self.clean_bchw = clean_from_prediction(noisy, fused, level, self.sampler.prediction)
         full = fused if tail is None else torch.cat([fused, tail], dim=1)
         self.latents_bchw = self.sampler.step(full, noisy, self._step_arguments(self.sampler.scheduler))
         for guest, turn in zip(self.guests, call.turns, strict=True):

@@ -6,8 +6,11 @@ from typing import Any
 from pangu.pipelines import inputs
 from pangu.pipelines.coop.walk import Cooperation
 
-OFFERED = ("latents", "partner_latents")
-"""What a callback may ask for; the latents of a partner are None while it has none of its own."""
+OFFERED = ("latents", "partner_latents", "clean_latents")
+"""What a callback may ask for; the latents of a partner are None while it has none of its own.
+
+`clean_latents` are z0_hat of the call, in which all have taken part: what would be drawn if the sampler stopped there.
+"""
 
 
 class Watch:
@@ -24,6 +27,7 @@ class Watch:
         offered = {
             "latents": cooperation.latents_bchw,
             "partner_latents": [guest.latents_bchw for guest in cooperation.guests],
+            "clean_latents": cooperation.clean_bchw,
         }
         asked = {name: offered[name] for name in self.names}
         timestep = cooperation.sampler.scheduler.timesteps[done]

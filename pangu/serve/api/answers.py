@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from pangu.serve.api.requests import ImageRequest, OutputFormat
 from pangu.serve.drawing.messages import Job, Partial, Pictures
+from pangu.serve.errors import ErrorDetail, withheld
 
 Kind = Literal["image_generation", "image_edit"]
 """The first half of OpenAI's event names."""
@@ -22,10 +23,11 @@ class ReleaseName(BaseModel):
 
 
 class ImageData(BaseModel):
-    """One image of the answer; `seed` alone draws it again."""
+    """One image of the answer, or why it is not shown; `seed` alone draws it again."""
 
     b64_json: str | None = None
     url: str | None = None
+    error: ErrorDetail | None = Field(None, description="In the place of an image that was drawn and is withheld")
     seed: int
 
 
@@ -71,6 +73,9 @@ def answer_of(asked: ImageRequest, job: Job, pictures: Pictures) -> ImageRespons
     """OpenAI's answer to a drawn request."""
     data = []
     for index, file in enumerate(pictures.files):
+        if file is None:
+            data.append(ImageData(error=withheld().body.error, seed=job.seed_of(index)))
+            continue
         text = base64.b64encode(file).decode()
         if asked.response_format == "url":
             data.append(ImageData(url=f"data:image/{asked.output_format};base64,{text}", seed=job.seed_of(index)))
@@ -92,7 +97,11 @@ def size_of(pictures: Pictures) -> str:
 
 
 def events_of(kind: Kind, asked: ImageRequest, job: Job, message: Partial | Pictures) -> list[dict[str, Any]]:
-    """One event for each image of a partial or final message; `image_index` tells images of one request apart."""
+    """One event for each image of a partial or final message; `image_index` tells images of one request apart.
+
+    A withheld partial image has none. A withheld result has an error, after the images that are shown, because
+    OpenAI's client reads no further than an error.
+    """
     common = {
         "created_at": int(time.time()),
         "background": "opaque",
@@ -107,7 +116,11 @@ def events_of(kind: Kind, asked: ImageRequest, job: Job, message: Partial | Pict
         }
     else:
         own = {"type": f"{kind}.completed", "size": size_of(message), **facts_of(job, message).model_dump()}
-    return [
+    images = [
         own | common | {"b64_json": base64.b64encode(file).decode(), "image_index": index, "seed": job.seed_of(index)}
         for index, file in enumerate(message.files)
+        if file is not None
     ]
+    hidden = [index for index, file in enumerate(message.files) if file is None and isinstance(message, Pictures)]
+    errors = [{"type": "error", "image_index": index, "seed": job.seed_of(index)} for index in hidden]
+    return images + [error | withheld().body.model_dump() for error in errors]

@@ -138,8 +138,8 @@ def server_sent(name: str, value: dict[str, Any]) -> str:
 
 
 def _count(metrics: Metrics, pictures: Pictures) -> None:
-    version = pictures.release.pair_version
-    metrics.drawn(len(pictures.files), pictures.seconds, pictures.company, version, pictures.cached)
+    version, shown = pictures.release.pair_version, len(pictures.files) - pictures.files.count(None)
+    metrics.drawn(shown, pictures.seconds, pictures.company, version, pictures.cached)
 
 
 def _documented(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:

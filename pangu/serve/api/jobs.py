@@ -3,6 +3,7 @@
 import base64
 import binascii
 import secrets
+from collections.abc import Mapping
 
 from pangu.config import ROLES, Role
 from pangu.serve.api import bounds
@@ -34,7 +35,7 @@ def job_of(asked: ImageRequest, source: bytes | None = None) -> Job:
         step_factor=bounds.STEP_FACTORS[asked.quality],
         guidance_scale=asked.guidance_scale,
         scheduler=asked.scheduler,
-        styles=dict(asked.style or {}),
+        styles=_in_order(asked.style or {}),
         lora_scales=roles,
         texture=_texture(asked.texture),
         coop=None if asked.coop is None else _coop(asked.coop),
@@ -45,6 +46,11 @@ def job_of(asked: ImageRequest, source: bytes | None = None) -> Job:
     )
 
 
+def _in_order(styles: Mapping[str, float]) -> dict[str, float]:
+    """By name: sums round by their order, and the order of a JSON object means nothing."""
+    return dict(sorted(styles.items()))
+
+
 def _texture(asked: TextureField | None) -> TextureJob:
     if asked is None:
         return TextureJob()
@@ -53,7 +59,7 @@ def _texture(asked: TextureField | None) -> TextureJob:
         negative_prompt=asked.negative_prompt,
         steps=asked.num_inference_steps,
         guidance_scale=asked.guidance_scale,
-        styles=None if asked.style is None else dict(asked.style),
+        styles=None if asked.style is None else _in_order(asked.style),
     )
 
 

@@ -1,10 +1,9 @@
-"""The structure cache: trajectories at the boundary, the least recently used dropped first, bounded in bytes.
+"""What the structure pool need not compute twice: trajectories at the boundary, and what the text towers said of a prompt.
 
 A request whose structure half was drawn before continues from the boundary, at the cost of its texture half. What is drawn
-does not depend on whether the cache had it.
+does not depend on whether a cache had it.
 """
 
-from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
@@ -12,39 +11,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pangu.diffusion.trajectory import Trajectory
+from pangu.diffusion.trajectory import Conditioning, Trajectory
+from pangu.serve.drawing.lru import Lru
 
 
 class StructureCache:
     """Holds at most `most_bytes` of latents and scheduler history; 0 holds nothing."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self._kept: OrderedDict[Hashable, Trajectory] = OrderedDict()
-        self.used_bytes = 0
+        self._kept: Lru[Trajectory] = Lru(most_bytes, bytes_of)
 
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def used_bytes(self) -> int:
+        return self._kept.used_bytes
+
     def find(self, key: Hashable) -> Trajectory | None:
         """A trajectory of the caller's own, without conditioning; None if it is not there."""
-        if key not in self._kept:
-            return None
-        self._kept.move_to_end(key)
-        return _copied(self._kept[key])
+        kept = self._kept.find(key)
+        return None if kept is None else _copied(kept)
 
     def keep(self, key: Hashable, trajectory: Trajectory) -> None:
         """Remember a copy under `key`, dropping others where there is no room."""
-        entry = _without_conditioning(_copied(trajectory))
-        size = bytes_of(entry)
-        if size > self._most_bytes:
-            return
-        if key in self._kept:
-            self.used_bytes -= bytes_of(self._kept.pop(key))
-        self._kept[key] = entry
-        self.used_bytes += size
-        while self.used_bytes > self._most_bytes:
-            self.used_bytes -= bytes_of(self._kept.popitem(last=False)[1])
+        self._kept.keep(key, _without_conditioning(_copied(trajectory)))
+
+
+def text_cache(most_bytes: int) -> Lru[Conditioning]:
+    """What the text towers said of single prompts; nobody changes a tensor of a conditioning, so it is handed out as it is."""
+    return Lru(most_bytes, bytes_of_text)
+
+
+def bytes_of_text(conditioning: Conditioning) -> int:
+    """Of all its tensors."""
+    texts = [
+        (conditioning.tokens_bnc, conditioning.pooled_bp),
+        (conditioning.negative_tokens_bnc, conditioning.negative_pooled_bp),
+        *((style.tokens_bnc, style.pooled_bp) for style in conditioning.styles),
+    ]
+    return sum(tensor.numel() * tensor.element_size() for text in texts for tensor in text)
 
 
 def bytes_of(trajectory: Trajectory) -> int:

@@ -6,15 +6,17 @@ A request names partners, never places: what a name stands for is in the setting
 import asyncio
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import UserError
-from pangu.serve.drawing.messages import Job, Pictures, Release, RequestError
+from pangu.serve.drawing.messages import Job, Partial, Pictures, Release, RequestError
+from pangu.serve.drawing.moderation import Moderator
 from pangu.serve.drawing.parts import best_device
-from pangu.serve.drawing.pictures import encode, facts_of, read_image
-from pangu.serve.drawing.pool import Loader, Pool
+from pangu.serve.drawing.pictures import facts_of, files_of, read_image
+from pangu.serve.drawing.pool import Loader, Pool, glimpse_steps
+from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.shelf import Shelf
 from pangu.serve.drawing.structure import checked_size, generators_of
 from pangu.serve.drawing.worker import Worker
@@ -23,6 +25,9 @@ from pangu.serve.settings import CoopSettings, PartnerSettings
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+
+Show = Callable[[Partial], None]
 
 
 class Cancelled(Exception):
@@ -34,9 +39,11 @@ class CoopPool(Pool):
 
     part = "coop"
 
-    def __init__(self, worker: Worker, settings: CoopSettings, *, load: Loader | None = None) -> None:
+    def __init__(
+        self, worker: Worker, settings: CoopSettings, moderator: Moderator | None = None, *, load: Loader | None = None
+    ) -> None:
         super().__init__(worker, load=load)
-        self._settings = settings
+        self._settings, self._moderator = settings, moderator or Moderator()
         self._partners: Shelf[str, Any] = Shelf(self._load_partner, lambda name: name, settings.held)
 
     def _load_partner(self, name: str) -> Any:
@@ -58,6 +65,24 @@ class CoopPool(Pool):
         Raises:
             RequestError: a partner that is not declared, too many of them at once, or an image that does not fit.
         """
+        return await self._drawn(release, job, None)
+
+    async def draw_watched(self, release: Release, job: Job) -> AsyncIterator[Partial | Pictures]:
+        """As `draw`, with partial images on the way."""
+        loop = asyncio.get_running_loop()
+
+        async def produce(put: Callable[[Partial | Pictures], None]) -> None:
+            def show(partial: Partial) -> None:
+                # Called in the drawing thread; messages are relayed on the event loop.
+                loop.call_soon_threadsafe(put, partial)
+
+            put(await self._drawn(release, job, show))
+
+        async with aclosing(relayed(produce)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _drawn(self, release: Release, job: Job, show: Show | None) -> Pictures:
         assert job.coop is not None, "only requests with a coop field come here"
         names = job.coop.partners
         check_partners(names, self._settings)
@@ -70,7 +95,9 @@ class CoopPool(Pool):
                 raise RuntimeError(f"A declared partner can not be loaded: {error}") from error
             declared = [self._settings.partners[name] for name in names]
             return await self._run(
-                lambda stop: cooperate(pipeline, [held[name] for name in names], declared, release, job, stop)
+                lambda stop: cooperate(
+                    pipeline, [held[name] for name in names], declared, release, job, self._moderator, stop, show
+                )
             )
 
     async def _run(self, work: Callable[[Callable[[], None]], Pictures]) -> Pictures:
@@ -110,9 +137,14 @@ def cooperate(
     declared: list[PartnerSettings],
     release: Release,
     job: Job,
+    moderator: Moderator,
     stop: Callable[[], None],
+    show: Show | None = None,
 ) -> Pictures:
-    """The cooperation itself, in the drawing thread; `stop` raises once nobody waits for the result."""
+    """The cooperation itself, in the drawing thread.
+
+    stop: raises once nobody waits for the result. show: takes partial images; None makes none.
+    """
     from pangu.pipelines.coop import CoopPipeline
 
     clock = time.perf_counter()
@@ -121,8 +153,13 @@ def cooperate(
     steps = job.steps or max(1, round(preferred.num_inference_steps * job.step_factor))
     guidance_scale = preferred.guidance_scale if job.guidance_scale is None else job.guidance_scale
 
-    def after_step(*_: Any) -> dict[str, Any]:
+    when = glimpse_steps(steps, job.partial_images) if show is not None else []
+
+    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         stop()
+        if show is not None and step + 1 in when:
+            seen = pipeline.decode(tensors["clean_latents"])
+            show(Partial(when.index(step + 1), files_of(seen, job, {}, moderator)[0]))
         return {}
 
     try:
@@ -139,6 +176,7 @@ def cooperate(
             generator=generators_of(job),
             extra={"styles": dict(job.styles)} if job.styles else None,
             callback_on_step_end=after_step,
+            callback_on_step_end_tensor_inputs=("clean_latents",),
         ).images
     except RequestError:
         raise
@@ -146,14 +184,10 @@ def cooperate(
         raise RequestError(f"Invalid value for 'coop': {error}", "coop") from error
     drawn_s, scheduler = time.perf_counter() - clock, type(pipeline.scheduler).__name__
     facts = facts_of(release, job, scheduler, steps, guidance_scale)
-    files = [
-        encode(image, job.output_format, job.output_compression, facts | {"seed": str(job.seed_of(index))})
-        for index, image in enumerate(images)
-    ]
+    files, looking = files_of(images, job, facts, moderator)
+    seconds = {"coop": drawn_s, **looking}
     names = job.coop.partners if job.coop else ()
-    return Pictures(
-        release, files, (width, height), scheduler, steps, guidance_scale, {"coop": drawn_s}, partners=names
-    )
+    return Pictures(release, files, (width, height), scheduler, steps, guidance_scale, seconds, partners=names)
 
 
 def members(job: Job, partners: list[Any], declared: list[PartnerSettings]) -> list[Any]:

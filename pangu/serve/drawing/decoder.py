@@ -4,9 +4,11 @@ import time
 from typing import TYPE_CHECKING
 
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Partial, Pictures, Release, RequestError
-from pangu.serve.drawing.pictures import encode, facts_of, read_image
-from pangu.serve.drawing.pool import Pool, steps_of
+from pangu.serve.drawing.moderation import Moderator
+from pangu.serve.drawing.pictures import facts_of, files_of, read_image
+from pangu.serve.drawing.pool import Loader, Pool, steps_of
 from pangu.serve.drawing.structure import checked_size
+from pangu.serve.drawing.worker import Worker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,19 +17,25 @@ if TYPE_CHECKING:
 
 
 class DecoderPool(Pool):
-    """The autoencoder."""
+    """The autoencoder, and the moderator of what it decodes."""
 
     part = "decoder"
+
+    def __init__(
+        self, worker: Worker, moderator: Moderator | None = None, *, crosses: bool = False, load: Loader | None = None
+    ) -> None:
+        super().__init__(worker, crosses=crosses, load=load)
+        self._moderator = moderator or Moderator()
 
     async def develop(self, handoff: Handoff) -> Pictures:
         """The image files of finished latents."""
         async with self._shelf.hold(handoff.release) as pipeline:
-            return await self._worker.run(lambda: developed(pipeline, handoff))
+            return await self._worker.run(lambda: developed(pipeline, handoff, self._moderator))
 
     async def glimpse(self, glimpse: Glimpse) -> Partial:
         """The image files of a clean estimate; they carry no facts, because they are no results."""
         async with self._shelf.hold(glimpse.release) as pipeline:
-            return await self._worker.run(lambda: shown(pipeline, glimpse))
+            return await self._worker.run(lambda: shown(pipeline, glimpse, self._moderator))
 
     async def receive(self, release: Release, job: Job) -> "Tensor":
         """Latents (1, C, h, w) of the image that an edit begins with.
@@ -39,17 +47,15 @@ class DecoderPool(Pool):
             return await self._worker.run(lambda: received(pipeline, job))
 
 
-def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff) -> Pictures:
+def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Moderator) -> Pictures:
     clock = time.perf_counter()
     job, trajectory = handoff.job, handoff.trajectory
     scheduler, steps = type(trajectory.scheduler).__name__, steps_of(trajectory)
     facts = facts_of(handoff.release, job, scheduler, steps, trajectory.guidance_scale)
     images = pipeline.decode(trajectory.latents_bchw.to(pipeline.device))
-    files = [
-        encode(image, job.output_format, job.output_compression, facts | {"seed": str(job.seed_of(index))})
-        for index, image in enumerate(images)
-    ]
-    seconds = dict(handoff.seconds) | {"decode": time.perf_counter() - clock}
+    files, looking = files_of(images, job, facts, moderator)
+    decode_s = time.perf_counter() - clock - sum(looking.values())
+    seconds = {**handoff.seconds, "decode": decode_s, **looking}
     return Pictures(
         handoff.release,
         files,
@@ -63,10 +69,9 @@ def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff) -> Pictures:
     )
 
 
-def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse) -> Partial:
-    job = glimpse.job
+def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse, moderator: Moderator) -> Partial:
     images = pipeline.decode(glimpse.latents_bchw.to(pipeline.device))
-    return Partial(glimpse.index, [encode(image, job.output_format, job.output_compression, {}) for image in images])
+    return Partial(glimpse.index, files_of(images, glimpse.job, {}, moderator)[0])
 
 
 def received(pipeline: "PanGuDrawPipeline", job: Job) -> "Tensor":

@@ -6,6 +6,7 @@ from pangu.serve.drawing.coop import CoopPool
 from pangu.serve.drawing.decoder import DecoderPool
 from pangu.serve.drawing.links import LocalLink
 from pangu.serve.drawing.messages import Lineup
+from pangu.serve.drawing.moderation import Moderator
 from pangu.serve.drawing.pool import Loader
 from pangu.serve.drawing.structure import StructurePool
 from pangu.serve.drawing.studio import Studio
@@ -20,14 +21,15 @@ class LocalStudio(Studio):
 
     def __init__(self, settings: ServeSettings, metrics: Metrics, load: Loader | None = None) -> None:
         self.worker = Worker(settings.structure.threads)
+        moderator = Moderator(settings.moderation)
         rows = settings.structure.most_rows, settings.texture.most_rows
         self.pools: dict[str, Any] = {
             "structure": StructurePool(self.worker, rows[0], load=load, cache_bytes=settings.cache_bytes),
             "texture": TexturePool(self.worker, rows[1], load=load),
-            "decoder": DecoderPool(self.worker, load=load),
+            "decoder": DecoderPool(self.worker, moderator, load=load),
         }
         if settings.coop.partners:
-            self.pools["coop"] = CoopPool(self.worker, settings.coop, load=load)
+            self.pools["coop"] = CoopPool(self.worker, settings.coop, moderator, load=load)
         super().__init__({name: LocalLink(pool) for name, pool in self.pools.items()}, settings, metrics)
 
     async def take(self, lineup: Lineup) -> None:

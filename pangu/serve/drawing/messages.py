@@ -160,18 +160,18 @@ class Glimpse:
 
 @dataclass(frozen=True)
 class Partial:
-    """A decoded glimpse: one image file per image of the request."""
+    """A decoded glimpse: one image file per image of the request, None for one that is withheld."""
 
     index: int
-    files: list[bytes]
+    files: list[bytes | None]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Encoded images and the facts that the answer reports."""
+    """Encoded images, None for those that are withheld, and the facts that the answer reports."""
 
     release: Release
-    files: list[bytes]
+    files: list[bytes | None]
     width_height: tuple[int, int]
     scheduler: str
     steps: int

@@ -1,35 +1,65 @@
 """Pixels -> image files and back. The same pixels and facts always give the same bytes, so no time of day goes in."""
 
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pangu.serve.drawing.messages import Job, Release, RequestError
+from pangu.serve.drawing.moderation import Moderator
 
 MAX_SIDE = 2048
 """Of an image that a client sends, px; checked before it is decoded."""
+HEADER_BYTES = 25
+"""Of the chunk that opens every png: length, kind, 13 bytes, checksum."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 
 
 def encode(image: Any, output_format: str, compression: int, facts: Mapping[str, str]) -> bytes:
     """A PIL image as a png, jpeg or webp file; a png carries `facts` as text chunks, readable by any viewer."""
-    from PIL.PngImagePlugin import PngInfo
-
-    file = io.BytesIO()
     if output_format == "png":
-        chunks = PngInfo()
-        for name, value in facts.items():
-            # tEXt where Latin-1 is enough, iTXt (UTF-8) for prompts in Chinese.
-            if value.isascii():
-                chunks.add_text(name, value)
-            else:
-                chunks.add_itxt(name, value)
-        image.save(file, "PNG", pnginfo=chunks)
-    elif output_format == "jpeg":
+        return png_with(image, facts)
+    file = io.BytesIO()
+    if output_format == "jpeg":
         image.convert("RGB").save(file, "JPEG", quality=max(compression, 1))
     else:
         image.save(file, "WEBP", quality=compression, method=4)
     return file.getvalue()
+
+
+def png_with(image: Any, facts: Mapping[str, str]) -> bytes:
+    """A png with text chunks; by the encoder of datasets, because Pillow's takes as long as steps of the network."""
+    import numpy as np
+
+    from pangu.data.images import PNG_SIGNATURE, encode_png, png_chunk
+
+    file = encode_png(np.asarray(image.convert("RGB")))
+    head = len(PNG_SIGNATURE) + HEADER_BYTES
+    texts = []
+    for name, value in facts.items():
+        # tEXt where ASCII is enough, iTXt (UTF-8, neither packed nor translated) for prompts in Chinese.
+        kind, between = (b"tEXt", b"\0") if value.isascii() else (b"iTXt", b"\0\0\0\0\0")
+        texts.append(png_chunk(kind, name.encode() + between + value.encode()))
+    return file[:head] + b"".join(texts) + file[head:]
+
+
+def files_of(
+    images: Sequence[Any], job: Job, facts: Mapping[str, str], moderator: Moderator
+) -> tuple[list[bytes | None], dict[str, float]]:
+    """(an image file for each PIL image, None for those that are withheld; seconds of the stage "moderation", if any)."""
+    clock = time.perf_counter()
+    withheld = [moderator.withholds(image) for image in images]
+    seconds = {"moderation": time.perf_counter() - clock} if moderator.looks else {}
+    files = [
+        None if hidden else encode(image, job.output_format, job.output_compression, own_facts(facts, job, index))
+        for index, (image, hidden) in enumerate(zip(images, withheld, strict=True))
+    ]
+    return files, seconds
+
+
+def own_facts(facts: Mapping[str, str], job: Job, index: int) -> dict[str, str]:
+    """What the file of image number `index` says; partial images, which are no results, say nothing."""
+    return {**facts, "seed": str(job.seed_of(index))} if facts else {}
 
 
 def facts_of(release: Release, job: Job, scheduler: str, steps: int, guidance_scale: float) -> dict[str, str]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import UserError
-from pangu.serve.drawing.cache import StructureCache
+from pangu.serve.drawing.cache import StructureCache, text_cache
+from pangu.serve.drawing.lru import Lru
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Release, RequestError
 from pangu.serve.drawing.pool import Loader, Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
@@ -32,7 +33,10 @@ class Prepared:
 
 
 class StructurePool(Pool):
-    """The half above the boundary. cache_bytes: of the structure cache; 0 draws every structure anew."""
+    """The half above the boundary.
+
+    cache_bytes: of the structure cache; 0 draws every structure anew. What the text towers say may take a quarter of it more.
+    """
 
     part = "structure"
 
@@ -47,17 +51,18 @@ class StructurePool(Pool):
     ) -> None:
         super().__init__(worker, most_rows, crosses=crosses, load=load)
         self._cache = StructureCache(cache_bytes)
+        self._texts = text_cache(cache_bytes // 4)
 
     async def begin(self, release: Release, job: Job) -> Handoff:
         """Raises RequestError if this release can not draw the request."""
         async with self._shelf.hold(release) as pipeline:
-            prepared = await self._worker.run(lambda: prepare(pipeline, job))
+            prepared = await self._prepared(pipeline, release, job)
             return await self._walked(pipeline, release, job, prepared, None)
 
     async def begin_watched(self, release: Release, job: Job) -> AsyncIterator[Glimpse | Handoff]:
         """As `begin`, with clean estimates on the way."""
         async with self._shelf.hold(release) as pipeline:
-            prepared = await self._worker.run(lambda: prepare(pipeline, job))
+            prepared = await self._prepared(pipeline, release, job)
             steps = len(prepared.trajectory.timesteps)
 
             async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
@@ -71,11 +76,15 @@ class StructurePool(Pool):
     async def resume(self, release: Release, job: Job, clean_bchw: "Tensor") -> Handoff:
         """Where an edit begins: the latents of the given image, noised to the first timestep below the boundary."""
         async with self._shelf.hold(release) as pipeline:
-            prepared = await self._worker.run(lambda: prepare(pipeline, job))
+            prepared = await self._prepared(pipeline, release, job)
             trajectory = await self._worker.run(lambda: noised(pipeline, job, prepared.trajectory, clean_bchw))
             seconds = {"text": prepared.text_s, "structure": 0.0}
             at_boundary = replace(trajectory, conditioning=prepared.below)
             return self._leaving(Handoff(release, job, prepared.width_height, at_boundary, seconds))
+
+    async def _prepared(self, pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Prepared:
+        towers = Towers(pipeline, release.key("structure"), self._texts)
+        return await self._worker.run(lambda: prepare(towers, job))
 
     async def _walked(
         self, pipeline: "PanGuDrawPipeline", release: Release, job: Job, prepared: Prepared, watch: Watcher | None
@@ -112,12 +121,37 @@ def cache_key(release: Release, job: Job, prepared: Prepared) -> Hashable:
         steps_of(prepared.trajectory),
         prepared.trajectory.guidance_scale,
         type(scheduler).__name__,
-        tuple(sorted(job.styles.items())),
+        tuple(job.styles.items()),
         job.lora_scales.get("structure"),
     )
 
 
-def prepare(pipeline: "PanGuDrawPipeline", job: Job) -> Prepared:
+@dataclass(frozen=True)
+class Towers:
+    """The text towers of a release, which answer from a cache where they were asked before."""
+
+    pipeline: "PanGuDrawPipeline"
+    key: str
+    texts: "Lru[Conditioning]"
+
+    def encode(
+        self, prompt: str, negative: str | None, styles: Mapping[str, float], images: int, param: str
+    ) -> "Conditioning":
+        """What they say of one prompt, once for each of `images`.
+
+        Raises:
+            RequestError: this release knows no such style; it names `param`.
+        """
+        key = self.key, prompt, negative, tuple(styles.items())
+        once = self.texts.find(key)
+        if once is None:
+            with refusing(param):
+                once = self.pipeline.encode_prompt([prompt], None if negative is None else [negative], styles)
+            self.texts.keep(key, once)
+        return once.repeat(images)
+
+
+def prepare(towers: Towers, job: Job) -> Prepared:
     """Text embeddings and first noise.
 
     Raises:
@@ -127,11 +161,11 @@ def prepare(pipeline: "PanGuDrawPipeline", job: Job) -> Prepared:
 
     from pangu.models.schedulers import named_sampler
 
-    clock = time.perf_counter()
+    clock, pipeline = time.perf_counter(), towers.pipeline
     width, height = checked_size(pipeline, job.width_height)
     with torch.inference_mode():
-        above = encoded(pipeline, job, job.prompt, job.negative_prompt, job.styles, "style")
-        below = above if _same_text(job) else _texture_text(pipeline, job)
+        above = towers.encode(job.prompt, job.negative_prompt, job.styles, job.images, "style")
+        below = above if _same_text(job) else _texture_text(towers, job)
     text_s = time.perf_counter() - clock
     preferred = pipeline.sampling
     steps = job.steps or max(1, round(preferred.num_inference_steps * job.step_factor))
@@ -178,32 +212,13 @@ def checked_size(pipeline: "PanGuDrawPipeline", width_height: tuple[int, int] | 
     return width, height
 
 
-def encoded(
-    pipeline: "PanGuDrawPipeline",
-    job: Job,
-    prompt: str,
-    negative: str | None,
-    styles: Mapping[str, float],
-    param: str,
-) -> "Conditioning":
-    """What the text towers say of one prompt, once for each image of the request.
-
-    Raises:
-        RequestError: this release knows no such style.
-    """
-    with refusing(param):
-        once = pipeline.encode_prompt([prompt], None if negative is None else [negative], styles)
-    return once.repeat(job.images)
-
-
-def _texture_text(pipeline: "PanGuDrawPipeline", job: Job) -> "Conditioning":
+def _texture_text(towers: Towers, job: Job) -> "Conditioning":
     own = job.texture
-    return encoded(
-        pipeline,
-        job,
+    return towers.encode(
         job.prompt if own.prompt is None else own.prompt,
         job.negative_prompt if own.negative_prompt is None else own.negative_prompt,
         job.styles if own.styles is None else own.styles,
+        job.images,
         "texture",
     )
 

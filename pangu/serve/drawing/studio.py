@@ -6,7 +6,7 @@ Knows neither HTTP nor Ray: pools are reached through links.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -41,14 +41,14 @@ class Studio:
         """One request from text to image files, within the deadline.
 
         Raises:
-            ApiError: 400 not drawable, 429 too many requests, 503 a pool is not available, 504 deadline.
+            ApiError: 400 not drawable or not to be shown, 429 too many requests, 503 a pool is not available, 504 deadline.
         """
         with self._admitted():
             clock = time.perf_counter()
             release = self._release(job, channel)
             with self._explained():
                 async with asyncio.timeout(self._settings.timeout_s):
-                    pictures = await self._drawn_at_last(release, job)
+                    pictures = self._shown(await self._drawn_at_last(release, job))
             return _timed(pictures, clock)
 
     async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
@@ -60,8 +60,8 @@ class Studio:
                 release = self._release(job, channel)
                 with self._explained():
                     async with asyncio.timeout(self._settings.timeout_s):
-                        async for message in self._watched(release, job):
-                            put(_timed(message, clock) if isinstance(message, Pictures) else message)
+                        async for message in self._watched_to_the_end(release, job):
+                            put(self._seen(message, clock))
 
         async with aclosing(relayed(produce)) as messages:
             async for message in messages:
@@ -87,6 +87,21 @@ class Studio:
     def partners(self) -> list[str]:
         """Names that a request's `coop.partners` may hold."""
         return list(self._settings.coop.partners)
+
+    def _seen(self, message: Partial | Pictures, clock: float) -> Partial | Pictures:
+        if isinstance(message, Pictures):
+            return _timed(self._shown(message), clock)
+        if hidden := message.files.count(None):
+            self._metrics.withheld(hidden, "partial")
+        return message
+
+    def _shown(self, pictures: Pictures) -> Pictures:
+        """Raises ApiError if not one of the images may be shown."""
+        if hidden := pictures.files.count(None):
+            self._metrics.withheld(hidden, "result")
+            if hidden == len(pictures.files):
+                raise errors.withheld()
+        return pictures
 
     def _release(self, job: Job, channel: str | None) -> Release:
         if denied_word(job, self._settings.denied_words) is not None:
@@ -162,9 +177,30 @@ class Studio:
             raise
         return result
 
-    async def _watched(self, release: Release, job: Job) -> AsyncIterator[Partial | Pictures]:
-        if job.coop is not None or job.partial_images == 0:
-            yield await self._drawn_at_last(release, job)
+    async def _watched_to_the_end(self, release: Release, job: Job) -> AsyncIterator[Partial | Pictures]:
+        """As `_watched`; a request whose replica died begins again, and shows no partial image twice."""
+        shown = -1
+        for pause_s in (*RETRY_PAUSES_S, None):
+            try:
+                async with aclosing(self._watched(release, job)) as messages:
+                    async for message in messages:
+                        if isinstance(message, Pictures) or message.index > shown:
+                            yield message
+                        shown = shown if isinstance(message, Pictures) else max(shown, message.index)
+                return
+            except PoolUnavailable:
+                if pause_s is None:
+                    raise
+                self._metrics.retried.inc()
+                await asyncio.sleep(pause_s)
+
+    async def _watched(self, release: Release, job: Job) -> AsyncGenerator[Partial | Pictures]:
+        if job.partial_images == 0 or (job.coop is not None and "coop" not in self._links):
+            yield await self._drawn(release, job)
+            return
+        if job.coop is not None:
+            async for message in self._links["coop"].stream("draw_watched", release, job):
+                yield message
             return
         handoff: Handoff | None = None
         if job.source is not None:

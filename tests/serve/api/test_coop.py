@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,19 @@ def test_a_named_partner_draws_along_as_the_pipeline_does(coop: LocalServer, par
     assert np.abs(pixels(answer) - np.asarray(expected).astype(int)).max() <= 1
     assert answer.json()["partners"] == ["style"]
     assert answer.json()["data"] == draw(coop, "style", strength=0.5, bridge={"every": 2}).json()["data"]
+
+
+def test_a_stream_shows_what_the_cooperation_would_draw_and_ends_with_the_answers_own_bytes(coop: LocalServer) -> None:
+    asked: dict[str, Any] = {"prompt": "a red apple", "seed": 5, "num_inference_steps": 4}
+    asked["coop"] = {"partners": ["style"], "strength": 0.5}
+    body = asked | {"stream": True, "partial_images": 3}
+    answer = httpx.post(f"{coop.url}/v1/images/generations", json=body, timeout=60)
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert [event["type"].split(".")[1] for event in events] == ["partial_image"] * 3 + ["completed"]
+    whole = pixels(coop.draw(**asked))
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(event["b64_json"])))).astype(int) for event in events]
+    assert np.array_equal(shown[-1], whole)
+    assert np.abs(shown[2] - whole).mean() < np.abs(shown[0] - whole).mean()
 
 
 def test_strength_0_is_the_pair_alone_and_a_larger_one_is_not(coop: LocalServer) -> None:

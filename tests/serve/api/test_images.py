@@ -15,7 +15,11 @@ import torch
 from PIL import Image
 
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-from tests.serve.local import LocalServer, serving, wait_for
+from pangu.serve.api import build_api
+from pangu.serve.drawing.studio import Studio
+from pangu.serve.metrics import Metrics
+from pangu.serve.settings import ServeSettings
+from tests.serve.local import LocalServer, answering, serving, wait_for
 
 CLIENT: dict[str, Any] = {"api_key": "none", "max_retries": 0, "timeout": 60}
 
@@ -225,12 +229,33 @@ def test_the_work_stops_when_the_client_leaves(local: LocalServer, stream: bool)
     local.draw("nobody waits", seed=1, num_inference_steps=30)
     thirty_steps_s = time.monotonic() - started
     body = {"prompt": "nobody waits", "num_inference_steps": 200, "stream": stream, "partial_images": 3 * stream}
+    counted = local.metric('pangu_errors_total{code="client_closed_request"')
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{local.url}/v1/images/generations", json=body, timeout=thirty_steps_s / 3)
     wait_for(lambda: local.metric("pangu_requests_in_flight ") == 0, 3 * thirty_steps_s + 2)
+    assert stream or local.metric('pangu_errors_total{code="client_closed_request"') == counted + 1
     started = time.monotonic()
     assert local.draw(num_inference_steps=1).status_code == 200
     assert time.monotonic() - started < 3 * thirty_steps_s + 2
+
+
+def test_a_server_that_holds_no_release_yet_says_when_to_come_back() -> None:
+    metrics = Metrics()
+    with answering(build_api(Studio({}, ServeSettings(retry_after_s=7), metrics), metrics)) as url:
+        answer = httpx.post(f"{url}/v1/images/generations", json={"prompt": "x"})
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+    assert answer.headers["Retry-After"] == "7"
+
+
+def test_a_server_that_is_told_to_stop_finishes_what_it_accepted(pair_folder: Any) -> None:
+    with ThreadPoolExecutor(1) as clients:
+        with serving(pair_folder) as server:
+            job = clients.submit(server.draw, seed=1, num_inference_steps=60)
+            wait_for(lambda: server.metric("pangu_requests_in_flight ") == 1)
+            assert not job.done()
+        assert job.result().status_code == 200
 
 
 def test_nothing_is_drawn_by_a_release_that_is_not_there(local: LocalServer) -> None:

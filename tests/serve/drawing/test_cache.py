@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pangu.diffusion.trajectory import Conditioning, Trajectory
 from pangu.models.schedulers import sampler
 from pangu.recipes import tiny
-from pangu.serve.drawing.cache import StructureCache, bytes_of
+from pangu.serve.drawing.cache import StructureCache, bytes_of, bytes_of_text, text_cache
 
 
 def trajectory(size: int, value: float = 0.0) -> Trajectory:
@@ -75,3 +75,13 @@ def test_text_is_not_kept(size: int) -> None:
     found = cache.find("key")
     assert found is not None
     assert found.conditioning.tokens_bnc.numel() == 0
+
+
+def test_the_text_of_a_prompt_is_kept_and_counted() -> None:
+    said = trajectory(1).conditioning
+    assert bytes_of_text(said) == 4 * (6 + 3 + 6 + 3)
+    cache = text_cache(bytes_of_text(said))
+    cache.keep("a fox", said)
+    assert cache.find("a fox") is said
+    cache.keep("a lemon", said)
+    assert cache.find("a fox") is None

@@ -1,0 +1,24 @@
+"""A png says how it was drawn, in any language, and holds the pixels that were drawn."""
+
+import io
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from pangu.serve.drawing.pictures import encode
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), TEXT, TEXT)
+def test_pixels_and_facts_come_back(height: int, width: int, prompt: str, negative: str) -> None:
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    facts = {"prompt": prompt, "negative_prompt": negative, "seed": "7"}
+    file = encode(Image.fromarray(pixels), "png", 90, facts)
+    with Image.open(io.BytesIO(file)) as again:
+        assert again.format == "PNG"
+        assert again.text == facts  # type: ignore[attr-defined]
+        assert np.array_equal(np.asarray(again), pixels)
+    assert encode(Image.fromarray(pixels), "png", 90, facts) == file
