@@ -11,6 +11,7 @@ Half an hour on one free core. What is in FOLDER is not made again, so a run tha
 """
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,8 @@ from pangu.data.upscale import make_upscaler
 from pangu.evaluate.material import gather
 from pangu.evaluate.pictures import png
 from pangu.evaluate.protocol import Protocol
+from pangu.models.initial import STARTER
+from pangu.models.sources import locate
 from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.progress import print_progress
@@ -46,6 +49,8 @@ PARTNER_ALONE = "partner alone"
 SHOWN_STRENGTHS = (PARTNER_ALONE, "d = 0.0", "d = 0.3", "d = 0.5", "d = 0.7", "d = 1.0", "d = 0.8 early")
 SHOWN = (0, 3, 6, 9)
 """Prompts in the pictures."""
+JOINED = ("partner", "lowest", "style")
+"""Generators among the models that are trained; the fourth is a ControlNet."""
 
 
 def autoencoder(home: Home, minutes: float) -> Path:
@@ -156,6 +161,12 @@ def both_better(edges: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: gain for name, gain in gains.items() if gain > 0}
 
 
+def weights_digest(folders: list[Path]) -> str:
+    """What tells the pictures of these models from those of any others."""
+    files = [path for folder in folders for path in sorted(folder.rglob("*.safetensors"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
+
+
 def train_all(flows: Flows, version: int, space: Path, asked: argparse.Namespace) -> dict[str, Outcomes]:
     """What the flows left of every model that takes part."""
     first = partner(flows, version, space, asked.partner_steps)
@@ -168,16 +179,45 @@ def train_all(flows: Flows, version: int, space: Path, asked: argparse.Namespace
     }
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--autoencoder-minutes", type=float, default=3.0)
+    parser.add_argument("--autoencoder-minutes", type=float, default=3.0, help="of one core")
     parser.add_argument("--partner-steps", type=int, default=1400)
     parser.add_argument("--control-steps", type=int, default=1500)
     parser.add_argument("--style-steps", type=int, default=400)
     parser.add_argument("--pictures", type=Path, help="A folder that the pictures are copied to.")
-    asked = parser.parse_args()
+    return parser.parse_args()
+
+
+def study_of(home: Home, version: int, partners: dict[str, Outcomes], prompts: int) -> Study:
+    """Held-out prompts, and a folder for what these models draw for them."""
+    material = gather(
+        home, EVERYTHING, version,
+        Protocol(split="held_out", prompts_per_language=prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE), HIGH,
+    )  # fmt: skip
+    trained = [partners["edges"]["train-control"]["generator"], *(partners[name]["join"]["folder"] for name in JOINED)]
+    models = weights_digest([Path(folder) for folder in (locate("embedded", STARTER), *trained)])
+    return Study(material, home.root / f"study-{prompts}-{models}")
+
+
+def measured(study: Study, partners: dict[str, Outcomes]) -> dict[str, dict[str, dict[str, float]]]:
+    """All tables; their pictures are left in the study's folder."""
+    alone, lowest, styled = (load_pipeline(partners[name]["join"]["folder"]) for name in JOINED)
+    control = Path(partners["edges"]["train-control"]["generator"])
+    with torch.inference_mode():
+        return {
+            "edges": edge_and_text(study, alone, control, mirrored=True),
+            "handoff": low_to_high(study, {LOWEST: lowest, LOW: alone}),
+            "languages": zh_with_en(study, alone),
+            "style": style_and_content(study, styled, SHOWN),
+        }
+
+
+def main() -> None:
+    asked = arguments()
     torch.set_num_threads(1)
     home = Home(asked.home.absolute())
     os.environ["PANGU_HOME"] = str(home.root)
@@ -186,19 +226,8 @@ def main() -> None:
         preparing = beside.submit(everything, flows)
         space, version = autoencoder(home, asked.autoencoder_minutes), preparing.result()
         partners = train_all(flows, version, space, asked)
-    alone, lowest, styled = (load_pipeline(partners[name]["join"]["folder"]) for name in ("partner", "lowest", "style"))
-    control = Path(partners["edges"]["train-control"]["generator"])
-    protocol = Protocol(
-        split="held_out", prompts_per_language=asked.prompts, num_inference_steps=STEPS, guidance_scale=GUIDANCE
-    )
-    study = Study(gather(home, EVERYTHING, version, protocol, HIGH), home.root / "study")
-    with torch.inference_mode():
-        found = {
-            "edges": edge_and_text(study, alone, control, mirrored=True),
-            "handoff": low_to_high(study, {LOWEST: lowest, LOW: alone}),
-            "languages": zh_with_en(study, alone),
-            "style": style_and_content(study, styled, SHOWN),
-        }
+    study = study_of(home, version, partners, asked.prompts)
+    found = measured(study, partners)
     write_json(study.folder / "figures.json", found)
     for name, values in found.items():
         print(f"\n{name}\n\n{table(values, SHAPES)}")
