@@ -88,10 +88,10 @@ class Network:
 
     def kill(self, name: str) -> int:
         """`kill -9` of everything on a machine; returns how many processes that were."""
-        killed = 0
-        while found := self.processes(name):
+        killed = set[int]()
+        while found := self.processes(name):  # a killed process is seen until it has ended
             for pid in found:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                    killed += 1
-        return killed
+                    killed.add(pid)
+        return len(killed)
