@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 # Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
-SERVERS := tests/e2e tests/flows tests/registry tests/serve tests/stack
+SERVERS := tests/browser tests/e2e tests/flows tests/registry tests/serve tests/stack
 
 .PHONY: setup demo test kills chaos nodes bench lint up down
 

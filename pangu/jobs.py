@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from pangu import patience
 from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.progress import Reporter, parse_progress
@@ -38,6 +39,10 @@ SHARED_VARIABLES = (
 MAX_ATTEMPTS = 20
 HEAD_PATIENCE_S = 300.0
 """How long Ray's head may be away before the command that it ran counts as failed."""
+WAITING = {patience.VARIABLE: "120"}
+"""What a command is told: how many seconds it waits for a server that is being restarted."""
+_stopped: set[str] = set()
+"""What this process has stopped is not started again by a thread that still waits for it."""
 
 Log = Callable[[str], None]
 Answer = TypeVar("Answer")
@@ -47,7 +52,7 @@ class CommandFailed(RuntimeError):
     """A command ended badly without blaming its input, so that trying again may help."""
 
 
-class CommandStopped(RuntimeError):
+class CommandStopped(Exception):
     """Someone stopped the job, so nobody should start it again by himself."""
 
 
@@ -64,7 +69,8 @@ def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Repo
         CommandStopped: someone stopped the job.
         CommandFailed: anything else went wrong.
     """
-    client = connect()
+    _check_wanted(job_id)
+    client = connect(HEAD_PATIENCE_S)
     submission_id = attach_or_submit(client, arguments, job_id, result)
     last = _watch(follow(client, submission_id), report, log)
     info = patiently(lambda: client.get_job_info(submission_id), submission_id)
@@ -81,9 +87,10 @@ def run_as_process(arguments: Sequence[str], job_id: str, result: Path, report: 
     Leaving in any way, also by a signal's exception, ends the command and everything that it started.
     Returns and raises what `run_as_job` does.
     """
+    _check_wanted(job_id)
     result.unlink(missing_ok=True)  # what an earlier command left says nothing of this one
     command = [sys.executable, "-m", PROGRAM, *arguments, "--result", str(result)]
-    environment = {**os.environ, MARK: job_id}
+    environment = {**os.environ, **WAITING, MARK: job_id}
     process = subprocess.Popen(
         command,
         env=environment,
@@ -107,8 +114,10 @@ def run_as_process(arguments: Sequence[str], job_id: str, result: Path, report: 
     return read_json(result)
 
 
-def connect() -> "JobSubmissionClient":
+def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
     """A client of the job server that `RAY_API_SERVER_ADDRESS` names, with the token that `RAY_AUTH_TOKEN_PATH` names.
+
+    One that does not answer is waited for so many seconds.
 
     Raises:
         UserError: no address is set, nobody answers there, or it is a server that refuses our token or is too old.
@@ -120,7 +129,7 @@ def connect() -> "JobSubmissionClient":
     if not address:
         raise UserError("RAY_API_SERVER_ADDRESS is not set; start the stack with `pangu up`, or name a Ray job server.")
     try:
-        client = JobSubmissionClient(address)
+        client = patience.patiently(lambda: JobSubmissionClient(address), (ConnectionError,), patience_s)
     except ConnectionError as error:
         raise UserError(f"No Ray job server answers at {address}; start it, e.g. with `pangu up`.") from error
     except AuthenticationError as error:
@@ -138,6 +147,7 @@ def connect() -> "JobSubmissionClient":
 
 def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path) -> str:
     """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none."""
+    shared = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
     for attempt in range(1, MAX_ATTEMPTS + 1):
         submission_id = f"{job_id}-{attempt}"
         info = _find(client, submission_id)
@@ -145,7 +155,7 @@ def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], jo
             client.submit_job(
                 entrypoint=_shell_line(["python", "-m", PROGRAM, *arguments, "--result", str(result)]),
                 submission_id=submission_id,
-                runtime_env={"env_vars": {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}},
+                runtime_env={"env_vars": {**WAITING, **shared}},
             )
             return submission_id
         if info.status not in ("FAILED", "STOPPED"):
@@ -159,9 +169,11 @@ def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:
     Raises:
         CommandFailed: the head stays away, or came back without any memory of the job.
     """
+    from aiohttp import ClientError
+
     seen = 0
     while True:
-        with contextlib.suppress(OSError, RuntimeError):
+        with contextlib.suppress(OSError, RuntimeError, ClientError):
             for number, line in enumerate(_tail(client, submission_id)):
                 if number >= seen:
                     seen += 1
@@ -179,9 +191,11 @@ def patiently(ask: Callable[[], Answer], submission_id: str, patience_s: float =
     Raises:
         CommandFailed: it stays away for `patience_s`, or it was started anew and does not know the job: nothing ended the command
             but the head's end, so another attempt may go on.
+        CommandStopped: this process has stopped the job meanwhile.
     """
     until = time.monotonic() + patience_s
     while True:
+        _check_wanted(submission_id)
         try:
             return ask()
         except (OSError, RuntimeError) as error:
@@ -204,6 +218,7 @@ def stop(client: "JobSubmissionClient", submission_id: str, patience_s: float = 
 
 def stop_all(prefix: str) -> list[str]:
     """Stop every living job and end every process whose id begins with `prefix`; returns the jobs' submission ids."""
+    _stopped.add(prefix)
     end(marked(MARK, prefix, prefix=True))
     client = connect()
     living = [
@@ -216,6 +231,12 @@ def stop_all(prefix: str) -> list[str]:
     for submission_id in living:
         stop(client, submission_id)
     return living
+
+
+def _check_wanted(job_id: str) -> None:
+    """Raises CommandStopped if this process has stopped the job."""
+    if any(job_id.startswith(prefix) for prefix in _stopped):
+        raise CommandStopped(f"{job_id} was stopped.")
 
 
 def _find(client: "JobSubmissionClient", submission_id: str) -> "JobInfo | None":

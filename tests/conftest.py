@@ -1,6 +1,7 @@
 """Fixtures that several parts share: the real stack, started once for all tests that need it."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,3 +42,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty home, which is also `$PANGU_HOME`."""
     monkeypatch.setenv("PANGU_HOME", str(tmp_path))
     return Home(tmp_path)
+
+
+@pytest.fixture
+def card_that_takes_forever(tmp_path: Path) -> Iterator[Path]:
+    """A card whose only URL names a server that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        (tmp_path / "urls.csv").write_text(f"url,caption\nhttp://127.0.0.1:{port}/a.png,a\n")
+        card = tmp_path / "forever.yaml"
+        card.write_text(
+            "name: forever\nsource: urls.csv\ncolumns: {url: url, caption_en: caption}\nlicence: {name: none}\n"
+            "limits: {max_seconds: 300, stall_seconds: 300, retries: 0, allow_private_hosts: ['127.0.0.1']}\n"
+        )
+        yield card

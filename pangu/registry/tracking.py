@@ -8,6 +8,7 @@ import httpx
 
 from pangu.compatibility import check_server
 from pangu.errors import UserError
+from pangu.patience import patiently
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -46,9 +47,7 @@ def check_server_at(uri: str) -> None:
     if not uri.startswith(("http://", "https://")):
         return
     try:
-        answer = httpx.get(
-            f"{uri.rstrip('/')}/version", timeout=30, headers=_token(), auth=_login(), follow_redirects=True
-        )
+        answer = patiently(lambda: _version(uri), (httpx.TransportError,))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(f"No MLflow server answers at {uri} ({error}); start it with `pangu up`.") from error
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
@@ -59,6 +58,10 @@ def check_server_at(uri: str) -> None:
     if not answer.is_success:
         raise UserError(f"What answers at {uri} is no MLflow server ({answer.status_code}); check MLFLOW_TRACKING_URI.")
     check_server("mlflow", uri, answer.text)
+
+
+def _version(uri: str) -> httpx.Response:
+    return httpx.get(f"{uri.rstrip('/')}/version", timeout=30, headers=_token(), auth=_login(), follow_redirects=True)
 
 
 def _token() -> dict[str, str]:

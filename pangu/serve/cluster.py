@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import UserError
+from pangu.patience import patiently
 from pangu.serve.drawing.messages import Lineup
 from pangu.serve.settings import APPLICATION, IMPORT_PATH, ServeSettings
 
@@ -28,7 +29,7 @@ def connect() -> "ServeSubmissionClient":
 
     address = os.environ.get("RAY_API_SERVER_ADDRESS", f"http://{HOST}:8265")
     try:
-        return ServeSubmissionClient(address)
+        return patiently(lambda: ServeSubmissionClient(address), (ConnectionError,))
     except AuthenticationError as error:
         raise UserError(
             f"Ray at {address} refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."

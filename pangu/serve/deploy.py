@@ -21,7 +21,7 @@ from pangu.serve import cluster
 from pangu.serve.drawing.messages import Lineup, Release
 from pangu.serve.drawing.parts import offers_of, part_hashes
 from pangu.serve.settings import ServeSettings
-from pangu.storage import Home
+from pangu.storage import Home, write_atomically, write_json
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -104,10 +104,19 @@ def deploy(
         stage.show(final.model_copy(update={"held": old.releases}), release.sha256)
         _report(report, 4, url)
     stage.show(final, release.sha256)
+    remember(home, final.champion.pair_version, stage.settings)
     prune(cache, [*final.releases, *(old.releases if old else ())])
     _report(report, 5, url)
     share = 1.0 if canary is None else canary
     return DeployOutcome(pair_version=pair.pair_version, url=url, already_done=False, canary_share=share)
+
+
+def remember(home: Home, pair_version: int, settings: ServeSettings) -> None:
+    """Write down what serves the same champion again, for when Ray was restarted: `served.json`, arguments of `pangu`."""
+    path = home.root / "served-settings.json"
+    write_atomically(path, settings.model_dump_json().encode())
+    arguments = ["deploy", "--pair-version", str(pair_version), "--settings", str(path)]
+    write_json(home.root / "served.json", {"arguments": arguments})
 
 
 def target(release: Release, old: Lineup | None, canary: float | None) -> Lineup:

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 import uuid
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,8 @@ from pangu.stack.processes import end, family, marked
 from pangu.stack.profile import Profile, ProfileName, choose
 from pangu.storage import Home
 
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 600.0
+"""A machine whose cores are busy needs minutes; a server that dies is noticed at once."""
 RESTARTS = 2
 Say = Callable[[str], None]
 
@@ -178,13 +180,15 @@ def _wait_until(stack: Stack, program: str, answers: Callable[[Stack], bool], sa
 
 
 def _end_everything(stack: Stack) -> None:
-    """End the worker first, so that no flow starts anything new, then the rest, then whatever they left behind."""
+    """End caretaker and worker first, so that nothing new is started, then the rest, then whatever they left behind."""
     supervisor = stack.supervisor.find() if stack.supervisor else None
     known = family(supervisor) if supervisor else []
     known += [process for record in stack.processes.values() if (process := record.find())]
     if supervisor is not None:
         with contextlib.suppress(Exception):  # whatever it cannot say or do, the processes are ended below
-            supervision.rpc(stack).stopProcess("worker", True)
+            for program in ("caretaker", "worker"):
+                with contextlib.suppress(xmlrpc.client.Fault):  # it does not run, or an older stack has none
+                    supervision.rpc(stack).stopProcess(program, True)
             known += family(supervisor)
             settle(stack, "CANCELLED", "`pangu down` ended it; run it again, and it continues.")
             supervision.stop_all(stack)

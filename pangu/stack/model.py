@@ -115,6 +115,8 @@ class Stack(Frozen):
             "PREFECT_PROFILES_PATH": str(self.home / "stack" / "prefect" / "profiles.toml"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+            # Flow runs sit out a restart of the server; waits double from two seconds on.
+            "PREFECT_CLIENT_MAX_RETRIES": "7",
             "MLFLOW_TRACKING_URI": self.mlflow_url,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

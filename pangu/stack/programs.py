@@ -26,14 +26,16 @@ class Program:
     folder: str = ""
     """Where it runs; empty: in the project."""
     stop_signal: str = "TERM"
-    retries: int = 3
-    """So many failed starts in a row are borne."""
+    retries: int = 1000
+    """So many failed starts in a row are borne: a port may be taken, or a disk full, for a while."""
+    is_outlived: bool = False
+    """What it started goes on when it is killed, and is not ended before it starts again."""
 
 
 def programs(stack: Stack) -> tuple[Program, ...]:
     """All servers of the stack. The worker waits for the Prefect server, and what needs PostgreSQL waits for that, so `up`
     starts them."""
-    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack))
+    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack), _caretaker())
     return (_postgres(stack), *found) if stack.database is not None and stack.database.own else found
 
 
@@ -62,6 +64,7 @@ def _postgres(stack: Stack) -> Program:
         stop_signal="INT",
         # After a crash its memory is held until the last of its processes has noticed.
         retries=10,
+        is_outlived=True,
     )
 
 
@@ -94,6 +97,7 @@ def _worker(stack: Stack) -> Program:
         # A person who presses the button should not wait for the next poll.
         {"PREFECT_WORKER_QUERY_SECONDS": "2"},
         starts_by_itself=False,
+        is_outlived=True,
     )
 
 
@@ -135,6 +139,10 @@ def _ray(stack: Stack) -> Program:
             "SPT_NOENV": "1",
         },
     )
+
+
+def _caretaker() -> Program:
+    return Program("caretaker", _python("pangu.stack.caretaker"))
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

@@ -73,6 +73,8 @@ def write_configuration(stack: Stack) -> Path:
 
 def _section(program: Program, logs: Path) -> str:
     environment = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
+    fresh = () if program.is_outlived else (sys.executable, "-m", "pangu.stack.fresh", program.name)
+    command = shlex.join([*fresh, *program.command])
     more = _quoted(user=program.user, directory=program.folder)
     return PROGRAM.format(
         autostart=str(program.starts_by_itself).lower(),
@@ -80,7 +82,7 @@ def _section(program: Program, logs: Path) -> str:
         patience=STOP_S,
         stop_signal=program.stop_signal,
         more="".join(f"{name}={value}\n" for name, value in more.items() if value),
-        **_quoted(name=program.name, command=shlex.join(program.command), environment=environment, logs=logs),
+        **_quoted(name=program.name, command=command, environment=environment, logs=logs),
     )
 
 

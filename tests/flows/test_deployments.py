@@ -1,6 +1,5 @@
 """The deployments of prefect.yaml on the real Prefect server: forms, limits, schedule, and how runs end."""
 
-import socket
 import time
 from pathlib import Path
 from typing import get_args
@@ -134,20 +133,6 @@ def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     asked = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["train-single-report"]}}}
     (report,) = api.post("/artifacts/filter", json=asked).raise_for_status().json()
     assert "### Samples, step-000002" in report["data"]
-
-
-@pytest.fixture
-def card_that_takes_forever(tmp_path: Path):
-    """A card whose only URL names a server that accepts and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        (tmp_path / "urls.csv").write_text(f"url,caption\nhttp://127.0.0.1:{port}/a.png,a\n")
-        card = tmp_path / "forever.yaml"
-        card.write_text(
-            "name: forever\nsource: urls.csv\ncolumns: {url: url, caption_en: caption}\nlicence: {name: none}\n"
-            "limits: {max_seconds: 300, stall_seconds: 300, retries: 0, allow_private_hosts: ['127.0.0.1']}\n"
-        )
-        yield card
 
 
 def test_a_cancelled_run_takes_everything_it_started_along(
