@@ -33,6 +33,7 @@ DRAWINGS = 12
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 860})
     context.set_default_timeout(SLOW_MS)
+    expect.set_options(timeout=SLOW_MS)
     yield context.new_page()
     context.close()
 
@@ -94,7 +95,7 @@ def retrained(page: Page, stack: Stack, card: Path) -> None:
     """A retraining by the form: the card typed in, the recipe chosen, the steps changed, serving switched off."""
     open_form(page, stack, "retrain-pair")
     property_of(page, "Card").get_by_role("textbox").fill(str(card))
-    property_of(page, "Recipe").get_by_role("button", name="demo").click()
+    property_of(page, "Recipe").get_by_role("button", name="demo").press("ArrowDown")  # a click alone opens nothing
     page.get_by_role("option", name="tiny", exact=True).click()
     steps = property_of(page, "Structure Steps")
     steps.get_by_role("button", name="int", exact=True).click()
