@@ -48,7 +48,7 @@ chaos: $(STAMP)
 
 # One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
-	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale whole_way serve; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale whole_way serve serve_replicas; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -4,11 +4,14 @@ from typing import Any, cast
 
 from ray import serve
 from ray.serve import Application, Deployment
-from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 
 from pangu.serve.gateway import Gateway
 from pangu.serve.replicas import REPLICAS
 from pangu.serve.settings import PoolSettings, ServeSettings
+
+ROUTER: dict[str, Any] = {"request_router_class": "pangu.serve.routing:LayoutRouter"}
+"""Of the structure pool, whose replicas have caches."""
 
 
 def build(settings: dict[str, Any]) -> Application:
@@ -30,6 +33,7 @@ def build_with(settings: dict[str, Any], lineup: dict[str, Any] | None) -> Appli
         max_queued_requests=8 * chosen.max_in_flight,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=chosen.retry_after_s),
         graceful_shutdown_timeout_s=chosen.drain_s,
+        max_surge_percent=chosen.surge_percent,
     )
     return gateway.bind(chosen.model_dump(mode="json"), pools)
 
@@ -50,7 +54,9 @@ def _pool(name: str, settings: ServeSettings, lineup: dict[str, Any] | None) -> 
         max_ongoing_requests=settings.max_in_flight + 8,
         max_queued_requests=settings.max_in_flight + 8,
         graceful_shutdown_timeout_s=settings.drain_s,
+        max_surge_percent=settings.surge_percent,
         **_scale(own, settings),
+        **({"request_router_config": RequestRouterConfig(**ROUTER)} if name == "structure" else {}),
     )
     sizes = settings.coop if name == "coop" else own
     moderation = settings.moderation.model_dump(mode="json")

@@ -99,9 +99,24 @@ def declaration(lineup: Lineup, port: int, settings: ServeSettings) -> dict[str,
     }
 
 
-def failure(client: "ServeSubmissionClient", since: float) -> str | None:
-    """Why the declaration made at Unix time `since` failed; None while it may still succeed."""
-    application = client.get_serve_details().get("applications", {}).get(APPLICATION, {})
-    if application.get("status") != "DEPLOY_FAILED" or application.get("last_deployed_time_s", 0) < since - 1:
+def application(client: "ServeSubmissionClient") -> dict[str, Any]:
+    """What Serve says of the application at the moment; empty if there is none."""
+    found: dict[str, Any] = client.get_serve_details().get("applications", {}).get(APPLICATION, {})
+    return found
+
+
+def failure(application: dict[str, Any], before: float) -> str | None:
+    """Why a declaration failed that came after the one of the stamp `before`; None while it may still succeed."""
+    if application.get("status") != "DEPLOY_FAILED" or stamp_of(application) == before:
         return None
     return str(application.get("message") or "see Ray's dashboard")
+
+
+def settled(application: dict[str, Any], before: float) -> bool:
+    """Whether every replica runs as declared after the stamp `before`; replicas that come and go with the load do not count."""
+    return application.get("status") == "RUNNING" and stamp_of(application) != before
+
+
+def stamp_of(application: dict[str, Any]) -> float:
+    """What tells a declaration from the one before: when Serve took it, by its own clock; 0 if there is none."""
+    return float(application.get("last_deployed_time_s") or 0)

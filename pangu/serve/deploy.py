@@ -133,18 +133,19 @@ class Stage:
         self._client, self._url, self._port, self.settings = client, url, port, settings
 
     def show(self, lineup: Lineup, sha256: str) -> None:
-        """Declare `lineup`, and wait until it answers and every part holds and has drawn with the release of that hash.
+        """Declare `lineup`, and wait until every replica runs as declared, and has drawn with the release of that hash.
 
         Raises:
             UserError: Serve listens on another port.
             RuntimeError: Serve gave up, or the time did.
         """
-        since, deadline = time.time(), time.monotonic() + WAIT_S
+        before, deadline = cluster.stamp_of(cluster.application(self._client)), time.monotonic() + WAIT_S
         cluster.declare(self._client, lineup, self._port, self.settings)
         while time.monotonic() < deadline:
-            if _shows(state_of(self._url), lineup, sha256):
+            application = cluster.application(self._client)
+            if cluster.settled(application, before) and _shows(state_of(self._url), lineup, sha256):
                 return
-            reason = cluster.failure(self._client, since)
+            reason = cluster.failure(application, before)
             if reason is not None:
                 raise RuntimeError(f"Ray Serve could not start the application: {reason}")
             time.sleep(POLL_S)

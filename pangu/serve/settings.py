@@ -112,6 +112,13 @@ class ServeSettings(Frozen):
     retry_after_s: int = Field(2, ge=1, description="What a refused client is told to wait")
     timeout_s: float = Field(300.0, gt=0, description="Deadline of one request, from acceptance to the last byte")
     drain_s: float = Field(60.0, gt=0, description="How long a stopping replica may finish what it accepted")
+    surge_percent: int = Field(
+        100,
+        ge=0,
+        le=100,
+        description="Replicas that changed settings may start before old ones stop, per cent of a pool; 0 where devices are "
+        "all taken, and requests wait meanwhile",
+    )
     denied_words: tuple[str, ...] = Field(
         (), max_length=10_000, description="Prompts that hold one of these are refused"
     )

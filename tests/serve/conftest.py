@@ -38,7 +38,7 @@ def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         partner = folder / "partner"
         small.stable_diffusion(seed=3).save_pretrained(partner)
         declared = {"partners": {"style": {"source": str(partner)}}}
-        write_json(folder / "settings.json", {"max_in_flight": 3, "coop": declared})
+        write_json(folder / "settings.json", {"max_in_flight": 3, "structure": {"replicas": 2}, "coop": declared})
         outcome = run_deploy("champion", "--settings", str(folder / "settings.json"))
         assert outcome["pair_version"] == versions[1]
         application = Served(outcome["url"], first=versions[1], second=versions[0], home=Home(stack.home), stack=stack)

@@ -41,3 +41,14 @@ def test_a_running_application_keeps_its_settings() -> None:
     assert cluster.running_settings(details) == chosen
     assert cluster.running_settings({"applications": {}}) is None
     assert cluster.running_settings({"applications": {"pangu": {"deployed_app_config": None}}}) is None
+
+
+def test_a_declaration_has_settled_once_serve_runs_it_and_not_the_one_before() -> None:
+    running = {"status": "RUNNING", "last_deployed_time_s": 100.0}
+    assert cluster.settled(running, before=0.0)
+    assert not cluster.settled(running, before=100.0)
+    assert not cluster.settled(running | {"status": "DEPLOYING"}, before=0.0)
+    assert not cluster.settled({}, before=0.0)
+    failed = {"status": "DEPLOY_FAILED", "message": "no such device", "last_deployed_time_s": 100.0}
+    assert cluster.failure(failed, before=0.0) == "no such device"
+    assert cluster.failure(failed, before=100.0) is None

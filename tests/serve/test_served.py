@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import numpy as np
@@ -117,6 +119,13 @@ def test_more_than_it_accepts_is_429_with_retry_after_and_the_accepted_ones_are_
         assert answer.json()["error"]["code"] == "rate_limit_exceeded"
 
 
+def test_a_layout_is_found_by_whichever_replica_drew_it(served: Served) -> None:
+    """Two structure replicas, each with a cache of its own; random choice would find all eight once in 256 times."""
+    asked = [{"prompt": f"layout {number}", "seed": number, "num_inference_steps": 4} for number in range(8)]
+    assert not any(served.draw(**each).json()["structure_cached"] for each in asked)
+    assert all(served.draw(**each, texture={"guidance_scale": 1.5}).json()["structure_cached"] for each in asked)
+
+
 def test_the_work_stops_when_the_client_leaves(served: Served) -> None:
     clock = time.monotonic()
     served.draw(num_inference_steps=40)
@@ -130,9 +139,12 @@ def test_the_work_stops_when_the_client_leaves(served: Served) -> None:
 
 
 def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:
-    answer = served.draw(seed=1, num_inference_steps=2, coop={"partners": ["style"]})
+    asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 2, "coop": {"partners": ["style"]}}
+    answer = served.draw(**asked)
     assert answer.json()["partners"] == ["style"]
-    assert file_of(answer) == file_of(served.draw(seed=1, num_inference_steps=2, coop={"partners": ["style"]}))
+    streamed = served.draw(**asked, stream=True, partial_images=1)
+    assert streamed.text.count("event: image_generation.partial_image") == 1
+    assert last_file_of(streamed) == file_of(answer)
     assert served.draw(coop={"partners": ["/etc"]}).json()["error"]["param"] == "coop.partners"
 
 
@@ -187,7 +199,7 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_releases(served: Served
     for answer in answers:
         assert file_of(answer) == expected[answer.json()["release"]["pair_version"]]
     assert _replicas(served) == replicas
-    assert len(replicas) == 5
+    assert len(replicas) == 6
 
 
 def _replicas(served: Served) -> set[str]:
@@ -203,7 +215,8 @@ def test_requests_of_a_replica_that_dies_are_drawn_again(served: Served) -> None
     victims = [each for each in psutil.process_iter(["cmdline"]) if title in " ".join(each.info["cmdline"] or [])]
     mine = [each for each in victims if _belongs_to(each, served.stack.supervisor.pid)]
     with ThreadPoolExecutor(3) as clients:
-        jobs = [clients.submit(served.draw, seed=4, num_inference_steps=60) for _ in range(6)]
+        ways: tuple[dict[str, Any], ...] = ({}, {"stream": True, "partial_images": 3})
+        jobs = [clients.submit(served.draw, seed=4, num_inference_steps=60, **ways[number % 2]) for number in range(6)]
         while not any(job.done() for job in jobs):
             time.sleep(0.01)
         for each in mine:
@@ -211,7 +224,18 @@ def test_requests_of_a_replica_that_dies_are_drawn_again(served: Served) -> None
         answers = [job.result() for job in jobs]
     assert mine
     for answer in answers:
-        assert np.abs(_pixels(file_of(answer)) - expected).max() <= 1
+        assert np.abs(_pixels(last_file_of(answer)) - expected).max() <= 1
+
+
+def last_file_of(answer: httpx.Response) -> bytes:
+    """Of an answer, or of a stream, in which no partial image may come twice."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        return file_of(answer)
+    events = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert events[-1]["type"] == "image_generation.completed", events[-1]
+    shown = [event["partial_image_index"] for event in events[:-1]]
+    assert shown == sorted(set(shown))
+    return base64.b64decode(events[-1]["b64_json"])
 
 
 def _belongs_to(process: psutil.Process, ancestor: int) -> bool:
