@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.serve.drawing.messages import Job
-from pangu.serve.routing import PATIENCE, in_order, layout_of
+from pangu.serve.layouts import PATIENCE, in_order, layout_of
 
 BUSY = st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 20), min_size=1, max_size=6)
 
