@@ -8,7 +8,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
 SERVERS := tests/browser tests/e2e tests/flows tests/registry tests/serve tests/stack
 
-.PHONY: setup demo test kills chaos nodes bench lint up down
+.PHONY: setup demo test test-long kills chaos nodes bench lint up down
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest $(SERVERS) > .tests-with-servers.log 2>&1 & with=$$!; \
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(SERVERS)); without=$$?; \
 	wait $$with; with=$$?; cat .tests-with-servers.log; exit $$((with | without))
+
+# What takes a minute a test and is checked in small by `make test`: ten minutes more.
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long
 
 # A hundred times `kill -9` at seeded moments of every stage from ingest to encode; `make test` does a few.
 kills: $(STAMP)

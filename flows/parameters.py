@@ -169,6 +169,12 @@ class EvaluationOptions(Form):
         "", max_length=1000, description="Chinese CLIP model, a folder or a hub id", json_schema_extra=_at(5)
     )
 
+    matrix: bool = Field(
+        False,
+        description="Also draw the new halves with the champion's, to see which half became better (twice the time)",
+        json_schema_extra=_at(6),
+    )
+
     @property
     def judges(self) -> list[str]:
         """The options of `pangu evaluate` and `pangu gate` that name the networks which judge."""

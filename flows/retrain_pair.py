@@ -11,6 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dataset_report import show_dropped
 from flows.gate import pass_gate
+from flows.pair_matrix import compare_halves
 from flows.parameters import RetrainPair
 from flows.release_pair import release_and_deploy
 from flows.release_report import show_links, show_samples
@@ -45,6 +46,8 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
     evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"], options.arguments)
     decided = gate(card, measured, recipe, encoded["encode_id"], options.judges)
     show_samples(evaluated, decided)
+    if options.matrix:
+        compare_halves(decided, card, structure, texture, recipe, encoded["encode_id"], options.arguments)
     pass_gate(decided, settings.approval)
     served = release_and_deploy(evaluated["pair"], structure, texture, measured, serve=settings.deploy)
     show_links(served)

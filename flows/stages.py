@@ -76,6 +76,21 @@ def evaluate(
     return run_stage("evaluate", ["evaluate", card, *generators, *chosen])
 
 
+@task(name="matrix", task_run_name="matrix", **stage_task)
+def matrix(card: str, structure: str, texture: str, recipe: str, encode_id: str, options: list[str]) -> dict[str, Any]:
+    generators = ["--structure", structure, "--texture", texture, "--champion"]
+    chosen = [
+        "--recipe",
+        recipe,
+        "--encode-id",
+        encode_id,
+        *options,
+        "--folder",
+        str(result_file("matrix").with_suffix("")),
+    ]
+    return run_stage("matrix", ["matrix", card, *generators, *chosen])
+
+
 @task(name="gate", task_run_name="gate", **stage_task)
 def gate(card: str, metrics: str, recipe: str, encode_id: str, judges: list[str]) -> dict[str, Any]:
     chosen = ["--recipe", recipe, "--encode-id", encode_id, *judges]

@@ -15,9 +15,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pangu import patience
 from pangu.compatibility import check_server
 from pangu.errors import UserError
+from pangu.patience import VARIABLE as PATIENCE_VARIABLE
+from pangu.patience import patiently
 from pangu.progress import Reporter, parse_progress
 from pangu.stack.processes import end, marked
 from pangu.storage import read_json
@@ -39,7 +40,7 @@ SHARED_VARIABLES = (
 MAX_ATTEMPTS = 20
 HEAD_PATIENCE_S = 300.0
 """How long Ray's head may be away before the command that it ran counts as failed."""
-WAITING = {patience.VARIABLE: "120"}
+WAITING = {PATIENCE_VARIABLE: "120"}
 """What a command is told: how many seconds it waits for a server that is being restarted."""
 _stopped: set[str] = set()
 """What this process has stopped is not started again by a thread that still waits for it."""
@@ -50,6 +51,10 @@ Answer = TypeVar("Answer")
 
 class CommandFailed(RuntimeError):
     """A command ended badly without blaming its input, so that trying again may help."""
+
+
+class HeadAway(Exception):
+    """Ray's head does not answer at this moment."""
 
 
 class CommandStopped(Exception):
@@ -73,7 +78,7 @@ def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Repo
     client = connect(HEAD_PATIENCE_S)
     submission_id = attach_or_submit(client, arguments, job_id, result)
     last = _watch(follow(client, submission_id), report, log)
-    info = patiently(lambda: client.get_job_info(submission_id), submission_id)
+    info = answer(lambda: client.get_job_info(submission_id), submission_id)
     if info.status == "STOPPED":
         raise CommandStopped(f"`pangu {' '.join(arguments)}` was stopped.")
     if info.status != "SUCCEEDED":
@@ -129,7 +134,7 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
     if not address:
         raise UserError("RAY_API_SERVER_ADDRESS is not set; start the stack with `pangu up`, or name a Ray job server.")
     try:
-        client = patience.patiently(lambda: JobSubmissionClient(address), (ConnectionError,), patience_s)
+        client = patiently(lambda: JobSubmissionClient(address), (ConnectionError,), patience_s)
     except ConnectionError as error:
         raise UserError(f"No Ray job server answers at {address}; start it, e.g. with `pangu up`.") from error
     except AuthenticationError as error:
@@ -178,14 +183,14 @@ def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:
                 if number >= seen:
                     seen += 1
                     yield line
-        if patiently(lambda: client.get_job_status(submission_id), submission_id).is_terminal():
+        if answer(lambda: client.get_job_status(submission_id), submission_id).is_terminal():
             break
         time.sleep(1)
     # What was printed between the last look and the end.
-    yield from patiently(lambda: client.get_job_logs(submission_id), submission_id).splitlines()[seen:]
+    yield from answer(lambda: client.get_job_logs(submission_id), submission_id).splitlines()[seen:]
 
 
-def patiently(ask: Callable[[], Answer], submission_id: str, patience_s: float = HEAD_PATIENCE_S) -> Answer:
+def answer(ask: Callable[[], Answer], submission_id: str, patience_s: float = HEAD_PATIENCE_S) -> Answer:
     """What the head answers, which may be away for a while: its machine restarts, or its network is cut.
 
     Raises:
@@ -193,8 +198,8 @@ def patiently(ask: Callable[[], Answer], submission_id: str, patience_s: float =
             but the head's end, so another attempt may go on.
         CommandStopped: this process has stopped the job meanwhile.
     """
-    until = time.monotonic() + patience_s
-    while True:
+
+    def ask_once() -> Answer:
         _check_wanted(submission_id)
         try:
             return ask()
@@ -203,9 +208,12 @@ def patiently(ask: Callable[[], Answer], submission_id: str, patience_s: float =
                 raise CommandFailed(
                     f"Ray's head was started anew and knows nothing of the job {submission_id}."
                 ) from error
-            if time.monotonic() > until:
-                raise CommandFailed(f"Ray's head was away for {patience_s:.0f} s while {submission_id} ran.") from error
-        time.sleep(1)
+            raise HeadAway from error
+
+    try:
+        return patiently(ask_once, (HeadAway,), patience_s)
+    except HeadAway as error:
+        raise CommandFailed(f"Ray's head was away for {patience_s:.0f} s while {submission_id} ran.") from error
 
 
 def stop(client: "JobSubmissionClient", submission_id: str, patience_s: float = 15.0) -> None:

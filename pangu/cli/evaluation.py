@@ -83,6 +83,9 @@ def matrix(
     texture: Annotated[list[Path], typer.Option(help="Folder of a texture generator; may be given again.")],
     encode_id: EncodeIdOption,
     recipe: RecipeOption = "demo",
+    champion: Annotated[
+        bool, typer.Option("--champion", help="Also both halves of the pair that is released.")
+    ] = False,
     rank_by: Annotated[str | None, typer.Option(help="Which measured number ranks pairs.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where table and picture go. Default: in the home.")] = None,
     split: SplitOption = None,
@@ -102,14 +105,21 @@ def matrix(
     from pangu.evaluate.matrix import matrix as run
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
+    from pangu.registry.fetch import fetch_halves, unlike
+    from pangu.registry.tracking import CHAMPION
     from pangu.storage import Home
 
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
     protocol = _protocol(chosen, home, dataset, encode_id, judges, split, prompts, metrics, steps, guidance, seed)
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
+    structures, textures = list(structure), list(texture)
+    if champion:
+        released = fetch_halves(CHAMPION, home.root / "fetched")
+        structures += unlike(structures, released["structure"])
+        textures += unlike(textures, released["texture"])
     outcome = run(
-        structure, texture, chosen, dataset, encode_id, home, target, print_progress, protocol, judges, rank_by
+        structures, textures, chosen, dataset, encode_id, home, target, print_progress, protocol, judges, rank_by
     )
     finish(outcome, result)
 

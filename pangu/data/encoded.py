@@ -59,6 +59,7 @@ class Manifest(Frozen):
 
     dataset: str
     version: int
+    files: str = Field("", description="Digest of the names and sizes of the files of this version")
     latents: Literal["precomputed", "on_the_fly"] = Field(
         "precomputed", description="On the fly: there are no files beside this one, images are encoded while training"
     )

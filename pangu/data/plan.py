@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pangu.config import Recipe, Role
 from pangu.data.encoded import Encoders, Manifest
-from pangu.data.table import read_rows
+from pangu.data.table import files_digest, read_rows
 from pangu.data.views import JobData, fill_buckets, job_data, kept_presets
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -38,6 +38,7 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
     return Manifest(
         dataset=dataset,
         version=version,
+        files=files_digest(home, dataset, version),
         latents=recipe.execution.latents,
         encoders=encoders,
         styles=recipe.styles,

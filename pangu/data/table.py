@@ -4,6 +4,7 @@ Owns how files are laid out, the one transaction that makes them visible, and re
 where rows come from. Workers write files first (`write_part`), then one `commit` shows all of them or none.
 """
 
+import hashlib
 import json
 import time
 from typing import Any
@@ -22,8 +23,6 @@ from pangu.data.schema import PARTITION, SCHEMA, STORED
 from pangu.data.store import TableStore, addressed, said_plainly
 from pangu.errors import UserError
 from pangu.storage import Home
-
-__all__ = ["SCHEMA", "DataFile", "commit", "data_files", "latest_version", "open_table", "read_rows", "write_part"]
 
 ROW_GROUP_BYTES = 32 << 20
 COMMIT_ATTEMPTS = 20
@@ -199,6 +198,18 @@ def data_files(home: Home, name: str, version: int, upscaled: bool | None = None
     if files and version != latest_version(home, name):
         _check_present(name, version, files)
     return files
+
+
+def files_digest(home: Home, name: str, version: int) -> str:
+    """First 16 hex digits of the SHA-256 of the names and sizes of a version's files, which are written once and never again:
+    it tells a dataset from another one that was built anew under the same name and number.
+
+    Raises:
+        UserError: no such dataset or version.
+    """
+    actions = pa.table(open_table(home, name, version).get_add_actions(flatten=True))
+    files = sorted(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def _check_present(name: str, version: int, files: list[str]) -> None:

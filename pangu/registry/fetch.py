@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,15 +53,28 @@ def fetch_pair(which: str | int, cache_dir: Path) -> Path:
     client = tracking.connect()
     pair = _resolve(client, which)
     folder = cache_dir / f"pair-{pair.pair_version}-{pair.sha256[:12]}"
-    if not folder.is_dir():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".fetching-") as scratch:
-            downloaded = _download(client, pair, Path(scratch))
-            check_folder(downloaded, pair.sha256)
-            if not folder.is_dir():
-                shutil.move(downloaded, folder)
-    check_folder(folder, pair.sha256)
-    return folder
+    return _fetch(client, tracking.PAIR, pair.pair_version, folder, lambda found: check_folder(found, pair.sha256))
+
+
+def fetch_halves(which: str | int, cache_dir: Path) -> dict[Role, Path]:
+    """The two generator folders of a released pair, each with its contract, fetched and checked like `fetch_pair`.
+
+    Raises:
+        UserError: as `fetch_pair`.
+    """
+    client = tracking.connect()
+    pair = _resolve(client, which)
+    wanted = {
+        "structure": (tracking.STRUCTURE, pair.structure_version),
+        "texture": (tracking.TEXTURE, pair.texture_version),
+    }
+    return {role: _fetch_generator(client, *wanted[role], cache_dir) for role in ROLES}
+
+
+def unlike(folders: Sequence[Path], fetched: Path) -> list[Path]:
+    """The fetched generator, unless one of the folders holds the same files."""
+    content = {Manifest.of(folder).sha256 for folder in folders}
+    return [] if Manifest.of(fetched).sha256 in content else [fetched]
 
 
 def registered_pair(uri: str, cache_dir: Path) -> Path:
@@ -138,17 +152,34 @@ def _find(client: "MlflowClient", which: str | int) -> "ModelVersion":
         raise UserError(f"{tracking.PAIR} has no {what} in MLflow; `pangu release` registers a pair.") from error
 
 
-def _download(client: "MlflowClient", pair: RegisteredPair, scratch: Path) -> Path:
+def _fetch_generator(client: "MlflowClient", model: str, version: int, cache_dir: Path) -> Path:
+    sha256 = client.get_model_version(model, str(version)).tags[tracking.CONTENT]
+    folder = cache_dir / f"{model}-{version}-{sha256[:12]}"
+    return _fetch(client, model, version, folder, lambda found: Manifest.load(found, sha256).check(found))
+
+
+def _fetch(client: "MlflowClient", model: str, version: int, folder: Path, check: Callable[[Path], None]) -> Path:
+    """The files of a version of a model in `folder`, which appears as a whole and checked, or not at all."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetching-") as scratch:
+            downloaded = _download(client, model, version, Path(scratch))
+            check(downloaded)
+            if not folder.is_dir():
+                shutil.move(downloaded, folder)
+    check(folder)
+    return folder
+
+
+def _download(client: "MlflowClient", model: str, version: int, scratch: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    source = client.get_model_version_download_uri(tracking.PAIR, str(pair.pair_version))
+    source = client.get_model_version_download_uri(model, str(version))
     try:
         path = mlflow.artifacts.download_artifacts(
             artifact_uri=source, dst_path=str(scratch), tracking_uri=client.tracking_uri
         )
     except (MlflowException, OSError) as error:
-        raise UserError(
-            f"The files of {tracking.PAIR} version {pair.pair_version} can not be read from {source}."
-        ) from error
+        raise UserError(f"The files of {model} version {version} can not be read from {source}.") from error
     return Path(path)

@@ -1,5 +1,7 @@
 """Encoding: rows per job, files that originals and upscaled rows never share, resumable, and never mixed between encoders."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -9,6 +11,7 @@ from pangu.data.batches import load_rows
 from pangu.data.encode import encode
 from pangu.data.encoded import Manifest, check_encoded, parts
 from pangu.data.openmoji import selection
+from pangu.data.table import read_rows
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.text import embed_captions, load_text_tower, styled_caption
@@ -104,6 +107,18 @@ def test_whatever_decides_the_content_makes_another_encoded_dataset(encoded) -> 
     ]
     ids = {encode(NAME, version, recipe, home).encode_id for recipe in others}
     assert len(ids | {outcome.encode_id}) == 6
+
+
+def test_a_dataset_that_was_built_anew_under_the_same_number_never_meets_old_latents(tmp_path) -> None:
+    home = Home(tmp_path)
+    version = small_dataset(home, count=8)
+    before = encode(NAME, version, tiny(), home)
+    shutil.rmtree(home.dataset(NAME) / "table")
+    assert commit_rows(home, [row(one, index % 2 == 0) for index, one in enumerate(selection(8))]) == version
+    after = encode(NAME, version, tiny(), home)
+    assert not after.already_done and after.encode_id != before.encode_id
+    keys = set(read_rows(home, NAME, version, columns=["key"])["key"].to_pylist())
+    assert set(load_rows(home.encoded(NAME, after.encode_id), "structure").keys) == keys
 
 
 def test_images_that_were_too_small_are_left_out(tmp_path) -> None:

@@ -212,6 +212,7 @@ def list_rows(card: Card, port: int, names: list[str]) -> None:
     Path(card.source).write_text(f"url,caption_en,caption_zh,license\n{rows}\n")
 
 
+@pytest.mark.long
 def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -> None:
     home, waited = Home(tmp_path), list[float]()
     card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})

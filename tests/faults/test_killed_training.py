@@ -29,7 +29,7 @@ def generator(home: Home, role: str) -> bytes:
     return (home.run(role) / "generator" / "diffusion_pytorch_model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("role", ["structure", "texture"])
+@pytest.mark.parametrize("role", [pytest.param("structure", marks=pytest.mark.long), "texture"])
 def test_killed_again_and_again_the_generator_is_the_same_to_the_bit(role: str, tmp_path: Path) -> None:
     undisturbed, disturbed = Home(tmp_path / "whole"), Home(tmp_path / "killed")
     version = small_dataset(undisturbed)

@@ -56,6 +56,7 @@ def train_workers(process: psutil.Process) -> list[psutil.Process]:
     return [one for one in below if one.is_running() and "RayTrainWorker" in " ".join(one.cmdline())]
 
 
+@pytest.mark.long
 def test_with_room_for_one_of_two_workers_and_that_one_killed_the_job_still_ends(encoded: tuple[Home, str]) -> None:
     home, encode_id = encoded
     process = start(home, encode_id, workers=2, least=1, cpus=1)

@@ -103,6 +103,7 @@ def test_a_killed_worker_costs_the_attempt_and_nothing_else(
     assert distance(result(whole), uninterrupted) < TOLERANCE * one_step
 
 
+@pytest.mark.long
 def test_every_worker_counts_in_what_a_training_took_and_plans_learn_from_it(
     job: TrainJob, uninterrupted: dict
 ) -> None:
@@ -117,6 +118,7 @@ def test_every_worker_counts_in_what_a_training_took_and_plans_learn_from_it(
     assert samples["two"].core_s == both.core_s
 
 
+@pytest.mark.long
 def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupted: dict, one_step: float) -> None:
     elastic = at(job, "elastic")
     for size, killed_at in ((1, 3), (2, 3), (4, 0)):

@@ -113,6 +113,7 @@ def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Clie
     assert state["type"] == "FAILED" and "has no alias 'previous' to go back to" in state["message"]
 
 
+@pytest.mark.long
 def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     api: httpx.Client, stack: Stack, tmp_path: Path
 ) -> None:

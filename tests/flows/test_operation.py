@@ -73,6 +73,7 @@ def test_a_new_dataset_version_starts_a_retraining_once_that_is_switched_on(
 
 
 @pytest.mark.usefixtures("nobody_works")
+@pytest.mark.long
 def test_of_missed_schedules_the_newest_is_made_up_for_and_vacuums_what_is_old(api: httpx.Client, stack: Stack) -> None:
     """Three nights were missed, and a person asked for a fourth run before them."""
     home, now = Home(stack.home), datetime.now(UTC)
@@ -113,6 +114,7 @@ def silent_since_now(api: httpx.Client, run: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("nobody_works")
+@pytest.mark.long
 def test_a_run_that_falls_silent_is_crashed_by_the_automation_and_its_slot_is_free(
     api: httpx.Client, stack: Stack
 ) -> None:

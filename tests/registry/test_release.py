@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.registry import fetch_pair, release, resolve
+from pangu.registry.fetch import fetch_halves, unlike
 from pangu.registry.manifest import Manifest, sha256_of
 from pangu.storage import write_json
 from tests.registry.pairs import evaluation, write_generator, write_pair
@@ -43,6 +45,21 @@ def test_same_pair_twice_is_one_version_and_the_files_come_back_to_the_byte(regi
     assert version.tags["pangu.protocol_hash"] == "c" * 16
     assert version.tags["pangu.dataset_version"] == "3"
     assert MlflowClient(registry).get_run(version.run_id).data.metrics == {"retrieval_top1": 0.25}
+
+
+def test_the_halves_of_a_release_come_with_their_contracts_and_are_told_from_others(
+    registry: str, tmp_path: Path
+) -> None:
+    places, others = write_pair(tmp_path / "a", seed=11), write_pair(tmp_path / "b", seed=12)
+    halves = fetch_halves(released(places).pair_version, tmp_path / "cache")
+    for role, folder in halves.items():
+        assert Manifest.of(folder) == Manifest.of(places[role])
+        assert GeneratorContract.load(folder).role == role
+        assert unlike([places[role]], folder) == [] and unlike([others[role]], folder) == [folder]
+    weights = halves["texture"] / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="differs from what was released"):
+        fetch_halves("champion", tmp_path / "cache")
 
 
 def test_a_new_champion_leaves_the_old_one_as_previous_and_shares_an_unchanged_generator(

@@ -112,10 +112,10 @@ def test_a_head_that_is_away_for_a_moment_is_waited_for_and_a_new_one_fails_the_
             raise answer
         return answer
 
-    assert jobs.patiently(ask, "one-1") == "running"
+    assert jobs.answer(ask, "one-1") == "running"
     answers.append(RuntimeError("Job one-1 does not exist"))
     with pytest.raises(jobs.CommandFailed, match="started anew and knows nothing of the job one-1"):
-        jobs.patiently(ask, "one-1")
+        jobs.answer(ask, "one-1")
     answers.append(ConnectionError("refused"))
     with pytest.raises(jobs.CommandFailed, match="was away for 0 s"):
-        jobs.patiently(ask, "one-1", patience_s=0)
+        jobs.answer(ask, "one-1", patience_s=0)

@@ -135,6 +135,7 @@ def kill_up_half_way(home: Home) -> Stack:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_up_begins_a_half_started_stack_again_and_down_leaves_no_process_of_a_killed_one(tmp_path: Path) -> None:
     home = Home(tmp_path)
     try:

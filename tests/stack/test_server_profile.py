@@ -145,6 +145,7 @@ def test_every_part_answers_and_status_names_database_and_storage(served: Stack)
         assert any(line.startswith(name) and " ok " in line for line in status.stdout.splitlines()), status.stdout
 
 
+@pytest.mark.long
 def test_a_database_killed_under_a_flow_comes_back_by_itself_and_nothing_is_lost(
     served: Stack, worked: dict[str, Any]
 ) -> None:

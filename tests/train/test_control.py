@@ -24,7 +24,7 @@ from pangu.train.launch import contract_of, load_rows, work
 from pangu.train.loop import train_loop
 from pangu.train.world import World
 from tests.models.unets import stable_diffusion_unet
-from tests.small_dataset import NAME, small_dataset
+from tests.small_dataset import NAME
 from tests.train.control import control_recipe, single_recipe
 from tests.train.test_loop import Hooks, Killed, same
 
@@ -43,13 +43,6 @@ def job_of(home: Home, recipe: Recipe, run_name: str) -> TrainJob:
     manifest = Manifest.load(job.encoded)
     pin_initial(job.run_folder, recipe, job.role, contract_of(job, manifest), manifest.encoders)
     return job
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Home:
-    home = Home(tmp_path_factory.mktemp("home"))
-    small_dataset(home)
-    return home
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pangu.train.job import TrainJob
 from pangu.train.launch import contract_of, load_rows, work
 from pangu.train.sketch import middle, subject_of
 from pangu.train.world import World
-from tests.small_dataset import NAME, small_dataset
+from tests.small_dataset import NAME
 from tests.train.control import control_recipe, single_recipe
 from tests.train.rows import random_rows, small_recipe
 from tests.train.test_control import job_of
@@ -25,13 +25,6 @@ SHOWN = 3
 def watched(recipe: Recipe) -> Recipe:
     """The recipe, showing itself after every other step."""
     return recipe.model_copy(update={"watching": Watching(sample_every=2, samples=SHOWN)})
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Home:
-    home = Home(tmp_path_factory.mktemp("home"))
-    small_dataset(home)
-    return home
 
 
 @pytest.fixture(scope="module")
