@@ -5,10 +5,11 @@ STAMP := .venv/.installed
 # The package is installed where it lies; nothing else has to be on the path.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-# Tests that start Prefect, MLflow or Ray wait a lot; the others compute beside them.
-SERVERS := tests/browser tests/e2e tests/flows tests/registry tests/serve tests/stack
+# Three streams, which wait in turn: tests of the running stack, tests that start servers of their own, and all others.
+STACK := tests/browser tests/e2e tests/flows tests/stack
+SERVERS := tests/faults tests/registry tests/serve
 
-.PHONY: setup demo test test-long kills chaos nodes bench lint up down
+.PHONY: setup demo test test-stack test-servers test-units test-long kills chaos nodes bench lint up down
 
 setup: $(STAMP)
 
@@ -30,9 +31,16 @@ down: $(STAMP)
 	$(BIN)/pangu down
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(SERVERS) > .tests-with-servers.log 2>&1 & with=$$!; \
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(SERVERS)); without=$$?; \
-	wait $$with; with=$$?; cat .tests-with-servers.log; exit $$((with | without))
+	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target test-stack test-servers test-units
+
+test-stack: $(STAMP)
+	@$(BIN)/python -m pytest $(STACK)
+
+test-servers: $(STAMP)
+	@$(BIN)/python -m pytest $(SERVERS)
+
+test-units: $(STAMP)
+	@$(BIN)/python -m pytest $(addprefix --ignore=,$(STACK) $(SERVERS))
 
 # What takes a minute a test and is checked in small by `make test`: ten minutes more.
 test-long: $(STAMP)

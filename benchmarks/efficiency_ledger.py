@@ -38,8 +38,10 @@ from pangu.pipelines.baselines import assemble_cascade, assemble_single_stage
 from pangu.recipes import recipe as named
 from pangu.storage import Home, write_atomically, write_json
 from pangu.train.initial import pin_initial
-from pangu.train.launch import TrainJob, contract_of, default_run_name, earlier_generator, work
+from pangu.train.job import TrainJob
+from pangu.train.launch import default_run_name, earlier_generator
 from pangu.train.spent import read_spent
+from pangu.train.work import work
 from pangu.train.world import World
 
 COMPARED: tuple[Strategy, ...] = ("time_decoupling", "resolution_boost", "cascaded")
@@ -89,7 +91,7 @@ def trained(role: Role, recipe: Recipe, home: Home, dataset: str, encode_id: str
     )  # fmt: skip
     if read_spent(folder) is None:
         manifest = Manifest.load(encoded)
-        pin_initial(folder, recipe, role, contract_of(job, manifest), manifest.encoders, earlier_generator(job, home))
+        pin_initial(folder, recipe, role, job.contract(manifest), manifest.encoders, earlier_generator(job, home))
         work(job, World())
     spent = read_spent(folder)
     assert spent is not None

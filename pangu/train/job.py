@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from pangu.config import ROLES, Frozen, Recipe, Role
+from pangu.contract import GeneratorContract
 from pangu.data.batches import Rows
 from pangu.data.encoded import Manifest
 from pangu.data.table import read_rows
@@ -35,6 +36,25 @@ class TrainJob(Frozen):
     def pair(self) -> str:
         """The same for the runs of all roles of one recipe on one encoded dataset."""
         return f"{self.encode_id[:8]}-{self.recipe.learning_digest()[:8]}"
+
+    def contract(self, manifest: Manifest) -> GeneratorContract:
+        """What the generator of this job will have been trained for, and on what."""
+        steps = self.recipe.training(self.role).steps
+        facts = {"dataset": manifest.dataset, "dataset_version": manifest.version, "trained_steps": steps}
+        return manifest.encoders.contract(self.recipe, self.role, **facts)
+
+
+class TrainOutcome(Frozen):
+    """What a training job made."""
+
+    role: Role
+    run_name: str
+    generator: str
+    steps: int
+    loss: float
+    rows: int
+    warnings: tuple[str, ...] = Field((), description="What went wrong without ending the run")
+    already_done: bool = False
 
 
 def describe_run(job: TrainJob, rows: Rows) -> None:

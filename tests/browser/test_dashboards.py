@@ -1,5 +1,10 @@
-"""Prefect's dashboard in a real Chromium: a run is asked for by its form, and cancelled by its button."""
+"""The dashboards of the running stack in a real Chromium: a retraining from the form to its artifacts, a cancelled run, the
+pair in MLflow and the jobs in Ray.
 
+`PANGU_SCREENSHOTS` names a folder for the pictures of docs/operating.md.
+"""
+
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,7 +13,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from pangu.data.openmoji import render_png, selection
 from pangu.stack import Stack
+from pangu.storage import write_json
 
 pytestmark = [
     pytest.mark.browser,
@@ -16,7 +23,10 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("chromium") is None, reason="Debian's chromium is not installed"),
 ]
 SLOW_MS = 60_000
-CANCELLED = "cancelled-in-the-dashboard"
+RUN_MS = 900_000
+"""The whole main job, on a busy machine."""
+RETRAINING, CANCELLED = "asked-for-in-the-form", "cancelled-in-the-dashboard"
+DRAWINGS = 12
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +36,28 @@ def page(browser: Browser) -> Iterator[Page]:
     expect.set_options(timeout=SLOW_MS)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dozen drawings in a folder, every other one small."""
+    folder = tmp_path_factory.mktemp("card")
+    (folder / "images").mkdir()
+    for index, one in enumerate(selection(DRAWINGS)):
+        (folder / f"images/{index}.png").write_bytes(render_png(one, 48 if index % 2 else 128))
+        write_json(folder / f"images/{index}.json", {"en": one.caption_en, "zh": one.caption_zh})
+    path = folder / "browser.yaml"
+    path.write_text(
+        "name: browser\nsource: images\ncolumns: {caption_en: en, caption_zh: zh}\nlicence: {name: CC BY-SA 4.0}\n"
+        "texture_min_side: 64\nupscale: {target_side: 96, upscaler: lanczos, min_timestep: 300}\n"
+    )
+    return path
+
+
+def keep(page: Page, name: str) -> None:
+    """A picture for the documentation, where one is asked for."""
+    if folder := os.environ.get("PANGU_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
 
 
 def property_of(page: Page, name: str) -> Locator:
@@ -58,6 +90,43 @@ def state(page: Page, word: str) -> Locator:
     return page.locator(".page-heading-flow-run, header, [role=banner]").get_by_text(word, exact=True).first
 
 
+@pytest.fixture(scope="module")
+def retrained(page: Page, stack: Stack, card: Path) -> None:
+    """A retraining by the form: the card typed in, the recipe chosen, the steps changed, serving switched off."""
+    open_form(page, stack, "retrain-pair")
+    property_of(page, "Card").get_by_role("textbox").fill(str(card))
+    property_of(page, "Recipe").get_by_role("button", name="demo").press("ArrowDown")  # a click alone opens nothing
+    page.get_by_role("option", name="tiny", exact=True).click()
+    steps = property_of(page, "Structure Steps")
+    steps.get_by_role("button", name="int", exact=True).click()
+    steps.get_by_role("spinbutton").fill("6")
+    property_of(page, "Deploy").get_by_role("switch").click()
+    page.evaluate("() => window.scrollTo(0, 0)")
+    keep(page, "prefect_form")
+    submit(page, stack, RETRAINING)
+    expect(state(page, "Running")).to_be_visible(timeout=RUN_MS)
+    expect(state(page, "Completed")).to_be_visible(timeout=RUN_MS)
+    keep(page, "prefect_run")
+
+
+@pytest.mark.long
+def test_a_retraining_leaves_its_report_and_the_gates_decision_as_artifacts(page: Page, retrained: None) -> None:
+    page.get_by_role("listitem").filter(has_text=re.compile("^Artifacts$")).click()
+    for key in ("train-structure-report", "evaluate-outcome", "release-outcome"):
+        expect(page.get_by_text(key).first).to_be_visible()
+    page.get_by_role("link", name="gate-decision").first.click()
+    expect(page.get_by_text("Gate: ").first).to_be_visible()
+    keep(page, "prefect_gate")
+
+
+@pytest.mark.long
+def test_what_was_changed_in_the_form_is_what_was_trained(page: Page, retrained: None, stack: Stack) -> None:
+    page.goto(f"{stack.prefect_url}/runs")
+    page.get_by_role("link", name=RETRAINING, exact=True).first.click()
+    page.get_by_role("listitem").filter(has_text=re.compile("^Parameters$")).click()
+    expect(page.get_by_text(re.compile('"structure_steps": 6')).first).to_be_visible()
+
+
 def test_a_run_is_cancelled_by_its_button(page: Page, stack: Stack, card_that_takes_forever: Path) -> None:
     open_form(page, stack, "ingest-images")
     property_of(page, "Card").get_by_role("textbox").fill(str(card_that_takes_forever))
@@ -66,3 +135,20 @@ def test_a_run_is_cancelled_by_its_button(page: Page, stack: Stack, card_that_ta
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Confirm").click()
     expect(state(page, "Cancelled")).to_be_visible(timeout=SLOW_MS)
+
+
+@pytest.mark.long
+def test_mlflow_shows_the_registered_pair_with_its_alias(page: Page, stack: Stack, retrained: None) -> None:
+    page.goto(f"{stack.mlflow_url}/#/models/pangu-pair")
+    expect(page.get_by_text("Version 1").first).to_be_visible()
+    expect(page.get_by_text("champion").first).to_be_visible()
+    keep(page, "mlflow_pair")
+
+
+@pytest.mark.long
+def test_rays_dashboard_asks_for_the_token_and_then_shows_the_jobs(page: Page, stack: Stack, retrained: None) -> None:
+    page.goto(f"{stack.ray_dashboard_url}/#/jobs")
+    page.get_by_label("Authentication Token", exact=True).fill(stack.token)
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_text(re.compile("pangu train")).first).to_be_visible()
+    keep(page, "ray_jobs")

@@ -77,6 +77,7 @@ def test_with_room_for_one_of_two_workers_and_that_one_killed_the_job_still_ends
     assert spent and spent.workers == 1 and 0 < spent.steps < STEPS
 
 
+@pytest.mark.long
 def test_bad_input_in_one_of_two_workers_stops_the_job_at_once(encoded: tuple[Home, str]) -> None:
     home, encode_id = encoded
     process = start(home, encode_id, workers=2, least=0, cpus=2, lr_peak=1e30)

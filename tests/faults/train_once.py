@@ -5,7 +5,8 @@ from pathlib import Path
 
 from pangu.data.encode import encode
 from pangu.storage import Home
-from pangu.train.launch import TrainJob, work
+from pangu.train.job import TrainJob
+from pangu.train.work import work
 from pangu.train.world import World
 from tests.small_dataset import NAME
 from tests.train.rows import small_recipe

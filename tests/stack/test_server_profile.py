@@ -20,7 +20,7 @@ import pytest
 from pangu.data.table import latest_version, read_rows
 from pangu.errors import UserError
 from pangu.stack import Stack, databases, down, up
-from pangu.stack.backup import backup
+from pangu.stack.backup import backup, restore
 from pangu.stack.postgres import data_folder
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
@@ -31,7 +31,7 @@ from tests.data.test_local_sources import parquet
 from tests.data.test_s3 import wait_for
 from tests.stack.test_lifecycle import run_pangu
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 STORAGE_SECRET = "marked-storage-secret-9c1f"
 SERVE_SECRET = "marked-serve-secret-77ab"
@@ -145,7 +145,6 @@ def test_every_part_answers_and_status_names_database_and_storage(served: Stack)
         assert any(line.startswith(name) and " ok " in line for line in status.stdout.splitlines()), status.stdout
 
 
-@pytest.mark.long
 def test_a_database_killed_under_a_flow_comes_back_by_itself_and_nothing_is_lost(
     served: Stack, worked: dict[str, Any]
 ) -> None:
@@ -202,3 +201,26 @@ def test_a_backup_holds_both_databases_and_says_what_it_leaves_to_the_bucket(
 def test_the_other_profile_is_refused_by_name_while_it_runs(served: Stack) -> None:
     with pytest.raises(UserError, match=r"began with the profile server, .* --profile server"):
         up(Home(served.home), profile="laptop")
+
+
+def test_a_destroyed_server_comes_back_from_its_backup_with_runs_models_and_rows(
+    served: Stack, worked: dict[str, Any], tmp_path: Path
+) -> None:
+    """The last one here: it destroys the home that the others share, and starts the stack again."""
+    from mlflow import MlflowClient
+
+    home = Home(served.home)
+    backup(home, tmp_path / "b.tar")
+    down(home)
+    shutil.rmtree(home.root)
+    restore(tmp_path / "b.tar", home)
+    again = up(home, customary_ports=False)
+    with prefect_api(again) as api:
+        assert [state(api, run)["type"] for run in worked["runs"]] == ["COMPLETED", "COMPLETED"]
+        settings = {"card": "no-such-card"}
+        assert finish(api, press(api, "ingest-images", settings).raise_for_status().json()["id"])["type"] == "FAILED"
+    client = MlflowClient(tracking_uri=again.mlflow_url)
+    history = client.get_metric_history(worked["tracked"], "loss")
+    assert sorted((point.step, point.value) for point in history) == [(0, 0.25), (1, 0.125)]
+    rows = Home(again.home, again.profile.tables)
+    assert read_rows(rows, "local", latest_version(rows, "local")).num_rows == ROWS

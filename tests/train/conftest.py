@@ -7,7 +7,7 @@ from tests.small_dataset import small_dataset
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def small_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with the small dataset, for the tests of one file."""
     home = Home(tmp_path_factory.mktemp("home"))
     small_dataset(home)

@@ -6,8 +6,8 @@ import pytest
 
 from pangu.errors import UserError
 from pangu.train.attempts import MAX_ATTEMPTS, attempted, check_claim, claim
-from pangu.train.launch import claimed
 from pangu.train.loop import Hooks, train_loop
+from pangu.train.work import claimed
 from tests.train.rows import random_rows, small_recipe
 
 

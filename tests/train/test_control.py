@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from pangu.config import InitialWeights, LoraConfig, Optimization, Recipe
 from pangu.contract import GeneratorContract
+from pangu.data.batches import load_rows
 from pangu.data.encode import Manifest, encode
 from pangu.data.views import windows
 from pangu.errors import UserError
@@ -20,8 +21,8 @@ from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.draws import draw_batch
 from pangu.train.initial import pin_initial, starting_network
 from pangu.train.job import TrainJob
-from pangu.train.launch import contract_of, load_rows, work
 from pangu.train.loop import train_loop
+from pangu.train.work import work
 from pangu.train.world import World
 from tests.models.unets import stable_diffusion_unet
 from tests.small_dataset import NAME
@@ -41,22 +42,22 @@ def job_of(home: Home, recipe: Recipe, run_name: str) -> TrainJob:
         run_folder=home.run(run_name),
     )
     manifest = Manifest.load(job.encoded)
-    pin_initial(job.run_folder, recipe, job.role, contract_of(job, manifest), manifest.encoders)
+    pin_initial(job.run_folder, recipe, job.role, job.contract(manifest), manifest.encoders)
     return job
 
 
 @pytest.fixture(scope="module")
-def generator(home: Home) -> Path:
+def generator(small_home: Home) -> Path:
     """A single generator for all timesteps, trained by the platform."""
-    job = job_of(home, single_recipe(), "single")
+    job = job_of(small_home, single_recipe(), "single")
     work(job, World())
     return job.run_folder / "generator"
 
 
 @pytest.fixture(scope="module")
-def finished(home: Home, generator: Path) -> Path:
+def finished(small_home: Home, generator: Path) -> Path:
     """The run folder of a ControlNet on it."""
-    job = job_of(home, control_recipe(generator), "control")
+    job = job_of(small_home, control_recipe(generator), "control")
     work(job, World())
     return job.run_folder
 
@@ -70,7 +71,7 @@ def test_a_single_generator_owns_every_timestep(generator: Path) -> None:
     assert (contract.role, contract.low, contract.high) == ("single", 0, 1000)
 
 
-def test_what_is_written_is_a_controlnet_that_has_learnt(finished: Path, generator: Path, home: Home) -> None:
+def test_what_is_written_is_a_controlnet_that_has_learnt(finished: Path, generator: Path, small_home: Home) -> None:
     trained = state(finished / "generator")
     assert GeneratorContract.load(finished / "generator").role == "control"
     unet = UNet2DConditionModel.from_pretrained(generator)
@@ -98,11 +99,11 @@ def test_a_fresh_controlnet_changes_no_prediction() -> None:
 
 @pytest.mark.parametrize("killed_after", [1, 3])
 def test_killed_and_resumed_equals_uninterrupted(
-    killed_after: int, home: Home, generator: Path, finished: Path
+    killed_after: int, small_home: Home, generator: Path, finished: Path
 ) -> None:
-    job = job_of(home, control_recipe(generator), f"killed-{killed_after}")
+    job = job_of(small_home, control_recipe(generator), f"killed-{killed_after}")
     manifest = Manifest.load(job.encoded)
-    contract = contract_of(job, manifest)
+    contract = job.contract(manifest)
 
     def stop(step: int, metrics: dict) -> None:
         if step == killed_after:
@@ -118,11 +119,11 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert same(state(job.run_folder / "generator"), state(finished / "generator"))
 
 
-def test_a_window_of_latents_comes_with_the_same_window_of_edges(home: Home, generator: Path) -> None:
+def test_a_window_of_latents_comes_with_the_same_window_of_edges(small_home: Home, generator: Path) -> None:
     recipe = control_recipe(generator, crop=64)
-    job = job_of(home, recipe, "windows")
+    job = job_of(small_home, recipe, "windows")
     rows, manifest = load_rows(job.encoded, "control"), Manifest.load(job.encoded)
-    interval = contract_of(job, manifest).interval
+    interval = job.contract(manifest).interval
     cut = windows(recipe.jobs["control"], 8)
     batch = draw_batch(rows, [0, 1, 2, 3], 0, 0, 0, interval, Optimization(), cut)
     whole, edges = rows.latents([0, 1, 2, 3]), rows.control([0, 1, 2, 3])
@@ -160,14 +161,14 @@ def test_a_recipe_that_could_not_be_trained_is_refused(changes: dict, sentence: 
         Recipe.model_validate(changed(**changes))
 
 
-def test_half_of_a_pair_is_no_base_for_a_controlnet(home: Home, tmp_path: Path) -> None:
+def test_half_of_a_pair_is_no_base_for_a_controlnet(small_home: Home, tmp_path: Path) -> None:
     recipe = control_recipe("embedded").model_copy(
         update={"init_from": InitialWeights(source="embedded", subfolder="structure")}
     )
     with pytest.raises(
         UserError, match=r"trained for t in \[500, 1000\), but a ControlNet needs a generator for all of"
     ):
-        job_of(home, recipe, "half")
+        job_of(small_home, recipe, "half")
 
 
 def test_latents_that_no_control_image_fits_are_refused() -> None:
@@ -175,8 +176,8 @@ def test_latents_that_no_control_image_fits_are_refused() -> None:
         add_control(stable_diffusion_unet(), 16, 0)
 
 
-def test_a_checkpoint_is_of_the_role_that_wrote_it(home: Home, generator: Path, finished: Path) -> None:
-    rows = load_rows(job_of(home, control_recipe(generator), "control").encoded, "control")
+def test_a_checkpoint_is_of_the_role_that_wrote_it(small_home: Home, generator: Path, finished: Path) -> None:
+    rows = load_rows(job_of(small_home, control_recipe(generator), "control").encoded, "control")
     longer = control_recipe(generator, steps=9)
     with pytest.raises(UserError, match="The checkpoint is of recipe"):
         train_loop("control", longer, rows, rows_id(finished), finished / "checkpoints", denoiser=small_controlled())

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 
 from pangu.config import Recipe, Watching
+from pangu.data.batches import load_rows
 from pangu.data.encode import Manifest
 from pangu.data.table import read_rows
 from pangu.storage import Home, read_json
 from pangu.train.grids import GAP, chosen_rows
 from pangu.train.job import TrainJob
-from pangu.train.launch import contract_of, load_rows, work
 from pangu.train.sketch import middle, subject_of
+from pangu.train.work import work
 from pangu.train.world import World
 from tests.small_dataset import NAME
 from tests.train.control import control_recipe, single_recipe
@@ -28,17 +29,17 @@ def watched(recipe: Recipe) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def alone(home: Home) -> TrainJob:
+def alone(small_home: Home) -> TrainJob:
     """A generator for all timesteps that has been trained."""
-    job = job_of(home, watched(single_recipe()), "single")
+    job = job_of(small_home, watched(single_recipe()), "single")
     work(job, World())
     return job
 
 
 @pytest.fixture(scope="module")
-def controlled(home: Home, alone: TrainJob) -> TrainJob:
+def controlled(small_home: Home, alone: TrainJob) -> TrainJob:
     """A ControlNet on it."""
-    job = job_of(home, watched(control_recipe(alone.run_folder / "generator", steps=2)), "control")
+    job = job_of(small_home, watched(control_recipe(alone.run_folder / "generator", steps=2)), "control")
     work(job, World())
     return job
 
@@ -50,12 +51,12 @@ def cells(job: TrainJob, step: int, count: int, side: int = 96) -> list[np.ndarr
     return [sheet[GAP : GAP + side, GAP + place * (side + GAP) :][:, :side] for place in range(count)]
 
 
-def test_a_generator_for_all_timesteps_shows_what_it_draws_by_itself(home: Home, alone: TrainJob) -> None:
+def test_a_generator_for_all_timesteps_shows_what_it_draws_by_itself(small_home: Home, alone: TrainJob) -> None:
     drawn = cells(alone, 2, SHOWN)
     assert all(one.std() > 0 for one in drawn)
     captions = read_json(alone.run_folder / "samples/captions.json")
     assert [one["language"] for one in captions] == ["en", "zh", "en"]
-    table = read_rows(home, NAME, 0, columns=["key", "caption_en", "caption_zh"]).to_pylist()
+    table = read_rows(small_home, NAME, 0, columns=["key", "caption_en", "caption_zh"]).to_pylist()
     texts = {row["key"]: row for row in table}
     assert all(one["caption"] == texts[one["key"]][f"caption_{one['language']}"] for one in captions)
 
@@ -71,11 +72,11 @@ def test_a_controlnets_pictures_stand_beside_the_edges_of_their_own_rows(control
         assert both[2 * place + 1].std() > 0
 
 
-def test_a_pair_is_shown_once_the_other_half_has_something(home: Home) -> None:
+def test_a_pair_is_shown_once_the_other_half_has_something(small_home: Home) -> None:
     recipe = watched(small_recipe(steps=2, checkpoint_every=2))
     jobs = {}
     for role in ("structure", "texture"):
-        first = job_of(home, recipe, f"pair-{role}")
+        first = job_of(small_home, recipe, f"pair-{role}")
         jobs[role] = first.model_copy(update={"role": role})
         work(jobs[role], World())
     assert not (jobs["structure"].run_folder / "samples").exists()
@@ -96,9 +97,9 @@ def test_a_generator_alone_is_shown_with_pictures_of_one_shape() -> None:
     assert len(chosen) == 4 and len({int(rows.preset_n[row]) for row in chosen}) == 1
 
 
-def test_a_run_on_windows_is_shown_the_middle_of_the_edges(home: Home, alone: TrainJob) -> None:
-    job = job_of(home, control_recipe(alone.run_folder / "generator", crop=64), "windows")
-    rows, contract = load_rows(job.encoded, "control"), contract_of(job, Manifest.load(job.encoded))
+def test_a_run_on_windows_is_shown_the_middle_of_the_edges(small_home: Home, alone: TrainJob) -> None:
+    job = job_of(small_home, control_recipe(alone.run_folder / "generator", crop=64), "windows")
+    rows, contract = load_rows(job.encoded, "control"), job.contract(Manifest.load(job.encoded))
     whole, subject = rows.control([3, 4]), subject_of(rows, [3, 4], contract)
     assert whole is not None and subject.control_nchw is not None
     assert torch.equal(subject.control_nchw, whole[:, :, 16:80, 16:80].float())

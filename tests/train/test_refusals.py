@@ -5,7 +5,7 @@ import pytest
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.recipes import tiny
-from pangu.train.launch import check_rows
+from pangu.train.work import check_rows
 from tests.train.rows import random_rows
 
 

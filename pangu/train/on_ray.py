@@ -1,0 +1,51 @@
+"""A training job on Ray Train: data parallelism only, no model sharding, no traffic to the other job.
+
+Imports little at the top: Ray's controller of a run imports this file, and has no use for what its workers need.
+"""
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from pangu.train.attempts import claim
+
+if TYPE_CHECKING:
+    from pangu.train.job import TrainJob
+
+
+def run_on_ray(job: "TrainJob") -> None:
+    """Start the workers and wait. Each attempt has a name of its own: the run's state is in its own checkpoints.
+
+    Ray itself repeats nothing but preempted attempts, for it cannot tell bad input from bad luck.
+    """
+    import ray.train
+    import torch
+    from ray.train.torch import TorchTrainer
+
+    use_gpu = bool(ray.cluster_resources().get("GPU")) if ray.is_initialized() else torch.cuda.is_available()
+    least, most = job.recipe.min_workers, job.recipe.workers
+    workers: Any = most if least is None else (least, most)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.model_dump(mode="json"), "attempt": claim(job.run_folder)},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name=f"{job.run_name}-{uuid.uuid4().hex[:8]}",
+            storage_path=str(job.run_folder / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=0),
+        ),
+    )
+    trainer.fit()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    import ray.train
+    from ray.train.torch import get_device
+
+    from pangu.train.job import TrainJob
+    from pangu.train.work import work
+    from pangu.train.world import World
+
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    work(TrainJob.model_validate(config["job"]), world, config["attempt"])
