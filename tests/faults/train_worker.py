@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed
 from torch import Tensor
 
-from pangu.train import launch
+from pangu.train import work
 from pangu.train.job import TrainJob
 from pangu.train.world import World
 
@@ -45,8 +45,8 @@ def main(job: TrainJob, rank: int, size: int, port: int, killed_at: int) -> None
         address = f"tcp://127.0.0.1:{port}"
         torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     job.run_folder.mkdir(parents=True, exist_ok=True)
-    load, note = launch.load_rows, job.run_folder / f"drawn-{size}-{rank}.txt"
-    launch.load_rows = lambda *arguments: Noted(load(*arguments), note, killed_at)  # type: ignore[assignment]
-    launch.work(job, World(rank, size))
+    load, note = work.load_rows, job.run_folder / f"drawn-{size}-{rank}.txt"
+    work.load_rows = lambda *arguments: Noted(load(*arguments), note, killed_at)  # type: ignore[assignment]
+    work.work(job, World(rank, size))
     if size > 1:
         torch.distributed.destroy_process_group()
