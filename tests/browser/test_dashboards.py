@@ -110,13 +110,20 @@ def retrained(page: Page, stack: Stack, card: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_retraining_leaves_its_report_and_the_gates_decision_as_artifacts(page: Page, retrained: None) -> None:
+def test_a_retraining_leaves_its_report_and_the_gates_decision_as_artifacts(
+    page: Page, retrained: None, stack: Stack
+) -> None:
     page.get_by_role("listitem").filter(has_text=re.compile("^Artifacts$")).click()
-    for key in ("train-structure-report", "evaluate-outcome", "release-outcome"):
-        expect(page.get_by_text(key).first).to_be_visible()
+    for key in ("prepare-report", "samples-new-and-old", "gate-decision", "links"):
+        expect(page.get_by_role("link", name=key).first).to_be_visible()
     page.get_by_role("link", name="gate-decision").first.click()
-    expect(page.get_by_text("Gate: ").first).to_be_visible()
+    expect(page.get_by_text("Gate: open").first).to_be_visible()
     keep(page, "prefect_gate")
+    page.goto(f"{stack.prefect_url}/artifacts")
+    page.get_by_placeholder("Search").first.fill("train-structure-report")
+    page.get_by_role("link", name="train-structure-report").first.click()
+    expect(page.get_by_text("6 of 6 steps").first).to_be_visible()
+    keep(page, "prefect_training")
 
 
 @pytest.mark.long
