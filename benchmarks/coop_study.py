@@ -16,8 +16,8 @@ from pangu.evaluate import distribution
 from pangu.evaluate.drawing import noise_sources
 from pangu.evaluate.features import similarity, thumbnails
 from pangu.evaluate.material import Material
-from pangu.evaluate.pictures import FAINT, INK, sample_grid, write
 from pangu.evaluate.retrieval import rank_of_truth, retrieval
+from pangu.pictures import FAINT, INK, sample_grid, write
 from pangu.pipelines.coop import CoopPipeline
 from pangu.storage import read_json, write_json
 

@@ -29,10 +29,10 @@ from PIL import Image
 
 from pangu.data.upscale import make_upscaler
 from pangu.evaluate.material import gather
-from pangu.evaluate.pictures import png
 from pangu.evaluate.protocol import Protocol
 from pangu.models.initial import STARTER
 from pangu.models.sources import locate
+from pangu.pictures import png
 from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.progress import print_progress

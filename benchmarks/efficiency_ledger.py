@@ -29,10 +29,10 @@ from pangu.data.prepare import prepare
 from pangu.evaluate.drawing import draw_whole
 from pangu.evaluate.judges import Judges
 from pangu.evaluate.material import gather
-from pangu.evaluate.pictures import png, sample_grid
 from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol
 from pangu.models.denoisers import build_denoiser, denoise, sees_lower
+from pangu.pictures import png, sample_grid
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.baselines import assemble_cascade, assemble_single_stage
 from pangu.recipes import recipe as named

@@ -19,11 +19,11 @@ from pangu.evaluate.evaluation import pair_digest, pair_losses, plan
 from pangu.evaluate.judges import Judges, check_judges
 from pangu.evaluate.material import Material, gather
 from pangu.evaluate.matrix_picture import Cell, draw
-from pangu.evaluate.pictures import png
 from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol, lower_is_better
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import TextTower, load_text_tower
+from pangu.pictures import png
 from pangu.pipelines.assemble import check_encoders, join, load_generator
 from pangu.progress import Reporter, silent
 from pangu.storage import Home, write_atomically, write_json

@@ -5,7 +5,6 @@ does not notice. Knows nothing of MLflow.
 """
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Callable
@@ -18,13 +17,14 @@ from PIL import Image
 from pangu.config import Strategy
 from pangu.contract import GeneratorContract
 from pangu.data.batches import LANGUAGES, Rows
+from pangu.pictures import png, sample_grid
 from pangu.storage import write_atomically
 from pangu.train.history import SAMPLES_FOLDER
 from pangu.train.job import TrainJob, captions_of, other_run
 from pangu.train.partner import newest_partner
 from pangu.train.sketch import draw_alone, draw_pair, languages_of, subject_of
 
-GAP = 4
+COLUMNS = 8
 DRAWN: tuple[Strategy, ...] = ("time_decoupling", "single", "control")
 """Strategies whose runs can draw a picture while they train; a stage of a baseline needs what is trained after it."""
 
@@ -69,7 +69,8 @@ class Grids:
             if drawn is None:
                 return
             path = self._job.run_folder / SAMPLES_FOLDER / f"step-{step:06d}.png"
-            write_atomically(path, png(grid(drawn)))
+            lines = [drawn[first : first + COLUMNS] for first in range(0, len(drawn), COLUMNS)]
+            write_atomically(path, png(sample_grid(lines)))
             self._write_captions()
             self._told(path)
         except Exception as error:
@@ -106,22 +107,3 @@ class Grids:
             for key, language in self._keys
         ]
         write_atomically(path, json.dumps(facts, indent=1, ensure_ascii=False).encode())
-
-
-def grid(images: list[Image.Image]) -> Image.Image:
-    """Equally sized images on white, in rows of at most eight."""
-    columns = min(8, len(images))
-    width, height = images[0].size
-    lines = -(-len(images) // columns)
-    sheet = Image.new("RGB", ((width + GAP) * columns + GAP, (height + GAP) * lines + GAP), "white")
-    for index, image in enumerate(images):
-        y, x = divmod(index, columns)
-        sheet.paste(image, (GAP + x * (width + GAP), GAP + y * (height + GAP)))
-    return sheet
-
-
-def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
-    return sink.getvalue()

@@ -7,8 +7,8 @@ from PIL import Image
 from flows.pair_matrix import compare_halves, markdown
 from pangu.evaluate.matrix import MatrixOutcome, PairScore
 from pangu.evaluate.matrix_picture import Cell, draw
-from pangu.evaluate.pictures import png
 from pangu.evaluate.protocol import Protocol
+from pangu.pictures import png
 from tests.flows.test_release_report import pictures
 
 NEW = {"structure": "/home/runs/structure-1/generator", "texture": "/home/runs/texture-1/generator"}

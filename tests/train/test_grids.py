@@ -9,8 +9,9 @@ from pangu.config import Recipe, Watching
 from pangu.data.batches import load_rows
 from pangu.data.encode import Manifest
 from pangu.data.table import read_rows
+from pangu.pictures import GAP
 from pangu.storage import Home, read_json
-from pangu.train.grids import GAP, chosen_rows
+from pangu.train.grids import chosen_rows
 from pangu.train.job import TrainJob
 from pangu.train.sketch import middle, subject_of
 from pangu.train.work import work

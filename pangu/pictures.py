@@ -7,8 +7,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 INK, FAINT, PAPER, FRAME = "#1f2328", "#6e7781", "#ffffff", "#e4e7eb"
 
+GAP = 4
+"""px between the images of a grid."""
 
-def sample_grid(rows: Sequence[Sequence[Image.Image]], gap: int = 4) -> Image.Image:
+
+def sample_grid(rows: Sequence[Sequence[Image.Image]], gap: int = GAP) -> Image.Image:
     """Rows of equally sized images on white; shorter rows end early."""
     width, height = rows[0][0].size
     columns = max(len(row) for row in rows)
