@@ -8,6 +8,7 @@ command that anybody runs; then ingest and prepare run again and must add nothin
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -36,6 +37,7 @@ from pangu.data.origin import BROKEN, LARGE_SIDE, SMALL_SIDE, Origin
 from pangu.data.table import read_rows
 from pangu.storage import Home
 
+POLL_S = 0.5
 COLOURS = list(itertools.permutations(range(3)))
 """Orders of the colour channels: a variant each."""
 BROKEN_EACH, DEAD, REFUSED = 0.002, 0.01, 0.005
@@ -162,29 +164,35 @@ def stage(name: str, words: list[str], root: Path, found: dict[str, Any]) -> dic
     """Run one command; seconds, CPU seconds and the largest memory of its processes together go to `found`."""
     result = root.with_name("result.json")
     command = [sys.executable, "-m", "pangu", name, *words, "--result", str(result)]
-    before, started, peak = os.times(), time.monotonic(), 0.0
+    started, peak = time.monotonic(), 0.0
+    cpu: dict[int, float] = {}
     with result.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PANGU_HOME": str(root)})
         while process.poll() is None:
-            peak = max(peak, memory_mb(process.pid))
-            time.sleep(1)
+            peak = max(peak, look(process.pid, cpu))
+            time.sleep(POLL_S)
     if process.returncode:
         raise SystemExit(f"{name} ended with {process.returncode}: {result.with_suffix('.log').read_text()[-2000:]}")
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    found[name] = {"s": round(time.monotonic() - started), "cpu_s": round(cpu), "peak_mb": round(peak)}
+    found[name] = {"s": round(time.monotonic() - started), "cpu_s": round(sum(cpu.values())), "peak_mb": round(peak)}
     outcome = json.loads(result.read_text())
     print(f"{name}: {found[name]}", flush=True)
     return outcome
 
 
-def memory_mb(pid: int) -> float:
-    """Resident memory of a process and all below it; what they share is counted for each."""
-    try:
+def look(pid: int, cpu: dict[int, float]) -> float:
+    """Resident MiB of a process and all below it, what they share counted for each; notes the CPU seconds of each in `cpu`.
+
+    What a process does between the last look at it and its end is not counted, nor one that lives for less than `POLL_S`.
+    """
+    resident = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
         top = psutil.Process(pid)
-        return sum(process.memory_info().rss for process in (top, *top.children(recursive=True))) / 2**20
-    except psutil.Error:
-        return 0.0
+        for process in (top, *top.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
+                times = process.cpu_times()
+                cpu[process.pid] = times.user + times.system
+                resident += process.memory_info().rss
+    return resident / 2**20
 
 
 if __name__ == "__main__":

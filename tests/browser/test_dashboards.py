@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from pangu.data.openmoji import render_png, selection
 from pangu.stack import Stack
+from pangu.stack.prefect_api import prefect_api
 from pangu.storage import write_json
 
 pytestmark = [
@@ -31,7 +32,7 @@ DRAWINGS = 12
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 860})
+    context = browser.new_context(locale="en-GB", viewport={"width": 1440, "height": 900})
     context.set_default_timeout(SLOW_MS)
     expect.set_options(timeout=SLOW_MS)
     yield context.new_page()
@@ -116,14 +117,12 @@ def test_a_retraining_leaves_its_report_and_the_gates_decision_as_artifacts(
     page.get_by_role("listitem").filter(has_text=re.compile("^Artifacts$")).click()
     for key in ("prepare-report", "samples-new-and-old", "gate-decision", "links"):
         expect(page.get_by_role("link", name=key).first).to_be_visible()
-    page.get_by_role("link", name="gate-decision").first.click()
-    expect(page.get_by_text("Gate: open").first).to_be_visible()
-    keep(page, "prefect_gate")
-    page.goto(f"{stack.prefect_url}/artifacts")
-    page.get_by_placeholder("Search").first.fill("train-structure-report")
-    page.get_by_role("link", name="train-structure-report").first.click()
-    expect(page.get_by_text("6 of 6 steps").first).to_be_visible()
-    keep(page, "prefect_training")
+    for key, heading in (("gate-decision", "Gate: open"), ("train-structure-report", "train-structure: 6 of 6 steps")):
+        with prefect_api(stack) as api:
+            artifact = api.get(f"/artifacts/{key}/latest").raise_for_status().json()["id"]
+        page.goto(f"{stack.prefect_url}/artifacts/artifact/{artifact}")
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        keep(page, f"prefect_{key}")
 
 
 @pytest.mark.long
