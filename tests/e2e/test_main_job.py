@@ -26,8 +26,8 @@ def first(stack: Stack) -> Summary:
 
 
 def outcomes(home: Home) -> dict[str, dict]:
-    """What every stage of the newest flow run left behind."""
-    newest = max((home.root / "flows").iterdir(), key=lambda folder: (folder / "deploy.json").stat().st_mtime_ns)
+    """What every stage of the newest flow run that deployed left behind."""
+    newest = max((home.root / "flows").glob("*/deploy.json"), key=lambda path: path.stat().st_mtime_ns).parent
     return {path.stem: read_json(path) for path in newest.glob("*.json")}
 
 
