@@ -42,7 +42,7 @@ test-servers: $(STAMP)
 test-units: $(STAMP)
 	@$(BIN)/python -m pytest $(addprefix --ignore=,$(STACK) $(SERVERS))
 
-# What takes a minute a test and is checked in small by `make test`: ten minutes more.
+# What takes a minute a test: twenty minutes more.
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 

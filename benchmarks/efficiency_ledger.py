@@ -70,7 +70,7 @@ def corpus(home: Home, images: int) -> tuple[str, int]:
     try:
         origin.write_table(Path(card.source_uri(home)))
         fetched = ingest(card, home)
-        if "timeout" in fetched.failed:  # an origin that waited for a core; the corpus must be whole
+        if fetched.ok < images:  # an origin that waited for a core; the corpus must be whole
             fetched = ingest(card, home, retry=True)
         prepared = prepare(card, fetched.ingest_id, home)
     finally:
