@@ -32,7 +32,8 @@ DRAWINGS = 12
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(locale="en-GB", viewport={"width": 1440, "height": 900})
+    window = {"width": 1440, "height": 900}
+    context = browser.new_context(locale="en-GB", viewport=window, reduced_motion="reduce")
     context.set_default_timeout(SLOW_MS)
     expect.set_options(timeout=SLOW_MS)
     yield context.new_page()
@@ -70,7 +71,8 @@ def property_of(page: Page, name: str) -> Locator:
 def open_form(page: Page, stack: Stack, deployment: str) -> None:
     """From the list of deployments to the form of one, as a person goes."""
     page.goto(f"{stack.prefect_url}/deployments")
-    page.get_by_role("link", name=deployment, exact=True).last.click()
+    named = page.get_by_role("link", name=deployment, exact=True)
+    named.and_(page.locator("[href*='/deployments/deployment/']")).first.click()  # its flow has the same name
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
     expect(property_of(page, "Card")).to_be_visible()

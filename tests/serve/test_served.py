@@ -242,8 +242,10 @@ def _belongs_to(process: psutil.Process, ancestor: int) -> bool:
     return any(parent.pid == ancestor for parent in process.parents())
 
 
+@pytest.mark.long
 def test_a_canary_answers_its_share_and_a_rollback_returns_to_the_release_before(served: Served) -> None:
-    """`champion` is still the first version and `previous` the second, which was deployed by its number."""
+    """`champion` is the first version, and the second was deployed by its number."""
+    run_deploy(served.second)
     run_deploy(served.first, "--canary", "0.5")
     url = f"{served.url}/v1/images/generations"
 
