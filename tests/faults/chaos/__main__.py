@@ -20,6 +20,7 @@ from pangu.stack.supervision import MARK
 from pangu.storage import Home
 from tests.faults.chaos.campaign import Campaign
 from tests.faults.chaos.cancelling import cancels
+from tests.faults.chaos.clock import CLOCK
 from tests.faults.chaos.enclosure import enclosed, is_possible
 from tests.faults.chaos.faults import FAULTS
 from tests.faults.chaos.report import table, verdict
@@ -51,7 +52,7 @@ def campaign(count: int, seed: int, seconds: float, folder: Path) -> int:
         print(f"{time.monotonic() - began:7.1f} {text}", file=sys.stderr, flush=True)
 
     try:
-        done = Campaign(home, work, Random(seed), say, (*FAULTS, *cancels(gone_after.append)))
+        done = Campaign(home, work, Random(seed), say, (*FAULTS, CLOCK, *cancels(gone_after.append)))
         done.run(count, seconds)
     finally:
         down(home, say=say)
