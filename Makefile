@@ -46,9 +46,9 @@ test-units: $(STAMP)
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 
-# A hundred times `kill -9` at seeded moments of every stage from ingest to encode; `make test` does a few.
+# A hundred times `kill -9` at seeded moments of every stage from ingest to encode; `make test-long` does a few.
 kills: $(STAMP)
-	PANGU_KILLS=100 $(BIN)/python -m pytest tests/data/test_kills.py
+	PANGU_KILLS=100 $(BIN)/python -m pytest -m long tests/data/test_kills.py
 
 # Three machines on one box: every stage across them, and what faults cost. Linux; twenty minutes on two free cores.
 nodes: $(STAMP)

@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long
 def test_killed_anywhere_every_stage_goes_on_to_the_same_result(tmp_path: Path) -> None:
     count, seed = os.environ.get("PANGU_KILLS", "3"), os.environ.get("PANGU_KILL_SEED", "1")
     command = [sys.executable, "-m", "tests.data.kill_runs", count, seed, str(tmp_path)]
