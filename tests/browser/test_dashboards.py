@@ -26,6 +26,8 @@ pytestmark = [
 SLOW_MS = 60_000
 RUN_MS = 900_000
 """The whole main job, on a busy machine."""
+DRAWN_MS = 3_000
+"""What is drawn late, as a graph, has come by then."""
 ASKED = 5
 """So often a person would press *Submit*."""
 RETRAINING, CANCELLED = "asked-for-in-the-form", "cancelled-in-the-dashboard"
@@ -61,6 +63,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def keep(page: Page, name: str) -> None:
     """A picture for the documentation, where one is asked for."""
     if folder := os.environ.get("PANGU_SCREENSHOTS"):
+        page.wait_for_timeout(DRAWN_MS)
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
@@ -118,7 +121,11 @@ def retrained(page: Page, stack: Stack, card: Path) -> None:
     keep(page, "prefect_form")
     submit(page, stack, RETRAINING)
     expect(state(page, "Running")).to_be_visible(timeout=RUN_MS)
-    expect(state(page, "Completed")).to_be_visible(timeout=RUN_MS)
+    page.goto(f"{stack.prefect_url}/runs")  # the graph of a run under way is drawn anew all the time
+    listed = page.locator(".state-list-item", has_text=RETRAINING)
+    expect(listed.get_by_text("Completed", exact=True).first).to_be_visible(timeout=RUN_MS)
+    listed.get_by_role("link", name=RETRAINING, exact=True).first.click()
+    expect(state(page, "Completed")).to_be_visible()
     keep(page, "prefect_run")
 
 
@@ -131,8 +138,9 @@ def test_a_retraining_leaves_its_report_and_the_gates_decision_as_artifacts(
         expect(page.get_by_role("link", name=key).first).to_be_visible()
     for key, heading in (("gate-decision", "Gate: open"), ("train-structure-report", "train-structure: 6 of 6 steps")):
         with prefect_api(stack) as api:
-            artifact = api.get(f"/artifacts/{key}/latest").raise_for_status().json()["id"]
-        page.goto(f"{stack.prefect_url}/artifacts/artifact/{artifact}")
+            asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+            (artifact,) = api.post("/artifacts/filter", json=asked).raise_for_status().json()
+        page.goto(f"{stack.prefect_url}/artifacts/artifact/{artifact['id']}")
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         keep(page, f"prefect_{key}")
 
@@ -160,6 +168,9 @@ def test_mlflow_shows_the_registered_pair_with_its_alias(page: Page, stack: Stac
     page.goto(f"{stack.mlflow_url}/#/models/pangu-pair")
     expect(page.get_by_text("Version 1").first).to_be_visible()
     expect(page.get_by_text("champion").first).to_be_visible()
+    page.get_by_role("button", name="Close", exact=True).click()  # the assistant, which opens by itself
+    page.goto(f"{stack.mlflow_url}/#/models/pangu-pair/versions/1")
+    expect(page.get_by_text("pangu.boundary").first).to_be_visible()
     keep(page, "mlflow_pair")
 
 
