@@ -50,7 +50,7 @@ test-long: $(STAMP)
 kills: $(STAMP)
 	PANGU_KILLS=100 $(BIN)/python -m pytest -m long tests/data/test_kills.py
 
-# Three machines on one box: every stage across them, and what faults cost. Linux; twenty minutes on two free cores.
+# Three machines on one box: every stage across them, and what faults cost. Linux; ten minutes on two free cores.
 nodes: $(STAMP)
 	$(BIN)/python -m tests.nodes
 

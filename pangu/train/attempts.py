@@ -16,7 +16,7 @@ MAX_ATTEMPTS = 4
 """One, and three more after failures that are nobody's fault."""
 
 ATTEMPT_FILE = "attempt"
-"""Of a run folder: the id of the attempt that may write there."""
+"""Of a run folder: the id of the attempt that may write there, and of its group of workers."""
 
 Result = TypeVar("Result")
 
@@ -28,13 +28,27 @@ def claim(run_folder: Path) -> str:
     return attempt
 
 
-def check_claim(run_folder: Path, attempt: str) -> None:
-    """Raises UserError if a later attempt has claimed the run folder.
+def claim_for_group(run_folder: Path, attempt: str) -> str:
+    """Begin with one group of workers of an attempt. Returns the group's id, which is below the attempt's.
+
+    Ray starts the workers of an attempt anew when machines come or go, and those before may live on behind a cut.
+
+    Raises:
+        UserError: a later attempt has claimed the run folder.
+    """
+    check_claim(run_folder, attempt)
+    group = f"{attempt}/{uuid.uuid4().hex}"
+    write_atomically(run_folder / ATTEMPT_FILE, group.encode())
+    return group
+
+
+def check_claim(run_folder: Path, claimed: str) -> None:
+    """Raises UserError if a later attempt, or a later group of workers, has claimed the run folder.
 
     A worker behind a cut, or one that outlived its cluster's head, knows nothing of its successor and would write beside it.
     """
     owner = (run_folder / ATTEMPT_FILE).read_text()
-    if owner != attempt:
+    if owner != claimed and not owner.startswith(f"{claimed}/"):
         raise UserError(f"Another attempt at run '{run_folder.name}' has begun since; this one stops.")
 
 

@@ -6,7 +6,7 @@ Imports little at the top: Ray's controller of a run imports this file, and has 
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from pangu.train.attempts import claim
+from pangu.train.attempts import claim, claim_for_group
 
 if TYPE_CHECKING:
     from pangu.train.job import TrainJob
@@ -48,4 +48,5 @@ def _worker(config: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
-    work(TrainJob.model_validate(config["job"]), world, config["attempt"])
+    job, attempt = TrainJob.model_validate(config["job"]), config["attempt"]
+    work(job, world, claim_for_group(job.run_folder, attempt) if world.rank == 0 else attempt)

@@ -11,7 +11,7 @@ from typing import Any
 from pangu.data.origin import Origin
 from tests.nodes.machines import HEAD, Machines, wait_until
 from tests.nodes.network import HUB, INSIDE
-from tests.nodes.work import DRAWINGS, Training, longest_silence, stage, write_card
+from tests.nodes.work import DRAWINGS, PATIENCE_S, Training, longest_silence, stage, write_card
 
 WORKER = "RayTrainWorker"
 BRIEF_S, LONG_S = 10.0, 100.0
@@ -19,28 +19,33 @@ BRIEF_S, LONG_S = 10.0, 100.0
 STEPS_AFTER = 20
 
 
-def disturbed(machines: Machines, name: str, disturb: Callable[[str], None]) -> dict[str, Any]:
+def disturbed(machines: Machines, name: str, disturb: Callable[[str], None], replaces: bool) -> dict[str, Any]:
     """A training on two machines while `disturb(machine of a worker that is not the head)` happens.
 
+    replaces: whether other workers must go on with it; until then one that nobody has told may train alone.
     steps_repeated: those after the last whole checkpoint. silence_s: from the last step before to the first new one.
+    written_at_once: lines that two wrote without knowing of each other, of which there must be none.
     """
     training = Training(machines, name)
     try:
         training.wait_for(25)
         where = machines.where(WORKER)
         victim = next(machine for machine in [*where, "one", "two"] if machine != HEAD)
-        attempts, since_ms = training.attempts, int(time.time() * 1000)
+        group, since_ms = training.group, int(time.time() * 1000)
         disturb(victim)
+        if replaces:
+            wait_until("other workers", lambda: training.group not in ("", group), PATIENCE_S)
         reached, kept = training.step, training.checkpoint
         training.wait_for(reached + STEPS_AFTER)
-        restarted = training.attempts > attempts
+        restarted = training.group != group
+        assert not training.written_at_once, f"{training.written_at_once} lines were written by two at once"
         return {
             "workers_on": where,
             "victim": victim,
             "at_step": reached,
             "steps_repeated": reached - kept if restarted else 0,
             "silence_s": round(longest_silence(training.lines, since_ms), 1),
-            "attempts": training.attempts,
+            "restarted": restarted,
             "workers_then_on": machines.where(WORKER),
         }
     finally:
@@ -56,7 +61,7 @@ def node_killed(machines: Machines) -> dict[str, Any]:
         victims.append(victim)
 
     try:
-        return disturbed(machines, "killed", disturb)
+        return disturbed(machines, "killed", disturb, replaces=True)
     finally:
         for victim in victims:
             machines.start(victim)
@@ -72,7 +77,7 @@ def cable(machines: Machines, name: str, seconds: float) -> dict[str, Any]:
         finally:
             machines.network.heal(victim)
 
-    return disturbed(machines, name, disturb)
+    return disturbed(machines, name, disturb, replaces=seconds == LONG_S)
 
 
 def head_restarted(machines: Machines) -> dict[str, Any]:
@@ -82,7 +87,7 @@ def head_restarted(machines: Machines) -> dict[str, Any]:
         machines.kill(HEAD)
         machines.start(HEAD)
 
-    return disturbed(machines, "headless", disturb)
+    return disturbed(machines, "headless", disturb, replaces=True)
 
 
 def ingest_disturbed(machines: Machines) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the cluster is given to do: every stage as the Ray Job that a flow starts, tried again after a failure as a flow does."""
 
+import json
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from pangu.data.origin import Origin
 from pangu.progress import silent
 from pangu.recipes import tiny
 from pangu.storage import Home, write_json
+from pangu.train.attempts import ATTEMPT_FILE
 from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.history import HISTORY_FILE, Line, read_history
 from tests.nodes.machines import Machines, wait_until
@@ -22,6 +24,7 @@ from tests.nodes.network import HUB
 
 DRAWINGS = 96
 STAGE_STEPS, ENDLESS_STEPS = 60, 100_000
+CHECKPOINT_EVERY = 10
 RETRY_DELAYS_S = (0.0, 5.0, 30.0)
 """As flows/stages.py tries a stage again."""
 PATIENCE_S = 400.0
@@ -66,14 +69,16 @@ def write_card(machines: Machines, name: str = "nodes") -> str:
 
 
 def write_recipe(folder: Path, steps: int) -> str:
-    """The tiny recipe on two workers, or on one while there is room for no more; a checkpoint every ten steps."""
+    """The tiny recipe on two workers, or on one while there is room for no more."""
     recipe = tiny()
     recipe = recipe.model_copy(
         update={
             "jobs": {
                 role: job.model_copy(update={"steps": steps, "batch_size": 16}) for role, job in recipe.jobs.items()
             },
-            "optimization": recipe.optimization.model_copy(update={"checkpoint_every": 10, "log_every": 1}),
+            "optimization": recipe.optimization.model_copy(
+                update={"checkpoint_every": CHECKPOINT_EVERY, "log_every": 1}
+            ),
             "workers": 2,
             "min_workers": 1,
         }
@@ -168,8 +173,19 @@ class Training:
         return found[1].step if found else 0
 
     @property
-    def attempts(self) -> int:
-        return len(list((self.folder / "ray").glob("*")))
+    def group(self) -> str:
+        """The id of the workers that have the run folder now; empty while an attempt has none yet."""
+        try:
+            owner = (self.folder / ATTEMPT_FILE).read_text()
+        except FileNotFoundError:
+            return ""
+        return owner if "/" in owner else ""
+
+    @property
+    def written_at_once(self) -> int:
+        """How often a line follows one of a later step without a checkpoint before it: somebody else was writing, too."""
+        steps = [json.loads(line)["step"] for line in (self.folder / HISTORY_FILE).read_text().splitlines()]
+        return sum(right <= left and (right - 1) % CHECKPOINT_EVERY for left, right in pairwise(steps))
 
     def wait_for(self, step: int, patience_s: float = PATIENCE_S) -> None:
         wait_until(f"{self.name} at step {step}", lambda: self.error is not None or self.step >= step, patience_s)

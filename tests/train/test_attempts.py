@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pangu.errors import UserError
-from pangu.train.attempts import MAX_ATTEMPTS, attempted, check_claim, claim
+from pangu.train.attempts import MAX_ATTEMPTS, attempted, check_claim, claim, claim_for_group
 from pangu.train.loop import Hooks, train_loop
 from pangu.train.work import claimed
 from tests.train.rows import random_rows, small_recipe
@@ -70,6 +70,24 @@ def test_a_run_folder_is_the_latest_attempts(tmp_path: Path) -> None:
     check_claim(tmp_path / "run", second)
     with pytest.raises(UserError, match="Another attempt at run 'run' has begun since"):
         check_claim(tmp_path / "run", first)
+
+
+def test_of_one_attempts_groups_of_workers_the_latest_has_the_run_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    attempt = claim(run)
+    before = claim_for_group(run, attempt)
+    check_claim(run, before)
+    after = claim_for_group(run, attempt)  # a machine was cut off, and its worker goes on
+    check_claim(run, after)
+    check_claim(run, attempt)  # which is what the workers beside the first of a group know
+    with pytest.raises(UserError, match="Another attempt"):
+        check_claim(run, before)
+    claim(run)
+    for superseded in (attempt, after):
+        with pytest.raises(UserError, match="Another attempt"):
+            check_claim(run, superseded)
+    with pytest.raises(UserError, match="Another attempt"):
+        claim_for_group(run, attempt)
 
 
 def test_an_attempt_that_was_given_up_writes_nothing_more_and_the_next_one_goes_on(tmp_path: Path) -> None:
