@@ -6,6 +6,7 @@ from typing import Any
 
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Averages:
@@ -20,9 +21,11 @@ class Averages:
         ]
 
     def step(self) -> None:
-        """Take the present weights into every mean."""
+        """Take the present weights into every mean, as EMAModel's own step does, in one pass over the memory instead of two."""
         for mean in self._means:
-            mean.step(self._parameters)
+            mean.optimization_step += 1
+            mean.cur_decay_value = mean.get_decay(mean.optimization_step)
+            get_ema_multi_avg_fn(mean.cur_decay_value)(mean.shadow_params, self._parameters, None)
 
     @contextmanager
     def applied(self, index: int = 0) -> Iterator[None]:

@@ -89,8 +89,10 @@ def draw_batch(
     generators = [
         generator_for(seed, step, position) for position in range(first_position, first_position + len(indices))
     ]
+    least, styled = (column[list(indices)].tolist() for column in (rows.min_timestep_n, rows.styled_n))
     draws = [
-        _draw(rows, row, generator, interval, optimization) for row, generator in zip(indices, generators, strict=True)
+        _draw(min_timestep, has_style, interval, optimization, generator)
+        for min_timestep, has_style, generator in zip(least, styled, generators, strict=True)
     ]
     preset = int(rows.preset_n[indices[0]])
     latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
@@ -109,13 +111,15 @@ def draw_batch(
     )
 
 
-def _draw(rows: Rows, row: int, generator: torch.Generator, interval: TimeInterval, optimization: Optimization) -> Draw:
+def _draw(
+    min_timestep: int, has_style: bool, interval: TimeInterval, optimization: Optimization, generator: torch.Generator
+) -> Draw:
     """Timestep and caption of one sample."""
-    low = max(interval.low, int(rows.min_timestep_n[row]))
+    low = max(interval.low, min_timestep)
     timestep = int(torch.randint(low, interval.high, (), generator=generator))
     dropped, chinese = torch.rand(2, generator=generator).tolist()
     caption = int(chinese < optimization.zh_share)
-    if rows.styled_n[row] and float(torch.rand((), generator=generator)) < optimization.style_share:
+    if has_style and float(torch.rand((), generator=generator)) < optimization.style_share:
         caption += len(LANGUAGES)
     return Draw(timestep, EMPTY if dropped < optimization.caption_dropout else caption)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pangu.config import Execution, NoiseSchedule, Optimization
 from pangu.diffusion.noise import add_noise, training_target
 from pangu.models.denoisers import denoise
-from pangu.models.lora import trained_parameters
 from pangu.train.draws import Batch
 from pangu.train.meters import Laps
 
@@ -67,7 +66,8 @@ def train_step(
                 loss = loss * min_snr_weight(alpha_bar_b, optimization.min_snr_gamma, schedule.prediction_type)
             (loss.sum() / global_batch).backward()
             laps.lap("backward")
-    norm = nn.utils.clip_grad_norm_(trained_parameters(denoiser), optimization.grad_clip)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.clip_grad_norm_(trained, optimization.grad_clip)
     optimizer.step()
     laps.lap("optimizer")
     return torch.cat(losses), norm.detach()
