@@ -6,6 +6,7 @@ because their C++ waits for moments of the kernel's clock, which no library can 
 
 import contextlib
 import time
+import xmlrpc.client
 from configparser import RawConfigParser
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -70,7 +71,8 @@ def _put_under_library(stack: Stack, library: Path, clock: Path) -> None:
         configuration.write(file, space_around_delimiters=False)
     supervisor = rpc(stack)
     supervisor.reloadConfig()
-    supervisor.stopProcess(PROGRAM)
+    with contextlib.suppress(xmlrpc.client.Fault):  # it does not run just now
+        supervisor.stopProcess(PROGRAM)
     supervisor.removeProcessGroup(PROGRAM)
     supervisor.addProcessGroup(PROGRAM)
 
