@@ -2,8 +2,8 @@
 
 Everything runs on this machine in one run: `pangu serve` as a process of its own with one thread, and the diffusers pipeline in
 this process with one thread, in alternating rounds; same pair, steps and scheduler. On a CPU, processor time of the two processes
-is compared, so that other work on the machine does not count. With a running stack (`pangu up`, and its variables) the swap of
-a release under load is measured as well, through Ray.
+is compared, so that other work on the machine does not count. The last claims, of releases that change under load, are those of
+`serve_releases.py`, on a stack that it starts.
 
     python benchmarks/serve.py [--pair FOLDER] [--steps 20] [--rounds 5]
 """
@@ -90,17 +90,21 @@ def crowd(server: Server, requests: list[dict[str, Any]]) -> None:
 
 
 def single_and_saturated(server: Server, pair: PanGuDrawPipeline, steps: int, rounds: int) -> None:
-    """One request at a time, in turns with the pipeline, each with another prompt; then eight at once."""
+    """One request at a time, in turns with the pipeline, each with another prompt, in changing order; then eight at once."""
     own = psutil.Process()
     alone(pair, steps, "warm", 0)
     server.draw(num_inference_steps=steps)
     pairs = []
-    for number in range(8 * rounds):
+    for number in range(20 * rounds):
         # Both encode their text: what the server remembers of a prompt must not count.
         prompt = f"a red apple, number {number}"
-        ours = spent(server.process, server.draw, prompt, seed=number, num_inference_steps=steps)
-        theirs = spent(own, alone, pair, steps, prompt, number)
-        pairs.append((ours, theirs))
+        took = {}
+        for who in ("ours", "theirs") if number % 2 else ("theirs", "ours"):
+            if who == "ours":
+                took[who] = spent(server.process, server.draw, prompt, seed=number, num_inference_steps=steps)
+            else:
+                took[who] = spent(own, alone, pair, steps, prompt, number)
+        pairs.append((took["ours"], took["theirs"]))
     ratios = [paired([(ours[kind], theirs[kind]) for ours, theirs in pairs]) for kind in (0, 1)]
     alone_s = statistics.median(theirs[0] for _, theirs in pairs)
     report("serve_single", ratios[0][0], 1.05, ratios[0][0] <= 1.05, spread=ratios[0][1], wall=ratios[1], cpu_s=alone_s)
@@ -276,52 +280,10 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{part}": round(ordered[int(part / 100 * (len(ordered) - 1))], 3) for part in (50, 95, 99)}
 
 
-def swap(pair: Path, other: Path, steps: int) -> None:
-    """One release after the other under load, through the running Ray: failures, mixtures, longest pause."""
-    from pangu.serve import cluster
-    from pangu.serve.deploy import Stage, serve_port
-    from pangu.serve.drawing.messages import Lineup
-    from pangu.serve.settings import ServeSettings
-
-    releases = []
-    for number, folder in enumerate((pair, other)):
-        manifest_of(folder)
-        releases.append(release_of(folder).model_copy(update={"pair_version": number + 1}))
-    port, client = serve_port(), cluster.connect()
-    stage = Stage(client, f"http://127.0.0.1:{port}", port, ServeSettings())
-    stage.show(Lineup(champion=releases[0]), releases[0].sha256)
-    server = Server(f"http://127.0.0.1:{port}", psutil.Process())
-    over, answers, pauses = threading.Event(), set(), [0.0]
-    failed = 0
-
-    def load() -> None:
-        nonlocal failed
-        last = time.perf_counter()
-        while not over.is_set():
-            answer = server.draw(seed=5, num_inference_steps=steps)
-            pauses.append(time.perf_counter() - last)
-            last = time.perf_counter()
-            failed += answer.status_code != 200
-            if answer.status_code == 200:
-                answers.add((answer.json()["release"]["pair_version"], answer.json()["data"][0]["b64_json"]))
-
-    loading = threading.Thread(target=load)
-    loading.start()
-    time.sleep(2)
-    clock = time.perf_counter()
-    for lineup in (
-        Lineup(champion=releases[0], held=(releases[1],)),
-        Lineup(champion=releases[1], held=(releases[0],)),
-        Lineup(champion=releases[1]),
-    ):
-        stage.show(lineup, releases[1].sha256)
-    swapped_s = time.perf_counter() - clock
-    time.sleep(2)
-    over.set()
-    loading.join()
-    mixed = len(answers) - 2
-    facts = {"longest_pause_s": max(pauses), "median_request_s": statistics.median(pauses), "swap_s": swapped_s}
-    report("serve_swap", float(failed + mixed), 0.0, failed + mixed == 0, failed=failed, mixed=mixed, **facts)
+def releases(steps: int) -> None:
+    """Swaps, the way back, and replicas that die: a script of its own, since it needs a stack."""
+    script = Path(__file__).with_name("serve_releases.py")
+    subprocess.run([sys.executable, str(script), "--steps", str(steps)], check=True)
 
 
 def manifest_of(folder: Path) -> None:
@@ -350,9 +312,8 @@ def main() -> None:
             "single": lambda: with_server(pair, asked.steps, asked.rounds),
             "overload": lambda: overload(pair, asked.steps),
             "mixed": lambda: mixed_steps(pair, asked.steps, asked.rounds),
+            "releases": lambda: releases(asked.steps),
         }
-        if "RAY_API_SERVER_ADDRESS" in os.environ:
-            claims["swap"] = lambda: swap(pair, stand_in(Path(scratch) / "other", 7), asked.steps)
         for name, claim in claims.items():
             if not asked.only or name in asked.only.split(","):
                 claim()

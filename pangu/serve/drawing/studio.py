@@ -145,11 +145,11 @@ class Studio:
 
     async def _drawn_at_last(self, release: Release, job: Job) -> Pictures:
         """As `_drawn`; a request whose replica died is drawn again, which gives the same picture."""
-        for pause_s in RETRY_PAUSES_S:
+        for attempt, pause_s in enumerate(RETRY_PAUSES_S):
             try:
                 return await self._drawn(release, job)
             except PoolUnavailable:
-                self._metrics.retried.inc()
+                self._metrics.retried.inc(attempt == 0)
                 await asyncio.sleep(pause_s)
         return await self._drawn(release, job)
 
@@ -180,7 +180,7 @@ class Studio:
     async def _watched_to_the_end(self, release: Release, job: Job) -> AsyncIterator[Partial | Pictures]:
         """As `_watched`; a request whose replica died begins again, and shows no partial image twice."""
         shown = -1
-        for pause_s in (*RETRY_PAUSES_S, None):
+        for attempt, pause_s in enumerate((*RETRY_PAUSES_S, None)):
             try:
                 async with aclosing(self._watched(release, job)) as messages:
                     async for message in messages:
@@ -191,7 +191,7 @@ class Studio:
             except PoolUnavailable:
                 if pause_s is None:
                     raise
-                self._metrics.retried.inc()
+                self._metrics.retried.inc(attempt == 0)
                 await asyncio.sleep(pause_s)
 
     async def _watched(self, release: Release, job: Job) -> AsyncGenerator[Partial | Pictures]:
