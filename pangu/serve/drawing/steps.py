@@ -60,9 +60,15 @@ class Walk:
         scale = trajectory.lora_scales.get(self.role, 1.0)
         return id(self.pipeline), self.role, shapes, trajectory.presets[self.role], scale
 
+    def took(self, step: "Step", company: int) -> None:
+        """Move on by a step that was shared by so many."""
+        self.trajectory, self.last = step.trajectory, step
+        self.taken, self.company = self.taken + 1, self.company + company
+
 
 class StepBatcher:
-    """Takes steps for all walks of one process, in turns.
+    """Takes steps for all walks of one pool, in turns. While nobody comes, leaves or waits, the drawing thread goes on by itself:
+    a turn of the event loop for each step costs a hundredth of a small network's.
 
     most_rows: of one call; a single walk that is larger goes alone. 1 gives every walk calls of its own, and so the same
     bits whatever else is drawn.
@@ -73,6 +79,7 @@ class StepBatcher:
         self._walks: list[Walk] = []
         self._runner: asyncio.Task[None] | None = None
         self._network: tuple[Hashable, Denoiser] | None = None
+        self._changed = False
 
     @property
     def waiting(self) -> int:
@@ -92,6 +99,7 @@ class StepBatcher:
         if walk.over:
             return walk
         self._walks.append(walk)
+        self._changed = True
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
         try:
@@ -99,23 +107,27 @@ class StepBatcher:
         finally:
             if walk in self._walks:
                 self._walks.remove(walk)
+                self._changed = True
         return walk
 
     async def _run(self) -> None:
         while self._walks:
-            company = choose_company(self._walks, self._most_rows)
+            company, self._changed = choose_company(self._walks, self._most_rows), False
             try:
-                steps = await self._worker.run(lambda company=company: self._take_step(company))  # type: ignore[misc]
+                await self._worker.run(lambda company=company: self._take_steps(company))  # type: ignore[misc]
             except Exception as error:
                 self._failed(company, error)
                 continue
-            for walk, step in zip(company, steps, strict=True):
-                self._took(walk, step, len(company))
+            for walk in company:
+                self._show(walk)
         # An idle pool keeps no network alive that its shelf lets go of.
         self._network = None
 
-    def _take_step(self, company: list[Walk]) -> "list[Step]":
-        """One step of each walk with one call of the network, which is made ready only where it is another than before."""
+    def _take_steps(self, company: list[Walk]) -> None:
+        """Steps of all of them, each with one call of the network, until the event loop has something to decide.
+
+        The network is made ready only where it is another than before.
+        """
         import torch
 
         from pangu.diffusion.trajectory import step_together
@@ -126,17 +138,26 @@ class StepBatcher:
             if self._network is None or self._network[0] != kind:
                 scale = trajectory.lora_scales.get(role, 1.0)
                 self._network = kind, first.pipeline.denoiser(role, trajectory.presets[role], scale)
-            return step_together([walk.trajectory for walk in company], self._network[1])
+            while True:
+                steps = step_together([walk.trajectory for walk in company], self._network[1])
+                for walk, step in zip(company, steps, strict=True):
+                    walk.took(step, len(company))
+                if self._is_awaited(company):
+                    return
 
-    def _took(self, walk: Walk, step: "Step", company: int) -> None:
-        walk.trajectory, walk.last = step.trajectory, step
-        walk.taken, walk.company = walk.taken + 1, walk.company + company
+    def _is_awaited(self, company: list[Walk]) -> bool:
+        """Whether anybody came or left, waits for a turn or the thread, has arrived, or looks on."""
+        if self._changed or len(self._walks) > len(company) or self._worker.is_awaited:
+            return True
+        return any(walk.over or walk.watch is not None for walk in company)
+
+    def _show(self, walk: Walk) -> None:
         if walk not in self._walks:
             return
         # To the end of the queue, so that kinds take turns.
         self._walks.remove(walk)
-        if walk.watch is not None:
-            walk.watch(step)
+        if walk.watch is not None and walk.last is not None:
+            walk.watch(walk.last)
         if walk.over:
             _settle(walk)
         else:

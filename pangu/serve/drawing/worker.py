@@ -24,10 +24,26 @@ class Worker:
         sys.setswitchinterval(SWITCH_S)
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 2) // 2))
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="drawing")
+        self._waiting: set[object] = set()
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether work was given that has not begun; long work looks here from time to time, and makes room."""
+        return bool(self._waiting)
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """What `work` returns; a caller that is cancelled before its turn costs nothing."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        place = object()
+
+        def begun() -> Result:
+            self._waiting.discard(place)
+            return work()
+
+        self._waiting.add(place)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, begun)
+        finally:
+            self._waiting.discard(place)
 
     def close(self) -> None:
         """End the thread after what it does now."""

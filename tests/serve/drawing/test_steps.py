@@ -130,6 +130,61 @@ def test_a_cancelled_request_takes_no_further_step_and_leaves_no_trace(pair: Pan
     assert batcher.waiting == 0
 
 
+class CountingWorker(Worker):
+    """A worker that counts what it was given."""
+
+    turns = 0
+
+    async def run(self, work: Any) -> Any:
+        self.turns += 1
+        return await super().run(work)
+
+
+@pytest.fixture
+def counting() -> Iterator[CountingWorker]:
+    worker = CountingWorker(threads=1)
+    yield worker
+    worker.close()
+
+
+def test_a_walk_with_nobody_beside_it_needs_one_turn_of_the_thread(
+    pair: PanGuDrawPipeline, counting: CountingWorker
+) -> None:
+    walk = walked(StepBatcher(counting), pair, begun(pair, 1, steps=12))[0]
+    assert walk.taken == 6
+    assert counting.turns == 1
+
+
+def test_a_walk_that_goes_on_by_itself_lets_others_join_leave_and_work(
+    pair: PanGuDrawPipeline, counting: CountingWorker
+) -> None:
+    batcher, order = StepBatcher(counting), []
+
+    async def scenario() -> tuple[Walk, Walk]:
+        long = asyncio.create_task(batcher.walk(pair, "structure", begun(pair, 1, steps=400)))
+        while counting.turns == 0:
+            await asyncio.sleep(0.001)
+        # Each of these has to interrupt a walk of hundreds of milliseconds.
+        order.append(await counting.run(lambda: "work"))
+        second = await batcher.walk(pair, "structure", begun(pair, 2, steps=4))
+        order.append("joined")
+        leaving = asyncio.create_task(batcher.walk(pair, "structure", begun(pair, 3, steps=400)))
+        while batcher.waiting < 2:
+            await asyncio.sleep(0.001)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert not long.done()
+        return await long, second
+
+    first, second = asyncio.run(scenario())
+    assert order == ["work", "joined"]
+    assert first.taken == 200
+    assert second.mean_company == 2
+    assert first.mean_company < 1.5
+    assert batcher.waiting == 0
+
+
 def test_who_fails_fails_alone(pair: PanGuDrawPipeline, worker: Worker) -> None:
     """A damaged trajectory of the same kind must not take its company down."""
     good, bad = begun(pair, 1), begun(pair, 2)
