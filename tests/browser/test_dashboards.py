@@ -17,6 +17,7 @@ from pangu.data.openmoji import render_png, selection
 from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
 from pangu.storage import write_json
+from tests.dashboard import finish, press
 
 pytestmark = [
     pytest.mark.browser,
@@ -101,6 +102,14 @@ def submit(page: Page, stack: Stack, run_name: str) -> None:
     expect(page.locator(".state-badge, .p-tag").first).to_be_visible()
 
 
+def open_newest(page: Page, stack: Stack, key: str) -> None:
+    """The page of the newest artifact of a key."""
+    with prefect_api(stack) as api:
+        asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
+        (artifact,) = api.post("/artifacts/filter", json=asked).raise_for_status().json()
+    page.goto(f"{stack.prefect_url}/artifacts/artifact/{artifact['id']}")
+
+
 def state(page: Page, word: str) -> Locator:
     """The state of the run whose page is open."""
     return page.locator(".page-heading-flow-run, header, [role=banner]").get_by_text(word, exact=True).first
@@ -137,10 +146,7 @@ def test_a_retraining_leaves_its_report_and_the_gates_decision_as_artifacts(
     for key in ("prepare-report", "samples-new-and-old", "gate-decision", "links"):
         expect(page.get_by_role("link", name=key).first).to_be_visible()
     for key, heading in (("gate-decision", "Gate: open"), ("train-structure-report", "train-structure: 6 of 6 steps")):
-        with prefect_api(stack) as api:
-            asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC", "limit": 1}
-            (artifact,) = api.post("/artifacts/filter", json=asked).raise_for_status().json()
-        page.goto(f"{stack.prefect_url}/artifacts/artifact/{artifact['id']}")
+        open_newest(page, stack, key)
         expect(page.get_by_role("heading", name=heading)).to_be_visible()
         keep(page, f"prefect_{key}")
 
@@ -161,6 +167,27 @@ def test_a_run_is_cancelled_by_its_button(page: Page, stack: Stack, card_that_ta
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("button", name="Confirm").click()
     expect(state(page, "Cancelled")).to_be_visible(timeout=SLOW_MS)
+
+
+@pytest.mark.long
+def test_a_retraining_beside_a_champion_shows_which_half_became_better(
+    page: Page, retrained: None, stack: Stack, card: Path
+) -> None:
+    """Whether the gate lets the new pair pass or not, the matrix is there before."""
+    settings = {
+        "card": str(card),
+        "recipe": "tiny",
+        "changes": {"structure_steps": 9},
+        "evaluation": {"matrix": True},
+        "deploy": False,
+    }
+    with prefect_api(stack) as api:
+        run = press(api, "retrain-pair", settings).raise_for_status().json()
+        assert finish(api, run["id"], timeout_s=RUN_MS / 1000)["type"] in ("COMPLETED", "FAILED")
+    open_newest(page, stack, "pair-matrix")
+    expect(page.get_by_role("heading", name="Pair matrix")).to_be_visible()
+    expect(page.locator("table tbody tr")).to_have_count(4)
+    keep(page, "prefect_pair_matrix")
 
 
 @pytest.mark.long
