@@ -46,7 +46,7 @@ CALM_S = 2.0
 
 
 class Service:
-    """The application under test: what each registered version draws, and commands of users."""
+    """The application under test, what each registered version draws in calm, and the processes of its replicas."""
 
     def __init__(self, stack: Stack, url: str, steps: int) -> None:
         self.stack, self.url, self._steps = stack, url, steps
