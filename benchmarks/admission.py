@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pangu.data.admission import round_trips
 from pangu.data.card import Card
+from pangu.data.example.openmoji import every_drawing, render_png
 from pangu.data.images import decode_rgb
-from pangu.data.local_sources import SUFFIXES
-from pangu.data.openmoji import every_drawing, render_png
-from pangu.data.upscale import upscaler_of
+from pangu.data.ingest.local_sources import SUFFIXES
+from pangu.data.prepare.admission import round_trips
+from pangu.data.prepare.upscale import upscaler_of
 from pangu.diffusion.admission import first_noisier, fit, spectrum_features
 from pangu.diffusion.noise import alpha_bars
 

@@ -14,7 +14,7 @@ from coop_style import DRAWINGS, printed_png
 from rich.console import Console
 
 from pangu.data.card import load_card
-from pangu.data.origin import Origin, open_origin
+from pangu.data.example.origin import Origin, open_origin
 from pangu.demo.button import Button
 from pangu.demo.display import watch
 from pangu.demo.run import running_stack

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate, unfold
 
-from pangu.data.openmoji import render_png, selection
+from pangu.data.example.openmoji import render_png, selection
 from pangu.diffusion.fusion import NoiseLevel
 from pangu.pictures import FAINT, INK, png, sample_grid, write
 from pangu.pipelines.coop import CoopPipeline, Handoff

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 from torch.utils.flop_counter import FlopCounterMode
 
-from pangu.data.edges import agreement, edge_picture, find_edges
+from pangu.data.encode.edges import agreement, edge_picture, find_edges
 from pangu.evaluate import distribution
 from pangu.evaluate.drawing import noise_sources
 from pangu.evaluate.features import similarity, thumbnails

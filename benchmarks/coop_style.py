@@ -9,7 +9,7 @@ import torch
 from coop_study import LOW, Study, call, psnr, quiet, sheet
 from PIL import Image
 
-from pangu.data.openmoji import Emoji, render_png
+from pangu.data.example.openmoji import Emoji, render_png
 from pangu.pictures import png
 from pangu.pipelines.coop import CoopPipeline, Partner
 from pangu.starter.pair import starter_pair

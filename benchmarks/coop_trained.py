@@ -27,7 +27,7 @@ from coop_study import GUIDANCE, HIGH, LOW, STEPS, Study, call, gflops, quiet, r
 from coop_style import style_and_content
 from PIL import Image
 
-from pangu.data.upscale import make_upscaler
+from pangu.data.prepare.upscale import make_upscaler
 from pangu.evaluate.material import gather
 from pangu.evaluate.protocol import Protocol
 from pangu.models.initial import STARTER

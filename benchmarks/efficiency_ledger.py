@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pangu.config import STRATEGY_ROLES, Frozen, Recipe, Role, Strategy
 from pangu.data.card import load_card
-from pangu.data.encode import Manifest, encode
-from pangu.data.ingest import ingest
-from pangu.data.origin import open_origin
-from pangu.data.prepare import prepare
+from pangu.data.encode.stage import Manifest, encode
+from pangu.data.example.origin import open_origin
+from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.stage import prepare
 from pangu.evaluate.drawing import draw_whole
 from pangu.evaluate.judges import Judges
 from pangu.evaluate.material import gather

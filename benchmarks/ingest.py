@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pangu.data.card import Card
-from pangu.data.ingest import ingest
+from pangu.data.ingest.stage import ingest
 from pangu.storage import Home
 
 GOAL = 0.95

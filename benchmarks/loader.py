@@ -41,10 +41,10 @@ from other_loaders import Case, Decode, Epoch, FromBytes, as_batch, with_dataset
 from PIL import Image
 from torch import Tensor
 
-from pangu.data.image_copy import Images
-from pangu.data.local_cache import Column, write_table
-from pangu.data.mapped import read_copy
-from pangu.data.views import View
+from pangu.data.encode.views import View
+from pangu.data.rows.image_copy import Images
+from pangu.data.rows.local_cache import Column, write_table
+from pangu.data.rows.mapped import read_copy
 
 GOAL = 1.0
 SHAPES: dict[str, tuple[int, ...]] = {"latents": (4, 64, 64), "tokens": (77, 768), "pooled": (768,)}
@@ -96,7 +96,7 @@ def permutation(count: int, batch: int) -> list[list[int]]:
 
 
 def our_rows(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
-    """The columns that `pangu.data.local_copy` writes, in both languages; a batch reads one."""
+    """The columns that `pangu.data.rows.local_copy` writes, in both languages; a batch reads one."""
     count = len(case.rows)
     for name, column, repeat in (("latents", "latents-0", 1), ("tokens", "tokens", 2), ("pooled", "pooled", 2)):
         shape = SHAPES[name] if repeat == 1 else (repeat, *SHAPES[name])
@@ -122,7 +122,7 @@ def our_rows(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
 
 
 def our_images(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
-    """The file that `pangu.data.image_copy` writes."""
+    """The file that `pangu.data.rows.image_copy` writes."""
     lengths = [len(row["image"]) for row in case.rows]
     ends = np.cumsum([0, *lengths])
     (folder / "images.bin").write_bytes(b"".join(row["image"] for row in case.rows))

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pangu.data.pixels import fit_pixels
+from pangu.data.encode.pixels import fit_pixels
 
 SHARDS = 16
 Batch = dict[str, Tensor]

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.card import Card
+from pangu.data.example.openmoji import render_png, selection
 from pangu.data.images import decode_rgb, encode_png
-from pangu.data.ingest import ingest
-from pangu.data.openmoji import render_png, selection
-from pangu.data.prepare import Execution, prepare
+from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.stage import Execution, prepare
 from pangu.storage import Home
 
 GOAL = 1.10

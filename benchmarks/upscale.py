@@ -22,14 +22,15 @@ import pyarrow as pa
 from PIL import Image
 
 from pangu.config import NoiseSchedule
-from pangu.data.admission import Admitter
 from pangu.data.card import Card
 from pangu.data.images import encode_png
-from pangu.data.local_sources import SHARD
-from pangu.data.raw import IMAGE_COLUMN, RawFolder
-from pangu.data.store import TableStore
-from pangu.data.upscale import upscaler_of
-from pangu.data.work import ShardJob, ShardWorker
+from pangu.data.ingest.local_sources import SHARD
+from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, write_rows
+from pangu.data.ingest.source import LISTED
+from pangu.data.prepare.admission import Admitter
+from pangu.data.prepare.upscale import upscaler_of
+from pangu.data.prepare.work import ShardJob, ShardWorker
+from pangu.data.table.store import TableStore
 
 GOAL = 0.95
 
@@ -48,11 +49,11 @@ def main() -> None:
     memory = []
     with tempfile.TemporaryDirectory() as folder:
         raw = RawFolder(Path(folder) / "raw")
-        wanted = write_shard(raw, images)
+        rows = write_shard(raw, images)
         network = upscaler_of(card, arguments.threads)
         worker = ShardWorker(card, Admitter(None, 300, NoiseSchedule()), Path(folder), arguments.threads)
         network.upscale(images[0])
-        worker(ShardJob(arguments.rounds, raw, 0, {0: wanted[0]}))  # imports and first calls are no speed
+        worker(ShardJob(arguments.rounds, raw, 0, rows[:1]))  # imports and first calls are no speed
         for number in range(arguments.rounds):
             for name in ("prepare", "ncnn") if number % 2 else ("ncnn", "prepare"):
                 started = time.process_time()
@@ -60,7 +61,7 @@ def main() -> None:
                     for image in images:
                         network.upscale(image)
                 else:
-                    worker(ShardJob(number, raw, 0, wanted))
+                    worker(ShardJob(number, raw, 0, rows))
                 speeds[name].append(arguments.images / (time.process_time() - started))
             memory.append(psutil.Process().memory_info().rss / 2**20)
     for name, found in speeds.items():
@@ -95,13 +96,15 @@ def pictures(count: int, side: int) -> list[np.ndarray]:
     return images
 
 
-def write_shard(raw: RawFolder, images: list[np.ndarray]) -> dict[int, dict]:
+def write_shard(raw: RawFolder, images: list[np.ndarray]) -> pa.Table:
     """One raw shard; returns the rows of it as a listing has them."""
     data = [encode_png(image) for image in images]
     rows = [{"row": number, "error_message": "", IMAGE_COLUMN: one} for number, one in enumerate(data)]
     TableStore(str(raw.shards)).write_parquet(raw.shard_file(0).name, pa.Table.from_pylist(rows, schema=SHARD))
     facts = {"caption_en": "a smooth picture", "caption_zh": "", "url": "http://example.org/x.png", "license": "-"}
-    return {number: {**facts, "sha256": hashlib.sha256(one).hexdigest()} for number, one in enumerate(data)}
+    states = {number: RowState(0, "", hashlib.sha256(one).hexdigest()) for number, one in enumerate(data)}
+    write_rows(raw, pa.Table.from_pylist([{**facts, "row": number} for number in states], schema=LISTED), states)
+    return raw.read_rows()
 
 
 if __name__ == "__main__":

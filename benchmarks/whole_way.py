@@ -1,8 +1,8 @@
 """A URL table of 20,000 rows through ingest, prepare and encode on one machine: seconds, memory, bytes and reasons of each stage.
 
 The origin, a process of its own on loopback, serves every OpenMoji drawing in five variants of colour, half of them too small for
-the texture generator, and `pangu.data.origin`'s broken URLs; one row in thirty is dead, hostile or refused. Each stage is the
-command that anybody runs; then ingest and prepare run again and must add nothing.
+the texture generator, and the broken URLs of `pangu.data.example.origin`; one row in thirty is dead, hostile or refused. Each
+stage is the command that anybody runs; then ingest and prepare run again and must add nothing.
 
     python benchmarks/whole_way.py --rows 20000 --workers 2
 """
@@ -31,10 +31,10 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from pangu.data import openmoji
+from pangu.data.example import openmoji
+from pangu.data.example.origin import BROKEN, LARGE_SIDE, SMALL_SIDE, Origin
 from pangu.data.images import decode_rgb, encode_png
-from pangu.data.origin import BROKEN, LARGE_SIDE, SMALL_SIDE, Origin
-from pangu.data.table import read_rows
+from pangu.data.table.delta import read_rows
 from pangu.storage import Home
 
 POLL_S = 0.5

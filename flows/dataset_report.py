@@ -6,8 +6,8 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from flows.reporting import aside
-from pangu.data.rejects import rejected_folder
-from pangu.data.report import markdown
+from pangu.data.prepare.report import markdown
+from pangu.data.table.rejects import rejected_folder
 from pangu.storage import Home
 
 

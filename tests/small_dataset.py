@@ -6,9 +6,9 @@ import io
 import pyarrow as pa
 from PIL import Image
 
-from pangu.data.openmoji import Emoji, render_png, selection
-from pangu.data.store import TableStore
-from pangu.data.table import SCHEMA, commit, write_part
+from pangu.data.example.openmoji import Emoji, render_png, selection
+from pangu.data.table.delta import SCHEMA, commit, write_part
+from pangu.data.table.store import TableStore
 from pangu.storage import Home
 
 NAME = "small"

@@ -18,6 +18,10 @@ LAYERS = [
     {"cli"},
 ]
 """From the lowest to the highest; a part may import its own layer and lower ones."""
+DATA_LAYERS = ["table", "ingest", "encode", "prepare", "rows", "example"]
+"""The folders of `pangu/data`: each may import those before it, and the files that lie beside them import none.
+
+`prepare` comes behind `encode` because blur-aware admission looks at latents."""
 ALLOWED_UP = {("config", "diffusion"), ("contract", "diffusion")}
 
 
@@ -59,4 +63,15 @@ def test_imports_point_one_way(path: Path) -> None:
         return
     imported = {name.split(".")[1] for name in imports(path) if name.startswith("pangu.")}
     upwards = {part for part in imported if layer(part) > layer(here) and (here, part) not in ALLOWED_UP}
+    assert not upwards, f"{here} imports {upwards}, which lie above it"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pangu/data").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_imports_within_the_data_platform_point_one_way(path: Path) -> None:
+    here = path.relative_to(ROOT / "pangu/data").parts[0]
+    lower = DATA_LAYERS[: DATA_LAYERS.index(here) + 1] if here in DATA_LAYERS else []
+    folders = {name.split(".")[2] for name in imports(path) if name.startswith("pangu.data.")} & set(DATA_LAYERS)
+    upwards = folders - set(lower)
     assert not upwards, f"{here} imports {upwards}, which lie above it"

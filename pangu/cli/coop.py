@@ -127,7 +127,7 @@ def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[P
 def _picture(path: Path, edges: bool = False) -> Any:
     from PIL import Image, UnidentifiedImageError
 
-    from pangu.data.edges import edge_picture
+    from pangu.data.encode.edges import edge_picture
 
     try:
         picture = Image.open(path).convert("RGB")

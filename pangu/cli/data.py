@@ -39,7 +39,7 @@ def ingest(
 ) -> None:
     """Fetch the images that a card's source lists, and account for every row; what an earlier ingest has is not fetched again."""
     from pangu.data.card import load_card
-    from pangu.data.ingest import ingest
+    from pangu.data.ingest.stage import ingest
 
     outcome = ingest(load_card(card), Home.from_environment(), print_progress, retry, on_ray=on_ray)
     finish(outcome, result)
@@ -55,7 +55,7 @@ def prepare(
 ) -> None:
     """Decode, score, upscale what is small, filter, drop duplicates, and commit one version of the dataset."""
     from pangu.data.card import load_card
-    from pangu.data.prepare import Execution, prepare
+    from pangu.data.prepare.stage import Execution, prepare
 
     execution = Execution(threads, workers, on_ray)
     finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, execution), result)
@@ -75,7 +75,7 @@ def origin(
 ) -> None:
     """Serve OpenMoji drawings and a dozen broken URLs on loopback, until SIGTERM or Ctrl-C."""
     from pangu.data.card import load_card
-    from pangu.data.origin import BROKEN, open_origin
+    from pangu.data.example.origin import BROKEN, open_origin
 
     card = load_card("openmoji_all" if everything else "openmoji")
     table = write_table or Path(card.source_uri(Home.from_environment()))
@@ -95,8 +95,8 @@ def origin(
 def check_card(card: CardArgument) -> None:
     """Say whether a card and its source can be read, and show the first ten rows as ingest would read them."""
     from pangu.data.card import load_card
-    from pangu.data.ingest import check_source
-    from pangu.data.source import read_source
+    from pangu.data.ingest.source import read_source
+    from pangu.data.ingest.stage import check_source
 
     parsed, home = load_card(card), Home.from_environment()
     listed = read_source(parsed, home)

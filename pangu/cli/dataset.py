@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 def log(name: NameArgument) -> None:
     """Every version, newest first, one JSON line each."""
-    from pangu.data.versions import log
+    from pangu.data.table.versions import log
 
     for entry in log(Home.from_environment(), name):
         print(entry.model_dump_json())
@@ -32,7 +32,7 @@ def log(name: NameArgument) -> None:
 
 def show(name: NameArgument, version: VersionOption = None, result: ResultOption = None) -> None:
     """Counts and distributions of one version."""
-    from pangu.data.versions import show
+    from pangu.data.table.versions import show
 
     finish(show(Home.from_environment(), name, version), result)
 
@@ -44,7 +44,7 @@ def diff(
     result: ResultOption = None,
 ) -> None:
     """What was added, removed and changed between two versions."""
-    from pangu.data.versions import diff
+    from pangu.data.table.versions import diff
 
     finish(diff(Home.from_environment(), name, old, new), result)
 
@@ -56,8 +56,8 @@ def refilter(
 ) -> None:
     """Select again by the thresholds and splits that the card says now; nothing is decoded, scored or upscaled again."""
     from pangu.data.card import load_card
-    from pangu.data.refilter import refilter
-    from pangu.data.table import latest_version
+    from pangu.data.prepare.refilter import refilter
+    from pangu.data.table.delta import latest_version
 
     home, parsed = Home.from_environment(), load_card(card)
     pinned = latest_version(home, parsed.name) if version is None else version
@@ -72,7 +72,7 @@ def export(
     result: ResultOption = None,
 ) -> None:
     """Write one version as webdataset archives: image, caption and facts of every row."""
-    from pangu.data.export import export_webdataset
+    from pangu.data.table.export import export_webdataset
 
     home = Home.from_environment()
     finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result)
@@ -85,7 +85,7 @@ def vacuum(
     result: ResultOption = None,
 ) -> None:
     """Delete the files of older versions, and what they rejected."""
-    from pangu.data.versions import vacuum
+    from pangu.data.table.versions import vacuum
 
     gone = vacuum(Home.from_environment(), name, keep, dry_run)
     outcome = {"dataset": name, "kept_versions": keep, "deleted_files": len(gone), "dry_run": dry_run}

@@ -171,7 +171,7 @@ def _protocol(
     Raises:
         UserError: an option is out of its range.
     """
-    from pangu.data.encode import Manifest
+    from pangu.data.encode.stage import Manifest
     from pangu.evaluate.evaluation import plan
 
     if prompts != "all" and not (prompts.isdigit() and int(prompts) > 0):

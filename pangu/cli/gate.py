@@ -29,7 +29,7 @@ def gate(
 ) -> None:
     """Compare an evaluated pair with the champion by the recipe's rules, prompt by prompt, and say who may serve."""
     from pangu.data.card import load_card
-    from pangu.data.encoded import Manifest
+    from pangu.data.encode.encoded import Manifest
     from pangu.evaluate.judges import load_judges
     from pangu.gate import check_pair_at_gate
     from pangu.progress import print_progress

@@ -31,7 +31,7 @@ def encode(
 ) -> None:
     """Turn one dataset version into latents and text embeddings."""
     from pangu.data.card import load_card
-    from pangu.data.encode import encode as run
+    from pangu.data.encode.stage import encode as run
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home

@@ -74,7 +74,7 @@ REASONS = (
 def reason_of(row: Mapping[str, Any], filters: Filters) -> str:
     """The first threshold that a row misses, one of `REASONS`; "" if it passes. A score that is null passes.
 
-    row: the columns of `pangu.data.schema.FACTS`.
+    row: the columns of `pangu.data.table.schema.FACTS`.
     """
     lengths = [len(row["caption_en"]), len(row["caption_zh"])]
     missed = (

@@ -3,10 +3,11 @@
 import fcntl
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from pangu.errors import UserError
+from pangu.storage import Home
 
 
 @contextmanager
@@ -27,3 +28,10 @@ def only_one(lock: Path, what: str, patience_seconds: float = 10.0) -> Iterator[
                     raise UserError(f"Another {what} is running (it holds {lock}); wait for it, or stop it.") from error
                 time.sleep(0.1)
         yield file.fileno()
+
+
+def only_preparing(home: Home, name: str) -> AbstractContextManager[int]:
+    """Hold the lock under which files of a dataset are written or removed."""
+    folder = home.dataset(name) / "staging"
+    folder.mkdir(parents=True, exist_ok=True)
+    return only_one(folder / "lock", f"prepare of '{name}'")

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from pangu.config import Frozen
-from pangu.data.openmoji import render_png
-from pangu.data.table import read_rows
+from pangu.data.example.openmoji import render_png
+from pangu.data.table.delta import read_rows
 from pangu.evaluate.retrieval import Retrieval, retrieval
 from pangu.stack import Stack
 from pangu.starter.pictures import unseen

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pangu.data.openmoji import IMAGES
+from pangu.data.example.openmoji import IMAGES
 from pangu.demo.button import Button, RunView
 from pangu.demo.display import watch
 from pangu.demo.memory import PeakMemory
@@ -134,7 +134,7 @@ def _retrain(stack: Stack, recipe: str, console: Console) -> tuple[str, RunView]
 
 def save_sheet(path: Path, answers: Answers, others: Answers | None, outcomes: dict[str, Any]) -> None:
     """Rows: drawn for Chinese prompts, for English ones, and the true images; of captions trained, and of others."""
-    from pangu.data.openmoji import attribution
+    from pangu.data.example.openmoji import attribution
 
     rows = sheet_rows(answers, "trained", "OpenMoji's\ndrawings")
     rows += sheet_rows(others, "never trained", "OpenMoji's\nnever shown") if others else []

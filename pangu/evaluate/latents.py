@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pangu.contract import GeneratorContract
 from pangu.data.card import Split
-from pangu.data.encode import fit_pixels
-from pangu.data.table import read_rows
+from pangu.data.encode.stage import fit_pixels
+from pangu.data.table.delta import read_rows
 from pangu.diffusion.presets import preset_index
 from pangu.diffusion.trajectory import Denoiser
 from pangu.errors import UserError

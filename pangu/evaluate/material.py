@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from pangu.data.card import Split
-from pangu.data.encode import fit_pixels
-from pangu.data.table import read_rows
+from pangu.data.encode.stage import fit_pixels
+from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.evaluate.protocol import Protocol
 from pangu.storage import Home

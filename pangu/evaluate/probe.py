@@ -15,9 +15,9 @@ from torch import Tensor
 from pangu.config import Frozen, NoiseSchedule, Recipe
 from pangu.contract import GeneratorContract
 from pangu.data.card import Card, Split
-from pangu.data.encode import fit_pixels
-from pangu.data.table import latest_version, read_rows
-from pangu.data.upscale import resize, upscale_to, upscaler_of
+from pangu.data.encode.stage import fit_pixels
+from pangu.data.prepare.upscale import resize, upscale_to, upscaler_of
+from pangu.data.table.delta import latest_version, read_rows
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars, log_snr
 from pangu.diffusion.trajectory import Denoiser

@@ -17,14 +17,14 @@ import torch
 
 from pangu.config import Execution, Recipe, Role
 from pangu.data.card import load_card
-from pangu.data.encode import encode
+from pangu.data.encode.pixels import fit_pixels
+from pangu.data.encode.stage import encode
+from pangu.data.example.openmoji import render_png, selection
+from pangu.data.example.origin import open_origin
 from pangu.data.images import ImageHWC
-from pangu.data.ingest import ingest
-from pangu.data.openmoji import render_png, selection
-from pangu.data.origin import open_origin
-from pangu.data.pixels import fit_pixels
-from pangu.data.prepare import prepare
-from pangu.data.upscale import make_upscaler
+from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.stage import prepare
+from pangu.data.prepare.upscale import make_upscaler
 from pangu.diffusion.noise import alpha_bars
 from pangu.models.denoisers import build_denoiser
 from pangu.planning.figures import Figures, Sample, StageCost, fit, two_sizes

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pangu.config import Recipe
 from pangu.data.card import Card
-from pangu.data.source import read_source
-from pangu.data.table import data_files, latest_version, read_rows
+from pangu.data.ingest.source import read_source
+from pangu.data.table.delta import data_files, latest_version, read_rows
 from pangu.errors import UserError
 from pangu.planning.cluster import Corpus
 from pangu.planning.operations import Shapes, drawing_operations, encoding_operations, parameters, training_operations

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from pangu.data.openmoji import Emoji, drawing_digest, every_drawing, render_png
+from pangu.data.example.openmoji import Emoji, drawing_digest, every_drawing, render_png
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 HOLD_OUT_EVERY = 7

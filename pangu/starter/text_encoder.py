@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
-from pangu.data.openmoji import Emoji
+from pangu.data.example.openmoji import Emoji
 from pangu.progress import Progress, Reporter, silent
 
 VOCABULARY = 3072

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pangu.config import Optimization
-from pangu.data.batches import EMPTY, LANGUAGES, Rows
+from pangu.data.rows.batches import EMPTY, LANGUAGES, Rows
 from pangu.diffusion.interval import TimeInterval
 
 Windows = Mapping[int, tuple[int, int]]

@@ -12,9 +12,9 @@ from pydantic import Field, ValidationError
 
 from pangu.config import ROLES, Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.batches import Rows
-from pangu.data.encoded import Manifest
-from pangu.data.table import read_rows
+from pangu.data.encode.encoded import Manifest
+from pangu.data.rows.batches import Rows
+from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 

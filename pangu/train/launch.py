@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pangu.config import Recipe, Role
-from pangu.data.encoded import Manifest, check_encoded
+from pangu.data.encode.encoded import Manifest, check_encoded
 from pangu.errors import UserError
 from pangu.models.initial import Resolve
 from pangu.storage import Home, read_json

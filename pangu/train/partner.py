@@ -14,7 +14,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pangu.contract import GeneratorContract
-from pangu.data.encoded import Manifest
+from pangu.data.encode.encoded import Manifest
 from pangu.models.lora import trained_parameters
 from pangu.pipelines.assemble import load_generator
 from pangu.storage import read_json

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.batches import EMPTY, LANGUAGES, Rows
+from pangu.data.rows.batches import EMPTY, LANGUAGES, Rows
 from pangu.diffusion.trajectory import Conditioning, Trajectory, advance
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch.distributed
 
 from pangu.contract import GeneratorContract
-from pangu.data.batches import Rows
-from pangu.data.versions import key_of
+from pangu.data.rows.batches import Rows
+from pangu.data.table.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
 from pangu.storage import Home
 from pangu.train.grids import DRAWN, Grids

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pangu.contract import GeneratorContract
-from pangu.data.batches import Rows, load_rows
-from pangu.data.encoded import Manifest
-from pangu.data.views import windows
+from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.views import windows
+from pangu.data.rows.batches import Rows, load_rows
 from pangu.errors import UserError
 from pangu.storage import write_json
 from pangu.train.attempts import check_claim

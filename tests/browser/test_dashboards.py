@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from pangu.data.openmoji import render_png, selection
+from pangu.data.example.openmoji import render_png, selection
 from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
 from pangu.storage import write_json

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pangu.data.card import Card, load_card
-from pangu.data.ingest import IngestOutcome, ingest
-from pangu.data.origin import Origin
+from pangu.data.example.origin import Origin
+from pangu.data.ingest.stage import IngestOutcome, ingest
 from pangu.progress import Progress
 from pangu.storage import Home
 

@@ -18,17 +18,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pangu.data.encode
+import pangu.data.encode.stage
 import pangu.models.text
 from pangu.data.card import Card
-from pangu.data.encode import encode
-from pangu.data.encoded import Manifest
-from pangu.data.ingest import ingest
-from pangu.data.openmoji import render_png, selection
-from pangu.data.prepare import prepare
-from pangu.data.refilter import refilter
-from pangu.data.table import read_rows
-from pangu.data.versions import log
+from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.stage import encode
+from pangu.data.example.openmoji import render_png, selection
+from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.refilter import refilter
+from pangu.data.prepare.stage import prepare
+from pangu.data.table.delta import read_rows
+from pangu.data.table.versions import log
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.storage import Home
@@ -188,5 +188,5 @@ def main(count: int, seed: int, folder: Path) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    assert pangu.data.encode and pangu.models.text  # imported before the first fork, which could not afford it
+    assert pangu.data.encode.stage and pangu.models.text  # imported before the first fork, which could not afford it
     print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))

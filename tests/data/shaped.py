@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from pangu.config import Recipe
-from pangu.data.openmoji import Emoji, render_png, selection
+from pangu.data.example.openmoji import Emoji, render_png, selection
 from pangu.recipes import tiny
 from pangu.storage import Home
 from tests.small_dataset import commit_rows, row

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from pangu.data.filters import REASONS, Filters, check_measured, reason_of
-from pangu.data.neighbours import Pictures, colours_of, near_duplicates
-from pangu.data.scores import Scorer, english, facts_of, han_share, text_area
+from pangu.data.prepare.neighbours import Pictures, colours_of, near_duplicates
+from pangu.data.prepare.scores import Scorer, english, facts_of, han_share, text_area
 from pangu.errors import UserError
 
 ROW = {

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pangu.data.example.origin import png_header
 from pangu.data.images import BadImage, check_header, decode_rgb, encode_png
-from pangu.data.origin import png_header
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 

@@ -14,18 +14,18 @@ import pyarrow.fs
 import pytest
 
 from pangu.config import Recipe
-from pangu.data.encode import encode
-from pangu.data.ingest import ingest
-from pangu.data.prepare import prepare
-from pangu.data.refilter import refilter
-from pangu.data.store import TableStore, file_system
-from pangu.data.table import latest_version, read_rows
-from pangu.data.versions import log, show, vacuum
+from pangu.data.encode.stage import encode
+from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.refilter import refilter
+from pangu.data.prepare.stage import prepare
+from pangu.data.table.delta import latest_version, read_rows
+from pangu.data.table.store import TableStore, file_system
+from pangu.data.table.versions import log, show, vacuum
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.storage import Home
-from tests.data.test_local_sources import card, parquet
-from tests.data.test_table import ROWS
+from tests.data.ingest.test_local_sources import card, parquet
+from tests.data.table.test_table import ROWS
 from tests.small_dataset import NAME, commit_rows
 
 

@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-import pangu.data.table
-from pangu.data.admission import make_admitter
+import pangu.data.table.delta
 from pangu.data.card import Card
-from pangu.data.openmoji import selection
-from pangu.data.scores import Scorer
-from pangu.data.source import content_digest, read_source
-from pangu.data.table import SCHEMA, latest_version, read_rows
-from pangu.data.upscale import make_upscaler
-from pangu.data.work import make_row
+from pangu.data.example.openmoji import selection
+from pangu.data.ingest.source import content_digest, read_source
+from pangu.data.prepare.admission import make_admitter
+from pangu.data.prepare.scores import Scorer
+from pangu.data.prepare.upscale import make_upscaler
+from pangu.data.prepare.work import make_row
+from pangu.data.table.delta import SCHEMA, latest_version, read_rows
 from pangu.storage import Home
 from tests.data.shaped import styled_row
 from tests.small_dataset import NAME, commit_rows, row
@@ -70,8 +70,8 @@ def test_a_dataset_from_before_there_were_styles_is_read_and_followed_by_one_wit
     home, one = Home(tmp_path), selection(12)[0]
     before = pa.schema([field for field in SCHEMA if field.name != "style"])
     with monkeypatch.context() as past:
-        past.setattr(pangu.data.table, "SCHEMA", before)
-        past.setattr(pangu.data.table, "STORED", pa.schema([f for f in before if f.name != "upscaled"]))
+        past.setattr(pangu.data.table.delta, "SCHEMA", before)
+        past.setattr(pangu.data.table.delta, "STORED", pa.schema([f for f in before if f.name != "upscaled"]))
         past.setattr("tests.small_dataset.SCHEMA", before)
         old = commit_rows(home, [row(one, False)])
     assert read_rows(home, NAME, old, columns=["style"])["style"].to_pylist() == [None]

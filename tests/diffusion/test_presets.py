@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.config import RoleTraining
-from pangu.data.views import fill_buckets, job_data, kept_presets, windows
+from pangu.data.encode.views import fill_buckets, job_data, kept_presets, windows
 from pangu.diffusion.presets import (
     HIGH_RESOLUTION,
     LOW_RESOLUTION,

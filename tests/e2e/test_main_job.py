@@ -7,7 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from pangu.contract import GeneratorContract, check_pair
-from pangu.data.table import data_files, read_rows
+from pangu.data.table.delta import data_files, read_rows
 from pangu.demo.run import Summary, demo
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.stack import Stack

@@ -8,8 +8,8 @@ import torch
 
 from pangu.config import AutoencoderSource, Recipe, TextEncoderSource
 from pangu.contract import GeneratorContract
-from pangu.data.encode import Encoders, describe, encode
-from pangu.data.openmoji import selection
+from pangu.data.encode.stage import Encoders, describe, encode
+from pangu.data.example.openmoji import selection
 from pangu.diffusion.interval import TimeInterval
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import build_denoiser

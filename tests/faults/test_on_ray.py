@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pangu.data.encode import encode
+from pangu.data.encode.stage import encode
 from pangu.storage import Home, read_json
 from pangu.train.history import read_history
 from pangu.train.spent import read_spent

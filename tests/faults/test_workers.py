@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pangu.data.encode import encode
+from pangu.data.encode.stage import encode
 from pangu.planning.calibrate import finished_trainings
 from pangu.storage import Home
 from pangu.train.job import TrainJob

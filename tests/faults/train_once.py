@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from pangu.data.encode import encode
+from pangu.data.encode.stage import encode
 from pangu.storage import Home
 from pangu.train.job import TrainJob
 from pangu.train.work import work

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from pangu import jobs
-from pangu.data.openmoji import selection
-from pangu.data.versions import log
+from pangu.data.example.openmoji import selection
+from pangu.data.table.versions import log
 from pangu.stack import Stack
 from pangu.stack.automations import SILENT_RUN, install_automations
 from pangu.stack.flow_runs import SCHEDULED_TAG, catch_up

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pangu.data.origin import Origin
+from pangu.data.example.origin import Origin
 from tests.nodes.machines import HEAD, Machines, wait_until
 from tests.nodes.network import HUB, INSIDE
 from tests.nodes.work import DRAWINGS, PATIENCE_S, Training, longest_silence, stage, write_card

@@ -12,7 +12,7 @@ import yaml
 
 from pangu import jobs
 from pangu.data.card import load_card
-from pangu.data.origin import Origin
+from pangu.data.example.origin import Origin
 from pangu.progress import silent
 from pangu.recipes import tiny
 from pangu.storage import Home, write_json

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pangu.config import STRATEGY_ROLES, Role, RoleTraining
 from pangu.contract import GeneratorContract
-from pangu.data.views import job_data
+from pangu.data.encode.views import job_data
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
 from pangu.models.cascade import lower_latents, upsample

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pangu.config import RoleTraining
-from pangu.data.views import job_data
+from pangu.data.encode.views import job_data
 from pangu.diffusion.presets import HIGH_RESOLUTION, LOW_RESOLUTION
 from pangu.errors import UserError
 from pangu.pipelines import inputs

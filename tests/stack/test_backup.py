@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pangu.data.table import latest_version, read_rows
+from pangu.data.table.delta import latest_version, read_rows
 from pangu.errors import UserError
 from pangu.stack.backup import LIST, backup, restore
 from pangu.storage import Home, write_json

@@ -17,7 +17,7 @@ from typing import Any
 import boto3
 import pytest
 
-from pangu.data.table import latest_version, read_rows
+from pangu.data.table.delta import latest_version, read_rows
 from pangu.errors import UserError
 from pangu.stack import Stack, databases, down, up
 from pangu.stack.backup import backup, restore
@@ -27,7 +27,7 @@ from pangu.stack.processes import marked
 from pangu.stack.supervision import MARK
 from pangu.storage import Home
 from tests.dashboard import finish, press, reach, state
-from tests.data.test_local_sources import parquet
+from tests.data.ingest.test_local_sources import parquet
 from tests.data.test_s3 import wait_for
 from tests.stack.test_lifecycle import run_pangu
 

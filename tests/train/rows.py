@@ -3,7 +3,7 @@
 import torch
 
 from pangu.config import Recipe
-from pangu.data.batches import EncodedRows
+from pangu.data.rows.batches import EncodedRows
 from pangu.recipes import tiny
 
 

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from pangu.config import Recipe, Watching
-from pangu.data.batches import load_rows
-from pangu.data.encode import Manifest
-from pangu.data.table import read_rows
+from pangu.data.encode.stage import Manifest
+from pangu.data.rows.batches import load_rows
+from pangu.data.table.delta import read_rows
 from pangu.pictures import GAP
 from pangu.storage import Home, read_json
 from pangu.train.grids import chosen_rows

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 
-from pangu.data.upscale import make_upscaler, resize, upscale_to
+from pangu.data.prepare.upscale import make_upscaler, resize, upscale_to
 from pangu.errors import UserError
 from pangu.models.hashing import architecture
 from pangu.pipelines.coop.family import Family

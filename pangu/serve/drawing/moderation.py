@@ -1,6 +1,6 @@
 """Looking at drawn images before anybody sees them: nudenet, and a threshold. A switch, and no judge of meaning.
 
-The detector and the score are those of dataset filters (`pangu.data.scores`).
+The detector and the score are those of dataset filters (`pangu.data.prepare.scores`).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ class Moderator:
         self._settings = settings or ModerationSettings()
         self._detector: Any = None
         if self.looks:
-            from pangu.data.scores import nsfw_detector
+            from pangu.data.prepare.scores import nsfw_detector
 
             self._detector = nsfw_detector("moderation.max_score")
 
@@ -33,7 +33,7 @@ class Moderator:
             return False
         import numpy as np
 
-        from pangu.data.scores import nsfw
+        from pangu.data.prepare.scores import nsfw
 
         pixels_hwc = np.asarray(image.convert("RGB"))
         return nsfw(self._detector, pixels_hwc, self._settings.parts) > self._settings.max_score

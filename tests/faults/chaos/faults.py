@@ -213,7 +213,7 @@ FAULTS = (
     Fault("serve replica", killing(by_words("ray::ServeReplica"))),
     Fault("serve controller", killing(by_words("ray::ServeController"))),
     Fault("serve proxy", killing(by_words("ray::ProxyActor"))),
-    Fault("img2dataset", killing(by_words("pangu.data.guarded_download"))),
+    Fault("img2dataset", killing(by_words("pangu.data.ingest.guarded_download"))),
     Fault("supervisord", killing(supervisor), 0.5),
     Fault("everything", kill_everything, 0.5),
     Fault("full disk", fill_disk),

@@ -15,9 +15,9 @@ import httpx
 import psutil
 
 from pangu import jobs
-from pangu.data.encoded import Manifest
-from pangu.data.table import read_rows
-from pangu.data.versions import log
+from pangu.data.encode.encoded import Manifest
+from pangu.data.table.delta import read_rows
+from pangu.data.table.versions import log
 from pangu.errors import UserError
 from pangu.registry.tracking import CONTENT, PAIR, STRUCTURE, TEXTURE
 from pangu.stack import Stack

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pangu.data.origin import Origin
+from pangu.data.example.origin import Origin
 from pangu.demo.button import FINAL, Button, RunView
 from pangu.stack import Stack
 from pangu.storage import write_atomically

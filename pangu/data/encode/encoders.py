@@ -1,0 +1,46 @@
+"""The frozen encoders of a recipe, loaded, and the facts about them. Knows nothing of rows or files."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pangu.config import Recipe
+from pangu.data.encode.encoded import Encoders
+from pangu.models.autoencoders import autoencoder_hash, load_autoencoder, scaling, spatial_factor
+from pangu.models.text import TextTower, embed_captions, load_text_tower
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The frozen encoders of a recipe."""
+
+    autoencoder: Any
+    towers: list[TextTower]
+    max_tokens: int
+    styles: dict[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe, device: torch.device | str) -> "Loaded":
+        autoencoder = load_autoencoder(recipe.autoencoder).to(device)
+        towers = [load_text_tower(source) for source in recipe.text_encoders]
+        for tower in towers:
+            tower.encoder.to(device)
+        return cls(autoencoder, towers, recipe.max_tokens, recipe.styles)
+
+
+def describe(autoencoder: Any, towers: list[TextTower], max_tokens: int) -> Encoders:
+    """The facts about loaded encoders that travel with their output."""
+    scale, shift = scaling(autoencoder)
+    tokens, pooled = embed_captions(towers, [""], max_tokens)
+    return Encoders(
+        autoencoder_hash=autoencoder_hash(autoencoder),
+        text_encoder_hashes=tuple(tower.hash for tower in towers),
+        latent_scaling=scale,
+        latent_shift=shift,
+        spatial_factor=spatial_factor(autoencoder),
+        latent_channels=autoencoder.config.latent_channels,
+        context_channels=tokens.shape[-1],
+        pooled_channels=pooled.shape[-1],
+        max_tokens=max_tokens,
+    )

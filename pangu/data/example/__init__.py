@@ -1,0 +1,1 @@
+"""The embedded example: OpenMoji drawings, and a loopback origin that serves them."""

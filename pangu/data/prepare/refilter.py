@@ -1,0 +1,41 @@
+"""Other thresholds or splits for a version that exists: the selection is done again, nothing is decoded, scored or upscaled."""
+
+from pangu.data.card import Card
+from pangu.data.locks import only_preparing
+from pangu.data.prepare.landing import PrepareOutcome, earlier_outcome, land
+from pangu.data.prepare.pieces import pieces_of_version
+from pangu.data.prepare.work import keys_of
+from pangu.data.table.delta import is_committed
+from pangu.data.table.versions import VersionEntry, log
+from pangu.errors import UserError
+from pangu.progress import Reporter, silent
+from pangu.storage import Home
+
+
+def refilter(card: Card, home: Home, version: int, report: Reporter = silent) -> PrepareOutcome:
+    """Select again from a version and what it rejected, by the thresholds and splits that the card says now.
+
+    Raises:
+        UserError: no such version, or the card would make other rows, not select others.
+    """
+    with only_preparing(home, card.name):
+        entry = _entry(home, card.name, version)
+        ingest_id, code = entry.facts.get("ingest_id", ""), entry.facts.get("code_version", "")
+        key, work = keys_of(card, ingest_id, code)
+        if entry.facts.get("work") != work:
+            raise UserError(
+                f"Version {version} of '{card.name}' was made by other settings than thresholds and splits; run "
+                f"`pangu prepare {card.name} --ingest-id {ingest_id}` instead."
+            )
+        if is_committed(home, card.name, key):
+            return earlier_outcome(card, home, key)
+        facts = {**entry.facts, "card": card.digest(), "refiltered": version}
+        return land(card, home, key, pieces_of_version(home, card.name, entry), facts, report)
+
+
+def _entry(home: Home, name: str, version: int) -> VersionEntry:
+    found = {entry.version: entry for entry in log(home, name)}
+    if version not in found or not found[version].readable:
+        have = ", ".join(str(number) for number, entry in found.items() if entry.readable)
+        raise UserError(f"Dataset '{name}' has no readable version {version}; it has {have}.")
+    return found[version]

@@ -1,0 +1,1 @@
+"""Encoded datasets as the rows that a training job reads."""

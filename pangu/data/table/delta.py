@@ -1,0 +1,293 @@
+"""The dataset table: a Delta table, partitioned so that originals and upscaled rows never share a file.
+
+Owns how files are laid out, the one transaction that makes them visible, and reading a pinned version. Knows nothing of
+where rows come from. Workers write files first (`write_part`), then one `commit` shows all of them or none.
+"""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pyarrow.fs
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
+
+from pangu.config import Frozen
+from pangu.data.card import Split
+from pangu.data.table.schema import PARTITION, SCHEMA, STORED
+from pangu.data.table.store import TableStore, addressed, said_plainly
+from pangu.errors import UserError
+from pangu.storage import Home
+
+ROW_GROUP_BYTES = 32 << 20
+COMMIT_ATTEMPTS = 20
+_NO_STATISTICS = ("image", "phash", "key", "colours")
+_BOUNDED = ("width", "height", "original_width", "original_height", "bucket", "min_timestep", "split")
+
+
+class DataFile(Frozen):
+    """A Parquet file that was written into the table's folder and waits for its commit."""
+
+    path: str
+    size: int
+    rows: int
+    upscaled: bool
+    statistics: str
+
+
+def write_part(store: TableStore, stem: str, rows: pa.Table, upscaled: bool) -> DataFile:
+    """Write rows (schema `SCHEMA`) of one partition; nobody sees them before `commit`.
+
+    Args:
+        stem: Unique to this transaction and this part of its work; a part that is redone replaces its own leftovers.
+
+    Raises:
+        UserError: a column is missing, unknown or of another type, the disk is full, or the store cannot be reached.
+    """
+    path = f"{PARTITION}={str(upscaled).lower()}/{stem}.parquet"
+    stored = _checked(rows)
+    scalars = [name for name in STORED.names if name not in _NO_STATISTICS]
+    size = store.write_parquet(
+        path,
+        stored,
+        row_group_size=rows_per_group(stored),
+        # Encoded images do not compress again; trying costs time at every read.
+        compression={name: "none" if name == "image" else "zstd" for name in STORED.names},
+        use_dictionary=[name for name in scalars if name not in ("caption_en", "caption_zh", "source_url")],
+        write_statistics=scalars,
+    )
+    return DataFile(path=path, size=size, rows=rows.num_rows, upscaled=upscaled, statistics=_statistics(stored))
+
+
+def _checked(rows: pa.Table) -> pa.Table:
+    """The stored columns of rows whose schema is exactly `SCHEMA`."""
+    for field in SCHEMA:
+        if field.name not in rows.column_names:
+            raise UserError(f"Dataset rows lack the column '{field.name}' ({field.type}).")
+        if (found := rows.schema.field(field.name).type) != field.type:
+            raise UserError(f"Column '{field.name}' of dataset rows has type {found}; it must be {field.type}.")
+    if unknown := [name for name in rows.column_names if name not in SCHEMA.names]:
+        raise UserError(f"Dataset rows have no column '{unknown[0]}'; they have {', '.join(SCHEMA.names)}.")
+    return rows.select(STORED.names)
+
+
+def rows_per_group(stored: pa.Table) -> int:
+    """Groups of about 32 MiB: large enough to read in one go, small enough to shuffle by."""
+    per_row = max(1, stored.nbytes // max(1, stored.num_rows))
+    return min(4096, max(16, ROW_GROUP_BYTES // per_row))
+
+
+def _statistics(stored: pa.Table) -> str:
+    """Delta's per-file statistics: row count, and bounds of the columns that queries select by."""
+    bounds = {name: pc.min_max(stored[name]).as_py() for name in _BOUNDED}
+    return json.dumps(
+        {
+            "numRecords": stored.num_rows,
+            "minValues": {name: bound["min"] for name, bound in bounds.items()},
+            "maxValues": {name: bound["max"] for name, bound in bounds.items()},
+            "nullCount": {name: stored[name].null_count for name in bounds},
+        }
+    )
+
+
+def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any]) -> int:
+    """Make `files` the whole content of the dataset's next version; returns that version.
+
+    One transaction: killed at any instant, readers see the old version or the new one. The same `key` never commits
+    twice. The new version replaces the old one's rows, because a dataset is what its card's source lists now: appending
+    would double every row that both lists hold. The old version stays readable by its number. Of two writers at once
+    one is refused by the log, looks again, and lands on top of the other.
+    """
+    for attempt in range(COMMIT_ATTEMPTS):
+        if is_committed(home, name, key):
+            break
+        try:
+            _transact(home, name, key, files, facts)
+            break
+        except (CommitFailedError, DeltaError):
+            if attempt == COMMIT_ATTEMPTS - 1:
+                raise
+            time.sleep(0.05 * (attempt + 1))
+    return version_of(home, name, key)
+
+
+def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any]) -> None:
+    store, now = TableStore.of(home, name), int(time.time() * 1000)
+    actions: list[Any] = [
+        AddAction(file.path, file.size, {PARTITION: str(file.upscaled).lower()}, now, True, file.statistics)
+        for file in files
+    ]
+    properties = CommitProperties(
+        custom_metadata={"pangu.key": key, **{f"pangu.{fact}": str(value) for fact, value in facts.items()}},
+        app_transactions=[Transaction(key, 1)],
+    )
+    schema, table = Schema.from_arrow(SCHEMA), _open(home, name)
+    with said_plainly(store.uri):
+        if table is None:
+            create_table_with_add_actions(
+                store.uri, schema, actions, mode="error", partition_by=[PARTITION],
+                storage_options=store.options, commit_properties=properties,
+            )  # fmt: skip
+        else:
+            table.create_write_transaction(actions, "overwrite", schema, [PARTITION], commit_properties=properties)
+
+
+def is_committed(home: Home, name: str, key: str) -> bool:
+    """Whether the transaction `key` has taken place."""
+    table = _open(home, name)
+    return table is not None and table.transaction_version(key) is not None
+
+
+def version_of(home: Home, name: str, key: str) -> int:
+    """The version that the transaction `key` made.
+
+    Raises:
+        UserError: the log no longer tells.
+    """
+    for entry in history(home, name):
+        if entry.get("pangu.key") == key:
+            return int(entry["version"])
+    raise UserError(
+        f"The log of dataset '{name}' no longer tells which version transaction {key} made; keep its log longer."
+    )
+
+
+def history(home: Home, name: str) -> list[dict[str, Any]]:
+    """The entries of the log, newest first, each with its version.
+
+    deltalake reads the newest log but numbers its entries down from the version that it has loaded. So a commit that lands
+    in between would shift all numbers: what was read counts only if nothing landed.
+
+    Raises:
+        UserError: there is no such dataset, or it changes faster than it can be read.
+    """
+    for _ in range(COMMIT_ATTEMPTS):
+        table = open_table(home, name)
+        entries = table.history()
+        if open_table(home, name).version() == table.version():
+            return entries
+    raise UserError(f"The log of dataset '{name}' changes faster than it can be read; wait for its writers.")
+
+
+def latest_version(home: Home, name: str) -> int:
+    """The newest version of a dataset that somebody wrote; a vacuum has a number of its own in the log, and changes no row.
+
+    Raises:
+        UserError: it has none yet.
+    """
+    for entry in history(home, name):
+        if not str(entry.get("operation", "")).startswith("VACUUM"):
+            return int(entry["version"])
+    return open_table(home, name).version()
+
+
+def data_files(home: Home, name: str, version: int, upscaled: bool | None = None) -> list[str]:
+    """The Parquet files of a pinned version, of one partition or of both, sorted: absolute paths, or URIs that pyarrow opens.
+
+    Raises:
+        UserError: no such dataset or version, or its files were vacuumed.
+    """
+    table = open_table(home, name, version)
+    wanted = None if upscaled is None else [(PARTITION, "=", str(upscaled).lower())]
+    files = sorted(addressed(file) for file in table.file_uris(file_pruning_predicate=wanted))
+    if files and version != latest_version(home, name):
+        _check_present(name, version, files)
+    return files
+
+
+def files_digest(home: Home, name: str, version: int) -> str:
+    """First 16 hex digits of the SHA-256 of the names and sizes of a version's files, which are written once and never again:
+    it tells a dataset from another one that was built anew under the same name and number.
+
+    Raises:
+        UserError: no such dataset or version.
+    """
+    actions = pa.table(open_table(home, name, version).get_add_actions(flatten=True))
+    files = sorted(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
+
+def _check_present(name: str, version: int, files: list[str]) -> None:
+    filesystem, paths = _located(files)
+    infos = (filesystem or pyarrow.fs.LocalFileSystem()).get_file_info(paths)
+    if gone := [info.path for info in infos if info.type == pyarrow.fs.FileType.NotFound]:
+        raise UserError(
+            f"Version {version} of dataset '{name}' was vacuumed (its file {gone[0].rpartition('/')[2]} is gone); use a "
+            f"version that `pangu dataset log {name}` calls readable."
+        )
+
+
+def _located(files: list[str]) -> tuple[Any, list[str]]:
+    """A filesystem (None for this machine's) and the paths on it."""
+    if "://" not in files[0]:
+        return None, files
+    found = [pyarrow.fs.FileSystem.from_uri(file) for file in files[:1]]
+    return found[0][0], [file.partition("://")[2].partition("?")[0] for file in files]
+
+
+def read_rows(
+    home: Home,
+    name: str,
+    version: int,
+    columns: list[str] | None = None,
+    upscaled: bool | None = None,
+    split: Split | None = None,
+) -> pa.Table:
+    """Rows of a pinned version, sorted by key within each partition; opens the files of the asked partition only.
+
+    Raises:
+        UserError: no such dataset, version or column.
+    """
+    names = columns or SCHEMA.names
+    if unknown := [column for column in names if column not in SCHEMA.names]:
+        raise UserError(f"Dataset rows have no column '{unknown[0]}'; they have {', '.join(SCHEMA.names)}.")
+    parts = []
+    for partition in (False, True) if upscaled is None else (upscaled,):
+        if files := data_files(home, name, version, partition):
+            parts.append(_read_partition(files, partition, names, split))
+    schema = pa.schema([SCHEMA.field(column) for column in names])
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def _read_partition(files: list[str], upscaled: bool, names: list[str], split: Split | None) -> pa.Table:
+    physical = [column for column in names if column != PARTITION]
+    needed = list(dict.fromkeys([*physical, "key"]))
+    chosen = None if split is None else pc.field("split") == split
+    filesystem, paths = _located(files)
+    source = pyarrow.dataset.dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)
+    rows = source.to_table(columns=needed, filter=chosen)
+    rows = rows.take(pc.sort_indices(rows, [("key", "ascending")]))
+    rows = rows.append_column(SCHEMA.field(PARTITION), pa.array([upscaled] * rows.num_rows, pa.bool_()))
+    return rows.select(names)
+
+
+def open_table(home: Home, name: str, version: int | None = None) -> DeltaTable:
+    """The table of a dataset, at its newest version or at a given one.
+
+    Raises:
+        UserError: there is none, it has no such version, or its store cannot be reached.
+    """
+    try:
+        table = _open(home, name, version)
+    except DeltaError as error:
+        table = _open(home, name)
+        have = f"its versions go from 0 to {table.version()}" if table else "it has none"
+        raise UserError(f"Dataset '{name}' has no version {version} that can be read; {have}.") from error
+    if table is None:
+        where = home.tables or home.root
+        raise UserError(f"There is no dataset '{name}' under {where}; make it with `pangu prepare`.")
+    return table
+
+
+def _open(home: Home, name: str, version: int | None = None) -> DeltaTable | None:
+    store = TableStore.of(home, name)
+    try:
+        with said_plainly(store.uri):
+            return DeltaTable(store.uri, version=version, storage_options=store.options)
+    except TableNotFoundError:
+        return None

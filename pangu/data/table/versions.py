@@ -1,0 +1,197 @@
+"""Looking at the versions of a dataset: their log, one version, the difference of two, and which are kept.
+
+Knows nothing of how a version is made.
+"""
+
+from collections import Counter
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pangu.config import Frozen
+from pangu.data.locks import only_preparing
+from pangu.data.table.delta import data_files, history, latest_version, open_table, read_rows
+from pangu.data.table.rejects import rejected_folders
+from pangu.data.table.schema import FACTS
+from pangu.data.table.store import TableStore, said_plainly
+from pangu.errors import UserError
+from pangu.storage import Home
+
+EXAMPLES = 5
+
+
+class VersionEntry(Frozen):
+    """One line of the log."""
+
+    version: int
+    at: str = Field(description="UTC")
+    key: str = Field("", description="Digest of what went into it; also of what MLflow records")
+    facts: dict[str, str] = Field({}, description="What the writer wrote down: card, ingest, code, parent version")
+    readable: bool = Field(description="False once vacuumed")
+
+
+class VersionFacts(Frozen):
+    """What is in one version, from its facts; no image is read."""
+
+    dataset: str
+    version: int
+    key: str
+    rows: int
+    bytes: int
+    files: int
+    counts: dict[str, dict[str, int]] = Field(description="Rows by split, partition, bucket, upscaler, licence, style")
+    quantiles: dict[str, tuple[float, float, float]] = Field(description="5 %, 50 % and 95 % of each measured number")
+
+
+class Difference(Frozen):
+    """What changed between two versions, by key."""
+
+    dataset: str
+    old: int
+    new: int
+    added: int
+    removed: int
+    changed: dict[str, int] = Field(description="Rows that both have, by the column that differs")
+    examples: dict[str, tuple[str, ...]] = Field(description="A few source URLs of each kind")
+
+
+def log(home: Home, name: str) -> list[VersionEntry]:
+    """Every version that the log still knows, newest first."""
+    entries = []
+    for entry in history(home, name):
+        if str(entry.get("operation", "")).startswith("VACUUM"):
+            continue
+        facts = {key.removeprefix("pangu."): str(value) for key, value in entry.items() if key.startswith("pangu.")}
+        version, at = int(entry["version"]), datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
+        entries.append(
+            VersionEntry(
+                version=version,
+                at=at.isoformat(timespec="seconds"),
+                key=facts.pop("key", ""),
+                facts=facts,
+                readable=_is_readable(home, name, version),
+            )
+        )
+    return entries
+
+
+def key_of(home: Home, name: str, version: int) -> str:
+    """The digest of what went into a version; "" where its log cannot be read from here or no longer tells."""
+    try:
+        return next(
+            (str(entry.get("pangu.key", "")) for entry in history(home, name) if entry["version"] == version), ""
+        )
+    except UserError:
+        return ""
+
+
+def _is_readable(home: Home, name: str, version: int) -> bool:
+    try:
+        data_files(home, name, version)
+    except UserError:
+        return False
+    return True
+
+
+def entry_of(home: Home, name: str, version: int) -> VersionEntry:
+    """The log's line of one version.
+
+    Raises:
+        UserError: there is no such version, or its files were vacuumed.
+    """
+    data_files(home, name, version)
+    for entry in log(home, name):
+        if entry.version == version:
+            return entry
+    raise UserError(f"The log of dataset '{name}' no longer knows version {version}.")
+
+
+def show(home: Home, name: str, version: int | None = None) -> VersionFacts:
+    """Counts and distributions of one version, by default the newest."""
+    version = latest_version(home, name) if version is None else version
+    rows = read_rows(home, name, version, columns=FACTS)
+    actions = pa.table(open_table(home, name, version).get_add_actions(flatten=True))
+    counted = ("split", "upscaled", "bucket", "upscaler", "license", "style", "caption_en_by", "caption_zh_by")
+    return VersionFacts(
+        dataset=name,
+        version=version,
+        key=entry_of(home, name, version).key,
+        rows=rows.num_rows,
+        bytes=pc.sum(actions["size_bytes"]).as_py() or 0,
+        files=actions.num_rows,
+        counts={column: _counts(rows[column]) for column in counted},
+        quantiles=_quantiles(rows),
+    )
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    found = Counter(str(value) for value in column.to_pylist() if value not in (None, ""))
+    return dict(found.most_common(20))
+
+
+def _quantiles(rows: pa.Table) -> dict[str, tuple[float, float, float]]:
+    found = {}
+    for field in rows.schema:
+        if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type)) or field.name == "bucket":
+            continue
+        values = rows[field.name].drop_null().to_numpy()
+        if len(values):
+            low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+            found[field.name] = (round(float(low), 4), round(float(middle), 4), round(float(high), 4))
+    return found
+
+
+def diff(home: Home, name: str, old: int, new: int) -> Difference:
+    """What version `new` has that `old` has not, and the other way round."""
+    before, after = (read_rows(home, name, version, columns=FACTS) for version in (old, new))
+    added = after.filter(pc.invert(pc.is_in(after["key"], before["key"].combine_chunks())))
+    removed = before.filter(pc.invert(pc.is_in(before["key"], after["key"].combine_chunks())))
+    changed, examples = _changed(before, after)
+    for kind, rows in (("added", added), ("removed", removed)):
+        examples[kind] = tuple(rows["source_url"].slice(0, EXAMPLES).to_pylist())
+    return Difference(
+        dataset=name,
+        old=old,
+        new=new,
+        added=added.num_rows,
+        removed=removed.num_rows,
+        changed=changed,
+        examples=examples,
+    )
+
+
+def _changed(before: pa.Table, after: pa.Table) -> tuple[dict[str, int], dict[str, tuple[str, ...]]]:
+    at = pc.index_in(before["key"], after["key"].combine_chunks())
+    both = pc.is_valid(at)
+    ours, theirs = before.filter(both), after.take(at.filter(both))
+    changed, examples = {}, {}
+    for column in FACTS:
+        same = pc.fill_null(pc.equal(ours[column], theirs[column]), False)
+        same = pc.or_(same, pc.and_(pc.is_null(ours[column]), pc.is_null(theirs[column])))
+        if differing := ours.num_rows - (pc.sum(same).as_py() or 0):
+            changed[column] = differing
+            examples[column] = tuple(ours.filter(pc.invert(same))["source_url"].slice(0, EXAMPLES).to_pylist())
+    return changed, examples
+
+
+def vacuum(home: Home, name: str, keep: int, dry_run: bool) -> list[str]:
+    """Delete the files that none of the newest `keep` versions holds, of the table and of what those versions rejected.
+
+    Returns:
+        The files that are deleted, or would be.
+    """
+    store = TableStore.of(home, name)
+    with only_preparing(home, name):
+        kept = [entry for entry in log(home, name) if entry.readable][:keep]
+        with said_plainly(store.uri):
+            gone = open_table(home, name).vacuum(
+                retention_hours=0, dry_run=dry_run, enforce_retention_duration=False, full=True,
+                keep_versions=[entry.version for entry in kept],
+            )  # fmt: skip
+        rejected = [file for folder in rejected_folders(home, name, kept) for file in sorted(folder.glob("*.parquet"))]
+        for file in () if dry_run else rejected:
+            file.unlink()
+    return [*gone, *map(str, rejected)]

@@ -1,0 +1,66 @@
+"""Which rows are made: with a caption, the first of equal bytes, each under its shard; checked against a plain loop."""
+
+import pickle
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pangu.data.ingest.raw import ROWS
+from pangu.data.prepare.plan import Plan, plan_rows
+
+CAPTIONS = st.sampled_from(["", "a cat", None])
+LISTINGS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "reason": st.sampled_from(["", "", "", "http_404"]),
+            "caption_en": CAPTIONS,
+            "caption_zh": CAPTIONS,
+            "sha256": st.sampled_from("abcdef"),
+            "ingest": st.sampled_from(["", "earlier"]),
+            "shard": st.integers(0, 3),
+            "raw_row": st.integers(0, 1000),
+        }
+    ),
+    max_size=40,
+)
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist([{"row": number, **row} for number, row in enumerate(rows)], schema=ROWS)
+
+
+def row_numbers(plan: Plan) -> dict[tuple[str, int], list[int]]:
+    return {shard: rows["row"].to_pylist() for shard, rows in plan.rows.items()}
+
+
+@given(LISTINGS, st.booleans())
+def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes: bool) -> None:
+    kept: dict[tuple[str, int], list[int]] = {}
+    dropped, seen = Counter[str](), set[str]()
+    for number, row in enumerate(rows):
+        if row["reason"]:
+            continue
+        if not (describes or row["caption_en"] or row["caption_zh"]):
+            dropped["missing_caption"] += 1
+        elif row["sha256"] in seen:
+            dropped["duplicate"] += 1
+        else:
+            seen.add(row["sha256"])
+            kept.setdefault((row["ingest"], row["shard"]), []).append(number)
+    plan = plan_rows(table(rows), describes)
+    assert row_numbers(plan) == kept
+    assert list(plan.rows) == sorted(kept)
+    assert plan.dropped == dropped
+
+
+def test_the_rows_of_a_shard_travel_without_those_of_the_others() -> None:
+    rows = [
+        {"reason": "", "caption_en": "x" * 100, "sha256": str(n), "ingest": "", "shard": n // 10, "raw_row": n}
+        for n in range(1000)
+    ]
+    plan = plan_rows(table(rows))
+    assert len(plan.rows) == 100
+    assert len(pickle.dumps(plan.rows["", 7])) < 20_000 < 100 * 1000

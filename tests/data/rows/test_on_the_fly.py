@@ -1,0 +1,95 @@
+"""Rows encoded while training: the same as precomputed ones but for rounding, trainable, and of no file of an upscaled row."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pangu.config import Execution, Recipe
+from pangu.data.encode.encoded import Manifest, check_encoded
+from pangu.data.encode.stage import encode
+from pangu.data.encode.views import windows
+from pangu.data.example.openmoji import selection
+from pangu.data.rows.batches import load_rows
+from pangu.data.rows.image_copy import ImageCopy
+from pangu.data.rows.on_the_fly import OnTheFlyRows
+from pangu.errors import UserError
+from pangu.storage import Home
+from pangu.train.loop import train_loop
+from tests.data.shaped import shaped_recipe, styled_row
+from tests.small_dataset import NAME, commit_rows, row, small_dataset
+
+
+def on_the_fly(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"execution": Execution(latents="on_the_fly", prefetch=0)})
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Home, Recipe, Path, Path]:
+    """One dataset with two shapes and some styles: encoded before, and to be encoded while training."""
+    home = Home(tmp_path_factory.mktemp("home"))
+    rows = [styled_row(one, style) for one, style in zip(selection(6), ["photo", None] * 3, strict=True)]
+    rows += [row(one, True) for one in selection(12)[6:]]
+    for values in rows[:2]:
+        values |= {"width": 64}  # cropped to a tall shape
+    version = commit_rows(home, rows)
+    recipe = shaped_recipe(lower_side=48).model_copy(update={"styles": {"photo": "A photo of"}})
+    folders = [home.encoded(NAME, encode(NAME, version, one, home).encode_id) for one in (recipe, on_the_fly(recipe))]
+    return home, recipe, folders[0], folders[1]
+
+
+@pytest.mark.parametrize("role", ["structure", "texture"])
+def test_they_equal_precomputed_rows_but_for_rounding(role, both) -> None:
+    _, recipe, before, now = both
+    stored, fresh = load_rows(before, role), load_rows(now, role, on_the_fly(recipe))
+    assert isinstance(fresh, OnTheFlyRows)
+    assert list(stored.keys) == list(fresh.keys)
+    for name in ("min_timestep_n", "preset_n", "styled_n"):
+        assert torch.equal(getattr(stored, name), getattr(fresh, name))
+    assert len(fresh.preset_n.unique()) == 2
+    for preset in fresh.preset_n.unique().tolist():
+        bucket = torch.nonzero(fresh.preset_n == preset).flatten().tolist()
+        torch.testing.assert_close(fresh.latents(bucket), stored.latents(bucket).float(), atol=4e-3, rtol=4e-3)
+        torch.testing.assert_close(fresh.lower(bucket), stored.lower(bucket).float(), atol=4e-3, rtol=4e-3)
+        variants = [
+            -1 if place == 1 else (2 if fresh.styled_n[index] else place % 2) for place, index in enumerate(bucket)
+        ]
+        pairs = zip(fresh.captions(bucket, variants), stored.captions(bucket, variants), strict=True)
+        for ours, theirs in pairs:
+            torch.testing.assert_close(ours, theirs.float(), atol=4e-3, rtol=4e-3)
+
+
+def test_no_latents_are_stored(both) -> None:
+    _, recipe, _, now = both
+    assert sorted(path.name for path in now.iterdir()) == ["empty_caption.safetensors", "manifest.json"]
+    check_encoded(Manifest.load(now), on_the_fly(recipe), "structure")
+    with pytest.raises(UserError, match="latents precomputed, but the dataset was encoded with on_the_fly"):
+        check_encoded(Manifest.load(now), recipe, "structure")
+
+
+def test_a_generator_trains_on_them(tmp_path) -> None:
+    home = Home(tmp_path)
+    version = small_dataset(home)
+    recipe = on_the_fly(shaped_recipe(presets="square", steps=2))
+    outcome = encode(NAME, version, recipe, home)
+    rows = load_rows(home.encoded(NAME, outcome.encode_id), "texture", recipe)
+    crop = windows(recipe.texture, 8)
+    trained = train_loop("texture", recipe, rows, outcome.encode_id, tmp_path / "checkpoints", windows=crop)
+    assert trained.steps == 2
+    assert trained.loss > 0
+
+
+def test_texture_opens_no_file_of_upscaled_rows(both) -> None:
+    home, _, _, now = both
+    manifest = Manifest.load(now)
+    opened = {
+        role: ImageCopy.of(home, NAME, manifest.version, manifest.job(role)).files for role in ("structure", "texture")
+    }
+    assert len(opened["structure"]) == 2
+    assert [Path(file).parent.name for file in opened["texture"]] == ["upscaled=false"]
+
+
+def test_other_encoders_than_those_of_the_contract_are_refused(both) -> None:
+    _, recipe, _, now = both
+    with pytest.raises(UserError, match=r"encoders of recipe 'tiny' are not those of"):
+        load_rows(now, "structure", on_the_fly(recipe).model_copy(update={"max_tokens": 20}))

@@ -1,0 +1,199 @@
+"""The table refuses what does not fit, lets two writers in one after the other, and is read without us."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import typer
+from deltalake import DeltaTable
+from typer.testing import CliRunner
+
+from pangu.cli import dataset
+from pangu.data.example.openmoji import selection
+from pangu.data.ingest.local_sources import local_images
+from pangu.data.table.delta import commit, data_files, latest_version, read_rows, write_part
+from pangu.data.table.export import export_webdataset
+from pangu.data.table.schema import SCHEMA
+from pangu.data.table.store import TableStore
+from pangu.data.table.versions import diff, key_of, log, show, vacuum
+from pangu.errors import UserError
+from pangu.storage import Home
+from tests.data.ingest.test_source import card_for
+from tests.small_dataset import NAME, commit_rows, row, small_dataset
+
+ROWS = [row(one, index % 2 == 1) for index, one in enumerate(selection(8))]
+
+
+def test_a_column_that_is_missing_or_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
+    store, good = TableStore(str(tmp_path)), pa.Table.from_pylist(ROWS, schema=SCHEMA)
+    with pytest.raises(UserError, match="lack the column 'phash'"):
+        write_part(store, "a", good.drop_columns(["phash"]), False)
+    with pytest.raises(UserError, match="'width' of dataset rows has type string; it must be int32"):
+        write_part(store, "a", good.set_column(2, "width", good["width"].cast(pa.string())), False)
+    with pytest.raises(UserError, match="no column 'colour'"):
+        write_part(store, "a", good.append_column("colour", good["width"]), False)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_two_writers_at_once_both_land_and_neither_is_lost(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    small_dataset(home, 4)
+    keys = [f"writer-{number}" for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(lambda key: commit_rows(home, ROWS[: 2 + keys.index(key)], key), keys))
+    assert sorted(versions) == [1, 2, 3, 4]
+    for number, version in enumerate(versions):
+        assert read_rows(home, NAME, version, columns=["key"]).num_rows == 2 + number
+    assert commit_rows(home, ROWS, "writer-2") == versions[2] and latest_version(home, NAME) == 4
+
+
+def test_a_table_from_before_the_scores_gets_them_with_its_next_version(tmp_path: Path) -> None:
+    home, old = Home(tmp_path), [field for field in SCHEMA if field.name not in ("colours", "aspect", "caption_en_by")]
+    import deltalake
+
+    table = pa.Table.from_pylist(
+        [{k: v for k, v in one.items() if k in pa.schema(old).names} for one in ROWS], pa.schema(old)
+    )
+    deltalake.write_deltalake(str(home.table(NAME)), table, partition_by=["upscaled"])
+    assert read_rows(home, NAME, 0)["colours"].null_count == len(ROWS)
+    assert commit_rows(home, ROWS[:4], "new") == 1
+    assert read_rows(home, NAME, 1).num_rows == 4 and read_rows(home, NAME, 0).num_rows == len(ROWS)
+
+
+OTHERS = """
+import json, sys
+folder, files = sys.argv[1], json.loads(sys.argv[2])
+found = {}
+if sys.argv[3] == "duckdb":
+    import duckdb
+    found = duckdb.sql(f"select count(*), sum(width), min(caption_zh) from read_parquet({files})").fetchall()[0]
+elif sys.argv[3] == "polars":
+    import polars
+    frame = polars.read_parquet(files)
+    found = (frame.height, int(frame["width"].sum()), frame["caption_zh"].min())
+else:
+    import datasets
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=folder)
+    found = (len(rows), sum(rows["width"]), min(rows["caption_zh"]))
+print(json.dumps(list(found)))
+"""
+
+
+@pytest.mark.parametrize("reader", ["duckdb", "polars", "datasets"])
+def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> None:
+    home = Home(tmp_path)
+    version = small_dataset(home, 6)
+    ours = read_rows(home, NAME, version)
+    files = json.dumps(data_files(home, NAME, version))
+    command = [sys.executable, "-c", OTHERS, str(tmp_path / "cache"), files, reader]
+    # In a process of its own: one that loads deltalake and duckdb aborts at its end.
+    quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "POLARS_MAX_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        6, sum(ours["width"].to_pylist()), min(ours["caption_zh"].to_pylist())
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def three_versions(tmp_path: Path) -> Home:
+    home = Home(tmp_path)
+    commit_rows(home, ROWS[:6], "a")
+    commit_rows(home, [{**one, "caption_en": "changed"} if at == 0 else one for at, one in enumerate(ROWS[:6])], "b")
+    commit_rows(home, ROWS[2:], "c")
+    return home
+
+
+def test_log_show_and_diff_say_what_a_version_is(three_versions: Home) -> None:
+    entries = log(three_versions, NAME)
+    assert [(entry.version, entry.key, entry.readable) for entry in entries] == [
+        (2, "c", True),
+        (1, "b", True),
+        (0, "a", True),
+    ]
+    facts = show(three_versions, NAME, 0)
+    assert (
+        facts.rows == 6 and facts.counts["upscaled"] == {"False": 3, "True": 3} and facts.quantiles["width"][2] == 128
+    )
+    changed = diff(three_versions, NAME, 0, 1)
+    assert (changed.added, changed.removed, changed.changed) == (0, 0, {"caption_en": 1})
+    moved = diff(three_versions, NAME, 0, 2)
+    assert (moved.added, moved.removed, moved.changed) == (2, 2, {})
+    assert set(moved.examples["added"]) == {one["source_url"] for one in ROWS[6:]}
+    assert [key_of(three_versions, NAME, entry.version) for entry in entries] == [entry.key for entry in entries]
+    assert key_of(three_versions, NAME, 99) == key_of(three_versions, "nowhere", 0) == ""
+
+
+def test_vacuum_keeps_what_it_says_and_an_older_version_is_one_sentence(three_versions: Home) -> None:
+    assert vacuum(three_versions, NAME, keep=2, dry_run=True)
+    assert len(log(three_versions, NAME)) == 3 and all(entry.readable for entry in log(three_versions, NAME))
+    gone = vacuum(three_versions, NAME, keep=2, dry_run=False)
+    assert gone and not any("c-" in file or "b-" in file for file in gone)
+    for version in (1, 2):
+        assert read_rows(three_versions, NAME, version).num_rows == 6
+    with pytest.raises(UserError, match=r"Version 0 of dataset 'small' was vacuumed.*pangu dataset log"):
+        read_rows(three_versions, NAME, 0)
+    assert [entry.readable for entry in log(three_versions, NAME)] == [True, True, False]
+
+
+def test_an_export_comes_back_as_a_source_with_the_same_bytes_and_captions(
+    three_versions: Home, tmp_path: Path
+) -> None:
+    outcome = export_webdataset(three_versions, NAME, 2, tmp_path / "tars", rows_per_archive=4)
+    assert (outcome.rows, outcome.archives) == (6, 2)
+    card = card_for(tmp_path / "tars" / "*.tar", caption_en="caption_en", caption_zh="caption_zh")
+    local = local_images(card, three_versions)
+    assert local is not None
+    back = {
+        image: caption for (image, _), caption in zip(local.read(), local.table["caption_zh"].to_pylist(), strict=True)
+    }
+    rows = read_rows(three_versions, NAME, 2).to_pylist()
+    assert back == {one["image"]: one["caption_zh"] for one in rows}
+    with pytest.raises(UserError, match="holds archives already"):
+        export_webdataset(three_versions, NAME, 2, tmp_path / "tars")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    home = Home(tmp_path)
+    small_dataset(home, 4)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"disk of .* is full; make room and run the same command again"):
+        write_part(TableStore.of(home, NAME), "x", pa.Table.from_pylist(ROWS, schema=SCHEMA), False)
+    assert latest_version(home, NAME) == 0 and not list(home.table(NAME).rglob("*x*"))
+    assert DeltaTable(str(home.table(NAME))).to_pyarrow_table().num_rows == 4
+
+
+def test_the_same_key_commits_once(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    assert [commit_rows(home, ROWS, "k"), commit_rows(home, ROWS, "k")] == [0, 0]
+    assert commit(home, NAME, "k", [], {}) == 0
+
+
+def test_commands_say_what_the_functions_return(
+    three_versions: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PANGU_HOME", str(three_versions.root))
+    app = typer.Typer()
+    dataset.register(app)
+    app.command()(lambda: None)  # a second command, as in the whole program
+
+    def run(*arguments: str) -> str:
+        done = CliRunner().invoke(app, ["dataset", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout
+
+    assert [json.loads(line)["version"] for line in run("log", NAME).splitlines()] == [2, 1, 0]
+    assert json.loads(run("show", NAME, "--version", "1"))["key"] == "b"
+    assert json.loads(run("diff", NAME, "0", "2"))["added"] == 2
+    run("export", NAME, "--webdataset", str(tmp_path / "tars"), "--result", str(tmp_path / "result.json"))
+    assert json.loads((tmp_path / "result.json").read_text())["archives"] == 1
+    assert json.loads(run("vacuum", NAME, "--keep", "1", "--dry-run"))["deleted_files"] > 0
+    assert len([entry for entry in log(three_versions, NAME) if entry.readable]) == 3
