@@ -206,12 +206,35 @@ class IngestImages(Form):
     timeout_h: TimeoutH = WEEK_H
 
 
+class Preparing(Form):
+    """Where rows are made; it changes how long that takes, not what comes out."""
+
+    workers: int = Field(
+        1,
+        ge=1,
+        le=100_000,
+        description="Processes that make rows, each with a core of its own",
+        json_schema_extra=_at(0),
+    )
+    every_node: bool = Field(
+        False,
+        description="Make rows in actors of the Ray cluster, on any of its nodes, instead of on one machine",
+        json_schema_extra=_at(1),
+    )
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of `pangu prepare`."""
+        return ["--workers", str(self.workers), *(["--on-ray"] if self.every_node else [])]
+
+
 class PrepareDataset(Form):
     """Turn downloaded images into one version of the dataset table."""
 
     card: Card = "openmoji"
     timeout_h: TimeoutH = WEEK_H
     ingest_id: Identifier = Field(description="The id that ingest-images reported", json_schema_extra=_at(2))
+    preparing: Preparing = Field(Preparing(), description="Where rows are made", json_schema_extra=_at(3))
 
 
 class EncodeDataset(Form):
@@ -322,3 +345,9 @@ class RetrainPair(Form):
         json_schema_extra=_at(5),
     )
     deploy: bool = Field(True, description="Also serve the pair when it is released", json_schema_extra=_at(6))
+    every_node: bool = Field(
+        False,
+        description="Download on every node of the Ray cluster, one process each, instead of where flows run",
+        json_schema_extra=_at(7),
+    )
+    preparing: Preparing = Field(Preparing(), description="Where rows are made", json_schema_extra=_at(8))

@@ -15,7 +15,7 @@ from flows.stages import prepare, stop_everything
 @staged
 def prepare_dataset(settings: PrepareDataset) -> dict[str, Any]:
     """Decode, score, filter, deduplicate and upscale what was ingested, and commit it as one version of the table."""
-    outcome = prepare(settings.card, settings.ingest_id)
+    outcome = prepare(settings.card, settings.ingest_id, settings.preparing.arguments)
     show_dropped(outcome)
     announce(settings.card, outcome)
     return {"prepare": outcome}

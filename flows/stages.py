@@ -47,8 +47,8 @@ def ingest(card: str, retry: bool = False, every_node: bool = False) -> dict[str
 
 
 @task(name="prepare", task_run_name="prepare", **stage_task)
-def prepare(card: str, ingest_id: str) -> dict[str, Any]:
-    return run_stage("prepare", ["prepare", card, "--ingest-id", ingest_id])
+def prepare(card: str, ingest_id: str, options: list[str]) -> dict[str, Any]:
+    return run_stage("prepare", ["prepare", card, "--ingest-id", ingest_id, *options])
 
 
 @task(name="encode", task_run_name="encode", **stage_task)

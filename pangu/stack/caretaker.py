@@ -71,12 +71,12 @@ class Caretaker:
     def _flow_runs(self) -> Iterable[Care]:
         """Runs that are said to go on though their process is gone, and runs that nobody cancels."""
         alive = flow_processes()
-        for run in self._runs("RUNNING", "CANCELLING"):
+        for run in self._runs("RUNNING", "PAUSED", "CANCELLING"):
             run_id, state = run["id"], run["state"]
             if state["type"] == "CANCELLING" and age_s(state["timestamp"]) > CANCELLING_S:
                 yield f"{run_id} is cancelled", partial(self._cancel, run_id)
             # Without a process id it is no run of this machine's worker.
-            elif state["type"] == "RUNNING" and run["infrastructure_pid"] and run_id not in alive:
+            elif state["type"] in ("RUNNING", "PAUSED") and run["infrastructure_pid"] and run_id not in alive:
                 yield f"{run_id} has crashed", partial(self._crash, run_id)
 
     def _left_behind(self) -> Iterable[Care]:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pangu.stack.model import Stack
 from pangu.stack.prefect_api import prefect_api
 
-UNDER_WAY = ("RUNNING", "PENDING", "CANCELLING")
+UNDER_WAY = ("RUNNING", "PENDING", "PAUSED", "CANCELLING")
+"""States of a run that has a process, or should have: one that is paused waits in it for a person's answer."""
 SCHEDULED_TAG = "auto-scheduled"
 """Prefect's own tag of the runs that a schedule made."""
 

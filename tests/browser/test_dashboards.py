@@ -1,5 +1,5 @@
-"""The dashboards of the running stack in a real Chromium: a retraining from the form to its artifacts, a cancelled run, the
-pair in MLflow and the jobs in Ray.
+"""The dashboards of the running stack in a real Chromium: a retraining from the form, by a person's yes, to its artifacts, a
+cancelled run, the pair in MLflow and the jobs in Ray.
 
 `PANGU_SCREENSHOTS` names a folder for the pictures of docs/operating.md.
 """
@@ -74,6 +74,14 @@ def property_of(page: Page, name: str) -> Locator:
     return page.locator(".schema-form-property").filter(has=label).last
 
 
+def choose(page: Page, name: str, before: str, chosen: str) -> None:
+    """Another choice in a field of a form."""
+    property_of(page, name).get_by_role("button", name=before, exact=True).press(
+        "ArrowDown"
+    )  # a click alone opens nothing
+    page.get_by_role("option", name=chosen, exact=True).click()
+
+
 def open_form(page: Page, stack: Stack, deployment: str) -> None:
     """From the list of deployments to the form of one, as a person goes."""
     page.goto(f"{stack.prefect_url}/deployments")
@@ -115,26 +123,39 @@ def state(page: Page, word: str) -> Locator:
     return page.locator(".page-heading-flow-run, header, [role=banner]").get_by_text(word, exact=True).first
 
 
+def open_run_once_it_is(page: Page, word: str) -> None:
+    """From the list of runs to the page of the retraining, as soon as it is in that state."""
+    listed = page.locator(".state-list-item", has_text=RETRAINING)
+    expect(listed.get_by_text(word, exact=True).first).to_be_visible(timeout=RUN_MS)
+    listed.get_by_role("link", name=RETRAINING, exact=True).first.click()
+    expect(state(page, word)).to_be_visible()
+
+
 @pytest.fixture(scope="module")
 def retrained(page: Page, stack: Stack, card: Path) -> None:
-    """A retraining by the form: the card typed in, the recipe chosen, the steps changed, serving switched off."""
+    """A retraining by the form: card, recipe, steps and approval chosen, serving switched off; then the person says yes."""
     open_form(page, stack, "retrain-pair")
     property_of(page, "Card").get_by_role("textbox").fill(str(card))
-    property_of(page, "Recipe").get_by_role("button", name="demo").press("ArrowDown")  # a click alone opens nothing
-    page.get_by_role("option", name="tiny", exact=True).click()
+    choose(page, "Recipe", "demo", "tiny")
     steps = property_of(page, "Structure Steps")
     steps.get_by_role("button", name="int", exact=True).click()
     steps.get_by_role("spinbutton").fill("6")
+    choose(page, "Approval", "none", "person")
     property_of(page, "Deploy").get_by_role("switch").click()
     page.evaluate("() => window.scrollTo(0, 0)")
     keep(page, "prefect_form")
     submit(page, stack, RETRAINING)
     expect(state(page, "Running")).to_be_visible(timeout=RUN_MS)
     page.goto(f"{stack.prefect_url}/runs")  # the graph of a run under way is drawn anew all the time
-    listed = page.locator(".state-list-item", has_text=RETRAINING)
-    expect(listed.get_by_text("Completed", exact=True).first).to_be_visible(timeout=RUN_MS)
-    listed.get_by_role("link", name=RETRAINING, exact=True).first.click()
-    expect(state(page, "Completed")).to_be_visible()
+    open_run_once_it_is(page, "Paused")
+    page.get_by_role("button", name="Resume", exact=True).click()
+    property_of(page, "Release").get_by_role("switch").click()
+    property_of(page, "Note").get_by_role("textbox").fill("The foxes look like foxes.")
+    keep(page, "prefect_approval")
+    page.get_by_role("button", name="Submit").click()
+    expect(state(page, "Paused")).to_be_hidden()
+    page.goto(f"{stack.prefect_url}/runs")
+    open_run_once_it_is(page, "Completed")
     keep(page, "prefect_run")
 
 

@@ -10,6 +10,11 @@ import pytest
 from flows.parameters import RecipeName
 from pangu import jobs
 from pangu.contract import GeneratorContract
+from pangu.data.card import load_card
+from pangu.data.example.openmoji import render_png, selection
+from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.stage import prepare
+from pangu.data.table.delta import read_rows
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.recipes import RECIPES
 from pangu.stack import Stack
@@ -114,6 +119,29 @@ def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Clie
 
 
 @pytest.mark.long
+def test_rows_that_actors_of_the_cluster_made_are_those_that_one_process_makes(
+    api: httpx.Client, stack: Stack, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for index, one in enumerate(selection(8)):
+        (tmp_path / f"images/{index}.png").write_bytes(render_png(one, 48 if index % 2 else 128))
+        (tmp_path / f"images/{index}.txt").write_text(one.caption_en)
+    path = tmp_path / "actors.yaml"
+    path.write_text(
+        "name: actors\nsource: images\ncolumns: {caption_en: txt}\nlicence: {name: none}\ntexture_min_side: 64\n"
+        "limits: {rows_per_shard: 3}\nupscale: {target_side: 96, upscaler: lanczos, min_timestep: 300}\n"
+    )
+    card, alone, shared = load_card(str(path)), Home(tmp_path / "home"), Home(stack.home)
+    ingested = ingest(card, shared)
+    settings = {"ingest_id": ingested.ingest_id, "preparing": {"workers": 2, "every_node": True}}
+    run = press(api, "prepare-dataset", {"card": str(path), **settings}).raise_for_status().json()
+    assert finish(api, run["id"])["type"] == "COMPLETED"
+    prepare(card, ingest(card, alone).ingest_id, alone)
+    by_key = [sorted(read_rows(home, "actors", 0).to_pylist(), key=lambda row: row["key"]) for home in (shared, alone)]
+    assert len(by_key[0]) == 8 and by_key[0] == by_key[1]
+
+
+@pytest.mark.long
 def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     api: httpx.Client, stack: Stack, tmp_path: Path
 ) -> None:
@@ -161,16 +189,17 @@ def test_a_stage_that_takes_too_long_is_stopped_and_says_so(api: httpx.Client, c
     assert marked(jobs.MARK, run["id"], prefix=True) == []
 
 
+@pytest.mark.parametrize("before", ["RUNNING", "PAUSED"])
 def test_a_run_that_ended_with_its_stack_is_said_to_have_ended_and_frees_its_slot(
-    api: httpx.Client, stack: Stack
+    api: httpx.Client, stack: Stack, before: str
 ) -> None:
     """The state that `kill -9` of a whole stack leaves in Prefect's database, before the next `pangu up`."""
     found = deployment(api, "prepare-dataset")
     later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
     body = {"parameters": {"settings": {"ingest_id": "x"}}, "state": later}
     run = api.post(f"/deployments/{found['id']}/create_flow_run", json=body).raise_for_status().json()
-    running = {"state": {"type": "RUNNING"}, "force": True}
-    api.post(f"/flow_runs/{run['id']}/set_state", json=running).raise_for_status()
+    under_way = {"state": {"type": before}, "force": True}
+    api.post(f"/flow_runs/{run['id']}/set_state", json=under_way).raise_for_status()
     limit = f"/v2/concurrency_limits/{found['global_concurrency_limit']['id']}"
     api.patch(limit, json={"active_slots": 1}).raise_for_status()
 

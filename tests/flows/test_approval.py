@@ -1,0 +1,94 @@
+"""A person behind the gate: yes goes on, no stops with the reason; a run that waits can be cancelled, and ends when it dies."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pangu.stack import Stack
+from pangu.stack.caretaker import FLOW_RUN
+from pangu.stack.model import WORK_POOL
+from pangu.stack.prefect_api import prefect_api
+from pangu.stack.processes import marked
+from tests.dashboard import finish, reach
+from tests.faults.chaos.faults import kill
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def api(stack: Stack) -> httpx.Client:
+    return prefect_api(stack)
+
+
+@pytest.fixture(scope="module")
+def asking(api: httpx.Client) -> str:
+    """The id of a deployment that only asks."""
+    flow = api.post("/flows/", json={"name": "ask-a-person"}).raise_for_status().json()
+    directory = {"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}
+    body = {
+        "name": "ask-a-person",
+        "flow_id": flow["id"],
+        "entrypoint": "tests/flows/asking.py:ask",
+        "parameter_openapi_schema": {},
+        "pull_steps": [directory],
+        "work_pool_name": WORK_POOL,
+    }
+    return api.post("/deployments/", json=body).raise_for_status().json()["id"]
+
+
+def start(api: httpx.Client, asking: str, **parameters: Any) -> str:
+    asked = {"state": {"type": "SCHEDULED"}, "parameters": parameters}
+    return api.post(f"/deployments/{asking}/create_flow_run", json=asked).raise_for_status().json()["id"]
+
+
+@pytest.fixture
+def waiting(api: httpx.Client, asking: str) -> str:
+    """A run that waits for an answer."""
+    run = start(api, asking)
+    reach(api, run, "PAUSED")
+    return run
+
+
+def answer(api: httpx.Client, run_id: str, **said: Any) -> None:
+    """Press *Resume* and fill in what is asked."""
+    said = {"release": False, "note": ""} | said
+    found = api.post(f"/flow_runs/{run_id}/resume", json={"run_input": said}).raise_for_status().json()
+    assert found["status"] == "ACCEPT"
+
+
+def test_at_a_closed_gate_nobody_is_asked(api: httpx.Client, asking: str) -> None:
+    state = finish(api, start(api, asking, passed=False))
+    assert state["type"] == "FAILED"
+    assert state["message"] == "The gate stays closed and the champion keeps serving: The foxes became worse."
+
+
+def test_yes_goes_on(api: httpx.Client, waiting: str) -> None:
+    answer(api, waiting, release=True)
+    assert finish(api, waiting)["type"] == "COMPLETED"
+
+
+def test_no_stops_with_the_reason_that_was_given(api: httpx.Client, waiting: str) -> None:
+    answer(api, waiting, note="The foxes are too blue.")
+    state = finish(api, waiting)
+    assert state["type"] == "FAILED"
+    assert state["message"] == "A person refused the pair and the champion keeps serving: The foxes are too blue."
+
+
+def test_an_answer_that_is_none_is_refused_and_the_run_waits_on(api: httpx.Client, waiting: str) -> None:
+    refused = api.post(f"/flow_runs/{waiting}/resume", json={"run_input": {"release": "perhaps", "note": ""}}).json()
+    assert (refused["status"], api.get(f"/flow_runs/{waiting}").json()["state"]["type"]) == ("REJECT", "PAUSED")
+    answer(api, waiting, release=True)
+    assert finish(api, waiting)["type"] == "COMPLETED"
+
+
+def test_a_waiting_run_can_be_cancelled(api: httpx.Client, waiting: str) -> None:
+    api.post(f"/flow_runs/{waiting}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    assert finish(api, waiting)["type"] == "CANCELLED"
+    assert not marked(FLOW_RUN, waiting)
+
+
+def test_a_run_that_dies_while_it_waits_does_not_wait_for_ever(api: httpx.Client, waiting: str) -> None:
+    assert kill([process for process in marked(FLOW_RUN, waiting) if "prefect.engine" in process.cmdline()])
+    assert finish(api, waiting)["type"] == "CRASHED"
