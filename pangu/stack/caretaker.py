@@ -141,9 +141,8 @@ class Caretaker:
                 if COMMAND not in process.environ():
                     process.kill()
         end(marked(COMMAND, run_id, prefix=True))
-        with contextlib.suppress(
-            httpx.HTTPError
-        ):  # a head that is away has no jobs, and one that comes back is looked at
+        # A head that is away has no jobs, and one that comes back is looked at.
+        with contextlib.suppress(httpx.HTTPError):
             for job in self._living_jobs():
                 if job.startswith(run_id):
                     self._ray("POST", f"/api/jobs/{job}/stop")

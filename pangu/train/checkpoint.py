@@ -55,9 +55,8 @@ def save_checkpoint(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        shutil.rmtree(
-            temporary_folder(folder, state.step), ignore_errors=True
-        )  # half a checkpoint only keeps the disk full
+        # Half a checkpoint only keeps the disk full.
+        shutil.rmtree(temporary_folder(folder, state.step), ignore_errors=True)
         kept = latest_checkpoint(folder)
         remains = f"step {kept[1].step} is kept" if kept else "none was written before"
         raise UserError(

@@ -76,9 +76,8 @@ def property_of(page: Page, name: str) -> Locator:
 
 def choose(page: Page, name: str, before: str, chosen: str) -> None:
     """Another choice in a field of a form."""
-    property_of(page, name).get_by_role("button", name=before, exact=True).press(
-        "ArrowDown"
-    )  # a click alone opens nothing
+    shown = property_of(page, name).get_by_role("button", name=before, exact=True)
+    shown.press("ArrowDown")  # a click alone opens nothing
     page.get_by_role("option", name=chosen, exact=True).click()
 
 

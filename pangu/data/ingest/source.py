@@ -67,9 +67,8 @@ def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
 def content_digest(listed: pa.Table) -> str:
     """16 hex digits that depend on the listed rows and their order, not on the file format they came in."""
     if not pc.any(pc.not_equal(listed["style"], "")).as_py():
-        listed = listed.drop_columns(
-            ["style"]
-        )  # a list without styles keeps the digest, and the downloads, it had before
+        # A list without styles keeps the digest, and the downloads, that it had before there were any.
+        listed = listed.drop_columns(["style"])
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(max_chunksize=65_536):
         digest.update(repr(batch.to_pydict()).encode())

@@ -60,9 +60,8 @@ def prepare(
     key, work = keys_of(card, ingest_id)
     with only_preparing(home, card.name):
         if is_committed(home, card.name, key):
-            shutil.rmtree(
-                work_folder(home, card.name, work), ignore_errors=True
-            )  # a run killed after its commit left it
+            # A run that was killed after its commit left it.
+            shutil.rmtree(work_folder(home, card.name, work), ignore_errors=True)
             return earlier_outcome(card, home, key)
         facts = {"card": card.digest(), "ingest_id": ingest_id, "code_version": CODE_VERSION, "work": work}
         earlier = _same_work(home, card.name, work)
