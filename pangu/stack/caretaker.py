@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import psutil
@@ -27,20 +27,25 @@ from pangu.storage import Home, read_json
 PAUSE_S = 3.0
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 """Prefect gives it to a flow run's process."""
-CANCELLING_S = 6.0
-"""A worker that knows the run is stopping it by then."""
+CANCELLING_S = 5.0
+"""A worker that knows the run has begun to stop it by then. After it nobody waits for a second look: a person does."""
 ENDED_S = 15.0
 """A run that has just ended may still be clearing away itself."""
 DEPLOY_AGAIN_S = 60.0
 """A deployment that failed is not tried again before."""
-TWICE = 2
-"""Looks that must find the same: what is seen once may just be beginning or ending."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 SERVED = "served.json"
 """What `pangu deploy` leaves in the home: the arguments that serve the same again."""
 RUN_ID_LENGTH = 36
-Care = tuple[str, Callable[[], None]]
-"""What is wrong, said as what will be right, and how it is put right."""
+
+
+class Care(NamedTuple):
+    """What is wrong, said as what will be right, and how it is put right."""
+
+    name: str
+    act: Callable[[], None]
+    looks: int = 2
+    """So many must find it: what is seen once may just be beginning or ending."""
 
 
 class Caretaker:
@@ -59,12 +64,12 @@ class Caretaker:
         found: set[str] = set()
         for care in (self._flow_runs, self._left_behind, self._served):
             with contextlib.suppress(httpx.HTTPError, OSError, psutil.Error):
-                for name, act in care():
-                    found.add(name)
-                    self._seen[name] = self._seen.get(name, 0) + 1
-                    if self._seen[name] >= TWICE:
-                        act()
-                        done.append(name)
+                for one in care():
+                    found.add(one.name)
+                    self._seen[one.name] = self._seen.get(one.name, 0) + 1
+                    if self._seen[one.name] >= one.looks:
+                        one.act()
+                        done.append(one.name)
         self._seen = {name: count for name, count in self._seen.items() if name in found and name not in done}
         return done
 
@@ -74,16 +79,16 @@ class Caretaker:
         for run in self._runs("RUNNING", "PAUSED", "CANCELLING"):
             run_id, state = run["id"], run["state"]
             if state["type"] == "CANCELLING" and age_s(state["timestamp"]) > CANCELLING_S:
-                yield f"{run_id} is cancelled", partial(self._cancel, run_id)
+                yield Care(f"{run_id} is cancelled", partial(self._cancel, run_id), looks=1)
             # Without a process id it is no run of this machine's worker.
             elif state["type"] in ("RUNNING", "PAUSED") and run["infrastructure_pid"] and run_id not in alive:
-                yield f"{run_id} has crashed", partial(self._crash, run_id)
+                yield Care(f"{run_id} has crashed", partial(self._crash, run_id))
 
     def _left_behind(self) -> Iterable[Care]:
         """Jobs and processes of flow runs that are over."""
         found = owners() | {job[:RUN_ID_LENGTH] for job in self._living_jobs()}
         for run_id in self._ended(found):
-            yield f"{run_id} leaves nothing behind", partial(self._stop, run_id)
+            yield Care(f"{run_id} leaves nothing behind", partial(self._stop, run_id))
 
     def _served(self) -> Iterable[Care]:
         """The pair that was deployed last, where Ray was started since. An application that a person deleted stays deleted."""
@@ -98,7 +103,7 @@ class Caretaker:
         ):
             return
         if not self._ray("GET", "/api/serve/applications/").json().get("applications"):
-            yield "the deployed pair is served again", partial(self._deploy, record)
+            yield Care("the deployed pair is served again", partial(self._deploy, record))
 
     def _ray_began(self) -> float:
         """Seconds since the epoch."""

@@ -6,17 +6,9 @@ from prefect import flow
 
 from flows.gate import pass_gate
 from flows.reporting import staged
-from pangu.gate.decision import Decision
 
-DECISION = Decision(
-    passed=True,
-    reason="",
-    verdicts=(),
-    pair_id="asked",
-    champion_version=None,
-    protocol_hash="0",
-    confidence=0.95,
-)
+DECISION = {"verdicts": [], "champion_version": None, "confidence": 0.95, "already_done": False}
+"""The outcome of `pangu gate`, as far as the dashboard tells of it."""
 
 
 @flow(name="ask-a-person")
@@ -24,5 +16,5 @@ DECISION = Decision(
 def ask(passed: bool = True) -> dict[str, Any]:
     """Pause until somebody says yes or no, if the gate lets the pair pass."""
     reason = "Every rule holds." if passed else "The foxes became worse."
-    pass_gate(DECISION.model_copy(update={"passed": passed, "reason": reason}).model_dump(mode="json"), "person")
+    pass_gate({**DECISION, "passed": passed, "reason": reason}, "person")
     return {"released": True}
