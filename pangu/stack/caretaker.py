@@ -27,8 +27,9 @@ from pangu.storage import Home, read_json
 PAUSE_S = 3.0
 FLOW_RUN = "PREFECT__FLOW_RUN_ID"
 """Prefect gives it to a flow run's process."""
-CANCELLING_S = 5.0
-"""A worker that knows the run has begun to stop it by then. After it nobody waits for a second look: a person does."""
+CANCELLING_S = 2.0
+"""A worker that knows the run has begun to stop it by then; who comes first makes no difference to how the run ends. Nobody waits
+for a second look: a person waits."""
 ENDED_S = 15.0
 """A run that has just ended may still be clearing away itself."""
 DEPLOY_AGAIN_S = 60.0
