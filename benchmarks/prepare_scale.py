@@ -11,7 +11,9 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -60,11 +62,17 @@ def measure(folder: Path, rows: int, workers: int, upscaler: str) -> dict[str, f
     source = folder / f"{rows}.parquet"
     if not source.exists():
         write_source(source, rows)
+    card, home = card_of(source, upscaler), Home(folder / f"home-{rows}-{workers}")
+    ingested = in_child(lambda: ingest(card, home).model_dump(mode="json"))
+    return in_child(lambda: run(card, home, ingested, workers))
+
+
+def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work returns, done in a process of its own."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        found = run(source, folder / f"home-{rows}-{workers}", workers, upscaler)
-        os.write(write, json.dumps(found).encode())
+        os.write(write, json.dumps(work()).encode())
         os._exit(0)
     os.close(write)
     text = b"".join(iter(lambda: os.read(read, 65_536), b""))
@@ -72,8 +80,8 @@ def measure(folder: Path, rows: int, workers: int, upscaler: str) -> dict[str, f
     return json.loads(text)
 
 
-def run(source: Path, folder: Path, workers: int, upscaler: str) -> dict[str, float]:
-    card = Card.model_validate(
+def card_of(source: Path, upscaler: str) -> Card:
+    return Card.model_validate(
         {
             "name": "scale", "source": str(source), "columns": {"image": "image", "caption_en": "caption"},
             "licence": {"name": "-"}, "texture_min_side": 64, "limits": {"rows_per_shard": 250},
@@ -81,8 +89,9 @@ def run(source: Path, folder: Path, workers: int, upscaler: str) -> dict[str, fl
             "filters": {"near_duplicates": {"max_bits": 0, "max_colour": 0}},
         }
     )  # fmt: skip
-    home = Home(folder)
-    done = ingest(card, home)
+
+
+def run(card: Card, home: Home, ingested: dict[str, Any], workers: int) -> dict[str, float]:
     peak, started, cpu = 0.0, time.monotonic(), cpu_seconds()
 
     def watch(_: object) -> None:
@@ -90,9 +99,9 @@ def run(source: Path, folder: Path, workers: int, upscaler: str) -> dict[str, fl
         me = psutil.Process()
         peak = max(peak, sum(process.memory_info().rss for process in (me, *me.children(recursive=True))))
 
-    prepare(card, done.ingest_id, home, watch, Execution(workers=workers))
+    prepare(card, ingested["ingest_id"], home, watch, Execution(workers=workers))
     wall = time.monotonic() - started
-    return {"cpu_s": cpu_seconds() - cpu, "rows_per_s": done.ok / wall, "memory_mb": peak / 2**20}
+    return {"cpu_s": cpu_seconds() - cpu, "rows_per_s": ingested["ok"] / wall, "memory_mb": peak / 2**20}
 
 
 def cpu_seconds() -> float:

@@ -141,7 +141,7 @@ def retrained(page: Page, stack: Stack, card: Path) -> None:
     steps.get_by_role("spinbutton").fill("6")
     choose(page, "Approval", "none", "person")
     property_of(page, "Deploy").get_by_role("switch").click()
-    page.evaluate("() => window.scrollTo(0, 0)")
+    property_of(page, "Card").scroll_into_view_if_needed()
     keep(page, "prefect_form")
     submit(page, stack, RETRAINING)
     expect(state(page, "Running")).to_be_visible(timeout=RUN_MS)
