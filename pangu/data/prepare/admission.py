@@ -125,9 +125,8 @@ def latent_encoder(settings: Admission) -> Callable[[Sequence[ImageHWC]], Tensor
     """A function from images of one size to (N, C, H, W): latents of the card's autoencoder, or pixels as [-1, 1]."""
     if settings.autoencoder is None:
         return lambda images: to_unit(np.stack(images))
-    from pangu.data.encode.latents import (
-        pixel_latents,  # brings diffusers along, which most worker processes never need
-    )
+    # It brings diffusers along, which most worker processes never need.
+    from pangu.data.encode.latents import pixel_latents
     from pangu.models.autoencoders import load_autoencoder
 
     autoencoder: Any = load_autoencoder(settings.autoencoder).to("cuda" if torch.cuda.is_available() else "cpu")
