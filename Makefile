@@ -54,7 +54,7 @@ kills: $(STAMP)
 nodes: $(STAMP)
 	$(BIN)/python -m tests.nodes
 
-# A hundred faults of every kind while the whole main job runs, and a table; PANGU_CHAOS_FAULTS, _SEED and _SECONDS choose.
+# A hundred faults of every kind while the whole main job runs, and a table; PANGU_CHAOS_FAULTS, _SEED, _SECONDS and _ONLY choose.
 chaos: $(STAMP)
 	$(BIN)/python -m tests.faults.chaos
 
