@@ -258,6 +258,12 @@ class Gate(Frozen):
     """When a pair may take the champion's place: all rules hold on the same prompts, by a paired bootstrap."""
 
     rules: tuple[GateRule, ...] = (GateRule(metric="retrieval_similarity"),)
+    floor: Literal["start", "none"] = Field(
+        "start",
+        exclude_if=lambda value: value == "start",
+        description="What a first pair is compared with while there is no champion. start: what its training started from, and "
+        "random weights must be shown to be worse; none: nothing, so any first pair passes",
+    )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of the mean difference per prompt")
     resamples: int = Field(2000, ge=100, le=100_000, description="Of the prompts, with replacement")
 
