@@ -18,6 +18,8 @@ from pangu.storage import Home
 
 LANGUAGES = ("zh", "en")
 PROMPTS = 16
+SEED = 1
+"""Of every drawing."""
 AT_A_TIME = 4
 
 
@@ -87,6 +89,6 @@ def _client(stack: Stack) -> Any:
 
 def _generate(client: Any, text: str, size: int) -> Image.Image:
     response = client.images.generate(
-        model="pangu-pair", prompt=text, size=f"{size}x{size}", response_format="b64_json", extra_body={"seed": 1}
+        model="pangu-pair", prompt=text, size=f"{size}x{size}", response_format="b64_json", extra_body={"seed": SEED}
     )
     return Image.open(io.BytesIO(base64.b64decode(response.data[0].b64_json))).convert("RGB")
