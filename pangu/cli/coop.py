@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel, ConfigDict
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def coop(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost, seconds included.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where the pictures go.")] = Path("coop"),
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw with models of different latent spaces, resolutions and controls in one denoising process."""
     import torch
@@ -99,7 +100,7 @@ def coop(
     asked: dict[str, Any] = {"negative_prompt": negative_prompt, "height": height, "width": width}
     asked |= {"num_inference_steps": steps, "guidance_scale": guidance, "num_images_per_prompt": count}
     cost = pipe.plan(prompt, **asked, measure=plan)
-    finish(_outcome([] if plan else _draw(pipe, prompt, asked, seed, folder), cost), result)
+    finish(_outcome([] if plan else _draw(pipe, prompt, asked, seed, folder), cost), result, as_json)
 
 
 def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[Partner]":

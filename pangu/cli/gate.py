@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 
 CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
 
@@ -26,6 +26,7 @@ def gate(
     cn_clip: Annotated[str | None, typer.Option(help="As given to `pangu evaluate`.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if the pair may not pass.")] = False,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare an evaluated pair with the champion by the recipe's rules, prompt by prompt, and say who may serve.
 
@@ -42,6 +43,6 @@ def gate(
     version = Manifest.load(home.encoded(dataset, encode_id)).version
     judges, chosen = load_judges(inception, clip, cn_clip), named(recipe)
     decision = check_pair_at_gate(metrics, chosen, dataset, version, home, judges, print_progress, alias)
-    finish(decision, result)
+    finish(decision, result, as_json)
     if strict and not decision.passed:
         raise typer.Exit(1)
