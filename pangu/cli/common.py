@@ -22,9 +22,11 @@ JsonOption = Annotated[
 def finish(outcome: BaseModel, result: Path | None, as_json: bool = False) -> None:
     """Print the outcome of a stage, alone on standard output, and leave it as JSON in a file where asked.
 
-    It is printed as JSON for programs, and as one line for each field on a terminal.
+    It is printed as JSON for programs, and as one line for each field on a terminal. Its warnings go to standard error too.
     """
     print_progress.close()
+    for sentence in getattr(outcome, "warnings", ()):
+        print(f"pangu: warning: {sentence}", file=sys.stderr)
     text = outcome.model_dump_json(indent=2)
     if result is not None:
         write_atomically(result, text.encode())
