@@ -6,6 +6,7 @@ Ray, MLflow or Prefect.
 
 import hashlib
 import json
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -41,6 +42,10 @@ class Frozen(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+LEAST_NOISE, LEAST_SIGNAL = 2**-23, 1e-30
+"""Of 1 - alpha_bar at the first timestep and of alpha_bar at the last: float32 still divides by their roots."""
+
+
 class NoiseSchedule(Frozen):
     """The forward process of PanGu-Draw, Eq. 1, and what the network predicts."""
 
@@ -49,7 +54,41 @@ class NoiseSchedule(Frozen):
     beta_start: float = Field(0.00085, gt=0, lt=1)
     beta_end: float = Field(0.012, gt=0, lt=1)
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    rescale_betas_zero_snr: bool = Field(False, description="Make the last step pure noise (arXiv 2305.08891)")
+    rescale_betas_zero_snr: bool = Field(
+        False, description="Make the last step pure noise (arXiv 2305.08891); needs v_prediction"
+    )
+
+    def alpha_bar_ends(self) -> tuple[float, float]:
+        """alpha_bar of the first and of the last timestep, in double precision, before any rescaling."""
+        total = self.num_train_timesteps
+        if self.beta_schedule == "squaredcos_cap_v2":
+            root = [math.cos((i / total + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(total + 1)]
+            betas = [min(1 - root[i + 1] / root[i], 0.999) for i in range(total)]
+        else:
+            power = 1 if self.beta_schedule == "linear" else 2
+            low, high = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
+            betas = [(low + (high - low) * i / (total - 1)) ** power for i in range(total)]
+        return 1 - betas[0], math.exp(math.fsum(map(math.log1p, (-beta for beta in betas))))
+
+    def trouble(self) -> str:
+        """Why nothing can be trained or drawn with these noise levels, in one sentence without its full stop, or ""."""
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            return (
+                "schedule.rescale_betas_zero_snr makes the last timestep pure noise, from which a predicted noise "
+                "(prediction_type: epsilon) tells nothing of the image; set prediction_type to v_prediction"
+            )
+        first, last = self.alpha_bar_ends()
+        if 1 - first < LEAST_NOISE:
+            return (
+                f"schedule adds {1 - first:.3g} of noise at the first timestep, which float32 cannot tell from none; raise "
+                f"beta_start"
+            )
+        if last < LEAST_SIGNAL:
+            return (
+                f"schedule leaves alpha_bar = {last:.3g} at the last timestep, too little for float32; lower beta_end or "
+                f"num_train_timesteps"
+            )
+        return ""
 
 
 class AutoencoderSource(Frozen):
@@ -179,8 +218,8 @@ class RoleTraining(Frozen):
 class Optimization(Frozen):
     """What is learnt and how fast; all training jobs share it."""
 
-    lr_peak: float = Field(1e-3, gt=0)
-    lr_final: float = Field(1e-5, ge=0)
+    lr_peak: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    lr_final: float = Field(1e-5, ge=0, allow_inf_nan=False)
     lr_schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the rate goes from lr_peak to lr_final after the warm-up"
     )
@@ -188,9 +227,15 @@ class Optimization(Frozen):
         1.0, gt=0, le=1, description="Last share of the steps in which the rate falls; before that it stays at lr_peak"
     )
     warmup_steps: int = Field(50, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     grad_clip: float = Field(1.0, gt=0)
+    max_skipped_steps: int = Field(
+        5,
+        ge=1,
+        exclude_if=lambda value: value == 5,
+        description="Steps in a row without a finite loss and gradient norm that stop the run; each of them is skipped",
+    )
     ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         (0.995,), min_length=1, description="Running means of the weights; the first one is the exported generator"
     )
@@ -293,6 +338,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _intervals_make_sense(self) -> "Recipe":
+        if trouble := self.schedule.trouble():
+            raise ValueError(trouble)
         if not 0 < self.boundary < self.schedule.num_train_timesteps:
             raise ValueError(f"boundary must lie strictly between 0 and T={self.schedule.num_train_timesteps}")
         if set(self.jobs) != set(STRATEGY_ROLES[self.strategy]):
@@ -339,7 +386,7 @@ class Recipe(Frozen):
 
         A run may go on under another recipe with the same learning digest.
         """
-        same = {"log_every": 1, "checkpoint_every": 1}
+        same = {"log_every": 1, "checkpoint_every": 1, "max_skipped_steps": 5}
         kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
         fields = kept.model_dump(
             mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling", "gate"}

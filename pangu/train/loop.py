@@ -1,12 +1,15 @@
 """The training loop of one generator on one data-parallel worker. Knows torch.distributed, but no Ray and no MLflow."""
 
 import math
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pangu.config import Execution, Recipe, Role
@@ -18,7 +21,7 @@ from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
-from pangu.train.checkpoint import CheckpointState, check_same_run, latest_checkpoint, restore, save_checkpoint
+from pangu.train.checkpoint import GO_ON, CheckpointState, check_same_run, resume, save_checkpoint, whole_checkpoints
 from pangu.train.draws import Batch, Windows, draw_batch, seed_of
 from pangu.train.ledger import Ledger
 from pangu.train.meters import Laps, Meters
@@ -26,6 +29,9 @@ from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
 from pangu.train.step import train_step
 from pangu.train.world import World
+
+AT_THE_END = 2
+"""Skipped steps in a row with which a run does not end well: there may be no good step between what broke and the export."""
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
@@ -54,6 +60,7 @@ class Trained:
     loss: float
     steps: int
     resumed_from: int
+    skipped_steps: int = 0
 
 
 def train_loop(
@@ -68,14 +75,18 @@ def train_loop(
     windows: Windows | None = None,
     contract: GeneratorContract | None = None,
     denoiser: Any = None,
+    continues: Collection[str] = (),
 ) -> Trained:
     """Train `role` on its own interval from the newest checkpoint, or from `denoiser`, or from the seed.
 
     Running it again after a kill continues; the result equals an uninterrupted run, to the bit on CPU. The denoiser comes
-    back with its trained weights, and the running means beside it.
+    back with its trained weights, and the running means beside it. A step whose loss or gradient norm is not finite changes
+    nothing but the count of such steps; while they follow one another no checkpoint is written but the very last.
+
+    continues: learning digests of other recipes whose checkpoints this run goes on from (`pangu.train.continuing`).
 
     Raises:
-        UserError: batch and workers do not fit, a checkpoint is of another run, or the loss is no longer finite.
+        UserError: batch and workers do not fit, a checkpoint is of another run, or `max_skipped_steps` were skipped in a row.
     """
     world, hooks = world or World(), hooks or Hooks()
     training, settings, watching = recipe.training(role), recipe.optimization, recipe.watching
@@ -89,16 +100,13 @@ def train_loop(
     ledger = Ledger(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
 
     denoiser = (denoiser if denoiser is not None else initial(recipe, rows)).to(world.device).train()
-    averages, optimizer = start(denoiser, recipe)
-    found = latest_checkpoint(checkpoints)
-    first = 0
-    if found is not None:
-        check_same_run(found[1], role, encode_id, recipe)
-        restore(*found, denoiser, averages, optimizer)
-        first = found[1].step
     model = prepared(denoiser, recipe.execution, world)
+    averages, optimizer = start(denoiser, recipe)
+    same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
+    resumed = resume(checkpoints, same_run, denoiser, averages, optimizer)
+    first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
     laps = Laps(world.device, settings.log_every)
-    meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device)
+    meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device, skipped)
 
     def draw(step: int) -> Batch:
         indices, position = world.share(ledger.rows_of(step).tolist())
@@ -106,12 +114,15 @@ def train_loop(
         return batch.pin() if world.device.type == "cuda" else batch
 
     def save(step: int) -> None:
-        state = CheckpointState(role=role, step=step, encode_id=encode_id, recipe=recipe, contract=contract)
+        state = CheckpointState(
+            role=role, step=step, skipped_steps=meters.skipped_steps, encode_id=encode_id, recipe=recipe, contract=contract
+        )
         path = save_checkpoint(checkpoints, state, denoiser, averages, optimizer)
         if hooks.checkpoint is not None:
             hooks.checkpoint(path)
 
     batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
+    in_a_row, save_is_due = 0, False
     laps.begin()
     for step, drawn in enumerate(batches, start=first):
         batch = drawn.to(world.device)
@@ -122,28 +133,35 @@ def train_loop(
         parts = batch.split(recipe.execution.accumulate)
         if recipe.lora is not None and recipe.lora.dropout:
             torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
-        losses, norm = train_step(
+        result = train_step(
             model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
-            recipe.execution, laps,
+            recipe.execution, laps, world,
         )  # fmt: skip
-        averages.step()
+        loss, norm, was_skipped = torch.stack([result.loss, result.grad_norm, result.skipped]).tolist()  # the one wait
+        in_a_row = in_a_row + 1 if was_skipped else 0
+        if was_skipped:
+            meters.skip(training.batch_size)
+        else:
+            averages.step()
+            meters.add(loss, norm, training.batch_size, result.losses_b, batch.timestep_b)
         laps.lap("optimizer")
-        loss = world.mean_over_samples(losses.sum(), training.batch_size)
-        laps.lap("communication")
-        if not math.isfinite(loss):
-            raise UserError(not_finite(role, loss, step, rows, world.share(ledger.rows_of(step).tolist())[0]))
         done = step + 1
-        meters.add(loss, float(norm), training.batch_size, losses, batch.timestep_b)
-        if hooks.metrics is not None and (done % settings.log_every == 0 or done == training.steps):
+        last = done == training.steps
+        if in_a_row >= (min(AT_THE_END, settings.max_skipped_steps) if last else settings.max_skipped_steps):
+            keys = suspects(rows, ledger.rows_of(step), world, result.losses_b)
+            raise UserError(stopped(role, step, loss, norm, in_a_row, keys, checkpoints, world.rank))
+        if hooks.metrics is not None and (done % settings.log_every == 0 or last):
             hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
-        if world.rank == 0 and (done % settings.checkpoint_every == 0 or done == training.steps):
+        save_is_due |= done % settings.checkpoint_every == 0
+        if world.rank == 0 and (last or (save_is_due and not in_a_row)):
             save(done)
+            save_is_due = False
         if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
             with averages.applied():
                 hooks.sample(done, denoiser.eval())
             denoiser.train()
         laps.begin()
-    return Trained(denoiser, averages, meters.loss, training.steps, first)
+    return Trained(denoiser, averages, meters.loss, training.steps, first, meters.skipped_steps)
 
 
 def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
@@ -176,7 +194,10 @@ def start(denoiser: Any, recipe: Recipe) -> tuple[Averages, torch.optim.Optimize
 
 
 def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
-    """What the steps call: the denoiser, shared by the workers and compiled as asked. Its weights stay where they are."""
+    """What the steps call: the denoiser, shared by the workers and compiled as asked.
+
+    Lays out the weights in memory, so it comes before the optimizer and the running means, which take over their strides.
+    """
     if execution.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if execution.channels_last:
@@ -185,10 +206,28 @@ def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
     return torch.compile(model) if execution.compile else model
 
 
-def not_finite(role: Role, loss: float, step: int, rows: Rows, indices: list[int]) -> str:
-    """The sentence that ends a run whose loss is NaN or infinite."""
-    names = ", ".join(rows.keys[i][:12] for i in indices[:4])
+def suspects(rows: Rows, indices: Any, world: World, losses_b: Tensor) -> list[str]:
+    """Keys of this worker's rows whose own loss is not finite; where only the gradient is not, of the whole batch."""
+    mine, _ = world.share(indices.tolist())
+    found = [row for row, loss in zip(mine, losses_b.tolist(), strict=True) if not math.isfinite(loss)]
+    return [rows.keys[row] for row in found or indices.tolist()]
+
+
+def stopped(
+    role: Role, step: int, loss: float, norm: float, in_a_row: int, keys: list[str], checkpoints: Path, rank: int
+) -> str:
+    """The sentence that ends a run after `in_a_row` skipped steps.
+
+    A checkpoint of just before them is no good one, since its weights never gave a finite gradient: rank 0 removes it.
+    """
+    suspicious = step + 1 - in_a_row
+    good = next((state.step for _, state in whole_checkpoints(checkpoints) if state.step < suspicious), None)
+    if rank == 0:
+        shutil.rmtree(checkpoints / f"step-{suspicious:06d}", ignore_errors=True)
+    what = f"gradient norm of {role} is {norm}" if math.isfinite(loss) else f"loss of {role} is {loss}"
+    names = ", ".join(key[:12] for key in keys[:4]) + (" ..." if len(keys) > 4 else "")
+    advice = f"the last good checkpoint is of step {good}: {GO_ON}" if good else "no checkpoint is older: lower lr_peak"
     return (
-        f"The loss of {role} is {loss} at step {step} (rows {names} ...); "
-        f"the last good checkpoint is kept, lower lr_peak."
+        f"The {what} at step {step} (rows {names}), skipped like all of the last {in_a_row} steps; if the rows are sound, "
+        f"{advice}."
     )

@@ -29,10 +29,10 @@ def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[
     """All weights in a row after one step, and the loss of each sample."""
     recipe = recipe or small_recipe()
     network = initial(recipe, random_rows()).train()
-    _, optimizer = start(network, recipe)
     parts = batch_of(recipe).split(execution.accumulate)
     model = prepared(network, execution, World())
-    losses, _ = train_step(
+    _, optimizer = start(network, recipe)
+    result = train_step(
         model,
         optimizer,
         parts,
@@ -43,7 +43,7 @@ def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[
         execution,
         Laps(CPU),
     )
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]), losses
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]), result.losses_b
 
 
 @pytest.fixture(scope="module")
