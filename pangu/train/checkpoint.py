@@ -188,7 +188,6 @@ def restore(
     False, and something may be missing, if a tensor is not finite.
     """
 
-
     def put_weights(tensors: dict[str, Tensor]) -> None:
         denoiser.load_state_dict(tensors, strict=tensors.keys() == denoiser.state_dict().keys())
 

@@ -1,7 +1,5 @@
 """The training loop of one generator on one data-parallel worker. Knows torch.distributed, but no Ray and no MLflow."""
 
-import math
-import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from pangu.config import Execution, Recipe, Role
@@ -21,17 +18,15 @@ from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
-from pangu.train.checkpoint import GO_ON, CheckpointState, check_same_run, resume, save_checkpoint, whole_checkpoints
+from pangu.train.checkpoint import CheckpointState, check_same_run, resume, save_checkpoint
 from pangu.train.draws import Batch, Windows, draw_batch, seed_of
 from pangu.train.ledger import Ledger
 from pangu.train.meters import Laps, Meters
 from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
+from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.world import World
-
-AT_THE_END = 2
-"""Skipped steps in a row with which a run does not end well: there may be no good step between what broke and the export."""
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
@@ -115,7 +110,12 @@ def train_loop(
 
     def save(step: int) -> None:
         state = CheckpointState(
-            role=role, step=step, skipped_steps=meters.skipped_steps, encode_id=encode_id, recipe=recipe, contract=contract
+            role=role,
+            step=step,
+            skipped_steps=meters.skipped_steps,
+            encode_id=encode_id,
+            recipe=recipe,
+            contract=contract,
         )
         path = save_checkpoint(checkpoints, state, denoiser, averages, optimizer)
         if hooks.checkpoint is not None:
@@ -147,9 +147,9 @@ def train_loop(
         laps.lap("optimizer")
         done = step + 1
         last = done == training.steps
-        if in_a_row >= (min(AT_THE_END, settings.max_skipped_steps) if last else settings.max_skipped_steps):
-            keys = suspects(rows, ledger.rows_of(step), world, result.losses_b)
-            raise UserError(stopped(role, step, loss, norm, in_a_row, keys, checkpoints, world.rank))
+        if in_a_row >= most_skipped(settings, last):
+            names = suspects(rows.keys, world.share(ledger.rows_of(step).tolist())[0], result.losses_b.tolist())
+            raise UserError(stop(role, step, loss, norm, in_a_row, names, checkpoints, world.rank == 0))
         if hooks.metrics is not None and (done % settings.log_every == 0 or last):
             hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
         save_is_due |= done % settings.checkpoint_every == 0
@@ -204,30 +204,3 @@ def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
         denoiser.to(memory_format=torch.channels_last)
     model = DistributedDataParallel(denoiser) if world.size > 1 else denoiser
     return torch.compile(model) if execution.compile else model
-
-
-def suspects(rows: Rows, indices: Any, world: World, losses_b: Tensor) -> list[str]:
-    """Keys of this worker's rows whose own loss is not finite; where only the gradient is not, of the whole batch."""
-    mine, _ = world.share(indices.tolist())
-    found = [row for row, loss in zip(mine, losses_b.tolist(), strict=True) if not math.isfinite(loss)]
-    return [rows.keys[row] for row in found or indices.tolist()]
-
-
-def stopped(
-    role: Role, step: int, loss: float, norm: float, in_a_row: int, keys: list[str], checkpoints: Path, rank: int
-) -> str:
-    """The sentence that ends a run after `in_a_row` skipped steps.
-
-    A checkpoint of just before them is no good one, since its weights never gave a finite gradient: rank 0 removes it.
-    """
-    suspicious = step + 1 - in_a_row
-    good = next((state.step for _, state in whole_checkpoints(checkpoints) if state.step < suspicious), None)
-    if rank == 0:
-        shutil.rmtree(checkpoints / f"step-{suspicious:06d}", ignore_errors=True)
-    what = f"gradient norm of {role} is {norm}" if math.isfinite(loss) else f"loss of {role} is {loss}"
-    names = ", ".join(key[:12] for key in keys[:4]) + (" ..." if len(keys) > 4 else "")
-    advice = f"the last good checkpoint is of step {good}: {GO_ON}" if good else "no checkpoint is older: lower lr_peak"
-    return (
-        f"The {what} at step {step} (rows {names}), skipped like all of the last {in_a_row} steps; if the rows are sound, "
-        f"{advice}."
-    )
