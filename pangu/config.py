@@ -42,8 +42,8 @@ class Frozen(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-LEAST_NOISE, LEAST_SIGNAL = 2**-23, 1e-30
-"""Of 1 - alpha_bar at the first timestep and of alpha_bar at the last: float32 still divides by their roots."""
+LEAST_NOISE, LEAST_SIGNAL = 2**-21, 1e-30
+"""Of beta at any timestep and of alpha_bar at the last: what float32 tells from nothing, and divides by the root of."""
 
 
 class NoiseSchedule(Frozen):
@@ -58,17 +58,15 @@ class NoiseSchedule(Frozen):
         False, description="Make the last step pure noise (arXiv 2305.08891); needs v_prediction"
     )
 
-    def alpha_bar_ends(self) -> tuple[float, float]:
-        """alpha_bar of the first and of the last timestep, in double precision, before any rescaling."""
+    def betas(self) -> list[float]:
+        """Noise added at each timestep, before any rescaling, in double precision; `pangu.diffusion.noise` has the tensors."""
         total = self.num_train_timesteps
         if self.beta_schedule == "squaredcos_cap_v2":
             root = [math.cos((i / total + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(total + 1)]
-            betas = [min(1 - root[i + 1] / root[i], 0.999) for i in range(total)]
-        else:
-            power = 1 if self.beta_schedule == "linear" else 2
-            low, high = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
-            betas = [(low + (high - low) * i / (total - 1)) ** power for i in range(total)]
-        return 1 - betas[0], math.exp(math.fsum(map(math.log1p, (-beta for beta in betas))))
+            return [min(1 - root[i + 1] / root[i], 0.999) for i in range(total)]
+        power = 1 if self.beta_schedule == "linear" else 2
+        low, high = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
+        return [(low + (high - low) * i / (total - 1)) ** power for i in range(total)]
 
     def trouble(self) -> str:
         """Why nothing can be trained or drawn with these noise levels, in one sentence without its full stop, or ""."""
@@ -77,15 +75,16 @@ class NoiseSchedule(Frozen):
                 "schedule.rescale_betas_zero_snr makes the last timestep pure noise, from which a predicted noise "
                 "(prediction_type: epsilon) tells nothing of the image; set prediction_type to v_prediction"
             )
-        first, last = self.alpha_bar_ends()
-        if 1 - first < LEAST_NOISE:
+        betas = self.betas()
+        if min(betas) < LEAST_NOISE:
             return (
-                f"schedule adds {1 - first:.3g} of noise at the first timestep, which float32 cannot tell from none; raise "
-                f"beta_start"
+                f"schedule adds {min(betas):.3g} of noise at one of its timesteps, which float32 cannot tell from none; raise "
+                f"beta_start or beta_end, or lower num_train_timesteps"
             )
-        if last < LEAST_SIGNAL:
+        signal = math.exp(math.fsum(math.log1p(-beta) for beta in betas))
+        if signal < LEAST_SIGNAL:
             return (
-                f"schedule leaves alpha_bar = {last:.3g} at the last timestep, too little for float32; lower beta_end or "
+                f"schedule leaves alpha_bar = {signal:.3g} at the last timestep, too little for float32; lower beta_end or "
                 f"num_train_timesteps"
             )
         return ""

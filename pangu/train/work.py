@@ -95,12 +95,18 @@ def check_rows(rows: Rows, contract: GeneratorContract) -> None:
 def write_outcome(job: TrainJob, trained: Trained, rows: int, warnings: list[str]) -> None:
     """`outcome.json`, which says that the job is done. A run resumed behind its last step knows its loss from the history."""
     lines = read_history(job.run_folder / HISTORY_FILE) if math.isnan(trained.loss) else []
+    losses = [line.metrics["loss"] for line in lines if "loss" in line.metrics]
+    if trained.skipped_steps:
+        warnings = [
+            *warnings,
+            f"{trained.skipped_steps} of {trained.steps} steps were skipped: their loss or gradient norm was not finite.",
+        ]
     outcome = TrainOutcome(
         role=job.role,
         run_name=job.run_name,
         generator=str(job.run_folder / "generator"),
         steps=trained.steps,
-        loss=lines[-1].metrics["loss"] if lines else trained.loss,
+        loss=losses[-1] if losses else trained.loss,
         rows=rows,
         warnings=tuple(warnings),
     )
