@@ -7,7 +7,7 @@ Ray, MLflow or Prefect.
 import hashlib
 import json
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -380,17 +380,18 @@ class Recipe(Frozen):
     def training(self, role: Role) -> RoleTraining:
         return self.jobs[role]
 
-    def learning_digest(self) -> str:
-        """Digest of what decides what is learnt: not how many workers do it, how they compute, or what they show.
-
-        A run may go on under another recipe with the same learning digest.
-        """
+    def learning_fields(self) -> dict[str, Any]:
+        """What decides what is learnt: not how many workers do it, how they compute, or what they show."""
         same = {"log_every": 1, "checkpoint_every": 1, "max_skipped_steps": 5}
         kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
-        fields = kept.model_dump(
+        return kept.model_dump(
             mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling", "gate"}
         )
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def learning_digest(self) -> str:
+        """Digest of `learning_fields`. A run may go on under another recipe with the same learning digest."""
+        text = json.dumps(self.learning_fields(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def roles(self) -> tuple[Role, ...]:

@@ -48,6 +48,10 @@ def train(
     ],
     recipe: RecipeOption = "demo",
     run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
+    continue_run: Annotated[
+        str | None,
+        typer.Option(help="Go on with the run of this name under the recipe's optimization and steps, and record it."),
+    ] = None,
     result: ResultOption = None,
 ) -> None:
     """Train one generator on its own timesteps, with Ray Train; the other generator is another job."""
@@ -57,11 +61,14 @@ def train(
     from pangu.recipes import recipe as named
     from pangu.registry.fetch import registered_pair
     from pangu.storage import Home
+    from pangu.train.continuing import continued
     from pangu.train.launch import train as run
 
     wanted, home = named(recipe), Home.from_environment()
     if role not in wanted.roles:
         raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
+    if continue_run is not None:
+        run_name = continued(home, continue_run, run_name, role, encode_id, wanted)
     resolve = partial(registered_pair, cache_dir=home.root / "fetched")
     outcome = run(cast(Role, role), load_card(card).name, encode_id, wanted, home, run_name, resolve)
     finish(outcome, result)

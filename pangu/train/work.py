@@ -15,6 +15,7 @@ from pangu.data.rows.batches import Rows, load_rows
 from pangu.errors import UserError
 from pangu.storage import write_json
 from pangu.train.attempts import check_claim
+from pangu.train.continuing import continuations
 from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, starting_network
 from pangu.train.job import TrainJob, TrainOutcome
@@ -49,6 +50,7 @@ def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
             denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
             windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
             contract=contract,
+            continues={act.before for act in continuations(job.run_folder)},
         )
         keep_spent(job.run_folder, trained, time.process_time() - began, world)
         if world.rank == 0:
