@@ -24,16 +24,20 @@ def suspects(keys: Sequence[str], rows: Sequence[int], losses: Sequence[float]) 
 
 
 def stop(
-    role: Role, step: int, loss: float, norm: float, in_a_row: int, names: str, checkpoints: Path, removes: bool
+    role: Role, step: int, loss: float, norm: float, in_a_row: int, names: str, checkpoints: Path, sets_aside: bool
 ) -> str:
     """The sentence that ends a run at `step`, after `in_a_row` skipped steps.
 
-    A checkpoint of just before them is no good one, for its weights never gave a finite gradient; `removes`: it is removed.
+    A checkpoint of just before them is no good one, for its weights never gave a finite gradient; with `sets_aside` it becomes
+    `suspicious-step-NNNNNN`, which nothing reads, in case that something other than its weights was to blame.
     """
     suspicious = step + 1 - in_a_row
     good = next((state.step for _, state in whole_checkpoints(checkpoints) if state.step < suspicious), None)
-    if removes:
-        shutil.rmtree(checkpoints / f"step-{suspicious:06d}", ignore_errors=True)
+    path = checkpoints / f"step-{suspicious:06d}"
+    if sets_aside and path.is_dir():
+        aside = path.with_name(f"suspicious-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
     what = f"gradient norm of {role} is {norm}" if math.isfinite(loss) else f"loss of {role} is {loss}"
     advice = (
         "begin again with a lower lr_peak" if good is None else f"the last good checkpoint is of step {good}: {GO_ON}"
