@@ -13,7 +13,7 @@ from typing import Any
 
 from pangu.errors import UserError
 from pangu.serve import errors
-from pangu.serve.drawing.denied import denied_word
+from pangu.serve.drawing.denied import DenyList
 from pangu.serve.drawing.links import Link
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.relay import relayed
@@ -33,6 +33,7 @@ class Studio:
 
     def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: Metrics) -> None:
         self._links, self._settings, self._metrics = links, settings, metrics
+        self._denied = DenyList(settings.denied_words)
         self._in_flight = 0
         self.lineup: Lineup | None = None
         self.warmed: set[str] = set()
@@ -104,7 +105,7 @@ class Studio:
         return pictures
 
     def _release(self, job: Job, channel: str | None) -> Release:
-        if denied_word(job, self._settings.denied_words) is not None:
+        if self._denied.first_in(job) is not None:
             raise errors.denied()
         if self.lineup is None:
             raise errors.unavailable(self._settings.retry_after_s)
