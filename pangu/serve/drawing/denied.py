@@ -28,7 +28,7 @@ class DenyList:
         self._starts = {asked[0] for asked in self._words}
 
     def first_in(self, job: Job) -> str | None:
-        """The first of the words that a prompt of the request holds: whole words in alphabets, anywhere in scripts without spaces."""
+        """The first word that a prompt of the request holds: a whole word in alphabets, anywhere in scripts without spaces."""
         texts = [plain(text) for text in (job.prompt, job.texture.prompt) if text]
         found = [self._words[asked] for text in texts for asked in self._found(text)]
         return min(found)[1] if found else None

@@ -1,0 +1,63 @@
+"""What holds for every request before it reaches a route, on uvicorn as behind the proxy of Ray Serve."""
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pangu.serve.api import bounds
+from pangu.serve.api.refusals import answer_with
+from pangu.serve.errors import body_too_slow, crowded
+from pangu.serve.metrics import Metrics
+
+CROWDED = "crowded"
+"""In the state of a scope whose connection is one too many (`pangu.serve.connections`)."""
+ALWAYS_ANSWERED = ("/healthz", "/readyz", "/metrics")
+RETRY_AFTER_S = 2
+
+
+class Edge:
+    """Refuses connections that are too many, gives up on bodies that do not arrive, and answers HEAD as GET without its body."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif scope.get("state", {}).get(CROWDED) and scope["path"] not in ALWAYS_ANSWERED:
+            refusal = answer_with(self._metrics, crowded(RETRY_AFTER_S))
+            refusal.headers["Connection"] = "close"
+            await refusal(scope, receive, send)
+        elif scope["method"] == "HEAD":
+            await self._app({**scope, "method": "GET"}, receive, _without_body(send))
+        else:
+            await self._app(scope, in_time(receive, bounds.MAX_BODY_S), send)
+
+
+def in_time(receive: Receive, seconds: float) -> Receive:
+    """`receive` that waits no longer than `seconds` for the whole body; what comes after it may take any time.
+
+    Raises:
+        ApiError: 408, from the call that waited too long.
+    """
+    deadline = asyncio.get_running_loop().time() + seconds
+    whole = False
+
+    async def timed() -> Message:
+        nonlocal whole
+        try:
+            async with asyncio.timeout_at(None if whole else deadline):
+                message = await receive()
+        except TimeoutError:
+            raise body_too_slow(seconds) from None
+        whole = not message.get("more_body", False)
+        return message
+
+    return timed
+
+
+def _without_body(send: Send) -> Send:
+    async def sent(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return sent
