@@ -45,7 +45,7 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
                 await studio.first_image(lineup.champion)
         except Exception as error:
             logger.debug("the pair can not be served", exc_info=error)
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
             loaded(UserError(f"The pair in {folder} can not be served: {reason}"))
         else:
             loaded(None)

@@ -36,13 +36,14 @@ def test_it_says_where_to_draw_once_it_has_drawn_and_ends_at_a_signal(pair_folde
 def test_the_folder_that_was_given_is_named_whatever_is_wrong_with_it(pair_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "empty").mkdir()
-    for change in ("no weights", "torn weights", "no texts"):
+    for change in ("no weights", "torn weights", "no texts", "no json"):
         shutil.copytree(pair_folder, tmp_path / change)
     (tmp_path / "no weights/texture/diffusion_pytorch_model.safetensors").unlink()
     torn = tmp_path / "torn weights/structure/diffusion_pytorch_model.safetensors"
     torn.write_bytes(torn.read_bytes()[:1000])
     shutil.rmtree(tmp_path / "no texts/tokenizer")
-    for name in ("nowhere", "file", "empty", "no weights", "torn weights", "no texts"):
+    (tmp_path / "no json/vae/config.json").write_text("[]")
+    for name in ("nowhere", "file", "empty", "no weights", "torn weights", "no texts", "no json"):
         said: list[str] = []
         with pytest.raises(UserError) as caught:
             serve(tmp_path / name, free_port(), ServeSettings(), said.append)
