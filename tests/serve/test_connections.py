@@ -113,7 +113,6 @@ def test_four_hundred_silent_connections_leave_room_for_health_and_for_drawing()
             assert at.get("/healthz").status_code == 200
             assert at.draw().status_code == 200
         assert at.connections <= 101
-        opened(stack, at, HEAD + BODY[:5]).close()
 
 
 def test_a_server_of_the_settings_takes_at_most_half_of_the_files_that_may_be_open() -> None:

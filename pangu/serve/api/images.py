@@ -43,7 +43,7 @@ def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> 
         openapi_extra=_documented("application/json", _json_schema()),
     )
     async def generate(request: Request) -> Response:
-        with ExitStack() as stack:
+        with refusals.counting_departures(metrics), ExitStack() as stack:
             account = keys.account(request.headers.get("authorization"))
             asked = parse_body(await limited_body(request, "application/json"))
             spending = account.spend() if account else nullcontext()
@@ -56,7 +56,7 @@ def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> 
         openapi_extra=_documented("multipart/form-data", _form_schema()),
     )
     async def edit(request: Request) -> Response:
-        with ExitStack() as stack:
+        with refusals.counting_departures(metrics), ExitStack() as stack:
             account = keys.account(request.headers.get("authorization"))
             fields, image = await form_of(request)
             asked = parse_request(fields)

@@ -1,14 +1,28 @@
 """A refusal as an HTTP answer, counted."""
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from fastapi.responses import JSONResponse
 
-from pangu.serve.errors import ApiError
+from pangu.serve.errors import ApiError, client_left
 from pangu.serve.metrics import Metrics
 
 
 def count(metrics: Metrics, error: ApiError) -> None:
     """Under its status and code."""
     metrics.refused(error.status, error.body.error.code)
+
+
+@contextmanager
+def counting_departures(metrics: Metrics) -> Iterator[None]:
+    """Within it, a request that is cancelled from outside is counted as one whose client left: Ray Serve tells it so."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        count(metrics, client_left())
+        raise
 
 
 def answer_with(metrics: Metrics, error: ApiError) -> JSONResponse:
