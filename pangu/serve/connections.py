@@ -5,6 +5,7 @@ time to arrive. Here the connection that is waited for longest makes way for a n
 """
 
 import asyncio
+import math
 import resource
 import socket
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pangu.serve.api.edge import CROWDED
+from pangu.serve.api.middleware import OVER_LIMIT
 from pangu.serve.errors import ApiError
 from pangu.serve.settings import ServeSettings
 
@@ -25,9 +26,12 @@ SEND_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
-class Patience:
-    """most: connections at once. Seconds that are waited for: the head of a request since its first byte (or since the connection
-    opened), the next request, a reader that takes less than `least_bytes_per_s`; `look_s`: how often all this is looked at.
+class ConnectionLimits:
+    """How many connections there may be, and how many seconds each may keep the server waiting.
+
+    most: connections at once. head_s: from the first byte of a request, or from the opening of the connection, to the end of
+    the head. idle_s: from an answer to the next request. reader_s: for which a client may read fewer than `least_bytes_per_s`.
+    check_every_s: how exactly these times are kept.
     """
 
     most: int = 512
@@ -35,7 +39,7 @@ class Patience:
     idle_s: float = 75.0
     reader_s: float = 60.0
     least_bytes_per_s: int = 1024
-    look_s: float = 5.0
+    check_every_s: float = 5.0
 
     @property
     def hard(self) -> int:
@@ -43,43 +47,44 @@ class Patience:
         return self.most + max(16, self.most // 8)
 
 
-def patience_of(settings: ServeSettings) -> Patience:
+def limits_of(settings: ServeSettings) -> ConnectionLimits:
     """Room for all that may be drawn and refused at once, within half of the files that this process may open."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(Patience.most, 8 * settings.max_in_flight + 64)
-    return Patience(most=wanted if files == resource.RLIM_INFINITY else max(32, min(wanted, files // 2)))
+    wanted = max(ConnectionLimits.most, 8 * settings.max_in_flight + 64)
+    return ConnectionLimits(most=wanted if files == resource.RLIM_INFINITY else max(32, min(wanted, files // 2)))
 
 
-def server_of(api: Any, settings: ServeSettings, port: int, patience: Patience | None = None) -> uvicorn.Server:
+def server_of(api: Any, settings: ServeSettings, port: int, limits: ConnectionLimits | None = None) -> uvicorn.Server:
     """A server that answers with `api` on the port; 0 chooses one."""
+    limits = limits or limits_of(settings)
     config = uvicorn.Config(
         api,
         host=settings.host,
         port=port,
         log_level="warning",
-        http=protocol_with(patience or patience_of(settings)),
+        http=protocol_within(limits),
         ws="none",
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        timeout_keep_alive=int(Patience.idle_s),
+        timeout_keep_alive=math.ceil(limits.idle_s),
         timeout_graceful_shutdown=int(settings.drain_s),
     )
     return uvicorn.Server(config)
 
 
-def protocol_with(patience: Patience) -> type[H11Protocol]:
+def protocol_within(limits: ConnectionLimits) -> type[H11Protocol]:
     """The protocol that uvicorn makes for each connection."""
 
-    class Patient(BoundedProtocol):
+    class WithLimits(LimitedProtocol):
         pass
 
-    Patient.patience = patience
-    return Patient
+    WithLimits.limits = limits
+    return WithLimits
 
 
-class BoundedProtocol(H11Protocol):
+class LimitedProtocol(H11Protocol):
     """One connection. It waits for its client (`waiting_since`), or the client waits for it (None)."""
 
-    patience = Patience()
+    limits = ConnectionLimits()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -89,14 +94,14 @@ class BoundedProtocol(H11Protocol):
         self._answered = False
         self._unread_bytes: int | None = None
         self._read_since = 0.0
-        self._looking = self.loop.call_later(self.patience.look_s, self._look)
-        if len(self.connections) > self.patience.most and not self._make_way():
-            if len(self.connections) > self.patience.hard:
+        self._next_check = self.loop.call_later(self.limits.check_every_s, self._check)
+        if len(self.connections) > self.limits.most and not self._evict_longest_waiting():
+            if len(self.connections) > self.limits.hard:
                 transport.abort()
-            self.app_state = {**self.app_state, CROWDED: True}
+            self.app_state = {**self.app_state, OVER_LIMIT: True}
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._looking.cancel()
+        self._next_check.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -135,9 +140,9 @@ class BoundedProtocol(H11Protocol):
             self.waiting_since = self.loop.time()
         self._in_head = in_head
 
-    def _make_way(self) -> bool:
+    def _evict_longest_waiting(self) -> bool:
         """End the connection that is waited for longest: rather one without a request than one that sends a body."""
-        waiting = [each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self]
+        waiting = [each for each in self.connections if isinstance(each, LimitedProtocol) and each is not self]
         waiting = [each for each in waiting if each.waiting_since is not None]
         if not waiting:
             return False
@@ -150,29 +155,29 @@ class BoundedProtocol(H11Protocol):
     def _unsent(self) -> bool:
         return self.transport.get_write_buffer_size() > 0
 
-    def _look(self) -> None:
-        self._looking = self.loop.call_later(self.patience.look_s, self._look)
+    def _check(self) -> None:
+        self._next_check = self.loop.call_later(self.limits.check_every_s, self._check)
         if self.transport.is_closing() or self.flow.write_paused:
-            self._look_at_reader()
+            self._check_reader()
         elif self.waiting_since is not None and not self.uploading:
             idle = self._answered and not self._in_head
-            if self.loop.time() - self.waiting_since > (self.patience.idle_s if idle else self.patience.head_s):
+            if self.loop.time() - self.waiting_since > (self.limits.idle_s if idle else self.limits.head_s):
                 self._end_waiting()
 
-    def _look_at_reader(self) -> None:
+    def _check_reader(self) -> None:
         """Abort a connection whose client does not read what it asked for."""
         unread, now = self.transport.get_write_buffer_size(), self.loop.time()
         if self._unread_bytes is None:
             self._unread_bytes, self._read_since = unread, now
-        elif now - self._read_since >= self.patience.reader_s:
-            least = self.patience.least_bytes_per_s * (now - self._read_since)
+        elif now - self._read_since >= self.limits.reader_s:
+            least = self.limits.least_bytes_per_s * (now - self._read_since)
             if unread > max(0.0, self._unread_bytes - least):
                 self.transport.abort()
             self._unread_bytes, self._read_since = unread, now
 
     def _end_waiting(self) -> None:
         if self._in_head:
-            message = f"The head of the request did not arrive within {self.patience.head_s:g} s."
+            message = f"The head of the request did not arrive within {self.limits.head_s:g} s."
             self._refuse(ApiError(408, message, code="request_timeout"))
         else:
             self.transport.close()

@@ -112,7 +112,7 @@ def body_too_slow(seconds: float) -> ApiError:
     return ApiError(408, message, code="request_timeout")
 
 
-def crowded(retry_after_s: int) -> ApiError:
+def overloaded(retry_after_s: int) -> ApiError:
     message = "Too many connections are open; try again later."
     return ApiError(503, message, kind="server_error", code="overloaded", retry_after_s=retry_after_s)
 

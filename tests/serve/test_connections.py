@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from pangu.serve.api import bounds, build_api
-from pangu.serve.connections import Patience, patience_of, server_of
+from pangu.serve.connections import ConnectionLimits, limits_of, server_of
 from pangu.serve.drawing.messages import Job, Partial, Pictures, Release
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
@@ -26,7 +26,7 @@ BODY = b'{"prompt": "x"}'
 HEAD = (
     f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
 )
-SHORT = Patience(head_s=0.2, idle_s=0.2, reader_s=0.5, look_s=0.05)
+SHORT = ConnectionLimits(head_s=0.2, idle_s=0.2, reader_s=0.5, check_every_s=0.05)
 
 
 class Painter:
@@ -68,9 +68,9 @@ class Place:
 
 
 @contextmanager
-def place(patience: Patience, **painter: Any) -> Iterator[Place]:
+def place(limits: ConnectionLimits, **painter: Any) -> Iterator[Place]:
     artist = Painter(**painter)
-    server = server_of(build_api(artist, Metrics()), ServeSettings(drain_s=2), 0, patience)
+    server = server_of(build_api(artist, Metrics()), ServeSettings(drain_s=2), 0, limits)
     with running(server) as url:
         yield Place(url, server, artist)
 
@@ -106,7 +106,7 @@ SILENT = {
 
 def test_four_hundred_silent_connections_leave_room_for_health_and_for_drawing() -> None:
     kinds = list(SILENT.values())
-    with place(Patience(most=100)) as at, ExitStack() as stack:
+    with place(ConnectionLimits(most=100)) as at, ExitStack() as stack:
         for index in range(400):
             opened(stack, at, kinds[index % len(kinds)])
         for _ in range(3):
@@ -118,7 +118,7 @@ def test_four_hundred_silent_connections_leave_room_for_health_and_for_drawing()
 def test_a_server_of_the_settings_takes_at_most_half_of_the_files_that_may_be_open() -> None:
     import resource
 
-    most = patience_of(ServeSettings(max_in_flight=100_000)).most
+    most = limits_of(ServeSettings(max_in_flight=100_000)).most
     assert 32 <= most <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2
 
 
@@ -152,7 +152,7 @@ def test_a_head_that_trickles_in_is_given_up() -> None:
 
 
 def test_where_every_connection_is_busy_health_answers_and_others_are_told_when_to_come_back() -> None:
-    with place(Patience(most=3)) as at, ThreadPoolExecutor(3) as clients:
+    with place(ConnectionLimits(most=3)) as at, ThreadPoolExecutor(3) as clients:
         at.painter.allowed = False
         jobs = [clients.submit(at.draw) for _ in range(3)]
         wait_for(lambda: at.painter.begun == 3)
@@ -185,6 +185,6 @@ def test_a_client_that_does_not_read_is_cut_off_and_a_slow_one_is_not() -> None:
 
 
 def test_what_is_no_http_and_a_head_without_end_are_refused_in_openais_form() -> None:
-    with place(Patience()) as at, ExitStack() as stack:
+    with place(ConnectionLimits()) as at, ExitStack() as stack:
         for sent in (b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000):
             assert refusal_in(read_to_the_end(opened(stack, at, sent))) == (400, "invalid_http")

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pangu.serve.api import images, pages
-from pangu.serve.api.edge import Edge
 from pangu.serve.api.keys import KeyRing
+from pangu.serve.api.middleware import RequestMiddleware
 from pangu.serve.api.refusals import answer_with
 from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures, Release
 from pangu.serve.errors import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
@@ -48,7 +48,7 @@ def build_api(studio: Drawing, metrics: Metrics, keys: KeyRing | None = None) ->
     about = "OpenAI's Images API, drawn by a structure-texture pair."
     # FastAPI's own pages load their scripts from elsewhere.
     api = FastAPI(title="PanGu", description=about, version="1", docs_url=None, redoc_url=None)
-    api.add_middleware(Edge, metrics=metrics)
+    api.add_middleware(RequestMiddleware, metrics=metrics)
     _add_errors(api, metrics)
     pages.add_to(api)
     images.add_to(api, studio, metrics, keys or KeyRing())

@@ -85,8 +85,8 @@ class Server:
 class Visit:
     """One request over ASGI whose client leaves after `turns` turns of the event loop.
 
-    manner: how the application hears of it: as ASGI says it, or as Ray does, which cancels the calls of the request before, or
-    the request itself.
+    manner: how the application hears of it: as ASGI says it, or as Ray does, whose proxy may have dropped the request, or which
+    cancels the calls of the request before, or the request itself.
     """
 
     def __init__(
@@ -102,6 +102,8 @@ class Visit:
             body = self.body[:5] if self.upload else self.body
             return {"type": "http.request", "body": body, "more_body": self.upload}
         await self.left.wait()
+        if self.manner == "lost proxy":
+            raise RuntimeError("the proxy does not know this request")
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
@@ -137,7 +139,7 @@ class Visit:
 
 
 @pytest.mark.parametrize("fields", [{"stream": True, "partial_images": 1}, {"stream": True}, {}], ids=str)
-@pytest.mark.parametrize("manner", ["ASGI", "cancelled calls", "cancelled request"])
+@pytest.mark.parametrize("manner", ["ASGI", "lost proxy", "cancelled calls", "cancelled request"])
 def test_a_client_that_leaves_at_any_moment_is_no_error_of_the_server(manner: str, fields: dict[str, Any]) -> None:
     server = Server()
 
@@ -152,7 +154,7 @@ def test_a_client_that_leaves_at_any_moment_is_no_error_of_the_server(manner: st
 
 
 def test_a_client_that_leaves_while_it_sends_its_body_is_no_error_of_the_server() -> None:
-    for manner in ("ASGI", "cancelled request"):
+    for manner in ("ASGI", "lost proxy", "cancelled request"):
         assert asyncio.run(Visit(Server(), 5, manner, upload=True).run()) == (0, 1, 1)
 
 
