@@ -33,7 +33,7 @@ class RequestMiddleware:
         elif scope["method"] == "HEAD":
             await self._app({**scope, "method": "GET"}, receive, _without_body(send))
         else:
-            await self._app(scope, in_time(receive, bounds.MAX_BODY_S), send)
+            await self._app(scope, in_time(receive, bounds.MAX_BODY_S), _to_whoever_is_there(send))
 
 
 def in_time(receive: Receive, seconds: float) -> Receive:
@@ -62,6 +62,18 @@ def in_time(receive: Receive, seconds: float) -> Receive:
         return message
 
     return timed
+
+
+def _to_whoever_is_there(send: Send) -> Send:
+    """`send` that does nothing where it fails, as uvicorn's own: `receive` says that the client left."""
+
+    async def sent(message: Message) -> None:
+        try:
+            await send(message)
+        except Exception as error:
+            logger.warning("an answer can not be sent any more: %r", error)
+
+    return sent
 
 
 def _without_body(send: Send) -> Send:

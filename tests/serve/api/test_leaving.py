@@ -107,6 +107,8 @@ class Visit:
         return {"type": "http.disconnect"}
 
     async def send(self, message: dict[str, Any]) -> None:
+        if self.manner == "lost proxy" and self.left.is_set():
+            raise RuntimeError("the proxy does not know this request")
         await asyncio.sleep(0)
 
     async def run(self) -> tuple[float, float, float]:
