@@ -3,10 +3,14 @@
 import io
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pangu.errors import NotFinite
 from pangu.serve.drawing.messages import Job, Release, RequestError
 from pangu.serve.drawing.moderation import Moderator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_SIDE = 2048
 """Of an image that a client sends, px; checked before it is decoded."""
@@ -41,6 +45,17 @@ def png_with(image: Any, facts: Mapping[str, str]) -> bytes:
         kind, between = (b"tEXt", b"\0") if value.isascii() else (b"iTXt", b"\0\0\0\0\0")
         texts.append(png_chunk(kind, name.encode() + between + value.encode()))
     return file[:head] + b"".join(texts) + file[head:]
+
+
+def finite_images(pixels_bchw: "Tensor", processor: Any) -> list[Any]:
+    """(B, 3, H, W) pixels in [0, 1] -> PIL images, by diffusers' image processor.
+
+    Raises:
+        NotFinite: a pixel is NaN or infinite, which the conversion would make black.
+    """
+    if not bool(pixels_bchw.isfinite().all()):
+        raise NotFinite("The model gave values that are not finite, so there is no image.")
+    return list(processor.numpy_to_pil(processor.pt_to_numpy(pixels_bchw)))
 
 
 def files_of(
