@@ -1,8 +1,7 @@
 """Encoded image bytes to pixels and back, under a pixel limit. Every error of an image costs that image only.
 
-Every image that enters is read here, whoever asks (ingest, prepare, encode, training on the fly, edits over HTTP, control
-images): the first frame or page, turned as its EXIF says, converted from its colour profile to sRGB, transparency on white, 16 bits
-scaled to 8.
+Every image that enters is read here, whoever asks (ingest, prepare, encode, training on the fly, edits, control images): the first
+frame or page, turned as its EXIF says, converted from its colour profile to sRGB, transparency on white, 16 bits scaled to 8.
 """
 
 import io
@@ -33,8 +32,9 @@ SUFFIXES_OF: dict[str, tuple[str, ...]] = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "QOI": (".qoi",),
 }
-"""Formats that Pillow decodes by itself and knows by their first bytes, and endings of their files. HEIC is none of them: its codecs
-have terms of their own."""
+"""Formats that Pillow decodes by itself and knows by their first bytes, and endings of their files.
+
+Not HEIC, whose codecs have terms of their own."""
 FORMATS = tuple(SUFFIXES_OF)
 SUFFIXES = tuple(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 """Endings of image files, in lower case."""

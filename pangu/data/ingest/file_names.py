@@ -6,8 +6,8 @@ Names are relative, with /. An ending is what follows the last dot, in any case.
     NAME.txt           the name of the image, with .txt in the place of its ending
     KEY.txt            what stands before the first dot of the name, as webdataset has it, unless an image of its own is called so
 
-and in .json in the same way. So `22.05.png` finds `22.05.txt`, `000.seg.png` is a picture of sample `000` where no `000.jpg` is, and
-takes no caption from one that is.
+and in .json in the same way. So `22.05.png` finds `22.05.txt`, and `000.seg.png` finds `000.txt` where no `000.jpg` is whose caption
+that would be.
 """
 
 import re
@@ -50,14 +50,15 @@ def captions_beside(names: Collection[str]) -> dict[str, list[str]]:
 
 
 def same_name(name: str) -> str:
-    """A key that is equal for names which one system writes with composed characters, and another one with accents of their own."""
+    """A key that is equal for names which differ only in how systems write accents: as part of a letter, or behind it."""
     return normalize("NFC", name)
 
 
 def other_file(name: str) -> str:
-    """The reason of a file that is neither an image nor a caption of one; it ends in the file's ending, if that is a plain one."""
+    """The reason of a file that is neither an image nor a caption of one: it names the ending, if that is one and no number."""
     suffix = suffix_of(name)
-    return f"{NOT_AN_IMAGE_FILE} {suffix}" if re.fullmatch(r"\.[a-z][a-z0-9]{0,7}", suffix) else NOT_AN_IMAGE_FILE
+    is_ending = re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) and not suffix[1:].isdigit()
+    return f"{NOT_AN_IMAGE_FILE} {suffix}" if is_ending else NOT_AN_IMAGE_FILE
 
 
 def _stem(name: str) -> str:

@@ -31,8 +31,8 @@ Image = tuple[bytes | None, str]
 class ImageFiles:
     """The rows of a source of files.
 
-    rows: fields of each, its `url` among them. reasons: of those rows that are no images, by their place. read: the bytes of all, in
-    order. stamps: what changes whenever the images may have.
+    rows: fields of each, its `url` among them. reasons: of those rows that are no images, by their place. read: the bytes of all,
+    in order. stamps: what changes whenever the images may have.
     """
 
     rows: list[dict[str, Any]]
@@ -218,7 +218,7 @@ def _without_ending(name: str) -> str:
 
 
 def _members(card: Card, uri: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes | None, str]]:
-    """(name, bytes, "") of everything in an archive but its folders; (name, None, why) where the bytes are not wanted or not there."""
+    """(name, bytes, "") of everything in an archive but its folders; (name, None, why) of what is not wanted or has no bytes."""
     filesystem, path = file_system(uri)
     max_bytes = card.limits.max_bytes
     try:

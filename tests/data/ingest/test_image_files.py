@@ -116,8 +116,8 @@ def test_captions_are_found_by_the_last_dot_before_the_first() -> None:
     ):
         for order in (names, names[::-1]):
             assert captions_beside(order)[image] == expected, (image, order)
-    assert [other_file(name) for name in ("a.PSD", "b", "c.22", "d.a b", "e.tar.gz")] == [
-        "not_an_image_file .psd", "not_an_image_file", "not_an_image_file", "not_an_image_file", "not_an_image_file .gz",
+    assert [other_file(name) for name in ("a.7Z", "b", "c.22", "d.a b", "e.tar.gz")] == [
+        "not_an_image_file .7z", "not_an_image_file", "not_an_image_file", "not_an_image_file", "not_an_image_file .gz",
     ]  # fmt: skip
 
 
