@@ -1,7 +1,8 @@
 """Encoded image bytes to pixels and back, under a pixel limit. Every error of an image costs that image only.
 
-Every image that enters is read here, whoever asks (ingest, prepare, encode, training on the fly, edits, control images): the first
-frame or page, turned as its EXIF says, converted from its colour profile to sRGB, transparency on white, 16 bits scaled to 8.
+Every image that enters is read here, whoever asks (ingest, prepare, encode, training on the fly, edits, control images): the
+first frame or page, turned as its EXIF says, converted from its colour profile to sRGB, transparency on white, 16 bits scaled
+to 8.
 """
 
 import io

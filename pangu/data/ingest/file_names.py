@@ -6,8 +6,8 @@ Names are relative, with /. An ending is what follows the last dot, in any case.
     NAME.txt           the name of the image, with .txt in the place of its ending
     KEY.txt            what stands before the first dot of the name, as webdataset has it, unless an image of its own is called so
 
-and in .json in the same way. So `22.05.png` finds `22.05.txt`, and `000.seg.png` finds `000.txt` where no `000.jpg` is whose caption
-that would be.
+and in .json in the same way. So `22.05.png` finds `22.05.txt`, and `000.seg.png` finds `000.txt` where there is no `000.jpg`
+whose caption that would be.
 """
 
 import re
