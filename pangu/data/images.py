@@ -44,6 +44,7 @@ PLAIN_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 80_000_000
 ORIENTATION = 0x0112
 TILE_WIDTH, TILE_LENGTH = 322, 323
+IS_BARE = "texts were left out"
 ImageHWC = npt.NDArray[np.uint8]
 """Height x width x 3 (RGB), 0 to 255."""
 
@@ -124,7 +125,7 @@ def _read(data: bytes, max_pixels: int, at_least: int | None, formats: Collectio
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
             image.load()
-            is_plain = image.format in PLAIN_FORMATS and image.mode in ("RGB", "L")
+            is_plain = image.format in PLAIN_FORMATS and image.mode in ("RGB", "L") and IS_BARE not in image.info
             rgb, is_changed = _converted(image, image.format, _profile(image, data))
         except BadImage:
             raise
@@ -193,7 +194,9 @@ def _opened(data: bytes, formats: Collection[str]) -> Image.Image:
         # Pillow refuses a PNG for a profile or text of more than 1 MB, and the picture is worth more than what is said of it.
         if not data.startswith(PNG_SIGNATURE):
             raise
-        return Image.open(io.BytesIO(_bare_png(data)), formats=tuple(formats))
+        image = Image.open(io.BytesIO(_bare_png(data)), formats=tuple(formats))
+        image.info[IS_BARE] = True  # others would refuse it as Pillow did
+        return image
 
 
 def _bare_png(data: bytes) -> bytes:

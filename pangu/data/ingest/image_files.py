@@ -48,8 +48,8 @@ def files_of_folder(card: Card, folder: Path) -> ImageFiles:
         UserError: a folder or the metadata cannot be read.
     """
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(_walk(card, folder))}
-    metadata_file, metadata = _metadata(card, folder)
-    beside = captions_beside([name for name, path in paths.items() if is_image(name) or path.is_file()])
+    metadata_file, metadata = _metadata(card, folder, paths)
+    beside = captions_beside([name for name, path in paths.items() if is_image(name) or _is_file(path)])
     used = {metadata_file, *(name for names in beside.values() for name in names)}
     rows, reasons, places = list[dict[str, Any]](), dict[int, str](), list[Path | None]()
     for name in [name for name in paths if name not in used]:
@@ -64,9 +64,7 @@ def files_of_folder(card: Card, folder: Path) -> ImageFiles:
             reasons[len(rows)] = MISSING_FILE
             rows.append({**said, "url": (folder / name).absolute().as_uri()})
             places.append(None)
-    found = [path for name, path in paths.items() if is_image(name)]
-    stats = [(path, path.stat() if path.exists() else path.lstat()) for path in found]
-    stamps = [(path.as_posix(), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+    stamps = [(path.as_posix(), *_size_and_time(path)) for name, path in paths.items() if is_image(name)]
 
     def read() -> Iterator[Image]:
         for row, path in enumerate(places):
@@ -132,6 +130,21 @@ def _read(path: Path, max_bytes: int) -> Image:
         return None, f"unreadable_file: {error.strerror}"
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # of a folder that may be listed, but not entered
+        return False
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+        return stat.st_size, stat.st_mtime_ns
+    except OSError:  # `_read` says why
+        return 0, 0
+
+
 def _caption(card: Card, path: Path) -> bytes:
     try:
         return path.read_bytes() if path.stat().st_size <= card.limits.max_bytes else b""
@@ -143,7 +156,7 @@ def too_many_bytes(max_bytes: int) -> str:
     return f"too_many_bytes: more than {max_bytes}"
 
 
-def _metadata(card: Card, folder: Path) -> tuple[str, dict[str, list[dict[str, Any]]]]:
+def _metadata(card: Card, folder: Path, names: Collection[str]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
     """The name of metadata.parquet, .csv or .jsonl, "" if there is none, and the rows in which it speaks of each file."""
     for suffix in READERS:
         for file in sorted(folder.iterdir()):
@@ -151,7 +164,9 @@ def _metadata(card: Card, folder: Path) -> tuple[str, dict[str, list[dict[str, A
                 named = [name for name in card.columns.model_dump(exclude={"url", "image"}).values() if name]
                 said: dict[str, list[dict[str, Any]]] = {}
                 for row in read_tables(card, [str(file)], [FILE_NAME, *named]).to_pylist():
-                    name = PurePosixPath(str(row[FILE_NAME]).replace("\\", "/")).as_posix()
+                    name = str(row[FILE_NAME])
+                    if name not in names:  # "./NAME", or as Windows writes it
+                        name = PurePosixPath(name.replace("\\", "/")).as_posix()
                     said.setdefault(same_name(name), []).append(row)
                 return file.name, said
     return "", {}
@@ -168,7 +183,7 @@ def _texts(files: Mapping[str, bytes]) -> dict[str, Any]:
 def _facts(data: bytes) -> dict[str, Any]:
     try:
         facts = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 

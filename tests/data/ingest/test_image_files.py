@@ -189,8 +189,14 @@ def test_what_is_no_plain_file_costs_itself_only(tmp_path: Path) -> None:
 
 
 def test_metadata_speaks_of_each_file_as_often_as_it_names_it(tmp_path: Path) -> None:
-    files = {"a.png": b"a", "sub/cafe\u0301.PNG": b"c", "x.png": b"x"}
-    rows = [("a.png", "one"), ("./a.png", "two"), ("sub\\caf\u00e9.PNG", "accents"), ("gone.png", "lost")]
+    files = {"a.png": b"a", "b\\c.png": b"b", "sub/cafe\u0301.PNG": b"c", "x.png": b"x", "x.json": b"[" * 100_000}
+    rows = [
+        ("b\\c.png", "slanted"),
+        ("a.png", "one"),
+        ("./a.png", "two"),
+        ("sub\\caf\u00e9.PNG", "accents"),
+        ("gone.png", "lost"),
+    ]
     lines = "\n".join(json.dumps({"file_name": name, "txt": text}) for name, text in rows)
     root = write_folder(tmp_path / "folder", files | {"Metadata.jsonl": lines.encode()})
     local = local_images(captioned(root), Home(tmp_path))
@@ -198,6 +204,7 @@ def test_metadata_speaks_of_each_file_as_often_as_it_names_it(tmp_path: Path) ->
     assert list(zip(local.table["txt"].to_pylist(), local.read(), strict=True)) == [
         ("one", (b"a", "")),
         ("two", (b"a", "")),
+        ("slanted", (b"b", "")),
         ("accents", (b"c", "")),
         ("", (b"x", "")),
         ("lost", (None, "missing_file")),
