@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pangu.data.images import decode_rgb
 from tests import icc
@@ -84,6 +84,13 @@ def test_inks_look_as_their_profile_says_and_else_as_plain_inversion() -> None:
     for kind, options in (("TIFF", {}), ("JPEG", {"quality": 100, "subsampling": 0})):
         assert mean_error(file_of(image, kind, icc.cmyk_profile(corners), **options), expected) < 1
         assert mean_error(file_of(image, kind, **options), plain.repeat(8, 0).repeat(8, 1)) < 1
+
+
+def test_lab_is_srgb_again() -> None:
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    stored = ImageCms.applyTransform(Image.fromarray(PICTURE), to_lab)
+    assert stored is not None and stored.mode == "LAB"
+    assert mean_error(file_of(stored, "TIFF"), PICTURE) < 2
 
 
 def test_a_profile_that_is_broken_or_of_other_pixels_says_nothing() -> None:
