@@ -3,22 +3,22 @@
 Owns what is trained, saved, checked, scaled and fused. Knows nothing of the training loop or of pipelines.
 """
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pangu.config import LoraConfig
 from pangu.contract import GeneratorContract
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
+from pangu.models.lora_files import WEIGHTS, AdapterFile, find_weights, read_file
+from pangu.models.lora_formats import LowRank, adaptable_layers, low_rank_layers
 
-WEIGHTS = "pytorch_lora_weights.safetensors"
 ADAPTER = "default"
-PREFIX = "unet"
-"""Stands before every key, so that diffusers' own Stable Diffusion and SDXL pipelines read the file too."""
 SHARED = ("schedule", "autoencoder_hash", "text_encoder_hashes")
 
 
@@ -56,15 +56,15 @@ def trained_parameters(unet: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
-def save_lora(unet: Any, contract: GeneratorContract, folder: Path) -> None:
+def save_lora(unet: Any, contract: GeneratorContract, folder: Path, name: str = ADAPTER) -> None:
     """Write the adapter folder: `pytorch_lora_weights.safetensors` as diffusers writes it, and the interval contract."""
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
     from peft.utils import get_peft_model_state_dict
 
-    facts = unet.peft_config[ADAPTER].to_dict()
+    facts = unet.peft_config[name].to_dict()
     StableDiffusionLoraLoaderMixin.save_lora_weights(
         folder,
-        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=ADAPTER),
+        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=name),
         # Sets have no order, but what is written should repeat.
         unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
         weight_name=WEIGHTS,
@@ -78,20 +78,37 @@ def check_lora(folder: Path, half: GeneratorContract) -> None:
     Raises:
         UserError: there is no adapter, or it was trained for something else; the sentence names both sides.
     """
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"There is no adapter at {folder}; a folder with {WEIGHTS} is needed.")
-    adapter = GeneratorContract.load(folder)
+    check_contract(GeneratorContract.load(find_weights(folder).parent), half, str(folder))
+
+
+def check_contract(adapter: GeneratorContract, half: GeneratorContract, source: str) -> None:
+    """Raises UserError if the adapter from `source` was trained for something else than that half; it names both sides."""
     if not _covers(adapter.interval, half.interval):
         raise UserError(
-            f"The adapter at {folder} was trained for t in {adapter.interval} ({adapter.role}), but the {half.role} "
+            f"The adapter at {source} was trained for t in {adapter.interval} ({adapter.role}), but the {half.role} "
             f"generator is asked for t in {half.interval}."
         )
     for name in SHARED:
         ours, theirs = getattr(half, name), getattr(adapter, name)
         if ours != theirs:
             raise UserError(
-                f"The adapter at {folder} was trained with {name} {theirs}, but the {half.role} generator with {ours}."
+                f"The adapter at {source} was trained with {name} {theirs}, but the {half.role} generator with {ours}."
             )
+
+
+def fitted(
+    source: Path | AdapterFile, unet: Any, half: GeneratorContract, label: str = "", drop_text: bool = False
+) -> dict[str, LowRank]:
+    """Every matrix of an adapter, by the layer of the UNet that it belongs to; the UNet stays as it is.
+
+    Raises:
+        UserError: the file can not be read, or something in it fits no layer, or something is missing.
+    """
+    try:
+        file = read_file(source) if isinstance(source, Path) else source
+        return low_rank_layers(file, adaptable_layers(unet), unet, drop_text)
+    except ValueError as error:
+        raise UserError(f"The adapter at {label or source} does not fit the {half.role} generator: {error}.") from error
 
 
 def load_lora(unet: Any, folder: Path, half: GeneratorContract) -> None:
@@ -101,47 +118,151 @@ def load_lora(unet: Any, folder: Path, half: GeneratorContract) -> None:
         UserError: it does not fit the interval contract of that half, or its layers are not those of the UNet.
     """
     check_lora(folder, half)
+    layers = fitted(find_weights(folder), unet, half, str(folder))
     unload_lora(unet)
-    try:
-        with safe_open(folder / WEIGHTS, "pt") as file:
-            prefixed = all(key.startswith(f"{PREFIX}.") for key in file.keys())  # noqa: SIM118 (no mapping)
-        unet.load_lora_adapter(
-            folder,
-            weight_name=WEIGHTS,
-            prefix=PREFIX if prefixed else None,
-            adapter_name=ADAPTER,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        unet.unload_lora()  # whatever of it was put in place
-        raise UserError(
-            f"The adapter at {folder} does not fit the {half.role} generator: {str(error).splitlines()[0]}"
-        ) from error
-    # New layers come in training mode, with dropout.
+    put_adapter(unet, ADAPTER, layers)
+
+
+def put_adapter(unet: Any, name: str, layers: Mapping[str, LowRank]) -> None:
+    """Adapt the layers with exactly these matrices, for sampling; of several adapters the new one acts alone.
+
+    No random number is drawn: peft creates its layers without memory, and the matrices take their place.
+    """
+    import peft
+
+    first = next(iter(layers.values()))
+    config = peft.LoraConfig(
+        r=first.rank,
+        lora_alpha=first.alpha,  # type: ignore[arg-type]  # peft divides it by the rank; fractions work
+        # peft takes keys for the ends of names, as regular expressions.
+        rank_pattern={f"^{re.escape(layer)}": low.rank for layer, low in layers.items() if low.rank != first.rank},
+        alpha_pattern={f"^{re.escape(layer)}": low.alpha for layer, low in layers.items() if low.alpha != first.alpha},
+        target_modules=list(layers),
+    )
+    own = adaptable_layers(unet)
+    tensors = {
+        f"{layer}.lora_{side}.weight": matrix.to(own[layer].weight)  # type: ignore[arg-type]
+        for layer, low in layers.items()
+        for side, matrix in (("A", low.down), ("B", low.up))
+    }
+    peft.inject_adapter_in_model(config, unet, name, low_cpu_mem_usage=True, state_dict=tensors)
+    # Checked here once more, because peft itself only reports what it did not use or did not find.
+    found = peft.set_peft_model_state_dict(unet, tensors, name, low_cpu_mem_usage=True)
+    assert not found.unexpected_keys, found.unexpected_keys
+    assert not any(f".{name}." in key for key in found.missing_keys if "lora_" in key), found.missing_keys
+    unet._hf_peft_config_loaded = True
+    # New layers come in training mode.
     unet.eval().requires_grad_(False)
+    set_adapters(unet, [name])
+
+
+def taken_layers(unet: Any, name: str) -> dict[str, LowRank]:
+    """The matrices of an adapter that is on the UNet: the opposite of `put_adapter`."""
+    return {
+        layer: LowRank(module.lora_A[name].weight, module.lora_B[name].weight, module.lora_alpha[name])
+        for layer, module in _lora_layers(unet)
+        if name in module.lora_A
+    }
+
+
+def adapter_names(unet: Any) -> list[str]:
+    """The adapters that are on a UNet (or None), whether they act or not."""
+    return list(unet.peft_config) if has_lora(unet) else []
+
+
+def active_adapters(unet: Any) -> list[str]:
+    """Those that act."""
+    return list(next(_lora_layers(unet))[1].active_adapters) if has_lora(unet) else []
+
+
+def set_adapters(unet: Any, names: Sequence[str], weights: Sequence[float] | None = None) -> None:
+    """Let these adapters act together, each at its weight (1), which `set_lora_scale` multiplies."""
+    unet.adapter_weights = dict(zip(names, weights or [1.0] * len(names), strict=True))
+    for _, module in _lora_layers(unet):
+        module.set_adapter(list(names))
+    unet.requires_grad_(False)
+    set_lora_scale(unet, 1.0)
 
 
 def set_lora_scale(unet: Any, scale: float) -> None:
-    """Weigh the adapter: 0 is the generator without it, 1 what was trained. What is trainable stays so."""
-    from peft.tuners.lora import LoraLayer
-
-    for module in unet.modules():
-        if isinstance(module, LoraLayer):
-            module.set_scale(ADAPTER, scale)
+    """Weigh the adapters: 0 is the generator without them, 1 what was trained. What is trainable stays so."""
+    weights = getattr(unet, "adapter_weights", {})
+    for _, module in _lora_layers(unet):
+        for name in module.lora_A:
+            module.set_scale(name, scale * weights.get(name, 1.0))
 
 
 def fuse_lora(unet: Any, scale: float = 1.0) -> None:
-    """Make the adapter part of the weights, W + scale * alpha / rank * B A; what is left is an ordinary UNet."""
+    """Make the adapters that act part of the weights, W + scale * alpha / rank * B A; what is left is an ordinary UNet.
+
+    What was fused is remembered for `unfuse_lora`. Adapters that do not act stay as they are.
+    """
     set_lora_scale(unet, scale)
+    weights, acting = getattr(unet, "adapter_weights", {}), active_adapters(unet)
+    fused = [_Fused(name, taken_layers(unet, name), weights.get(name, 1.0), scale) for name in acting]
+    others = {name: taken_layers(unet, name) for name in adapter_names(unet) if name not in acting}
     unet.fuse_lora()
     unload_lora(unet)
+    for name, layers in others.items():
+        put_adapter(unet, name, layers)
+        set_adapters(unet, [])
+    unet.fused_adapters = [*fused_adapters(unet), *fused]
+
+
+def fused_adapters(unet: Any) -> list["_Fused"]:
+    """What `fuse_lora` made part of the weights and `unfuse_lora` can take out again."""
+    return list(getattr(unet, "fused_adapters", ()))
+
+
+def forget_fused(unet: Any) -> None:
+    """What was fused stays for good."""
+    unet.fused_adapters = []
+
+
+def unfuse_lora(unet: Any) -> None:
+    """Take what was fused out of the weights again, up to rounding, and put it back as the adapters that it was."""
+    fused = fused_adapters(unet)
+    for one in fused:
+        put_adapter(unet, one.name, one.layers)
+        set_lora_scale(unet, one.weight * one.scale)
+        with torch.no_grad():
+            for _, module in _lora_layers(unet):
+                if one.name in module.lora_A:
+                    module.get_base_layer().weight -= module.get_delta_weight(one.name)
+    set_adapters(unet, [one.name for one in fused], [one.weight for one in fused])
+    forget_fused(unet)
+
+
+def delete_adapters(unet: Any, names: Sequence[str]) -> None:
+    """Take some adapters off; those that acted and are left go on acting."""
+    left = [name for name in adapter_names(unet) if name not in names]
+    acting = [name for name in active_adapters(unet) if name in left]
+    weights = [unet.adapter_weights.get(name, 1.0) for name in acting]
+    if not left:
+        unload_lora(unet)
+    else:
+        unet.delete_adapters(list(names))
+        set_adapters(unet, acting, weights)
 
 
 def unload_lora(unet: Any) -> None:
-    """Take the adapter off; nothing happens where there is none."""
+    """Take all adapters off; nothing happens where there is none."""
     if has_lora(unet):
         unet.unload_lora()
+    unet.adapter_weights = {}
+
+
+class _Fused(NamedTuple):
+    name: str
+    layers: dict[str, LowRank]
+    weight: float
+    scale: float
+
+
+def _lora_layers(unet: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, module) for name, module in unet.named_modules() if isinstance(module, LoraLayer))
 
 
 def _covers(wide: TimeInterval, narrow: TimeInterval) -> bool:

@@ -21,13 +21,13 @@ from pangu.models.denoisers import sees_lower
 from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
 from pangu.pipelines import inputs
+from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.assemble import check_encoders, load_generator
-from pangu.pipelines.text_to_image import TextToImagePipeline
 
 STAGES: tuple[Role, ...] = STRATEGY_ROLES["cascaded"]
 
 
-class SingleStage(TextToImagePipeline):
+class SingleStage(AdaptedPipeline):
     """One generator for the whole range [0, T): what resolution boost ends with (Stable Diffusion, AltDiffusion).
 
     Args:
@@ -99,7 +99,7 @@ class SingleStage(TextToImagePipeline):
             return self._walk(trajectory, self.role, on_step).latents_bchw
 
 
-class Cascade(TextToImagePipeline):
+class Cascade(AdaptedPipeline):
     """Three generators in turn, each from pure noise over the whole range (GLIDE, DeepFloyd-IF).
 
     A later one is conditioned on the upsampled image of the one before, by concatenating its latents on the channels.

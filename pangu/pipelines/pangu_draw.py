@@ -15,12 +15,13 @@ from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory
 from pangu.errors import UserError
-from pangu.models.lora import check_lora, fuse_lora, has_lora, load_lora, unload_lora
+from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
+from pangu.models.lora_files import find_weights
 from pangu.pipelines import inputs
-from pangu.pipelines.text_to_image import TextToImagePipeline
+from pangu.pipelines.adapters import AdaptedPipeline
 
 
-class PanGuDrawPipeline(TextToImagePipeline):
+class PanGuDrawPipeline(AdaptedPipeline):
     """A structure-texture pair with everything it shares (PanGu-Draw, Section 3.2).
 
     Args:
@@ -164,37 +165,11 @@ class PanGuDrawPipeline(TextToImagePipeline):
         sources: dict[Role, Path] = {role: Path(source) for role, source in given if source is not None}
         for role, source in sources.items():
             check_lora(source, self.contract(role))
-        for role, source in sources.items():
-            load_lora(self._loaded(role), source, self.contract(role))
-
-    def fuse_lora(self, lora_scales: Mapping[Role, float] | None = None) -> None:
-        """Make the adapters part of the weights, each at its scale (1 where none is given)."""
-        scales = dict(lora_scales or {})
-        self._check_lora_scales(scales)
-        for role in ROLES:
-            if has_lora(self.generator(role)):
-                fuse_lora(self.generator(role), scales.get(role, 1.0))
-
-    def unload_lora(self) -> None:
-        """Take the adapters off again."""
-        for role in ROLES:
-            if has_lora(self.generator(role)):
-                unload_lora(self.generator(role))
-
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers does; a pair folder holds whole generators.
-
-        Raises:
-            UserError: an adapter is loaded.
-        """
-        for role in ROLES:
-            if has_lora(self.generator(role)):
-                raise UserError(
-                    f"The {role} generator has an adapter; call fuse_lora or unload_lora before saving the pair."
-                )
-        super().save_pretrained(*args, **kwargs)
-
-    def _loaded(self, role: Role) -> Any:
-        if self.generator(role) is None:
-            raise UserError(f"This pipeline was loaded without its {role} generator.")
-        return self.generator(role)
+        with self._without_offloading():
+            layers = {
+                role: fitted(find_weights(source), self._loaded(role), self.contract(role), str(source))
+                for role, source in sources.items()
+            }
+            for role, found in layers.items():
+                unload_lora(self._loaded(role))
+                put_adapter(self._loaded(role), ADAPTER, found)
