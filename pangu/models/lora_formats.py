@@ -118,7 +118,7 @@ def _named(keys: Mapping[str, dict[str, str]], layers: Mapping[str, nn.Module], 
 
 
 def _check_complete(named: Mapping[str, dict[str, str]], facts: PeftFacts, layers: Mapping[str, nn.Module]) -> None:
-    halves = {name: side for name, keys in named.items() for side in ("down", "up") if side not in keys}
+    halves = {name: side for name, keys in named.items() for side in ("up", "down") if side not in keys}
     if halves:
         name, side = next(iter(halves.items()))
         letter = {"down": "A (down)", "up": "B (up)"}[side]
@@ -150,7 +150,7 @@ def _low_rank(name: str, keys: Mapping[str, str], file: AdapterFile, layer: nn.M
     down, up = (_shaped(file.tensors[keys[side]], weight) for side in ("down", "up"))
     outputs, *inputs = weight.shape
     ones = [1] * (len(inputs) - 1)
-    rank = len(down)
+    rank = down.shape[0] if down.ndim else 1
     if not rank:
         raise ValueError(f"the rank of {name} is 0")
     if list(down.shape) != [rank, *inputs] or list(up.shape) != [outputs, rank, *ones]:

@@ -3,6 +3,7 @@
 Which files can be read is `pangu.models.lora_files` and `lora_formats`.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,7 +155,7 @@ class AdaptedPipeline(TextToImagePipeline):
         The generators are ordinary ones then, which `save_pretrained` writes. components: the roles, all where none is given.
 
         Raises:
-            UserError: a role is none of this pipeline, or has no adapter.
+            UserError: a role is none of this pipeline, or has a scale but no adapter.
         """
         scales = dict.fromkeys(components or (), lora_scale) | dict(lora_scales or {})
         self._check_lora_scales(scales)
@@ -211,22 +212,32 @@ class AdaptedPipeline(TextToImagePipeline):
         if unknown:
             raise UserError(f"There is no adapter '{unknown[0]}', only {', '.join(there) or 'none'}.")
 
-    def _roles_for(self, label: str, contract: GeneratorContract | None, role: Any) -> list[Role]:
+    def _known(self, argument: str, given: Role | str | Sequence[Role] | None) -> list[Role]:
+        """The roles that an argument names; all where none is given."""
+        own = list(self._contracts)
+        if given is None or given == BOTH:
+            return own
+        asked = [given] if isinstance(given, str) else list(given)
+        found = [role for role in own if role in asked]
+        unknown = [name for name in asked if name not in own]
+        if unknown:
+            raise UserError(f"{argument} may be {', '.join(own)} or '{BOTH}', not {unknown[0]!r}.")
+        return found
+
+    def _roles_for(
+        self, label: str, contract: GeneratorContract | None, role: Role | str | Sequence[Role] | None
+    ) -> list[Role]:
         """The generators that an adapter is for.
 
         Raises:
             UserError: it was trained for something else, or nobody says what for.
         """
-        own = list(self._contracts)
-        asked = own if role == BOTH else [role] if isinstance(role, str) else list(role or own)
-        unknown = [one for one in asked if one not in own]
-        if unknown:
-            raise UserError(f"role may be {', '.join(own)} or '{BOTH}', not '{unknown[0]}'.")
+        asked = self._known("role", role)
         if contract is None:
-            if role is None and len(own) > 1:
+            if role is None and len(asked) > 1:
                 raise UserError(
                     f"The adapter at {label} has no {CONTRACT_FILE}, so nobody knows which timesteps it was trained for; "
-                    f"say which generator it is for by role ({', '.join(own)} or '{BOTH}')."
+                    f"say which generator it is for by role ({', '.join(asked)} or '{BOTH}')."
                 )
             return asked
         refused: list[UserError] = []
@@ -262,7 +273,10 @@ class AdaptedPipeline(TextToImagePipeline):
 
 
 def _weight(given: Weight | None, role: Role) -> float:
-    return given.get(role, 1.0) if isinstance(given, Mapping) else 1.0 if given is None else float(given)
+    weight = given.get(role, 1.0) if isinstance(given, Mapping) else 1.0 if given is None else float(given)
+    if not math.isfinite(weight):
+        raise UserError(f"The weight of an adapter must be a finite number, not {weight}.")
+    return weight
 
 
 def _opened(
