@@ -1,9 +1,10 @@
-"""Low-rank adapters on a generator (arXiv 2106.09685), by peft, in diffusers' own file format.
+"""Low-rank adapters on a generator (arXiv 2106.09685), by peft: what is trained, saved in diffusers' format, loaded, scaled and fused.
 
-Owns what is trained, saved, checked, scaled and fused. Knows nothing of the training loop or of pipelines.
+What of a file belongs to which layer is decided in `lora_formats`. Knows nothing of the training loop or of pipelines.
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from pangu.config import LoraConfig
-from pangu.contract import GeneratorContract
+from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
 from pangu.models.lora_files import WEIGHTS, AdapterFile, find_weights, read_file
@@ -78,7 +79,13 @@ def check_lora(folder: Path, half: GeneratorContract) -> None:
     Raises:
         UserError: there is no adapter, or it was trained for something else; the sentence names both sides.
     """
-    check_contract(GeneratorContract.load(find_weights(folder).parent), half, str(folder))
+    weights = find_weights(folder).parent
+    if not (weights / CONTRACT_FILE).is_file():
+        raise UserError(
+            f"{folder} has no {CONTRACT_FILE}, so its time interval is unknown; an adapter from elsewhere is put on the "
+            f"{half.role} generator by load_lora_weights(..., role='{half.role}')."
+        )
+    check_contract(GeneratorContract.load(weights), half, str(folder))
 
 
 def check_contract(adapter: GeneratorContract, half: GeneratorContract, source: str) -> None:
@@ -145,7 +152,9 @@ def put_adapter(unet: Any, name: str, layers: Mapping[str, LowRank]) -> None:
         for layer, low in layers.items()
         for side, matrix in (("A", low.down), ("B", low.up))
     }
-    peft.inject_adapter_in_model(config, unet, name, low_cpu_mem_usage=True, state_dict=tensors)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+        peft.inject_adapter_in_model(config, unet, name, low_cpu_mem_usage=True, state_dict=tensors)
     # Checked here once more, because peft itself only reports what it did not use or did not find.
     found = peft.set_peft_model_state_dict(unet, tensors, name, low_cpu_mem_usage=True)
     assert not found.unexpected_keys, found.unexpected_keys

@@ -157,11 +157,11 @@ class AdaptedPipeline(TextToImagePipeline):
         Raises:
             UserError: a role is none of this pipeline, or has a scale but no adapter.
         """
-        scales = dict.fromkeys(components or (), lora_scale) | dict(lora_scales or {})
+        roles, scales = self._known("components", components), dict(lora_scales or {})
         self._check_lora_scales(scales)
         with self._without_offloading():
             for role, unet in self._adapted().items():
-                if components is None or role in components:
+                if role in roles:
                     lora.fuse_lora(unet, scales.get(role, lora_scale))
 
     def unfuse_lora(self) -> None:

@@ -73,7 +73,7 @@ def test_an_adapter_from_elsewhere_goes_where_the_user_says(own, kohya, adapters
 
 
 def test_our_own_adapter_goes_where_its_timesteps_are_and_comes_back_from_a_folder(
-    own, shared_pair, adapters, tmp_path
+    own, shared_pair, kohya, adapters, tmp_path
 ) -> None:
     for role, low, high in (("structure", 500, 1000), ("texture", 0, 500), ("boost_high", 0, 1000)):
         unet = copy.deepcopy(shared_pair.structure)
@@ -98,8 +98,16 @@ def test_our_own_adapter_goes_where_its_timesteps_are_and_comes_back_from_a_fold
     own.save_lora_weights(tmp_path / "again", role="texture")
     first, second = (load_file(tmp_path / folder / WEIGHTS) for folder in ("boost_high", "again"))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    save_file(kohya["b"], tmp_path / "again" / WEIGHTS)
     own.load_lora_weights(tmp_path / "again", "b")
     assert own.get_list_adapters() == {"structure": ["a"], "texture": ["a", "b"]}
+    own.load_lora(texture=tmp_path / "again")
+    assert own.get_list_adapters() == {"structure": ["a"], "texture": ["default"]}
+    taken = taken_layers(own.texture, "default")
+    assert all(torch.equal(taken[name].down, low.down) for name, low in adapters["b"].items())
+    (tmp_path / "again/contract.json").unlink()
+    with pytest.raises(UserError, match=r"is put on the texture generator by load_lora_weights\(..., role='texture'\)"):
+        own.load_lora(texture=tmp_path / "again")
 
 
 def test_adapters_add_up_at_their_weights_and_come_out_again(own, shared_pair, kohya, adapters) -> None:
@@ -184,15 +192,20 @@ def test_a_single_stage_needs_no_role(shared_pair, kohya, adapters) -> None:
 
 
 @pytest.mark.parametrize("way", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_adapters_come_and_go_under_offloading(way, shared_pair, own, kohya) -> None:
+def test_adapters_come_and_go_under_offloading(way, shared_pair, own, kohya, adapters) -> None:
     """The accelerator is the CPU, which changes no bit; under sequential offloading the weights lie elsewhere between calls."""
-    own.load_lora_weights(kohya["a"], role="both")
-    adapted = draw(own)
-    own.unload_lora_weights()
     for name in ("vae", "text_encoder"):
         own.register_modules(**{name: copy.deepcopy(shared_pair.components[name])})
     getattr(own, way)(device="cpu")
     own.load_lora_weights(kohya["a"], role="both")
-    assert torch.equal(draw(own), adapted)
+    elsewhere = own.structure.conv_in.weight.device.type == "meta"
+    assert elsewhere == (way == "enable_sequential_cpu_offload"), "the hooks are back"
+    if not elsewhere:
+        assert not torch.equal(draw(own), draw(shared_pair))
+    own.remove_all_hooks()
+    taken = taken_layers(own.texture, "default_0")
+    assert all(torch.equal(taken[name].up, low.up) for name, low in adapters["a"].items())
+    getattr(own, way)(device="cpu")
     own.unload_lora_weights()
+    own.remove_all_hooks()
     assert torch.equal(draw(own), draw(shared_pair))

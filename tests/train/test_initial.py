@@ -10,6 +10,7 @@ from pangu.config import InitialWeights, LoraConfig, Recipe
 from pangu.contract import GeneratorContract
 from pangu.data.encode.stage import Encoders
 from pangu.errors import UserError
+from pangu.models.lora import ADAPTER, load_lora, taken_layers
 from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.initial import export_generator, pin_initial, starting_network
 from pangu.train.loop import Hooks, Trained, train_loop
@@ -125,10 +126,17 @@ def test_the_exported_generator_has_the_adapter_fused_and_beside_it(generator: P
     trained = adapted(generator, tmp_path)
     export_generator(tmp_path / "generator", trained.denoiser, trained.averages, 0, contract(small_recipe()))
     fused = UNet2DConditionModel.from_pretrained(tmp_path / "generator").eval()
-    assert (tmp_path / "generator/lora/pytorch_lora_weights.safetensors").is_file()
+    alone = UNet2DConditionModel.from_pretrained(generator).eval()
+    load_lora(alone, tmp_path / "generator/lora", contract(small_recipe()))
+    with trained.averages.applied():
+        taken, ours = taken_layers(alone, ADAPTER), taken_layers(trained.denoiser, ADAPTER)
+        assert taken.keys() == ours.keys() and ours
+        for name, low in ours.items():
+            assert torch.equal(taken[name].down, low.down) and torch.equal(taken[name].up, low.up)
     text = torch.randn(1, 6, 8), torch.randn(1, 8)
     latents, added = torch.randn(1, 4, 4, 4), {"text_embeds": text[1], "time_ids": torch.zeros(1, 1)}
     arguments = {"encoder_hidden_states": text[0], "added_cond_kwargs": added}
     with torch.no_grad(), trained.averages.applied():
         expected = trained.denoiser.eval()(latents, 600, **arguments).sample
         torch.testing.assert_close(fused(latents, 600, **arguments).sample, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(alone(latents, 600, **arguments).sample, expected, rtol=1e-4, atol=1e-5)
