@@ -1,4 +1,4 @@
-"""Low-rank adapters on a generator (arXiv 2106.09685), by peft: what is trained, saved in diffusers' format, loaded, scaled and fused.
+"""Low-rank adapters on a generator (arXiv 2106.09685), by peft: trained, saved in diffusers' format, loaded, scaled, fused.
 
 What of a file belongs to which layer is decided in `lora_formats`. Knows nothing of the training loop or of pipelines.
 """
@@ -156,7 +156,7 @@ def put_adapter(unet: Any, name: str, layers: Mapping[str, LowRank]) -> None:
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
         peft.inject_adapter_in_model(config, unet, name, low_cpu_mem_usage=True, state_dict=tensors)
     # Checked here once more, because peft itself only reports what it did not use or did not find.
-    found = peft.set_peft_model_state_dict(unet, tensors, name, low_cpu_mem_usage=True)
+    found: Any = peft.set_peft_model_state_dict(unet, tensors, name, low_cpu_mem_usage=True)
     assert not found.unexpected_keys, found.unexpected_keys
     assert not any(f".{name}." in key for key in found.missing_keys if "lora_" in key), found.missing_keys
     unet._hf_peft_config_loaded = True

@@ -24,10 +24,10 @@ from pangu.models.original_names import original_name, original_prefixes
 
 _MATRIX = re.compile(r"(?P<layer>.+?)[._]lora[._](?:linear_layer\.)?(?P<side>A|B|down|up)(?:\.[^.]+)?\.weight")
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:[._]lora)?\.alpha")
-_PREFIX = re.compile(r"(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|unet\.|lora_unet_)+")
+_PREFIX = re.compile(r"^(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|unet\.|lora_unet_|lycoris_)+")
 _OTHER_KINDS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_": "LoHa", "lokr_": "LoKr", "lora_mid": "LoCon with a core",
-    "oft_": "OFT", "lora_embedding_": "LoRA on embeddings", "lora_controlnet": "Control-LoRA",
+    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", ".hada_": "LoHa", ".lokr_": "LoKr", "lora_mid": "LoCon with a core",
+    ".oft_": "OFT", "lora_embedding_": "LoRA on embeddings", "lora_controlnet": "Control-LoRA",
 }  # fmt: skip
 
 
@@ -100,8 +100,7 @@ def _named(keys: Mapping[str, dict[str, str]], layers: Mapping[str, nn.Module], 
     found: dict[str, dict[str, str]] = {}
     unknown = []
     for layer, entry in keys.items():
-        plain = _PREFIX.sub("", layer, count=1) if _PREFIX.match(layer) else layer
-        plain = plain.replace(".processor.", ".").replace(".", "_")
+        plain = _PREFIX.sub("", layer).replace(".processor.", ".").replace(".", "_")
         name = known.get(plain) or known.get(f"{plain}_0" if plain.endswith("to_out") else "")
         if name is None:
             unknown.append(layer)

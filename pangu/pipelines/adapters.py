@@ -284,6 +284,8 @@ def _opened(
 ) -> tuple[str, Path | AdapterFile, GeneratorContract | None]:
     """What to call an adapter, what to read, and what it was trained for, where that is written beside it."""
     if isinstance(source, Mapping):
+        if not all(isinstance(key, str) and isinstance(value, Tensor | float) for key, value in source.items()):
+            raise UserError("An adapter given as tensors must be a mapping of names to tensors.")
         return "(tensors)", AdapterFile({key: torch.as_tensor(value) for key, value in source.items()}), None
     path = find_weights(Path(source).expanduser() / (subfolder or ""), weight_name)
     folder = path.parent

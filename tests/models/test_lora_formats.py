@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_lora_to_diffusers
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
 from pangu.errors import UserError
-from pangu.models.lora import ADAPTER, fitted, fuse_lora, has_lora, put_adapter, taken_layers, unfuse_lora
+from pangu.models.lora import ADAPTER, fitted, fuse_lora, has_lora, put_adapter, save_lora, taken_layers, unfuse_lora
 from pangu.models.lora_files import AdapterFile, find_weights
 from pangu.models.lora_formats import adaptable_layers
 from pangu.models.original_names import original_name, original_prefixes
@@ -54,6 +55,21 @@ def test_every_format_means_w_plus_alpha_over_rank_times_b_a(form, tmp_path) -> 
     expected = by_hand(plain, adapter)
     assert unets[0].state_dict().keys() == expected.keys()
     for name, weight in unets[0].state_dict().items():
+        torch.testing.assert_close(weight.double(), expected[name], **CLOSE)
+
+
+def test_diffusers_reads_what_was_read_from_elsewhere_and_saved_here(tmp_path) -> None:
+    plain, unet, other = linear_unet(), linear_unet(), linear_unet()
+    adapter = random_adapter(plain)
+    put_adapter(unet, ADAPTER, fitted(AdapterFile(spelled(plain, adapter, "kohya")), unet, contract("structure")))
+    save_lora(unet, contract("structure"), tmp_path)
+    tensors, alphas, facts = StableDiffusionPipeline.lora_state_dict(
+        tmp_path, return_lora_metadata=True, local_files_only=True
+    )
+    StableDiffusionPipeline.load_lora_into_unet(tensors, alphas, other, metadata=facts)
+    fuse_lora(other)
+    expected = by_hand(plain, adapter)
+    for name, weight in other.state_dict().items():
         torch.testing.assert_close(weight.double(), expected[name], **CLOSE)
 
 

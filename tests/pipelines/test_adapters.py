@@ -93,6 +93,9 @@ def test_our_own_adapter_goes_where_its_timesteps_are_and_comes_back_from_a_fold
         own.load_lora_weights(tmp_path / "structure")
     assert not own.get_list_adapters()
     own.load_lora_weights(tmp_path / "boost_high", "a")
+    assert {name: low.alpha for name, low in taken_layers(own.structure, "a").items()} == {
+        name: low.alpha for name, low in adapters["a"].items()
+    }
     with pytest.raises(UserError, match="here they leave 'a' of structure, 'a' of texture"):
         own.save_lora_weights(tmp_path / "again")
     own.save_lora_weights(tmp_path / "again", role="texture")
@@ -172,6 +175,8 @@ def test_bad_names_weights_and_halves_get_one_sentence(own, kohya, tmp_path) -> 
         own.fuse_lora(components=["unet"])
     with pytest.raises(UserError, match="The structure generator has an adapter; call fuse_lora or unload_lora"):
         own.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="must be a mapping of names to tensors"):
+        own.load_lora_weights({"a": [1.0]}, role="both")
     wide = {key: torch.cat([value, value], 1) if value.ndim == 2 else value for key, value in kohya["b"].items()}
     with pytest.raises(UserError, match="does not fit the structure generator: the matrices of"):
         own.load_lora_weights(wide, role="both")
