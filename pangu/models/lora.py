@@ -115,7 +115,10 @@ def fitted(
         file = read_file(source) if isinstance(source, Path) else source
         return low_rank_layers(file, adaptable_layers(unet), unet, drop_text)
     except ValueError as error:
-        raise UserError(f"The adapter at {label or source} does not fit the {half.role} generator: {error}.") from error
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"The adapter at {label or source} does not fit the {half.role} generator: {reason}."
+        ) from error
 
 
 def load_lora(unet: Any, folder: Path, half: GeneratorContract) -> None:
@@ -228,9 +231,25 @@ def forget_fused(unet: Any) -> None:
     unet.fused_adapters = []
 
 
+def check_unfusable(unet: Any) -> None:
+    """Raises UserError if an adapter that was loaded later has the name of one that is fused."""
+    names = [one.name for one in fused_adapters(unet)] + adapter_names(unet)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise UserError(
+            f"Two adapters '{twice}' were loaded, one before and one after it was fused; delete the later one."
+        )
+
+
 def unfuse_lora(unet: Any) -> None:
-    """Take what was fused out of the weights again, up to rounding, and put it back as the adapters that it was."""
-    fused = fused_adapters(unet)
+    """Take what was fused out of the weights again, up to rounding; it acts again as the adapters that it was.
+
+    Raises:
+        UserError: there are two adapters of one name now.
+    """
+    check_unfusable(unet)
+    fused, acting = fused_adapters(unet), active_adapters(unet)
+    weights = [unet.adapter_weights.get(name, 1.0) for name in acting]
     for one in fused:
         put_adapter(unet, one.name, one.layers)
         set_lora_scale(unet, one.weight * one.scale)
@@ -238,7 +257,7 @@ def unfuse_lora(unet: Any) -> None:
             for _, module in _lora_layers(unet):
                 if one.name in module.lora_A:
                     module.get_base_layer().weight -= module.get_delta_weight(one.name)
-    set_adapters(unet, [one.name for one in fused], [one.weight for one in fused])
+    set_adapters(unet, [*acting, *(one.name for one in fused)], [*weights, *(one.weight for one in fused)])
     forget_fused(unet)
 
 

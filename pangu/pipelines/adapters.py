@@ -168,11 +168,13 @@ class AdaptedPipeline(TextToImagePipeline):
         """Take what `fuse_lora` did out of the weights again, up to rounding; it becomes adapters again.
 
         Raises:
-            UserError: nothing is fused, or `unload_lora_weights` was called since.
+            UserError: nothing is fused, or `unload_lora_weights` was called since, or another adapter has the name of one.
         """
         fused = [unet for unet in self._held().values() if lora.fused_adapters(unet)]
         if not fused:
             raise UserError("No adapter is fused that could be taken out again.")
+        for unet in fused:
+            lora.check_unfusable(unet)
         with self._without_offloading():
             for unet in fused:
                 lora.unfuse_lora(unet)
@@ -204,6 +206,7 @@ class AdaptedPipeline(TextToImagePipeline):
     def _free_name(self) -> str:
         """As diffusers counts: default_0, default_1, ..."""
         used = {name for names in self.get_list_adapters().values() for name in names}
+        used |= {one.name for unet in self._held().values() for one in lora.fused_adapters(unet)}
         return next(name for number in range(len(used) + 1) if (name := f"default_{number}") not in used)
 
     def _check_names(self, names: Sequence[str]) -> None:
@@ -284,7 +287,7 @@ def _opened(
 ) -> tuple[str, Path | AdapterFile, GeneratorContract | None]:
     """What to call an adapter, what to read, and what it was trained for, where that is written beside it."""
     if isinstance(source, Mapping):
-        if not all(isinstance(key, str) and isinstance(value, Tensor | float) for key, value in source.items()):
+        if not all(isinstance(key, str) and isinstance(value, Tensor | float | int) for key, value in source.items()):
             raise UserError("An adapter given as tensors must be a mapping of names to tensors.")
         return "(tensors)", AdapterFile({key: torch.as_tensor(value) for key, value in source.items()}), None
     path = find_weights(Path(source).expanduser() / (subfolder or ""), weight_name)

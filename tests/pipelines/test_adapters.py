@@ -142,6 +142,15 @@ def test_adapters_add_up_at_their_weights_and_come_out_again(own, shared_pair, k
     torch.testing.assert_close(draw(own, lora_scales={"structure": 0.8}), drawn, rtol=0, atol=1e-4)
     own.delete_adapters("b")
     assert own.get_list_adapters() == {"structure": ["a"], "texture": ["a"]}
+    own.fuse_lora()
+    own.load_lora_weights(kohya["b"], "a", role="texture")
+    with pytest.raises(UserError, match="Two adapters 'a' were loaded"):
+        own.unfuse_lora()
+    own.delete_adapters("a")
+    own.load_lora_weights(kohya["b"], role="texture")
+    own.unfuse_lora()
+    assert own.get_active_adapters() == ["a", "default_0"]
+    own.delete_adapters("default_0")
     own.fuse_lora(components=["structure"], lora_scale=2.0)
     close(own.structure, by_hand(shared_pair.structure, adapters["a"], 2.0 * 0.5))
     assert not has_lora(own.structure) and has_lora(own.texture)
