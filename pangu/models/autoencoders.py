@@ -82,7 +82,7 @@ def check_finite(pixels_bchw: Tensor, latents_bchw: Tensor) -> None:
             f"load it in float32."
         )
     raise NotFinite(
-        "The sampler ended in latents that are not finite, so there is no image; check the weights and their dtype, the scheduler, "
+        "The sampler ended in latents that are not finite, so there is no image; check the weights, their dtype, the scheduler, "
         "and the noise and guidance that were given."
     )
 

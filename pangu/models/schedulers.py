@@ -72,8 +72,8 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     name = type(scheduler).__name__
     if trained.rescale_betas_zero_snr and trained.prediction_type == "epsilon":
         raise UserError(
-            "Generators that predict epsilon can not be sampled under rescale_betas_zero_snr: at pure noise their prediction says "
-            "nothing of the image; train them with prediction_type = v_prediction."
+            "Generators that predict epsilon can not be sampled under rescale_betas_zero_snr: at pure noise their "
+            "prediction says nothing of the image; train them with prediction_type = v_prediction."
         )
     for field, value in trained.model_dump().items():
         # Classes that lack `rescale_betas_zero_snr` never rescale.
@@ -112,7 +112,9 @@ def fresh_scheduler(scheduler: Any, steps: int, device: torch.device | str | Non
     Raises:
         UserError: it can not walk from noise to an image in so many steps, whatever network it is given.
     """
-    if not _steps_alone(type(scheduler)):
+    if steps < 1:
+        raise UserError(f"{type(scheduler).__name__} needs at least 1 step, not {steps}.")
+    if not _steps_alone(getattr(type(scheduler), "step", None)):
         raise UserError(
             f"{type(scheduler).__name__} has no step from a prediction, a timestep and a sample alone; use {_known()}."
         )
@@ -120,7 +122,7 @@ def fresh_scheduler(scheduler: Any, steps: int, device: torch.device | str | Non
     fresh = kind.from_config(scheduler.config)
     total = fresh.config.get("num_train_timesteps") or 0
     # numpy.arange(T, 0, -T / n), diffusers' trailing spacing, has n + 1 elements where T / n was rounded down.
-    exact = steps < 1 or not total or math.ceil(total / (total / steps)) == steps
+    exact = not total or math.ceil(total / (total / steps)) == steps
     try:
         fresh.set_timesteps(steps if exact else _RoundsUp(steps), device=device, **arguments)
     except ValueError as error:
@@ -139,11 +141,11 @@ class _RoundsUp(int):
 
 
 @cache
-def _steps_alone(kind: Any) -> bool:
-    """Whether a step of that class needs no more than a prediction, a timestep and a sample."""
-    if not hasattr(kind, "step"):
+def _steps_alone(step: Any) -> bool:
+    """Whether a scheduler's step needs no more than a prediction, a timestep and a sample."""
+    if step is None:
         return False
-    taken = inspect.signature(kind.step).parameters
+    taken = inspect.signature(step).parameters
     needed = [name for name, how in taken.items() if how.default is how.empty and how.kind is not how.VAR_KEYWORD]
     # unCLIP's goes to t - 1 unless it is told where to.
     return needed == ["self", "model_output", "timestep", "sample"] and "prev_timestep" not in taken
@@ -152,8 +154,6 @@ def _steps_alone(kind: Any) -> bool:
 def _check_timesteps(fresh: Any, steps: int, total: int) -> None:
     """Raises UserError unless the timesteps lead from noise to an image, over noise levels that exist."""
     name, own = type(fresh).__name__, fresh.timesteps.tolist()
-    if not own:
-        raise UserError(f"{name} has no timesteps for {steps} steps; ask for at least one.")
     if own[-1] > own[0] or "Inverse" in name:
         raise UserError(f"{name} walks up to t = {max(own):g}, from images to noise; use {_known()}.")
     if not hasattr(fresh, "alphas_cumprod"):

@@ -110,8 +110,8 @@ def trained_levels(scheduler: Any, who: str) -> TrainedLevels:
         )
     if prediction.kind == "epsilon" and float(table[-1]) in PURE_NOISE:
         raise UserError(
-            f"{who} has a {type(scheduler).__name__} whose last noise level is pure noise, where predicted epsilon says nothing of "
-            f"the image; take v_prediction, or a scheduler without rescale_betas_zero_snr."
+            f"{who} has a {type(scheduler).__name__} whose last noise level is pure noise, where predicted epsilon says nothing "
+            f"of the image; take v_prediction, or a scheduler without rescale_betas_zero_snr."
         )
     return TableLevels(prediction, tuple(table.tolist()))
 
