@@ -22,14 +22,21 @@ class OwnTimesteps:
     def set_timesteps(
         self, num_inference_steps: int | None = None, device: Any = None, timesteps: Sequence[int] | None = None
     ) -> None:
-        """Timesteps of the configured spacing, or falling ones of the caller's choice."""
+        """Timesteps of the configured spacing, or falling ones of the caller's choice.
+
+        Raises:
+            ValueError: they do not fall, or diffusers does not take that number of steps.
+        """
         if timesteps is None:
             super().set_timesteps(num_inference_steps, device=device)  # type: ignore[misc]
         else:
             self.num_inference_steps = len(timesteps)
             self.timesteps = torch.tensor(list(timesteps), dtype=torch.int64, device=device)
         own, total = self.timesteps.tolist(), int(self.config.num_train_timesteps)
-        self._steps_alike = {t: Fraction(total, t - after) for t, after in zip(own, [*own[1:], -1], strict=True)}
+        following = [*own[1:], -1]
+        if any(t <= after for t, after in zip(own, following, strict=True)):
+            raise ValueError(f"timesteps must fall from one to the next and end at 0 or above, not run {own}")
+        self._steps_alike = {t: Fraction(total, t - after) for t, after in zip(own, following, strict=True)}
 
     def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **arguments: Any) -> Any:
         """As diffusers' step, from `timestep` to the next of the list; from the last one to the clean sample."""

@@ -88,7 +88,7 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     if table is None or len(table) != len(own) or not torch.allclose(table.float().cpu(), own, rtol=0, atol=1e-5):
         raise UserError(
             f"{name} does not sample over the noise levels that the generators were trained with, whatever its config; "
-            f"use {_known()}."
+            f"use {_known(name)}."
         )
 
 
@@ -97,8 +97,8 @@ def _alpha_bars(schedule: NoiseSchedule) -> torch.Tensor:
     return alpha_bars(schedule)
 
 
-def _known() -> str:
-    return ", ".join(cls.__name__ for cls in SAMPLERS.values())
+def _known(refused: str) -> str:
+    return ", ".join(cls.__name__ for cls in SAMPLERS.values() if cls.__name__ != refused)
 
 
 def fresh_scheduler(scheduler: Any, steps: int, device: torch.device | str | None = None, **arguments: Any) -> Any:
@@ -112,25 +112,48 @@ def fresh_scheduler(scheduler: Any, steps: int, device: torch.device | str | Non
     Raises:
         UserError: it can not walk from noise to an image in so many steps, whatever network it is given.
     """
-    if steps < 1:
-        raise UserError(f"{type(scheduler).__name__} needs at least 1 step, not {steps}.")
-    if not _steps_alone(getattr(type(scheduler), "step", None)):
-        raise UserError(
-            f"{type(scheduler).__name__} has no step from a prediction, a timestep and a sample alone; use {_known()}."
-        )
-    kind: Any = EXACT.get(type(scheduler), type(scheduler))
-    fresh = kind.from_config(scheduler.config)
-    total = fresh.config.get("num_train_timesteps") or 0
-    # numpy.arange(T, 0, -T / n), diffusers' trailing spacing, has n + 1 elements where T / n was rounded down.
-    exact = not total or math.ceil(total / (total / steps)) == steps
-    try:
-        fresh.set_timesteps(steps if exact else _RoundsUp(steps), device=device, **arguments)
-    except ValueError as error:
-        raise UserError(f"{type(scheduler).__name__} can not take {steps} steps: {error}") from error
-    if isinstance(fresh.num_inference_steps, _RoundsUp):
-        fresh.num_inference_steps = steps
-    _check_timesteps(fresh, steps, total)
+    fresh = copied(scheduler)
+    set_steps(fresh, steps, device, **arguments)
     return fresh
+
+
+def copied(scheduler: Any) -> Any:
+    """A scheduler of the same kind and settings, whose timesteps are to be set.
+
+    Raises:
+        UserError: its steps need more than a prediction, a timestep and a sample.
+    """
+    kind: Any = type(scheduler)
+    if not _steps_alone(getattr(kind, "step", None)):
+        raise UserError(
+            f"{kind.__name__} has no step from a prediction, a timestep and a sample alone; use {_known(kind.__name__)}."
+        )
+    return EXACT.get(kind, kind).from_config(scheduler.config)
+
+
+def set_steps(fresh: Any, steps: int, device: torch.device | str | None = None, **arguments: Any) -> None:
+    """Set `steps` timesteps of the configured spacing, neither more nor fewer.
+
+    Raises:
+        UserError: the scheduler can not take so many.
+    """
+    name, total = type(fresh).__name__, fresh.config.get("num_train_timesteps")
+    if steps < 1:
+        raise UserError(f"{name} needs at least 1 step, not {steps}.")
+    # numpy.arange(T, 0, -T / n), diffusers' trailing spacing, has n + 1 elements where T / n was rounded down.
+    whole = not total or math.ceil(total / (total / steps)) == steps
+    try:
+        fresh.set_timesteps(steps if whole else _RoundsUp(steps), device=device, **arguments)
+    except ValueError as error:
+        raise UserError(f"{name} can not take {steps} steps: {error}") from error
+    if isinstance(getattr(fresh, "num_inference_steps", None), _RoundsUp):
+        fresh.num_inference_steps = steps
+    check_timesteps(fresh)
+    if name in STRIDING and fresh.config.timestep_spacing != "leading" and total % steps:
+        raise UserError(
+            f"{name} steps by {total} // {steps} and misses its own timesteps; ask for a number of steps that divides {total}, "
+            f"or give it timestep_spacing = leading."
+        )
 
 
 class _RoundsUp(int):
@@ -151,22 +174,20 @@ def _steps_alone(step: Any) -> bool:
     return needed == ["self", "model_output", "timestep", "sample"] and "prev_timestep" not in taken
 
 
-def _check_timesteps(fresh: Any, steps: int, total: int) -> None:
-    """Raises UserError unless the timesteps lead from noise to an image, over noise levels that exist."""
+def check_timesteps(fresh: Any) -> None:
+    """Timesteps that are set must lead from noise to an image, over noise levels that the networks know.
+
+    Raises:
+        UserError: they do not; the sentence names them.
+    """
     name, own = type(fresh).__name__, fresh.timesteps.tolist()
     if own[-1] > own[0] or "Inverse" in name:
-        raise UserError(f"{name} walks up to t = {max(own):g}, from images to noise; use {_known()}.")
-    if not hasattr(fresh, "alphas_cumprod"):
-        return  # models of sigmas and flows have timesteps of other kinds
-    if not all(0 <= t < total for t in own):
+        raise UserError(f"{name} walks up to t = {max(own):g}, from images to noise; use {_known(name)}.")
+    total = fresh.config.get("num_train_timesteps")
+    # Models of sigmas and flows have timesteps of other kinds.
+    if hasattr(fresh, "alphas_cumprod") and not all(0 <= t < total for t in own):
         raise UserError(
-            f"{name} has timesteps {min(own):g} ... {max(own):g} for {steps} steps, but networks know 0 ... {total - 1}; "
-            f"use {_known()}."
-        )
-    if name in STRIDING and fresh.config.timestep_spacing != "leading" and total % steps:
-        raise UserError(
-            f"{name} steps by {total} // {steps} and misses its own timesteps; ask for a number of steps that divides {total}, "
-            f"or give it timestep_spacing = leading."
+            f"{name} has timesteps {min(own):g} ... {max(own):g}, but the networks know 0 ... {total - 1}; use {_known(name)}."
         )
 
 
