@@ -11,6 +11,7 @@ import torch
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents, turns
 from pangu.errors import NotFinite, UserError
+from pangu.evaluate.drawing import scheduler_of
 from pangu.models.autoencoders import decode_latents
 from pangu.models.schedulers import fresh_scheduler, sampler
 from pangu.pipelines.coop import CoopPipeline
@@ -115,6 +116,17 @@ def test_so_does_a_cooperation() -> None:
     drew, refused = ends(draw_once, schedulers(pipe.scheduler))
     assert {"DDIMScheduler", "EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler"} <= drew
     assert {"DDIMInverseScheduler", "RePaintScheduler", "IPNDMScheduler", "KarrasVeScheduler"} <= refused
+
+
+def test_an_evaluation_names_a_scheduler_that_can_not_be_made(pair) -> None:
+    for name, sentence in (
+        ("NoSuchScheduler", "diffusers has no scheduler 'NoSuchScheduler'"),
+        ("StableDiffusionPipeline", "diffusers has no scheduler 'StableDiffusionPipeline'"),
+        ("VQDiffusionScheduler", "VQDiffusionScheduler can not be made of the pair's noise schedule"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            scheduler_of(name, pair.scheduler)
+    assert type(scheduler_of("EulerDiscreteScheduler", pair.scheduler)) is diffusers.EulerDiscreteScheduler
 
 
 def test_a_walk_ends_where_nobody_owns_the_timestep_and_says_so() -> None:
