@@ -61,6 +61,12 @@ def training_arguments(schedule: NoiseSchedule) -> dict[str, Any]:
     return schedule.model_dump()
 
 
+def check_usable(schedule: NoiseSchedule) -> None:
+    """Raises UserError if nothing finite can be drawn over noise levels that came with weights from elsewhere."""
+    if trouble := schedule.trouble():
+        raise UserError(f"The generators cannot be used: {trouble}.")
+
+
 def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     """A scheduler may sample generators only over the noise levels that they were trained with.
 
@@ -69,12 +75,7 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     Raises:
         UserError: one of the values or the table of noise levels differs, or no scheduler can sample that schedule.
     """
-    name = type(scheduler).__name__
-    if trained.rescale_betas_zero_snr and trained.prediction_type == "epsilon":
-        raise UserError(
-            "Generators that predict epsilon can not be sampled under rescale_betas_zero_snr: at pure noise their "
-            "prediction says nothing of the image; train them with prediction_type = v_prediction."
-        )
+    name, own = type(scheduler).__name__, _usable_alpha_bars(trained)
     for field, value in trained.model_dump().items():
         # Classes that lack `rescale_betas_zero_snr` never rescale.
         theirs = scheduler.config.get(field, False if field == "rescale_betas_zero_snr" else None)
@@ -83,7 +84,7 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
                 f"{name} has {field} = {theirs}, but the generators were trained with {value}; "
                 f"build it with from_config(pipeline.scheduler.config)."
             )
-    table, own = getattr(scheduler, "alphas_cumprod", None), _alpha_bars(trained)
+    table = getattr(scheduler, "alphas_cumprod", None)
     # Some classes keep the last of zero terminal SNR a little above 0.
     if table is None or len(table) != len(own) or not torch.allclose(table.float().cpu(), own, rtol=0, atol=1e-5):
         raise UserError(
@@ -93,7 +94,8 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
 
 
 @cache
-def _alpha_bars(schedule: NoiseSchedule) -> torch.Tensor:
+def _usable_alpha_bars(schedule: NoiseSchedule) -> torch.Tensor:
+    check_usable(schedule)
     return alpha_bars(schedule)
 
 

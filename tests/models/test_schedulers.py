@@ -205,7 +205,9 @@ def test_a_scheduler_that_can_not_walk_is_refused_in_a_sentence() -> None:
 
 def test_zero_terminal_snr_needs_velocities() -> None:
     broken = EPSILON.model_copy(update={"rescale_betas_zero_snr": True})
-    with pytest.raises(UserError, match="predict epsilon can not be sampled under rescale_betas_zero_snr"):
+    with pytest.raises(
+        UserError, match=r"cannot be used: schedule\.rescale_betas_zero_snr makes the last timestep pure noise"
+    ):
         check_schedule(diffusers.DDIMScheduler(**broken.model_dump()), broken)
     check_schedule(sampler(ZERO_SNR), ZERO_SNR)
 
