@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from pangu.data.card import Card
 from pangu.data.ingest.download import account_finished
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState
-from pangu.data.ingest.source import READERS, expand, read_tables, unreadable
+from pangu.data.ingest.source import READERS, expand, is_table, read_tables, unreadable
+from pangu.data.ingest.table_files import BadTable, as_text, text_array
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.store import TableStore, file_system
 from pangu.errors import UserError
@@ -60,7 +61,19 @@ def local_images(card: Card, home: Home) -> LocalImages | None:
         return _archives(card, expand(card, uri))
     if card.columns.image is not None:
         return _parquet(card, expand(card, uri), card.columns.image)
-    return _folder(card, Path(uri)) if "://" not in uri and Path(uri).is_dir() else None
+    return (
+        _folder(card, Path(uri)) if "://" not in uri and Path(uri).is_dir() and not _is_of_tables(Path(uri)) else None
+    )
+
+
+def _is_of_tables(folder: Path) -> bool:
+    """Whether a folder holds tables, and no image that they could be about."""
+    found = False
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in SUFFIXES:
+            return False
+        found = found or is_table(path.relative_to(folder).as_posix())
+    return found
 
 
 def import_images(card: Card, raw: RawFolder, local: LocalImages, report: Reporter) -> dict[int, RowState]:
@@ -262,12 +275,11 @@ def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:
         if not any(column in row for row in rows):
             have = ", ".join(sorted({name for row in rows for name in row} - {"url"})) or "none"
             raise UserError(f"No image of card '{card.name}' has a field '{column}'; they have {have}.")
-    texts = {column: [_as_text(row.get(column)) for row in rows] for column in named.values()}
+    try:
+        texts = {column: text_array([as_text(row.get(column)) for row in rows]) for column in named.values()}
+    except BadTable as error:
+        raise UserError(f"An image of card '{card.name}' holds {error} in a field that must hold text.") from error
     return pa.table({**texts, card.columns.url: [row["url"] for row in rows]})
-
-
-def _as_text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _stamp(*facts: Any) -> str:

@@ -66,7 +66,7 @@ def _write_archive(path: Path, rows: list[dict[str, Any]]) -> None:
             image, key = row.pop("image"), row["key"]
             kind = next((suffix for start, suffix in SIGNATURES if image.startswith(start)), "bin")
             facts = {name: value.hex() if isinstance(value, bytes) else value for name, value in row.items()}
-            caption = row["caption_en"] or row["caption_zh"]
+            caption = row["caption_en"] or row["caption_zh"] or ""
             _add(archive, f"{key}.{kind}", image)
             _add(archive, f"{key}.txt", caption.encode())
             _add(archive, f"{key}.json", json.dumps(facts, ensure_ascii=False).encode())
