@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pangu.cli.common import ResultOption, finish
+from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home, write_json
 
@@ -66,16 +67,24 @@ def refilter(
 
 def export(
     name: NameArgument,
-    webdataset: Annotated[Path, typer.Option(help="Folder for tar archives, as webdataset reads them.")],
+    webdataset: Annotated[Path | None, typer.Option(help="Folder for tar archives, as webdataset reads them.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Folder for Parquet, as Hugging Face's datasets reads it.")
+    ] = None,
     version: VersionOption = None,
-    rows_per_archive: Annotated[int, typer.Option(min=1)] = 1000,
+    rows_per_archive: Annotated[int, typer.Option(min=1, help="Rows of one file.")] = 1000,
     result: ResultOption = None,
 ) -> None:
-    """Write one version as webdataset archives: image, caption and facts of every row."""
-    from pangu.data.table.export import export_webdataset
+    """Write one version for others, as webdataset archives or as Parquet: image, captions and facts of every row."""
+    from pangu.data.table.export import export_parquet, export_webdataset
 
+    if (webdataset is None) == (parquet is None):
+        raise UserError("Name one folder to export to: --webdataset FOLDER for archives, or --parquet FOLDER.")
     home = Home.from_environment()
-    finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result)
+    if parquet is not None:
+        finish(export_parquet(home, name, version, parquet, rows_per_archive, print_progress), result)
+    elif webdataset is not None:
+        finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result)
 
 
 def vacuum(

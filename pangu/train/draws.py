@@ -95,7 +95,10 @@ def draw_batch(
     ]
     columns = rows.min_timestep_n, rows.styled_n, rows.captions_n
     facts = zip(*(column[list(indices)].tolist() for column in columns), strict=True)
-    draws = [_draw(*row, interval, optimization, generator) for row, generator in zip(facts, generators, strict=True)]
+    draws = [
+        _draw(min_timestep, has_style, captions, interval, optimization, generator)
+        for (min_timestep, has_style, captions), generator in zip(facts, generators, strict=True)
+    ]
     preset = int(rows.preset_n[indices[0]])
     latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
     height, width = (windows or {}).get(preset, latents.shape[2:])

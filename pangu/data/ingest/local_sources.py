@@ -152,7 +152,7 @@ def _beside(path: Path) -> dict[str, Any]:
 
 def _facts(data: bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(data)
+        facts = json.loads(data, parse_int=str, parse_float=str)
     except ValueError:
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -23,7 +23,8 @@ class MappedRows:
     """`Rows` whose latents and embeddings lie in files.
 
     slot_n: place of a row in the latents of its preset; text_n: of its first caption in tokens_nvsc (M, 2, S, C) and pooled_nvp
-    (M, 2, P), where its others follow; style_n: in the same columns of styled captions, or -1. Half precision throughout. control_of: (N, H, bytes) packed bits.
+    (M, 2, P), where its others follow; style_n: in the same columns of styled captions, or -1. Half precision throughout.
+    control_of: (N, H, bytes) packed bits.
     """
 
     keys: Sequence[str]

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import tarfile
 from pathlib import Path
 
@@ -135,20 +134,15 @@ def test_bad_sources_are_one_sentence_each(tmp_path: Path) -> None:
     home, good = Home(tmp_path / "home"), parquet(tmp_path / "good.parquet")
     (tmp_path / "empty").mkdir()
     (tmp_path / "torn.tar").write_bytes(b"no archive at all" * 100)
-    shutil.copy(good, tmp_path / "part-0.parquet")
     shapes = pq.read_table(good)
-    pq.write_table(shapes.set_column(1, "en", pa.array(range(7))), tmp_path / "part-1.parquet")
+    pq.write_table(shapes.append_column("en", shapes["en"]), tmp_path / "twice.parquet")
     image = {"caption_en": "en", "image": "picture"}
     for source, columns, sentence in [
         (tmp_path / "empty", None, "holds no image"),
         (tmp_path / "torn.tar", None, "cannot be read as a tar archive"),
         (tmp_path / "gone.tar", None, "gone.tar of card 'local' does not exist"),
         (tmp_path / "*.jsonl", None, r"No file matches .*\*.jsonl"),
-        (
-            tmp_path / "part-*.parquet",
-            image,
-            r"Column 'en' of .*part-1.parquet .* has type int64, but string in .*part-0",
-        ),
+        (tmp_path / "twice.parquet", image, "has 2 columns called 'en'"),
         (good, {"caption_en": "en", "image": "pixels"}, "no column 'pixels'; it has picture, en, zh"),
         (folder(tmp_path / "f"), {"caption_en": "TEXT"}, "no column 'TEXT'"),
         ("dataset://nothing", None, "no dataset 'nothing'"),
