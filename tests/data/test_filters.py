@@ -85,7 +85,7 @@ def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[
 
 
 PLAIN = """
-a red fox in the snow; a brown dog running on grass; the Eiffel Tower at night; a black and white photo of a cat
+a red fox in the deep snow; a brown dog running on grass; the Eiffel Tower at night; a black and white photo of a cat
 a man wearing a hat and sunglasses; a train at a station platform; a bowl of tomato soup with basil
 grapes, melon and watermelon on a table; Golden retriever puppy in grass; portrait of a young girl with blue eyes
 Astronaut floating in space; Nike Air Max 270 React sneakers black white; Antique brass door handle set
