@@ -92,6 +92,25 @@ def test_every_kind_of_source_gives_the_same_dataset(tmp_path: Path, kind: str) 
     assert again.already_done and again.ingest_id == done.ingest_id
 
 
+def test_all_captions_of_an_image_come_into_the_dataset_once(tmp_path: Path) -> None:
+    home, source = Home(tmp_path / "home"), tmp_path / "source"
+    source.mkdir()
+    facts = [
+        {"en": ["a fox", "a fox", "red animal", None], "zh": 7},
+        {"en": "a dog", "zh": ""},
+        {"en": None, "zh": ["狗", "犬"]},
+    ]
+    for number, (image, words) in enumerate(zip((IMAGES[1], IMAGES[3], IMAGES[3]), facts, strict=True)):
+        (source / f"{number}.png").write_bytes(image)
+        (source / f"{number}.json").write_text(json.dumps(words))
+    done = ingest(card(source), home)
+    outcome = prepare(card(source, splits={"held_out": {"captions_en": ["Red animal"]}}), done.ingest_id, home)
+    assert (outcome.rows, outcome.held_out, outcome.dropped) == (2, 1, {"duplicate": 1})
+    columns = ["caption_en", "more_captions_en", "caption_zh", "more_captions_zh", "split"]
+    rows = sorted(tuple(row.values()) for row in read_rows(home, "local", 0, columns=columns).to_pylist())
+    assert rows == [("a dog", None, "狗", ["犬"], "train"), ("a fox", ["red animal"], "7", None, "held_out")]
+
+
 def test_a_changed_file_is_another_ingest_and_an_unfinished_one_goes_on(tmp_path: Path) -> None:
     home, source = Home(tmp_path / "home"), folder(tmp_path / "source")
     done = ingest(card(source), home)

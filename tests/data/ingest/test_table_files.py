@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pangu.data.ingest import table_files
 from pangu.data.ingest.source import read_source, read_tables
+from pangu.data.ingest.stage import check_source
 from pangu.errors import UserError
 from pangu.storage import Home
 from tests.data.ingest.test_source import card_for, listed
@@ -157,6 +158,9 @@ def test_bytes_that_are_no_text_cost_their_caption_and_name_their_row(tmp_path: 
         assert found["caption_zh"].to_pylist() == ["猫", "猫", "", ""]
         assert [f"t.{suffix}" in line and "not UTF-8" in line for line in caplog.messages] == [True, True]
         assert "the first in row 1 " in caplog.messages[0] and "the first in row 2 " in caplog.messages[1]
+    (tmp_path / "urls.csv").write_bytes(b"u,en,zh\nhttp://a.org/\xb9.png,a cat,\nhttp://a.org/1.png,a cat,\n")
+    card = card_for(tmp_path / "urls.csv")
+    assert check_source(card, listed(tmp_path / "urls.csv"), Home(tmp_path)) == {0: "bad_url"}
 
 
 def test_folders_of_shards_and_unusual_names_are_read(tmp_path: Path) -> None:

@@ -274,5 +274,8 @@ def test_commands_say_what_the_functions_return(
     assert json.loads(run("diff", NAME, "0", "2"))["added"] == 2
     run("export", NAME, "--webdataset", str(tmp_path / "tars"), "--result", str(tmp_path / "result.json"))
     assert json.loads((tmp_path / "result.json").read_text())["archives"] == 1
+    assert '"rows": 6' in run("export", NAME, "--parquet", str(tmp_path / "parquet"))
+    with pytest.raises(UserError, match="Name one folder"):
+        run("export", NAME)
     assert json.loads(run("vacuum", NAME, "--keep", "1", "--dry-run"))["deleted_files"] > 0
     assert len([entry for entry in log(three_versions, NAME) if entry.readable]) == 3
