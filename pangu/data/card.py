@@ -156,7 +156,8 @@ class Card(Frozen):
     source: str = Field(
         min_length=1,
         description="Tables of URLs (.parquet, .csv, .tsv, .jsonl, also .gz) or a folder of them, webdataset archives (.tar), a "
-        "folder of images, or dataset://NAME@VERSION. A path relative to the card, a URI, or home://PATH; names of files may hold *",
+        "folder of images, or dataset://NAME@VERSION. A path relative to the card, a URI, or home://PATH; names of files may "
+        "hold *",
     )
     columns: Columns
     licence: Licence

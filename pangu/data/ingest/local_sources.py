@@ -7,7 +7,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pangu.data.card import Card
 from pangu.data.ingest.download import account_finished
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState
-from pangu.data.ingest.source import READERS, expand, is_table, read_tables, unreadable
+from pangu.data.ingest.source import READERS, expand, is_table, read_tables, unreadable, with_more_captions
 from pangu.data.ingest.table_files import BadTable, as_text, text_array
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.store import TableStore, file_system
@@ -265,7 +265,8 @@ def _dataset(card: Card, home: Home) -> LocalImages:
         raise UserError(f"Card '{card.name}' names the source {card.source}; it must be dataset://NAME@VERSION.")
     pinned = int(version) if version else latest_version(home, name)
     files = [file.partition("?")[0] for file in data_files(home, name, pinned, upscaled=False)]
-    return _parquet(card, files, "image", "source_url")
+    local = _parquet(card, files, "image", "source_url")
+    return replace(local, table=with_more_captions(card, files, local.table))
 
 
 def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:

@@ -10,10 +10,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pangu.data.captions import MORE
 from pangu.data.card import Card
-from pangu.data.ingest.table_files import TEXTS, UNREADABLE, BadTable, concat, read_csv, read_jsonl, read_parquet
+from pangu.data.ingest.table_files import (
+    TEXTS,
+    UNREADABLE,
+    BadTable,
+    concat,
+    read_csv,
+    read_jsonl,
+    read_parquet,
+    text_array,
+)
 from pangu.data.table.store import file_system
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -114,6 +124,24 @@ def read_tables(card: Card, uris: Sequence[str], columns: Sequence[str]) -> pa.T
     return concat([_read(card, uri, wanted) for uri in uris])
 
 
+def with_more_captions(card: Card, files: Sequence[str], table: pa.Table) -> pa.Table:
+    """Rows of the files of a dataset, with lists where it has several captions of an image; its older versions have none."""
+    for language, further in MORE.items():
+        column = f"caption_{language}"
+        if column in table.column_names and all(further in _names(file) for file in files):
+            more = read_tables(card, files, [further])[further].to_pylist()
+            pairs = zip(table[column].to_pylist(), more, strict=True)
+            texts = text_array([[first, *others] if others else first for first, others in pairs])
+            table = table.set_column(table.column_names.index(column), column, texts)
+    return table
+
+
+def _names(file: str) -> list[str]:
+    filesystem, path = file_system(file)
+    with filesystem.open(path, "rb") as source:
+        return list(pq.read_schema(source).names)
+
+
 def is_table(path: str) -> bool:
     """Whether a file inside a folder is one of its tables: neither hidden nor a marker such as Spark's `_SUCCESS`."""
     return suffix_of(path) is not None and not any(part.startswith((".", "_")) for part in path.split("/") if part)
@@ -189,8 +217,8 @@ def _caption(card: Card, uri: str, texts: Any, rows: Any) -> Any:
     damaged = pc.match_substring(texts, UNREADABLE)
     if count := pc.sum(damaged).as_py():
         log.warning(
-            "%d captions of %s (card '%s') hold bytes that are not UTF-8, the first in row %d (counted from 0); they count as "
-            "missing. Write the table as UTF-8 and ingest again.",
+            "%d captions of %s (card '%s') hold bytes that are not UTF-8, or U+FFFD in their place, the first in row %d (counted "
+            "from 0); they count as missing. Write the table as UTF-8 and ingest again.",
             count, uri, card.name, rows[pc.index(damaged, True).as_py()],
         )  # fmt: skip
     clean = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, UNWRITTEN, " "))

@@ -17,7 +17,7 @@ from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
-from tests.small_dataset import NAME, small_dataset
+from tests.small_dataset import NAME, commit_rows, row
 
 DRAWINGS = selection(7)
 IMAGES = [render_png(one, 64 if index % 2 else 24) for index, one in enumerate(DRAWINGS)]
@@ -126,13 +126,16 @@ def test_a_changed_file_is_another_ingest_and_an_unfinished_one_goes_on(tmp_path
 
 def test_another_dataset_lends_its_originals_only(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    version = small_dataset(home, 8)
+    rows = [row(one, index % 2 == 1) for index, one in enumerate(selection(8))]
+    version = commit_rows(home, [rows[0] | {"more_captions_zh": ["别的"]}, *rows[1:]])
     columns = {"caption_en": "caption_en", "caption_zh": "caption_zh", "license": "license"}
     mine = card(f"dataset://{NAME}@{version}", columns=columns)
     done = ingest(mine, home)
     prepare(mine, done.ingest_id, home)
     ours, theirs = read_rows(home, "local", 0), read_rows(home, NAME, version, upscaled=False)
     assert ours["key"].to_pylist() == theirs["key"].to_pylist()
+    assert ours["more_captions_zh"].to_pylist() == theirs["more_captions_zh"].to_pylist()
+    assert ours["more_captions_zh"].drop_null().to_pylist() == [["别的"]]
     assert ours["source_url"].to_pylist() == theirs["source_url"].to_pylist()
     assert set(ours["license"].to_pylist()) == {"CC BY-SA 4.0"}
 
