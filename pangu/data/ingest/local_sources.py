@@ -61,9 +61,8 @@ def local_images(card: Card, home: Home) -> LocalImages | None:
         return _archives(card, expand(card, uri))
     if card.columns.image is not None:
         return _parquet(card, expand(card, uri), card.columns.image)
-    return (
-        _folder(card, Path(uri)) if "://" not in uri and Path(uri).is_dir() and not _is_of_tables(Path(uri)) else None
-    )
+    is_folder = "://" not in uri and Path(uri).is_dir() and not _is_of_tables(Path(uri))
+    return _folder(card, Path(uri)) if is_folder else None
 
 
 def _is_of_tables(folder: Path) -> bool:

@@ -120,7 +120,7 @@ def _fields(file: IO[bytes], columns: Sequence[str], names: dict[str, None]) -> 
         try:
             row = json.loads(line, parse_int=str, parse_float=str, parse_constant=lambda _: None)
         except (ValueError, RecursionError) as error:
-            raise BadTable(f"holds no JSON in line {number} ({error})") from error
+            raise BadTable(f"holds no JSON in line {number} ({getattr(error, 'msg', error)})") from error
         if not isinstance(row, Mapping):
             raise BadTable(f"holds no JSON object in line {number}")
         names.update(dict.fromkeys(row))
