@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
@@ -17,7 +19,7 @@ from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory
 from pangu.errors import UserError
 from pangu.models.lora import check_lora, fuse_lora, has_lora, load_lora, unload_lora
 from pangu.pipelines import inputs
-from pangu.pipelines.text_to_image import TextToImagePipeline
+from pangu.pipelines.text_to_image import Autoencoder, TextToImagePipeline
 
 
 class PanGuDrawPipeline(TextToImagePipeline):
@@ -45,14 +47,14 @@ class PanGuDrawPipeline(TextToImagePipeline):
 
     def __init__(
         self,
-        structure: Any,
-        texture: Any,
-        vae: Any,
-        scheduler: Any,
-        tokenizer: Any,
-        text_encoder: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
+        structure: UNet2DConditionModel | None,
+        texture: UNet2DConditionModel | None,
+        vae: Autoencoder | None,
+        scheduler: SchedulerMixin,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
@@ -70,16 +72,14 @@ class PanGuDrawPipeline(TextToImagePipeline):
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
         )
-        if not contracts:
+        settings = self._settings(
+            [structure, texture], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
+            sees_padding=list(sees_padding), sampling=dict(sampling or {}),
+        )  # fmt: skip
+        if not settings["contracts"]:
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
-        self.register_to_config(
-            contracts=contracts,
-            hidden_layers=list(hidden_layers),
-            styles=dict(styles or {}),
-            sees_padding=list(sees_padding),
-            sampling=dict(sampling or {}),
-        )
-        both = {role: GeneratorContract.model_validate(contracts[role]) for role in ROLES}
+        self.register_to_config(**settings)
+        both = {role: GeneratorContract.model_validate(settings["contracts"][role]) for role in ROLES}
         check_pair(both["structure"], both["texture"])
         self._set_up(both)
 
@@ -134,8 +134,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
 
     def _start(self, conditioning: Conditioning, request: inputs.Request) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
-        unet = self.structure if self.structure is not None else self.texture
-        return self._begin(conditioning, request, presets, unet.config.out_channels)
+        return self._begin(conditioning, request, presets, self._any_generator.config.out_channels)
 
     def advance(self, trajectory: Trajectory, role: Role, on_step: OnStep | None = None) -> Trajectory:
         """Run every next step whose current timestep belongs to `role`.
@@ -145,9 +144,9 @@ class PanGuDrawPipeline(TextToImagePipeline):
         """
         return self._walk(trajectory, role, on_step)
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
         trajectory = self._start(conditioning, request)
-        with self._watched(len(trajectory.timesteps), callback) as on_step:
+        with self._watched(trajectory, request) as on_step:
             # Schedulers may dither around the boundary, so the experts take turns until the trajectory ends.
             while not trajectory.finished:
                 role: Role = "structure" if trajectory.timestep >= self.boundary else "texture"

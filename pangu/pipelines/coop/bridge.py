@@ -4,6 +4,7 @@ Only clean estimates cross it. Resizing noisy samples would correlate neighbouri
 an autoencoder and a size need no bridge.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,6 +165,18 @@ def roundtrip_error(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
         to_main=_seen_through(bridge.partner, there, bridge.main, bridge.to_main(there), bridge.upsample),
         to_partner=_seen_through(bridge.main, here, bridge.partner, bridge.to_partner(here), bridge.upsample),
     )
+
+
+def checked_roundtrip(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
+    """`roundtrip_error`, with a warning where the bridge loses too much."""
+    found = roundtrip_error(bridge, pixels_bchw)
+    if found.worst < WORST_ROUNDTRIP_DB:
+        warnings.warn(
+            f"The bridge to {bridge.partner.family.name} keeps only {found.worst:.1f} dB of these pictures, where "
+            f"{WORST_ROUNDTRIP_DB:g} dB are fair; details it draws will not arrive.",
+            stacklevel=3,
+        )
+    return found
 
 
 def _seen_through(start: Side, clean: Tensor, end: Side, crossed: Tensor, upsample: str | None) -> float:

@@ -13,10 +13,12 @@ from pangu.errors import UserError
 from pangu.models.control import ControlledUNet
 from pangu.models.denoisers import denoise
 from pangu.models.schedulers import check_schedule
-from pangu.pipelines import inputs
+from pangu.pipelines import callbacks, inputs
 from pangu.pipelines.coop.families.control import control_pictures, control_scales
 from pangu.pipelines.coop.families.latent import LatentFamily
 from pangu.pipelines.coop.family import Ask, Condition, Tensors, check_parts
+from pangu.pipelines.coop.levels import Sampler
+from pangu.pipelines.schedules import check_own_schedule
 
 
 class PanGuDraw(LatentFamily):
@@ -92,8 +94,26 @@ class PanGuDraw(LatentFamily):
             conditioning=condition.facts["said"],
             guidance_scale=condition.guidance_scale,
             presets=condition.facts["presets"],
+            guidance_rescale=condition.guidance_rescale,
         )
         return predict(ask, noisy_bchw, here)
+
+    def sampler(self, *arguments: Any, **named: Any) -> Sampler:
+        found = super().sampler(*arguments, **named)
+        if any(value is not None for value in (*arguments[3:], *named.values())):
+            check_own_schedule(found.scheduler.timesteps, {role: self.pipe.contract(role) for role in self.roles})
+        return found
+
+    def embeds(self, condition: Condition) -> dict[str, Tensor]:
+        facts = condition.facts
+        return callbacks.embeds(facts["said"], condition.guidance_scale > 1, facts["presets"][self.roles[0]])
+
+    def with_embeds(self, condition: Condition, answer: Mapping[str, Any]) -> Condition:
+        said = callbacks.with_embeds(condition.facts["said"], condition.facts["presets"][self.roles[0]], answer)
+        return replace(condition, facts={**condition.facts, "said": said})
+
+    def reguided(self, condition: Condition, scale: float) -> Condition:
+        return replace(condition, guidance_scale=scale)
 
     def expert(self, timestep: float) -> Role:
         """Which generator owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
