@@ -24,7 +24,8 @@ from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
 from pangu.pipelines import inputs
 from pangu.pipelines.assemble import check_encoders, load_generator
-from pangu.pipelines.text_to_image import Autoencoder, TextToImagePipeline
+from pangu.pipelines.generators import Autoencoder
+from pangu.pipelines.text_to_image import TextToImagePipeline
 
 STAGES: tuple[Role, ...] = STRATEGY_ROLES["cascaded"]
 
@@ -97,7 +98,7 @@ class SingleStage(TextToImagePipeline):
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
         trajectory = self._begin(conditioning, request, presets, self.unet.config.out_channels)
         with self._watched(trajectory, request) as on_step:
-            return self._walk(trajectory, self.role, on_step).latents_bchw
+            return self._walk(trajectory, self.role, on_step, None, request.cross_attention_kwargs).latents_bchw
 
 
 class Cascade(TextToImagePipeline):
@@ -193,7 +194,7 @@ class Cascade(TextToImagePipeline):
             own = replace(request, height=height, width=width, latents=noise)
             trajectory = self._begin(conditioning, own, presets, self.base.config.out_channels)
             with self._watched(trajectory, request, role) as on_step:
-                latents = self._walk(trajectory, role, on_step, lower).latents_bchw
+                latents = self._walk(trajectory, role, on_step, lower, request.cross_attention_kwargs).latents_bchw
             noise = None
             if self.interrupt:
                 break

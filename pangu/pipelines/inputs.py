@@ -12,6 +12,7 @@ from pangu.config import Role
 from pangu.contract import GeneratorContract
 from pangu.diffusion.presets import Size, nearest_of, paired_presets, preset_index, presets_for
 from pangu.errors import UserError
+from pangu.models.autoencoders import scaling
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
 """(pipeline, step, timestep, tensors) -> tensors to replace, as diffusers defines `callback_on_step_end`."""
@@ -39,6 +40,7 @@ class Request:
     guidance_rescale: float = 0.0
     timesteps: Sequence[float] | None = None
     sigmas: Sequence[float] | None = None
+    cross_attention_kwargs: Mapping[str, Any] | None = None
     callback: Callback | None = None
     callback_tensors: tuple[str, ...] = ()
 
@@ -172,6 +174,15 @@ def check_styles(asked: Iterable[str], known: Mapping[str, str]) -> None:
     if unknown:
         names = ", ".join(known) if known else "none; train it with a recipe that has styles"
         raise UserError(f"Unknown style '{unknown[0]}'; this pair knows {names}.")
+
+
+def check_scaling(autoencoder: Any, contract: GeneratorContract) -> None:
+    """Raises UserError if an autoencoder scales its latents otherwise than the one of the training."""
+    trained = contract.latent_scaling, contract.latent_shift
+    if scaling(autoencoder) != trained:
+        raise UserError(
+            f"The autoencoder scales latents by {scaling(autoencoder)}, but the generators were trained with {trained}."
+        )
 
 
 def check_size(height: int, width: int, contract: GeneratorContract) -> None:

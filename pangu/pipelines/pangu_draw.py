@@ -19,7 +19,8 @@ from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory
 from pangu.errors import UserError
 from pangu.models.lora import check_lora, fuse_lora, has_lora, load_lora, unload_lora
 from pangu.pipelines import inputs
-from pangu.pipelines.text_to_image import Autoencoder, TextToImagePipeline
+from pangu.pipelines.generators import Autoencoder
+from pangu.pipelines.text_to_image import TextToImagePipeline
 
 
 class PanGuDrawPipeline(TextToImagePipeline):
@@ -150,7 +151,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
             # Schedulers may dither around the boundary, so the experts take turns until the trajectory ends.
             while not trajectory.finished:
                 role: Role = "structure" if trajectory.timestep >= self.boundary else "texture"
-                trajectory = self.advance(trajectory, role, on_step)
+                trajectory = self._walk(trajectory, role, on_step, None, request.cross_attention_kwargs)
         return trajectory.latents_bchw
 
     def load_lora(self, structure: str | Path | None = None, texture: str | Path | None = None) -> None:

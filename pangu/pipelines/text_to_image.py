@@ -1,67 +1,26 @@
 """What all text-to-image pipelines here share: text in, latents along one trajectory, images out.
 
-Owns the conventions of diffusers' pipelines. Which generators there are, and in which order they run, is each subclass's own.
+Owns the arguments that users know from diffusers' pipelines.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DiffusionPipeline
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pangu.config import Role
-from pangu.contract import GeneratorContract
-from pangu.diffusion.presets import Size
-from pangu.diffusion.trajectory import Conditioning, Denoiser, OnStep, Trajectory, advance
+from pangu.diffusion.trajectory import Conditioning
 from pangu.errors import UserError
-from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
-from pangu.models.lora import has_lora, set_lora_scale
-from pangu.models.schedulers import check_schedule
+from pangu.models.autoencoders import decode_latents
 from pangu.models.text import TextTower
-from pangu.pipelines import callbacks, inputs, prompts, settings
-from pangu.pipelines.call_state import CallState
-from pangu.pipelines.denoiser import checked_denoiser
-from pangu.pipelines.schedules import check_own_schedule, set_timesteps
-from pangu.pipelines.switches import Switches
-
-Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny
-"""Named one by one: diffusers' `from_pipe` compares the classes of components with the annotations of constructors."""
+from pangu.pipelines import inputs, prompts
+from pangu.pipelines.generators import GeneratorPipeline
 
 
-class TextToImagePipeline(CallState, Switches, DiffusionPipeline):
+class TextToImagePipeline(GeneratorPipeline):
     """Text towers, autoencoder and scheduler around the generators of a subclass."""
-
-    _callback_tensor_inputs = list(callbacks.TENSORS)  # noqa: RUF012 (diffusers reads this name from the class)
-
-    _contracts: dict[Role, GeneratorContract]
-
-    def contract(self, role: Role) -> GeneratorContract:
-        """What the generator of `role` was trained for."""
-        return self._contracts[role]
-
-    def generator(self, role: Role) -> Any:
-        """The network of `role`; None where this process does not hold it."""
-        raise NotImplementedError
-
-    @property
-    def reference(self) -> GeneratorContract:
-        """The contract that decides the size of the images; what the generators share is the same in all."""
-        raise NotImplementedError
-
-    @property
-    def resolution(self) -> int:
-        """Base resolution of the images, px."""
-        return self.reference.resolution
-
-    @property
-    def sizes(self) -> tuple[Size, ...]:
-        """(height, width) in px of every picture that can be asked for."""
-        return inputs.presets_of(self.reference)
 
     @property
     def text_towers(self) -> list[TextTower]:
@@ -72,15 +31,6 @@ class TextToImagePipeline(CallState, Switches, DiffusionPipeline):
             for (tokenizer, encoder), (layer, sees_padding) in zip(towers, ways, strict=False)
             if encoder is not None
         ]
-
-    def preset_for(self, role: Role, height: int, width: int) -> int:
-        """The preset index that the generator of `role` is conditioned on, from the list of its own resolution.
-
-        Raises:
-            UserError: the size is no preset of the images.
-        """
-        inputs.check_size(height, width, self.reference)
-        return inputs.matching_preset(height, width, self.reference, self.contract(role))
 
     def encode_prompt(
         self,
@@ -151,9 +101,8 @@ class TextToImagePipeline(CallState, Switches, DiffusionPipeline):
         Raises:
             UserError: an argument is out of its range; the sentence names it.
         """
-        embeds = inputs.Embeds(
-            prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
-        )
+        given = prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
+        embeds = inputs.Embeds(*given)
         inputs.check_embeds(prompt, negative_prompt, embeds, self._any_generator.config.cross_attention_dim)
         texts, negatives = inputs.check(
             prompt, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, output_type,
@@ -171,6 +120,7 @@ class TextToImagePipeline(CallState, Switches, DiffusionPipeline):
             guidance_rescale=guidance_rescale,
             timesteps=timesteps,
             sigmas=sigmas,
+            cross_attention_kwargs=cross_attention_kwargs,
             callback=callback_on_step_end,
             callback_tensors=inputs.callback_tensors(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
@@ -191,123 +141,8 @@ class TextToImagePipeline(CallState, Switches, DiffusionPipeline):
         """Clean latents (B, C, H, W) for every prompt of `conditioning`."""
         raise NotImplementedError
 
-    @property
-    def _any_generator(self) -> Any:
-        """A network that this process holds; those of one pipeline have one configuration."""
-        return next(network for network in self._denoisers if network is not None)
-
-    @property
-    def _denoisers(self) -> list[Any]:
-        networks = (self.generator(role) for role in self._contracts)
-        return [network for network in networks if network is not None]
-
-    @property
-    def _autoencoders(self) -> list[Any]:
-        return [self.vae] if self.vae is not None else []
-
     def _reader(self) -> prompts.Reader:
         towers = self.text_towers
         # Asked only where weights may be elsewhere: diffusers looks through every module for it.
         moved = any(hasattr(tower.encoder, "_hf_hook") or tower.encoder.device.type == "meta" for tower in towers)
         return prompts.Reader(towers, self.reference.max_tokens, self._execution_device if moved else None)
-
-    @classmethod
-    def _settings(cls, networks: Sequence[Any], **given: Any) -> dict[str, Any]:
-        """The arguments of a constructor that are no components: as given, or as these networks were last used here."""
-        known = None if given["contracts"] is not None else settings.recalled(networks, cls)
-        return given if known is None else known
-
-    def _set_up(self, contracts: dict[Role, GeneratorContract]) -> None:
-        """Keep checked contracts, once the components are registered.
-
-        Raises:
-            UserError: the scheduler or the autoencoder disagrees with them.
-        """
-        self._contracts = contracts
-        names = (name for name in self.config if name not in self.components and not name.startswith("_"))
-        settings.remember(self._denoisers, type(self), {name: self.config[name] for name in names})
-        contract = self.reference
-        check_schedule(self.scheduler, contract.schedule)
-        if self.vae is not None and scaling(self.vae) != (contract.latent_scaling, contract.latent_shift):
-            raise UserError(
-                f"The autoencoder scales latents by {scaling(self.vae)}, but the generators were trained with "
-                f"{(contract.latent_scaling, contract.latent_shift)}."
-            )
-        factor = spatial_factor(self.vae) if self.vae is not None else 1
-        self.image_processor = VaeImageProcessor(vae_scale_factor=factor)
-
-    def _begin(
-        self, conditioning: Conditioning, request: inputs.Request, presets: Mapping[Role, int], channels: int
-    ) -> Trajectory:
-        """Pure noise of `channels` at the first timestep.
-
-        Raises:
-            UserError: the scheduler no longer fits the contracts, or a scale is for an adapter that is not there.
-        """
-        chosen = self.scheduler if request.scheduler is None else request.scheduler
-        device = self._execution_device  # asked once: diffusers looks through every module for it
-        check_schedule(chosen, self.reference.schedule)
-        self._check_lora_scales(request.lora_scales)
-        scheduler = type(chosen).from_config(chosen.config)
-        set_timesteps(scheduler, request.num_inference_steps, device, request.timesteps, request.sigmas)
-        if request.timesteps is not None or request.sigmas is not None:
-            check_own_schedule(scheduler.timesteps, self._contracts)
-        latents = request.latents
-        if latents is None:
-            factor = self.reference.spatial_factor
-            shape = (len(conditioning.tokens_bnc), channels, request.height // factor, request.width // factor)
-            source = list(request.generators) if request.generators else None
-            single = source[0] if source and len(source) == 1 else source
-            latents = randn_tensor(shape, generator=single, device=device, dtype=torch.float32)
-        return Trajectory(
-            latents_bchw=latents.to(device, torch.float32) * scheduler.init_noise_sigma,
-            timesteps=scheduler.timesteps,
-            step=0,
-            scheduler=scheduler,
-            conditioning=conditioning.to(device),
-            guidance_scale=request.guidance_scale,
-            presets=presets,
-            generators=request.generators,
-            lora_scales=request.lora_scales,
-            guidance_rescale=request.guidance_rescale,
-        )
-
-    @torch.inference_mode()
-    def _walk(
-        self, trajectory: Trajectory, role: Role, on_step: OnStep | None = None, lower_bchw: Tensor | None = None
-    ) -> Trajectory:
-        """Run every next step whose current timestep belongs to `role`, conditioned on `lower_bchw` where given.
-
-        Raises:
-            UserError: this process holds no generator of that role.
-        """
-        network = self.denoiser(role, trajectory.presets[role], trajectory.lora_scales.get(role, 1.0), lower_bchw)
-        return advance(trajectory, network, self.contract(role).interval, on_step)
-
-    def denoiser(self, role: Role, preset: int, lora_scale: float = 1.0, lower_bchw: Tensor | None = None) -> Denoiser:
-        """The network of `role` for pictures of one preset, refusing timesteps that are not its own.
-
-        Raises:
-            UserError: this process holds no generator of that role.
-        """
-        unet = self.generator(role)
-        if unet is None:
-            raise UserError(f"This pipeline was loaded without its {role} generator.")
-        if has_lora(unet):
-            set_lora_scale(unet, lora_scale)
-        return checked_denoiser(unet, self.contract(role), role, preset, lower_bchw, self.cross_attention_kwargs)
-
-    def _check_lora_scales(self, scales: Mapping[Role, float]) -> None:
-        for role in scales:
-            if role not in self._contracts:
-                raise UserError(f"lora_scales may name {', '.join(self._contracts)}, not '{role}'.")
-            # The half that another process holds is checked there.
-            if self.generator(role) is not None and not has_lora(self.generator(role)):
-                raise UserError(f"lora_scales gives {role} a scale, but it has no adapter; call load_lora first.")
-
-    @contextmanager
-    def _watched(self, trajectory: Trajectory, request: inputs.Request, role: Role | None = None) -> Iterator[OnStep]:
-        """A progress bar, and the function that moves it and calls the user's callback; `role` where one takes all steps."""
-        self._num_timesteps, self._guidance_scale = len(trajectory.timesteps), request.guidance_scale
-        with self.progress_bar(total=self._num_timesteps) as bar:
-            yield callbacks.Watch(self, bar, request, self._contracts if role is None else {role: self.contract(role)})

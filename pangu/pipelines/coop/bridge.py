@@ -113,8 +113,18 @@ def same_autoencoder(one: Any, other: Any) -> bool:
         return True
     if type(one) is not type(other) or architecture(one.config) != architecture(other.config):
         return False
-    theirs = other.state_dict()
-    return all(torch.equal(weight.cpu(), theirs[name].cpu()) for name, weight in one.state_dict().items())
+    ours, theirs = _weights(one), _weights(other)
+    return all(torch.equal(weight.cpu(), theirs[name].cpu()) for name, weight in ours.items())
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    """The weights of a model, also of one whose layers wait elsewhere (meta tensors) because it is offloaded."""
+    weights: dict[str, Tensor] = model.state_dict()
+    if any(weight.is_meta for weight in weights.values()):
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        weights = get_state_dict_offloaded_model(model)
+    return weights
 
 
 def resize_pixels(pixels_bchw: Tensor, size: tuple[int, int], how: str | None) -> Tensor:

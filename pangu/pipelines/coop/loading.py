@@ -68,7 +68,7 @@ def _controlled(pipe: Any, controlnet: Any, dtype: torch.dtype | None) -> Any:
         raise UserError(f"A SingleStage takes one ControlNet, not {len(several)}.")
     nets = []
     for source in several:
-        net = _load_controlnet(source, dtype or pipe.dtype).to(pipe.device)
+        net = _load_controlnet(source, dtype or pipe.dtype).to(pipe._execution_device)
         _check_fits(net, source, pipe)
         nets.append(net)
     parts = {name: part for name, part in pipe.components.items() if name != "controlnet"}
