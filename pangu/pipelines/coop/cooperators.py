@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from pangu.errors import UserError
 from pangu.pipelines.coop import build, saving
@@ -32,6 +33,7 @@ class Cooperators(NestedPipeline):
     ) -> None:
         super().__init__()
         self.register_to_config(batched_guidance=batched_guidance)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=1)
         several = partners if isinstance(partners, (list, tuple)) else [partners]
         self.partners = tuple(partner if isinstance(partner, Partner) else Partner(partner) for partner in several)
         family = family_of(load_pipeline(main, controlnet, torch_dtype), "main")
@@ -96,16 +98,22 @@ class Cooperators(NestedPipeline):
         return own + ([] if self.low is None else self.low._denoisers)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **arguments: Any) -> "Cooperators":
-        """The cooperation that `save_pretrained` wrote; `torch_dtype` and `variant` as in diffusers. No pickle is read.
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+    ) -> "Cooperators":
+        """The cooperation that `save_pretrained` wrote; `dtype` and `variant` as in diffusers. No pickle is read.
 
         Raises:
             UserError: there is no such folder.
         """
-        dtype = arguments.pop("dtype", arguments.pop("torch_dtype", None))
-        parts = saving.parts_of(source, **arguments, dtype=dtype)
+        parts = saving.parts_of(source, dtype or torch_dtype, variant)
         if parts["handoff"] is not None:
-            low = cls.from_pretrained(parts["handoff"].pop("low"), **arguments, torch_dtype=dtype)
+            low = cls.from_pretrained(parts["handoff"].pop("low"), dtype=dtype or torch_dtype, variant=variant)
             parts["handoff"] = Handoff(low, **parts["handoff"])
         return cls(**parts)
 

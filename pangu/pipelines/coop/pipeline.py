@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
@@ -144,7 +143,7 @@ class CoopPipeline(Cooperators):
 
         images: PIL images, arrays (B, H, W, 3) in [0, 1], or a tensor (B, 3, H, W) in [0, 1], at a size the main model can draw.
         """
-        pixels = VaeImageProcessor(vae_scale_factor=1).preprocess(images).to(self.models.main.device)
+        pixels = self.image_processor.preprocess(images).to(self.models.main.device)
         height, width = pixels.shape[2:]
         main, found = Side(self.models.main, height, width, self.models.main_vae), {}
         for family, partner in zip(self.models.partners, self.partners, strict=True):
@@ -231,4 +230,4 @@ class CoopPipeline(Cooperators):
         if output_type == "latent":
             return clean_bchw
         pixels = self.models.main.to_pixels(clean_bchw).clamp(-1, 1)
-        return VaeImageProcessor(vae_scale_factor=1).postprocess(pixels, output_type=output_type)
+        return self.image_processor.postprocess(pixels, output_type=output_type)

@@ -11,9 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, __version__
+import torch
+from diffusers import __version__
 
 from pangu.errors import UserError
+from pangu.models.autoencoders import CLASSES
 from pangu.models.sources import locate, read_config
 from pangu.pipelines.coop.handoff import Handoff
 from pangu.pipelines.coop.loading import load_pipeline
@@ -23,7 +25,6 @@ from pangu.storage import write_json
 INDEX = "model_index.json"
 OF_PARTNER = ("source", "controlnet", "bridge_vae")
 """Fields that are models; the ControlNets are in the folder of the pipeline that they control."""
-AUTOENCODERS = {cls.__name__: cls for cls in (AutoencoderDC, AutoencoderKL, AutoencoderTiny)}
 
 
 def save(coop: Any, folder: Path, **arguments: Any) -> None:
@@ -32,6 +33,8 @@ def save(coop: Any, folder: Path, **arguments: Any) -> None:
     Raises:
         UserError: a partner holds a picture, a tensor or a function, which belongs into the call.
     """
+    if arguments.pop("push_to_hub", False):
+        raise UserError("push_to_hub=True is for single pipelines; call coop.push_to_hub(...) instead.")
     index: dict[str, Any] = {"_class_name": type(coop).__name__, "_diffusers_version": __version__}
     index["batched_guidance"] = coop.batched_guidance
     index["partners"] = [
@@ -44,8 +47,8 @@ def save(coop: Any, folder: Path, **arguments: Any) -> None:
     write_json(folder / INDEX, index)
 
 
-def parts_of(source: str | Path, **arguments: Any) -> dict[str, Any]:
-    """The arguments of the `CoopPipeline` that `save` wrote, models loaded; arguments are those of `from_pretrained`.
+def parts_of(source: str | Path, dtype: torch.dtype | None, variant: str | None) -> dict[str, Any]:
+    """The arguments of the `CoopPipeline` that `save` wrote, models loaded; `low` of a hand-off is still its folder.
 
     Raises:
         UserError: there is no such folder.
@@ -56,17 +59,17 @@ def parts_of(source: str | Path, **arguments: Any) -> dict[str, Any]:
         raise UserError(f"{source} holds no CoopPipeline; give a folder that its save_pretrained wrote.")
     partners = [
         Partner(
-            load_pipeline(root / f"partner_{place}", **arguments),
+            load_pipeline(root / f"partner_{place}", dtype=dtype, variant=variant),
             **values,
-            bridge_vae=_autoencoder(root / f"partner_{place}_bridge_vae", **arguments),
+            bridge_vae=_autoencoder(root / f"partner_{place}_bridge_vae", dtype, variant),
         )
         for place, values in enumerate(index["partners"], 1)
     ]
     return {
-        "main": load_pipeline(root / "main", **arguments),
+        "main": load_pipeline(root / "main", dtype=dtype, variant=variant),
         "partners": partners,
         "handoff": None if index["handoff"] is None else {"low": root / "low", **index["handoff"]},
-        "bridge_vae": _autoencoder(root / "bridge_vae", **arguments),
+        "bridge_vae": _autoencoder(root / "bridge_vae", dtype, variant),
         "batched_guidance": index["batched_guidance"],
     }
 
@@ -96,13 +99,13 @@ def _record(settings: Partner | Handoff, models: Collection[str], who: str) -> d
     return record
 
 
-def _autoencoder(folder: Path, **arguments: Any) -> Any:
+def _autoencoder(folder: Path, dtype: torch.dtype | None, variant: str | None) -> Any:
     if not folder.is_dir():
         return None
     name = (read_config(str(folder), "config.json") or {}).get("_class_name")
-    if name not in AUTOENCODERS:
-        raise UserError(f"{folder} is a {name}; autoencoders are {', '.join(AUTOENCODERS)}.")
-    return AUTOENCODERS[name].from_pretrained(folder, use_safetensors=True, **arguments)
+    if name not in CLASSES:
+        raise UserError(f"{folder} is a {name}; autoencoders are {', '.join(CLASSES)}.")
+    return CLASSES[name].from_pretrained(folder, use_safetensors=True, torch_dtype=dtype, variant=variant)
 
 
 def _local(source: str) -> Path:
