@@ -3,6 +3,7 @@
 Which generators there are, and in which order they run, is each subclass's own.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -87,9 +88,15 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
 
     @classmethod
     def _settings(cls, networks: Sequence[Any], **given: Any) -> dict[str, Any]:
-        """The arguments of a constructor that are no components: as given, or as these networks were last used here."""
+        """The arguments of a constructor that are no components; without contracts, what is left out is as these networks had it.
+
+        Raises:
+            UserError: they had it in several ways.
+        """
         known = None if given["contracts"] is not None else settings.recalled(networks, cls)
-        return given if known is None else known
+        defaults = inspect.signature(cls).parameters
+        own = {name: value for name, value in given.items() if value and value != defaults[name].default}
+        return given if known is None else known | own
 
     def _set_up(self, contracts: dict[Role, GeneratorContract]) -> None:
         """Keep checked contracts, once the components are registered.

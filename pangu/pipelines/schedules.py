@@ -48,6 +48,12 @@ def set_timesteps(
         raise UserError(f"{kind} does not take these {name}: {str(error).splitlines()[0]}") from error
 
 
+def check_falling(timesteps: torch.Tensor) -> None:
+    """Raises UserError if a schedule goes back towards noise."""
+    if any(later > earlier for earlier, later in pairwise(timesteps.tolist())):
+        raise UserError("The schedule must fall from noise to the picture: no timestep may be above the one before it.")
+
+
 def check_own_schedule(timesteps: torch.Tensor, contracts: Mapping[Role, GeneratorContract]) -> None:
     """Raises UserError unless a schedule of the caller's own falls, inside [0, T), with a step for each generator."""
     found = [float(t) for t in timesteps]
@@ -55,8 +61,7 @@ def check_own_schedule(timesteps: torch.Tensor, contracts: Mapping[Role, Generat
     outside = [t for t in found if not 0 <= t < high]
     if outside:
         raise UserError(f"The schedule has a step at t = {outside[0]:g}, but the generators know t in [0, {high}).")
-    if any(later > earlier for earlier, later in pairwise(found)):
-        raise UserError("The schedule must fall from noise to the picture: no timestep may be above the one before it.")
+    check_falling(timesteps)
     for role, contract in contracts.items():
         if not any(t in contract.interval for t in found):
             raise UserError(

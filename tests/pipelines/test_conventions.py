@@ -308,6 +308,9 @@ def test_components_make_the_same_pipeline_again(pipelines) -> None:
     with pytest.raises(ValueError, match="expected"):
         Cascade.from_pipe(pipelines[0])
     other = copied(pipelines[0])
+    assert type(other)(**other.components, styles={"ink": "ink drawing of"}).config["styles"] == {
+        "ink": "ink drawing of"
+    }
     type(other)(**other.components, contracts=other.config.contracts, styles={"ink": "ink drawing of"})
     with pytest.raises(UserError, match="of different settings; use from_pipe"):
         type(other)(**other.components)

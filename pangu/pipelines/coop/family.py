@@ -19,7 +19,7 @@ from pangu.diffusion.guidance import classifier_free_guidance, rescaled_guidance
 from pangu.errors import UserError
 from pangu.pipelines.callbacks import of_shape
 from pangu.pipelines.coop.levels import Sampler, TrainedLevels, trained_levels
-from pangu.pipelines.schedules import set_timesteps
+from pangu.pipelines.schedules import check_falling, set_timesteps
 
 Tensors = dict[str, Any]
 """Tensors, or lists and dictionaries of them, whose first dimension is the batch."""
@@ -203,6 +203,7 @@ class Family(ABC):
         arguments = self.timestep_arguments(steps, height, width)
         set_timesteps(scheduler, steps, self.device, timesteps, sigmas, arguments)
         if timesteps is not None or sigmas is not None:
+            check_falling(scheduler.timesteps)
             steps = math.ceil(len(scheduler.timesteps) / getattr(scheduler, "order", 1))
         return Sampler(scheduler, steps, self.name)
 

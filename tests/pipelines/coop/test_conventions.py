@@ -147,6 +147,9 @@ def test_a_callback_may_change_the_condition_of_the_main_model(pair) -> None:
     alone = pair("a fox", callback_on_step_end=SDXLCFGCutoffCallback(**CUTOFF), **call).images
     call["generator"].manual_seed(1)
     close(coop("a fox", callback_on_step_end=SDXLCFGCutoffCallback(**CUTOFF), **call).images, alone, 1e-4)
+    pair.scheduler = EulerDiscreteScheduler.from_config(pair.scheduler.config)
+    with pytest.raises(UserError, match="which the texture generator owns"):
+        together(pair)("a fox", timesteps=[900, 700])
     with pytest.raises(UserError, match="main is told no add_text_embeds"):
         draw(together(small.stable_diffusion()), callback_on_step_end=SDXLCFGCutoffCallback(**CUTOFF))
     unguided = together(small.stable_diffusion())

@@ -1,6 +1,6 @@
 """PanGu-Draw's own pair, whose expert changes at the boundary inside the cooperation, and a single generator of ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,9 +98,16 @@ class PanGuDraw(LatentFamily):
         )
         return predict(ask, noisy_bchw, here)
 
-    def sampler(self, *arguments: Any, **named: Any) -> Sampler:
-        found = super().sampler(*arguments, **named)
-        if any(value is not None for value in (*arguments[3:], *named.values())):
+    def sampler(
+        self,
+        steps: int,
+        height: int,
+        width: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> Sampler:
+        found = super().sampler(steps, height, width, timesteps, sigmas)
+        if timesteps is not None or sigmas is not None:
             check_own_schedule(found.scheduler.timesteps, {role: self.pipe.contract(role) for role in self.roles})
         return found
 
