@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
@@ -105,7 +105,7 @@ class Cooperators(NestedPipeline):
         dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
-    ) -> "Cooperators":
+    ) -> Self:
         """The cooperation that `save_pretrained` wrote; `dtype` and `variant` as in diffusers. No pickle is read.
 
         Raises:
@@ -118,7 +118,7 @@ class Cooperators(NestedPipeline):
         return cls(**parts)
 
     @classmethod
-    def from_pipe(cls, pipeline: Any, **arguments: Any) -> "Cooperators":
+    def from_pipe(cls, pipeline: Any, **arguments: Any) -> Self:
         """A cooperation of the same models, or around a single pipeline; arguments are those of this class."""
         if isinstance(pipeline, Cooperators):
             return cls(**{**pipeline.components, "batched_guidance": pipeline.batched_guidance, **arguments})

@@ -1,6 +1,6 @@
 """A diffusers pipeline that is made of pipelines: what diffusers asks of one, asked of each. Knows no denoising."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import DiffusionPipeline
@@ -40,7 +40,7 @@ class NestedPipeline(CallState, Switches, DiffusionPipeline):
     def _execution_device(self) -> torch.device:
         return torch.device(self.pipelines[0]._execution_device)
 
-    def to(self, *args: Any, **kwargs: Any) -> "NestedPipeline":
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every model to a device, or to a dtype, as `DiffusionPipeline.to` does."""
         for part in self.pipelines:
             part.to(*args, **kwargs)
