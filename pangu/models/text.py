@@ -80,21 +80,23 @@ def styled_caption(caption: str, prefix: str) -> str:
 
 
 @torch.inference_mode()
-def embed_captions(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+def embed_captions(
+    towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Token embeddings (B, max_tokens, sum of channels) and the pooled embedding (B, P) of the last tower.
 
     Captions are padded or cut to `max_tokens` tokens, so every tower gives a sequence of one length (PanGu-Draw:
-    1024 Chinese + 1280 English channels, both at 77 tokens).
+    1024 Chinese + 1280 English channels, both at 77 tokens). device: where encoders compute whose weights are elsewhere.
     """
     tokens, pooled = [], None
     for tower in towers:
         batch = tower.tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
         )
-        device = tower.encoder.device
+        there = device or tower.encoder.device
         output = tower.encoder(
-            input_ids=batch.input_ids.to(device),
-            attention_mask=None if tower.sees_padding else batch.attention_mask.to(device),
+            input_ids=batch.input_ids.to(there),
+            attention_mask=None if tower.sees_padding else batch.attention_mask.to(there),
             output_hidden_states=True,
         )
         final = tower.hidden_layer == 0

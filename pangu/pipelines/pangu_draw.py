@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
@@ -18,6 +20,7 @@ from pangu.errors import UserError
 from pangu.models.lora import check_lora, fuse_lora, has_lora, load_lora, unload_lora
 from pangu.models.schedulers import check_halves
 from pangu.pipelines import inputs
+from pangu.pipelines.generators import Autoencoder
 from pangu.pipelines.text_to_image import TextToImagePipeline
 
 
@@ -46,14 +49,14 @@ class PanGuDrawPipeline(TextToImagePipeline):
 
     def __init__(
         self,
-        structure: Any,
-        texture: Any,
-        vae: Any,
-        scheduler: Any,
-        tokenizer: Any,
-        text_encoder: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
+        structure: UNet2DConditionModel | None,
+        texture: UNet2DConditionModel | None,
+        vae: Autoencoder | None,
+        scheduler: SchedulerMixin,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
@@ -71,16 +74,14 @@ class PanGuDrawPipeline(TextToImagePipeline):
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
         )
-        if not contracts:
+        settings = self._settings(
+            [structure, texture], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
+            sees_padding=list(sees_padding), sampling=dict(sampling or {}),
+        )  # fmt: skip
+        if not settings["contracts"]:
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
-        self.register_to_config(
-            contracts=contracts,
-            hidden_layers=list(hidden_layers),
-            styles=dict(styles or {}),
-            sees_padding=list(sees_padding),
-            sampling=dict(sampling or {}),
-        )
-        both = {role: GeneratorContract.model_validate(contracts[role]) for role in ROLES}
+        self.register_to_config(**settings)
+        both = {role: GeneratorContract.model_validate(settings["contracts"][role]) for role in ROLES}
         check_pair(both["structure"], both["texture"])
         self._set_up(both)
 
@@ -136,10 +137,9 @@ class PanGuDrawPipeline(TextToImagePipeline):
 
     def _start(self, conditioning: Conditioning, request: inputs.Request) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
-        unet = self.structure if self.structure is not None else self.texture
-        trajectory = self._begin(conditioning, request, presets, unet.config.out_channels)
-        # Where only one half is loaded, somebody else decides what the other one does.
-        if self.structure is not None and self.texture is not None:
+        trajectory = self._begin(conditioning, request, presets, self._any_generator.config.out_channels)
+        # Where only one half is loaded, somebody else decides what the other one does; a schedule of the caller's own was checked.
+        if self.structure is not None and self.texture is not None and request.timesteps is request.sigmas is None:
             check_halves(trajectory.scheduler, self.boundary)
         return trajectory
 
@@ -151,16 +151,18 @@ class PanGuDrawPipeline(TextToImagePipeline):
         """
         return self._walk(trajectory, role, on_step)
 
-    def finish(self, trajectory: Trajectory, on_step: OnStep | None = None) -> Trajectory:
+    def finish(
+        self, trajectory: Trajectory, on_step: OnStep | None = None, attention: dict[str, Any] | None = None
+    ) -> Trajectory:
         """Run every step that is left, each by the half that owns its timestep."""
         for role in turns(trajectory, self.boundary):
-            trajectory = self.advance(trajectory, role, on_step)
+            trajectory = self._walk(trajectory, role, on_step, None, attention)
         return trajectory
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
         trajectory = self._start(conditioning, request)
-        with self._watched(len(trajectory.timesteps), callback) as on_step:
-            return clean_latents(self.finish(trajectory, on_step))
+        with self._watched(trajectory, request) as on_step:
+            return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
 
     def load_lora(self, structure: str | Path | None = None, texture: str | Path | None = None) -> None:
         """Put an adapter on either half, in the place of the one it may have; each is a folder that `save_lora` wrote.

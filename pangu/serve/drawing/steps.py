@@ -49,7 +49,7 @@ class Walk:
     @property
     def rows(self) -> int:
         """Of the batch that one call gets: images times parts of the guidance."""
-        parts = len(self.trajectory.conditioning.styles) + (1 if self.trajectory.guidance_scale == 1 else 2)
+        parts = len(self.trajectory.conditioning.styles) + (2 if self.trajectory.do_classifier_free_guidance else 1)
         return len(self.trajectory.latents_bchw) * parts
 
     @property
