@@ -129,7 +129,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         self._check_lora_scales(request.lora_scales)
         scheduler = copied(chosen)
         set_timesteps(scheduler, request.num_inference_steps, device, request.timesteps, request.sigmas)
-        if request.timesteps is not None or request.sigmas is not None:
+        if request.own_schedule:
             check_own_schedule(scheduler.timesteps, self._contracts)
         factor = self.reference.spatial_factor
         shape = (len(conditioning.tokens_bnc), channels, request.height // factor, request.width // factor)

@@ -44,6 +44,11 @@ class Request:
     callback: Callback | None = None
     callback_tensors: tuple[str, ...] = ()
 
+    @property
+    def own_schedule(self) -> bool:
+        """Whether the caller says which timesteps or noise levels are walked."""
+        return self.timesteps is not None or self.sigmas is not None
+
 
 @dataclass(frozen=True)
 class Embeds:

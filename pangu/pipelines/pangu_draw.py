@@ -138,8 +138,8 @@ class PanGuDrawPipeline(TextToImagePipeline):
     def _start(self, conditioning: Conditioning, request: inputs.Request) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
         trajectory = self._begin(conditioning, request, presets, self._any_generator.config.out_channels)
-        # Where only one half is loaded, somebody else decides what the other one does; a schedule of the caller's own was checked.
-        if self.structure is not None and self.texture is not None and request.timesteps is request.sigmas is None:
+        # Where only one half is loaded, somebody else decides what the other one does.
+        if self.structure is not None and self.texture is not None and not request.own_schedule:
             check_halves(trajectory.scheduler, self.boundary)
         return trajectory
 

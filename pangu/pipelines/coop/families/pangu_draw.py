@@ -13,7 +13,7 @@ from pangu.diffusion.trajectory import Trajectory, predict
 from pangu.errors import UserError
 from pangu.models.control import ControlledUNet
 from pangu.models.denoisers import denoise
-from pangu.models.schedulers import check_halves
+from pangu.models.schedulers import check_halves, check_schedule
 from pangu.pipelines import callbacks, inputs
 from pangu.pipelines.coop.families.control import control_pictures, control_scales
 from pangu.pipelines.coop.families.latent import LatentFamily
