@@ -25,7 +25,7 @@ from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
 from pangu.models.denoisers import denoise
 from pangu.models.lora import has_lora, set_lora_scale
 from pangu.models.schedulers import check_schedule
-from pangu.models.text import TextTower, embed_captions, styled_caption
+from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation
 from pangu.pipelines import inputs
 
 
@@ -86,7 +86,7 @@ class TextToImagePipeline(DiffusionPipeline):
     ) -> Conditioning:
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
-        No negative prompts means the empty caption of the training.
+        No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which.
 
         Raises:
             UserError: as many negative prompts as prompts are needed, and styles that the generators know.
@@ -95,12 +95,14 @@ class TextToImagePipeline(DiffusionPipeline):
         inputs.check_negatives(prompts, negatives)
         both = embed_captions(self.text_towers, [*prompts, *negatives], self.reference.max_tokens)
         (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
+        warn_of_truncation(self.text_towers, [*prompts, *negatives], self.reference.max_tokens)
         known = dict(self.config.get("styles") or {})
         inputs.check_styles(styles or {}, known)
         styled = []
         for name, scale in (styles or {}).items():
             if scale != 0:
                 captions = [styled_caption(prompt, known[name]) for prompt in prompts]
+                warn_of_truncation(self.text_towers, captions, self.reference.max_tokens)
                 styled.append(
                     StyleConditioning(*embed_captions(self.text_towers, captions, self.reference.max_tokens), scale)
                 )

@@ -29,7 +29,7 @@ def standalone_api(folder: Path, settings: ServeSettings) -> "FastAPI":
     metrics = Metrics()
     studio = LocalStudio(settings, metrics, load=load_unchecked)
     lineup = Lineup(champion=release_of(folder))
-    api = build_api(studio, metrics, KeyRing.of(settings))
+    api = build_api(studio, metrics, KeyRing.of(settings), settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

@@ -72,11 +72,18 @@ class Studio:
         for release in lineup.releases:
             if release.sha256 not in self.warmed:
                 try:
-                    await self._drawn(release, WARMING)
+                    await self._first_image(release)
                     self.warmed.add(release.sha256)
                 except Exception:
                     logger.exception("version %s could not draw its first image", release.pair_version)
         self.warmed &= {release.sha256 for release in lineup.releases}
+
+    async def _first_image(self, release: Release) -> None:
+        try:
+            await self._drawn(release, WARMING)
+        except RequestError:
+            # So few steps leave a half of this release without one.
+            await self._drawn(release, replace(WARMING, steps=None))
 
     async def holdings(self) -> dict[str, list[str]]:
         """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
