@@ -5,6 +5,8 @@ Whoever knows the URL may fetch the image, with no key, as with OpenAI's; client
 
 import base64
 import secrets
+import time
+from collections.abc import Callable
 
 from cachetools import TTLCache
 from fastapi import FastAPI, Request, Response
@@ -17,12 +19,15 @@ ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
 class ImageFiles:
-    """Holds images for `settings.url_s` seconds, and `settings.url_bytes` bytes of them, the oldest going first."""
+    """Holds images for `settings.url_s` seconds, and `settings.url_bytes` bytes of them, the oldest going first.
 
-    def __init__(self, settings: ServeSettings) -> None:
+    now: a clock in seconds.
+    """
+
+    def __init__(self, settings: ServeSettings, now: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._kept: TTLCache[str, tuple[bytes, str]] = TTLCache(
-            settings.url_bytes, settings.url_s, getsizeof=lambda kept: len(kept[0])
+            settings.url_bytes, settings.url_s, timer=now, getsizeof=lambda kept: len(kept[0])
         )
 
     def url_of(self, file: bytes, output_format: str, base_url: str) -> str:
@@ -34,12 +39,16 @@ class ImageFiles:
         self._kept[name] = file, media_type
         return f"{(self._settings.public_url or base_url).rstrip('/')}{PATH}/{name}"
 
+    def find(self, name: str) -> tuple[bytes, str] | None:
+        """(the file, its media type); None where it is not or no longer kept."""
+        return self._kept.get(name)
+
     def add_to(self, api: FastAPI) -> None:
         """Put the route that answers the URLs on `api`."""
 
         @api.get(f"{PATH}/{{name}}", responses={200: {"content": {"image/*": {}}}, 404: {"model": ErrorBody}})
         async def image_file(name: str) -> Response:
-            kept = self._kept.get(name)
+            kept = self.find(name)
             if kept is None:
                 raise ApiError(404, "There is no such image, or no longer; draw it again.", code="not_found")
             headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}

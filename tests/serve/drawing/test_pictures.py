@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pangu.serve.drawing.pictures import encode
+from pangu.serve.drawing.pictures import encode, facts_in
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 
@@ -22,3 +22,12 @@ def test_pixels_and_facts_come_back(height: int, width: int, prompt: str, negati
         assert again.text == facts  # type: ignore[attr-defined]
         assert np.array_equal(np.asarray(again), pixels)
     assert encode(Image.fromarray(pixels), "png", 90, facts) == file
+    for other in ("png", "jpeg", "webp"):
+        assert facts_in(encode(Image.fromarray(pixels), other, 90, facts)) == facts
+
+
+def test_facts_that_are_longer_than_a_jpeg_holds_leave_a_whole_picture() -> None:
+    image = Image.new("RGB", (8, 8), "red")
+    file = encode(image, "jpeg", 90, {"prompt": "狐" * 40_000})
+    assert facts_in(file) == {}
+    assert Image.open(io.BytesIO(file)).size == (8, 8)
