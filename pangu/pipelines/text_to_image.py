@@ -34,6 +34,9 @@ class TextToImagePipeline(DiffusionPipeline):
 
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 (diffusers reads this name from the class)
 
+    warns_of_truncation = True
+    """Whether `encode_prompt` logs the text that it cuts off; a server tells its client instead."""
+
     _contracts: dict[Role, GeneratorContract]
 
     def contract(self, role: Role) -> GeneratorContract:
@@ -95,17 +98,19 @@ class TextToImagePipeline(DiffusionPipeline):
         inputs.check_negatives(prompts, negatives)
         both = embed_captions(self.text_towers, [*prompts, *negatives], self.reference.max_tokens)
         (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
-        warn_of_truncation(self.text_towers, [*prompts, *negatives], self.reference.max_tokens)
+        read = [*prompts, *negatives]
         known = dict(self.config.get("styles") or {})
         inputs.check_styles(styles or {}, known)
         styled = []
         for name, scale in (styles or {}).items():
             if scale != 0:
                 captions = [styled_caption(prompt, known[name]) for prompt in prompts]
-                warn_of_truncation(self.text_towers, captions, self.reference.max_tokens)
+                read += captions
                 styled.append(
                     StyleConditioning(*embed_captions(self.text_towers, captions, self.reference.max_tokens), scale)
                 )
+        if self.warns_of_truncation:
+            warn_of_truncation(self.text_towers, read, self.reference.max_tokens)
         return Conditioning(tokens, pooled, negative_tokens, negative_pooled, tuple(styled))
 
     @torch.inference_mode()

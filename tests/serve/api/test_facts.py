@@ -173,7 +173,9 @@ def test_steps_of_both_halves_are_said_also_where_texture_has_its_own(local: Loc
     assert said["steps"]["structure"] == 4 and said["steps"]["texture"] >= 8
 
 
-def test_text_that_is_not_read_is_said_in_answer_file_header_and_events(local: LocalServer) -> None:
+def test_text_that_is_not_read_is_said_in_answer_file_header_and_events(
+    local: LocalServer, caplog: pytest.LogCaptureFixture
+) -> None:
     asked: dict[str, Any] = {
         "negative_prompt": "blurry" * 40,
         "seed": 1,
@@ -205,5 +207,6 @@ def test_text_that_is_not_read_is_said_in_answer_file_header_and_events(local: L
         json.loads(line.removeprefix("data: ")) for line in streamed.text.splitlines() if line.startswith("data: ")
     ]
     assert [event["unread"] for event in events] == [answer.json()["unread"]] * len(events) and len(events) > 1
+    assert LONG[-8:] not in caplog.text
     short = local.draw("a fox", seed=1, num_inference_steps=4)
     assert short.json()["unread"] == [] and "X-PanGu-Unread" not in short.headers

@@ -2,13 +2,16 @@
 
 import json
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pangu.serve.api import bounds
+from pangu.serve.api.jobs import job_of
 from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
+from pangu.serve.drawing.facts import request_of
 from pangu.serve.errors import ApiError
 
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
@@ -58,6 +61,53 @@ def test_any_json_is_a_request_within_bounds_or_an_error_that_names_the_field(va
         assert side % 8 == 0
         assert bounds.MIN_SIDE <= side <= bounds.MAX_SIDE
     request.model_dump_json().encode()
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=20).filter(str.strip)
+scales = st.floats(0, 2)
+asked_for = {
+    "prompt": texts,
+    "seed": st.integers(0, bounds.MAX_SEED),
+    "size": st.sampled_from(["96x96", "2048x32"]),
+    "num_inference_steps": st.integers(1, bounds.MAX_STEPS),
+    "guidance_scale": st.floats(0, bounds.MAX_GUIDANCE),
+}
+left_out = {
+    "n": st.integers(1, 4),
+    "negative_prompt": texts,
+    "style": st.dictionaries(texts, scales, min_size=1, max_size=3),
+    "output_format": st.sampled_from(["png", "jpeg", "webp"]),
+    "output_compression": st.integers(0, 100),
+}
+pair_alone = {
+    "scheduler": st.sampled_from(["ddim", "heun"]),
+    "lora_scales": st.fixed_dictionaries({"structure": scales}, optional={"texture": scales}),
+    "texture": st.fixed_dictionaries(
+        {"prompt": texts},
+        optional={"style": st.dictionaries(texts, scales, max_size=2), "num_inference_steps": st.just(7)},
+    ),
+}
+bridges = {
+    "every": st.integers(1, 9),
+    "start": st.floats(0, 0.4),
+    "stop": st.floats(0.5, 1),
+    "upsample": st.just("spanx2"),
+}
+together = {
+    "coop": st.fixed_dictionaries(
+        {"partners": st.lists(texts, min_size=1, max_size=3)},
+        optional={"strength": st.floats(0, 0.3), "bridge": st.fixed_dictionaries({}, optional=bridges)},
+    )
+}
+
+
+@given(st.one_of(st.fixed_dictionaries(asked_for, optional=left_out | more) for more in (pair_alone, together)))
+@settings(max_examples=100, deadline=None)
+def test_the_body_that_a_job_is_said_to_come_from_makes_the_same_job(body: dict[str, object]) -> None:
+    job = job_of(parse_request(body))
+    if job.output_format == "png":
+        job = replace(job, output_compression=90)
+    assert job_of(parse_request(json.loads(json.dumps(request_of(job))))) == job
 
 
 @given(st.binary(max_size=200))
