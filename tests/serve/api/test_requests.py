@@ -95,8 +95,8 @@ bridges = {
 }
 together = {
     "coop": st.fixed_dictionaries(
-        {"partners": st.lists(texts, min_size=1, max_size=3)},
-        optional={"strength": st.floats(0, 0.3), "bridge": st.fixed_dictionaries({}, optional=bridges)},
+        {"partners": st.lists(texts, min_size=1, max_size=3), "strength": st.floats(0, 0.3)},
+        optional={"bridge": st.fixed_dictionaries({}, optional=bridges)},
     )
 }
 
