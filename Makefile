@@ -1,5 +1,8 @@
-# Every target can be called again at any time, and needs nothing but git, make and Python 3.11 or newer.
-PYTHON ?= python3
+# Every target can be called again at any time, and needs nothing but git, make and a supported Python.
+# The first supported one on the path; `make setup PYTHON=...` names another.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c '$(SUPPORTED)' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 STAMP := .venv/.installed
 # The package is installed where it lies; nothing else has to be on the path.
@@ -9,16 +12,18 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 STACK := tests/browser tests/e2e tests/flows tests/stack
 SERVERS := tests/faults tests/registry tests/serve
 
-.PHONY: setup demo test test-stack test-servers test-units test-long kills chaos nodes bench lint up down
+.PHONY: setup demo test test-stack test-servers test-units test-long kills chaos nodes bench pythons lint up down
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("PanGu needs Python 3.11 or newer." if sys.version_info < (3, 11) else 0)'
+	@$(or $(wildcard $(BIN)/python),$(PYTHON),false) -c '$(SUPPORTED)' 2>/dev/null || \
+	{ echo 'PanGu needs Python 3.11, 3.12 or 3.13: $(or $(wildcard $(BIN)/python),$(PYTHON),what is on the path) is none of them. Install one, or name it: make setup PYTHON=...'; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	# torch with what its build for this machine needs; all else is in the list, so that nothing is left to find out.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints.txt -e .
+	$(BIN)/python infra/check_install.py
 	touch $@
 
 demo: $(STAMP)
@@ -61,6 +66,10 @@ chaos: $(STAMP)
 # One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
 	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale whole_way serve serve_replicas; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+
+# Every supported Python on the path, each in a fresh clone: setup and demo; half an hour on two cores. See the script for others.
+pythons:
+	infra/every_python.sh demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -50,11 +50,9 @@ def markdown(outcome: Mapping[str, Any]) -> str:
         for one in outcome["verdicts"]
     )
     version = outcome["champion_version"]
-    champion = "champion" if version is None else f"champion, version {version}"
+    reference = outcome["compared_with"] or "nobody" if version is None else f"champion, version {version}"
     interval = f"{outcome['confidence']:.0%} interval"
-    return (
-        f"{head}\n| number | this pair | {champion} | difference, {interval} | holds |\n|---|---|---|---|---|\n{rows}\n"
-    )
+    return f"{head}\n| number | this pair | {reference} | difference, {interval} | holds |\n|---|---|---|---|---|\n{rows}\n"
 
 
 def _word(outcome: Mapping[str, Any]) -> str:

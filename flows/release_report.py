@@ -30,11 +30,12 @@ def show_links(outcomes: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def samples(evaluated: Mapping[str, Any], decided: Mapping[str, Any]) -> str:
-    """The samples as markdown; of the champion only where it has drawn them."""
+    """The samples as markdown; of the champion, or of the start of a first pair's training, only where it has drawn them."""
     parts = [f"## {evaluated['pair_id']}, the new pair\n\n![new]({_strip(Path(evaluated['sample_grid']))})"]
     version, grid = decided.get("champion_version"), decided.get("champion_grid")
     if grid and Path(grid).is_file():
-        parts.append(f"## The champion, version {version}\n\n![old]({_strip(Path(grid))})")
+        of = f"The champion, version {version}" if version is not None else "What its training started from"
+        parts.append(f"## {of}\n\n![old]({_strip(Path(grid))})")
     elif decided.get("already_done"):
         parts.append(f"It is version {version}, the champion itself.")
     return "\n\n".join(parts) + "\n"

@@ -1,8 +1,10 @@
 """The stages as Prefect tasks: each runs one `pangu` command, as a Ray Job or as a process, and returns its outcome."""
 
 import contextlib
+import math
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run as current_run
 from prefect.tasks import Task
@@ -23,6 +26,8 @@ from pangu.errors import UserError
 from pangu.progress import Progress
 from pangu.recipes import recipe as named
 from pangu.storage import Home, write_json
+
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 async def may_pass(task: Task[..., Any], run: TaskRun, state: State) -> bool:
@@ -139,7 +144,7 @@ def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str
             training(progress)
 
     try:
-        with deadline(stage, job_id, hours_allowed()):
+        with interruptible(stage, job_id, hours_allowed()):
             outcome = run(arguments, job_id, result_file(stage), report, lambda line: log("%s", plain(line)))
     finally:
         if training is not None:
@@ -157,33 +162,39 @@ def hours_allowed() -> float | None:
 
 
 @contextlib.contextmanager
-def deadline(stage: str, job_id: str, hours: float | None) -> Iterator[None]:
-    """Stop the stage's job when its time is over.
+def interruptible(stage: str, job_id: str, hours: float | None) -> Iterator[None]:
+    """Stop the stage's job when its time is over, or when somebody suspends the run.
 
     Raises:
-        UserError: it was; another attempt would need as long.
+        UserError: its time is over; another attempt would need as long.
+        Pause: the run is suspended. Prefect then leaves the flow, and begins it anew when somebody resumes it.
     """
-    over = threading.Event()
+    context = FlowRunContext.get()
+    assert context is not None, "stages run inside flows"
+    suspension = context.flow_run_suspension_request
+    ended, late = threading.Event(), threading.Event()
+    last = time.monotonic() + hours * 3600 if hours else math.inf
 
-    def stop() -> None:
-        over.set()
-        jobs.stop_all(job_id)
+    def look() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
+            if time.monotonic() > last:
+                late.set()
+            if late.is_set() or suspension.is_requested():
+                jobs.stop_all(job_id)
+                return
 
-    timer = threading.Timer(hours * 3600, stop) if hours else None
-    if timer is not None:
-        timer.daemon = True
-        timer.start()
+    threading.Thread(target=look, daemon=True).start()
     try:
         yield
     except (jobs.CommandStopped, jobs.CommandFailed) as error:
-        if over.is_set():
+        suspension.raise_if_requested()
+        if late.is_set():
             raise UserError(
                 f"{stage} was stopped after {hours:g} h, its timeout_h; run it again, and it continues."
             ) from error
         raise
     finally:
-        if timer is not None:
-            timer.cancel()
+        ended.set()
 
 
 def result_file(stage: str) -> Path:

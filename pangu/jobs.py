@@ -19,7 +19,7 @@ from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.patience import VARIABLE as PATIENCE_VARIABLE
 from pangu.patience import patiently
-from pangu.progress import Reporter, parse_progress
+from pangu.progress import FORMAT, Reporter, parse_progress
 from pangu.stack.processes import end, marked
 from pangu.storage import read_json
 
@@ -40,8 +40,8 @@ SHARED_VARIABLES = (
 MAX_ATTEMPTS = 20
 HEAD_PATIENCE_S = 300.0
 """How long Ray's head may be away before the command that it ran counts as failed."""
-WAITING = {PATIENCE_VARIABLE: "120"}
-"""What a command is told: how many seconds it waits for a server that is being restarted."""
+WAITING = {PATIENCE_VARIABLE: "120", FORMAT: "json"}
+"""What a command is told: how many seconds it waits for a server that is being restarted, and who reads its progress."""
 _stopped: set[str] = set()
 """What this process has stopped is not started again by a thread that still waits for it."""
 

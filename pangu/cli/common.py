@@ -1,21 +1,51 @@
-"""What every stage command shares: the `--result` file and the printed outcome."""
+"""What every stage command shares: the `--result` file, and the outcome on standard output."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
+from pangu.progress import print_progress
 from pangu.storage import write_atomically
 
 ResultOption = Annotated[
     Path | None, typer.Option("--result", help="Also write the outcome as JSON to this file, atomically.")
 ]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the outcome as JSON, as is done wherever output is no terminal.")
+]
 
 
-def finish(outcome: BaseModel, result: Path | None) -> None:
-    """Print the outcome of a stage as JSON and, where asked, leave it in a file for whoever started the command."""
+def finish(outcome: BaseModel, result: Path | None, as_json: bool = False) -> None:
+    """Print the outcome of a stage, alone on standard output, and leave it as JSON in a file where asked.
+
+    It is printed as JSON for programs, and as one line for each field on a terminal. Its warnings go to standard error too.
+    """
+    print_progress.close()
+    for sentence in getattr(outcome, "warnings", ()):
+        print(f"pangu: warning: {sentence}", file=sys.stderr)
     text = outcome.model_dump_json(indent=2)
     if result is not None:
         write_atomically(result, text.encode())
-    print(text)
+    print(text if as_json or not sys.stdout.isatty() else readable(outcome.model_dump(mode="json")))
+
+
+def readable(values: dict[str, Any]) -> str:
+    """One line for each value, names of nested ones joined by dots; what is empty is left out."""
+    lines = list(_lines(values))
+    width = max((len(name) for name, _ in lines), default=0)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in lines)
+
+
+def _lines(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _lines(value, f"{prefix}{name}.")
+        elif isinstance(value, list):
+            if value:
+                yield f"{prefix}{name}", ", ".join(str(one) for one in value)
+        elif value not in (None, ""):
+            yield f"{prefix}{name}", f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel, ConfigDict
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ def coop(
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would cost, seconds included.")] = False,
     folder: Annotated[Path, typer.Option("--folder", help="Where the pictures go.")] = Path("coop"),
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw with models of different latent spaces, resolutions and controls in one denoising process."""
     import torch
@@ -99,7 +100,7 @@ def coop(
     asked: dict[str, Any] = {"negative_prompt": negative_prompt, "height": height, "width": width}
     asked |= {"num_inference_steps": steps, "guidance_scale": guidance, "num_images_per_prompt": count}
     cost = pipe.plan(prompt, **asked, measure=plan)
-    finish(_outcome([] if plan else _draw(pipe, prompt, asked, seed, folder), cost), result)
+    finish(_outcome([] if plan else _draw(pipe, prompt, asked, seed, folder), cost), result, as_json)
 
 
 def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[Partner]":
@@ -125,15 +126,14 @@ def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[P
 
 
 def _picture(path: Path, edges: bool = False) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
     from pangu.data.encode.edges import edge_picture
+    from pangu.data.images import BadImage, read_rgb
 
     try:
-        picture = Image.open(path).convert("RGB")
-        return edge_picture(picture) if edges else picture
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} is no picture that can be read.") from error
+        picture = read_rgb(path.read_bytes())
+    except (OSError, BadImage) as error:
+        raise UserError(f"{path} is no picture that can be read ({error}).") from error
+    return edge_picture(picture) if edges else picture
 
 
 def _draw(pipe: "CoopPipeline", prompt: str, asked: dict[str, Any], seed: int, folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.progress import print_progress
 from pangu.storage import Home
 
@@ -36,13 +36,14 @@ def ingest(
         bool, typer.Option("--on-ray", help="On every node of the cluster that RAY_ADDRESS names, one process each.")
     ] = False,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Fetch the images that a card's source lists, and account for every row; what an earlier ingest has is not fetched again."""
     from pangu.data.card import load_card
     from pangu.data.ingest.stage import ingest
 
     outcome = ingest(load_card(card), Home.from_environment(), print_progress, retry, on_ray=on_ray)
-    finish(outcome, result)
+    finish(outcome, result, as_json)
 
 
 def prepare(
@@ -52,13 +53,14 @@ def prepare(
     workers: Annotated[int, typer.Option(min=1, help="Processes that make rows, or Ray actors.")] = 1,
     on_ray: Annotated[bool, typer.Option("--on-ray", help="Workers in the cluster that RAY_ADDRESS names.")] = False,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Decode, score, upscale what is small, filter, drop duplicates, and commit one version of the dataset."""
     from pangu.data.card import load_card
     from pangu.data.prepare.stage import Execution, prepare
 
     execution = Execution(threads, workers, on_ray)
-    finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, execution), result)
+    finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, execution), result, as_json)
 
 
 def origin(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.progress import print_progress
 from pangu.storage import Home, write_json
 
@@ -30,11 +30,13 @@ def log(name: NameArgument) -> None:
         print(entry.model_dump_json())
 
 
-def show(name: NameArgument, version: VersionOption = None, result: ResultOption = None) -> None:
+def show(
+    name: NameArgument, version: VersionOption = None, result: ResultOption = None, as_json: JsonOption = False
+) -> None:
     """Counts and distributions of one version."""
     from pangu.data.table.versions import show
 
-    finish(show(Home.from_environment(), name, version), result)
+    finish(show(Home.from_environment(), name, version), result, as_json)
 
 
 def diff(
@@ -42,17 +44,19 @@ def diff(
     old: Annotated[int, typer.Argument(min=0, help="A version.")],
     new: Annotated[int, typer.Argument(min=0, help="Another one.")],
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """What was added, removed and changed between two versions."""
     from pangu.data.table.versions import diff
 
-    finish(diff(Home.from_environment(), name, old, new), result)
+    finish(diff(Home.from_environment(), name, old, new), result, as_json)
 
 
 def refilter(
     card: Annotated[str, typer.Argument(help="The card with its new thresholds or splits.")],
     version: VersionOption = None,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Select again by the thresholds and splits that the card says now; nothing is decoded, scored or upscaled again."""
     from pangu.data.card import load_card
@@ -61,7 +65,7 @@ def refilter(
 
     home, parsed = Home.from_environment(), load_card(card)
     pinned = latest_version(home, parsed.name) if version is None else version
-    finish(refilter(parsed, home, pinned, print_progress), result)
+    finish(refilter(parsed, home, pinned, print_progress), result, as_json)
 
 
 def export(
@@ -70,12 +74,13 @@ def export(
     version: VersionOption = None,
     rows_per_archive: Annotated[int, typer.Option(min=1)] = 1000,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Write one version as webdataset archives: image, caption and facts of every row."""
     from pangu.data.table.export import export_webdataset
 
     home = Home.from_environment()
-    finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result)
+    finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result, as_json)
 
 
 def vacuum(
@@ -83,6 +88,7 @@ def vacuum(
     keep: Annotated[int, typer.Option(min=1, help="So many of the newest versions stay readable.")] = 5,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Delete the files of older versions, and what they rejected."""
     from pangu.data.table.versions import vacuum

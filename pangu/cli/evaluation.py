@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def evaluate(
     guidance: GuidanceOption = None,
     seed: SeedOption = 1234,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Assemble a pair and measure it by the evaluation protocol."""
     from pangu.data.card import load_card
@@ -74,7 +75,7 @@ def evaluate(
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
     protocol = _protocol(chosen, home, dataset, encode_id, judges, split, prompts, metrics, steps, guidance, seed)
-    finish(run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges), result)
+    finish(run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges), result, as_json)
 
 
 def matrix(
@@ -98,6 +99,7 @@ def matrix(
     guidance: GuidanceOption = None,
     seed: SeedOption = 1234,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Score every structure with every texture generator and propose the best pair."""
     from pangu.data.card import load_card
@@ -121,7 +123,7 @@ def matrix(
     outcome = run(
         structures, textures, chosen, dataset, encode_id, home, target, print_progress, protocol, judges, rank_by
     )
-    finish(outcome, result)
+    finish(outcome, result, as_json)
 
 
 def boundary(
@@ -137,6 +139,7 @@ def boundary(
     ] = 0.1,
     folder: Annotated[Path | None, typer.Option(help="Where curve and picture go. Default: in the home.")] = None,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Recommend T_struct from a short probe run and from what upscaling lost, with the curve as a picture."""
     from pangu.data.card import load_card
@@ -150,7 +153,7 @@ def boundary(
     outcome = find_boundary(
         read, generator, named(recipe), home, target, version, images, visible, report=print_progress
     )
-    finish(outcome, result)
+    finish(outcome, result, as_json)
 
 
 def _protocol(

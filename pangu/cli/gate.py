@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 
 CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
 
@@ -26,8 +26,11 @@ def gate(
     cn_clip: Annotated[str | None, typer.Option(help="As given to `pangu evaluate`.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if the pair may not pass.")] = False,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare an evaluated pair with the champion by the recipe's rules, prompt by prompt, and say who may serve."""
+    """Compare an evaluated pair with the champion by the recipe's rules, prompt by prompt, and say who may serve.
+
+    A first pair is compared with what its training started from."""
     from pangu.data.card import load_card
     from pangu.data.encode.encoded import Manifest
     from pangu.evaluate.judges import load_judges
@@ -38,8 +41,8 @@ def gate(
 
     home, dataset = Home.from_environment(), load_card(card).name
     version = Manifest.load(home.encoded(dataset, encode_id)).version
-    judges, rules = load_judges(inception, clip, cn_clip), named(recipe).gate
-    decision = check_pair_at_gate(metrics, rules, dataset, version, home, judges, print_progress, alias)
-    finish(decision, result)
+    judges, chosen = load_judges(inception, clip, cn_clip), named(recipe)
+    decision = check_pair_at_gate(metrics, chosen, dataset, version, home, judges, print_progress, alias)
+    finish(decision, result, as_json)
     if strict and not decision.passed:
         raise typer.Exit(1)

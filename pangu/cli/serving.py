@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 
 
 def release(
@@ -15,6 +15,7 @@ def release(
     metrics: Annotated[Path, typer.Option("--metrics", help="The outcome of `pangu evaluate`, as JSON")],
     alias: Annotated[str, typer.Option("--alias", help="Alias that moves to the new version")] = "champion",
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Register a pair and its two generators in MLflow, and point an alias at it."""
     from pangu.errors import UserError
@@ -28,7 +29,7 @@ def release(
         raise UserError(f"{metrics} is not a readable JSON file; pass the --result of `pangu evaluate`.") from error
     if not isinstance(outcome, dict):
         raise UserError(f"{metrics} does not hold the outcome of `pangu evaluate`; pass its --result.")
-    finish(register_pair(pair, structure, texture, outcome, alias, print_progress), result)
+    finish(register_pair(pair, structure, texture, outcome, alias, print_progress), result, as_json)
 
 
 def deploy(
@@ -40,6 +41,7 @@ def deploy(
     ] = None,
     settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, replicas")] = None,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Serve a registered pair over HTTP; a running server swaps to it without downtime."""
     from pangu.progress import print_progress
@@ -50,10 +52,10 @@ def deploy(
     which = alias if pair_version is None else pair_version
     chosen = None if settings is None else read_settings(settings)
     home = Home.from_environment()
-    finish(serve_pair(home, which, settings=chosen, canary=canary, report=print_progress), result)
+    finish(serve_pair(home, which, settings=chosen, canary=canary, report=print_progress), result, as_json)
 
 
-def rollback(result: ResultOption = None) -> None:
+def rollback(result: ResultOption = None, as_json: JsonOption = False) -> None:
     """Go back to the release before: `champion` and `previous` change places, and the champion is served."""
     from pangu.progress import print_progress
     from pangu.registry.rollback import roll_back
@@ -61,7 +63,7 @@ def rollback(result: ResultOption = None) -> None:
     from pangu.storage import Home
 
     version = roll_back()
-    finish(serve_pair(Home.from_environment(), version, report=print_progress), result)
+    finish(serve_pair(Home.from_environment(), version, report=print_progress), result, as_json)
 
 
 def serve(
@@ -75,9 +77,7 @@ def serve(
     from pangu.serve.standalone import serve as answer
 
     chosen = ServeSettings() if settings is None else read_settings(settings)
-    pair = pair or _starter()
-    typer.echo(f"http://{chosen.host}:{port}/v1 serves {pair}; end it with Ctrl+C.")
-    answer(pair, port, chosen)
+    answer(pair or _starter(), port, chosen, say=lambda sentence: typer.echo(sentence, err=True))
 
 
 def _starter() -> Path:

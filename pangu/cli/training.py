@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from pangu.cli.common import ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, finish
 
 CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
 RecipeOption = Annotated[
@@ -28,6 +28,7 @@ def encode(
     version: Annotated[int, typer.Option(help="Dataset version, as `pangu prepare` printed it.")],
     recipe: RecipeOption = "demo",
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn one dataset version into latents and text embeddings."""
     from pangu.data.card import load_card
@@ -37,7 +38,7 @@ def encode(
     from pangu.storage import Home
 
     home = Home.from_environment()
-    finish(run(load_card(card).name, version, named(recipe), home, print_progress), result)
+    finish(run(load_card(card).name, version, named(recipe), home, print_progress), result, as_json)
 
 
 def train(
@@ -48,23 +49,34 @@ def train(
     ],
     recipe: RecipeOption = "demo",
     run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
+    continue_run: Annotated[
+        str | None,
+        typer.Option(help="Go on with the run of this name under the recipe's optimization and steps, and record it."),
+    ] = None,
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Train one generator on its own timesteps, with Ray Train; the other generator is another job."""
     from pangu.config import Role
     from pangu.data.card import load_card
     from pangu.errors import UserError
+    from pangu.progress import for_machines, print_progress
     from pangu.recipes import recipe as named
     from pangu.registry.fetch import registered_pair
     from pangu.storage import Home
+    from pangu.train.continuing import continued
     from pangu.train.launch import train as run
 
     wanted, home = named(recipe), Home.from_environment()
     if role not in wanted.roles:
         raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
+    if continue_run is not None:
+        run_name = continued(home, continue_run, run_name, role, encode_id, wanted)
     resolve = partial(registered_pair, cache_dir=home.root / "fetched")
-    outcome = run(cast(Role, role), load_card(card).name, encode_id, wanted, home, run_name, resolve)
-    finish(outcome, result)
+    # The workers' own lines are for machines; a person is shown what they leave in the run's history.
+    report = None if for_machines() else print_progress
+    outcome = run(cast(Role, role), load_card(card).name, encode_id, wanted, home, run_name, resolve, report)
+    finish(outcome, result, as_json)
 
 
 def single(
@@ -72,12 +84,13 @@ def single(
     folder: Annotated[Path, typer.Option(help="Where to put the pipeline folder.")],
     recipe: RecipeOption = "single",
     result: ResultOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Join a generator for all timesteps and its encoders into a pipeline folder, e.g. a partner for `pangu coop`."""
     from pangu.pipelines.partners import partner_folder
     from pangu.recipes import recipe as named
 
-    finish(partner_folder(generator, named(recipe), folder), result)
+    finish(partner_folder(generator, named(recipe), folder), result, as_json)
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as JSON.")] = None) -> None:
@@ -86,7 +99,7 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as 
     from pangu.recipes import recipe as named
 
     if name is not None:
-        finish(named(name), None)
+        finish(named(name), None, as_json=True)
         return
     for known, make in RECIPES.items():
         typer.echo(f"{known:16} {(make.__doc__ or '').strip()}")

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from pangu.data.example.openmoji import IMAGES
+from pangu.demo.before import before, gain
 from pangu.demo.button import Button, RunView
 from pangu.demo.display import watch
 from pangu.demo.memory import PeakMemory
@@ -54,9 +55,11 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         others = never_trained(size) if starts_from_the_starter(recipe) else None
         if others is not None:
             ask(stack, others, size)
+        earlier = before(named_recipe(recipe), answers, size)
         seconds["queries"] = time.monotonic() - asked
-        save_sheet(home.root / "demo" / "contact_sheet.png", answers, others, outcomes)
-        summary = summarise(outcomes, answers, others, seconds, time.monotonic() - began, memory.peak_mb)
+        save_sheet(home.root / "demo" / "contact_sheet.png", answers, earlier, others, outcomes)
+        gained = gain(answers, earlier)
+        summary = summarise(outcomes, answers, others, gained, seconds, time.monotonic() - began, memory.peak_mb)
         write_json(home.root / "demo" / "summary.json", summary.model_dump(mode="json"))
     return summary
 
@@ -132,11 +135,16 @@ def _retrain(stack: Stack, recipe: str, console: Console) -> tuple[str, RunView]
     return run_id, view
 
 
-def save_sheet(path: Path, answers: Answers, others: Answers | None, outcomes: dict[str, Any]) -> None:
-    """Rows: drawn for Chinese prompts, for English ones, and the true images; of captions trained, and of others."""
+def save_sheet(
+    path: Path, answers: Answers, earlier: Answers, others: Answers | None, outcomes: dict[str, Any]
+) -> None:
+    """Rows: drawn for Chinese prompts, for English ones, and the true images; of captions trained, and of others.
+
+    Above those of captions trained stands what the pair drew for them before this training.
+    """
     from pangu.data.example.openmoji import attribution
 
-    rows = sheet_rows(answers, "trained", "OpenMoji's\ndrawings")
+    rows = sheet_rows(earlier, "BEFORE", "")[:-1] + sheet_rows(answers, "trained", "OpenMoji's\ndrawings")
     rows += sheet_rows(others, "never trained", "OpenMoji's\nnever shown") if others else []
     title = f"PanGu pair {outcomes['release']['pair_version']}: drawn from prompts, above OpenMoji's own drawings"
     buffer = io.BytesIO()

@@ -1,32 +1,36 @@
-"""The gate with real pairs: the candidate's evaluation, the champion out of the registry, drawn on the same prompts.
+"""The gate with real pairs: the candidate's evaluation, and the champion or the start of training on the same prompts.
 
-Owns where the champion's scores are kept, so that one champion is drawn once for a protocol and a dataset version.
+Owns where the scores of such a reference are kept, so that it draws once for a protocol and a dataset version.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from pangu.config import Gate
+from pangu.config import ROLES, Recipe
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import scores_of
 from pangu.evaluate.judges import Judges
 from pangu.evaluate.prompt_scores import PromptScores
-from pangu.evaluate.protocol import EvaluateOutcome
-from pangu.gate.decision import Decision, decide
+from pangu.evaluate.protocol import EvaluateOutcome, Protocol
+from pangu.gate.decision import Decision, Reference, compares, decide
+from pangu.models.hashing import architecture, weights_hash
+from pangu.pipelines.assemble import starting_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
 from pangu.registry import tracking
-from pangu.registry.fetch import RegisteredPair, fetch_pair, resolve
+from pangu.registry.fetch import RegisteredPair, fetch_pair, registered_pair, resolve
 from pangu.registry.manifest import Manifest
 from pangu.storage import Home, read_json
 
 
 def check_pair_at_gate(
     evaluated: Path,
-    gate: Gate,
+    recipe: Recipe,
     dataset: str,
     version: int,
     home: Home,
@@ -34,16 +38,19 @@ def check_pair_at_gate(
     report: Reporter = silent,
     alias: str = tracking.CHAMPION,
 ) -> Decision:
-    """Decide whether the pair of an evaluation may take the place of the registered pair that `alias` names.
+    """Decide by the recipe's rules whether the pair of an evaluation may take the place of the registered pair `alias`.
+
+    While there is none, the pair is held against what its training started from: the recipe's `init_from`, or random weights,
+    than which it must be shown better. A recipe whose gate has no floor lets any first pair pass, and the decision says so.
 
     Args:
         evaluated: the `--result` of `pangu evaluate`.
-        dataset, version: what the pair was evaluated on; the champion draws the same prompts.
+        dataset, version: what the pair was evaluated on; the reference draws the same prompts.
 
     Raises:
         UserError: the file is no evaluation, a rule asks for what was not measured, or no MLflow server answers.
     """
-    outcome = read_outcome(evaluated)
+    outcome, fetched = read_outcome(evaluated), home.root / "fetched"
     champion = current(alias)
     if champion is not None and Manifest.of(Path(outcome.pair)).sha256 == champion.sha256:
         return Decision(
@@ -53,22 +60,23 @@ def check_pair_at_gate(
             pair_id=outcome.pair_id,
             champion_version=champion.pair_version,
             protocol_hash=outcome.protocol_hash,
-            confidence=gate.confidence,
+            confidence=recipe.gate.confidence,
             already_done=True,
         )
-    mine = PromptScores.load(Path(outcome.prompt_scores))
-    theirs, grid = None, None
+    reference, grid = None, None
+    drawn = partial(drawn_once, outcome.protocol, dataset, version, home, judges or Judges(), report)
     if champion is not None:
-        kept = home.root / "gate" / f"{champion.sha256[:16]}-{outcome.protocol_hash}-{dataset}-{version}.json"
-        grid = kept.with_suffix(".png")
-
-        def draw() -> PromptScores:
-            pair = PanGuDrawPipeline.from_pretrained(fetch_pair(champion.pair_version, home.root / "fetched"))
-            return scores_of(pair, home, dataset, version, outcome.protocol, judges or Judges(), report, grid)
-
-        theirs = once(kept, draw)
-    version_of_champion = champion.pair_version if champion else None
-    decision = decide(gate, outcome.pair_id, outcome.metrics, mine, theirs, version_of_champion, outcome.protocol_hash)
+        released, number = champion.sha256[:16], champion.pair_version
+        scores, grid = drawn(released, lambda: PanGuDrawPipeline.from_pretrained(fetch_pair(number, fetched)))
+        reference = Reference(f"version {number}", scores, number)
+    elif recipe.gate.floor == "start" and compares(recipe.gate):
+        start = starting_pair(recipe, partial(registered_pair, cache_dir=fetched))
+        scores, grid = drawn(f"start-{networks_hash(start)}", lambda: start)
+        untrained = recipe.init_from is None
+        name = "an untrained pair" if untrained else "what training started from"
+        reference = Reference(name, scores, untrained=untrained)
+    mine = PromptScores.load(Path(outcome.prompt_scores))
+    decision = decide(recipe.gate, outcome.pair_id, outcome.metrics, mine, reference, outcome.protocol_hash)
     return decision.model_copy(update={"champion_grid": str(grid) if grid is not None and grid.is_file() else ""})
 
 
@@ -88,10 +96,27 @@ def current(alias: str) -> RegisteredPair | None:
     return resolve(alias)
 
 
-def once(path: Path, draw: Callable[[], PromptScores]) -> PromptScores:
-    """The scores kept at `path`; drawn and kept if there are none."""
-    if path.is_file():
-        return PromptScores.load(path)
-    found = draw()
-    found.save(path)
-    return found
+def networks_hash(pair: PanGuDrawPipeline) -> str:
+    """16 hex digits that tell the networks of a pair from those of another."""
+    halves = [weights_hash(pair.generator(role), architecture(pair.generator(role).config)) for role in ROLES]
+    return hashlib.sha256("".join(halves).encode()).hexdigest()[:16]
+
+
+def drawn_once(
+    protocol: Protocol,
+    dataset: str,
+    version: int,
+    home: Home,
+    judges: Judges,
+    report: Reporter,
+    name: str,
+    make: Callable[[], PanGuDrawPipeline],
+) -> tuple[PromptScores, Path]:
+    """The scores of the pair `name`, and the picture of what it drew; it is made and draws only if nobody kept them."""
+    kept = home.root / "gate" / f"{name}-{protocol.digest()}-{dataset}-{version}.json"
+    grid = kept.with_suffix(".png")
+    if kept.is_file():
+        return PromptScores.load(kept), grid
+    found = scores_of(make(), home, dataset, version, protocol, judges, report, grid)
+    found.save(kept)
+    return found, grid

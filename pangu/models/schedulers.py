@@ -51,6 +51,12 @@ def training_arguments(schedule: NoiseSchedule) -> dict[str, Any]:
     return schedule.model_dump()
 
 
+def check_usable(schedule: NoiseSchedule) -> None:
+    """Raises UserError if nothing finite can be drawn over noise levels that came with weights from elsewhere."""
+    if trouble := schedule.trouble():
+        raise UserError(f"The generators cannot be used: {trouble}.")
+
+
 def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     """A scheduler may sample a pair only over the noise levels that the pair was trained with.
 

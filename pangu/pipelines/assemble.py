@@ -1,6 +1,7 @@
 """From two generator folders and what they share to one pair folder."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pangu.data.encode.stage import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.denoisers import build_denoiser, load_unet
+from pangu.models.initial import Resolve, initial_denoiser
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, load_text_tower
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -99,16 +101,38 @@ def save_pair(pair: TextToImagePipeline, folder: Path) -> None:
     temporary.rename(folder)
 
 
+def starting_pair(recipe: Recipe, resolve: Resolve | None = None) -> PanGuDrawPipeline:
+    """The pair at step 0 of a recipe's trainings: what `init_from` names, or random weights from the recipe's seed.
+
+    Raises:
+        UserError: the weights are not there, or do not fit the recipe.
+    """
+
+    def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> UNet2DConditionModel:
+        return initial_denoiser(recipe, role, *channels, contract, resolve)
+
+    return _pair_of(recipe, network)
+
+
 def untrained_pair(recipe: Recipe, seed: int = 0) -> PanGuDrawPipeline:
     """A pair with random generators: for tests, for measuring speed, and for counting parameters."""
+
+    def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> UNet2DConditionModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + ROLES.index(role))
+            return build_denoiser(recipe.denoiser, *channels)
+
+    return _pair_of(recipe, network)
+
+
+def _pair_of(
+    recipe: Recipe, network: Callable[[Role, tuple[int, int, int], GeneratorContract], UNet2DConditionModel]
+) -> PanGuDrawPipeline:
+    """The pair of `network(role, channels of latents, text and pooled text, contract)` for both roles, in memory."""
     autoencoder = load_autoencoder(recipe.autoencoder)
     towers = [load_text_tower(source) for source in recipe.text_encoders]
     encoders = describe(autoencoder, towers, recipe.max_tokens)
     channels = (encoders.latent_channels, encoders.context_channels, encoders.pooled_channels)
-    networks = []
-    for offset in range(2):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + offset)
-            networks.append(build_denoiser(recipe.denoiser, *channels).eval())
     contracts = {role: encoders.contract(recipe, role) for role in ROLES}
-    return join(networks[0], networks[1], contracts, autoencoder, towers, recipe)
+    structure, texture = (network(role, channels, contracts[role]).eval().requires_grad_(False) for role in ROLES)
+    return join(structure, texture, contracts, autoencoder, towers, recipe)

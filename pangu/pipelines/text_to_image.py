@@ -24,7 +24,7 @@ from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
 from pangu.models.denoisers import denoise
 from pangu.models.lora import has_lora, set_lora_scale
-from pangu.models.schedulers import check_schedule
+from pangu.models.schedulers import check_schedule, check_usable
 from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation
 from pangu.pipelines import inputs
 
@@ -179,6 +179,7 @@ class TextToImagePipeline(DiffusionPipeline):
         """
         self._contracts = contracts
         contract = self.reference
+        check_usable(contract.schedule)
         check_schedule(self.scheduler, contract.schedule)
         if self.vae is not None and scaling(self.vae) != (contract.latent_scaling, contract.latent_shift):
             raise UserError(

@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from pangu.jobs import MARK as COMMAND
+from pangu.stack.flow_runs import SUSPENDED
 from pangu.stack.model import Stack
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, marked
@@ -81,14 +82,17 @@ class Caretaker:
             run_id, state = run["id"], run["state"]
             if state["type"] == "CANCELLING" and age_s(state["timestamp"]) > CANCELLING_S:
                 yield Care(f"{run_id} is cancelled", partial(self._cancel, run_id), looks=1)
-            # Without a process id it is no run of this machine's worker.
+            # A suspended run has no process, and without a process id it is no run of this machine's worker.
+            elif state["name"] == SUSPENDED:
+                continue
             elif state["type"] in ("RUNNING", "PAUSED") and run["infrastructure_pid"] and run_id not in alive:
                 yield Care(f"{run_id} has crashed", partial(self._crash, run_id))
 
     def _left_behind(self) -> Iterable[Care]:
-        """Jobs and processes of flow runs that are over."""
+        """Jobs and processes of flow runs that are over, or that were suspended and whose own process is gone."""
         found = owners() | {job[:RUN_ID_LENGTH] for job in self._living_jobs()}
-        for run_id in self._ended(found):
+        suspended = {run["id"] for run in self._runs("PAUSED") if run["state"]["name"] == SUSPENDED}
+        for run_id in [*self._ended(found), *((suspended & found) - flow_processes())]:
             yield Care(f"{run_id} leaves nothing behind", partial(self._stop, run_id))
 
     def _served(self) -> Iterable[Care]:

@@ -24,6 +24,8 @@ MEMORY_BYTES = 6 * GIB
 """What the demo took at most."""
 DISK_BYTES = 10 * GIB
 OPEN_FILES = 4096
+SUPPORTED = ((3, 11), (3, 13))
+"""The oldest and the newest Python that the list of pins is tried with."""
 NEWEST_FASTAPI = (0, 155)
 """From this version on Prefect's server dies at import."""
 
@@ -73,8 +75,8 @@ def _looked_at(what: str, found: str, look: Callable[[], None]) -> Finding:
 
 def python_version(home: Home) -> Iterable[Finding]:
     found = ".".join(map(str, sys.version_info[:3]))
-    good = sys.version_info >= (3, 11)
-    yield _finding("Python", good, found, "install Python 3.11 or newer and make the environment again")
+    good = SUPPORTED[0] <= sys.version_info[:2] <= SUPPORTED[1]
+    yield _finding("Python", good, found, "install Python 3.11, 3.12 or 3.13 and make the environment again")
 
 
 def packages(home: Home) -> Iterable[Finding]:

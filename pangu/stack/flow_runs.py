@@ -7,16 +7,23 @@ from pangu.stack.model import Stack
 from pangu.stack.prefect_api import prefect_api
 
 UNDER_WAY = ("RUNNING", "PENDING", "PAUSED", "CANCELLING")
-"""States of a run that has a process, or should have: one that is paused waits in it for a person's answer."""
+"""Types of state of a run that has a process, or should have: one that is paused waits in it for a person's answer."""
+SUSPENDED = "Suspended"
+"""Name of the one state of type PAUSED that has no process: a run that is left until somebody resumes it."""
 SCHEDULED_TAG = "auto-scheduled"
 """Prefect's own tag of the runs that a schedule made."""
 
 
 def settle(stack: Stack, state: str, message: str) -> None:
-    """Give every run under way the final `state` and free all concurrency slots; for when no run can be alive."""
+    """Give every run under way the final `state` and free all concurrency slots; for when no run can be alive.
+
+    Suspended ones stay so: they are begun anew when somebody resumes them.
+    """
     with prefect_api(stack) as api:
         asked = {"flow_runs": {"state": {"type": {"any_": list(UNDER_WAY)}}}}
         for run in api.post("/flow_runs/filter", json=asked).raise_for_status().json():
+            if run["state"]["name"] == SUSPENDED:
+                continue
             final = {"type": state, "message": message}
             api.post(f"/flow_runs/{run['id']}/set_state", json={"state": final, "force": True}).raise_for_status()
         for limit in api.post("/v2/concurrency_limits/filter", json={}).raise_for_status().json():

@@ -1,13 +1,17 @@
 """One training job from what a person asks for to its outcome: is it done, may it start, and with what does it begin?"""
 
+import contextlib
 from pathlib import Path
 
 from pangu.config import Recipe, Role
 from pangu.data.encode.encoded import Manifest, check_encoded
 from pangu.errors import UserError
 from pangu.models.initial import Resolve
+from pangu.progress import Reporter
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
+from pangu.train.continuing import check_same_recipe
+from pangu.train.follow import followed
 from pangu.train.initial import pin_initial
 from pangu.train.job import TrainJob, TrainOutcome
 from pangu.train.on_ray import run_on_ray
@@ -21,11 +25,13 @@ def train(
     home: Home,
     run_name: str | None = None,
     resolve: Resolve | None = None,
+    report: Reporter | None = None,
 ) -> TrainOutcome:
     """Train the generator of `role` on an encoded dataset, with `recipe.workers` workers on the current Ray cluster.
 
     The default run name follows from data and recipe: the same input finds its finished run, or continues a stopped one.
-    `resolve` fetches a registered pair that the recipe starts from.
+    `resolve` fetches a registered pair that the recipe starts from. With `report` this process tells how far the run is, and the
+    workers' own output stays in Ray's logs.
 
     Raises:
         UserError: nothing to train on, a recipe that does not fit the data, or a run name that belongs to another run.
@@ -45,7 +51,8 @@ def train(
     manifest = Manifest.load(job.encoded)
     earlier = earlier_generator(job, home)
     pin_initial(job.run_folder, recipe, role, job.contract(manifest), manifest.encoders, earlier, resolve)
-    attempted(lambda: run_on_ray(job))
+    with followed(job, report) if report is not None else contextlib.nullcontext():
+        attempted(lambda: run_on_ray(job, quiet=report is not None))
     if not outcome.is_file():
         raise RuntimeError(f"Ray Train ended, but {outcome} is missing.")
     return TrainOutcome.model_validate(read_json(outcome))
@@ -79,3 +86,4 @@ def check_job(job: TrainJob) -> None:
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")
+    check_same_recipe(job.run_folder, job)

@@ -3,6 +3,7 @@
 Imports little at the top: Ray's controller of a run imports this file, and has no use for what its workers need.
 """
 
+import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
     from pangu.train.job import TrainJob
 
 
-def run_on_ray(job: "TrainJob") -> None:
+def run_on_ray(job: "TrainJob", quiet: bool = False) -> None:
     """Start the workers and wait. Each attempt has a name of its own: the run's state is in its own checkpoints.
+
+    quiet: what the workers print stays in Ray's logs.
 
     Ray itself repeats nothing but preempted attempts, for it cannot tell bad input from bad luck.
     """
@@ -21,6 +24,8 @@ def run_on_ray(job: "TrainJob") -> None:
     import torch
     from ray.train.torch import TorchTrainer
 
+    if quiet and not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
     use_gpu = bool(ray.cluster_resources().get("GPU")) if ray.is_initialized() else torch.cuda.is_available()
     least, most = job.recipe.min_workers, job.recipe.workers
     workers: Any = most if least is None else (least, most)

@@ -1,6 +1,8 @@
 """What the death of a worker leaves wrong with its flow runs is put right by the caretaker of the running stack."""
 
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -8,7 +10,8 @@ import pytest
 
 from pangu import jobs
 from pangu.stack import Stack
-from pangu.stack.caretaker import FLOW_RUN, is_run_id
+from pangu.stack.caretaker import FLOW_RUN, Caretaker, is_run_id
+from pangu.stack.flow_runs import settle
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, marked
 from pangu.stack.supervision import program_states
@@ -59,6 +62,45 @@ def test_a_run_that_died_after_its_worker_has_crashed_and_leaves_nothing(api: ht
             time.sleep(0.5)
     finally:
         end(marked(jobs.MARK, forgotten, prefix=True))
+
+
+def suspend(api: httpx.Client, run_id: str) -> None:
+    """Press *Suspend*, as the dashboard does."""
+    until = (datetime.now(UTC) + timedelta(minutes=10)).isoformat()
+    details = {"pause_timeout": until, "pause_reschedule": True}
+    state = {"type": "PAUSED", "name": "Suspended", "state_details": details}
+    api.post(f"/flow_runs/{run_id}/set_state", json={"state": state}).raise_for_status()
+
+
+def name_of_state(api: httpx.Client, run_id: str) -> str:
+    return api.get(f"/flow_runs/{run_id}").raise_for_status().json()["state"]["name"]
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_a_suspended_run_stops_its_stage_stays_suspended_and_goes_on_when_resumed(
+    api: httpx.Client, stack: Stack, card_that_takes_forever: Path
+) -> None:
+    run = press(api, "ingest-images", {"card": str(card_that_takes_forever)}).raise_for_status().json()["id"]
+    wait_for(lambda: len(marked(jobs.MARK, run, prefix=True)) >= 2)
+    suspend(api, run)
+    wait_for(lambda: not marked(jobs.MARK, run, prefix=True) and not marked(FLOW_RUN, run))
+    caretaker = Caretaker(stack)
+    assert [caretaker.look() for _ in range(3)] == [[], [], []]
+    settle(stack, "CRASHED", "The stack went down.")
+    assert name_of_state(api, run) == "Suspended"
+
+    found = api.post(f"/flow_runs/{run}/resume", json={}).raise_for_status().json()
+    assert found["status"] == "ACCEPT"
+    wait_for(lambda: len(marked(jobs.MARK, run, prefix=True)) >= 2)
+    assert name_of_state(api, run) == "Running"
+    api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    assert finish(api, run)["type"] == "CANCELLED"
 
 
 def test_only_what_prefect_names_runs_by_is_taken_for_one() -> None:

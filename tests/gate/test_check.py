@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pangu.config import Gate, GateRule
+from pangu.config import Gate, GateRule, InitialWeights
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import evaluate, plan
 from pangu.evaluate.judges import Judges
@@ -15,6 +15,7 @@ from pangu.registry import release
 from pangu.storage import write_json
 
 GATE = Gate(rules=(GateRule(metric="understanding_similarity"),), resamples=200)
+NO_FLOOR = GATE.model_copy(update={"floor": "none"})
 
 
 @pytest.fixture
@@ -34,10 +35,11 @@ def outcomes(bench, structures, textures) -> list[EvaluateOutcome]:
     return [evaluate(structure, textures[0], *arguments, protocol=protocol) for structure in structures]
 
 
-def at_gate(bench, outcome: EvaluateOutcome, folder: Path, gate: Gate = GATE) -> Decision:
+def at_gate(bench, outcome: EvaluateOutcome, folder: Path, gate: Gate = GATE, **changes: object) -> Decision:
     path = folder / f"{outcome.pair_id}.json"
     write_json(path, outcome.model_dump(mode="json"))
-    return check_pair_at_gate(path, gate, bench.dataset, bench.version, bench.home)
+    recipe = bench.recipe.model_copy(update={"gate": gate, **changes})
+    return check_pair_at_gate(path, recipe, bench.dataset, bench.version, bench.home)
 
 
 def test_the_means_of_the_prompts_are_the_metrics(outcomes) -> None:
@@ -60,7 +62,7 @@ def test_a_pair_meets_the_champion_on_the_prompts_that_both_have_drawn(
 
     decision = at_gate(bench, second, tmp_path)
     assert decision.champion_version == version and decision.protocol_hash == second.protocol_hash
-    (kept,) = (bench.home.root / "gate").glob("*.json")
+    (kept,) = (bench.home.root / "gate").glob("[!s]*.json")
     assert PromptScores.load(kept) == PromptScores.load(Path(first.prompt_scores))
     assert Path(decision.champion_grid).read_bytes() == Path(first.sample_grid).read_bytes()
     for verdict in decision.verdicts:
@@ -73,7 +75,30 @@ def test_a_pair_meets_the_champion_on_the_prompts_that_both_have_drawn(
     assert not refused.passed and "is not better by a margin of 3." in refused.reason
 
 
+@pytest.mark.usefixtures("registry")
+def test_a_first_pair_is_held_against_what_its_training_started_from(bench, outcomes, tmp_path) -> None:
+    """Random generators are no better than others; a start that draws as they do is not shown to be better either."""
+    first = outcomes[0]
+    refused = at_gate(bench, first, tmp_path)
+    assert not refused.passed and refused.champion_version is None
+    assert refused.compared_with == "an untrained pair" and "is not better" in refused.reason
+    assert all(verdict.difference is not None for verdict in refused.verdicts)
+    assert Path(refused.champion_grid).is_file()
+    assert at_gate(bench, first, tmp_path) == refused
+
+    started = at_gate(bench, first, tmp_path, init_from=InitialWeights(source=first.pair))
+    assert started.passed and started.reason.endswith("compared with what training started from.")
+    assert {verdict.champion for verdict in started.verdicts} == {first.metrics[one.metric] for one in started.verdicts}
+
+    anything = at_gate(bench, first, tmp_path, NO_FLOOR)
+    assert anything.passed and "no floor for a first pair" in anything.reason and anything.compared_with == ""
+
+    gone = InitialWeights(source=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere"):
+        at_gate(bench, first, tmp_path, init_from=gone)
+
+
 def test_a_file_that_is_no_evaluation_is_refused(bench, tmp_path) -> None:
     write_json(tmp_path / "x.json", {"pair_id": "x"})
     with pytest.raises(UserError, match=r"x\.json does not hold the outcome of `pangu evaluate`"):
-        check_pair_at_gate(tmp_path / "x.json", GATE, bench.dataset, bench.version, bench.home)
+        check_pair_at_gate(tmp_path / "x.json", bench.recipe, bench.dataset, bench.version, bench.home)

@@ -9,7 +9,7 @@ from pangu.config import Gate, GateRule
 from pangu.errors import UserError
 from pangu.evaluate.prompt_scores import PromptScores
 from pangu.gate.bootstrap import bootstrap, paired
-from pangu.gate.decision import Decision, decide
+from pangu.gate.decision import Decision, Reference, decide
 from pangu.recipes import RECIPES
 
 METRIC = "retrieval_similarity_en"
@@ -21,8 +21,8 @@ def scores(values: np.ndarray, metric: str = METRIC) -> PromptScores:
 
 def decision(rule: GateRule, candidate: np.ndarray, champion: np.ndarray | None) -> Decision:
     mine = scores(candidate)
-    theirs = scores(champion) if champion is not None else None
-    return decide(Gate(rules=(rule,)), "pair", mine.means, mine, theirs, 3)
+    theirs = Reference("version 3", scores(champion), 3) if champion is not None else None
+    return decide(Gate(rules=(rule,)), "pair", mine.means, mine, theirs)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -89,8 +89,8 @@ def test_what_each_demand_lets_pass(gain: float, noise: float, demand: str, marg
 def test_a_distance_gets_better_by_getting_smaller() -> None:
     mine, theirs = scores(np.full(20, 0.1), "loss_en"), scores(np.full(20, 0.3), "loss_en")
     rule = GateRule(metric="loss", against_champion="better")
-    assert decide(Gate(rules=(rule,)), "pair", mine.means, mine, theirs).passed
-    assert not decide(Gate(rules=(rule,)), "pair", theirs.means, theirs, mine).passed
+    assert decide(Gate(rules=(rule,)), "pair", mine.means, mine, Reference("b", theirs)).passed
+    assert not decide(Gate(rules=(rule,)), "pair", theirs.means, theirs, Reference("a", mine)).passed
 
 
 def test_the_first_pair_meets_only_absolute_bounds() -> None:
@@ -98,6 +98,27 @@ def test_the_first_pair_meets_only_absolute_bounds() -> None:
     assert decision(rule, np.full(5, 0.6), None).passed
     refused = decision(rule, np.full(5, 0.4), None)
     assert not refused.passed and refused.reason == f"{METRIC} is 0.4, below 0.5."
+
+
+@pytest.mark.parametrize("demand", ["not_shown_worse", "not_inferior", "better"])
+def test_a_first_pair_that_is_not_better_than_an_untrained_one_is_stopped(demand: str) -> None:
+    """The prompts say nothing of a gain of 0.001, which every weaker demand than `better` lets pass."""
+    generator = np.random.default_rng(4)
+    untrained = generator.random(24)
+    rule = GateRule(metric=METRIC, against_champion=demand)  # type: ignore[arg-type]
+    floor = Reference("an untrained pair", scores(untrained), untrained=True)
+    gains = {"none": 0.001 + 0.1 * generator.standard_normal(24), "plain": np.full(24, 0.4)}
+    found = {}
+    for name, gain in gains.items():
+        mine = scores(untrained + gain)
+        found[name] = decide(Gate(rules=(rule,)), "pair", mine.means, mine, floor)
+    assert not found["none"].passed and "where an untrained pair has" in found["none"].reason
+    assert found["plain"].passed and found["plain"].reason == "All 1 checks hold; compared with an untrained pair."
+
+
+def test_a_gate_that_asks_nothing_says_so() -> None:
+    asked = decision(GateRule(metric=METRIC, against_champion="not_compared"), np.full(5, 0.1), np.full(5, 0.9))
+    assert asked.passed and "any pair passes" in asked.reason and asked.compared_with == ""
 
 
 def test_a_rule_without_a_language_is_asked_of_each() -> None:
@@ -118,7 +139,7 @@ def test_a_rule_without_a_language_is_asked_of_each() -> None:
 def test_a_rule_that_can_not_be_asked_is_refused(rule: GateRule, sentence: str) -> None:
     mine = scores(np.ones(3))
     with pytest.raises(UserError, match=sentence):
-        decide(Gate(rules=(rule,)), "pair", mine.means | {"fid_thumbnail-16": 3.0}, mine, mine)
+        decide(Gate(rules=(rule,)), "pair", mine.means | {"fid_thumbnail-16": 3.0}, mine, Reference("itself", mine))
 
 
 def test_other_prompts_are_not_compared() -> None:
@@ -130,6 +151,6 @@ def test_the_rules_of_a_recipe_change_neither_its_digest_nor_its_runs_unless_the
     for make in RECIPES.values():
         recipe = make()
         own = recipe.model_copy(update={"gate": Gate(confidence=0.99)})
-        assert "gate" not in recipe.model_dump()
+        assert "gate" not in recipe.model_dump() or recipe.gate.floor == "none"
         assert own.learning_digest() == recipe.learning_digest()
         assert own.digest() != recipe.digest()

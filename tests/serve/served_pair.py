@@ -49,16 +49,14 @@ def run_pangu(*arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "pangu", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    # Progress lines come first, then the outcome as indented JSON.
-    return json.loads(done.stdout[done.stdout.index("{\n") :])
+    return json.loads(done.stdout)
 
 
 def run_deploy(which: str | int, *options: str) -> dict[str, Any]:
     """The outcome of a deployment that is expected to succeed."""
     done = pangu_deploy(which, *options)
     assert done.returncode == 0, done.stdout + done.stderr
-    # Progress lines come first, then the outcome as indented JSON.
-    return json.loads(done.stdout[done.stdout.index("\n{\n") :])
+    return json.loads(done.stdout)
 
 
 def write_pair(folder: Path, recipe: Recipe, seed: int) -> tuple[Path, Path, Path]:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import Field
 from safetensors.torch import save
 
 from pangu.config import Frozen, Recipe, Role
@@ -23,6 +24,7 @@ from pangu.data.captions import LANGUAGES, captions_of, styles_of
 from pangu.data.encode.edges import packed
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, partition_folder, parts
 from pangu.data.encode.encoders import Loaded, describe
+from pangu.data.encode.fidelity import Fidelity, measure
 from pangu.data.encode.latents import encode_view, to_bytes
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.plan import original_side, plan
@@ -48,6 +50,8 @@ class EncodeOutcome(Frozen):
     version: int
     encode_id: str
     rows: dict[Role, int]
+    autoencoder_db: float | None = Field(None, description="Mean PSNR of decoded latents against some of the pictures")
+    warnings: tuple[str, ...] = ()
     already_done: bool = False
 
 
@@ -68,12 +72,29 @@ def encode(
     if not done:
         if manifest.latents == "precomputed":
             _encode_files(manifest, home, folder, loaded, report, batch_size)
+        _measure_autoencoder(manifest, home, folder, loaded)
         tokens, pooled = embed_captions(loaded.towers, [""], recipe.max_tokens)
         write_atomically(folder / EMPTY_CAPTION_FILE, save({"tokens": tokens.cpu(), "pooled": pooled.cpu()}))
         write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    kept = Fidelity.load(folder)
     return EncodeOutcome(
-        dataset=dataset, version=version, encode_id=manifest.encode_id(), rows=manifest.rows, already_done=done
+        dataset=dataset,
+        version=version,
+        encode_id=manifest.encode_id(),
+        rows=manifest.rows,
+        autoencoder_db=round(kept.mean_db, 2) if kept else None,
+        warnings=(kept.warning,) if kept and kept.warning else (),
+        already_done=done,
     )
+
+
+def _measure_autoencoder(manifest: Manifest, home: Home, folder: Path, loaded: Loaded) -> None:
+    """At the largest size that a job sees, on originals where there are any."""
+    sizes = [data.view.sizes[index] for data in manifest.jobs.values() for index in data.view.kept]
+    originals = data_files(home, manifest.dataset, manifest.version, upscaled=False)
+    files = originals or data_files(home, manifest.dataset, manifest.version)
+    if found := measure(files, max(sizes, key=math.prod), loaded.autoencoder):
+        found.save(folder)
 
 
 @dataclass(frozen=True)

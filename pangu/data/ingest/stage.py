@@ -190,9 +190,9 @@ def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
 
 
 def check_source(card: Card, listed: pa.Table, home: Home) -> dict[int, str]:
-    """The rows that are refused before any download, and why; none where images lie in files."""
-    if local_images(card, home) is not None:
-        return {}
+    """The rows that are refused before anything is fetched or read, and why."""
+    if (local := local_images(card, home)) is not None:
+        return dict(local.refused)
     return {row: state.reason for row, state in refuse(card, listed).items()}
 
 

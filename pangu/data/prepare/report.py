@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
+from pangu.data.images import read_rgb
 from pangu.data.table.rejects import examples
 from pangu.storage import write_atomically
 
@@ -133,13 +133,9 @@ def _figure(row: Mapping[str, Any]) -> str:
 def _thumbnail(data: bytes) -> str:
     """A small JPEG as a data URI."""
     sink = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft("RGB", (2 * SIDE, 2 * SIDE))
-        small = image.convert("RGBA")
-        small.thumbnail((SIDE, SIDE))
-        white = Image.new("RGBA", small.size, "white")
-        white.alpha_composite(small)
-        white.convert("RGB").save(sink, "JPEG", quality=80)
+    small = read_rgb(data, at_least=2 * SIDE)
+    small.thumbnail((SIDE, SIDE))
+    small.save(sink, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 

@@ -29,7 +29,7 @@ from pangu.data.table.store import TableStore
 from pangu.diffusion.presets import presets_for
 from pangu.storage import Home, read_json, write_json
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raise it whenever the same card and ingest would give other rows."""
 ROWS_AT_ONCE = 64
 """So many rows wait in memory before they are written."""

@@ -13,6 +13,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
+from pangu.data.images import opened_rgb
 from pangu.errors import UserError
 from pangu.pipelines import inputs
 from pangu.pipelines.coop import build, plan
@@ -202,7 +203,7 @@ class CoopPipeline:
 
         images: PIL images, arrays (B, H, W, 3) in [0, 1], or a tensor (B, 3, H, W) in [0, 1], at a size the main model can draw.
         """
-        pixels = VaeImageProcessor(vae_scale_factor=1).preprocess(images).to(self.models.main.device)
+        pixels = VaeImageProcessor(vae_scale_factor=1).preprocess(opened_rgb(images)).to(self.models.main.device)
         height, width = pixels.shape[2:]
         found: dict[str, RoundTrip] = {}
         main = Side(self.models.main, height, width, self.models.main_vae)

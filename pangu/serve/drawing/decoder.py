@@ -4,16 +4,19 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pangu.errors import NotFinite
 from pangu.serve.drawing.facts import facts_of, request_of
 from pangu.serve.drawing.masks import drawn_cells, fitted, read_mask
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Partial, Pictures, Received, Release
 from pangu.serve.drawing.moderation import Moderator
-from pangu.serve.drawing.pictures import files_of, read_image
+from pangu.serve.drawing.pictures import files_of, finite_images, read_image
 from pangu.serve.drawing.pool import Loader, Pool
 from pangu.serve.drawing.structure import checked_size
 from pangu.serve.drawing.worker import Worker
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
@@ -38,7 +41,7 @@ class DecoderPool(Pool):
             return await self._worker.run(lambda: developed(pipeline, handoff, self._moderator))
 
     async def glimpse(self, glimpse: Glimpse) -> Partial:
-        """The image files of a clean estimate; they carry no facts, because they are no results."""
+        """The image files of a clean estimate, none where it is not finite; they carry no facts, because they are no results."""
         async with self._shelf.hold(glimpse.release) as pipeline:
             return await self._worker.run(lambda: shown(pipeline, glimpse, self._moderator))
 
@@ -57,8 +60,7 @@ def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Modera
     job, trajectory = handoff.job, handoff.trajectory
     scheduler = type(trajectory.scheduler).__name__
     facts = facts_of(handoff.release, job, scheduler, handoff.role_steps)
-    latents = trajectory.latents_bchw.to(pipeline.device)
-    images = [image for part in latents.split(MOST_AT_ONCE) for image in pipeline.decode(part)]
+    images = decoded(pipeline, trajectory.latents_bchw)
     if job.mask is not None:
         images = _with_kept_pixels(images, job, handoff.width_height)
     files, looking = files_of(images, job, facts, moderator)
@@ -99,8 +101,23 @@ def _source_of(job: Job, width_height: tuple[int, int]) -> tuple[Any, Any]:
 
 
 def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse, moderator: Moderator) -> Partial:
-    images = pipeline.decode(glimpse.latents_bchw.to(pipeline.device))
+    try:
+        images = decoded(pipeline, glimpse.latents_bchw)
+    except NotFinite:
+        return Partial(glimpse.index, [])
     return Partial(glimpse.index, files_of(images, glimpse.job, {}, moderator)[0], glimpse.job.unread)
+
+
+def decoded(pipeline: "PanGuDrawPipeline", latents_bchw: "Tensor") -> list[Any]:
+    """PIL images of clean latents (B, C, h, w).
+
+    Raises:
+        NotFinite: a pixel is NaN or infinite.
+    """
+    images = []
+    for part in latents_bchw.to(pipeline.device).split(MOST_AT_ONCE):
+        images += finite_images(pipeline.decode(part, output_type="pt"), pipeline.image_processor)
+    return images
 
 
 def received(pipeline: "PanGuDrawPipeline", job: Job) -> Received:

@@ -169,6 +169,7 @@ class Handoff:
 
     job: nothing in it is left to the preferences of the release. role_steps: half -> steps that it took.
     company: part of the pool -> mean number of requests that shared a call of its network.
+    glimpsed: partial images that were shown above the boundary.
     """
 
     release: Release
@@ -180,6 +181,7 @@ class Handoff:
     seconds: Mapping[str, float] = field(default_factory=dict)
     company: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
+    glimpsed: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ class Glimpse:
 
 @dataclass(frozen=True)
 class Partial:
-    """A decoded glimpse: one image file per image of the request, None for one that is withheld."""
+    """A decoded glimpse: one image file per image of the request, None for one that is withheld; no file if it is not finite."""
 
     index: int
     files: list[bytes | None]

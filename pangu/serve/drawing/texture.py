@@ -10,7 +10,6 @@ from pangu.config import Role
 from pangu.serve.drawing.messages import Glimpse, Handoff
 from pangu.serve.drawing.pool import Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
-from pangu.serve.drawing.steps import Watcher
 
 if TYPE_CHECKING:
     from pangu.diffusion.trajectory import OnStep, Step, Trajectory
@@ -32,17 +31,17 @@ class TexturePool(Pool):
         """As `finish`, with clean estimates on the way."""
         handoff = self._arrived(handoff)
         async with self._shelf.hold(handoff.release) as pipeline:
-            steps = handoff.job.texture.steps or len(handoff.trajectory.timesteps)
 
             async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
-                watch = glimpsing(pipeline, handoff.release, handoff.job, steps, put)
-                put(await self._walked(pipeline, handoff, watch))
+                put(await self._walked(pipeline, handoff, put))
 
             async with aclosing(relayed(walk)) as messages:
                 async for message in messages:
                     yield message
 
-    async def _walked(self, pipeline: "PanGuDrawPipeline", handoff: Handoff, watch: Watcher | None) -> Handoff:
+    async def _walked(
+        self, pipeline: "PanGuDrawPipeline", handoff: Handoff, show: Callable[[Glimpse], None] | None
+    ) -> Handoff:
         clock = time.perf_counter()
         trajectory, own_steps = handoff.trajectory, handoff.job.texture.steps
         taken, after = 0, keeping(pipeline, handoff)
@@ -50,6 +49,10 @@ class TexturePool(Pool):
             first = await self._batcher.walk(pipeline, "texture", trajectory, most=1)
             if first.last is not None:
                 trajectory, taken = retimed(pipeline, first.last, own_steps), first.taken
+        watch = None
+        if show is not None:
+            # Over the steps that are walked here, whatever was drawn above the boundary, found in a cache, or retimed.
+            watch = glimpsing(pipeline, handoff.release, handoff.job, trajectory, show, handoff.glimpsed)
         walk = await self._batcher.walk(pipeline, "texture", trajectory, watch, after=after)
         if not walk.trajectory.finished:
             raise RuntimeError(

@@ -2,12 +2,15 @@
 
 import shutil
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from pangu.config import Recipe, RoleTraining
 from pangu.data.encode.encoded import Manifest, check_encoded, parts
+from pangu.data.encode.fidelity import LOST_BELOW_DB
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
 from pangu.data.rows.batches import load_rows
@@ -15,6 +18,7 @@ from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.text import embed_captions, load_text_tower, styled_caption
+from pangu.pictures import png
 from pangu.recipes import tiny
 from pangu.storage import Home
 from tests.data.shaped import cropped, shaped_recipe, styled_row
@@ -273,3 +277,22 @@ def test_latents_are_stored_in_half_precision(encoded) -> None:
     home, _, outcome = encoded
     latents = pq.read_table(parts(home.encoded(NAME, outcome.encode_id), "texture")[0])["latents"][0].as_py()
     assert len(latents) == 2 * 16 * 12 * 12
+
+
+def test_encode_says_how_much_the_autoencoder_keeps_and_warns_where_it_loses_the_pictures(encoded, tmp_path) -> None:
+    """Flat drawings stay; noise is what no autoencoder of eight by eight pixels keeps."""
+    _, _, outcome = encoded
+    assert outcome.autoencoder_db is not None and outcome.autoencoder_db > LOST_BELOW_DB and outcome.warnings == ()
+    home = Home(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
+    noisy = [
+        row(one, False, image=png(Image.fromarray(pixels))) for one, pixels in zip(selection(4), noise, strict=True)
+    ]
+    version = commit_rows(home, noisy)
+    found = encode(NAME, version, tiny(), home)
+    again = encode(NAME, version, tiny(), home)
+    assert found.autoencoder_db is not None and found.autoencoder_db < 20
+    assert (
+        f"keeps only {found.autoencoder_db:.1f} dB" in found.warnings[0] and "autoencoder.source" in found.warnings[0]
+    )
+    assert again.already_done and again.warnings == found.warnings

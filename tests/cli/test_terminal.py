@@ -1,0 +1,91 @@
+"""What commands print: the outcome alone on standard output, all else on standard error, and for each reader what it reads."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from pangu.cli.common import finish, readable
+from pangu.cli.data import ingest
+from pangu.progress import FORMAT, Display, Progress, parse_progress
+from pangu.train.follow import followed
+from pangu.train.history import HISTORY_FILE, History
+from tests.train.tracked import tracked_job
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def steps(*done: int) -> list[Progress]:
+    return [Progress(stage="train", done=n, total=40, unit="steps", facts={"loss": 0.123456, "run": "r"}) for n in done]
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, stream: io.StringIO, *done: int) -> str:
+    monkeypatch.setattr("sys.stderr", stream)
+    display = Display()
+    for progress in steps(*done):
+        display(progress)
+    display.close()
+    return stream.getvalue()
+
+
+def test_a_program_reads_every_step_a_terminal_shows_a_bar_and_a_log_a_few_sentences(monkeypatch, capsys) -> None:
+    monkeypatch.delenv(FORMAT, raising=False)
+    log = shown(monkeypatch, io.StringIO(), *range(1, 41)).splitlines()
+    assert log == ["train: 1 of 40 steps, loss 0.1235", "train: 40 of 40 steps, loss 0.1235"]
+    bar = shown(monkeypatch, Terminal(), 1, 40)
+    assert "train: 100%" in bar and "40/40" in bar and "loss 0.1235" in bar and "{" not in bar
+    monkeypatch.setenv(FORMAT, "json")
+    lines = shown(monkeypatch, io.StringIO(), 1, 2).splitlines()
+    assert [parse_progress(line) for line in lines] == steps(1, 2)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_outcome_is_json_for_programs_and_lines_for_people(monkeypatch, capsys, tmp_path: Path) -> None:
+    class Outcome(BaseModel):
+        rows: dict[str, int] = {"structure": 3, "texture": 2}
+        loss: float = 0.123456789
+        version: int | None = None
+        names: list[str] = ["a", "b"]
+
+    finish(Outcome(), tmp_path / "outcome.json")
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == json.loads((tmp_path / "outcome.json").read_text()) == Outcome().model_dump()
+    monkeypatch.setattr("sys.stdout", screen := Terminal())
+    finish(Outcome(), None)
+    assert screen.getvalue().splitlines() == [
+        "rows.structure  3", "rows.texture    2", "loss            0.123457", "names           a, b",
+    ]  # fmt: skip
+    monkeypatch.setattr("sys.stdout", screen := Terminal())
+    finish(Outcome(), None, as_json=True)
+    assert json.loads(screen.getvalue()) == Outcome().model_dump()
+    assert readable({}) == ""
+
+
+def test_what_a_command_prints_can_be_piped_into_a_parser(home, monkeypatch, capsys, tmp_path: Path) -> None:
+    monkeypatch.delenv(FORMAT, raising=False)
+    (folder := tmp_path / "pictures").mkdir()
+    Image.new("RGB", (80, 80), "red").save(folder / "red.png")
+    (folder / "red.txt").write_text("a red square")
+    card = tmp_path / "squares.yaml"
+    card.write_text("name: squares\nsource: pictures\ncolumns: {caption_en: txt}\nlicence: {name: none}\n")
+    ingest(str(card))
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["ok"] == 1
+    assert "ingest: 1 of 1 images" in printed.err and "PANGU" not in printed.err
+
+
+def test_a_run_in_other_processes_is_followed_through_its_history_and_no_step_is_told_twice(tmp_path: Path) -> None:
+    job = tracked_job(tmp_path)
+    history, told = History(job.run_folder / HISTORY_FILE), list[Progress]()
+    history.add(1, {"loss": 0.5})
+    with followed(job, told.append):
+        for step in (2, 3):
+            history.add(step, {"loss": 0.5 / step})
+    assert [progress.done for progress in told] == [0, 2, 3]
+    assert told[-1].facts == {"loss": 0.5 / 3} and told[-1].total == job.recipe.training(job.role).steps
