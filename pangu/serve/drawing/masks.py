@@ -1,6 +1,5 @@
 """The image of an edit and its mask, at the size that is drawn. As with OpenAI, a mask is transparent where it is edited."""
 
-import io
 from typing import TYPE_CHECKING, Any
 
 from pangu.serve.drawing.messages import Job, RequestError
@@ -9,6 +8,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_SIDE = 2048
+MASKS = ("PNG",)
 
 
 def fitted(image: Any, width_height: tuple[int, int], job: Job, *, smooth: bool = True) -> Any:
@@ -36,17 +36,14 @@ def read_mask(job: Job, image_size: tuple[int, int]) -> Any:
     Raises:
         RequestError: the mask is no png, has no transparency, another size, or no transparent pixel.
     """
-    from PIL import Image
+    from pangu.data.images import BadImage, check_header, read_opacity
 
     assert job.mask is not None, "only masked edits have a mask"
     try:
-        mask = Image.open(io.BytesIO(job.mask), formats=("PNG",))
-        if max(mask.size) > MOST_SIDE:
+        if max(check_header(job.mask, formats=MASKS)) > MOST_SIDE:
             raise _refusal(f"no side may be longer than {MOST_SIDE}")
-        alpha = mask.convert("RGBA").getchannel("A")
-    except RequestError:
-        raise
-    except Exception as error:
+        alpha = read_opacity(job.mask, formats=MASKS)
+    except BadImage as error:
         raise _refusal("it is no PNG image, or damaged") from error
     if alpha.size != image_size:
         (wide, high), (width, height) = alpha.size, image_size

@@ -51,13 +51,10 @@ def exif_with(facts: Mapping[str, str]) -> bytes:
 
 def facts_in(file: bytes) -> dict[str, str]:
     """What a png, jpeg or webp file that was drawn here says of itself; nothing of any other file."""
-    from PIL import ExifTags, Image
+    from pangu.data.images import read_comments
 
-    with Image.open(io.BytesIO(file), formats=FORMATS) as image:
-        if image.format == "PNG":
-            return {name: str(text) for name, text in getattr(image, "text", {}).items()}
-        comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
-    return dict(json.loads(comment[8:].decode("utf-16-be"))) if comment.startswith(b"UNICODE\0") else {}
+    texts, comment = read_comments(file, FORMATS)
+    return dict(json.loads(comment[8:].decode("utf-16-be"))) if comment.startswith(b"UNICODE\0") else texts
 
 
 def png_with(image: Any, facts: Mapping[str, str]) -> bytes:
