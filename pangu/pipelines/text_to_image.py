@@ -24,7 +24,7 @@ from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
 from pangu.models.denoisers import denoise
 from pangu.models.lora import has_lora, set_lora_scale
-from pangu.models.schedulers import check_schedule, check_usable
+from pangu.models.schedulers import check_schedule, fresh_scheduler
 from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation
 from pangu.pipelines import inputs
 
@@ -179,7 +179,6 @@ class TextToImagePipeline(DiffusionPipeline):
         """
         self._contracts = contracts
         contract = self.reference
-        check_usable(contract.schedule)
         check_schedule(self.scheduler, contract.schedule)
         if self.vae is not None and scaling(self.vae) != (contract.latent_scaling, contract.latent_shift):
             raise UserError(
@@ -201,8 +200,7 @@ class TextToImagePipeline(DiffusionPipeline):
         device = self._execution_device  # asked once: diffusers looks through every module for it
         check_schedule(chosen, self.reference.schedule)
         self._check_lora_scales(request.lora_scales)
-        scheduler = type(chosen).from_config(chosen.config)
-        scheduler.set_timesteps(request.num_inference_steps, device=device)
+        scheduler = fresh_scheduler(chosen, request.num_inference_steps, device)
         latents = request.latents
         if latents is None:
             factor = self.reference.spatial_factor

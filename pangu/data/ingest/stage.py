@@ -24,6 +24,7 @@ from pangu.data.ingest.on_nodes import download_on_nodes
 from pangu.data.ingest.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
 from pangu.data.ingest.reuse import carried, reuse, waits
 from pangu.data.ingest.source import content_digest, read_source
+from pangu.data.ingest.table_files import UNREADABLE
 from pangu.data.locks import only_one
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
@@ -183,6 +184,8 @@ def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
     refused = {}
     for row, url in zip(listed["row"].to_pylist(), listed["url"].to_pylist(), strict=True):
         try:
+            if UNREADABLE in url:
+                raise Failed("bad_url")
             policy.check_url(url)
         except Failed as error:
             refused[row] = RowState(NO_SHARD, error.reason)

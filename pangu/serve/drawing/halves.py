@@ -6,40 +6,34 @@ A half without steps would draw nothing of what was asked of it: its prompt, gui
 from typing import TYPE_CHECKING, Any
 
 from pangu.config import ROLES, Role
+from pangu.diffusion.interval import steps_per_role
 from pangu.serve.drawing.messages import Job, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-
-MOST_STEPS = 1000
-
-
-def steps_per_role(timesteps: "Iterable[float]", boundary: int) -> dict[Role, int]:
-    """How many of the timesteps belong to each half; a second-order sampler visits timesteps twice, and each visit counts."""
-    above = [float(t) >= boundary for t in timesteps]
-    return {"structure": above.count(True), "texture": above.count(False)}
 
 
 def steps_of_halves(scheduler: Any, steps: int, boundary: int) -> dict[Role, int]:
-    """What a whole of `steps` steps gives each half, with a scheduler of this kind and these settings."""
-    fresh = type(scheduler).from_config(scheduler.config)
-    fresh.set_timesteps(steps)
-    return steps_per_role(fresh.timesteps.tolist(), boundary)
-
-
-def least_steps(scheduler: Any, boundary: int, roles: tuple[Role, ...] = ROLES) -> int:
-    """The least number of steps of a whole that gives each of `roles` at least one.
+    """What a whole of `steps` steps gives each half, with a scheduler of this kind and these settings.
 
     Raises:
-        RequestError: no number up to 1000 does.
+        UserError: such a scheduler can not take so many steps.
     """
-    for steps in range(1, MOST_STEPS + 1):
-        taken = steps_of_halves(scheduler, steps, boundary)
-        if all(taken[role] for role in roles):
-            return steps
-    raise RequestError(f"{type(scheduler).__name__} leaves a half without steps, however many there are.", "scheduler")
+    from pangu.models.schedulers import fresh_scheduler
+
+    return steps_per_role(fresh_scheduler(scheduler, steps).timesteps.tolist(), boundary)
+
+
+def _least(pipeline: "PanGuDrawPipeline", scheduler: Any, needed: tuple[Role, ...]) -> int:
+    """The least number of steps of a whole that gives each of the `needed` halves one.
+
+    Raises:
+        UserError: no number does.
+    """
+    from pangu.models.schedulers import least_steps
+
+    below = pipeline.boundary / pipeline.reference.schedule.num_train_timesteps
+    return least_steps(scheduler, pipeline.boundary, strength=1.0 if "structure" in needed else below)
 
 
 def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> int:
@@ -51,13 +45,13 @@ def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> in
     needed: tuple[Role, ...] = ROLES if job.source is None else ("texture",)
     steps = job.steps or max(1, round(pipeline.sampling.num_inference_steps * job.step_factor))
     if idle := _idle(pipeline, scheduler, steps, needed):
-        least = least_steps(scheduler, pipeline.boundary, needed)
+        least = _least(pipeline, scheduler, needed)
         if job.steps is not None:
             raise _too_few("num_inference_steps", steps, idle, least)
         steps = max(steps, least)
     own = job.texture.steps
     if own is not None and (idle := _idle(pipeline, scheduler, own, ("texture",))):
-        least = least_steps(scheduler, pipeline.boundary, ("texture",))
+        least = _least(pipeline, scheduler, ("texture",))
         raise _too_few("texture.num_inference_steps", own, idle, least)
     return steps
 

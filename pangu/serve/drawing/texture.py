@@ -78,10 +78,10 @@ def keeping(pipeline: "PanGuDrawPipeline", handoff: Handoff) -> "OnStep | None":
 def retimed(pipeline: "PanGuDrawPipeline", step: "Step", steps: int) -> "Trajectory":
     """The trajectory of a first step below the boundary, continued on the timesteps of a whole of `steps` steps."""
     from pangu.diffusion.estimate import clean_estimate, entered, noise_estimate
+    from pangu.models.schedulers import fresh_scheduler
 
     before, schedule = step.trajectory, pipeline.reference.schedule
-    scheduler = type(before.scheduler).from_config(before.scheduler.config)
-    scheduler.set_timesteps(steps, device=before.latents_bchw.device)
+    scheduler = fresh_scheduler(before.scheduler, steps, before.latents_bchw.device)
     fresh = replace(before, scheduler=scheduler, timesteps=scheduler.timesteps, step=0)
     clean, noise = clean_estimate(step, schedule), noise_estimate(step, schedule)
     return entered(fresh, schedule, step.timestep, clean, noise)
