@@ -8,17 +8,21 @@ from torch import Tensor
 
 from pangu.diffusion.trajectory import Conditioning, StyleConditioning
 from pangu.errors import UserError
-from pangu.models.text import TextTower, embed_captions, styled_caption
+from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation
 from pangu.pipelines import inputs
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Text towers, the tokens that each reads, and where they compute; None means where their weights are."""
+    """Text towers, the tokens that each reads, and where they compute; None means where their weights are.
+
+    warns: text beyond `max_tokens` is logged.
+    """
 
     towers: Sequence[TextTower]
     max_tokens: int
     device: torch.device | None = None
+    warns: bool = True
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) and pooled (B, P) of B texts.
@@ -30,6 +34,8 @@ class Reader:
             raise UserError(
                 "This pipeline was loaded without its text encoder; give embeddings, negative ones included."
             )
+        if self.warns:
+            warn_of_truncation(self.towers, texts, self.max_tokens)
         return embed_captions(self.towers, texts, self.max_tokens, self.device)
 
 

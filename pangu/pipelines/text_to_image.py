@@ -22,6 +22,9 @@ from pangu.pipelines.generators import GeneratorPipeline
 class TextToImagePipeline(GeneratorPipeline):
     """Text towers, autoencoder and scheduler around the generators of a subclass."""
 
+    warns_of_truncation = True
+    """Whether `encode_prompt` logs the text that it cuts off; a server tells its client instead."""
+
     @property
     def text_towers(self) -> list[TextTower]:
         towers = ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2))
@@ -44,7 +47,8 @@ class TextToImagePipeline(GeneratorPipeline):
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
         Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("a fox")`.
-        No negative prompts means the empty caption of the training. device: of the result; None means where it was computed.
+        No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which.
+        device: of the result; None means where it was computed.
 
         Raises:
             UserError: as many negative prompts as prompts are needed, and styles that the generators know.
@@ -145,4 +149,5 @@ class TextToImagePipeline(GeneratorPipeline):
         towers = self.text_towers
         # Asked only where weights may be elsewhere: diffusers looks through every module for it.
         moved = any(hasattr(tower.encoder, "_hf_hook") or tower.encoder.device.type == "meta" for tower in towers)
-        return prompts.Reader(towers, self.reference.max_tokens, self._execution_device if moved else None)
+        device = self._execution_device if moved else None
+        return prompts.Reader(towers, self.reference.max_tokens, device, self.warns_of_truncation)

@@ -36,7 +36,7 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
     metrics = Metrics()
     studio = LocalStudio(settings, metrics, load=load_unchecked)
     lineup = Lineup(champion=release_of(folder))
-    api = build_api(studio, metrics, KeyRing.of(settings))
+    api = build_api(studio, metrics, KeyRing.of(settings), settings)
 
     async def load() -> None:
         try:
