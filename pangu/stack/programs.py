@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pangu.stack import postgres
 from pangu.stack.model import LOOPBACK, WORK_POOL, Stack
-from pangu.storage import Home
+from pangu.storage import Home, sqlite_url
 
 LOGICAL_CPUS = 8
 """Slots, not cores: two training jobs, their drivers and the serving replicas hold a slot each and share the cores."""
@@ -49,7 +49,7 @@ def mlflow_uri(stack: Stack) -> str:
     """SQLAlchemy's address of MLflow's database."""
     if stack.database is not None:
         return database_uri(stack, "mlflow", "psycopg2")
-    return f"sqlite:///{stack.home / 'stack' / 'mlflow' / 'mlflow.db'}"
+    return sqlite_url(stack.home / "stack" / "mlflow" / "mlflow.db")
 
 
 def _postgres(stack: Stack) -> Program:
@@ -69,16 +69,18 @@ def _postgres(stack: Stack) -> Program:
 
 
 def _prefect(stack: Stack) -> Program:
-    database = {}
     if stack.database is not None:
-        database = {"PREFECT_API_DATABASE_CONNECTION_URL": database_uri(stack, "prefect", "asyncpg")}
+        database = database_uri(stack, "prefect", "asyncpg")
+    else:
+        # Where Prefect would put it by itself; Prefect does not encode the path.
+        database = sqlite_url(stack.home / "stack" / "prefect" / "prefect.db", "sqlite+aiosqlite")
     return Program(
         "prefect",
         _python("prefect", "server", "start", "--host", LOOPBACK, "--port", str(stack.prefect_port)),
         {
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-            **database,
+            "PREFECT_API_DATABASE_CONNECTION_URL": database,
             **_passfile(stack),
         },
         starts_by_itself=stack.database is None,
@@ -102,7 +104,8 @@ def _worker(stack: Stack) -> Program:
 
 
 def _mlflow(stack: Stack) -> Program:
-    artifacts = stack.profile.artifacts or str(stack.home / "stack" / "mlflow" / "artifacts")
+    # As a URI, because MLflow decodes a path, too.
+    artifacts = stack.profile.artifacts or (stack.home / "stack" / "mlflow" / "artifacts").as_uri()
     return Program(
         "mlflow",
         _python(

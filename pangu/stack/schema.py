@@ -81,7 +81,7 @@ def revision(stack: Stack, name: str) -> str | None:
     path = stack.home / "stack" / name / f"{name}.db"
     if not path.is_file():
         return None
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         try:
             row = database.execute(statement).fetchone()
         except sqlite3.OperationalError:  # no such table

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pangu.data.table.delta import data_files
 from pangu.data.table.rejects import rejected_folder
 from pangu.data.table.schema import PARTITION, SCHEMA
+from pangu.data.table.store import unaddressed
 from pangu.data.table.versions import VersionEntry
 from pangu.storage import Home
 
@@ -60,4 +61,4 @@ def pieces_of_version(home: Home, name: str, entry: VersionEntry) -> list[Piece]
 
 
 def _number(file: str) -> str:
-    return file.partition("?")[0].rpartition(".")[0].rpartition("-")[2]
+    return unaddressed(file).rpartition(".")[0].rpartition("-")[2]
