@@ -10,10 +10,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from pangu.errors import UserError
-
 
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 """Unicode's categories of control characters, of bytes that are no UTF-8 as Python reads them, and of line ends."""
@@ -92,11 +90,6 @@ def _tables(place: str) -> str:
     """A URI as it is; a path as an absolute one."""
     place = place.rstrip("/")
     return place if "://" in place or not place else str(Path(place).absolute())
-
-
-def sqlite_url(path: Path, driver: str = "sqlite") -> str:
-    """SQLAlchemy's address of a SQLite file: percent-encoded, because it decodes the path and ends it at a '?'."""
-    return f"{driver}:///{quote(str(path))}"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -2,10 +2,12 @@
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
 
 from pangu.stack import postgres
 from pangu.stack.model import LOOPBACK, WORK_POOL, Stack
-from pangu.storage import Home, sqlite_url
+from pangu.storage import Home
 
 LOGICAL_CPUS = 8
 """Slots, not cores: two training jobs, their drivers and the serving replicas hold a slot each and share the cores."""
@@ -46,10 +48,15 @@ def database_uri(stack: Stack, name: str, driver: str) -> str:
 
 
 def mlflow_uri(stack: Stack) -> str:
-    """SQLAlchemy's address of MLflow's database."""
+    """SQLAlchemy's address of MLflow's database; seen from `mlflow_folder`, because MLflow makes a folder of an encoded path."""
     if stack.database is not None:
         return database_uri(stack, "mlflow", "psycopg2")
-    return sqlite_url(stack.home / "stack" / "mlflow" / "mlflow.db")
+    return "sqlite:///mlflow.db"
+
+
+def mlflow_folder(stack: Stack) -> Path:
+    """Where MLflow's server runs and keeps its database and artefacts."""
+    return stack.home / "stack" / "mlflow"
 
 
 def _postgres(stack: Stack) -> Program:
@@ -72,8 +79,8 @@ def _prefect(stack: Stack) -> Program:
     if stack.database is not None:
         database = database_uri(stack, "prefect", "asyncpg")
     else:
-        # Where Prefect would put it by itself; Prefect does not encode the path.
-        database = sqlite_url(stack.home / "stack" / "prefect" / "prefect.db", "sqlite+aiosqlite")
+        # Where Prefect puts it by itself, but encoded: SQLAlchemy decodes the path, and ends it at a '?'.
+        database = f"sqlite+aiosqlite:///{quote(str(stack.home / 'stack' / 'prefect' / 'prefect.db'))}"
     return Program(
         "prefect",
         _python("prefect", "server", "start", "--host", LOOPBACK, "--port", str(stack.prefect_port)),
@@ -105,7 +112,7 @@ def _worker(stack: Stack) -> Program:
 
 def _mlflow(stack: Stack) -> Program:
     # As a URI, because MLflow decodes a path, too.
-    artifacts = stack.profile.artifacts or (stack.home / "stack" / "mlflow" / "artifacts").as_uri()
+    artifacts = stack.profile.artifacts or (mlflow_folder(stack) / "artifacts").as_uri()
     return Program(
         "mlflow",
         _python(
@@ -115,6 +122,7 @@ def _mlflow(stack: Stack) -> Program:
         ),
         # Judges and other server-side jobs would cost several more processes.
         {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_passfile(stack)},
+        folder=str(mlflow_folder(stack)),
         starts_by_itself=stack.database is None,
     )
 

@@ -1,7 +1,9 @@
 """What a card's source lists, whatever its format, as one Arrow table of rows. Knows nothing of downloads."""
 
+import glob
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,7 +11,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from pangu.data.card import Card
+from pangu.data.card import HOME_PREFIX, Card
 from pangu.data.table.store import file_system
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -76,15 +78,17 @@ def content_digest(listed: pa.Table) -> str:
 
 
 def expand(card: Card, uri: str) -> list[str]:
-    """The files that a URI names, itself or by *, sorted.
+    """The files that a URI names, itself or by the * that the card says, sorted.
 
     Raises:
         UserError: a pattern that matches nothing.
     """
-    if "*" not in uri:
+    if "*" not in card.source or ("://" not in uri and Path(uri).exists()):
         return [uri]
     try:
-        filesystem, pattern = file_system(uri)
+        filesystem, path = file_system(uri)
+        said = path if "://" in uri else str(PurePath(card.source.removeprefix(HOME_PREFIX)))
+        pattern = glob.escape(path.removesuffix(said)) + glob.escape(said).replace("[*]", "*")
         found = sorted(map(str, filesystem.glob(pattern)))
     except (OSError, ValueError, ImportError) as error:
         raise unreadable(card, uri, "files", error) from error

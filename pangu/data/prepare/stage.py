@@ -88,7 +88,7 @@ def _jobs(raw: RawFolder, plan: Plan) -> list[ShardJob]:
     for number, ((ingest, shard), rows) in enumerate(plan.rows.items()):
         source = raw if ingest == OWN else RawFolder(raw.root.parent / ingest)
         if not source.shard_file(shard).is_file():
-            raise UserError(f"The raw shard {source.shard_file(shard)} is gone; remove {raw.outcome} and ingest again.")
+            raise UserError(f"The raw shard {source.shard_file(shard)} is gone; run `pangu ingest` again.")
         jobs.append(ShardJob(number, source, shard, rows))
     return jobs
 

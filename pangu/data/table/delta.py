@@ -98,10 +98,12 @@ def _statistics(stored: pa.Table) -> str:
 def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any], nth: int = 1) -> int:
     """Make `files` the whole content of the dataset's next version; returns that version.
 
-    One transaction: killed at any instant, readers see the old version or the new one. The same `key` never commits
-    twice, but for a higher `nth`: its rows are made again after a vacuum has deleted them. The new version replaces the old one's rows, because a dataset is what its card's source lists now: appending
-    would double every row that both lists hold. The old version stays readable by its number. Of two writers at once
-    one is refused by the log, looks again, and lands on top of the other.
+    One transaction: killed at any instant, readers see the old version or the new one. The new version replaces the old
+    one's rows, because a dataset is what its card's source lists now: appending would double every row that both lists
+    hold. The old version stays readable by its number. Of two writers at once one is refused by the log, looks again, and
+    lands on top of the other.
+
+    The same `key` commits once for each `nth`: a higher one where rows are made again after a vacuum deleted them.
     """
     for attempt in range(COMMIT_ATTEMPTS):
         if commits_of(home, name, key) >= nth:

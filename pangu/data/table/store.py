@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pangu.data.table.links import needs_link, plain_folder
+from pangu.data.table import links
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -44,7 +44,7 @@ class TableStore:
         """What deltalake is told: the folder, a plain folder of links to it, or an encoded URI."""
         if not self.is_local:
             return quoted(self.uri)
-        return str(plain_folder(Path(self.uri))) if needs_link(self.uri) else self.uri
+        return str(links.for_delta(Path(self.uri)))
 
     def file(self, logged: str) -> str:
         """The address of a data file that Delta's log names: an absolute path, or a URI that pyarrow opens.

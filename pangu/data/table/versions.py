@@ -174,8 +174,8 @@ def _changed(before: pa.Table, after: pa.Table) -> tuple[dict[str, int], dict[st
 def vacuum(home: Home, name: str, keep: int, dry_run: bool, unfinished_hours: int = UNFINISHED_HOURS) -> list[str]:
     """Delete the files that none of the newest `keep` versions holds, of the table and of what those versions rejected.
 
-    Files that no version ever held were left by a prepare that was killed, or belong to one that is under way. The lock tells them
-    apart where tables lie in the home. Elsewhere another home may be preparing, so that only those go that are older than
+    Files that no version ever held were left by a prepare that was killed, or belong to one that is under way. The lock tells
+    them apart where tables lie in the home. Elsewhere another home may be preparing, so only those go that are older than
     `unfinished_hours`.
 
     Returns:
