@@ -37,7 +37,6 @@ SHARED_VARIABLES = (
     "PANGU_HOME", "PANGU_TABLES", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
 )  # fmt: skip
 """What a command on another node needs to know; Ray brings its own variables."""
-DOLLAR = "A0_DOLLAR"
 MAX_ATTEMPTS = 20
 HEAD_PATIENCE_S = 300.0
 """How long Ray's head may be away before the command that it ran counts as failed."""
@@ -154,13 +153,13 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
 def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path) -> str:
     """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none."""
     shared = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
-    variables = unexpanded({**WAITING, **shared})
+    variables, words = _split({**WAITING, **shared})
     for attempt in range(1, MAX_ATTEMPTS + 1):
         submission_id = f"{job_id}-{attempt}"
         info = _find(client, submission_id)
         if info is None:
             client.submit_job(
-                entrypoint=_shell_line(["python", "-m", PROGRAM, *arguments, "--result", str(result)]),
+                entrypoint=_shell_line([*words, "python", "-m", PROGRAM, *arguments, "--result", str(result)]),
                 submission_id=submission_id,
                 runtime_env={"env_vars": variables},
             )
@@ -170,11 +169,11 @@ def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], jo
     raise CommandFailed(f"{job_id} failed {MAX_ATTEMPTS} times.")
 
 
-def unexpanded(variables: dict[str, str]) -> dict[str, str]:
-    """Variables of a runtime environment that arrive as they are: Ray replaces $NAME and ${NAME} in each, one after the other
-    in the order of their names, so that the first one brings the dollar sign for the others."""
-    kept = {name: value.replace("$", f"${{{DOLLAR}}}") for name, value in variables.items()}
-    return {DOLLAR: "$", **kept} if kept != variables else variables
+def _split(variables: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Those for a runtime environment, and words before the command for the others: in the former Ray would replace $NAME."""
+    kept = {name: value for name, value in variables.items() if "$" not in value}
+    others = [f"{name}={value}" for name, value in variables.items() if name not in kept]
+    return kept, ["env", *others] if others else []
 
 
 def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from pangu.errors import UserError
 
-UNFIT_FOR_DELTA = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
-"""deltalake 1.6 makes a host name of a table's path, in which these may not stand, and decodes percent signs twice."""
-UNFIT_FOR_FSSPEC = re.compile(r"[*?\[]|::")
-"""What fsspec takes for a pattern, or for two file systems, in the path of a local file."""
+UNFIT = re.compile(r"[^A-Za-z0-9/._~+=@,-]")
+"""deltalake 1.6 makes a URI of a table's path, decodes it twice, ends it at a '#', and makes a host name of it, in which none of
+[ ] ^ | may stand. fsspec takes * ? [ for patterns and '::' for two file systems. All but the plainest characters are avoided."""
 LOG = "_delta_log"
 
 
@@ -27,7 +26,7 @@ def for_delta(table: Path) -> Path:
     Raises:
         UserError: see `_links`.
     """
-    if not UNFIT_FOR_DELTA.search(os.path.realpath(table)):
+    if not UNFIT.search(os.path.realpath(table)):
         return table
     folder = _links(table) / "table"
     folder.mkdir(exist_ok=True)
@@ -48,7 +47,7 @@ def for_fsspec(folder: Path) -> Path:
     Raises:
         UserError: see `_links`.
     """
-    if not UNFIT_FOR_FSSPEC.search(str(folder)):
+    if not UNFIT.search(str(folder)):
         return folder
     link = _links(folder) / "folder"
     _link(link, folder)
@@ -67,11 +66,10 @@ def _links(target: Path) -> Path:
         UserError: the path of the temporary folder is not plain either, or another user was there first.
     """
     root = Path(tempfile.gettempdir()).resolve() / f"pangu-links-{os.getuid()}"
-    for unfit in (UNFIT_FOR_DELTA, UNFIT_FOR_FSSPEC):
-        if found := unfit.search(str(root)):
-            raise UserError(
-                f"The path of the temporary folder, {root.parent}, has '{found[0]}' in it; set TMPDIR to a plain one."
-            )
+    if found := UNFIT.search(str(root)):
+        raise UserError(
+            f"The path of the temporary folder, {root.parent}, has '{found[0]}' in it; set TMPDIR to one of letters and digits."
+        )
     root.mkdir(mode=0o700, exist_ok=True)
     if root.stat().st_uid != os.getuid():
         raise UserError(f"{root} belongs to another user; remove it, or set TMPDIR to a folder of your own.")

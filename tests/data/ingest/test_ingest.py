@@ -88,6 +88,20 @@ def test_the_same_table_again_does_nothing_and_says_so(ingested: Ingested) -> No
     assert again.model_copy(update={"already_done": False}) == ingested.outcome
 
 
+def test_a_finished_ingest_fetches_again_only_the_shards_that_are_gone(
+    ingested: Ingested, raw: RawFolder, tmp_path: Path
+) -> None:
+    card, whole, home = ingested.card, ingested.outcome, Home(tmp_path)
+    raw = RawFolder(shutil.copytree(raw.root, home.raw(card.name, whole.ingest_id)), raw.rows_per_shard)
+    raw.shard_file(1).write_bytes(b"torn")
+    untouched = raw.shard_file(0).stat().st_mtime_ns
+    assert raw.lost() and not RawFolder(ingested.home.raw(card.name, whole.ingest_id)).lost()
+    again = ingest(card, home)
+    assert again.model_copy(update={"seconds": 0}) == whole.model_copy(update={"seconds": 0})
+    assert raw.shard_file(0).stat().st_mtime_ns == untouched and not raw.lost()
+    assert ingest(card, home).already_done
+
+
 def test_another_threshold_downloads_nothing_again(ingested: Ingested) -> None:
     card = ingested.card.model_copy(update={"texture_min_side": 32})
     assert ingest(card, ingested.home).already_done
