@@ -5,6 +5,7 @@ S3 is addressed as everywhere: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID a
 
 import errno
 import os
+import re
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from pangu.errors import UserError
 from pangu.storage import Home
 
 S3 = "s3://"
+UNFIT_IN_URI = re.compile(r"[#?%\[\]^|\\]")
+"""See `links.UNFIT`; in object storage no link helps."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,16 @@ class TableStore:
 
     @property
     def delta_uri(self) -> str:
-        """What deltalake is told: the folder, a plain folder of links to it, or an encoded URI."""
+        """What deltalake is told: the folder, a plain folder of links to it, or an encoded URI.
+
+        Raises:
+            UserError: a URI has a character that deltalake cannot take, not even encoded.
+        """
         if not self.is_local:
+            if found := UNFIT_IN_URI.search(self.uri):
+                raise UserError(
+                    f"Delta's library takes no table at {self.uri}: its address has '{found[0]}' in it; choose another."
+                )
             return quoted(self.uri)
         return str(links.for_delta(Path(self.uri)))
 
