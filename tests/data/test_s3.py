@@ -17,6 +17,7 @@ import pytest
 from pangu.config import Recipe
 from pangu.data.encode.stage import encode
 from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.pieces import pieces_of_version
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import commit, latest_version, read_rows, write_part
@@ -109,6 +110,11 @@ def test_a_vacuum_from_another_home_leaves_a_prepare_under_way_its_files(endpoin
     assert gone == would and gone and all("old-" in file for file in gone)
     version = commit(one, NAME, "under-way", [written], {})
     assert read_rows(one, NAME, version).num_rows == 1
+    [source] = pieces_of_version(one, NAME, log(one, NAME)[0])
+    commit_rows(other, ROWS, "newer")
+    vacuum(other, NAME, keep=1, dry_run=False)
+    with pytest.raises(UserError, match=r"A vacuum deleted rows while they were read .*run the same command again"):
+        source.read(["key"])
     abandoned = write_part(store, "abandoned", pa.Table.from_pylist([ROWS[0]], schema=SCHEMA), upscaled=False)
     assert abandoned.path in vacuum(other, NAME, keep=1, dry_run=True, unfinished_hours=0)
 

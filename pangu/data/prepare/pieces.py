@@ -15,6 +15,7 @@ from pangu.data.table.rejects import rejected_folder
 from pangu.data.table.schema import PARTITION, SCHEMA
 from pangu.data.table.store import unaddressed
 from pangu.data.table.versions import VersionEntry
+from pangu.errors import UserError
 from pangu.storage import Home
 
 
@@ -25,9 +26,17 @@ class Piece:
     files: tuple[tuple[str, bool | None], ...]
 
     def read(self, columns: list[str]) -> pa.Table:
-        """The asked columns of all rows, in the types of `SCHEMA`; null where a file is older than a column."""
-        parts = [self._read_file(file, upscaled, columns) for file, upscaled in self.files]
-        return pa.concat_tables(parts)
+        """The asked columns of all rows, in the types of `SCHEMA`; null where a file is older than a column.
+
+        Raises:
+            UserError: a vacuum, which another home may run, has deleted a file meanwhile.
+        """
+        try:
+            return pa.concat_tables([self._read_file(file, upscaled, columns) for file, upscaled in self.files])
+        except FileNotFoundError as error:
+            raise UserError(
+                f"A vacuum deleted rows while they were read ({error}); run the same command again."
+            ) from error
 
     def _read_file(self, file: str, upscaled: bool | None, columns: list[str]) -> pa.Table:
         with pq.ParquetFile(file) as source:
