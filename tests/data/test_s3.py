@@ -84,6 +84,11 @@ def test_from_a_table_in_s3_to_rows_in_s3_and_back(endpoint: str, tmp_path: Path
     assert refilter(strict, home, 0).rows == 3
     assert prepare(mine, done.ingest_id, home).already_done
     assert read_rows(home, "local", 0).equals(rows)
+    other = Home(tmp_path / "other")  # has the table, but nothing of what its versions rejected
+    with pytest.raises(UserError, match=r"rejected is not all here: it was made in another home.*pangu prepare local"):
+        refilter(card("s3://data/source/*.parquet", columns=columns, filters={"min_side": 20}), other, 0)
+    again = prepare(mine, ingest(mine, other).ingest_id, other)
+    assert not again.already_done and read_rows(other, "local", again.version).equals(rows)
 
 
 def test_two_writers_meet_at_conditional_puts_and_both_land(endpoint: str, tmp_path: Path) -> None:

@@ -143,9 +143,8 @@ def _fetch_lost(listing: _Listing, done: int, lost: set[int], lock: int, report:
     """Fetch rows again whose bytes are gone: in the place where they were, or as a further try if an earlier ingest held some."""
     known = elsewhere(listing.folder(done))
     if not lost & known.keys():
-        return _attempt(
-            listing, done, known, lock, report
-        )  # shards that are still there are found, and not fetched again
+        # Its other shards are found, and not fetched again.
+        return _attempt(listing, done, known, lock, report)
     states = carried(listing.folder(done))
     shutil.rmtree(listing.folder(done + 1).root, ignore_errors=True)
     return _attempt(listing, done + 1, {row: state for row, state in states.items() if row not in lost}, lock, report)

@@ -156,7 +156,7 @@ def readable_version(home: Home, name: str, key: str) -> int | None:
 def is_readable(home: Home, name: str, version: int) -> bool:
     """Whether the version can be opened and its files are there."""
     try:
-        _check_present(name, version, data_files(home, name, version))
+        _check_present(name, version, _files(home, name, version))
     except UserError:
         return False
     return True
@@ -211,14 +211,19 @@ def data_files(home: Home, name: str, version: int, upscaled: bool | None = None
     Raises:
         UserError: no such dataset or version, or its files were vacuumed.
     """
+    files = _files(home, name, version, upscaled)
+    if version != latest_version(home, name):
+        _check_present(name, version, files)
+    return files
+
+
+def _files(home: Home, name: str, version: int, upscaled: bool | None = None) -> list[str]:
+    """What `data_files` returns, there or not."""
     actions = pa.table(open_table(home, name, version).get_add_actions(flatten=True))
     if upscaled is not None:
         actions = actions.filter(pc.equal(actions[f"partition.{PARTITION}"], upscaled))
     store = TableStore.of(home, name)
-    files = sorted(store.file(path) for path in actions["path"].to_pylist())
-    if version != latest_version(home, name):
-        _check_present(name, version, files)
-    return files
+    return sorted(store.file(path) for path in actions["path"].to_pylist())
 
 
 def files_digest(home: Home, name: str, version: int) -> str:
