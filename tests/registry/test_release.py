@@ -44,7 +44,7 @@ def test_same_pair_twice_is_one_version_and_the_files_come_back_to_the_byte(regi
     assert (registered.pair_version, registered.structure_version) == (first.pair_version, first.structure_version)
     client = MlflowClient(registry)
     version = client.get_model_version("pangu-pair", str(first.pair_version))
-    get_artifact_repository(client.get_run(version.run_id).info.artifact_uri).delete_artifacts("pangu-pair/vae")
+    get_artifact_repository(client.get_run(version.run_id).info.artifact_uri).delete_artifacts("pangu-pair/texture")
     third = released(places)
     assert (third.pair_version, third.already_done) == (first.pair_version, False) and released(places).already_done
     assert Manifest.of(fetch_pair("champion", tmp_path / "other-cache")) == Manifest.of(places["pair"])
