@@ -243,10 +243,15 @@ def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -
         list_rows(card, port, ["good", "busy", "gone", "fresh"])
         more = ingest(card, home)
         assert (more.ok, more.failed, more.reused) == (3, {"http_404": 1}, 3)
+
+        shutil.rmtree(home.raw(card.name, first.ingest_id) / "shards")  # which held the bytes of one row of it
+        healed = ingest(card, home)
+        assert (healed.ok, healed.failed, healed.ingest_id) == (3, {"http_404": 1}, f"{more.ingest_id}r1")
+        assert ingest(card, home).already_done
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/count") as answer:
             asked = json.load(answer)
-    assert asked == {"good": 1, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
-    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), more.ingest_id, home)
+    assert asked == {"good": 2, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
+    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), healed.ingest_id, home)
     assert (outcome.rows, outcome.dropped) == (3, {})
 
 
