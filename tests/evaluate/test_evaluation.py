@@ -1,6 +1,7 @@
 """`evaluate` on untrained generators of the tiny recipe: what it reports, and that halves draw what the pipeline draws."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,11 @@ def test_the_same_protocol_is_measured_once(bench, structures, textures, protoco
     again = evaluate(*arguments, protocol=protocol)
     assert again.already_done
     assert again.metrics == outcome.metrics
+    weights = Path(outcome.pair) / "texture/diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    remade = evaluate(*arguments, protocol=protocol)
+    assert remade == outcome and weights.read_bytes() == whole
     other = evaluate(*arguments, protocol=protocol.model_copy(update={"split": "train", "metrics": ("retrieval",)}))
     assert not other.already_done
     assert other.pair_id == outcome.pair_id

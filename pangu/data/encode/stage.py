@@ -69,10 +69,10 @@ def encode(
     loaded = Loaded.of(recipe, "cuda" if torch.cuda.is_available() else "cpu")
     manifest = plan(dataset, version, recipe, home, describe(loaded.autoencoder, loaded.towers, recipe.max_tokens))
     folder = home.encoded(dataset, manifest.encode_id())
-    done = (folder / "manifest.json").is_file()
+    done = (folder / "manifest.json").is_file() and (folder / EMPTY_CAPTION_FILE).is_file()
+    if manifest.latents == "precomputed":
+        done = not _encode_files(manifest, home, folder, loaded, report, batch_size) and done
     if not done:
-        if manifest.latents == "precomputed":
-            _encode_files(manifest, home, folder, loaded, report, batch_size)
         _measure_autoencoder(manifest, home, folder, loaded)
         tokens, pooled = embed_captions(loaded.towers, [""], recipe.max_tokens)
         write_atomically(folder / EMPTY_CAPTION_FILE, save({"tokens": tokens.cpu(), "pooled": pooled.cpu()}))
@@ -128,7 +128,8 @@ def _orders(manifest: Manifest, folder: Path) -> list[_Order]:
 
 def _encode_files(
     manifest: Manifest, home: Home, folder: Path, loaded: Loaded, report: Reporter, batch_size: int
-) -> None:
+) -> int:
+    """Write the files that are not there; returns how many chunks lacked one."""
     orders = _orders(manifest, folder)
     files = [
         (order, number, file)
@@ -136,13 +137,15 @@ def _encode_files(
         for number, file in enumerate(data_files(home, manifest.dataset, manifest.version, order.upscaled))
     ]
     total = sum(pq.read_metadata(file).num_rows for _, _, file in files)
-    done = 0
+    done, made = 0, 0
     for order, number, file in files:
         for stem, rows in _chunks(file, number, order):
-            if isinstance(rows, pa.Table):
+            if isinstance(rows, pa.Table) and order.paths(stem):
                 _encode_chunk(rows, stem, order, loaded, batch_size)
+                made += 1
             done += rows if isinstance(rows, int) else rows.num_rows
             report(Progress(stage="encode", done=done, total=total, unit="images"))
+    return made
 
 
 def _chunks(file: str, number: int, order: _Order) -> Iterator[tuple[str, pa.Table | int]]:

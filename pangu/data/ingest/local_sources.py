@@ -20,7 +20,7 @@ from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState
 from pangu.data.ingest.source import expand, is_table, read_tables, with_more_captions
 from pangu.data.ingest.table_files import BadTable, as_text, text_array
 from pangu.data.table.delta import data_files, latest_version
-from pangu.data.table.store import TableStore, file_system
+from pangu.data.table.store import TableStore, file_system, unaddressed
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
 from pangu.storage import Home, write_json
@@ -142,8 +142,7 @@ def _check_images(card: Card, file: str, column: str) -> None:
 
 
 def _open_parquet(uri: str) -> pq.ParquetFile:
-    plain = uri.partition("?")[0]
-    filesystem, path = file_system(plain)
+    filesystem, path = file_system(uri)
     return pq.ParquetFile(filesystem.open(path, "rb"))
 
 
@@ -158,7 +157,7 @@ def _dataset(card: Card, home: Home) -> LocalImages:
     if version and not version.isdigit():
         raise UserError(f"Card '{card.name}' names the source {card.source}; it must be dataset://NAME@VERSION.")
     pinned = int(version) if version else latest_version(home, name)
-    files = [file.partition("?")[0] for file in data_files(home, name, pinned, upscaled=False)]
+    files = [unaddressed(file) for file in data_files(home, name, pinned, upscaled=False)]
     local = _parquet(card, files, "image", "source_url")
     return replace(local, table=with_more_captions(card, files, local.table))
 

@@ -33,7 +33,10 @@ def reuse(listed: pa.Table, earlier: Iterable[RawFolder]) -> dict[int, RowState]
     wanted = dict.fromkeys(listed["url"].to_pylist())
     known: dict[str, RowState] = {}
     for raw in earlier:
+        lost = raw.lost()
         for row in raw.each_row():
+            if row["row"] in lost:
+                continue
             url, before = row["url"], known.get(row["url"])
             if url in wanted and (before is None or (before.reason and not row["reason"])):
                 ingest = raw.root.name if row["ingest"] == OWN else row["ingest"]
@@ -51,6 +54,15 @@ def carried(raw: RawFolder) -> dict[int, RowState]:
             state = replace(state, ingest=raw.root.name)
         states[row["row"]] = state
     return states
+
+
+def elsewhere(raw: RawFolder) -> dict[int, RowState]:
+    """The rows of a finished ingest of which its own shards say nothing: earlier ingests hold them, or their URL was refused."""
+    return {
+        row["row"]: RowState(row["shard"], row["reason"], row["sha256"], row["ingest"], row["raw_row"])
+        for row in raw.each_row()
+        if row["ingest"] != OWN or row["shard"] == NO_SHARD
+    }
 
 
 def waits(states: Mapping[int, RowState], tried: int) -> dict[str, float]:

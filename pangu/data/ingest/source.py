@@ -1,10 +1,12 @@
 """What a card's source lists, whatever its format, as one Arrow table of rows. Knows nothing of downloads."""
 
+import glob
 import hashlib
 import logging
 import zlib
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pangu.data.captions import MORE
-from pangu.data.card import Card
+from pangu.data.card import HOME_PREFIX, Card
 from pangu.data.ingest.table_files import (
     TEXTS,
     UNREADABLE,
@@ -93,17 +95,20 @@ def content_digest(listed: pa.Table) -> str:
 
 
 def expand(card: Card, uri: str) -> list[str]:
-    """The files that a URI names, itself, by *, or as a folder of tables (shards, or what Spark calls x.parquet), sorted.
+    """The files that a URI names, sorted: itself, by the * that the card says, or as a folder of tables (shards, Spark).
 
     Raises:
         UserError: a pattern that matches nothing, or a folder without tables.
     """
+    starred = "*" in card.source and ("://" in uri or not Path(uri).exists())
     try:
-        filesystem, pattern = file_system(uri)
-        if "*" in uri:
+        filesystem, path = file_system(uri)
+        if starred:
+            said = path if "://" in uri else str(PurePath(card.source.removeprefix(HOME_PREFIX)))
+            pattern = glob.escape(path.removesuffix(said)) + glob.escape(said).replace("[*]", "*")
             found = sorted(map(str, filesystem.glob(pattern)))
-        elif not uri.startswith("http") and filesystem.isdir(pattern):
-            found = sorted(path for path in map(str, filesystem.find(pattern)) if is_table(path.removeprefix(pattern)))
+        elif not uri.startswith("http") and filesystem.isdir(path):
+            found = sorted(file for file in map(str, filesystem.find(path)) if is_table(file.removeprefix(path)))
         else:
             return [uri]
     except (OSError, ValueError, ImportError) as error:

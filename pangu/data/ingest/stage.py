@@ -22,7 +22,7 @@ from pangu.data.ingest.guard import EgressPolicy, Failed, origin_of
 from pangu.data.ingest.local_sources import LocalImages, import_images, local_images
 from pangu.data.ingest.on_nodes import download_on_nodes
 from pangu.data.ingest.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
-from pangu.data.ingest.reuse import carried, reuse, waits
+from pangu.data.ingest.reuse import carried, elsewhere, reuse, waits
 from pangu.data.ingest.source import content_digest, read_source
 from pangu.data.ingest.table_files import UNREADABLE
 from pangu.data.locks import only_one
@@ -70,7 +70,7 @@ class _Listing:
     def finished(self) -> int:
         """The newest finished attempt; -1 if there is none."""
         attempt = -1
-        while self.folder(attempt + 1).outcome.is_file():
+        while self.folder(attempt + 1).is_finished:
             attempt += 1
         return attempt
 
@@ -79,7 +79,7 @@ class _Listing:
         raws = self.folder(0).root.parent
         same = [path for path in raws.glob(f"{self.first_id[:8]}*") if not path.name.startswith(self.first_id)]
         found = [RawFolder(path) for path in same]
-        done = [raw for raw in found if raw.outcome.is_file() and raw.rows.is_file()]
+        done = [raw for raw in found if raw.is_finished]
         yield from sorted(done, key=lambda raw: raw.outcome.stat().st_mtime_ns, reverse=True)
 
 
@@ -91,7 +91,8 @@ def ingest(
     wait: Callable[[float], None] = time.sleep,
     on_ray: bool = False,
 ) -> IngestOutcome:
-    """Download what the card's table lists. The same table again does nothing; an interrupted ingest continues.
+    """Download what the card's table lists. The same table again fetches only what is not here any more; an interrupted ingest
+    continues.
 
     Args:
         retry: Try rows again that failed for a reason that may pass, after waiting as long as the reason asks; successes stay.
@@ -111,6 +112,8 @@ def ingest(
             states = refuse(card, listing.listed) if listing.local is None else {}
             known = {} if listing.local else reuse(listing.listed, listing.earlier())
             outcome = _attempt(listing, 0, known | states, lock, report)
+        elif lost := listing.folder(done).lost():
+            outcome = _fetch_lost(listing, done, lost, lock, report)
         else:
             outcome = IngestOutcome(**read_json(listing.folder(done).outcome)).model_copy(update={"already_done": True})
         return _retry(listing, outcome, lock, report, wait) if retry else outcome
@@ -135,6 +138,17 @@ def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: i
     outcome = _outcome(card, raw.root.name, listed.num_rows, counts, reused, time.monotonic() - started)
     write_json(raw.outcome, outcome.model_dump(mode="json"))
     return outcome
+
+
+def _fetch_lost(listing: _Listing, done: int, lost: set[int], lock: int, report: Reporter) -> IngestOutcome:
+    """Fetch rows again whose bytes are gone: in the place where they were, or as a further try if an earlier ingest held some."""
+    known = elsewhere(listing.folder(done))
+    if not lost & known.keys():
+        # Its other shards are found, and not fetched again.
+        return _attempt(listing, done, known, lock, report)
+    states = carried(listing.folder(done))
+    shutil.rmtree(listing.folder(done + 1).root, ignore_errors=True)
+    return _attempt(listing, done + 1, {row: state for row, state in states.items() if row not in lost}, lock, report)
 
 
 def _retry(
@@ -206,6 +220,6 @@ def require_finished(home: Home, name: str, ingest_id: str) -> RawFolder:
         UserError: there is none of that id.
     """
     raw = RawFolder(home.raw(name, ingest_id))
-    if not raw.outcome.is_file():
+    if not raw.is_finished:
         raise UserError(f"Dataset '{name}' has no finished ingest '{ingest_id}'; run `pangu ingest` with its card.")
     return raw

@@ -38,6 +38,11 @@ def write_rejected(folder: Path, stem: str, rows: pa.Table) -> None:
     TableStore(str(folder)).write_parquet(f"{stem}.parquet", with_nulls(rows).cast(REJECTED), compression="none")
 
 
+def count_rejected(folder: Path) -> int:
+    """How many rejected rows lie in the folder of a transaction."""
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
+
+
 def examples(folder: Path, count: int) -> dict[str, list[dict[str, Any]]]:
     """The first `count` rejected rows of each reason."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -88,6 +88,20 @@ def test_the_same_table_again_does_nothing_and_says_so(ingested: Ingested) -> No
     assert again.model_copy(update={"already_done": False}) == ingested.outcome
 
 
+def test_a_finished_ingest_fetches_again_only_the_shards_that_are_gone(
+    ingested: Ingested, raw: RawFolder, tmp_path: Path
+) -> None:
+    card, whole, home = ingested.card, ingested.outcome, Home(tmp_path)
+    raw = RawFolder(shutil.copytree(raw.root, home.raw(card.name, whole.ingest_id)), raw.rows_per_shard)
+    raw.shard_file(1).write_bytes(b"torn")
+    untouched = raw.shard_file(0).stat().st_mtime_ns
+    assert raw.lost() and not RawFolder(ingested.home.raw(card.name, whole.ingest_id)).lost()
+    again = ingest(card, home)
+    assert again.model_copy(update={"seconds": 0}) == whole.model_copy(update={"seconds": 0})
+    assert raw.shard_file(0).stat().st_mtime_ns == untouched and not raw.lost()
+    assert ingest(card, home).already_done
+
+
 def test_another_threshold_downloads_nothing_again(ingested: Ingested) -> None:
     card = ingested.card.model_copy(update={"texture_min_side": 32})
     assert ingest(card, ingested.home).already_done
@@ -229,10 +243,15 @@ def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -
         list_rows(card, port, ["good", "busy", "gone", "fresh"])
         more = ingest(card, home)
         assert (more.ok, more.failed, more.reused) == (3, {"http_404": 1}, 3)
+
+        shutil.rmtree(home.raw(card.name, first.ingest_id) / "shards")  # which held the bytes of one row of it
+        healed = ingest(card, home)
+        assert (healed.ok, healed.failed, healed.ingest_id) == (3, {"http_404": 1}, f"{more.ingest_id}r1")
+        assert ingest(card, home).already_done
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/count") as answer:
             asked = json.load(answer)
-    assert asked == {"good": 1, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
-    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), more.ingest_id, home)
+    assert asked == {"good": 2, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
+    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), healed.ingest_id, home)
     assert (outcome.rows, outcome.dropped) == (3, {})
 
 
