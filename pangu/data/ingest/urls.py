@@ -51,9 +51,10 @@ def requested_url(url: str) -> str:
     if parsed.username or parsed.password:
         raise Failed("bad_url", "with a user name")
     parsed.hash = ""
-    if len(parsed.href) > MAX_URL_LENGTH:
+    asked = parsed.href
+    if len(asked) > MAX_URL_LENGTH:
         raise Failed("bad_url", "too long")
-    return parsed.href
+    return asked
 
 
 def redirect_target(asked: str, location: str) -> str:

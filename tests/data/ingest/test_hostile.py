@@ -5,12 +5,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pangu.data.card import Card, load_card
+from pangu.data.ingest.raw import NO_SHARD
+from pangu.data.ingest.reuse import UNASKED
 from pangu.data.ingest.stage import IngestOutcome, ingest
 from pangu.data.prepare.stage import PrepareOutcome, prepare
 from pangu.data.table.delta import read_rows
@@ -25,10 +28,12 @@ class Survived:
     ingested: IngestOutcome
     prepared: PrepareOutcome
 
+    def rows(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.home.raw(self.card.name, self.ingested.ingest_id) / "rows.parquet").to_pylist()
+
     def reasons(self) -> dict[str, str]:
-        """How each listed row ended at ingest, by the last part of its English caption or URL."""
-        rows = pq.read_table(self.home.raw(self.card.name, self.ingested.ingest_id) / "rows.parquet").to_pylist()
-        return {row["style"]: row["reason"] for row in rows}
+        """How each listed row ended at ingest, by its name."""
+        return {row["style"]: row["reason"] for row in self.rows()}
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,10 @@ def test_every_behaviour_ends_under_its_own_reason(survived: Survived) -> None:
     assert survived.reasons() == expected
     outcome = survived.ingested
     assert outcome.listed == len(expected) == outcome.ok + sum(outcome.failed.values())
+
+
+def test_what_the_check_of_a_card_would_try_is_never_a_bad_url_later(survived: Survived) -> None:
+    assert {row["shard"] for row in survived.rows() if row["reason"] in UNASKED} == {NO_SHARD}
 
 
 def test_what_was_harmless_is_all_there_and_nothing_else(survived: Survived) -> None:
