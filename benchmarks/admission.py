@@ -18,8 +18,7 @@ from PIL import Image
 
 from pangu.data.card import Card
 from pangu.data.example.openmoji import every_drawing, render_png
-from pangu.data.images import decode_rgb
-from pangu.data.ingest.local_sources import SUFFIXES
+from pangu.data.images import SUFFIXES, decode_rgb
 from pangu.data.prepare.admission import round_trips
 from pangu.data.prepare.upscale import upscaler_of
 from pangu.diffusion.admission import first_noisier, fit, spectrum_features

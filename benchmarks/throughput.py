@@ -86,13 +86,13 @@ def main() -> None:
     )
     channels = EMBEDDED if recipe.autoencoder.source == "embedded" else SDXL
     network = build_denoiser(recipe.denoiser, *channels).to(device).train()
-    averages, optimizer = start(network, recipe)
     batch = noise_batch(channels, asked.side, recipe.max_tokens, asked.batch, device)
     alpha_bars_t = alpha_bars(recipe.schedule).to(device)
     with FlopCounterMode(display=False) as counter:
         loss_per_sample(network, batch, alpha_bars_t, recipe.schedule.prediction_type).sum().backward()
     flops = counter.get_total_flops()
     model = prepared(network, execution, World(device=device))
+    averages, optimizer = start(network, recipe)
 
     def step() -> None:
         train_step(

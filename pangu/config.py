@@ -6,7 +6,8 @@ Ray, MLflow or Prefect.
 
 import hashlib
 import json
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -41,6 +42,10 @@ class Frozen(BaseModel):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+LEAST_NOISE, LEAST_SIGNAL = 2**-21, 1e-30
+"""Of beta at any timestep and of alpha_bar at the last: what float32 tells from nothing, and divides by the root of."""
+
+
 class NoiseSchedule(Frozen):
     """The forward process of PanGu-Draw, Eq. 1, and what the network predicts."""
 
@@ -49,7 +54,40 @@ class NoiseSchedule(Frozen):
     beta_start: float = Field(0.00085, gt=0, lt=1)
     beta_end: float = Field(0.012, gt=0, lt=1)
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
-    rescale_betas_zero_snr: bool = Field(False, description="Make the last step pure noise (arXiv 2305.08891)")
+    rescale_betas_zero_snr: bool = Field(
+        False, description="Make the last step pure noise (arXiv 2305.08891); needs v_prediction"
+    )
+
+    def betas(self) -> list[float]:
+        """Noise added at each timestep, before any rescaling, in double precision; `pangu.diffusion.noise` has the tensors."""
+        total = self.num_train_timesteps
+        if self.beta_schedule == "squaredcos_cap_v2":
+            root = [math.cos((i / total + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(total + 1)]
+            return [min(1 - root[i + 1] / root[i], 0.999) for i in range(total)]
+        power = 1 if self.beta_schedule == "linear" else 2
+        low, high = self.beta_start ** (1 / power), self.beta_end ** (1 / power)
+        return [(low + (high - low) * i / (total - 1)) ** power for i in range(total)]
+
+    def trouble(self) -> str:
+        """Why nothing can be trained or drawn with these noise levels, in one sentence without its full stop, or ""."""
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            return (
+                "schedule.rescale_betas_zero_snr makes the last timestep pure noise, from which a predicted noise "
+                "(prediction_type: epsilon) tells nothing of the image; set prediction_type to v_prediction"
+            )
+        betas = self.betas()
+        if min(betas) < LEAST_NOISE:
+            return (
+                f"schedule adds {min(betas):.3g} of noise at one of its timesteps, which float32 cannot tell from none; raise "
+                f"beta_start or beta_end, or lower num_train_timesteps"
+            )
+        signal = math.exp(math.fsum(math.log1p(-beta) for beta in betas))
+        if signal < LEAST_SIGNAL:
+            return (
+                f"schedule leaves alpha_bar = {signal:.3g} at the last timestep, too little for float32; lower beta_end or "
+                f"num_train_timesteps"
+            )
+        return ""
 
 
 class AutoencoderSource(Frozen):
@@ -179,8 +217,8 @@ class RoleTraining(Frozen):
 class Optimization(Frozen):
     """What is learnt and how fast; all training jobs share it."""
 
-    lr_peak: float = Field(1e-3, gt=0)
-    lr_final: float = Field(1e-5, ge=0)
+    lr_peak: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    lr_final: float = Field(1e-5, ge=0, allow_inf_nan=False)
     lr_schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the rate goes from lr_peak to lr_final after the warm-up"
     )
@@ -188,9 +226,15 @@ class Optimization(Frozen):
         1.0, gt=0, le=1, description="Last share of the steps in which the rate falls; before that it stays at lr_peak"
     )
     warmup_steps: int = Field(50, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     grad_clip: float = Field(1.0, gt=0)
+    max_skipped_steps: int = Field(
+        5,
+        ge=1,
+        exclude_if=lambda value: value == 5,
+        description="Steps in a row without a finite loss and gradient norm that stop the run; each of them is skipped",
+    )
     ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
         (0.995,), min_length=1, description="Running means of the weights; the first one is the exported generator"
     )
@@ -299,6 +343,8 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _intervals_make_sense(self) -> "Recipe":
+        if trouble := self.schedule.trouble():
+            raise ValueError(trouble)
         if not 0 < self.boundary < self.schedule.num_train_timesteps:
             raise ValueError(f"boundary must lie strictly between 0 and T={self.schedule.num_train_timesteps}")
         if set(self.jobs) != set(STRATEGY_ROLES[self.strategy]):
@@ -340,17 +386,18 @@ class Recipe(Frozen):
     def training(self, role: Role) -> RoleTraining:
         return self.jobs[role]
 
-    def learning_digest(self) -> str:
-        """Digest of what decides what is learnt: not how many workers do it, how they compute, or what they show.
-
-        A run may go on under another recipe with the same learning digest.
-        """
-        same = {"log_every": 1, "checkpoint_every": 1}
+    def learning_fields(self) -> dict[str, Any]:
+        """What decides what is learnt: not how many workers do it, how they compute, or what they show."""
+        same = {"log_every": 1, "checkpoint_every": 1, "max_skipped_steps": 5}
         kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
-        fields = kept.model_dump(
+        return kept.model_dump(
             mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling", "gate"}
         )
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+    def learning_digest(self) -> str:
+        """Digest of `learning_fields`. A run may go on under another recipe with the same learning digest."""
+        text = json.dumps(self.learning_fields(), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def roles(self) -> tuple[Role, ...]:

@@ -41,6 +41,13 @@ def imports(path: Path) -> Iterator[str]:
                 yield from (f"pangu.{alias.name}" for alias in node.names)
 
 
+def calls(path: Path) -> Iterator[str]:
+    """`Image.open` for every call of it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func)
+
+
 def layer(part: str) -> int:
     return next(number for number, parts in enumerate(LAYERS) if part in parts)
 
@@ -75,3 +82,13 @@ def test_imports_within_the_data_platform_point_one_way(path: Path) -> None:
     folders = {name.split(".")[2] for name in imports(path) if name.startswith("pangu.data.")} & set(DATA_LAYERS)
     upwards = folders - set(lower)
     assert not upwards, f"{here} imports {upwards}, which lie above it"
+
+
+def test_one_module_reads_every_image_that_enters() -> None:
+    """Else training, editing and evaluating would see one file as different pictures."""
+    opening = ("Image.open", "cv2.imread", "cv2.imdecode")
+    found = {path.relative_to(ROOT / "pangu").as_posix() for path in SOURCES for call in calls(path) if call in opening}
+    assert found == {
+        "data/images.py",
+        "data/example/openmoji.py",
+    }  # the latter lays what the SVG renderer drew on white

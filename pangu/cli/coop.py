@@ -126,15 +126,14 @@ def _partners(sources: list[str], given: dict[str, list[Any] | None]) -> "list[P
 
 
 def _picture(path: Path, edges: bool = False) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
     from pangu.data.encode.edges import edge_picture
+    from pangu.data.images import BadImage, read_rgb
 
     try:
-        picture = Image.open(path).convert("RGB")
-        return edge_picture(picture) if edges else picture
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} is no picture that can be read.") from error
+        picture = read_rgb(path.read_bytes())
+    except (OSError, BadImage) as error:
+        raise UserError(f"{path} is no picture that can be read ({error}).") from error
+    return edge_picture(picture) if edges else picture
 
 
 def _draw(pipe: "CoopPipeline", prompt: str, asked: dict[str, Any], seed: int, folder: Path) -> list[str]:

@@ -77,9 +77,7 @@ def serve(
     from pangu.serve.standalone import serve as answer
 
     chosen = ServeSettings() if settings is None else read_settings(settings)
-    pair = pair or _starter()
-    typer.echo(f"http://{chosen.host}:{port}/v1 serves {pair}; end it with Ctrl+C.")
-    answer(pair, port, chosen)
+    answer(pair or _starter(), port, chosen, say=lambda sentence: typer.echo(sentence, err=True))
 
 
 def _starter() -> Path:

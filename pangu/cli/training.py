@@ -49,6 +49,10 @@ def train(
     ],
     recipe: RecipeOption = "demo",
     run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
+    continue_run: Annotated[
+        str | None,
+        typer.Option(help="Go on with the run of this name under the recipe's optimization and steps, and record it."),
+    ] = None,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,11 +64,14 @@ def train(
     from pangu.recipes import recipe as named
     from pangu.registry.fetch import registered_pair
     from pangu.storage import Home
+    from pangu.train.continuing import continued
     from pangu.train.launch import train as run
 
     wanted, home = named(recipe), Home.from_environment()
     if role not in wanted.roles:
         raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
+    if continue_run is not None:
+        run_name = continued(home, continue_run, run_name, role, encode_id, wanted)
     resolve = partial(registered_pair, cache_dir=home.root / "fetched")
     # The workers' own lines are for machines; a person is shown what they leave in the run's history.
     report = None if for_machines() else print_progress

@@ -1,7 +1,6 @@
 """Asking the served pair for images in both languages, with OpenAI's own client: of captions trained on, and of others."""
 
 import base64
-import io
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from PIL import Image
 
 from pangu.config import Frozen
 from pangu.data.example.openmoji import render_png
+from pangu.data.images import read_rgb
 from pangu.data.table.delta import read_rows
 from pangu.evaluate.retrieval import Retrieval, retrieval
 from pangu.stack import Stack
@@ -50,7 +50,7 @@ def trained(stack: Stack, dataset: str, version: int) -> Answers:
         Home(stack.home), dataset, version, columns=["key", "image", "caption_zh", "caption_en"], split="train"
     ).to_pylist()
     rows.sort(key=lambda row: row["key"])  # content hashes: an order without meaning
-    truth = {row["key"]: Image.open(io.BytesIO(row["image"])).convert("RGB") for row in rows}
+    truth = {row["key"]: read_rgb(row["image"]) for row in rows}
     prompts = [Prompt(key=row["key"], zh=row["caption_zh"], en=row["caption_en"]) for row in spread(rows)]
     return Answers(prompts, truth)
 
@@ -58,7 +58,7 @@ def trained(stack: Stack, dataset: str, version: int) -> Answers:
 def never_trained(size: int) -> Answers:
     """`PROMPTS` combinations of a person and a skin tone that no training of the starter pair ever saw."""
     drawings = unseen()
-    truth = {one.stem: Image.open(io.BytesIO(render_png(one, size))).convert("RGB") for one in drawings}
+    truth = {one.stem: read_rgb(render_png(one, size)) for one in drawings}
     return Answers([Prompt(key=one.stem, zh=one.caption_zh, en=one.caption_en) for one in spread(drawings)], truth)
 
 
@@ -91,4 +91,4 @@ def _generate(client: Any, text: str, size: int) -> Image.Image:
     response = client.images.generate(
         model="pangu-pair", prompt=text, size=f"{size}x{size}", response_format="b64_json", extra_body={"seed": SEED}
     )
-    return Image.open(io.BytesIO(base64.b64decode(response.data[0].b64_json))).convert("RGB")
+    return read_rgb(base64.b64decode(response.data[0].b64_json))

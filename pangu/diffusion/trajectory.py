@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.diffusion.guidance import classifier_free_guidance, style_guidance
-from pangu.diffusion.interval import TimeInterval
+from pangu.diffusion.interval import TimeInterval, expert_at
 from pangu.diffusion.transfer import transferred
+from pangu.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -204,11 +206,36 @@ def advance(
 
     Choosing the expert by the next timestep instead would let one expert run a step of the other's interval.
     """
-    while not trajectory.finished and trajectory.timestep in interval:
+    for _ in range(trajectory.step, len(trajectory.timesteps)):
+        if trajectory.finished or trajectory.timestep not in interval:
+            break
         trajectory = step_together([trajectory], denoiser)[0].trajectory
         if on_step is not None:
             trajectory = on_step(trajectory)
     return trajectory
+
+
+def turns(trajectory: Trajectory, boundary: int) -> list[Role]:
+    """Whose turn it is until a pair's trajectory ends, each half as often as it begins anew.
+
+    Two turns as a rule; some schedulers dither around the boundary.
+    """
+    left = trajectory.timesteps[trajectory.step :].tolist()
+    return [role for role, _ in groupby(expert_at(t, boundary) for t in left)]
+
+
+def clean_latents(trajectory: Trajectory) -> Tensor:
+    """The latents (B, C, H, W) of a trajectory at its end.
+
+    Raises:
+        UserError: it stopped before, at a timestep that nobody owns.
+    """
+    if not trajectory.finished:
+        raise UserError(
+            f"{type(trajectory.scheduler).__name__} stopped after step {trajectory.step} of {len(trajectory.timesteps)}: no "
+            f"generator here owns t = {trajectory.timestep:g}."
+        )
+    return trajectory.latents_bchw
 
 
 def _step_arguments(trajectory: Trajectory) -> dict[str, Any]:

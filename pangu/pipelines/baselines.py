@@ -13,7 +13,7 @@ from torch import Tensor
 from pangu.config import STRATEGY_ROLES, Recipe, Role
 from pangu.contract import SHARED, GeneratorContract
 from pangu.diffusion.presets import Size, nearest_of
-from pangu.diffusion.trajectory import Conditioning
+from pangu.diffusion.trajectory import Conditioning, clean_latents
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.cascade import lower_latents
@@ -96,7 +96,7 @@ class SingleStage(TextToImagePipeline):
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
         trajectory = self._begin(conditioning, request, presets, self.unet.config.out_channels)
         with self._watched(len(trajectory.timesteps), callback) as on_step:
-            return self._walk(trajectory, self.role, on_step).latents_bchw
+            return clean_latents(self._walk(trajectory, self.role, on_step))
 
 
 class Cascade(TextToImagePipeline):
@@ -190,7 +190,7 @@ class Cascade(TextToImagePipeline):
             own = replace(request, height=height, width=width, latents=noise)
             trajectory = self._begin(conditioning, own, presets, self.base.config.out_channels)
             with self._watched(len(trajectory.timesteps), callback) as on_step:
-                latents = self._walk(trajectory, role, on_step, lower).latents_bchw
+                latents = clean_latents(self._walk(trajectory, role, on_step, lower))
             noise = None
         assert latents is not None
         return latents

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
-from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory
+from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory, clean_latents, turns
 from pangu.errors import UserError
 from pangu.models.lora import check_lora, fuse_lora, has_lora, load_lora, unload_lora
+from pangu.models.schedulers import check_halves
 from pangu.pipelines import inputs
 from pangu.pipelines.text_to_image import TextToImagePipeline
 
@@ -118,7 +119,8 @@ class PanGuDrawPipeline(TextToImagePipeline):
         `scheduler` is taken in the place of the pipeline's own.
 
         Raises:
-            UserError: the size is no preset, or the scheduler no longer fits the contracts.
+            UserError: the size is no preset, the scheduler no longer fits the contracts, or a half of a whole pair would have no
+                step.
         """
         request = inputs.Request(
             height=height,
@@ -135,7 +137,11 @@ class PanGuDrawPipeline(TextToImagePipeline):
     def _start(self, conditioning: Conditioning, request: inputs.Request) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
         unet = self.structure if self.structure is not None else self.texture
-        return self._begin(conditioning, request, presets, unet.config.out_channels)
+        trajectory = self._begin(conditioning, request, presets, unet.config.out_channels)
+        # Where only one half is loaded, somebody else decides what the other one does.
+        if self.structure is not None and self.texture is not None:
+            check_halves(trajectory.scheduler, self.boundary)
+        return trajectory
 
     def advance(self, trajectory: Trajectory, role: Role, on_step: OnStep | None = None) -> Trajectory:
         """Run every next step whose current timestep belongs to `role`.
@@ -145,14 +151,16 @@ class PanGuDrawPipeline(TextToImagePipeline):
         """
         return self._walk(trajectory, role, on_step)
 
+    def finish(self, trajectory: Trajectory, on_step: OnStep | None = None) -> Trajectory:
+        """Run every step that is left, each by the half that owns its timestep."""
+        for role in turns(trajectory, self.boundary):
+            trajectory = self.advance(trajectory, role, on_step)
+        return trajectory
+
     def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
         trajectory = self._start(conditioning, request)
         with self._watched(len(trajectory.timesteps), callback) as on_step:
-            # Schedulers may dither around the boundary, so the experts take turns until the trajectory ends.
-            while not trajectory.finished:
-                role: Role = "structure" if trajectory.timestep >= self.boundary else "texture"
-                trajectory = self.advance(trajectory, role, on_step)
-        return trajectory.latents_bchw
+            return clean_latents(self.finish(trajectory, on_step))
 
     def load_lora(self, structure: str | Path | None = None, texture: str | Path | None = None) -> None:
         """Put an adapter on either half, in the place of the one it may have; each is a folder that `save_lora` wrote.

@@ -24,7 +24,7 @@ from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, scaling, spatial_factor
 from pangu.models.denoisers import denoise
 from pangu.models.lora import has_lora, set_lora_scale
-from pangu.models.schedulers import check_schedule
+from pangu.models.schedulers import check_schedule, fresh_scheduler
 from pangu.models.text import TextTower, embed_captions, styled_caption
 from pangu.pipelines import inputs
 
@@ -193,8 +193,7 @@ class TextToImagePipeline(DiffusionPipeline):
         device = self._execution_device  # asked once: diffusers looks through every module for it
         check_schedule(chosen, self.reference.schedule)
         self._check_lora_scales(request.lora_scales)
-        scheduler = type(chosen).from_config(chosen.config)
-        scheduler.set_timesteps(request.num_inference_steps, device=device)
+        scheduler = fresh_scheduler(chosen, request.num_inference_steps, device)
         latents = request.latents
         if latents is None:
             factor = self.reference.spatial_factor

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 HOST = "127.0.0.1"
+KEEP_ALIVE_S = 15
+"""Serve's proxy has no bound on connections, so those that ask nothing end soon."""
 GATEWAY = "gateway"
 
 
@@ -86,7 +88,12 @@ def declaration(lineup: Lineup, port: int, settings: ServeSettings) -> dict[str,
     pools = () if settings.layout == "one_process" else settings.parts
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": settings.host, "port": port, "request_timeout_s": settings.timeout_s + 30},
+        "http_options": {
+            "host": settings.host,
+            "port": port,
+            "request_timeout_s": settings.timeout_s + 30,
+            "keep_alive_timeout_s": KEEP_ALIVE_S,
+        },
         "applications": [
             {
                 "name": APPLICATION,

@@ -3,6 +3,8 @@
 from pydantic import BaseModel
 
 MODEL = "pangu-pair"
+CLIENT_LEFT = 499
+"""The status of a request whose client left: a name of the metrics, not of HTTP."""
 
 
 class ErrorDetail(BaseModel):
@@ -43,6 +45,10 @@ class PoolBusy(Exception):
 
 class PoolUnavailable(Exception):
     """A pool is not there at the moment."""
+
+
+class WorkCancelled(Exception):
+    """The work was cancelled because nobody waits for it any more."""
 
 
 def invalid(message: str, param: str | None) -> ApiError:
@@ -89,6 +95,26 @@ def too_late(timeout_s: float) -> ApiError:
 
 def internal() -> ApiError:
     return ApiError(500, "The server failed on this request.", kind="server_error", code="internal_error")
+
+
+def not_finite() -> ApiError:
+    message = "The model gave values that are not finite, so there is no image; its weights or settings are at fault."
+    return ApiError(500, message, kind="server_error", code="not_finite")
+
+
+def client_left() -> ApiError:
+    """What the metrics count; nobody reads it."""
+    return ApiError(CLIENT_LEFT, "The client closed the connection.", code="client_closed_request")
+
+
+def body_too_slow(seconds: float) -> ApiError:
+    message = f"The body did not arrive within {seconds:g} s."
+    return ApiError(408, message, code="request_timeout")
+
+
+def overloaded(retry_after_s: int) -> ApiError:
+    message = "Too many connections are open; try again later."
+    return ApiError(503, message, kind="server_error", code="overloaded", retry_after_s=retry_after_s)
 
 
 def printable(text: str) -> str:

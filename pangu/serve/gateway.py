@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, TaskCancelledError
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -16,7 +16,7 @@ from pangu.serve.api.keys import KeyRing
 from pangu.serve.drawing.local import LocalStudio
 from pangu.serve.drawing.messages import Lineup
 from pangu.serve.drawing.studio import Studio
-from pangu.serve.errors import PoolBusy, PoolUnavailable
+from pangu.serve.errors import PoolBusy, PoolUnavailable, WorkCancelled
 from pangu.serve.listening import listen_on_node_address
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
@@ -104,6 +104,9 @@ def translated(error: BaseException) -> BaseException:
         error = cause
     if isinstance(error, BackPressureError):
         return PoolBusy()
+    # Serve cancels the calls of a request whose client left, before the gateway hears of it.
+    if isinstance(error, TaskCancelledError):
+        return WorkCancelled()
     # Serve itself fails a request whose arguments died with the replica that made them.
     if isinstance(error, (RayServeException, RayActorError, ObjectLostError)):
         return PoolUnavailable()

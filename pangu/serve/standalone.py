@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,21 +20,39 @@ from pangu.serve.settings import ServeSettings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+logger = logging.getLogger(__name__)
+Loaded = Callable[[UserError | None], None]
+"""Called once: with None when the pair has drawn its first image, or with why it never will."""
 
-def standalone_api(folder: Path, settings: ServeSettings) -> "FastAPI":
+
+def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambda _: None) -> "FastAPI":
     """The application over one pair folder; it loads the pair when it starts, and answers 503 until that is done.
 
     Raises:
         UserError: the folder is no pair, or the keys can not be read.
     """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; give the folder of a pair.")
     metrics = Metrics()
     studio = LocalStudio(settings, metrics, load=load_unchecked)
     lineup = Lineup(champion=release_of(folder))
     api = build_api(studio, metrics, KeyRing.of(settings))
 
+    async def load() -> None:
+        try:
+            await studio.take(lineup)
+            if lineup.champion.sha256 not in studio.warmed:
+                await studio.first_image(lineup.champion)
+        except Exception as error:
+            logger.debug("the pair can not be served", exc_info=error)
+            reason = " ".join(str(error).split()) or type(error).__name__
+            loaded(UserError(f"The pair in {folder} can not be served: {reason}"))
+        else:
+            loaded(None)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        loading = asyncio.create_task(studio.take(lineup))
+        loading = asyncio.create_task(load())
         try:
             yield
         finally:
@@ -55,21 +74,30 @@ def check_port(host: str, port: int) -> None:
         ) from error
 
 
-def serve(folder: Path, port: int, settings: ServeSettings) -> None:
+def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str], None]) -> None:
     """Answer until interrupted, then finish what was accepted.
 
+    say: takes a sentence for people, when the pair begins to load and when it can be drawn with.
+
     Raises:
-        UserError: as `standalone_api`, or the port can not be listened on.
+        UserError: as `standalone_api`, the port can not be listened on, or the pair can not be loaded or draws nothing.
     """
-    import uvicorn
+    from pangu.serve.connections import server_of
 
     check_port(settings.host, port)
-    uvicorn.run(
-        standalone_api(folder, settings),
-        host=settings.host,
-        port=port,
-        log_level="warning",
-        timeout_graceful_shutdown=int(settings.drain_s),
-        h11_max_incomplete_event_size=64 * 1024,
-        limit_concurrency=8 * settings.max_in_flight + 64,
-    )
+    failures: list[UserError] = []
+
+    def loaded(failure: UserError | None) -> None:
+        if failure is None:
+            say(f"Ready: {url}/studio to draw, {url}/v1 for OpenAI's clients, {url}/docs. End it with Ctrl+C.")
+        else:
+            failures.append(failure)
+            server.should_exit = True
+
+    url = f"http://{f'[{settings.host}]' if ':' in settings.host else settings.host}:{port}"
+    server = server_of(standalone_api(folder, settings, loaded), settings, port)
+    say(f"Loading {folder} ...")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if failures:
+        raise failures[0]

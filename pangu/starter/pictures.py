@@ -1,11 +1,9 @@
 """The pictures and captions that the embedded encoders learn from, and the combinations that they never see."""
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from pangu.data.example.openmoji import Emoji, drawing_digest, every_drawing, render_png
+from pangu.data.images import decode_rgb
 
 SKIN_TONES = range(0x1F3FB, 0x1F400)
 HOLD_OUT_EVERY = 7
@@ -42,7 +40,7 @@ def unseen() -> list[Emoji]:
 
 def pixels(drawings: list[Emoji], side: int) -> np.ndarray:
     """(N, side, side, 3) uint8 renderings on white; 3,944 of them take about half a minute."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(render_png(one, side)))) for one in drawings])
+    return np.stack([decode_rgb(render_png(one, side)).image_hwc for one in drawings])
 
 
 def learning_material() -> tuple[list[Emoji], list[Emoji]]:

@@ -47,8 +47,8 @@ class Averages:
         return [{k: v for k, v in mean.state_dict().items() if k != "shadow_params"} for mean in self._means]
 
     def restore(self, tensors: dict[str, Tensor], facts: list[dict[str, Any]]) -> None:
-        """Back to what `tensors` and `facts` gave."""
+        """Back to what `tensors` and `facts` gave, in the memory and the layout that the means have."""
         for m, (mean, remembered) in enumerate(zip(self._means, facts, strict=True)):
-            shadow = [tensors[f"{m}.{p}"] for p in range(len(self._parameters))]
-            mean.load_state_dict({**remembered, "shadow_params": shadow})
-            mean.to(device=self._parameters[0].device)
+            mean.load_state_dict(remembered)
+            for p, shadow in enumerate(mean.shadow_params):
+                shadow.copy_(tensors[f"{m}.{p}"])

@@ -7,7 +7,9 @@ position in the data (`pangu.train.ledger`). Knows nothing of Ray.
 import errno
 import hashlib
 import json
+import logging
 import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +26,22 @@ from pangu.storage import read_json, write_atomically, write_json
 from pangu.train.averages import Averages
 
 KEEP = 2
+FILES = ("model.safetensors", "averages.safetensors", "optimizer.safetensors")
+GO_ON = "go on from there with another optimization, e.g. a lower lr_peak, by `pangu train --continue-run`"
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointState(Frozen):
     """Everything but tensors: where the run stands, for whom, and the SHA-256 of each tensor file.
 
     contract: the interval and the hashes of schedule, autoencoder and text encoders that the weights are good for.
+    skipped_steps: of the first `step` steps those that changed nothing, because loss or gradient norm was not finite.
     """
 
     role: Role
     step: int
+    skipped_steps: int = Field(0, exclude_if=lambda count: not count)
     encode_id: str
     recipe: Recipe
     contract: GeneratorContract | None = None
@@ -48,7 +56,7 @@ def save_checkpoint(
     """Write `step-NNNNNN` under `folder`; a reader finds all of it or nothing. Older ones than the last two go.
 
     Raises:
-        UserError: the disk is full; the checkpoints that are there stay whole.
+        UserError: a tensor is not finite, or the disk is full; the checkpoints that are there stay whole.
     """
     try:
         return _save(folder, state, denoiser, averages, optimizer)
@@ -57,11 +65,14 @@ def save_checkpoint(
             raise
         # Half a checkpoint only keeps the disk full.
         shutil.rmtree(temporary_folder(folder, state.step), ignore_errors=True)
-        kept = latest_checkpoint(folder)
-        remains = f"step {kept[1].step} is kept" if kept else "none was written before"
         raise UserError(
-            f"No space is left for the checkpoint of step {state.step} in {folder} ({remains}); free some and run again."
+            f"No space is left for the checkpoint of step {state.step} in {folder} ({_kept(folder)}); free some and run again."
         ) from error
+
+
+def _kept(folder: Path) -> str:
+    kept = latest_checkpoint(folder)
+    return f"step {kept[1].step} is kept" if kept else "none was written before"
 
 
 def _save(
@@ -71,11 +82,13 @@ def _save(
     temporary = temporary_folder(folder, state.step)
     shutil.rmtree(temporary, ignore_errors=True)
     optimizer_tensors, groups = flatten_optimizer(optimizer)
-    tensors = {
-        "model.safetensors": trained_state(denoiser),
-        "averages.safetensors": averages.tensors(),
-        "optimizer.safetensors": optimizer_tensors,
-    }
+    tensors = dict(zip(FILES, (trained_state(denoiser), averages.tensors(), optimizer_tensors), strict=True))
+    for name, values in tensors.items():
+        if not all_finite(values):
+            raise UserError(
+                f"After step {state.step} of {state.role} a tensor of {name} is not finite, so no checkpoint was written "
+                f"({_kept(folder)}); {GO_ON}."
+            )
     hashes = {}
     for name, values in tensors.items():
         data = save({key: value.detach().cpu().contiguous() for key, value in values.items()})
@@ -95,26 +108,41 @@ def temporary_folder(folder: Path, step: int) -> Path:
     return folder / f".step-{step:06d}.tmp"
 
 
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """No tensor holds NaN or infinity; asks their device once."""
+    found = [tensor.isfinite().all() for tensor in tensors.values() if tensor.is_floating_point()]
+    return not found or bool(torch.stack(found).all())
+
+
 def latest_checkpoint(folder: Path) -> tuple[Path, CheckpointState] | None:
     """The newest whole checkpoint; torn ones (a missing file, a wrong hash) are passed over."""
+    return next(whole_checkpoints(folder), None)
+
+
+def whole_checkpoints(folder: Path) -> Iterator[tuple[Path, CheckpointState]]:
+    """The whole checkpoints, the newest first."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             state = CheckpointState.model_validate(read_json(path / "state.json"))
         except (OSError, json.JSONDecodeError, ValidationError):
             continue
         if all(_sha256(path / name) == expected for name, expected in state.files.items()):
-            return path, state
-    return None
+            yield path, state
 
 
-def check_same_run(state: CheckpointState, role: Role, encode_id: str, recipe: Recipe) -> None:
-    """Raises UserError if a checkpoint belongs to another role, dataset or recipe."""
+def check_same_run(
+    state: CheckpointState, role: Role, encode_id: str, recipe: Recipe, earlier: Collection[str] = ()
+) -> None:
+    """Raises UserError if a checkpoint belongs to another role, dataset or recipe.
+
+    earlier: learning digests of recipes that this run had before it was given another optimization.
+    """
     for name, ours, theirs in (
         ("role", role, state.role),
         ("encoded dataset", encode_id, state.encode_id),
         ("recipe", recipe.learning_digest(), state.recipe.learning_digest()),
     ):
-        if ours != theirs:
+        if ours != theirs and not (name == "recipe" and theirs in earlier):
             raise UserError(f"The checkpoint is of {name} {theirs}, but this run is of {ours}; use another run name.")
 
 
@@ -126,14 +154,69 @@ def trained_state(denoiser: nn.Module) -> dict[str, Tensor]:
     return {name: state[name] for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
 
 
+def resume(
+    folder: Path,
+    check: Callable[[CheckpointState], None],
+    denoiser: nn.Module,
+    averages: Averages,
+    optimizer: torch.optim.Optimizer,
+) -> CheckpointState | None:
+    """Put everything back to the newest whole and finite checkpoint, if there is one that `check` does not refuse.
+
+    Raises:
+        UserError: what `check` raises, or there are whole checkpoints but none is finite.
+    """
+    newest = None
+    for path, state in whole_checkpoints(folder):
+        check(state)
+        newest = newest or state
+        if restore(path, state, denoiser, averages, optimizer):
+            return state
+        log.warning("%s holds values that are not finite, and is passed over.", path)
+    if newest is not None:
+        raise UserError(
+            f"No checkpoint in {folder} is finite (the newest is of step {newest.step}); remove the folder to begin again."
+        )
+    return None
+
+
 def restore(
     path: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
-) -> None:
-    """Put model, running means and optimizer back to exactly where they were."""
-    weights = load_file(path / "model.safetensors")
-    denoiser.load_state_dict(weights, strict=weights.keys() == denoiser.state_dict().keys())
-    averages.restore(load_file(path / "averages.safetensors"), state.averages)
-    optimizer.load_state_dict(unflatten_optimizer(load_file(path / "optimizer.safetensors"), state.optimizer_groups))
+) -> bool:
+    """Put model, running means and optimizer back to exactly where they were, in the memory layout that they have now.
+
+    False, and something may be missing, if a tensor is not finite.
+    """
+
+    def put_weights(tensors: dict[str, Tensor]) -> None:
+        denoiser.load_state_dict(tensors, strict=tensors.keys() == denoiser.state_dict().keys())
+
+    def put_means(tensors: dict[str, Tensor]) -> None:
+        averages.restore(tensors, state.averages)
+
+    def put_moments(tensors: dict[str, Tensor]) -> None:
+        restore_optimizer(optimizer, tensors)
+
+    for name, put in zip(FILES, (put_weights, put_means, put_moments), strict=True):
+        tensors = load_file(path / name)  # one at a time: each may be as large as the memory that is left
+        if not all_finite(tensors):
+            return False
+        put(tensors)
+    return True
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The state that `flatten_optimizer` gave, each moment with the strides of its parameter; the options stay as they are.
+
+    A fused optimizer walks parameter and moments in the order of their memory: on a GPU it refuses other strides, on a CPU it
+    takes them for the parameter's.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict(unflatten_optimizer(tensors, groups))
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

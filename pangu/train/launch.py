@@ -10,6 +10,7 @@ from pangu.models.initial import Resolve
 from pangu.progress import Reporter
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
+from pangu.train.continuing import check_same_recipe
 from pangu.train.follow import followed
 from pangu.train.initial import pin_initial
 from pangu.train.job import TrainJob, TrainOutcome
@@ -85,3 +86,4 @@ def check_job(job: TrainJob) -> None:
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")
+    check_same_recipe(job.run_folder, job)

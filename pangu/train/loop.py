@@ -1,8 +1,8 @@
 """The training loop of one generator on one data-parallel worker. Knows torch.distributed, but no Ray and no MLflow."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,13 @@ from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
-from pangu.train.checkpoint import CheckpointState, check_same_run, latest_checkpoint, restore, save_checkpoint
+from pangu.train.checkpoint import CheckpointState, check_same_run, resume, save_checkpoint
 from pangu.train.draws import Batch, Windows, draw_batch, seed_of
 from pangu.train.ledger import Ledger
 from pangu.train.meters import Laps, Meters
 from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
+from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.world import World
 
@@ -54,6 +55,7 @@ class Trained:
     loss: float
     steps: int
     resumed_from: int
+    skipped_steps: int = 0
 
 
 def train_loop(
@@ -68,14 +70,18 @@ def train_loop(
     windows: Windows | None = None,
     contract: GeneratorContract | None = None,
     denoiser: Any = None,
+    continues: Collection[str] = (),
 ) -> Trained:
     """Train `role` on its own interval from the newest checkpoint, or from `denoiser`, or from the seed.
 
     Running it again after a kill continues; the result equals an uninterrupted run, to the bit on CPU. The denoiser comes
-    back with its trained weights, and the running means beside it.
+    back with its trained weights, and the running means beside it. A step whose loss or gradient norm is not finite changes
+    nothing but the count of such steps; while they follow one another no checkpoint is written but the very last.
+
+    continues: learning digests of other recipes whose checkpoints this run goes on from (`pangu.train.continuing`).
 
     Raises:
-        UserError: batch and workers do not fit, a checkpoint is of another run, or the loss is no longer finite.
+        UserError: batch and workers do not fit, a checkpoint is of another run, or `max_skipped_steps` were skipped in a row.
     """
     world, hooks = world or World(), hooks or Hooks()
     training, settings, watching = recipe.training(role), recipe.optimization, recipe.watching
@@ -89,16 +95,13 @@ def train_loop(
     ledger = Ledger(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
 
     denoiser = (denoiser if denoiser is not None else initial(recipe, rows)).to(world.device).train()
-    averages, optimizer = start(denoiser, recipe)
-    found = latest_checkpoint(checkpoints)
-    first = 0
-    if found is not None:
-        check_same_run(found[1], role, encode_id, recipe)
-        restore(*found, denoiser, averages, optimizer)
-        first = found[1].step
     model = prepared(denoiser, recipe.execution, world)
+    averages, optimizer = start(denoiser, recipe)
+    same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
+    resumed = resume(checkpoints, same_run, denoiser, averages, optimizer)
+    first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
     laps = Laps(world.device, settings.log_every)
-    meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device)
+    meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device, skipped)
 
     def draw(step: int) -> Batch:
         indices, position = world.share(ledger.rows_of(step).tolist())
@@ -106,12 +109,20 @@ def train_loop(
         return batch.pin() if world.device.type == "cuda" else batch
 
     def save(step: int) -> None:
-        state = CheckpointState(role=role, step=step, encode_id=encode_id, recipe=recipe, contract=contract)
+        state = CheckpointState(
+            role=role,
+            step=step,
+            skipped_steps=meters.skipped_steps,
+            encode_id=encode_id,
+            recipe=recipe,
+            contract=contract,
+        )
         path = save_checkpoint(checkpoints, state, denoiser, averages, optimizer)
         if hooks.checkpoint is not None:
             hooks.checkpoint(path)
 
     batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
+    in_a_row, save_is_due = 0, False
     laps.begin()
     for step, drawn in enumerate(batches, start=first):
         batch = drawn.to(world.device)
@@ -122,28 +133,35 @@ def train_loop(
         parts = batch.split(recipe.execution.accumulate)
         if recipe.lora is not None and recipe.lora.dropout:
             torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
-        losses, norm = train_step(
+        result = train_step(
             model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
-            recipe.execution, laps,
+            recipe.execution, laps, world,
         )  # fmt: skip
-        averages.step()
+        loss, norm, was_skipped = torch.stack([result.loss, result.grad_norm, result.skipped]).tolist()  # the one wait
+        in_a_row = in_a_row + 1 if was_skipped else 0
+        if was_skipped:
+            meters.skip(training.batch_size)
+        else:
+            averages.step()
+            meters.add(loss, norm, training.batch_size, result.losses_b, batch.timestep_b)
         laps.lap("optimizer")
-        loss = world.mean_over_samples(losses.sum(), training.batch_size)
-        laps.lap("communication")
-        if not math.isfinite(loss):
-            raise UserError(not_finite(role, loss, step, rows, world.share(ledger.rows_of(step).tolist())[0]))
         done = step + 1
-        meters.add(loss, float(norm), training.batch_size, losses, batch.timestep_b)
-        if hooks.metrics is not None and (done % settings.log_every == 0 or done == training.steps):
+        last = done == training.steps
+        if in_a_row >= most_skipped(settings, last):
+            names = suspects(rows.keys, world.share(ledger.rows_of(step).tolist())[0], result.losses_b.tolist())
+            raise UserError(stop(role, step, loss, norm, in_a_row, names, checkpoints, world.rank == 0))
+        if hooks.metrics is not None and (done % settings.log_every == 0 or last):
             hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
-        if world.rank == 0 and (done % settings.checkpoint_every == 0 or done == training.steps):
+        save_is_due |= done % settings.checkpoint_every == 0
+        if world.rank == 0 and (last or (save_is_due and not in_a_row)):
             save(done)
+            save_is_due = False
         if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
             with averages.applied():
                 hooks.sample(done, denoiser.eval())
             denoiser.train()
         laps.begin()
-    return Trained(denoiser, averages, meters.loss, training.steps, first)
+    return Trained(denoiser, averages, meters.loss, training.steps, first, meters.skipped_steps)
 
 
 def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
@@ -176,19 +194,13 @@ def start(denoiser: Any, recipe: Recipe) -> tuple[Averages, torch.optim.Optimize
 
 
 def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
-    """What the steps call: the denoiser, shared by the workers and compiled as asked. Its weights stay where they are."""
+    """What the steps call: the denoiser, shared by the workers and compiled as asked.
+
+    Lays out the weights in memory, so it comes before the optimizer and the running means, which take over their strides.
+    """
     if execution.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if execution.channels_last:
         denoiser.to(memory_format=torch.channels_last)
     model = DistributedDataParallel(denoiser) if world.size > 1 else denoiser
     return torch.compile(model) if execution.compile else model
-
-
-def not_finite(role: Role, loss: float, step: int, rows: Rows, indices: list[int]) -> str:
-    """The sentence that ends a run whose loss is NaN or infinite."""
-    names = ", ".join(rows.keys[i][:12] for i in indices[:4])
-    return (
-        f"The loss of {role} is {loss} at step {step} (rows {names} ...); "
-        f"the last good checkpoint is kept, lower lr_peak."
-    )

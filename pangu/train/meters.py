@@ -55,10 +55,13 @@ class Laps:
 
 
 class Meters:
-    """Sums since the last log line, and a slowly forgetting loss for the outcome."""
+    """Sums since the last log line, the skipped steps of the whole run, and a slowly forgetting loss for the outcome."""
 
-    def __init__(self, interval: TimeInterval, buckets: int, smoothing_steps: int, device: torch.device) -> None:
+    def __init__(
+        self, interval: TimeInterval, buckets: int, smoothing_steps: int, device: torch.device, skipped_steps: int = 0
+    ) -> None:
         self.loss = math.nan
+        self.skipped_steps = skipped_steps
         self._interval = interval
         self._buckets = min(buckets, interval.high - interval.low)
         self._keep = 1 - 1 / max(1, smoothing_steps)
@@ -81,6 +84,11 @@ class Meters:
         for one, timestep in zip(loss_b.tolist(), timestep_b.tolist(), strict=True):
             self._of_bucket[self.bucket_of(timestep)].append(one)
 
+    def skip(self, images: int) -> None:
+        """One step from which nothing was learnt: it took its time, and its loss or norm is no number to average."""
+        self.skipped_steps += 1
+        self._images += images
+
     def bucket_of(self, timestep: int) -> int:
         """Which of the equal parts of the interval a timestep lies in."""
         width = self._interval.high - self._interval.low
@@ -93,10 +101,13 @@ class Meters:
         return f"loss/t{first}-{last - 1}"
 
     def metrics(self) -> dict[str, float]:
-        """Means since the last call, images a second over all workers, and peak memory of this worker in GiB."""
-        result = {
-            "loss": sum(self._losses) / len(self._losses),
-            "grad_norm": sum(self._norms) / len(self._norms),
+        """Means since the last call, images a second over all workers, and peak memory of this worker in GiB.
+
+        `skipped_steps` counts from the beginning of the run. Where all steps were skipped there are no means.
+        """
+        means = {"loss": self._losses, "grad_norm": self._norms} if self._losses else {}
+        result = {name: sum(values) / len(values) for name, values in means.items()} | {
+            "skipped_steps": float(self.skipped_steps),
             "images_per_s": self._images / (time.perf_counter() - self._since),
             "memory_gib": peak_memory_gib(self._device),
         }

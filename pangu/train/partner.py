@@ -18,7 +18,7 @@ from pangu.data.encode.encoded import Manifest
 from pangu.models.lora import trained_parameters
 from pangu.pipelines.assemble import load_generator
 from pangu.storage import read_json
-from pangu.train.checkpoint import CheckpointState
+from pangu.train.checkpoint import CheckpointState, all_finite
 from pangu.train.initial import starting_network
 from pangu.train.job import TrainJob
 
@@ -52,7 +52,7 @@ def with_means(denoiser: Any, means: dict[str, Tensor]) -> Any:
 
 
 def _read_means(path: Path) -> tuple[CheckpointState, dict[str, Tensor]] | None:
-    """State and means of a checkpoint; None if it is torn, or was pruned while it was read."""
+    """State and means of a checkpoint; None if it is torn or not finite, or was pruned while it was read."""
     try:
         state = CheckpointState.model_validate(read_json(path / "state.json"))
         data = (path / MEANS).read_bytes()
@@ -60,7 +60,8 @@ def _read_means(path: Path) -> tuple[CheckpointState, dict[str, Tensor]] | None:
         return None
     if hashlib.sha256(data).hexdigest() != state.files.get(MEANS):
         return None
-    return state, load(data)
+    means = load(data)
+    return (state, means) if all_finite(means) else None
 
 
 def _contract(job: TrainJob) -> GeneratorContract:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from pangu.diffusion.noise import add_noise, training_target
 from pangu.models.denoisers import denoise
 from pangu.train.draws import Batch
 from pangu.train.meters import Laps
+from pangu.train.world import World
 
 
 def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, prediction_type: str) -> Tensor:
@@ -28,12 +30,28 @@ def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, pre
 
 
 def min_snr_weight(alpha_bar_b: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """(B,) weights in (0, 1]: min(SNR, gamma) of the clean-data loss, told in terms of the predicted quantity.
+    """(B,) weights in [0, 1]: min(SNR, gamma) of the clean-data loss, told in terms of the predicted quantity.
 
-    min(SNR, gamma) / SNR for epsilon and / (SNR + 1) for v (arXiv 2303.09556, Section 3.4), with SNR = ab / (1 - ab).
+    min(SNR, gamma) / SNR for epsilon and / (SNR + 1) for v (arXiv 2303.09556, Section 3.4), with SNR = ab / (1 - ab), here
+    without a quotient that is 0 / 0 at ab = 0 or inf / inf at ab = 1.
     """
-    snr = alpha_bar_b / (1 - alpha_bar_b)
-    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+    if prediction_type == "epsilon":
+        return (gamma * (1 - alpha_bar_b) / alpha_bar_b).clamp(max=1)
+    return torch.minimum(alpha_bar_b, gamma * (1 - alpha_bar_b))
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves, still on the device: nothing here has been waited for.
+
+    losses_b: unweighted loss of each sample of this worker (B,); loss: their mean over the global batch, of all workers ();
+    grad_norm: before clipping (); skipped: 1 if loss or norm was not finite, so that nothing was learnt, else 0 ().
+    """
+
+    losses_b: Tensor
+    loss: Tensor
+    grad_norm: Tensor
+    skipped: Tensor
 
 
 def train_step(
@@ -46,11 +64,13 @@ def train_step(
     optimization: Optimization,
     execution: Execution,
     laps: Laps,
-) -> tuple[Tensor, Tensor]:
-    """Forward and backward of each part, then one optimizer step; (unweighted loss of each sample (B,), gradient norm ()).
+    world: World | None = None,
+) -> StepResult:
+    """Forward and backward of each part, then one optimizer step, unless the loss or the gradient norm is not finite.
 
     Gradients are those of the mean over the global batch: each part adds its sum divided by `global_batch`, which is the
-    number of samples per worker where workers average their gradients.
+    number of samples per worker where workers average their gradients. All workers decide alike whether to skip: the norm is
+    of averaged gradients, the loss of all samples. The optimizer skips on the device (`found_inf`), so that nothing waits.
     """
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -58,16 +78,27 @@ def train_step(
         waits = number < len(parts) and hasattr(denoiser, "no_sync")
         with denoiser.no_sync() if waits else contextlib.nullcontext():
             with torch.autocast(part.latents_bchw.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
-                loss = loss_per_sample(denoiser, part, alpha_bars_t, schedule.prediction_type)
+                error_b = loss_per_sample(denoiser, part, alpha_bars_t, schedule.prediction_type)
             laps.lap("forward")
-            losses.append(loss.detach())
+            losses.append(error_b.detach())
             if optimization.min_snr_gamma is not None:
                 alpha_bar_b = alpha_bars_t[part.timestep_b]
-                loss = loss * min_snr_weight(alpha_bar_b, optimization.min_snr_gamma, schedule.prediction_type)
-            (loss.sum() / global_batch).backward()
+                error_b = error_b * min_snr_weight(alpha_bar_b, optimization.min_snr_gamma, schedule.prediction_type)
+            (error_b.sum() / global_batch).backward()
             laps.lap("backward")
+    losses_b, world = torch.cat(losses), world or World()
+    loss = world.total(losses_b.sum()) / (global_batch * world.size)
+    laps.lap("communication")
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = nn.utils.clip_grad_norm_(trained, optimization.grad_clip)
-    optimizer.step()
+    norm = nn.utils.clip_grad_norm_(trained, optimization.grad_clip).detach()
+    skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+    step_unless(skipped, optimizer)
     laps.lap("optimizer")
-    return torch.cat(losses), norm.detach()
+    return StepResult(losses_b, loss, norm, skipped)
+
+
+def step_unless(skipped: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """A fused optimizer's step that changes neither weights nor moments where `skipped` () is 1, as GradScaler asks for it."""
+    optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]

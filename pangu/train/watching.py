@@ -16,11 +16,12 @@ from pangu.data.rows.batches import Rows
 from pangu.data.table.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
 from pangu.storage import Home
+from pangu.train.continuing import continuations, said
 from pangu.train.grids import DRAWN, Grids
 from pangu.train.history import HISTORY_FILE, History
 from pangu.train.job import TrainJob, describe_run
 from pangu.train.loop import Hooks
-from pangu.train.tracking import Tracker, flatten, system_facts, tags_of
+from pangu.train.tracking import LONGEST_VALUE, Tracker, flatten, system_facts, tags_of
 from pangu.train.upload import Uploader, fetch_missing
 from pangu.train.world import World
 
@@ -77,6 +78,8 @@ def watched(
             watch.uploader = Uploader(upload_to, job.run_name, job.run_folder / ".uploads")
         key = key_of(Home.from_environment(), contract.dataset, contract.dataset_version)
         tags = tags_of(job, contract.dataset, contract.dataset_version, key) | system_facts(world)
+        if acts := continuations(job.run_folder):
+            tags["pangu.continued"] = said(acts)[:LONGEST_VALUE]
         parameters = flatten(job.recipe.model_dump(mode="json"))
         watch.tracker = Tracker(job.run_folder / HISTORY_FILE, tags, parameters)
         watch.hooks = hooks_of(job, rows, contract, watch, report)

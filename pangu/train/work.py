@@ -15,6 +15,7 @@ from pangu.data.rows.batches import Rows, load_rows
 from pangu.errors import UserError
 from pangu.storage import write_json
 from pangu.train.attempts import check_claim
+from pangu.train.continuing import continuations
 from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, starting_network
 from pangu.train.job import TrainJob, TrainOutcome
@@ -49,6 +50,7 @@ def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
             denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
             windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
             contract=contract,
+            continues={act.before for act in continuations(job.run_folder)},
         )
         keep_spent(job.run_folder, trained, time.process_time() - began, world)
         if world.rank == 0:
@@ -95,12 +97,18 @@ def check_rows(rows: Rows, contract: GeneratorContract) -> None:
 def write_outcome(job: TrainJob, trained: Trained, rows: int, warnings: list[str]) -> None:
     """`outcome.json`, which says that the job is done. A run resumed behind its last step knows its loss from the history."""
     lines = read_history(job.run_folder / HISTORY_FILE) if math.isnan(trained.loss) else []
+    losses = [line.metrics["loss"] for line in lines if "loss" in line.metrics]
+    if trained.skipped_steps:
+        warnings = [
+            *warnings,
+            f"{trained.skipped_steps} of {trained.steps} steps were skipped: their loss or gradient norm was not finite.",
+        ]
     outcome = TrainOutcome(
         role=job.role,
         run_name=job.run_name,
         generator=str(job.run_folder / "generator"),
         steps=trained.steps,
-        loss=lines[-1].metrics["loss"] if lines else trained.loss,
+        loss=losses[-1] if losses else trained.loss,
         rows=rows,
         warnings=tuple(warnings),
     )

@@ -20,12 +20,12 @@ class World:
         start, end = (len(indices) * rank // self.size for rank in (self.rank, self.rank + 1))
         return indices[start:end], start
 
-    def mean_over_samples(self, total: Tensor, samples: int) -> float:
-        """Sum of `total` over all workers, divided by the `samples` of the global batch."""
+    def total(self, value: Tensor) -> Tensor:
+        """Sum of `value` over all workers, in its place; nothing waits for it."""
         if self.size > 1:
-            torch.distributed.all_reduce(total)
-        return float(total) / samples
+            torch.distributed.all_reduce(value)
+        return value
 
     def sum(self, value: float) -> float:
         """Of every worker's `value`."""
-        return self.mean_over_samples(torch.tensor(value, dtype=torch.float64, device=self.device), 1)
+        return float(self.total(torch.tensor(value, dtype=torch.float64, device=self.device)))

@@ -44,6 +44,20 @@ def draw(page: Page, prompt: str = "a red apple", steps: int = 6, drawn: int = 1
     expect(page.locator("#gallery figure")).to_have_count(drawn, timeout=SLOW_MS)
 
 
+def test_the_document_of_the_api_is_shown_without_another_server(browser: Browser, server: LocalServer) -> None:
+    page = browser.new_page()
+    foreign: list[str] = []
+    page.on("request", lambda request: foreign.append(request.url) if _is_foreign(request.url, server) else None)
+    page.on("console", lambda message: foreign.append(message.text) if message.type == "error" else None)
+    page.goto(f"{server.url}/docs")
+    page.get_by_text("/v1/images/generations").first.click(timeout=SLOW_MS)
+    expect(page.get_by_text("num_inference_steps").first).to_be_visible(timeout=SLOW_MS)
+    assert not foreign
+    page.goto(server.url)
+    expect(page).to_have_url(f"{server.url}/studio")
+    page.close()
+
+
 def test_it_draws_shows_partial_images_and_keeps_the_picture_with_its_parameters(page: Page) -> None:
     seen: list[str] = page.evaluate(
         "() => { window.seen = []; new MutationObserver(() => window.seen.push(document.getElementById('state').textContent))"

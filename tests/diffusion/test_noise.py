@@ -41,6 +41,41 @@ def test_zero_terminal_snr_ends_in_pure_noise() -> None:
     assert eq.alpha_bars(NoiseSchedule(rescale_betas_zero_snr=True))[-1] == 0
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_the_betas_that_are_checked_are_those_that_are_used(schedule: NoiseSchedule) -> None:
+    used = eq.betas(schedule.model_copy(update={"rescale_betas_zero_snr": False}))
+    torch.testing.assert_close(torch.tensor(schedule.betas()), used, rtol=1e-4, atol=1e-7)
+    assert schedule.trouble() == ""
+
+
+@given(
+    kind=st.sampled_from(["linear", "scaled_linear", "squaredcos_cap_v2"]),
+    total=st.sampled_from([2, 3, 10, 100, 1000, 4000]),
+    start=st.floats(-12, -0.001).map(lambda power: 10**power),
+    end=st.floats(-12, -0.001).map(lambda power: 10**power),
+    prediction=st.sampled_from(["epsilon", "v_prediction"]),
+    rescaled=st.booleans(),
+)
+def test_what_is_not_refused_is_finite_at_every_timestep(
+    kind: str, total: int, start: float, end: float, prediction: str, rescaled: bool
+) -> None:
+    """The clean image and the noise are recovered from noise levels that pass."""
+    schedule = NoiseSchedule(
+        num_train_timesteps=total, beta_schedule=kind, beta_start=start, beta_end=end, prediction_type=prediction,
+        rescale_betas_zero_snr=rescaled,
+    )  # fmt: skip
+    alpha_bar = eq.alpha_bars(schedule)
+    back = eq.clean_from_epsilon if prediction == "epsilon" else eq.clean_from_velocity
+    noisy, predicted = torch.ones(total), torch.full((total,), 0.5)
+    clean, noise = back(noisy, predicted, alpha_bar), eq.epsilon_from_clean(noisy, predicted, alpha_bar)
+    finite = bool((clean.isfinite() & noise.isfinite()).all())
+    if not schedule.trouble():
+        assert finite
+        assert (alpha_bar.diff() <= 0).all()
+    elif rescaled and prediction == "epsilon":
+        assert not finite
+
+
 @pytest.mark.parametrize("t", [0, 499, 500, 999])
 def test_adding_noise_and_velocity_equal_those_of_diffusers(t: int) -> None:
     scheduler = DDPMScheduler(**NoiseSchedule(prediction_type="v_prediction").model_dump())

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from pangu.data.encode.stage import encode
 from pangu.planning.calibrate import finished_trainings
-from pangu.storage import Home
+from pangu.storage import Home, read_json
+from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob
 from pangu.train.ledger import Ledger
 from pangu.train.spent import read_spent
@@ -48,12 +49,12 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.faults.train_worker"])
 
 
-def attempt(job: TrainJob, size: int, killed_at: int = 0) -> None:
+def attempt(job: TrainJob, size: int, killed_at: int = 0, spoilt: int = -1) -> None:
     """Run the job with `size` workers, of which the last is killed at a step; without their peer the others are ended."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     doomed = [killed_at if rank == size - 1 else 0 for rank in range(size)]
-    workers = [FORKS.Process(target=main, args=(job, rank, size, port, doomed[rank])) for rank in range(size)]
+    workers = [FORKS.Process(target=main, args=(job, rank, size, port, doomed[rank], spoilt)) for rank in range(size)]
     for worker in workers:
         worker.start()
     try:
@@ -101,6 +102,23 @@ def test_a_killed_worker_costs_the_attempt_and_nothing_else(
     attempt(whole, 2)
     assert distance(result(killed), result(whole)) == 0
     assert distance(result(whole), uninterrupted) < TOLERANCE * one_step
+
+
+def test_workers_skip_the_same_steps_whichever_of_them_has_the_bad_row(job: TrainJob) -> None:
+    """Only one of two workers sees a loss that is not finite; were it alone to skip, their weights would part."""
+    ledger, bad = Ledger((0,) * 12, 4, job.recipe.seed), 5
+    skipped = [step for step in range(STEPS) if bad in ledger.rows_of(step)]
+    two = at(job, "spoilt")
+    attempt(two, 2, spoilt=bad)
+    state = read_json(two.run_folder / "checkpoints" / f"step-{STEPS:06d}" / "state.json")
+    lines = read_history(two.run_folder / HISTORY_FILE)
+    assert state["skipped_steps"] == len(skipped) > 0
+    assert [line.metrics["skipped_steps"] for line in lines] == [
+        sum(step <= at_step for step in skipped) for at_step in range(STEPS)
+    ]
+    assert all(bool(tensor.isfinite().all()) for tensor in result(two).values())
+    warnings = read_json(two.run_folder / "outcome.json")["warnings"]
+    assert any(f"{len(skipped)} of {STEPS} steps were skipped" in warning for warning in warnings)
 
 
 @pytest.mark.long

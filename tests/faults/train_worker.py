@@ -1,9 +1,10 @@
 """One data-parallel worker of a training job, with gloo on loopback, as a process of its own.
 
 Each row that it draws is noted in the run folder (`drawn-SIZE-RANK.txt`), one line a batch. The worker that has drawn
-`killed_at` batches (0: never) is killed where it stands.
+`killed_at` batches (0: never) is killed where it stands. The latents of row `spoilt` (-1: none) are NaN.
 """
 
+import math
 import os
 import signal
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ from pangu.train.world import World
 class Noted:
     """Rows that note which of them are drawn."""
 
-    def __init__(self, rows: Any, path: Path, killed_at: int) -> None:
-        self._rows, self._path, self._killed_at, self._drawn = rows, path, killed_at, 0
+    def __init__(self, rows: Any, path: Path, killed_at: int, spoilt: int) -> None:
+        self._rows, self._path, self._killed_at, self._spoilt, self._drawn = rows, path, killed_at, spoilt, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._rows, name)
@@ -36,17 +37,19 @@ class Noted:
         self._drawn += 1
         if self._drawn == self._killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return self._rows.latents(rows)
+        latents = self._rows.latents(rows)
+        latents[[row == self._spoilt for row in rows]] = math.nan
+        return latents
 
 
-def main(job: TrainJob, rank: int, size: int, port: int, killed_at: int) -> None:
+def main(job: TrainJob, rank: int, size: int, port: int, killed_at: int, spoilt: int = -1) -> None:
     torch.set_num_threads(1)
     if size > 1:
         address = f"tcp://127.0.0.1:{port}"
         torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     job.run_folder.mkdir(parents=True, exist_ok=True)
     load, note = work.load_rows, job.run_folder / f"drawn-{size}-{rank}.txt"
-    work.load_rows = lambda *arguments: Noted(load(*arguments), note, killed_at)  # type: ignore[assignment]
+    work.load_rows = lambda *arguments: Noted(load(*arguments), note, killed_at, spoilt)  # type: ignore[assignment]
     work.work(job, World(rank, size))
     if size > 1:
         torch.distributed.destroy_process_group()

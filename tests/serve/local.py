@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
+from pangu.serve.connections import server_of
 from pangu.serve.settings import ServeSettings
 from pangu.serve.standalone import standalone_api
 
@@ -42,7 +42,13 @@ def serving(folder: Path, **settings: Any) -> Iterator[LocalServer]:
 @contextmanager
 def answering(api: Any) -> Iterator[str]:
     """The address of an application on a free port, until the block ends; what it accepted until then it finishes."""
-    server = uvicorn.Server(uvicorn.Config(api, host="127.0.0.1", port=0, log_level="warning"))
+    with running(server_of(api, ServeSettings(), 0)) as url:
+        yield url
+
+
+@contextmanager
+def running(server: Any) -> Iterator[str]:
+    """The address of a uvicorn server in a thread, until the block ends."""
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

@@ -19,6 +19,7 @@ from pangu.serve.deploy import deploy
 from pangu.stack.prefect_api import prefect_api
 from pangu.storage import read_json
 from tests.dashboard import finish, press
+from tests.serve.local import wait_for
 from tests.serve.served_pair import Served, pangu_deploy, run_deploy
 
 pytestmark = pytest.mark.slow
@@ -136,6 +137,22 @@ def test_the_work_stops_when_the_client_leaves(served: Served) -> None:
     assert served.draw(num_inference_steps=1).status_code == 200
     assert time.monotonic() - clock < undisturbed_s
     assert in_flight(served) == 0
+
+
+def test_a_client_that_leaves_a_stream_after_its_only_partial_image_is_no_error_of_the_server(served: Served) -> None:
+    def errors() -> dict[str, float]:
+        lines = httpx.get(f"{served.url}/metrics").text.splitlines()
+        counted = [line.rsplit(" ", 1) for line in lines if line.startswith("pangu_errors_total{")]
+        return {labels.split('"')[1]: float(number) for labels, number in counted}
+
+    before = errors()
+    body = {"prompt": "nobody reads this", "num_inference_steps": 120, "stream": True, "partial_images": 1}
+    with httpx.stream("POST", f"{served.url}/v1/images/generations", json=body, timeout=60) as answer:
+        assert next(line for line in answer.iter_lines() if line.startswith("event: ")).endswith(".partial_image")
+    wait_for(lambda: in_flight(served) == 0, 20)
+    left = "client_closed_request"
+    wait_for(lambda: errors().get(left, 0) == before.get(left, 0) + 1, 20)
+    assert errors() == before | {left: before.get(left, 0) + 1}
 
 
 def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:

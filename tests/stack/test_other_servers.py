@@ -163,7 +163,7 @@ def test_a_port_in_use_is_refused_before_a_pair_is_loaded(somebody: type[Somebod
     with pytest.raises(
         UserError, match=rf"Port {port} of 127\.0\.0\.1 can not be listened on .* choose another --port"
     ):
-        serve(tmp_path, port, ServeSettings())
+        serve(tmp_path, port, ServeSettings(), say=print)
 
 
 @pytest.mark.parametrize(

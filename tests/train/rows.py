@@ -2,7 +2,7 @@
 
 import torch
 
-from pangu.config import Recipe
+from pangu.config import DenoiserConfig, Recipe
 from pangu.data.rows.batches import EncodedRows
 from pangu.recipes import tiny
 
@@ -38,3 +38,16 @@ def small_recipe(steps: int = 6, batch_size: int = 4, checkpoint_every: int = 1,
             ),
         }
     )
+
+
+def smallest_recipe(**changes: object) -> Recipe:
+    """`small_recipe` with the smallest UNet there is, 11 k parameters: 20 ms a step."""
+    denoiser = DenoiserConfig(
+        block_out_channels=(8,),
+        attention=(False,),
+        transformer_layers_per_block=(1,),
+        attention_head_dim=8,
+        norm_num_groups=4,
+        preset_embed_dim=2,
+    )
+    return small_recipe(**changes).model_copy(update={"denoiser": denoiser})  # type: ignore[arg-type]

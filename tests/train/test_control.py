@@ -18,6 +18,7 @@ from pangu.models.control import ControlledUNet, add_control
 from pangu.recipes import edge_control
 from pangu.storage import Home
 from pangu.train.checkpoint import latest_checkpoint
+from pangu.train.continuing import continue_run
 from pangu.train.draws import draw_batch
 from pangu.train.initial import pin_initial, starting_network
 from pangu.train.job import TrainJob
@@ -117,6 +118,11 @@ def test_killed_and_resumed_equals_uninterrupted(
         )  # fmt: skip
     assert work(job, World()).resumed_from == killed_after - 1
     assert same(state(job.run_folder / "generator"), state(finished / "generator"))
+    steps = job.recipe.training("control").steps
+    longer = job.model_copy(update={"recipe": control_recipe(generator, steps=steps + 1)})
+    continue_run(job, job.encode_id, longer.recipe)
+    assert work(longer, World()).resumed_from == steps
+    assert not same(state(job.run_folder / "generator"), state(finished / "generator"))
 
 
 def test_a_window_of_latents_comes_with_the_same_window_of_edges(small_home: Home, generator: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_pat
     train_loop("structure", small_recipe(steps=2), rows, "e", tmp_path)
     shutil.copytree(tmp_path / "step-000002", tmp_path / "good")
     rows.latents_nchw[:] = float("nan")
-    with pytest.raises(UserError, match=r"loss of structure is nan at step 0 \(rows \d+"):
+    with pytest.raises(UserError, match=r"loss of structure is nan at step 1 \(rows \d+"):
         train_loop("structure", small_recipe(steps=2), rows, "e", tmp_path / "other")
     assert latest_checkpoint(tmp_path / "other") is None
     assert latest_checkpoint(tmp_path)[1].step == 2

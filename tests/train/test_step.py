@@ -1,13 +1,14 @@
 """One step: accumulation, weights of timesteps, and ways of computing that must not change what is computed."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.config import Execution, Optimization, Recipe
+from pangu.config import Execution, NoiseSchedule, Optimization, Recipe
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
 from pangu.train.draws import Batch, draw_batch
@@ -15,7 +16,7 @@ from pangu.train.loop import initial, prepared, start
 from pangu.train.meters import Laps
 from pangu.train.step import min_snr_weight, train_step
 from pangu.train.world import World
-from tests.train.rows import random_rows, small_recipe
+from tests.train.rows import random_rows, small_recipe, smallest_recipe
 
 CPU = torch.device("cpu")
 
@@ -29,10 +30,10 @@ def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[
     """All weights in a row after one step, and the loss of each sample."""
     recipe = recipe or small_recipe()
     network = initial(recipe, random_rows()).train()
-    _, optimizer = start(network, recipe)
     parts = batch_of(recipe).split(execution.accumulate)
     model = prepared(network, execution, World())
-    losses, _ = train_step(
+    _, optimizer = start(network, recipe)
+    result = train_step(
         model,
         optimizer,
         parts,
@@ -43,7 +44,7 @@ def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[
         execution,
         Laps(CPU),
     )
-    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]), losses
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]), result.losses_b
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +99,43 @@ def test_min_snr_weighs_the_clean_data_loss_by_min_snr_gamma(timestep: int, gamm
     snr = float(alpha_bar / (1 - alpha_bar))
     weighted = min_snr_weight(alpha_bar, gamma, kind) * error.square().mean()
     assert float(weighted) == pytest.approx(min(snr, gamma) * float(of_clean), rel=1e-4)
+
+
+@pytest.mark.parametrize("timestep", [0, 1, 998, 999])
+@pytest.mark.parametrize("gamma", [None, 0.1, 5.0])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True),
+        NoiseSchedule(prediction_type="v_prediction", beta_start=1e-6),
+        NoiseSchedule(beta_start=1e-6),
+        NoiseSchedule(beta_schedule="squaredcos_cap_v2"),
+    ],
+    ids=["zero_snr", "v_with_little_noise", "little_noise", "cosine"],
+)
+def test_gradients_are_finite_at_both_ends_of_the_interval(
+    schedule: NoiseSchedule, gamma: float | None, timestep: int, smallest: torch.nn.Module
+) -> None:
+    recipe = smallest_recipe(min_snr_gamma=gamma)
+    optimizer = torch.optim.AdamW(smallest.parameters(), fused=True)
+    batch = replace(batch_of(recipe, 2), timestep_b=torch.full((2,), timestep))
+    result = train_step(
+        smallest, optimizer, [batch], 2, alpha_bars(schedule), schedule, recipe.optimization, Execution(), Laps(CPU)
+    )
+    assert torch.isfinite(torch.stack([result.loss, result.grad_norm])).all()
+    assert float(result.skipped) == 0
+
+
+@pytest.fixture(scope="module")
+def smallest() -> torch.nn.Module:
+    return initial(smallest_recipe(), random_rows()).train()
+
+
+def test_min_snr_weights_at_the_very_ends_are_their_limits() -> None:
+    """At alpha_bar = 0 the SNR is 0, at 1 it is infinite; the quotients of the definition are 0 / 0 and inf / inf there."""
+    ends = torch.tensor([0.0, 1.0])
+    assert min_snr_weight(ends, 5.0, "epsilon").tolist() == [1.0, 0.0]
+    assert min_snr_weight(ends, 5.0, "v_prediction").tolist() == [0.0, 0.0]
 
 
 def test_min_snr_changes_the_gradient_but_not_the_reported_loss(plain) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pangu.config import EdgeControl
+from pangu.data.images import opened_rgb
 
 EDGES = EdgeControl()
 
@@ -21,7 +22,7 @@ def find_edges(pixels_hwc: np.ndarray, control: EdgeControl = EDGES) -> np.ndarr
 
 def edge_picture(image: Image.Image, control: EdgeControl = EDGES) -> Image.Image:
     """The edges of a picture, white on black, in its own size: a control image."""
-    return Image.fromarray(find_edges(np.asarray(image.convert("RGB")), control)).convert("RGB")
+    return Image.fromarray(find_edges(np.asarray(opened_rgb(image)), control)).convert("RGB")
 
 
 def packed(edges_hw: np.ndarray) -> bytes:

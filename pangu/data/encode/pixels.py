@@ -1,33 +1,27 @@
 """Encoded image bytes to arrays of one size, as the autoencoder gets them. Knows nothing of latents or rows."""
 
-import io
-
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from pangu.data.images import read_rgb
+
+STORED_PIXELS = 170_000_000
+"""Bound of an image of a dataset, which passed the card's own: enlarging may have taken it beyond that."""
 GAP = 2
 """Lanczos then hides which cosine coefficients were left out: 44 dB from decoding everything, even of noisy pictures."""
 
 
 def fit_pixels(data: bytes, height: int, width: int | None = None) -> np.ndarray:
-    """Encoded image bytes -> (height, width, 3) uint8: scaled to cover, centre-cropped, white behind transparency.
+    """Encoded image bytes -> (height, width, 3) uint8: read as `read_rgb` does, scaled to cover, centre-cropped.
 
     A large JPEG is decoded at an eighth, a quarter or half of its size, but never below `GAP` times what is wanted.
     width: None means a square.
     """
-    with Image.open(io.BytesIO(data)) as image:
-        longest = GAP * max(height, width or height)  # of both sides: Exif may say that they are exchanged
-        image.draft(None, (longest, longest))
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode not in ("RGB", "L"):
-            rgba = upright.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, "white")
-            white.alpha_composite(rgba)
-            upright = white
-        size = (height if width is None else width, height)
-        return np.asarray(ImageOps.fit(upright.convert("RGB"), size, Image.Resampling.LANCZOS))
+    at_least = GAP * max(height, width or height)  # of both sides: Exif may say that they are exchanged
+    size = (height if width is None else width, height)
+    return np.asarray(ImageOps.fit(read_rgb(data, STORED_PIXELS, at_least), size, Image.Resampling.LANCZOS))
 
 
 def shrink_pixels(pixels_hwc: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow as pa
 
 from pangu.data.ingest.raw import NO_SHARD, OWN, RawFolder, RowState
-from pangu.data.ingest.urls import Failed, requested_url
+from pangu.data.ingest.urls import requested_or_same
 
 UNASKED = frozenset({"missing_url", "bad_url", "refused_scheme"})
 """What is told from a URL alone, so that there is no download to save."""
@@ -37,27 +36,20 @@ def reuse(listed: pa.Table, earlier: Iterable[RawFolder]) -> dict[int, RowState]
     earlier: finished ingests of the same dataset under the same limits, the newest first.
     """
     urls = listed["url"].to_pylist()
-    asked = {url: _asked(url) for url in urls}
+    asked = {url: requested_or_same(url) for url in urls}
     wanted = set(asked.values())
     known: dict[str, RowState] = {}
     for raw in earlier:
         for row in raw.each_row():
             if row["reason"] in UNASKED:
                 continue
-            url = asked.get(row["url"]) or _asked(row["url"])
+            url = asked.get(row["url"]) or requested_or_same(row["url"])
             before = known.get(url)
             if url in wanted and (before is None or (before.reason and not row["reason"])):
                 ingest = raw.root.name if row["ingest"] == OWN else row["ingest"]
                 known[url] = RowState(row["shard"], row["reason"], row["sha256"], ingest, row["raw_row"])
     pairs = zip(listed["row"].to_pylist(), urls, strict=True)
     return {row: known[asked[url]] for row, url in pairs if asked[url] in known}
-
-
-def _asked(url: str) -> str:
-    """The URL that is asked for; one that is refused stays as it is."""
-    with suppress(Failed):
-        return requested_url(url)
-    return url
 
 
 def carried(raw: RawFolder) -> dict[int, RowState]:

@@ -24,7 +24,8 @@ from pangu.data.ingest.on_nodes import download_on_nodes
 from pangu.data.ingest.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
 from pangu.data.ingest.reuse import carried, reuse, waits
 from pangu.data.ingest.source import content_digest, read_source
-from pangu.data.ingest.urls import Failed, asked_host, origin_of, requested_url
+from pangu.data.ingest.table_files import UNREADABLE
+from pangu.data.ingest.urls import Failed, asked_host, origin_of, requested_or_same, requested_url
 from pangu.data.locks import only_one
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
@@ -128,7 +129,7 @@ def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: i
     tried = [row not in known for row in listed["row"].to_pylist()]
     urls = listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_()))
     if listing.local is None:
-        urls = urls.set_column(1, "url", pa.array(map(requested_url, urls["url"].to_pylist()), pa.string()))
+        urls = urls.set_column(1, "url", pa.array(map(requested_or_same, urls["url"].to_pylist()), pa.string()))
     write_table(urls, raw.urls)
     if listing.local is not None:
         states = import_images(card, raw, listing.local, report)
@@ -192,6 +193,8 @@ def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
     refused = {}
     for row, url in zip(listed["row"].to_pylist(), listed["url"].to_pylist(), strict=True):
         try:
+            if UNREADABLE in url:
+                raise Failed("bad_url")
             policy.check_url(url)
         except Failed as error:
             refused[row] = RowState(NO_SHARD, error.reason)
@@ -199,9 +202,9 @@ def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
 
 
 def check_source(card: Card, listed: pa.Table, home: Home) -> dict[int, str]:
-    """The rows that are refused before any download, and why; none where images lie in files."""
-    if local_images(card, home) is not None:
-        return {}
+    """The rows that are refused before anything is fetched or read, and why."""
+    if (local := local_images(card, home)) is not None:
+        return dict(local.refused)
     return {row: state.reason for row, state in refuse(card, listed).items()}
 
 

@@ -6,6 +6,7 @@ ada does the work.
 
 import re
 import urllib.parse
+from contextlib import suppress
 
 import ada_url
 
@@ -55,6 +56,13 @@ def requested_url(url: str) -> str:
     if len(asked) > MAX_URL_LENGTH:
         raise Failed("bad_url", "too long")
     return asked
+
+
+def requested_or_same(url: str) -> str:
+    """The URL that is asked for; one that is refused stays as it is."""
+    with suppress(Failed):
+        return requested_url(url)
+    return url
 
 
 def redirect_target(asked: str, location: str) -> str:

@@ -21,12 +21,16 @@ from pangu.data.images import ImageHWC
 from pangu.data.prepare.upscale import Upscaler, resize, upscale_to
 from pangu.diffusion.admission import Estimator, fit, hiding_noise, spectrum_features
 from pangu.diffusion.noise import alpha_bars
+from pangu.progress import Progress, Reporter, silent
 
 FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 FOLD = 32
 """Windows are a multiple of this, px: no autoencoder here shrinks further."""
-WINDOW = 256
-"""Side of the windows that are compared, px: powers per mode do not depend on it, and the autoencoder's cost does."""
+WINDOW = 128
+"""Side of the windows that are compared, px: powers per mode do not depend on it, and all cost does."""
+CROP = 240
+"""Side of what is enlarged, px: a window, and enough around it that its own pixels do not know where the crop ends. A multiple of
+120, so that every factor divides it and nothing is resampled twice."""
 BATCH = 8
 FEWEST_ORIGINALS = 8
 UNCALIBRATED = 300
@@ -65,33 +69,51 @@ class RoundTrip:
     level: float
 
 
-def make_admitter(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler) -> Admitter:
+def make_admitter(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler, report: Reporter = silent) -> Admitter:
     """Learn from originals; a constant where the card names one, or where there are fewer than `FEWEST_ORIGINALS`."""
     settings = card.upscale.admission
     if card.upscale.min_timestep is not None or len(originals) < FEWEST_ORIGINALS:
         constant = UNCALIBRATED if card.upscale.min_timestep is None else card.upscale.min_timestep
         return Admitter(None, constant, settings.noise_schedule)
-    cases = round_trips(card, originals, upscaler)
+    cases = round_trips(card, originals, upscaler, report)
     features = np.stack([spectrum_features(case.enlarged_hwc, case.factor) for case in cases])
     levels, images = np.array([case.level for case in cases]), np.array([case.image for case in cases])
     return Admitter(fit(features, levels, images, settings.confidence), 0, settings.noise_schedule)
 
 
-def round_trips(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler) -> list[RoundTrip]:
-    """Every original at every factor that the card allows, with the noise that hides what was lost."""
+def round_trips(
+    card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler, report: Reporter = silent
+) -> list[RoundTrip]:
+    """A window of every original at every factor that the card allows, with the noise that hides what was lost."""
     settings = card.upscale.admission
     latents_of = latent_encoder(settings)
     wholes = [shrunk(original, card.upscale.target_side) for original in originals]
     side = min(min(whole.shape[:2]) for whole in wholes)
-    places = [window_of(number, whole.shape, side) for number, whole in enumerate(wholes)]
-    truth = latents_of([whole[place] for whole, place in zip(wholes, places, strict=True)])
+    crops = [cropped(whole, window_of(number, whole.shape, side)) for number, whole in enumerate(wholes)]
+    truth = latents_of([crop[place] for crop, place in crops])
+    factors = [one for one in FACTORS if one <= card.upscale.max_factor and side / one >= 8]
     cases: list[RoundTrip] = []
-    for factor in (one for one in FACTORS if one <= card.upscale.max_factor and side / one >= 8):
-        enlarged = [_round_trip(whole, factor, upscaler)[place] for whole, place in zip(wholes, places, strict=True)]
+    for round_, factor in enumerate(factors):
+        enlarged = []
+        for number, (crop, place) in enumerate(crops):
+            enlarged.append(_round_trip(crop, factor, upscaler)[place])
+            done, total = round_ * len(crops) + number + 1, len(factors) * len(crops)
+            report(Progress(stage="calibrate", done=done, total=total, unit="windows"))
         levels = hiding_noise(latents_of(enlarged) - truth, settings.visible_share)
         found = enumerate(zip(enlarged, levels, strict=True))
         cases += [RoundTrip(number, factor, image, float(level)) for number, (image, level) in found]
     return cases
+
+
+def cropped(image_hwc: ImageHWC, window: tuple[slice, slice]) -> tuple[ImageHWC, tuple[slice, slice]]:
+    """The `CROP` around a window, as much of it as the image has, and where the window lies in it."""
+    starts = [
+        min(max(0, one.start - (CROP - (one.stop - one.start)) // 2), max(0, length - CROP))
+        for one, length in zip(window, image_hwc.shape, strict=False)
+    ]
+    crop = image_hwc[starts[0] : starts[0] + CROP, starts[1] : starts[1] + CROP]
+    rows, columns = (slice(one.start - start, one.stop - start) for one, start in zip(window, starts, strict=True))
+    return crop, (rows, columns)
 
 
 def shrunk(image_hwc: ImageHWC, side: int) -> ImageHWC:

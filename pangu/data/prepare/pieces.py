@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pangu.data.table.delta import data_files
 from pangu.data.table.rejects import rejected_folder
-from pangu.data.table.schema import PARTITION, SCHEMA
+from pangu.data.table.schema import PARTITION, SCHEMA, with_nulls
 from pangu.data.table.versions import VersionEntry
 from pangu.storage import Home
 
@@ -26,7 +26,7 @@ class Piece:
     def read(self, columns: list[str]) -> pa.Table:
         """The asked columns of all rows, in the types of `SCHEMA`; null where a file is older than a column."""
         parts = [self._read_file(file, upscaled, columns) for file, upscaled in self.files]
-        return pa.concat_tables(parts)
+        return with_nulls(pa.concat_tables(parts))
 
     def _read_file(self, file: str, upscaled: bool | None, columns: list[str]) -> pa.Table:
         with pq.ParquetFile(file) as source:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
+from pangu.data.images import read_rgb
 from pangu.data.table.rejects import examples
 from pangu.storage import write_atomically
 
@@ -126,20 +126,16 @@ def _gallery(reason: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _figure(row: Mapping[str, Any]) -> str:
     size = f"{row['original_width']} x {row['original_height']} px"
-    caption = (row["caption_en"] or row["caption_zh"])[:80]
+    caption = (row["caption_en"] or row["caption_zh"] or "")[:80]
     return f"<figure><img alt='' src='{_thumbnail(row['image'])}'>{_safe(caption)}<br>{size}</figure>"
 
 
 def _thumbnail(data: bytes) -> str:
     """A small JPEG as a data URI."""
     sink = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as image:
-        image.draft("RGB", (2 * SIDE, 2 * SIDE))
-        small = image.convert("RGBA")
-        small.thumbnail((SIDE, SIDE))
-        white = Image.new("RGBA", small.size, "white")
-        white.alpha_composite(small)
-        white.convert("RGB").save(sink, "JPEG", quality=80)
+    small = read_rgb(data, at_least=2 * SIDE)
+    small.thumbnail((SIDE, SIDE))
+    small.save(sink, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode()
 
 

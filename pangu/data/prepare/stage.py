@@ -98,7 +98,8 @@ def _make_rows(
     plan = plan_rows(raw.read_rows(), card.describes)
     jobs, folder = _jobs(raw, plan), work_folder(home, card.name, work)
     folder.mkdir(parents=True, exist_ok=True)
-    make = partial(ShardWorker, card, _admitter(card, jobs, folder), folder, execution.threads)
+    admitter = _admitter(card, jobs, folder, execution.threads, report)
+    make = partial(ShardWorker, card, admitter, folder, execution.threads)
     total, done, started = sum(job.rows.num_rows for job in jobs), 0, time.monotonic()
     for number in map_unordered(make, jobs, execution.workers, execution.on_ray):
         done += jobs[number].rows.num_rows
@@ -117,7 +118,7 @@ def _make_rows(
     return pieces_of_work([making.made_file(folder, job.number) for job in jobs])
 
 
-def _admitter(card: Card, jobs: list[ShardJob], folder: Path) -> Admitter:
+def _admitter(card: Card, jobs: list[ShardJob], folder: Path, threads: int, report: Reporter) -> Admitter:
     """Learnt once per work, whatever order its shards are made in; kept for a run that goes on."""
     settings, file = card.upscale.admission, folder / "admission.json"
     if card.upscale.min_timestep is not None:
@@ -125,7 +126,7 @@ def _admitter(card: Card, jobs: list[ShardJob], folder: Path) -> Admitter:
     if not file.is_file():
         shuffled = sorted(jobs, key=lambda job: hashlib.sha256(f"{job.raw.root.name} {job.shard}".encode()).digest())
         originals = list(islice(making.originals_of(card, shuffled), settings.images))
-        learnt = make_admitter(card, originals, upscaler_of(card))
+        learnt = make_admitter(card, originals, upscaler_of(card, threads), report)
         found = learnt.estimator.model_dump() if learnt.estimator else None
         write_json(file, {"estimator": found, "constant": learnt.constant})
     kept = read_json(file)

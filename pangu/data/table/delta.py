@@ -19,7 +19,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pangu.config import Frozen
 from pangu.data.card import Split
-from pangu.data.table.schema import PARTITION, SCHEMA, STORED
+from pangu.data.table.schema import PARTITION, SCHEMA, STORED, with_nulls
 from pangu.data.table.store import TableStore, addressed, said_plainly
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -50,7 +50,7 @@ def write_part(store: TableStore, stem: str, rows: pa.Table, upscaled: bool) -> 
         UserError: a column is missing, unknown or of another type, the disk is full, or the store cannot be reached.
     """
     path = f"{PARTITION}={str(upscaled).lower()}/{stem}.parquet"
-    stored = _checked(rows)
+    stored = with_nulls(_checked(rows))
     scalars = [name for name in STORED.names if name not in _NO_STATISTICS]
     size = store.write_parquet(
         path,
@@ -263,7 +263,7 @@ def _read_partition(files: list[str], upscaled: bool, names: list[str], split: S
     rows = source.to_table(columns=needed, filter=chosen)
     rows = rows.take(pc.sort_indices(rows, [("key", "ascending")]))
     rows = rows.append_column(SCHEMA.field(PARTITION), pa.array([upscaled] * rows.num_rows, pa.bool_()))
-    return rows.select(names)
+    return with_nulls(rows.select(names))
 
 
 def open_table(home: Home, name: str, version: int | None = None) -> DeltaTable:

@@ -169,12 +169,18 @@ def _changed(before: pa.Table, after: pa.Table) -> tuple[dict[str, int], dict[st
     ours, theirs = before.filter(both), after.take(at.filter(both))
     changed, examples = {}, {}
     for column in FACTS:
-        same = pc.fill_null(pc.equal(ours[column], theirs[column]), False)
-        same = pc.or_(same, pc.and_(pc.is_null(ours[column]), pc.is_null(theirs[column])))
+        mine, other = _comparable(ours[column]), _comparable(theirs[column])
+        same = pc.fill_null(pc.equal(mine, other), False)
+        same = pc.or_(same, pc.and_(pc.is_null(mine), pc.is_null(other)))
         if differing := ours.num_rows - (pc.sum(same).as_py() or 0):
             changed[column] = differing
             examples[column] = tuple(ours.filter(pc.invert(same))["source_url"].slice(0, EXAMPLES).to_pylist())
     return changed, examples
+
+
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column that can be compared; Arrow compares no lists."""
+    return pc.binary_join(column, "\n") if pa.types.is_list(column.type) else column
 
 
 def vacuum(home: Home, name: str, keep: int, dry_run: bool) -> list[str]:

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate, mse_loss
 
 from pangu.data.prepare.upscale import make_upscaler, resize, upscale_to
 from pangu.errors import UserError
+from pangu.models.autoencoders import check_finite
 from pangu.models.hashing import architecture
 from pangu.pipelines.coop.family import Family
 
@@ -68,7 +69,9 @@ class Bridge:
     def _cross(self, clean_bchw: Tensor, start: Side, end: Side) -> Tensor:
         if self.shared:
             return clean_bchw
-        crossed = end.latents(resize_pixels(start.pixels(clean_bchw), end.size, self.upsample))
+        pixels = start.pixels(clean_bchw)
+        check_finite(pixels, clean_bchw)
+        crossed = end.latents(resize_pixels(pixels, end.size, self.upsample))
         return crossed.to(end.family.device)
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from pangu.diffusion.guidance import classifier_free_guidance
 from pangu.errors import UserError
+from pangu.models.schedulers import fresh_scheduler
 from pangu.pipelines.coop.levels import Sampler, TrainedLevels, trained_levels
 
 Tensors = dict[str, Any]
@@ -168,8 +169,8 @@ class Family(ABC):
 
     def sampler(self, steps: int, height: int, width: int) -> Sampler:
         """A fresh scheduler of this model's own kind over `steps` steps; the pipeline's stays as it is."""
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(steps, device=self.device, **self.timestep_arguments(steps, height, width))
+        arguments = self.timestep_arguments(steps, height, width)
+        scheduler = fresh_scheduler(self.pipe.scheduler, steps, self.device, **arguments)
         return Sampler(scheduler, steps, self.name)
 
     def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:

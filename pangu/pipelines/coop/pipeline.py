@@ -13,7 +13,9 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
+from pangu.data.images import opened_rgb
 from pangu.errors import UserError
+from pangu.models.autoencoders import check_finite
 from pangu.pipelines import inputs
 from pangu.pipelines.coop import build, plan
 from pangu.pipelines.coop.bridge import WORST_ROUNDTRIP_DB, RoundTrip, Side, bridge_between, roundtrip_error
@@ -202,7 +204,7 @@ class CoopPipeline:
 
         images: PIL images, arrays (B, H, W, 3) in [0, 1], or a tensor (B, 3, H, W) in [0, 1], at a size the main model can draw.
         """
-        pixels = VaeImageProcessor(vae_scale_factor=1).preprocess(images).to(self.models.main.device)
+        pixels = VaeImageProcessor(vae_scale_factor=1).preprocess(opened_rgb(images)).to(self.models.main.device)
         height, width = pixels.shape[2:]
         found: dict[str, RoundTrip] = {}
         main = Side(self.models.main, height, width, self.models.main_vae)
@@ -284,8 +286,9 @@ class CoopPipeline:
     def _output(self, clean_bchw: Tensor, output_type: str) -> Any:
         if output_type == "latent":
             return clean_bchw
-        pixels = self.models.main.to_pixels(clean_bchw).clamp(-1, 1)
-        return VaeImageProcessor(vae_scale_factor=1).postprocess(pixels, output_type=output_type)
+        pixels = self.models.main.to_pixels(clean_bchw)
+        check_finite(pixels, clean_bchw)
+        return VaeImageProcessor(vae_scale_factor=1).postprocess(pixels.clamp(-1, 1), output_type=output_type)
 
     def _check_devices(self) -> None:
         home = self.models.main.device

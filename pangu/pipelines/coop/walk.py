@@ -106,7 +106,7 @@ class Cooperation:
     def run(self, until: int | None = None) -> Tensor:
         """Walk on to the call `until`, or to the end, and return z there."""
         until = self.sampler.calls if until is None else until
-        while self.sampler.at < until:
+        for _ in range(self.sampler.at, until):
             self._advance()
             if self.on_call is not None:
                 self.on_call(self)

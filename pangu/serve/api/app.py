@@ -8,11 +8,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from pangu.serve.api import images, studio_page
+from pangu.serve.api import images, pages
 from pangu.serve.api.keys import KeyRing
+from pangu.serve.api.middleware import RequestMiddleware
+from pangu.serve.api.refusals import answer_with
 from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures, Release
-from pangu.serve.errors import MODEL, ApiError, ErrorBody, internal, unknown_model
+from pangu.serve.errors import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
 from pangu.serve.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -42,9 +45,12 @@ class Drawing(Protocol):
 
 def build_api(studio: Drawing, metrics: Metrics, keys: KeyRing | None = None) -> FastAPI:
     """The application over `studio`; without `keys` everybody may draw."""
-    api = FastAPI(title="PanGu", description="OpenAI's Images API, drawn by a structure-texture pair.", version="1")
+    about = "OpenAI's Images API, drawn by a structure-texture pair."
+    # FastAPI's own pages load their scripts from elsewhere.
+    api = FastAPI(title="PanGu", description=about, version="1", docs_url=None, redoc_url=None)
+    api.add_middleware(RequestMiddleware, metrics=metrics)
     _add_errors(api, metrics)
-    studio_page.add_to(api)
+    pages.add_to(api)
     images.add_to(api, studio, metrics, keys or KeyRing())
     _add_models(api, studio)
     _add_health(api, studio, metrics)
@@ -110,17 +116,17 @@ def _named(release: Release | None) -> dict[str, Any] | None:
 
 def _add_errors(api: FastAPI, metrics: Metrics) -> None:
     def answer(error: ApiError) -> JSONResponse:
-        metrics.refused(error.status, error.body.error.code)
-        headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-        if error.status == 401:
-            headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(error.body.model_dump(), status_code=error.status, headers=headers)
+        return answer_with(metrics, error)
 
     @api.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> JSONResponse:
         if error.status >= 500 and error.__cause__ is not None:
             logger.error("a request failed", exc_info=error.__cause__)
         return answer(error)
+
+    @api.exception_handler(ClientDisconnect)
+    async def left(_: Request, error: ClientDisconnect) -> JSONResponse:
+        return answer(client_left())
 
     @api.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> JSONResponse:

@@ -3,6 +3,8 @@
 import re
 
 MAX_BODY_BYTES = 8 * 2**20
+MAX_BODY_S = 60.0
+"""From the head of a request to the end of its body."""
 MAX_IMAGE_BYTES = 4 * 2**20
 """Of one image that a client sends, decoded."""
 MAX_PROMPT_CHARS = 4000

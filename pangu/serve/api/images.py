@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from pangu.serve.api import refusals
 from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of
 from pangu.serve.api.bodies import form_of, limited_body
 from pangu.serve.api.jobs import job_of
@@ -16,7 +18,7 @@ from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.leaving import while_connected
 from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
 from pangu.serve.drawing.messages import Job, Partial, Pictures
-from pangu.serve.errors import ApiError, ErrorBody, invalid
+from pangu.serve.errors import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
 from pangu.serve.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> 
         openapi_extra=_documented("application/json", _json_schema()),
     )
     async def generate(request: Request) -> Response:
-        with ExitStack() as stack:
+        with refusals.counting_departures(metrics), ExitStack() as stack:
             account = keys.account(request.headers.get("authorization"))
             asked = parse_body(await limited_body(request, "application/json"))
             spending = account.spend() if account else nullcontext()
@@ -54,7 +56,7 @@ def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> 
         openapi_extra=_documented("multipart/form-data", _form_schema()),
     )
     async def edit(request: Request) -> Response:
-        with ExitStack() as stack:
+        with refusals.counting_departures(metrics), ExitStack() as stack:
             account = keys.account(request.headers.get("authorization"))
             fields, image = await form_of(request)
             asked = parse_request(fields)
@@ -94,29 +96,41 @@ async def _answer(
                     _count(metrics, message)
                 for event in events_of(kind, asked, job, message):
                     yield server_sent(str(event["type"]), event)
+                stream.answered = stream.answered or isinstance(message, Pictures)
                 message = await anext(messages)
         except StopAsyncIteration:
             return
         except ApiError as error:
-            metrics.refused(error.status, error.body.error.code)
+            if error.status == CLIENT_LEFT:
+                return
+            stream.answered = True
+            refusals.count(metrics, error)
             yield server_sent("error", error.body.model_dump())
 
-    return EventStream(events(), messages, stack.pop_all())
+    stream = EventStream(events(), messages, stack.pop_all(), metrics)
+    return stream
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events; however it ends, the work behind them ends too, and what was held for it is released."""
+    """Server-sent events; however it ends, the work behind them ends too, and what was held for it is released.
 
-    def __init__(self, events: AsyncIterator[str], work: Any, held: ExitStack) -> None:
+    A client that leaves before it is `answered`, by its images or an error, is counted as such: nobody is there to read an error.
+    """
+
+    def __init__(self, events: AsyncIterator[str], work: Any, held: ExitStack, metrics: Metrics) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._work, self._held = work, held
+        self._work, self._held, self._metrics = work, held, metrics
+        self.answered = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
             try:
-                await super().__call__(scope, receive, send)
+                with suppress(ClientDisconnect):
+                    await super().__call__(scope, receive, send)
             finally:
+                if not self.answered:
+                    refusals.count(self._metrics, client_left())
                 await self._work.aclose()
 
 

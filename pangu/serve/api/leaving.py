@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from pangu.serve.errors import ApiError
+from pangu.serve.errors import client_left
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-            raise ApiError(499, "The client closed the connection.", code="client_closed_request")
+            raise client_left()
         return task.result()
     finally:
         left.cancel()

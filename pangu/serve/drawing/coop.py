@@ -7,14 +7,15 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
-from pangu.errors import UserError
+from pangu.errors import NotFinite, UserError
+from pangu.serve.drawing.decoder import decoded
 from pangu.serve.drawing.messages import Job, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.moderation import Moderator
 from pangu.serve.drawing.parts import best_device
-from pangu.serve.drawing.pictures import facts_of, files_of, read_image
+from pangu.serve.drawing.pictures import facts_of, files_of, finite_images, read_image
 from pangu.serve.drawing.pool import Loader, Pool, glimpse_steps
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.shelf import Shelf
@@ -158,14 +159,15 @@ def cooperate(
     def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         stop()
         if show is not None and step + 1 in when:
-            seen = pipeline.decode(tensors["clean_latents"])
-            show(Partial(when.index(step + 1), files_of(seen, job, {}, moderator)[0]))
+            with suppress(NotFinite):
+                seen = decoded(pipeline, tensors["clean_latents"])
+                show(Partial(when.index(step + 1), files_of(seen, job, {}, moderator)[0]))
         return {}
 
     try:
         coop = CoopPipeline(pipeline, members(job, partners, declared))
         coop.set_progress_bar_config(disable=True)
-        images = coop(
+        pixels = coop(
             job.prompt,
             negative_prompt=job.negative_prompt,
             height=height,
@@ -177,8 +179,10 @@ def cooperate(
             extra={"styles": dict(job.styles)} if job.styles else None,
             callback_on_step_end=after_step,
             callback_on_step_end_tensor_inputs=("clean_latents",),
+            output_type="pt",
         ).images
-    except RequestError:
+        images = finite_images(pixels, pipeline.image_processor)
+    except (RequestError, NotFinite):
         raise
     except UserError as error:
         raise RequestError(f"Invalid value for 'coop': {error}", "coop") from error

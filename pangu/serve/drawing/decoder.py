@@ -1,11 +1,12 @@
 """The decoder pool: clean latents -> image files, and the image of an edit -> latents."""
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pangu.errors import NotFinite
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.moderation import Moderator
-from pangu.serve.drawing.pictures import facts_of, files_of, read_image
+from pangu.serve.drawing.pictures import facts_of, files_of, finite_images, read_image
 from pangu.serve.drawing.pool import Loader, Pool, steps_of
 from pangu.serve.drawing.structure import checked_size
 from pangu.serve.drawing.worker import Worker
@@ -33,7 +34,7 @@ class DecoderPool(Pool):
             return await self._worker.run(lambda: developed(pipeline, handoff, self._moderator))
 
     async def glimpse(self, glimpse: Glimpse) -> Partial:
-        """The image files of a clean estimate; they carry no facts, because they are no results."""
+        """The image files of a clean estimate, none where it is not finite; they carry no facts, because they are no results."""
         async with self._shelf.hold(glimpse.release) as pipeline:
             return await self._worker.run(lambda: shown(pipeline, glimpse, self._moderator))
 
@@ -52,8 +53,7 @@ def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Modera
     job, trajectory = handoff.job, handoff.trajectory
     scheduler, steps = type(trajectory.scheduler).__name__, steps_of(trajectory)
     facts = facts_of(handoff.release, job, scheduler, steps, trajectory.guidance_scale)
-    images = pipeline.decode(trajectory.latents_bchw.to(pipeline.device))
-    files, looking = files_of(images, job, facts, moderator)
+    files, looking = files_of(decoded(pipeline, trajectory.latents_bchw), job, facts, moderator)
     decode_s = time.perf_counter() - clock - sum(looking.values())
     seconds = {**handoff.seconds, "decode": decode_s, **looking}
     return Pictures(
@@ -70,8 +70,21 @@ def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Modera
 
 
 def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse, moderator: Moderator) -> Partial:
-    images = pipeline.decode(glimpse.latents_bchw.to(pipeline.device))
+    try:
+        images = decoded(pipeline, glimpse.latents_bchw)
+    except NotFinite:
+        return Partial(glimpse.index, [])
     return Partial(glimpse.index, files_of(images, glimpse.job, {}, moderator)[0])
+
+
+def decoded(pipeline: "PanGuDrawPipeline", latents_bchw: "Tensor") -> list[Any]:
+    """PIL images of clean latents (B, C, h, w).
+
+    Raises:
+        NotFinite: a pixel is NaN or infinite.
+    """
+    pixels = pipeline.decode(latents_bchw.to(pipeline.device), output_type="pt")
+    return finite_images(pixels, pipeline.image_processor)
 
 
 def received(pipeline: "PanGuDrawPipeline", job: Job) -> "Tensor":

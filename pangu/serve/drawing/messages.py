@@ -137,6 +137,7 @@ class Handoff:
     """A trajectory at the boundary, or at its end, with everything that was decided about it on the way.
 
     company: part of the pool -> mean number of requests that shared a call of its network.
+    glimpsed: partial images that were shown above the boundary.
     """
 
     release: Release
@@ -146,6 +147,7 @@ class Handoff:
     seconds: Mapping[str, float] = field(default_factory=dict)
     company: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
+    glimpsed: int = 0
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class Glimpse:
 
 @dataclass(frozen=True)
 class Partial:
-    """A decoded glimpse: one image file per image of the request, None for one that is withheld."""
+    """A decoded glimpse: one image file per image of the request, None for one that is withheld; no file if it is not finite."""
 
     index: int
     files: list[bytes | None]

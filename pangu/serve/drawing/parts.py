@@ -78,14 +78,34 @@ def release_of(folder: Path) -> Release:
         UserError: the folder is no pair, or holds a file that would have to be unpickled.
     """
     manifest = Manifest.of(folder)
+    parts, offers = part_hashes(folder, manifest), offers_of(folder)
+    check_components(folder)
     versions = dict.fromkeys(("pair_version", "structure_version", "texture_version", "created"), 0)
     return Release(
         folder=folder.absolute(),
         sha256=manifest.sha256,
-        parts=part_hashes(folder, manifest),
-        offers=offers_of(folder),
+        parts=parts,
+        offers=offers,
         **versions,
     )
+
+
+def check_components(folder: Path) -> None:
+    """Raises UserError if a component that model_index.json names has no folder, or a configuration there is no JSON object."""
+    for name, kind in read_json(folder / "model_index.json").items():
+        if not (isinstance(kind, list) and len(kind) == 2 and all(isinstance(each, str) for each in kind)):
+            continue
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"{folder} has no folder '{name}', which its model_index.json names; the pair is not whole."
+            )
+        for file in sorted((folder / name).glob("*config.json")):
+            try:
+                whole = isinstance(read_json(file), dict)
+            except ValueError:
+                whole = False
+            if not whole:
+                raise UserError(f"{file} holds no JSON object; the pair is damaged.")
 
 
 def load_part(release: Release, part: str) -> "PanGuDrawPipeline":

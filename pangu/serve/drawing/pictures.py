@@ -3,10 +3,14 @@
 import io
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pangu.errors import NotFinite
 from pangu.serve.drawing.messages import Job, Release, RequestError
 from pangu.serve.drawing.moderation import Moderator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_SIDE = 2048
 """Of an image that a client sends, px; checked before it is decoded."""
@@ -41,6 +45,17 @@ def png_with(image: Any, facts: Mapping[str, str]) -> bytes:
         kind, between = (b"tEXt", b"\0") if value.isascii() else (b"iTXt", b"\0\0\0\0\0")
         texts.append(png_chunk(kind, name.encode() + between + value.encode()))
     return file[:head] + b"".join(texts) + file[head:]
+
+
+def finite_images(pixels_bchw: "Tensor", processor: Any) -> list[Any]:
+    """(B, 3, H, W) pixels in [0, 1] -> PIL images, by diffusers' image processor.
+
+    Raises:
+        NotFinite: a pixel is NaN or infinite, which the conversion would make black.
+    """
+    if not bool(pixels_bchw.isfinite().all()):
+        raise NotFinite("The model gave values that are not finite, so there is no image.")
+    return list(processor.numpy_to_pil(processor.pt_to_numpy(pixels_bchw)))
 
 
 def files_of(
@@ -85,24 +100,23 @@ def facts_of(release: Release, job: Job, scheduler: str, steps: int, guidance_sc
 
 
 def read_image(file: bytes, param: str, formats: tuple[str, ...] = FORMATS) -> Any:
-    """A client's image file as an RGB PIL image.
+    """A client's image file as an RGB PIL image, read as training reads its images; transparency is no mask, it lies on white.
 
     Raises:
         RequestError: it is none of `formats`, damaged, or too large; the pixels of a large one are never unpacked.
     """
-    from PIL import Image
+    from pangu.data.images import BadImage, check_header, read_rgb
 
     known = ", ".join(formats)
     try:
-        image = Image.open(io.BytesIO(file), formats=formats)
-    except Exception as error:
-        raise RequestError(f"Invalid value for '{param}': it is no {known} image.", param) from error
-    if max(image.size) > MAX_SIDE:
-        raise RequestError(
-            f"Invalid value for '{param}': it is {image.width}x{image.height}, and no side may be longer than {MAX_SIDE}.",
-            param,
-        )
-    try:
-        return image.convert("RGB")
-    except Exception as error:
-        raise RequestError(f"Invalid value for '{param}': the {image.format} image is damaged.", param) from error
+        width, height = check_header(file, formats=formats)
+        if max(width, height) <= MAX_SIDE:
+            return read_rgb(file, formats=formats)
+        fault = f"it is {width}x{height}, and no side may be longer than {MAX_SIDE}"
+    except BadImage as error:
+        faults = {
+            "too_many_pixels": f"it is too large; no side may be longer than {MAX_SIDE}",
+            "undecodable": "the image is damaged",
+        }
+        fault = faults.get(error.reason, f"it is no {known} image")
+    raise RequestError(f"Invalid value for '{param}': {fault}.", param)

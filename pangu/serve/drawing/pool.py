@@ -74,10 +74,20 @@ class Pool:
 
 
 def glimpsing(
-    pipeline: "PanGuDrawPipeline", release: Release, job: Job, steps: int, put: Callable[[Glimpse], None]
+    pipeline: "PanGuDrawPipeline",
+    release: Release,
+    job: Job,
+    trajectory: "Trajectory",
+    put: Callable[[Glimpse], None],
+    glimpsed: int = 0,
 ) -> Watcher:
-    """What a walk over a whole of `steps` steps calls after each of them: it puts the clean estimates that `job` asks for."""
-    when = {step: index for index, step in enumerate(glimpse_steps(steps, job.partial_images))}
+    """What a walk that begins with `trajectory` calls after each of its steps: it puts the clean estimates that `job` asks for.
+
+    glimpsed: how many of them were put before, so the first one here has that index.
+    """
+    first, steps = trajectory.step, len(trajectory.timesteps)
+    places = glimpse_steps(steps - first, job.partial_images - glimpsed)
+    when = {first + place: glimpsed + index for index, place in enumerate(places)}
 
     def look(step: "Step") -> None:
         from pangu.diffusion.estimate import clean_estimate
@@ -91,7 +101,7 @@ def glimpsing(
 
 
 def glimpse_steps(steps: int, wanted: int) -> list[int]:
-    """After which of `steps` steps partial images are shown: `wanted` of them, evenly spread, fewer where steps are few."""
+    """After which of `steps` steps partial images are shown: `wanted` of them, evenly in (0, steps), or fewer if need be."""
     return sorted({round((index + 1) * steps / (wanted + 1)) for index in range(wanted)} - {0, steps})
 
 

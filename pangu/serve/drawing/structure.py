@@ -63,11 +63,17 @@ class StructurePool(Pool):
         """As `begin`, with clean estimates on the way."""
         async with self._shelf.hold(release) as pipeline:
             prepared = await self._prepared(pipeline, release, job)
-            steps = len(prepared.trajectory.timesteps)
+            glimpsed = 0
 
             async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
-                watch = glimpsing(pipeline, release, job, steps, put)
-                put(await self._walked(pipeline, release, job, prepared, watch))
+                def show(glimpse: Glimpse) -> None:
+                    nonlocal glimpsed
+                    glimpsed += 1
+                    put(glimpse)
+
+                watch = glimpsing(pipeline, release, job, prepared.trajectory, show)
+                handoff = await self._walked(pipeline, release, job, prepared, watch)
+                put(replace(handoff, glimpsed=glimpsed))
 
             async with aclosing(relayed(walk)) as messages:
                 async for message in messages:

@@ -11,13 +11,13 @@ from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from pangu.errors import UserError
+from pangu.errors import NotFinite, UserError
 from pangu.serve import errors
-from pangu.serve.drawing.denied import denied_word
+from pangu.serve.drawing.denied import DenyList
 from pangu.serve.drawing.links import Link
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.relay import relayed
-from pangu.serve.errors import ApiError, PoolBusy, PoolUnavailable
+from pangu.serve.errors import ApiError, PoolBusy, PoolUnavailable, WorkCancelled
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
@@ -33,6 +33,7 @@ class Studio:
 
     def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: Metrics) -> None:
         self._links, self._settings, self._metrics = links, settings, metrics
+        self._denied = DenyList(settings.denied_words)
         self._in_flight = 0
         self.lineup: Lineup | None = None
         self.warmed: set[str] = set()
@@ -72,11 +73,23 @@ class Studio:
         for release in lineup.releases:
             if release.sha256 not in self.warmed:
                 try:
-                    await self._drawn(release, WARMING)
+                    await self.first_image(release)
                     self.warmed.add(release.sha256)
+                except UserError as error:
+                    logger.error("version %s could not draw its first image: %s", release.pair_version, error)
                 except Exception:
                     logger.exception("version %s could not draw its first image", release.pair_version)
         self.warmed &= {release.sha256 for release in lineup.releases}
+
+    async def first_image(self, release: Release) -> None:
+        """Raises whatever keeps the release from drawing."""
+        try:
+            await self._drawn(release, WARMING)
+        except NotFinite:
+            raise
+        except UserError:
+            # Too few steps for this release, whose halves each need one.
+            await self._drawn(release, replace(WARMING, steps=None))
 
     async def holdings(self) -> dict[str, list[str]]:
         """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
@@ -104,7 +117,7 @@ class Studio:
         return pictures
 
     def _release(self, job: Job, channel: str | None) -> Release:
-        if denied_word(job, self._settings.denied_words) is not None:
+        if self._denied.first_in(job) is not None:
             raise errors.denied()
         if self.lineup is None:
             raise errors.unavailable(self._settings.retry_after_s)
@@ -134,8 +147,12 @@ class Studio:
             raise
         except TimeoutError:
             raise errors.too_late(self._settings.timeout_s) from None
+        except NotFinite as error:
+            raise errors.not_finite() from error
         except UserError as error:
             raise errors.invalid(str(error), getattr(error, "param", None)) from error
+        except WorkCancelled:
+            raise errors.client_left() from None
         except PoolBusy:
             raise errors.busy(self._settings.retry_after_s) from None
         except PoolUnavailable:
@@ -184,7 +201,7 @@ class Studio:
             try:
                 async with aclosing(self._watched(release, job)) as messages:
                     async for message in messages:
-                        if isinstance(message, Pictures) or message.index > shown:
+                        if isinstance(message, Pictures) or (message.files and message.index > shown):
                             yield message
                         shown = shown if isinstance(message, Pictures) else max(shown, message.index)
                 return

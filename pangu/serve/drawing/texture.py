@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from pangu.serve.drawing.messages import Glimpse, Handoff
 from pangu.serve.drawing.pool import Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
-from pangu.serve.drawing.steps import Watcher
 
 if TYPE_CHECKING:
     from pangu.diffusion.trajectory import Step, Trajectory
@@ -31,23 +30,27 @@ class TexturePool(Pool):
         """As `finish`, with clean estimates on the way."""
         handoff = self._arrived(handoff)
         async with self._shelf.hold(handoff.release) as pipeline:
-            steps = handoff.job.texture.steps or len(handoff.trajectory.timesteps)
 
             async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
-                watch = glimpsing(pipeline, handoff.release, handoff.job, steps, put)
-                put(await self._walked(pipeline, handoff, watch))
+                put(await self._walked(pipeline, handoff, put))
 
             async with aclosing(relayed(walk)) as messages:
                 async for message in messages:
                     yield message
 
-    async def _walked(self, pipeline: "PanGuDrawPipeline", handoff: Handoff, watch: Watcher | None) -> Handoff:
+    async def _walked(
+        self, pipeline: "PanGuDrawPipeline", handoff: Handoff, show: Callable[[Glimpse], None] | None
+    ) -> Handoff:
         clock = time.perf_counter()
         trajectory, own_steps = handoff.trajectory, handoff.job.texture.steps
         if own_steps is not None and own_steps != steps_of(trajectory) and not trajectory.finished:
             first = await self._batcher.walk(pipeline, "texture", trajectory, most=1)
             if first.last is not None:
                 trajectory = retimed(pipeline, first.last, own_steps)
+        watch = None
+        if show is not None:
+            # Over the steps that are walked here, whatever was drawn above the boundary, found in a cache, or retimed.
+            watch = glimpsing(pipeline, handoff.release, handoff.job, trajectory, show, handoff.glimpsed)
         walk = await self._batcher.walk(pipeline, "texture", trajectory, watch)
         if not walk.trajectory.finished:
             raise RuntimeError(
@@ -61,10 +64,10 @@ class TexturePool(Pool):
 def retimed(pipeline: "PanGuDrawPipeline", step: "Step", steps: int) -> "Trajectory":
     """The trajectory of a first step below the boundary, continued on the timesteps of a whole of `steps` steps."""
     from pangu.diffusion.estimate import clean_estimate, entered, noise_estimate
+    from pangu.models.schedulers import fresh_scheduler
 
     before, schedule = step.trajectory, pipeline.reference.schedule
-    scheduler = type(before.scheduler).from_config(before.scheduler.config)
-    scheduler.set_timesteps(steps, device=before.latents_bchw.device)
+    scheduler = fresh_scheduler(before.scheduler, steps, before.latents_bchw.device)
     fresh = replace(before, scheduler=scheduler, timesteps=scheduler.timesteps, step=0)
     clean, noise = clean_estimate(step, schedule), noise_estimate(step, schedule)
     return entered(fresh, schedule, step.timestep, clean, noise)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.serve.api import build_api
+from pangu.serve.drawing.pool import glimpse_steps
 from pangu.serve.drawing.studio import Studio
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
@@ -80,6 +82,45 @@ def test_a_stream_shows_partial_images_and_ends_with_the_answers_own_bytes(local
     assert base64.b64decode(events[-1].b64_json) == whole
     last = [np.abs(pixels(base64.b64decode(event.b64_json)) - pixels(whole)).mean() for event in events]
     assert last[2] < last[0]
+
+
+def streamed(local: LocalServer, path: str, **asked: Any) -> list[dict[str, Any]]:
+    """The events of a request to `path`."""
+    answer = httpx.post(f"{local.url}/v1/images/{path}", timeout=60, **asked)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+
+
+def indices(events: list[dict[str, Any]]) -> list[int]:
+    assert events[-1]["type"].endswith(".completed")
+    return [event["partial_image_index"] for event in events[:-1]]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3])
+def test_as_many_partial_images_as_asked_for_come_wherever_the_walk_begins(local: LocalServer, wanted: int) -> None:
+    asked: dict[str, Any] = {"seed": 70 + wanted, "num_inference_steps": 8, "prompt": "partials"}
+    watched = asked | {"stream": True, "partial_images": wanted}
+    retimed = {"texture": {"num_inference_steps": 12}}
+    # From noise, and from noise with other steps below the boundary; then both from the cache, and an edit.
+    for more in ({}, {"seed": 80 + wanted} | retimed):
+        for cached in (False, True):
+            events = streamed(local, "generations", json=watched | more)
+            assert events[-1]["structure_cached"] == cached
+            assert indices(events) == list(range(wanted))
+            assert len({event["b64_json"] for event in events}) == wanted + 1
+    source = file_of(local.draw(seed=2))
+    form = {name: str(value) for name, value in watched.items()} | {"stream": "true"}
+    assert indices(streamed(local, "edits", data=form, files={"image": ("a.png", source)})) == list(range(wanted))
+
+
+def test_partial_images_are_spread_over_all_steps_but_the_last() -> None:
+    for steps in range(1, 60):
+        for wanted in range(4):
+            places = glimpse_steps(steps, wanted)
+            assert len(places) == min(wanted, steps - 1)
+            assert all(0 < place < steps for place in places)
+            gaps = np.diff([0, *places, steps])
+            assert gaps.max() - gaps.min() <= 1 or wanted > steps - 1
 
 
 def test_a_refused_stream_is_refused_with_its_status(local: LocalServer) -> None:
@@ -233,7 +274,7 @@ def test_the_work_stops_when_the_client_leaves(local: LocalServer, stream: bool)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{local.url}/v1/images/generations", json=body, timeout=thirty_steps_s / 3)
     wait_for(lambda: local.metric("pangu_requests_in_flight ") == 0, 3 * thirty_steps_s + 2)
-    assert stream or local.metric('pangu_errors_total{code="client_closed_request"') == counted + 1
+    assert local.metric('pangu_errors_total{code="client_closed_request"') == counted + 1
     started = time.monotonic()
     assert local.draw(num_inference_steps=1).status_code == 200
     assert time.monotonic() - started < 3 * thirty_steps_s + 2

@@ -3,11 +3,13 @@
 import io
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pangu.serve.drawing.pictures import encode
+from pangu.serve.drawing.messages import RequestError
+from pangu.serve.drawing.pictures import encode, read_image
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 
@@ -22,3 +24,20 @@ def test_pixels_and_facts_come_back(height: int, width: int, prompt: str, negati
         assert again.text == facts  # type: ignore[attr-defined]
         assert np.array_equal(np.asarray(again), pixels)
     assert encode(Image.fromarray(pixels), "png", 90, facts) == file
+
+
+def test_what_a_client_sends_is_read_or_refused_in_one_sentence() -> None:
+    def file(side: int, kind: str) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (side, 8), "red").save(buffer, kind)
+        return buffer.getvalue()
+
+    assert read_image(file(2048, "JPEG"), "image").size == (2048, 8)
+    for data, sentence in (
+        (file(2049, "PNG"), "'image': it is 2049x8, and no side may be longer than 2048"),
+        (file(8, "AVIF"), "'image': it is no PNG, JPEG, WEBP image"),
+        (b"", "it is no PNG, JPEG, WEBP image"),
+        (file(64, "PNG")[:60], "the image is damaged"),
+    ):
+        with pytest.raises(RequestError, match=sentence):
+            read_image(data, "image")

@@ -6,6 +6,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
+from pangu.data.images import opened_rgb
 from pangu.errors import UserError
 from pangu.pipelines.coop.family import Ask, Family, check_images
 
@@ -46,6 +47,7 @@ def control_count(family: Family) -> int:
 
 
 def _prepared(image: Any, family: Family, ask: Ask) -> Tensor:
+    image = opened_rgb(image)
     check_images(image, ask.height, ask.width, family.name, "the control image")
     batch = len(image) if isinstance(image, (list, tuple)) or getattr(image, "ndim", 0) == 4 else 1
     if batch not in (1, len(ask.prompts)):

@@ -7,16 +7,18 @@ from typing import Any
 from torch import Tensor
 
 from pangu.config import ROLES, Role
+from pangu.diffusion.interval import expert_at
 from pangu.diffusion.presets import nearest_of
 from pangu.diffusion.trajectory import Trajectory, predict
 from pangu.errors import UserError
 from pangu.models.control import ControlledUNet
 from pangu.models.denoisers import denoise
-from pangu.models.schedulers import check_schedule
+from pangu.models.schedulers import check_halves, check_schedule
 from pangu.pipelines import inputs
 from pangu.pipelines.coop.families.control import control_pictures, control_scales
 from pangu.pipelines.coop.families.latent import LatentFamily
 from pangu.pipelines.coop.family import Ask, Condition, Tensors, check_parts
+from pangu.pipelines.coop.levels import Sampler
 
 
 class PanGuDraw(LatentFamily):
@@ -63,6 +65,12 @@ class PanGuDraw(LatentFamily):
                 f"{self.name} has no preset of {height}x{width} (height x width); its nearest is {near[0]}x{near[1]}."
             )
 
+    def sampler(self, steps: int, height: int, width: int) -> Sampler:
+        sampler = super().sampler(steps, height, width)
+        if self.roles == ROLES:
+            check_halves(sampler.scheduler, self.pipe.boundary)
+        return sampler
+
     def condition(self, ask: Ask) -> Condition:
         styles = ask.extra.get("styles")
         said = self.pipe.encode_prompt(ask.prompts, ask.negatives, styles)
@@ -96,8 +104,8 @@ class PanGuDraw(LatentFamily):
         return predict(ask, noisy_bchw, here)
 
     def expert(self, timestep: float) -> Role:
-        """Which generator owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
-        return "structure" if timestep >= self.pipe.boundary else "texture"
+        """Which generator is asked."""
+        return expert_at(timestep, self.pipe.boundary)
 
     def asked(self, role: Role) -> Any:
         """The network that answers for a role."""

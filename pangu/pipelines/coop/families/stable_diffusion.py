@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pangu.data.images import opened_rgb
 from pangu.errors import UserError
 from pangu.pipelines.coop.families.control import control_pictures, control_scales, for_guidance
 from pangu.pipelines.coop.families.latent import LatentFamily
@@ -76,6 +77,7 @@ class ImageVariation(StableDiffusion):
         if ask.image is None:
             raise UserError(f"{self.name} varies an image, but got none; give image=...")
         given = list(ask.image) if isinstance(ask.image, (list, tuple)) else [ask.image]
+        given = opened_rgb(given)
         if isinstance(ask.image, Tensor):
             given = list(ask.image) if ask.image.ndim == 4 else [ask.image]
         if len(given) not in (1, len(ask.prompts)):

@@ -1,0 +1,165 @@
+"""Every switch of `Execution`, alone and in pairs, switched on, off or over at a resume; and the memory layout after it."""
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pangu.config import Execution, Recipe
+from pangu.diffusion.interval import TimeInterval
+from pangu.diffusion.noise import alpha_bars
+from pangu.train.checkpoint import latest_checkpoint, restore
+from pangu.train.draws import draw_batch
+from pangu.train.loop import initial, prepared, start, train_loop
+from pangu.train.step import loss_per_sample
+from pangu.train.world import World
+from tests.train.rows import random_rows, smallest_recipe
+
+Switches = frozenset[str]
+Tensors = dict[str, torch.Tensor]
+Whole = dict[Switches, tuple[Path, Tensors, Tensors]]
+
+SWITCHES = {
+    "precision": "bf16",
+    "accumulate": 2,
+    "gradient_checkpointing": True,
+    "channels_last": True,
+    "compile": True,
+    "prefetch": 0,
+}
+"""All but `latents`, which belongs to the encoded dataset: another way of encoding is another dataset, and another run."""
+
+NONE: Switches = frozenset()
+ALONE = [frozenset({name}) for name in SWITCHES]
+PAIRS = [frozenset(pair) for pair in itertools.combinations(SWITCHES, 2)]
+STEPS = 4
+
+
+def execution_of(switches: Switches) -> Execution:
+    return Execution(**{name: SWITCHES[name] for name in switches})
+
+
+def recipe_of(switches: Switches) -> Recipe:
+    """Four steps, and a checkpoint after the second."""
+    return smallest_recipe(steps=STEPS, batch_size=2, checkpoint_every=2).model_copy(
+        update={"execution": execution_of(switches)}
+    )
+
+
+def train(switches: Switches, folder: Path) -> Tensors:
+    """Weights, means and moments at the end."""
+    trained = train_loop("structure", recipe_of(switches), random_rows(4), "e", folder)
+    assert trained.steps == STEPS
+    found = latest_checkpoint(folder)
+    assert found is not None
+    return tensors_of(found[0])
+
+
+def tensors_of(checkpoint: Path) -> Tensors:
+    """What a checkpoint holds, FILE.NAME."""
+    files = checkpoint.glob("*.safetensors")
+    return {f"{path.stem}.{name}": value for path in files for name, value in load_file(path).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_without_a_compiler() -> Iterator[None]:
+    """Compiling takes minutes on a small machine; here the wrapped network runs as it is."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Of each set of switches the folder, what an uninterrupted run ends with, and what it has half-way."""
+    folders = {switches: tmp_path_factory.mktemp("whole") for switches in [NONE, *ALONE, *PAIRS]}
+    return {
+        switches: (folder, train(switches, folder), tensors_of(folder / "step-000002"))
+        for switches, folder in folders.items()
+    }
+
+
+def resumed(before: Switches, after: Switches, whole: Whole, folder: Path) -> Tensors:
+    """What a run ends with that was killed behind step 2 and goes on with other switches."""
+    shutil.copytree(whole[before][0] / "step-000002", folder / "step-000002")
+    return train(after, folder)
+
+
+def named(switches: Switches) -> str:
+    return "+".join(sorted(switches)) or "none"
+
+
+KEPT = [(each, each) for each in [NONE, *ALONE, *PAIRS]]
+CHANGED = [
+    *((NONE, each) for each in [*ALONE, *PAIRS]),
+    *((each, NONE) for each in [*ALONE, *PAIRS]),
+    *itertools.permutations(ALONE, 2),
+]
+
+
+@pytest.mark.parametrize("switches", [each for each, _ in KEPT], ids=named)
+def test_a_run_killed_and_resumed_under_the_same_switches_ends_with_the_same_bits(
+    switches: Switches, whole: Whole, tmp_path: Path
+) -> None:
+    ours, theirs = resumed(switches, switches, whole, tmp_path), whole[switches][1]
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def tolerance(switches: Switches) -> float:
+    """Of the mean difference, relative to how far the last two steps went.
+
+    bf16 rounds to 8 bits, and Adam makes whole steps of gradients that it turns round. Sums in another order differ in the last
+    bits of float32. All else computes the same numbers.
+    """
+    if "precision" in switches:
+        return 0.2
+    return 1e-4 if switches & {"accumulate", "channels_last"} else 0.0
+
+
+@pytest.mark.parametrize(("before", "after"), CHANGED, ids=named)
+def test_a_switch_changed_at_a_resume_changes_nothing_but_rounding(
+    before: Switches, after: Switches, whole: Whole, tmp_path: Path
+) -> None:
+    ours, theirs, halfway = resumed(before, after, whole, tmp_path), whole[NONE][1], whole[NONE][2]
+    for part in ("model", "averages", "optimizer"):
+        names = [name for name in theirs if name.startswith(part)]
+        apart, gone = (
+            torch.cat([(theirs[name] - other[name]).abs().flatten() for name in names]).mean()
+            for other in (ours, halfway)
+        )
+        assert float(apart / gone) <= tolerance(before | after), part
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["from_contiguous", "from_channels_last"])
+@pytest.mark.parametrize("read", [False, True], ids=["to_contiguous", "to_channels_last"])
+def test_parameters_gradients_moments_and_means_have_equal_strides_after_a_restore(
+    written: bool, read: bool, whole: Whole
+) -> None:
+    """A fused optimizer on a GPU refuses any other, and one on a CPU reads the wrong element."""
+    source = whole[frozenset({"channels_last"}) if written else NONE][0]
+    found = latest_checkpoint(source)
+    assert found is not None
+    recipe = recipe_of(frozenset({"channels_last"}) if read else NONE)
+    network = initial(recipe, random_rows(4)).train()
+    prepared(network, recipe.execution, World())
+    averages, optimizer = start(network, recipe)
+    assert restore(*found, network, averages, optimizer)
+    saved = tensors_of(found[0])
+    parameters = list(network.parameters())
+    batch = draw_batch(random_rows(4), [0, 1], 0, 0, 0, TimeInterval(500, 1000), recipe.optimization)
+    loss_per_sample(network, batch, alpha_bars(recipe.schedule), "v_prediction").sum().backward()
+    means = list(averages.tensors().values())
+    for number, parameter in enumerate(parameters):
+        moments = [optimizer.state[parameter][name] for name in ("exp_avg", "exp_avg_sq")]
+        strides = {
+            tensor.stride() for tensor in (parameter, parameter.grad, *moments, means[number]) if tensor is not None
+        }
+        assert len(strides) == 1
+        assert torch.equal(moments[0], saved[f"optimizer.{number}.exp_avg"])
+        assert torch.equal(means[number], saved[f"averages.0.{number}"])
+    convolution = network.conv_in.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last) == read
