@@ -1,7 +1,7 @@
 """The folder of one ingest: what was listed, what was downloaded, and what became of every row. Pure bookkeeping.
 
 listed.parquet    every listed row, as the card's table gave it
-urls.parquet      (row, url) of those that may be tried; img2dataset's input; shard k is its k-th slice
+urls.parquet      (row, url as it is asked for) of those that may be tried; img2dataset's input; shard k is its k-th slice
 shards/           img2dataset's output: NNNNN.parquet and, when a shard is done, NNNNN_stats.json
 rows.parquet      every listed row with its reason ("" = ok), its content hash, and where its bytes lie (an earlier ingest may
                   hold them already); written when all is done

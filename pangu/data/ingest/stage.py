@@ -18,13 +18,14 @@ from pydantic import Field
 from pangu.config import Frozen
 from pangu.data.card import Card
 from pangu.data.ingest.download import download
-from pangu.data.ingest.guard import EgressPolicy, Failed, origin_of
+from pangu.data.ingest.guard import EgressPolicy
 from pangu.data.ingest.local_sources import LocalImages, import_images, local_images
 from pangu.data.ingest.on_nodes import download_on_nodes
 from pangu.data.ingest.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
 from pangu.data.ingest.reuse import carried, elsewhere, reuse, waits
 from pangu.data.ingest.source import content_digest, read_source
 from pangu.data.ingest.table_files import UNREADABLE
+from pangu.data.ingest.urls import Failed, asked_host, origin_of, requested_or_same, requested_url
 from pangu.data.locks import only_one
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
@@ -66,6 +67,10 @@ class _Listing:
     def folder(self, attempt: int) -> RawFolder:
         name = self.first_id if attempt == 0 else f"{self.first_id}r{attempt}"
         return RawFolder(self.home.raw(self.card.name, name), self.card.limits.rows_per_shard)
+
+    def refused(self) -> dict[int, RowState]:
+        """The rows that are not asked for; none where images lie in files."""
+        return refuse(self.card, self.listed) if self.local is None else {}
 
     def finished(self) -> int:
         """The newest finished attempt; -1 if there is none."""
@@ -109,9 +114,8 @@ def ingest(
     with only_one(root / "lock", f"ingest of '{card.name}'") as lock:
         done = listing.finished()
         if done < 0:
-            states = refuse(card, listing.listed) if listing.local is None else {}
             known = {} if listing.local else reuse(listing.listed, listing.earlier())
-            outcome = _attempt(listing, 0, known | states, lock, report)
+            outcome = _attempt(listing, 0, known | listing.refused(), lock, report)
         elif lost := listing.folder(done).lost():
             outcome = _fetch_lost(listing, done, lost, lock, report)
         else:
@@ -126,7 +130,10 @@ def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: i
     raw.root.mkdir(parents=True, exist_ok=True)
     write_table(listed, raw.listed)
     tried = [row not in known for row in listed["row"].to_pylist()]
-    write_table(listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_())), raw.urls)
+    urls = listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_()))
+    if listing.local is None:
+        urls = urls.set_column(1, "url", pa.array(map(requested_or_same, urls["url"].to_pylist()), pa.string()))
+    write_table(urls, raw.urls)
     if listing.local is not None:
         states = import_images(card, raw, listing.local, report)
     elif listing.on_ray:
@@ -155,8 +162,10 @@ def _retry(
     listing: _Listing, outcome: IngestOutcome, lock: int, report: Reporter, wait: Callable[[float], None]
 ) -> IngestOutcome:
     """Up to `limits.retry_rounds` further tries of each failure that may pass, the ones that need not wait long first."""
+    refused = listing.refused()
     for tried in range(listing.card.limits.retry_rounds):
-        states = carried(listing.folder(listing.finished()))
+        before = carried(listing.folder(listing.finished()))
+        states = {row: state for row, state in before.items() if row not in refused}
         waited = 0.0
         for reason, seconds in sorted(waits(states, tried).items(), key=lambda item: item[1]):
             wait(max(0.0, seconds - waited))
@@ -165,7 +174,7 @@ def _retry(
             # What a killed try left behind may be of other rows.
             shutil.rmtree(listing.folder(number).root, ignore_errors=True)
             states = carried(listing.folder(number - 1))
-            known = {row: state for row, state in states.items() if state.reason != reason}
+            known = {row: state for row, state in states.items() if state.reason != reason or row in refused}
             outcome = _attempt(listing, number, known, lock, report)
     return outcome
 
@@ -181,10 +190,10 @@ def _outcome(
 
 def private_origins(card: Card, listed: pa.Table) -> frozenset[tuple[str, int]]:
     """The private hosts and ports that downloads may reach: named by the table itself, and its host by the card."""
-    allowed, found = {host.lower() for host in card.limits.allow_private_hosts}, set()
+    allowed, found = {asked_host(host) for host in card.limits.allow_private_hosts}, set()
     for url in listed["url"].to_pylist() if allowed else ():
         try:
-            host, port = origin_of(url)
+            host, port = origin_of(requested_url(url))
         except Failed:
             continue
         if host in allowed:

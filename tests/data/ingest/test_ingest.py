@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pangu.data.card import Card, load_card
 from pangu.data.example import openmoji
 from pangu.data.example.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
-from pangu.data.ingest.raw import RawFolder, RowState, account
+from pangu.data.ingest.raw import RawFolder, RowState, account, write_table
 from pangu.data.ingest.reuse import waits
 from pangu.data.ingest.stage import ingest, only_one
 from pangu.data.prepare.stage import prepare
@@ -253,6 +255,28 @@ def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -
     assert asked == {"good": 2, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
     outcome = prepare(card.model_copy(update={"texture_min_side": 32}), healed.ingest_id, home)
     assert (outcome.rows, outcome.dropped) == (3, {})
+
+
+@pytest.mark.long
+def test_what_an_earlier_version_refused_is_asked_for_by_retry_and_what_is_refused_still_is_not(tmp_path: Path) -> None:
+    home, waited = Home(tmp_path), list[float]()
+    card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
+    with flaky_origin() as port:
+        list_rows(card, port, ["gone"])
+        with Path(card.source).open("a") as table:
+            table.write(f"http://127.0.0.1:{port}/狐 狸,a fox,,\nhttp://user@127.0.0.1/,a user,,\n")
+        first = ingest(card, home)
+        assert (first.ok, first.failed) == (1, {"bad_url": 1, "http_404": 1})
+        raw = RawFolder(home.raw(card.name, first.ingest_id))
+        rows = pq.read_table(raw.rows)
+        asked = urllib.parse.quote("/狐 狸")
+        assert [url.endswith(asked) for url in pq.read_table(raw.urls)["url"].to_pylist()] == [False, True]
+        assert rows["url"].to_pylist()[1].endswith("/狐 狸")
+        was = pa.array(["http_404", "bad_url", "bad_url"])  # what the version before would have left
+        write_table(rows.set_column(rows.column_names.index("reason"), "reason", was), raw.rows)
+        again = ingest(card, home, retry=True, wait=waited.append)
+    assert (again.ok, again.failed, again.ingest_id) == (1, {"bad_url": 1, "http_404": 1}, f"{first.ingest_id}r1")
+    assert waited == [0]
 
 
 def test_a_failure_waits_twice_as_long_each_time_and_a_hopeless_one_not_at_all() -> None:
