@@ -19,7 +19,7 @@ from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
 from pangu.evaluate.features import NAME
 from pangu.evaluate.judges import Judges, check_judges, implied_metrics
 from pangu.evaluate.latents import denoiser_of, encode_sample, originals
-from pangu.evaluate.material import Material, gather, holds_out
+from pangu.evaluate.material import Material, gather, holds_out, proposed_prompts
 from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
@@ -63,7 +63,8 @@ def evaluate(
         places = {"pair": str(folder), "sample_grid": str(grid), "prompt_scores": str(by_prompt)}
         return EvaluateOutcome.model_validate(read_json(outcome) | places).model_copy(update={"already_done": True})
 
-    pair = ready(assemble_pair(structure, texture, recipe, folder), protocol)
+    prompts = proposed_prompts(home, dataset, version)
+    pair = ready(assemble_pair(structure, texture, recipe, folder, prompts), protocol)
     material = gather(home, dataset, version, protocol, recipe.structure.resolution)
     drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
     found = prompt_scores(material, drawn, protocol, judges)

@@ -37,6 +37,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         styles: name of each style that was trained -> prefix of its captions.
         sees_padding: whether each text tower attends to padding.
         sampling: steps and guidance that the pair was tuned with, as `Sampling.model_dump` gives them; a server's defaults.
+        prompts: language -> captions that it was trained on, for whoever asks what it can draw.
 
     Raises:
         UserError: the two contracts do not make a pair, or a component disagrees with them.
@@ -62,6 +63,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         styles: dict[str, str] | None = None,
         sees_padding: list = [False, False],  # noqa: B006
         sampling: dict[str, Any] | None = None,
+        prompts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -76,7 +78,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         )
         settings = self._settings(
             [structure, texture], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
-            sees_padding=list(sees_padding), sampling=dict(sampling or {}),
+            sees_padding=list(sees_padding), sampling=dict(sampling or {}), prompts=dict(prompts or {}),
         )  # fmt: skip
         if not settings["contracts"]:
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
@@ -152,7 +154,7 @@ class PanGuDrawPipeline(TextToImagePipeline):
         return self._walk(trajectory, role, on_step)
 
     def finish(
-        self, trajectory: Trajectory, on_step: OnStep | None = None, attention: dict[str, Any] | None = None
+        self, trajectory: Trajectory, on_step: OnStep | None = None, attention: Mapping[str, Any] | None = None
     ) -> Trajectory:
         """Run every step that is left, each by the half that owns its timestep."""
         for role in turns(trajectory, self.boundary):

@@ -46,7 +46,7 @@ class TextToImagePipeline(GeneratorPipeline):
     ) -> Conditioning:
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
-        Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("a fox")`.
+        Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("fox")`.
         No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which.
         device: of the result; None means where it was computed.
 

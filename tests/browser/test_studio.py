@@ -159,6 +159,15 @@ def test_the_keyboard_alone_draws_and_stops(page: Page, server: LocalServer) -> 
     expect(page.locator("#draw")).to_be_enabled()
 
 
+def test_captions_that_it_knows_are_proposed_in_the_language_of_the_page(page: Page) -> None:
+    page.get_by_role("button", name="red apple").click()
+    assert page.input_value("#prompt") == "red apple"
+    page.click("#language")
+    page.get_by_role("button", name="红苹果").click()
+    assert page.input_value("#prompt") == "红苹果"
+    expect(page.locator("#proposed button")).to_have_count(1)
+
+
 def test_every_word_is_there_in_both_languages_and_stays_chosen(page: Page) -> None:
     english = page.inner_text("body")
     page.click("#language")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.evaluate.drawing import draw_whole, ready, structure_half, texture_half
 from pangu.evaluate.evaluation import evaluate, plan
@@ -15,6 +16,7 @@ from pangu.evaluate.judges import Judges
 from pangu.evaluate.material import gather
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import untrained_pair
+from pangu.serve.drawing.parts import offers_of
 
 STEPS = 3
 
@@ -47,6 +49,14 @@ def test_held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
             by_language = [metrics[f"{name}_{part}_{language}"] for language in ("zh", "en")]
             assert metrics[f"{name}_{part}"] == min(by_language)
             assert 0 <= metrics[f"{name}_{part}"] <= 1
+
+
+def test_the_pair_proposes_captions_of_the_training_split_to_whoever_asks(bench, outcome) -> None:
+    rows = read_rows(bench.home, bench.dataset, bench.version, columns=["caption_en", "caption_zh"], split="train")
+    proposed = offers_of(Path(outcome.pair)).prompts
+    for language in ("zh", "en"):
+        trained = [text for text in rows[f"caption_{language}"].to_pylist() if len(text) <= 40]
+        assert sorted(proposed[language]) == sorted(set(trained)) and 0 < len(trained) <= 24
 
 
 def test_distances_are_named_after_their_space_and_the_worse_language_counts(outcome) -> None:

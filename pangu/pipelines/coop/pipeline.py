@@ -76,7 +76,7 @@ class CoopPipeline(Cooperators):
         """Pictures of the main model; the arguments are those of diffusers' pipelines.
 
         `image`, `conditioning_scale` and `extra` are the main's, as a partner has its own. `partners` and `handoff` change fields
-        for this call: `coop("a fox", partners=[{"strength": 0.3, "image": edges}])`. `timesteps` or `sigmas` stand in for those
+        for this call: `coop("fox", partners=[{"strength": 0.3, "image": edges}])`. `timesteps` or `sigmas` stand in for those
         of the main's scheduler.
 
         Raises:

@@ -25,6 +25,7 @@ class Offers(Frozen):
     styles: tuple[str, ...] = ()
     num_inference_steps: int = 30
     guidance_scale: float = 3.0
+    prompts: dict[str, tuple[str, ...]] = Field({}, description="Language -> captions that it was trained on")
 
 
 class Release(Frozen):

@@ -68,6 +68,7 @@ def offers_of(folder: Path) -> Offers:
         styles=tuple(index.get("styles") or {}),
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
+        prompts=index.get("prompts") or {},
     )
 
 

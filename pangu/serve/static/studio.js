@@ -11,6 +11,20 @@ function speak() {
   for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
   if (shown) showRelease(shown);
   $("state").textContent = "";
+  propose();
+}
+
+// A few captions that the pair was trained on, in the language of the page; one that is pressed becomes the prompt.
+function propose() {
+  const texts = (model && model.prompts && model.prompts[language]) || [];
+  const few = [...texts].sort(() => Math.random() - 0.5).slice(0, 6);
+  $("proposed").hidden = few.length === 0;
+  for (const old of $("proposed").querySelectorAll("button")) old.remove();
+  for (const text of few) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+    button.addEventListener("click", () => { $("prompt").value = text; $("prompt").focus(); });
+    $("proposed").append(button);
+  }
 }
 
 function showRelease(release) {
