@@ -153,19 +153,27 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
 def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path) -> str:
     """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none."""
     shared = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
+    variables, words = _split({**WAITING, **shared})
     for attempt in range(1, MAX_ATTEMPTS + 1):
         submission_id = f"{job_id}-{attempt}"
         info = _find(client, submission_id)
         if info is None:
             client.submit_job(
-                entrypoint=_shell_line(["python", "-m", PROGRAM, *arguments, "--result", str(result)]),
+                entrypoint=_shell_line([*words, "python", "-m", PROGRAM, *arguments, "--result", str(result)]),
                 submission_id=submission_id,
-                runtime_env={"env_vars": {**WAITING, **shared}},
+                runtime_env={"env_vars": variables},
             )
             return submission_id
         if info.status not in ("FAILED", "STOPPED"):
             return submission_id
     raise CommandFailed(f"{job_id} failed {MAX_ATTEMPTS} times.")
+
+
+def _split(variables: dict[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Those for a runtime environment, and words before the command for the others: in the former Ray would replace $NAME."""
+    kept = {name: value for name, value in variables.items() if "$" not in value}
+    others = [f"{name}={value}" for name, value in variables.items() if name not in kept]
+    return kept, ["env", *others] if others else []
 
 
 def follow(client: "JobSubmissionClient", submission_id: str) -> Iterator[str]:

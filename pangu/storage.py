@@ -6,24 +6,43 @@ Only names of places; nothing is created here except by the functions that say s
 import contextlib
 import json
 import os
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pangu.errors import UserError
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+"""Unicode's categories of control characters, of bytes that are no UTF-8 as Python reads them, and of line ends."""
 
 
 @dataclass(frozen=True)
 class Home:
     """The folder of one installation. Every path is absolute, because Ray workers change directory.
 
-    tables: where dataset tables lie instead, e.g. s3://bucket/prefix; `$PANGU_TABLES`, empty for under the root.
+    tables: where dataset tables lie instead, e.g. s3://bucket/prefix, or an absolute path; `$PANGU_TABLES`, empty for under the
+        root.
     """
 
     root: Path
-    tables: str = field(default_factory=lambda: os.environ.get("PANGU_TABLES", "").rstrip("/"))
+    tables: str = field(default_factory=lambda: _tables(os.environ.get("PANGU_TABLES", "")))
 
     @classmethod
     def from_environment(cls) -> "Home":
-        return cls(Path(os.environ.get("PANGU_HOME", "var")).absolute())
+        """The home that `$PANGU_HOME` names.
+
+        Raises:
+            UserError: its path has a character that nobody can print, or bytes that are no UTF-8.
+        """
+        root = Path(os.environ.get("PANGU_HOME") or "var").absolute()
+        for character in str(root):
+            if unicodedata.category(character) in UNPRINTABLE:
+                raise UserError(
+                    f"The path of the home, {str(root)!a}, has the unprintable character {character!a}; set PANGU_HOME to a "
+                    "folder whose name is printable UTF-8."
+                )
+        return cls(root)
 
     def dataset(self, name: str) -> Path:
         """Everything about one dataset: `raw/`, `table/`, `encoded/`."""
@@ -65,6 +84,12 @@ class Home:
     @property
     def logs(self) -> Path:
         return self.root / "logs"
+
+
+def _tables(place: str) -> str:
+    """A URI as it is; a path as an absolute one."""
+    place = place.rstrip("/")
+    return place if "://" in place or not place else str(Path(place).absolute())
 
 
 def write_atomically(path: Path, data: bytes) -> None:

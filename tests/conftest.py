@@ -10,6 +10,7 @@ from hypothesis import settings
 
 from pangu.stack import Stack, down, up
 from pangu.storage import Home
+from tests import nasty
 
 # One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,8 +22,9 @@ settings.load_profile("pangu")
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Prefect, MLflow and Ray in a home of their own, on free ports; ended after the last test."""
-    home = Home(tmp_path_factory.mktemp("home"))
+    """Prefect, MLflow and Ray on free ports, in a home whose name has every character that one may have; ended after the last
+    test."""
+    home = Home(tmp_path_factory.mktemp("home") / nasty.NAME)
     try:
         yield up(home, customary_ports=False)
     finally:

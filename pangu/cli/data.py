@@ -96,6 +96,7 @@ def origin(
 
 def check_card(card: CardArgument) -> None:
     """Say whether a card and its source can be read, and show the first ten rows as ingest would read them."""
+    from pangu.data.captions import LANGUAGES
     from pangu.data.card import load_card
     from pangu.data.ingest.source import read_source
     from pangu.data.ingest.stage import check_source
@@ -105,4 +106,8 @@ def check_card(card: CardArgument) -> None:
     refused = check_source(parsed, listed, home)
     for row in listed.slice(0, 10).to_pylist():
         print(json.dumps({**row, "verdict": refused.get(row["row"], "would be tried")}, ensure_ascii=False))
-    print(f"{parsed.name}: {listed.num_rows} rows, {len(refused)} of them refused before any download")
+    mute = sum(
+        not (en or zh) for en, zh in zip(*(listed[f"caption_{name}"].to_pylist() for name in LANGUAGES), strict=True)
+    )
+    counts = f"{len(refused)} of them refused before any download, {mute} without a caption"
+    print(f"{parsed.name}: {listed.num_rows} rows, {counts}")

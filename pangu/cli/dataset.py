@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home, write_json
 
@@ -70,17 +71,23 @@ def refilter(
 
 def export(
     name: NameArgument,
-    webdataset: Annotated[Path, typer.Option(help="Folder for tar archives, as webdataset reads them.")],
+    webdataset: Annotated[Path | None, typer.Option(help="Folder for tar archives, as webdataset reads them.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Folder for Parquet, as Hugging Face's datasets reads it.")
+    ] = None,
     version: VersionOption = None,
-    rows_per_archive: Annotated[int, typer.Option(min=1)] = 1000,
+    rows_per_archive: Annotated[int, typer.Option(min=1, help="Rows of one file.")] = 1000,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write one version as webdataset archives: image, caption and facts of every row."""
-    from pangu.data.table.export import export_webdataset
+    """Write one version for others, as webdataset archives or as Parquet: image, captions and facts of every row."""
+    from pangu.data.table.export import export_parquet, export_webdataset
 
-    home = Home.from_environment()
-    finish(export_webdataset(home, name, version, webdataset, rows_per_archive, print_progress), result, as_json)
+    folder, write = (parquet, export_parquet) if webdataset is None else (webdataset, export_webdataset)
+    if folder is None or None not in (webdataset, parquet):
+        raise UserError("Name one folder to export to: --webdataset FOLDER for archives, or --parquet FOLDER.")
+    outcome = write(Home.from_environment(), name, version, folder, rows_per_archive, print_progress)
+    finish(outcome, result, as_json)
 
 
 def vacuum(

@@ -131,4 +131,4 @@ def demo(
         f" served images, {summary.retrieval_top1:.0%} find their own training image first among"
         f" {summary.retrieval_candidates}."
     )
-    console.print(f"{home.root / 'demo' / 'contact_sheet.png'}\n{home.root / 'demo' / 'summary.json'}")
+    print(home.root / "demo" / "contact_sheet.png", home.root / "demo" / "summary.json", sep="\n")

@@ -1,19 +1,36 @@
 """Which captions a row has: two languages, and the same under its style's prefix. Knows nothing of text encoders."""
 
-import pyarrow as pa
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LANGUAGES = ("en", "zh")
 EMPTY = -1
 """The caption variant that dropout puts in the place of any other."""
+MORE = {language: f"more_captions_{language}" for language in LANGUAGES}
+"""Columns of captions beside the first one of each language."""
 
 
-def captions_of(rows: pa.Table, language: str) -> list[str]:
+def captions_of(rows: "pa.Table", language: str) -> list[str]:
     """One caption per row; a missing one is the other language's."""
     other = LANGUAGES[1 - LANGUAGES.index(language)]
     pairs = zip(rows[f"caption_{language}"].to_pylist(), rows[f"caption_{other}"].to_pylist(), strict=True)
     return [own or instead or "" for own, instead in pairs]
 
 
-def styles_of(rows: pa.Table) -> list[str | None]:
+def all_captions_of(rows: "pa.Table", language: str) -> list[list[str]]:
+    """Every caption of each row, never none: those of the other language where it has no own, or else one that is empty."""
+    own, instead = (_lists(rows, name) for name in (language, LANGUAGES[1 - LANGUAGES.index(language)]))
+    return [mine or other or [""] for mine, other in zip(own, instead, strict=True)]
+
+
+def _lists(rows: "pa.Table", language: str) -> list[list[str]]:
+    first = rows[f"caption_{language}"].to_pylist()
+    more = rows[MORE[language]].to_pylist() if MORE[language] in rows.column_names else [None] * rows.num_rows
+    return [[caption, *(further or ())] if caption else [] for caption, further in zip(first, more, strict=True)]
+
+
+def styles_of(rows: "pa.Table") -> list[str | None]:
     """One style or None per row; None throughout for datasets from before there were styles."""
     return rows["style"].to_pylist() if "style" in rows.column_names else [None] * rows.num_rows

@@ -5,6 +5,7 @@ Owns the card's shape and how it is found and read. Knows nothing of downloads, 
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -154,8 +155,9 @@ class Card(Frozen):
     description: str = ""
     source: str = Field(
         min_length=1,
-        description="Tables of URLs (.parquet, .csv, .jsonl, also .gz), webdataset archives (.tar), a folder of images, or "
-        "dataset://NAME@VERSION. A path relative to the card, a URI, or home://PATH; names of files may hold *",
+        description="Tables of URLs (.parquet, .csv, .tsv, .jsonl, also .gz) or a folder of them, webdataset archives (.tar), a "
+        "folder of images, or dataset://NAME@VERSION. A path relative to the card, a URI, or home://PATH; names of files may "
+        "hold *",
     )
     columns: Columns
     licence: Licence
@@ -211,15 +213,17 @@ class Card(Frozen):
         fill = self.fill_captions
         return fill is not None and (fill.image_to_en is not None or fill.image_to_zh is not None)
 
-    def split_of(self, caption_en: str, key: str) -> Split:
-        """The split of a row; depends on nothing but its English caption and its content hash."""
-        rule, caption = self.splits.held_out, caption_en.casefold().strip()
-        words = set(caption.split())
+    def split_of(self, caption_en: str, key: str, more_captions_en: Sequence[str] = ()) -> Split:
+        """The split of a row; depends on nothing but its English captions and its content hash. `fraction` looks at the first."""
+        rule, captions = self.splits.held_out, [text.casefold().strip() for text in (caption_en, *more_captions_en)]
+        words = [set(caption.split()) for caption in captions]
+        named = {other.casefold().strip() for other in rule.captions_en}
+        combinations = [{word.casefold() for word in wanted} for wanted in rule.combinations if wanted]
         held_out = (
             key in rule.keys
-            or caption in {other.casefold().strip() for other in rule.captions_en}
-            or any(words >= {word.casefold() for word in wanted} for wanted in rule.combinations if wanted)
-            or _unit_interval(caption or key) < rule.fraction
+            or not named.isdisjoint(captions)
+            or any(mine >= wanted for mine in words for wanted in combinations)
+            or _unit_interval(captions[0] or key) < rule.fraction
         )
         return "held_out" if held_out else "train"
 

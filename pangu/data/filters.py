@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pangu.config import Frozen
+from pangu.data.captions import MORE
 from pangu.errors import UserError
 
 Measured = Literal["text_area", "nsfw"]
@@ -34,7 +35,10 @@ class Filters(Frozen):
     min_caption_length: int | None = Field(None, ge=1, description="Characters of the longest caption")
     max_caption_length: int | None = Field(None, ge=1, description="Characters of each caption")
     min_english: float | None = Field(
-        None, ge=0, le=1, description="Probability that caption_en is English, where it is long enough to tell"
+        None,
+        ge=0,
+        le=1,
+        description="Probability that caption_en is English rather than another language, where it is long enough to tell",
     )
     min_chinese: float | None = Field(None, ge=0, le=1, description="Share of caption_zh's letters that are Han")
     max_text_area: float | None = Field(None, ge=0, le=1, description="Share of the image under text or watermarks")
@@ -76,7 +80,8 @@ def reason_of(row: Mapping[str, Any], filters: Filters) -> str:
 
     row: the columns of `pangu.data.table.schema.FACTS`.
     """
-    lengths = [len(row["caption_en"]), len(row["caption_zh"])]
+    lengths = [len(caption or "") for caption in (row["caption_en"], row["caption_zh"])]
+    lengths += [len(caption) for name in MORE.values() for caption in row.get(name) or ()]
     missed = (
         _below(min(row["original_width"], row["original_height"]), filters.min_side),
         _above(row["aspect"], filters.max_aspect),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from pangu.data.colour import to_srgb
 from pangu.errors import UserError
@@ -97,6 +97,33 @@ def read_rgb(
             (truncated files among them).
     """
     return _read(data, max_pixels, at_least, formats)[0]
+
+
+def read_opacity(data: bytes, max_pixels: int = MAX_PIXELS, formats: Collection[str] = FORMATS) -> Image.Image:
+    """From 0 (transparent) to 255 (opaque) for each pixel, in mode L, turned as its EXIF says.
+
+    Raises:
+        BadImage: as of `read_rgb`.
+    """
+    with _open(data, max_pixels, formats) as image:
+        try:
+            image.load()
+            turned = ImageOps.exif_transpose(image)
+            return _alpha(turned) or Image.new("L", turned.size, 255)
+        except Exception as error:  # as in `_read`
+            raise BadImage("undecodable") from error
+
+
+def read_comments(data: bytes, formats: Collection[str] = FORMATS) -> tuple[dict[str, str], bytes]:
+    """(text chunks of a PNG, the user comment in the EXIF of any other image); empty where there is none.
+
+    Raises:
+        BadImage: as of `check_header`.
+    """
+    with _open(data, MAX_PIXELS, formats) as image:
+        texts = {name: str(text) for name, text in getattr(image, "text", {}).items()}
+        comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment, b"")
+    return texts, comment if isinstance(comment, bytes) else b""
 
 
 def opened_rgb(images: Any) -> Any:

@@ -76,11 +76,11 @@ def running_stack(home: Home, console: Console) -> Iterator[Stack]:
     before = Stack.load(home)
     ours = before is None or not before.is_running
     try:
-        yield up(home, say=lambda text: console.print(f"[dim]{text}"))
+        yield up(home, say=lambda text: _say(console, text))
     finally:
         if ours:
             with _undisturbed():
-                down(home, say=lambda text: console.print(f"[dim]{text}"))
+                down(home, say=lambda text: _say(console, text))
 
 
 @contextlib.contextmanager
@@ -159,6 +159,11 @@ def sheet_rows(answers: Answers, prompts: str, truth: str) -> list[tuple[str, li
         (f"English\n{prompts}", answers.images["en"], [prompt.en for prompt in answers.prompts]),
         (truth, [answers.truth[prompt.key] for prompt in answers.prompts], [""] * len(answers.prompts)),
     ]
+
+
+def _say(console: Console, text: str) -> None:
+    """As it is: the path of a home may look like Rich's markup."""
+    console.print(text, style="dim", markup=False)
 
 
 def _say_addresses(stack: Stack, console: Console) -> None:

@@ -58,10 +58,16 @@ def entered(
         return replace(trajectory, latents_bchw=clean_bchw, step=step)
     # Of a second-order sampler's two visits to a timestep the first belongs to the step before.
     step += timesteps.count(timesteps[step]) - 1
-    scheduler, t = trajectory.scheduler, trajectory.timesteps[step]
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(step)
+    if hasattr(trajectory.scheduler, "set_begin_index"):
+        trajectory.scheduler.set_begin_index(step)
+    there = replace(trajectory, step=step)
+    return replace(there, latents_bchw=noisy_at(there, schedule, clean_bchw, noise_bchw))
+
+
+def noisy_at(trajectory: Trajectory, schedule: NoiseSchedule, clean_bchw: Tensor, noise_bchw: Tensor) -> Tensor:
+    """`clean_bchw` under `noise_bchw` at the noise level of the next step, in the scale of the scheduler's samples."""
+    t = trajectory.timesteps[trajectory.step]
     # Schedulers differ in the scale of their samples, but all say how one becomes the input of the network.
-    unit = scheduler.scale_model_input(torch.ones(1, device=clean_bchw.device), t)
+    unit = trajectory.scheduler.scale_model_input(torch.ones(1, device=clean_bchw.device), t)
     alpha_bar = torch.tensor([alpha_bar_at(schedule, float(t))])
-    return replace(trajectory, latents_bchw=noise.add_noise(clean_bchw, noise_bchw, alpha_bar) / unit, step=step)
+    return noise.add_noise(clean_bchw, noise_bchw, alpha_bar) / unit

@@ -20,3 +20,15 @@ def style_guidance(guided: Tensor, conditional: Tensor, styled: Sequence[Tensor]
     for prediction, scale in zip(styled, scales, strict=True):
         result = result + scale * (prediction - conditional)
     return result
+
+
+def rescaled_guidance(guided: Tensor, conditional: Tensor, rescale: float) -> Tensor:
+    """Guidance whose spread is pulled back to that of the conditional prediction (arXiv 2305.08891, Section 3.4, Eqs. 15, 16).
+
+    guided, conditional: (B, C, H, W). rescale: phi in [0, 1]; 0 changes nothing.
+    """
+    if rescale == 0:
+        return guided
+    axes = tuple(range(1, guided.ndim))
+    spread = conditional.std(dim=axes, keepdim=True) / guided.std(dim=axes, keepdim=True)
+    return rescale * (guided * spread) + (1 - rescale) * guided

@@ -1,8 +1,9 @@
 """The timestep interval that a generator owns, and how two intervals make a pair."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pangu.config import Role
+from pangu.config import ROLES, Role
 from pangu.errors import UserError
 
 
@@ -57,3 +58,17 @@ def check_partition(structure: TimeInterval, texture: TimeInterval, num_train_ti
         raise UserError(f"Overlap in the pair: {both}; both cover [{structure.low}, {texture.high}).")
     if texture.low != 0 or structure.high != num_train_timesteps:
         raise UserError(f"Gap in the pair: {both}, but sampling needs all of [0, {num_train_timesteps}).")
+
+
+def expert_at(timestep: float, boundary: int) -> Role:
+    """The half that owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
+    return "structure" if timestep >= boundary else "texture"
+
+
+def steps_per_role(timesteps: Iterable[float], boundary: int) -> dict[Role, int]:
+    """How many steps of a trajectory each half takes, by the timesteps that a scheduler has set.
+
+    A second-order scheduler asks the network twice a step, at timesteps of their own; each counts.
+    """
+    experts = [expert_at(float(t), boundary) for t in timesteps]
+    return {role: experts.count(role) for role in ROLES}

@@ -5,18 +5,20 @@ Any object with diffusers' scheduler interface serves; this module imports none.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pangu.config import Role
-from pangu.diffusion.guidance import classifier_free_guidance, style_guidance
-from pangu.diffusion.interval import TimeInterval
+from pangu.diffusion.guidance import classifier_free_guidance, rescaled_guidance, style_guidance
+from pangu.diffusion.interval import TimeInterval, expert_at
 from pangu.diffusion.transfer import transferred
+from pangu.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Conditioning:
     """What the text encoders said of B prompts and their negative prompts.
 
     tokens_bnc (B, N, C) and pooled_bp (B, P); the two `negative_` tensors and those of each style have the same shapes.
+    Unpacks as the answer of diffusers' `encode_prompt`: prompt, negative prompt, pooled prompt, pooled negative prompt.
     """
 
     tokens_bnc: Tensor
@@ -43,6 +46,9 @@ class Conditioning:
     negative_tokens_bnc: Tensor
     negative_pooled_bp: Tensor
     styles: tuple[StyleConditioning, ...] = ()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.tokens_bnc, self.negative_tokens_bnc, self.pooled_bp, self.negative_pooled_bp))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """The same conditioning with `change` applied to each tensor."""
@@ -72,6 +78,7 @@ class Trajectory:
     generators:   one noise source per image, or None where the scheduler adds no noise.
     presets:      per role, the index in that generator's OWN list of resolution presets, which conditions its denoiser.
     lora_scales:  per role, the weight of its adapter; 1 where none is given.
+    guidance_scale: at most 1 means the caption alone, as in diffusers. guidance_rescale: phi of `rescaled_guidance`.
     """
 
     latents_bchw: Tensor
@@ -83,6 +90,12 @@ class Trajectory:
     presets: Mapping[Role, int]
     generators: tuple[torch.Generator, ...] | None = None
     lora_scales: Mapping[Role, float] = field(default_factory=dict)
+    guidance_rescale: float = 0.0
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the network is asked for the negative prompt too."""
+        return self.guidance_scale > 1
 
     @property
     def finished(self) -> bool:
@@ -137,11 +150,11 @@ class Step:
 
 
 def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
-    """All parts of the guidance at the current timestep; without guidance (scale 1) the null part is spared."""
+    """All parts of the guidance at the current timestep; without guidance (scale 1 or less) the null part is spared."""
     condition = trajectory.conditioning
     texts = [(condition.tokens_bnc, condition.pooled_bp)]
     texts += [(style.tokens_bnc, style.pooled_bp) for style in condition.styles]
-    if trajectory.guidance_scale != 1:
+    if trajectory.do_classifier_free_guidance:
         texts.insert(0, (condition.negative_tokens_bnc, condition.negative_pooled_bp))
     return Question(
         torch.cat([noisy_bchw] * len(texts)),
@@ -153,11 +166,14 @@ def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
 
 def guided(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
     """The prediction (B, C, H, W) that the answers to all parts of a `question` make."""
-    scale, styles = trajectory.guidance_scale, trajectory.conditioning.styles
-    parts = answer_bchw.chunk(len(styles) + (1 if scale == 1 else 2))
-    first = 0 if scale == 1 else 1
+    guidance, styles = trajectory.do_classifier_free_guidance, trajectory.conditioning.styles
+    parts = answer_bchw.chunk(len(styles) + (2 if guidance else 1))
+    first = 1 if guidance else 0
     conditional = parts[first]
-    base = conditional if scale == 1 else classifier_free_guidance(parts[0], conditional, scale)
+    base = conditional
+    if guidance:
+        base = classifier_free_guidance(parts[0], conditional, trajectory.guidance_scale)
+        base = rescaled_guidance(base, conditional, trajectory.guidance_rescale)
     return style_guidance(base, conditional, parts[first + 1 :], [style.scale for style in styles])
 
 
@@ -204,11 +220,36 @@ def advance(
 
     Choosing the expert by the next timestep instead would let one expert run a step of the other's interval.
     """
-    while not trajectory.finished and trajectory.timestep in interval:
+    for _ in range(trajectory.step, len(trajectory.timesteps)):
+        if trajectory.finished or trajectory.timestep not in interval:
+            break
         trajectory = step_together([trajectory], denoiser)[0].trajectory
         if on_step is not None:
             trajectory = on_step(trajectory)
     return trajectory
+
+
+def turns(trajectory: Trajectory, boundary: int) -> list[Role]:
+    """Whose turn it is until a pair's trajectory ends, each half as often as it begins anew.
+
+    Two turns as a rule; some schedulers dither around the boundary.
+    """
+    left = trajectory.timesteps[trajectory.step :].tolist()
+    return [role for role, _ in groupby(expert_at(t, boundary) for t in left)]
+
+
+def clean_latents(trajectory: Trajectory) -> Tensor:
+    """The latents (B, C, H, W) of a trajectory at its end.
+
+    Raises:
+        UserError: it stopped before, at a timestep that nobody owns.
+    """
+    if not trajectory.finished:
+        raise UserError(
+            f"{type(trajectory.scheduler).__name__} stopped after step {trajectory.step} of {len(trajectory.timesteps)}: no "
+            f"generator here owns t = {trajectory.timestep:g}."
+        )
+    return trajectory.latents_bchw
 
 
 def _step_arguments(trajectory: Trajectory) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import diffusers
 import torch
 from PIL import Image
 
-from pangu.diffusion.trajectory import Trajectory
+from pangu.diffusion.trajectory import Trajectory, clean_latents
 from pangu.errors import UserError
 from pangu.evaluate.material import Material
 from pangu.evaluate.protocol import Protocol
@@ -35,12 +35,24 @@ def ready(pair: PanGuDrawPipeline, protocol: Protocol) -> PanGuDrawPipeline:
         UserError: diffusers has no such scheduler.
     """
     if type(pair.scheduler).__name__ != protocol.scheduler:
-        scheduler = getattr(diffusers, protocol.scheduler, None)
-        if scheduler is None or not hasattr(scheduler, "from_config"):
-            raise UserError(f"diffusers has no scheduler '{protocol.scheduler}'; name a class such as DDIMScheduler.")
-        pair.scheduler = scheduler.from_config(pair.scheduler.config)
+        pair.scheduler = scheduler_of(protocol.scheduler, pair.scheduler)
     pair.set_progress_bar_config(disable=True)
     return pair.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def scheduler_of(name: str, trained: Any) -> Any:
+    """A scheduler of the class `name` of diffusers over the noise levels of the scheduler `trained`.
+
+    Raises:
+        UserError: there is no such class, or it can not be made of them.
+    """
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise UserError(f"diffusers has no scheduler '{name}'; name a class such as DDIMScheduler.")
+    try:
+        return kind.from_config(trained.config)  # type: ignore[attr-defined]
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"{name} can not be made of the pair's noise schedule: {error}") from error
 
 
 def structure_half(
@@ -75,11 +87,7 @@ def texture_half(pair: PanGuDrawPipeline, halfway: Halfway, report: Reporter = s
 @torch.no_grad()
 def finish(pair: PanGuDrawPipeline, trajectory: Trajectory) -> list[Image.Image]:
     """The rest of a trajectory and its decoded images; the trajectory itself is left as it is."""
-    trajectory = own_copy(trajectory)
-    # Schedulers may dither around the boundary, so the experts take turns until the trajectory ends.
-    while not trajectory.finished:
-        trajectory = pair.advance(trajectory, "structure" if trajectory.timestep >= pair.boundary else "texture")
-    return list(pair.decode(trajectory.latents_bchw))
+    return list(pair.decode(clean_latents(pair.finish(own_copy(trajectory)))))
 
 
 def own_copy(trajectory: Trajectory) -> Trajectory:

@@ -19,10 +19,11 @@ from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
 from pangu.evaluate.features import NAME
 from pangu.evaluate.judges import Judges, check_judges, implied_metrics
 from pangu.evaluate.latents import denoiser_of, encode_sample, originals
-from pangu.evaluate.material import Material, gather, holds_out
+from pangu.evaluate.material import Material, gather, holds_out, proposed_prompts
 from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
+from pangu.models.whole import is_whole_pipeline
 from pangu.pictures import png, sample_grid
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -57,10 +58,13 @@ def evaluate(
     folder = home.pair(pair_id)
     outcome = folder.with_name(f"{pair_id}-{protocol.digest()}.json")
     by_prompt = outcome.with_name(outcome.stem + SUFFIX)
-    if outcome.is_file() and by_prompt.is_file() and folder.is_dir():
-        return EvaluateOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+    grid = outcome.with_suffix(".png")
+    if all(path.is_file() for path in (outcome, by_prompt, grid)) and is_whole_pipeline(folder):
+        places = {"pair": str(folder), "sample_grid": str(grid), "prompt_scores": str(by_prompt)}
+        return EvaluateOutcome.model_validate(read_json(outcome) | places).model_copy(update={"already_done": True})
 
-    pair = ready(assemble_pair(structure, texture, recipe, folder), protocol)
+    prompts = proposed_prompts(home, dataset, version)
+    pair = ready(assemble_pair(structure, texture, recipe, folder, prompts), protocol)
     material = gather(home, dataset, version, protocol, recipe.structure.resolution)
     drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
     found = prompt_scores(material, drawn, protocol, judges)
@@ -68,7 +72,6 @@ def evaluate(
     metrics = score(material, drawn, protocol, judges, found)
     if "loss" in protocol.metrics:
         metrics |= pair_losses(pair, home, dataset, version, protocol)
-    grid = outcome.with_suffix(".png")
     write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
     result = EvaluateOutcome(
         pair_id=pair_id,

@@ -19,6 +19,8 @@ from pangu.evaluate.protocol import Protocol
 from pangu.storage import Home
 
 LANGUAGES = ("zh", "en")
+PROPOSED, PROPOSED_LENGTH = 24, 40
+"""Captions of each language that a pair proposes, and the most characters of one."""
 COLUMNS = ["key", "image", "caption_en", "caption_zh", "split"]
 
 
@@ -86,6 +88,18 @@ def gather(home: Home, dataset: str, version: int, protocol: Protocol, side: int
 def languages_of(rows: pa.Table) -> tuple[str, ...]:
     """The languages in which any row has a caption."""
     return tuple(name for name in LANGUAGES if any(rows[f"caption_{name}"].to_pylist()))
+
+
+def proposed_prompts(home: Home, dataset: str, version: int, seed: int = 0) -> dict[str, list[str]]:
+    """Language -> a seeded choice of short captions that were trained, which whoever asks what the pair can draw may try."""
+    rows = read_rows(home, dataset, version, columns=["key", "caption_en", "caption_zh"], split="train").sort_by("key")
+    found = {}
+    for language in LANGUAGES:
+        texts = dict.fromkeys(text for text in rows[f"caption_{language}"].to_pylist() if text)
+        short = [text for text in texts if len(text) <= PROPOSED_LENGTH]
+        picked = np.random.default_rng(seed).permutation(len(short))[:PROPOSED]
+        found[language] = [short[index] for index in sorted(picked)]
+    return {language: texts for language, texts in found.items() if texts}
 
 
 def choose_prompts(rows: pa.Table, split: Split, languages: tuple[str, ...], count: int | None, seed: int) -> Prompts:

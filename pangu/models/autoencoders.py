@@ -10,7 +10,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, ModelMixin
 from torch import Tensor
 
 from pangu.config import AutoencoderSource
-from pangu.errors import UserError
+from pangu.errors import NotFinite, UserError
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.sources import locate
 
@@ -60,10 +60,31 @@ def encode_pixels(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
 
 
 def decode_latents(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
-    """Scaled latents -> (B, 3, H, W), clamped to [-1, 1]."""
+    """Scaled latents -> (B, 3, H, W), clamped to [-1, 1].
+
+    Raises:
+        NotFinite: the latents, or what the autoencoder makes of them, hold infinities or NaN.
+    """
     scale, shift = scaling(autoencoder)
     raw = latents_bchw.to(autoencoder.dtype) / scale + shift
-    return autoencoder.decode(raw, return_dict=False)[0].clamp(-1, 1)
+    pixels = autoencoder.decode(raw, return_dict=False)[0]
+    check_finite(pixels, latents_bchw)
+    return pixels.clamp(-1, 1)
+
+
+def check_finite(pixels_bchw: Tensor, latents_bchw: Tensor) -> None:
+    """Raises NotFinite if pixels that were decoded from latents are infinite or NaN; to bytes they would be black."""
+    if bool(pixels_bchw.isfinite().all()):
+        return
+    if bool(latents_bchw.isfinite().all()):
+        raise NotFinite(
+            f"The autoencoder makes pixels that are not finite of finite latents, as some do in {str(pixels_bchw.dtype)[6:]}; "
+            f"load it in float32."
+        )
+    raise NotFinite(
+        "The sampler ended in latents that are not finite, so there is no image; check the weights, their dtype, the scheduler, "
+        "and the noise and guidance that were given."
+    )
 
 
 def autoencoder_hash(autoencoder: ModelMixin) -> str:

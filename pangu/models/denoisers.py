@@ -122,6 +122,7 @@ def denoise(
     lower_bchw: Tensor | None = None,
     native_size: tuple[int, int] | None = None,
     control: Mapping[str, Any] | None = None,
+    cross_attention_kwargs: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """One prediction (B, C, H, W): `preset` is the index of the resolution preset of the whole batch.
 
@@ -129,6 +130,7 @@ def denoise(
     native_size: (height, width) in latents that the generator was trained at, for UNets that are told a size (SDXL's);
                  None means that of `noisy_bchw`.
     control:     for a `ControlledUNet`: its `control_bchw` and, where it is not 1, `conditioning_scale`.
+    cross_attention_kwargs: what diffusers' UNets pass on to their attention processors.
     """
     config = getattr(unet, "module", unet).config  # DistributedDataParallel hides its attributes
     numbers: list[float] | None = None
@@ -152,4 +154,5 @@ def denoise(
         added_cond_kwargs=added,
         return_dict=False,
         **(control or {}),
+        **({"cross_attention_kwargs": dict(cross_attention_kwargs)} if cross_attention_kwargs else {}),
     )[0]

@@ -1,7 +1,11 @@
-"""diffusers schedulers made from the recipe's noise schedule."""
+"""diffusers schedulers: made from the recipe's noise schedule, checked against it, and set up for one trajectory."""
 
+import inspect
+import math
+from functools import cache
 from typing import Any
 
+import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -12,7 +16,10 @@ from diffusers import (
 )
 
 from pangu.config import NoiseSchedule
+from pangu.diffusion.interval import steps_per_role
+from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
+from pangu.models.ddim import EXACT
 
 SAMPLERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
@@ -23,6 +30,9 @@ SAMPLERS: dict[str, Any] = {
     "unipc": UniPCMultistepScheduler,
 }
 """The samplers that can be asked for by name; all of them cross the boundary between two generators."""
+
+STRIDING = ("PNDMScheduler", "CogVideoXDDIMScheduler")
+"""They go on by T // steps, as diffusers' DDIM does, but the way of their steps is not ours to choose."""
 
 
 def named_sampler(name: str, trained: Any) -> Any:
@@ -58,16 +68,165 @@ def check_usable(schedule: NoiseSchedule) -> None:
 
 
 def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
-    """A scheduler may sample a pair only over the noise levels that the pair was trained with.
+    """A scheduler may sample generators only over the noise levels that they were trained with.
+
+    What its config says is not enough: `from_config` also keeps values that a class makes no use of.
 
     Raises:
-        UserError: one of the values differs; the sentence names it and both sides.
+        UserError: one of the values or the table of noise levels differs, or no scheduler can sample that schedule.
     """
-    for name, value in trained.model_dump().items():
+    name, own = type(scheduler).__name__, _usable_alpha_bars(trained)
+    for field, value in trained.model_dump().items():
         # Classes that lack `rescale_betas_zero_snr` never rescale.
-        theirs = scheduler.config.get(name, False if name == "rescale_betas_zero_snr" else None)
+        theirs = scheduler.config.get(field, False if field == "rescale_betas_zero_snr" else None)
         if theirs != value:
             raise UserError(
-                f"{type(scheduler).__name__} has {name} = {theirs}, but the generators were trained with {value}; "
+                f"{name} has {field} = {theirs}, but the generators were trained with {value}; "
                 f"build it with from_config(pipeline.scheduler.config)."
+            )
+    table = getattr(scheduler, "alphas_cumprod", None)
+    # Some classes keep the last of zero terminal SNR a little above 0.
+    if table is None or len(table) != len(own) or not torch.allclose(table.float().cpu(), own, rtol=0, atol=1e-5):
+        raise UserError(
+            f"{name} does not sample over the noise levels that the generators were trained with, whatever its config; "
+            f"use {_known(name)}."
+        )
+
+
+@cache
+def _usable_alpha_bars(schedule: NoiseSchedule) -> torch.Tensor:
+    check_usable(schedule)
+    return alpha_bars(schedule)
+
+
+def _known(refused: str) -> str:
+    return ", ".join(cls.__name__ for cls in SAMPLERS.values() if cls.__name__ != refused)
+
+
+def fresh_scheduler(scheduler: Any, steps: int, device: torch.device | str | None = None, **arguments: Any) -> Any:
+    """A scheduler of the same kind and settings for one trajectory of `steps` steps; the given one stays as it is.
+
+    Each of its steps ends at the next of its own timesteps, and the last one of those in `SAMPLERS` in a sample without noise.
+
+    Args:
+        arguments: what else its `set_timesteps` takes.
+
+    Raises:
+        UserError: it can not walk from noise to an image in so many steps, whatever network it is given.
+    """
+    fresh = copied(scheduler)
+    set_steps(fresh, steps, device, **arguments)
+    return fresh
+
+
+def copied(scheduler: Any) -> Any:
+    """A scheduler of the same kind and settings, whose timesteps are to be set.
+
+    Raises:
+        UserError: its steps need more than a prediction, a timestep and a sample.
+    """
+    kind: Any = type(scheduler)
+    if not _steps_alone(getattr(kind, "step", None)):
+        raise UserError(
+            f"{kind.__name__} has no step from a prediction, a timestep and a sample alone; use {_known(kind.__name__)}."
+        )
+    return EXACT.get(kind, kind).from_config(scheduler.config)
+
+
+def set_steps(fresh: Any, steps: int, device: torch.device | str | None = None, **arguments: Any) -> None:
+    """Set `steps` timesteps of the configured spacing, neither more nor fewer.
+
+    Raises:
+        UserError: the scheduler can not take so many.
+    """
+    name, total = type(fresh).__name__, fresh.config.get("num_train_timesteps")
+    if steps < 1:
+        raise UserError(f"{name} needs at least 1 step, not {steps}.")
+    # numpy.arange(T, 0, -T / n), diffusers' trailing spacing, has n + 1 elements where T / n was rounded down.
+    whole = not total or math.ceil(total / (total / steps)) == steps
+    try:
+        fresh.set_timesteps(steps if whole else _RoundsUp(steps), device=device, **arguments)
+    except ValueError as error:
+        raise UserError(f"{name} can not take {steps} steps: {error}") from error
+    if isinstance(getattr(fresh, "num_inference_steps", None), _RoundsUp):
+        fresh.num_inference_steps = steps
+    check_timesteps(fresh)
+    if name in STRIDING and fresh.config.timestep_spacing != "leading" and total % steps:
+        raise UserError(
+            f"{name} steps by {total} // {steps} and misses its own timesteps; ask for a number of steps that divides {total}, "
+            f"or give it timestep_spacing = leading."
+        )
+
+
+class _RoundsUp(int):
+    """A number of steps n for which T / n is the next float above the quotient, so that n times it reaches T."""
+
+    def __rtruediv__(self, total: float) -> float:
+        return math.nextafter(total / int(self), math.inf)
+
+
+@cache
+def _steps_alone(step: Any) -> bool:
+    """Whether a scheduler's step needs no more than a prediction, a timestep and a sample."""
+    if step is None:
+        return False
+    taken = inspect.signature(step).parameters
+    needed = [name for name, how in taken.items() if how.default is how.empty and how.kind is not how.VAR_KEYWORD]
+    # unCLIP's goes to t - 1 unless it is told where to.
+    return needed == ["self", "model_output", "timestep", "sample"] and "prev_timestep" not in taken
+
+
+def check_timesteps(fresh: Any) -> None:
+    """Timesteps that are set must lead from noise to an image, over noise levels that the networks know.
+
+    Raises:
+        UserError: they do not; the sentence names them.
+    """
+    name, own = type(fresh).__name__, fresh.timesteps.tolist()
+    if own[-1] > own[0] or "Inverse" in name:
+        raise UserError(f"{name} walks up to t = {max(own):g}, from images to noise; use {_known(name)}.")
+    total = fresh.config.get("num_train_timesteps")
+    # Models of sigmas and flows have timesteps of other kinds.
+    if hasattr(fresh, "alphas_cumprod") and not all(0 <= t < total for t in own):
+        raise UserError(
+            f"{name} has timesteps {min(own):g} ... {max(own):g}, but the networks know 0 ... {total - 1}; use {_known(name)}."
+        )
+
+
+def least_steps(scheduler: Any, boundary: int, strength: float = 1.0) -> int:
+    """The least number of steps with which each half of a pair that takes part has at least one.
+
+    boundary: T_struct. strength: the trajectory is entered below `strength` times T, as image-to-image does; structure takes no
+    part unless that is above the boundary, so an edit that begins there has boundary / T.
+
+    Raises:
+        UserError: no number of steps gives each half one.
+    """
+    total = int(scheduler.config.num_train_timesteps)
+    for steps in range(1, total + 1):
+        try:
+            own = fresh_scheduler(scheduler, steps).timesteps.tolist()
+        except UserError:
+            continue
+        taken = steps_per_role([t for t in own if t < strength * total], boundary)
+        if taken["texture"] and (taken["structure"] or strength * total <= boundary):
+            return steps
+    raise UserError(
+        f"{type(scheduler).__name__} leaves a half of the pair without a step, whatever their number, at strength = {strength:g} "
+        f"and a boundary of {boundary}."
+    )
+
+
+def check_halves(scheduler: Any, boundary: int) -> None:
+    """Each half of a pair must have a step of a whole trajectory over the timesteps that are set.
+
+    Raises:
+        UserError: one has none; the sentence names the least number of steps that is enough.
+    """
+    taken = steps_per_role(scheduler.timesteps.tolist(), boundary)
+    for role, count in taken.items():
+        if count == 0:
+            raise UserError(
+                f"num_inference_steps = {scheduler.num_inference_steps} leaves no step to the {role} generator; the least number "
+                f"that gives each half one is {least_steps(scheduler, boundary)}."
             )

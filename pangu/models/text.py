@@ -4,8 +4,10 @@ PanGu-Draw joins a Chinese CLIP and an English OpenCLIP encoder that way, so one
 Any encoders that transformers loads will do. The embedded one reads both languages offline.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from pangu.config import TextEncoderSource
 from pangu.errors import UserError
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.sources import locate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,22 +83,80 @@ def styled_caption(caption: str, prefix: str) -> str:
     return f"{prefix} {caption}"
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """The end of a caption that a text tower does not read, because it takes `max_tokens` tokens and the caption has `tokens`.
+
+    tower: position in the list of towers. Both counts include the marks of beginning and end.
+    """
+
+    tower: int
+    text: str
+    tokens: int
+    max_tokens: int
+
+
+def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int) -> list[Truncation]:
+    """What `embed_captions` cuts off `caption`: one entry for each tower that does not read all of it."""
+    found = []
+    for number, tower in enumerate(towers):
+        tokens, unread = _unread(tower.tokenizer, caption, max_tokens)
+        if tokens > max_tokens:
+            found.append(Truncation(number, unread, tokens, max_tokens))
+    return found
+
+
+def warn_of_truncation(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> None:
+    """Log a warning for each caption that is cut, as diffusers' pipelines do; once for each text."""
+    for caption in captions:
+        for cut in truncations(towers, caption, max_tokens):
+            _warn_once(cut)
+
+
+@lru_cache(maxsize=256)
+def _warn_once(cut: Truncation) -> None:
+    logger.warning(
+        "The following part of your input was truncated because text encoder %d reads at most %d tokens, and the text has %d: %s",
+        cut.tower + 1,
+        cut.max_tokens,
+        cut.tokens,
+        cut.text,
+    )
+
+
+def _unread(tokenizer: Any, caption: str, max_tokens: int) -> tuple[int, str]:
+    """(tokens of the whole caption, the end of it beyond `max_tokens`; a character that is read in part counts as unread)."""
+    if not tokenizer.is_fast:
+        ids = tokenizer(caption, verbose=False).input_ids
+        kept = max(0, max_tokens - tokenizer.num_special_tokens_to_add())
+        content = tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+        return len(ids), tokenizer.decode(content[kept:])
+    read = tokenizer(caption, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
+    starts = [
+        start for (start, _), special in zip(read.offset_mapping, read.special_tokens_mask, strict=True) if not special
+    ]
+    kept = max(0, max_tokens - (len(read.input_ids) - len(starts)))
+    return len(read.input_ids), caption[starts[kept] :] if kept < len(starts) else ""
+
+
 @torch.inference_mode()
-def embed_captions(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
+def embed_captions(
+    towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Token embeddings (B, max_tokens, sum of channels) and the pooled embedding (B, P) of the last tower.
 
     Captions are padded or cut to `max_tokens` tokens, so every tower gives a sequence of one length (PanGu-Draw:
-    1024 Chinese + 1280 English channels, both at 77 tokens).
+    1024 Chinese + 1280 English channels, both at 77 tokens). device: where encoders compute whose weights are elsewhere.
     """
     tokens, pooled = [], None
     for tower in towers:
         batch = tower.tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
         )
-        device = tower.encoder.device
+        there = device or tower.encoder.device
         output = tower.encoder(
-            input_ids=batch.input_ids.to(device),
-            attention_mask=None if tower.sees_padding else batch.attention_mask.to(device),
+            input_ids=batch.input_ids.to(there),
+            attention_mask=None if tower.sees_padding else batch.attention_mask.to(there),
             output_hidden_states=True,
         )
         final = tower.hidden_layer == 0

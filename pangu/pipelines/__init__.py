@@ -1,17 +1,29 @@
 """Sampling with pairs, and with models that cooperate: diffusers pipelines."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pangu.pipelines.baselines import Cascade, SingleStage
     from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.pipelines.registration import register
 
-__all__ = ["CoopPipeline", "Handoff", "Partner"]
+__all__ = ["Cascade", "CoopPipeline", "Handoff", "PanGuDrawPipeline", "Partner", "SingleStage", "register"]
+
+PLACES = {
+    "Cascade": "baselines",
+    "CoopPipeline": "coop",
+    "Handoff": "coop",
+    "PanGuDrawPipeline": "pangu_draw",
+    "Partner": "coop",
+    "SingleStage": "baselines",
+    "register": "registration",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Coop-Diffusion loads every family of diffusers, so it waits until somebody asks for it."""
-    if name in __all__:
-        from pangu.pipelines import coop
-
-        return getattr(coop, name)
+    """Pipelines load much of diffusers, so they wait until somebody asks for one."""
+    if name in PLACES:
+        return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,7 +1,7 @@
 """From two generator folders and what they share to one pair folder."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from pangu.models.text import TextTower, load_text_tower
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.pipelines.text_to_image import TextToImagePipeline
 
+Prompts = Mapping[str, Sequence[str]]
+"""Language -> captions."""
+
 
 def load_generator(folder: Path) -> tuple[UNet2DConditionModel, GeneratorContract]:
     """The network and the contract of a generator folder.
@@ -31,8 +34,12 @@ def load_generator(folder: Path) -> tuple[UNet2DConditionModel, GeneratorContrac
     return load_unet(folder).eval().requires_grad_(False), contract
 
 
-def assemble_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> PanGuDrawPipeline:
+def assemble_pair(
+    structure: Path, texture: Path, recipe: Recipe, folder: Path, prompts: Prompts | None = None
+) -> PanGuDrawPipeline:
     """Join two generator folders into the pair folder `folder`, which appears as a whole or not at all.
+
+    `prompts` are captions by language that it proposes to whoever asks what it can draw.
 
     Raises:
         UserError: the generators do not make a pair, or the recipe's encoders are not the ones they were trained with.
@@ -43,7 +50,7 @@ def assemble_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) 
     autoencoder = load_autoencoder(recipe.autoencoder)
     towers = [load_text_tower(source) for source in recipe.text_encoders]
     check_encoders(contracts["structure"], autoencoder, towers)
-    pair = join(networks["structure"][0], networks["texture"][0], contracts, autoencoder, towers, recipe)
+    pair = join(networks["structure"][0], networks["texture"][0], contracts, autoencoder, towers, recipe, prompts)
     save_pair(pair, folder)
     return pair
 
@@ -55,6 +62,7 @@ def join(
     autoencoder: Any,
     towers: list[TextTower],
     recipe: Recipe,
+    prompts: Prompts | None = None,
 ) -> PanGuDrawPipeline:
     """The pipeline of two networks and what they share, in memory."""
     if len(towers) > 2:
@@ -74,6 +82,7 @@ def join(
         styles=recipe.styles,
         sees_padding=[tower.sees_padding for tower in towers],
         sampling=recipe.sampling.model_dump(),
+        prompts={language: list(texts) for language, texts in (prompts or {}).items()},
     )
 
 

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffusers import ControlNetModel, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import STRATEGY_ROLES, Recipe, Role
 from pangu.contract import SHARED, GeneratorContract
 from pangu.diffusion.presets import Size, nearest_of
-from pangu.diffusion.trajectory import Conditioning
+from pangu.diffusion.trajectory import Conditioning, clean_latents
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.cascade import lower_latents
@@ -23,6 +25,7 @@ from pangu.models.text import load_text_tower
 from pangu.pipelines import inputs
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.assemble import check_encoders, load_generator
+from pangu.pipelines.generators import Autoencoder
 
 STAGES: tuple[Role, ...] = STRATEGY_ROLES["cascaded"]
 
@@ -44,14 +47,14 @@ class SingleStage(AdaptedPipeline):
 
     def __init__(
         self,
-        unet: Any,
-        vae: Any,
-        scheduler: Any,
-        tokenizer: Any,
-        text_encoder: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
-        controlnet: Any = None,
+        unet: UNet2DConditionModel,
+        vae: Autoencoder,
+        scheduler: SchedulerMixin,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
+        controlnet: ControlNetModel | None = None,
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
@@ -68,15 +71,14 @@ class SingleStage(AdaptedPipeline):
             text_encoder_2=text_encoder_2,
             controlnet=controlnet,
         )
-        parsed = _contracts(contracts)
+        settings = self._settings(
+            [unet], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
+            sees_padding=list(sees_padding),
+        )  # fmt: skip
+        parsed = _contracts(settings["contracts"])
         if len(parsed) != 1 or sees_lower(next(iter(parsed))):
             raise UserError(f"A single stage is one generator that starts from noise, not {', '.join(parsed)}.")
-        self.register_to_config(
-            contracts=contracts,
-            hidden_layers=list(hidden_layers),
-            styles=dict(styles or {}),
-            sees_padding=list(sees_padding),
-        )
+        self.register_to_config(**settings)
         self._set_up(parsed)
 
     @property
@@ -90,13 +92,13 @@ class SingleStage(AdaptedPipeline):
     def reference(self) -> GeneratorContract:
         return self.contract(self.role)
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
         if self.controlnet is not None:
             raise UserError("This SingleStage has a ControlNet; draw with CoopPipeline(pipeline)(prompt, image=...).")
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
         trajectory = self._begin(conditioning, request, presets, self.unet.config.out_channels)
-        with self._watched(len(trajectory.timesteps), callback) as on_step:
-            return self._walk(trajectory, self.role, on_step).latents_bchw
+        with self._watched(trajectory, request) as on_step:
+            return clean_latents(self._walk(trajectory, self.role, on_step, None, request.cross_attention_kwargs))
 
 
 class Cascade(AdaptedPipeline):
@@ -117,15 +119,15 @@ class Cascade(AdaptedPipeline):
 
     def __init__(
         self,
-        base: Any,
-        middle: Any,
-        final: Any,
-        vae: Any,
-        scheduler: Any,
-        tokenizer: Any,
-        text_encoder: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
+        base: UNet2DConditionModel,
+        middle: UNet2DConditionModel,
+        final: UNet2DConditionModel,
+        vae: Autoencoder,
+        scheduler: SchedulerMixin,
+        tokenizer: PreTrainedTokenizerBase,
+        text_encoder: PreTrainedModel,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
@@ -143,15 +145,14 @@ class Cascade(AdaptedPipeline):
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
         )
-        parsed = _contracts(contracts)
+        settings = self._settings(
+            [base, middle, final], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
+            sees_padding=list(sees_padding),
+        )  # fmt: skip
+        parsed = _contracts(settings["contracts"])
         if set(parsed) != set(STAGES):
             raise UserError(f"A cascade needs contracts of {', '.join(STAGES)}, not of {', '.join(parsed)}.")
-        self.register_to_config(
-            contracts=contracts,
-            hidden_layers=list(hidden_layers),
-            styles=dict(styles or {}),
-            sees_padding=list(sees_padding),
-        )
+        self.register_to_config(**settings)
         self._set_up(parsed)
 
     def generator(self, role: Role) -> Any:
@@ -178,8 +179,11 @@ class Cascade(AdaptedPipeline):
         """(height, width) in px of the picture that stage `role` draws when the last one draws `height` x `width`."""
         return inputs.presets_of(self.contract(role))[self.preset_for(role, height, width)]
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
-        """Each stage takes `num_inference_steps` steps; given latents are the noise of the first."""
+    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
+        """Each stage takes `num_inference_steps` steps; given latents are the noise of the first.
+
+        An interrupted call ends with the stage that ran, in the size of that stage.
+        """
         presets = {role: self.preset_for(role, request.height, request.width) for role in STAGES}
         latents, noise = None, request.latents
         for role in STAGES:
@@ -189,9 +193,11 @@ class Cascade(AdaptedPipeline):
                 lower = lower_latents(self.vae, decode_latents(self.vae, latents), height, width)
             own = replace(request, height=height, width=width, latents=noise)
             trajectory = self._begin(conditioning, own, presets, self.base.config.out_channels)
-            with self._watched(len(trajectory.timesteps), callback) as on_step:
-                latents = self._walk(trajectory, role, on_step, lower).latents_bchw
+            with self._watched(trajectory, request, role) as on_step:
+                latents = clean_latents(self._walk(trajectory, role, on_step, lower, request.cross_attention_kwargs))
             noise = None
+            if self.interrupt:
+                break
         assert latents is not None
         return latents
 

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
-from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory
+from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory, clean_latents, turns
 from pangu.errors import UserError
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
+from pangu.models.schedulers import check_halves
 from pangu.pipelines import inputs
 from pangu.pipelines.adapters import AdaptedPipeline
+from pangu.pipelines.generators import Autoencoder
 
 
 class PanGuDrawPipeline(AdaptedPipeline):
@@ -34,6 +38,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
         styles: name of each style that was trained -> prefix of its captions.
         sees_padding: whether each text tower attends to padding.
         sampling: steps and guidance that the pair was tuned with, as `Sampling.model_dump` gives them; a server's defaults.
+        prompts: language -> captions that it was trained on, for whoever asks what it can draw.
 
     Raises:
         UserError: the two contracts do not make a pair, or a component disagrees with them.
@@ -46,19 +51,20 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     def __init__(
         self,
-        structure: Any,
-        texture: Any,
-        vae: Any,
-        scheduler: Any,
-        tokenizer: Any,
-        text_encoder: Any,
-        tokenizer_2: Any = None,
-        text_encoder_2: Any = None,
+        structure: UNet2DConditionModel | None,
+        texture: UNet2DConditionModel | None,
+        vae: Autoencoder | None,
+        scheduler: SchedulerMixin,
+        tokenizer: PreTrainedTokenizerBase | None,
+        text_encoder: PreTrainedModel | None,
+        tokenizer_2: PreTrainedTokenizerBase | None = None,
+        text_encoder_2: PreTrainedModel | None = None,
         contracts: dict[str, Any] | None = None,
         hidden_layers: list = [-1, -1],  # noqa: B006 (diffusers reads the annotation and keeps it in the config)
         styles: dict[str, str] | None = None,
         sees_padding: list = [False, False],  # noqa: B006
         sampling: dict[str, Any] | None = None,
+        prompts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -71,16 +77,14 @@ class PanGuDrawPipeline(AdaptedPipeline):
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
         )
-        if not contracts:
+        settings = self._settings(
+            [structure, texture], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
+            sees_padding=list(sees_padding), sampling=dict(sampling or {}), prompts=dict(prompts or {}),
+        )  # fmt: skip
+        if not settings["contracts"]:
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
-        self.register_to_config(
-            contracts=contracts,
-            hidden_layers=list(hidden_layers),
-            styles=dict(styles or {}),
-            sees_padding=list(sees_padding),
-            sampling=dict(sampling or {}),
-        )
-        both = {role: GeneratorContract.model_validate(contracts[role]) for role in ROLES}
+        self.register_to_config(**settings)
+        both = {role: GeneratorContract.model_validate(settings["contracts"][role]) for role in ROLES}
         check_pair(both["structure"], both["texture"])
         self._set_up(both)
 
@@ -119,7 +123,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
         `scheduler` is taken in the place of the pipeline's own.
 
         Raises:
-            UserError: the size is no preset, or the scheduler no longer fits the contracts.
+            UserError: the size is no preset, the scheduler no longer fits the contracts, or a half of a whole pair would have no
+                step.
         """
         request = inputs.Request(
             height=height,
@@ -135,8 +140,11 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     def _start(self, conditioning: Conditioning, request: inputs.Request) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
-        unet = self.structure if self.structure is not None else self.texture
-        return self._begin(conditioning, request, presets, unet.config.out_channels)
+        trajectory = self._begin(conditioning, request, presets, self._any_generator.config.out_channels)
+        # Where only one half is loaded, somebody else decides what the other one does.
+        if self.structure is not None and self.texture is not None and not request.own_schedule:
+            check_halves(trajectory.scheduler, self.boundary)
+        return trajectory
 
     def advance(self, trajectory: Trajectory, role: Role, on_step: OnStep | None = None) -> Trajectory:
         """Run every next step whose current timestep belongs to `role`.
@@ -146,14 +154,18 @@ class PanGuDrawPipeline(AdaptedPipeline):
         """
         return self._walk(trajectory, role, on_step)
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request, callback: inputs.Callback | None) -> Tensor:
+    def finish(
+        self, trajectory: Trajectory, on_step: OnStep | None = None, attention: Mapping[str, Any] | None = None
+    ) -> Trajectory:
+        """Run every step that is left, each by the half that owns its timestep."""
+        for role in turns(trajectory, self.boundary):
+            trajectory = self._walk(trajectory, role, on_step, None, attention)
+        return trajectory
+
+    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
         trajectory = self._start(conditioning, request)
-        with self._watched(len(trajectory.timesteps), callback) as on_step:
-            # Schedulers may dither around the boundary, so the experts take turns until the trajectory ends.
-            while not trajectory.finished:
-                role: Role = "structure" if trajectory.timestep >= self.boundary else "texture"
-                trajectory = self.advance(trajectory, role, on_step)
-        return trajectory.latents_bchw
+        with self._watched(trajectory, request) as on_step:
+            return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
 
     def load_lora(self, structure: str | Path | None = None, texture: str | Path | None = None) -> None:
         """Put an adapter on either half, in the place of the one it may have; each is a folder that `save_lora` wrote.

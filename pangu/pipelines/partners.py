@@ -5,6 +5,7 @@ from pathlib import Path
 from pangu.config import Frozen, Recipe
 from pangu.contract import GeneratorContract
 from pangu.models.sources import read_config
+from pangu.models.whole import is_whole_pipeline
 from pangu.pipelines.assemble import save_pair
 from pangu.pipelines.baselines import assemble_single_stage
 
@@ -24,7 +25,8 @@ def partner_folder(generator: Path, recipe: Recipe, folder: Path) -> PartnerFold
     """
     contract = GeneratorContract.load(generator)
     index = read_config(str(folder), "model_index.json") if folder.is_dir() else None
-    if index is not None and index.get("contracts") == {contract.role: contract.model_dump(mode="json")}:
+    same = index is not None and index.get("contracts") == {contract.role: contract.model_dump(mode="json")}
+    if same and is_whole_pipeline(folder):
         return PartnerFolder(folder=str(folder), already_done=True)
     save_pair(assemble_single_stage(generator, recipe), folder)
     return PartnerFolder(folder=str(folder))

@@ -45,7 +45,7 @@ def training_operations(shapes: Shapes, role: Role) -> float:
 def drawing_operations(shapes: Shapes) -> float:
     """Operations of the networks for one image: two predictions a step where there is guidance."""
     recipe = shapes.recipe
-    steps = recipe.sampling.num_inference_steps * (2 if recipe.sampling.guidance_scale != 1 else 1)
+    steps = recipe.sampling.num_inference_steps * (2 if recipe.sampling.guidance_scale > 1 else 1)
     role = recipe.roles[0]
     return steps * forward_operations(shapes, role, recipe.training(role).encoded_side)
 

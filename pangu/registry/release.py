@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,11 +18,12 @@ from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
 from pangu.registry import tracking
 from pangu.registry.fetch import pair_contracts
-from pangu.registry.manifest import Manifest
+from pangu.registry.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
 
 
 def _as_text(protocol: Any) -> Any:
@@ -170,10 +171,10 @@ def _register(
     tags: dict[str, str],
     metrics: dict[str, float],
 ) -> tuple[int, bool]:
-    """The version of `model` with this content, and whether it had to be made."""
+    """The version of `model` with this content, and whether it, or a file of it, had to be made."""
     existing = tracking.version_with(client, model, manifest.sha256)
     if existing is not None:
-        return int(existing.version), False
+        return int(existing.version), _restored(client, model, existing, folder, manifest)
     _ensure_model(client, model)
     run = _uploaded(client, model, folder, manifest, tags, metrics)
     # Tags go into the same call: a version without its content hash would be invisible to the next attempt.
@@ -186,6 +187,34 @@ def _register(
         description=f"{folder.name}, {len(manifest.files)} files",
     )
     return int(version.version), True
+
+
+def _restored(client: "MlflowClient", model: str, version: "ModelVersion", folder: Path, manifest: Manifest) -> bool:
+    """Whether files of a registered version were gone from MLflow; then they are uploaded again."""
+    if not version.run_id or manifest.files.keys() | {MANIFEST_FILE} <= set(
+        _uploaded_files(client, version.run_id, model)
+    ):
+        return False
+    _upload(client, version.run_id, model, folder, manifest)
+    return True
+
+
+def _uploaded_files(client: "MlflowClient", run_id: str, model: str) -> Iterator[str]:
+    """The paths, relative to the model's folder, of all that lies there in MLflow."""
+    folders = [model]
+    while folders:
+        for found in client.list_artifacts(run_id, folders.pop()):
+            if found.is_dir:
+                folders.append(found.path)
+            else:
+                yield found.path.removeprefix(f"{model}/")
+
+
+def _upload(client: "MlflowClient", run_id: str, model: str, folder: Path, manifest: Manifest) -> None:
+    client.log_artifacts(run_id, str(folder), model)
+    with tempfile.TemporaryDirectory() as scratch:
+        manifest.save(Path(scratch))
+        client.log_artifacts(run_id, scratch, model)
 
 
 def _uploaded(
@@ -211,10 +240,7 @@ def _uploaded(
         run_tags = {MLFLOW_RUN_NAME: name, "pangu.model": model, tracking.CONTENT: manifest.sha256, **tags}
         run = client.create_run(experiment, tags=run_tags)
     if run.info.status != "FINISHED":
-        client.log_artifacts(run.info.run_id, str(folder), model)
-        with tempfile.TemporaryDirectory() as scratch:
-            manifest.save(Path(scratch))
-            client.log_artifacts(run.info.run_id, scratch, model)
+        _upload(client, run.info.run_id, model, folder, manifest)
         for name, value in metrics.items():
             client.log_metric(run.info.run_id, name, value)
         # MLflow prints the run's address; standard output belongs to the outcome.

@@ -57,7 +57,10 @@ def invalid(message: str, param: str | None) -> ApiError:
 
 def unknown_model(name: str) -> ApiError:
     return ApiError(
-        404, f"The model '{printable(name)}' does not exist; use '{MODEL}'.", param="model", code="model_not_found"
+        404,
+        f"The model '{printable(name)}' does not exist; use '{MODEL}' (the owner of a server can declare model_aliases).",
+        param="model",
+        code="model_not_found",
     )
 
 

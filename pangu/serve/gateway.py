@@ -38,7 +38,7 @@ class Gateway:
 
     def __serve_build_asgi_app__(self) -> Any:
         """Ray Serve asks for the ASGI application once the replica exists."""
-        return build_api(self._studio, self._metrics, KeyRing.of(self._settings))
+        return build_api(self._studio, self._metrics, KeyRing.of(self._settings), self._settings)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls this with every new `user_config`: new requests get the releases of this lineup."""

@@ -4,9 +4,9 @@ The JSON of `ServeSettings` is what the Serve application takes, and the `--sett
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from pangu.config import Frozen
 
@@ -26,6 +26,9 @@ INTIMATE: tuple[BodyPart, ...] = (
     "FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "BUTTOCKS_EXPOSED", "ANUS_EXPOSED",
 )  # fmt: skip
 PARTNER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 
 
 class PoolSettings(Frozen):
@@ -118,6 +121,25 @@ class ServeSettings(Frozen):
         le=100,
         description="Replicas that changed settings may start before old ones stop, per cent of a pool; 0 where devices are "
         "all taken, and requests wait meanwhile",
+    )
+    model_aliases: tuple[Name, ...] = Field(
+        (),
+        max_length=64,
+        description="Further names that the model answers to, for clients that know no others, as dall-e-3",
+    )
+    nearest_size: bool = Field(
+        False, description="Draw the nearest shape where a size is asked for that the model does not draw, and say so"
+    )
+    url_s: int = Field(
+        3600, ge=0, description="How long images answered as URLs can be fetched; 0 answers with data: URLs"
+    )
+    url_bytes: int = Field(
+        256 * 2**20, ge=64 * 2**20, description="Memory for such images; the oldest go first where it is full"
+    )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s?#]+$",
+        description="Where clients reach this server, as https://host/path, for image URLs behind a proxy; None takes theirs",
     )
     denied_words: tuple[str, ...] = Field(
         (), max_length=10_000, description="Prompts that hold one of these are refused"

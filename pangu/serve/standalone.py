@@ -36,7 +36,7 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
     metrics = Metrics()
     studio = LocalStudio(settings, metrics, load=load_unchecked)
     lineup = Lineup(champion=release_of(folder))
-    api = build_api(studio, metrics, KeyRing.of(settings))
+    api = build_api(studio, metrics, KeyRing.of(settings), settings)
 
     async def load() -> None:
         try:
@@ -85,6 +85,7 @@ def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str],
     from pangu.serve.connections import server_of
 
     check_port(settings.host, port)
+    _without_bars()
     failures: list[UserError] = []
 
     def loaded(failure: UserError | None) -> None:
@@ -101,3 +102,12 @@ def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str],
         server.run()
     if failures:
         raise failures[0]
+
+
+def _without_bars() -> None:
+    """What loads weights draws bars of its own between our two lines."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -26,6 +26,7 @@ from pangu.stack.model import Stack, path_of
 from pangu.stack.ports import CUSTOMARY, POSTGRES, choose_ports
 from pangu.stack.processes import end, family, marked
 from pangu.stack.profile import Profile, ProfileName, choose
+from pangu.stack.programs import mlflow_folder
 from pangu.storage import Home
 
 START_TIMEOUT_S = 600.0
@@ -116,7 +117,7 @@ def _describe(home: Home, project: Path, customary_ports: bool, profile: Profile
 def _start(stack: Stack, upgrade: bool, say: Say) -> Stack:
     """Prefect, MLflow and Ray start side by side, behind PostgreSQL where they need it; the worker and the deployments as soon
     as Prefect answers."""
-    (stack.home / "stack" / "mlflow").mkdir(exist_ok=True)
+    mlflow_folder(stack).mkdir(exist_ok=True)
     stack = stack.model_copy(update={"supervisor": supervision.start_supervisor(stack)})
     stack.save()
     if stack.database is not None:

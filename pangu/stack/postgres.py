@@ -6,6 +6,7 @@ Knows nothing of what is in the databases.
 import os
 import pwd
 import secrets
+import shlex
 import shutil
 import stat
 import subprocess
@@ -113,8 +114,8 @@ def _check_reachable(folder: Path, owner: pwd.struct_passwd) -> None:
         mine = {found.st_uid == owner.pw_uid: stat.S_IXUSR}.get(True, stat.S_IXOTH)
         if not found.st_mode & mine:
             raise UserError(
-                f"PostgreSQL runs as the user {owner.pw_name}, whom {step} does not let pass; chmod o+x {step}, or set "
-                "PANGU_HOME to a folder elsewhere."
+                f"PostgreSQL runs as the user {owner.pw_name}, whom {step} does not let pass; "
+                f"chmod o+x {shlex.quote(str(step))}, or set PANGU_HOME to a folder elsewhere."
             )
 
 

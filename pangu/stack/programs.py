@@ -2,6 +2,8 @@
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
 
 from pangu.stack import postgres
 from pangu.stack.model import LOOPBACK, WORK_POOL, Stack
@@ -46,10 +48,15 @@ def database_uri(stack: Stack, name: str, driver: str) -> str:
 
 
 def mlflow_uri(stack: Stack) -> str:
-    """SQLAlchemy's address of MLflow's database."""
+    """SQLAlchemy's address of MLflow's database; seen from `mlflow_folder`, because MLflow makes a folder of an encoded path."""
     if stack.database is not None:
         return database_uri(stack, "mlflow", "psycopg2")
-    return f"sqlite:///{stack.home / 'stack' / 'mlflow' / 'mlflow.db'}"
+    return "sqlite:///mlflow.db"
+
+
+def mlflow_folder(stack: Stack) -> Path:
+    """Where MLflow's server runs and keeps its database and artefacts."""
+    return stack.home / "stack" / "mlflow"
 
 
 def _postgres(stack: Stack) -> Program:
@@ -69,16 +76,18 @@ def _postgres(stack: Stack) -> Program:
 
 
 def _prefect(stack: Stack) -> Program:
-    database = {}
     if stack.database is not None:
-        database = {"PREFECT_API_DATABASE_CONNECTION_URL": database_uri(stack, "prefect", "asyncpg")}
+        database = database_uri(stack, "prefect", "asyncpg")
+    else:
+        # Where Prefect puts it by itself, but encoded: SQLAlchemy decodes the path, and ends it at a '?'.
+        database = f"sqlite+aiosqlite:///{quote(str(stack.home / 'stack' / 'prefect' / 'prefect.db'))}"
     return Program(
         "prefect",
         _python("prefect", "server", "start", "--host", LOOPBACK, "--port", str(stack.prefect_port)),
         {
             "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
             "PREFECT_LOGGING_SERVER_LEVEL": "WARNING",
-            **database,
+            "PREFECT_API_DATABASE_CONNECTION_URL": database,
             **_passfile(stack),
         },
         starts_by_itself=stack.database is None,
@@ -102,7 +111,8 @@ def _worker(stack: Stack) -> Program:
 
 
 def _mlflow(stack: Stack) -> Program:
-    artifacts = stack.profile.artifacts or str(stack.home / "stack" / "mlflow" / "artifacts")
+    # As a URI, because MLflow decodes a path, too.
+    artifacts = stack.profile.artifacts or (mlflow_folder(stack) / "artifacts").as_uri()
     return Program(
         "mlflow",
         _python(
@@ -112,6 +122,7 @@ def _mlflow(stack: Stack) -> Program:
         ),
         # Judges and other server-side jobs would cost several more processes.
         {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_passfile(stack)},
+        folder=str(mlflow_folder(stack)),
         starts_by_itself=stack.database is None,
     )
 

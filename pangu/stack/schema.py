@@ -17,7 +17,7 @@ from pathlib import Path
 from pangu.errors import UserError
 from pangu.stack.databases import connected
 from pangu.stack.model import Stack
-from pangu.stack.programs import mlflow_uri
+from pangu.stack.programs import mlflow_folder, mlflow_uri
 from pangu.storage import read_json, write_json
 
 REVISION = re.compile(r"^revision(?:\s*:[^=]*)?\s*=\s*(.+)$", re.MULTILINE)
@@ -81,7 +81,7 @@ def revision(stack: Stack, name: str) -> str | None:
     path = stack.home / "stack" / name / f"{name}.db"
     if not path.is_file():
         return None
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
         try:
             row = database.execute(statement).fetchone()
         except sqlite3.OperationalError:  # no such table
@@ -120,6 +120,6 @@ def _package(name: str) -> Path:
 def _upgrade_mlflow(stack: Stack) -> None:
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", mlflow_uri(stack)]
     environment = {**os.environ, **stack.environment(), "PGPASSFILE": str(stack.passfile)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=mlflow_folder(stack), env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise UserError(f"MLflow's database could not be upgraded: {' '.join(done.stderr.split())[-300:]}")

@@ -5,6 +5,7 @@ Knows nothing of what the programs serve.
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from pangu.stack.programs import DATABASE, Program, programs
 from pangu.storage import Home, write_atomically
 
 MARK = "PANGU_STACK_ID"
+BLANK = "PANGU_BLANK"
+"""supervisord finds a blank under this name, where none may stand in its configuration."""
 STOP_S = 15
 """So long a program may take to end; then supervisord kills it."""
 
@@ -54,7 +57,7 @@ stopsignal={stop_signal}
 stopasgroup=true
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={logs}/{name}.log
+stdout_logfile={log}
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=2
 """
@@ -75,6 +78,7 @@ def _section(program: Program, logs: Path) -> str:
     environment = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
     fresh = () if program.is_outlived else (sys.executable, "-m", "pangu.stack.fresh", program.name)
     command = shlex.join([*fresh, *program.command])
+    log = str(logs / f"{program.name}.log").replace("%", "%%")  # expanded once more than everything else
     more = _quoted(user=program.user, directory=program.folder)
     return PROGRAM.format(
         autostart=str(program.starts_by_itself).lower(),
@@ -82,13 +86,15 @@ def _section(program: Program, logs: Path) -> str:
         patience=STOP_S,
         stop_signal=program.stop_signal,
         more="".join(f"{name}={value}\n" for name, value in more.items() if value),
-        **_quoted(name=program.name, command=command, environment=environment, logs=logs),
+        **_quoted(name=program.name, command=command, environment=environment, log=log),
     )
 
 
 def _quoted(**values: object) -> dict[str, str]:
-    """supervisord expands `%(name)s` in every value."""
-    return {name: str(value).replace("%", "%%") for name, value in values.items()}
+    """supervisord expands `%(name)s` in every value, strips blanks at both ends, and takes what follows a blank and a '#' or ';'
+    for a comment."""
+    doubled = {name: str(value).replace("%", "%%") for name, value in values.items()}
+    return {name: re.sub(r"^ | $| (?=[#;])", f"%(ENV_{BLANK})s", value) for name, value in doubled.items()}
 
 
 def start_supervisor(stack: Stack) -> ProcessRecord:
@@ -98,7 +104,7 @@ def start_supervisor(stack: Stack) -> ProcessRecord:
         UserError: it refused its configuration.
     """
     configuration = write_configuration(stack)
-    environment = {**os.environ, **stack.environment(), MARK: stack.stack_id}
+    environment = {**os.environ, **stack.environment(), MARK: stack.stack_id, BLANK: " "}
     environment.pop(POSTGRES_URL, None)  # its password is not for jobs
     command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(configuration)]
     started = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)

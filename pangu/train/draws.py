@@ -60,10 +60,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides about one sample, beside its noise and its window."""
+    """What chance decides about one sample, beside its noise and its window.
+
+    caption: the variant; number: which of the captions that the row has in that language.
+    """
 
     timestep: int
     caption: int
+    number: int = 0
 
 
 def seed_of(seed: int, step: int, position: int) -> int:
@@ -89,16 +93,17 @@ def draw_batch(
     generators = [
         generator_for(seed, step, position) for position in range(first_position, first_position + len(indices))
     ]
-    least, styled = (column[list(indices)].tolist() for column in (rows.min_timestep_n, rows.styled_n))
+    columns = rows.min_timestep_n, rows.styled_n, rows.captions_n
+    facts = zip(*(column[list(indices)].tolist() for column in columns), strict=True)
     draws = [
-        _draw(min_timestep, has_style, interval, optimization, generator)
-        for min_timestep, has_style, generator in zip(least, styled, generators, strict=True)
+        _draw(min_timestep, has_style, captions, interval, optimization, generator)
+        for (min_timestep, has_style, captions), generator in zip(facts, generators, strict=True)
     ]
     preset = int(rows.preset_n[indices[0]])
     latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
     height, width = (windows or {}).get(preset, latents.shape[2:])
     corners = [_corner(latents, height, width, generator) for generator in generators]
-    tokens, pooled = rows.captions(indices, [draw.caption for draw in draws])
+    tokens, pooled = rows.captions(indices, [draw.caption for draw in draws], [draw.number for draw in draws])
     return Batch(
         latents_bchw=_cut(latents, corners, height, width),
         noise_bchw=torch.stack([torch.randn(latents.shape[1], height, width, generator=g) for g in generators]),
@@ -112,16 +117,18 @@ def draw_batch(
 
 
 def _draw(
-    min_timestep: int, has_style: bool, interval: TimeInterval, optimization: Optimization, generator: torch.Generator
-) -> Draw:
-    """Timestep and caption of one sample."""
+    min_timestep: int, has_style: bool, captions: int, interval: TimeInterval, optimization: Optimization,
+    generator: torch.Generator,
+) -> Draw:  # fmt: skip
+    """Timestep and caption of one sample; nothing is drawn where there is no choice."""
     low = max(interval.low, min_timestep)
     timestep = int(torch.randint(low, interval.high, (), generator=generator))
     dropped, chinese = torch.rand(2, generator=generator).tolist()
     caption = int(chinese < optimization.zh_share)
     if has_style and float(torch.rand((), generator=generator)) < optimization.style_share:
         caption += len(LANGUAGES)
-    return Draw(timestep, EMPTY if dropped < optimization.caption_dropout else caption)
+    number = int(torch.randint(captions, (), generator=generator)) if captions > 1 else 0
+    return Draw(timestep, EMPTY if dropped < optimization.caption_dropout else caption, number)
 
 
 def _corner(latents: Tensor, height: int, width: int, generator: torch.Generator) -> tuple[int, int]:

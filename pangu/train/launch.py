@@ -4,9 +4,11 @@ import contextlib
 from pathlib import Path
 
 from pangu.config import Recipe, Role
+from pangu.contract import CONTRACT_FILE
 from pangu.data.encode.encoded import Manifest, check_encoded
 from pangu.errors import UserError
 from pangu.models.initial import Resolve
+from pangu.models.whole import is_whole_model
 from pangu.progress import Reporter
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
@@ -45,9 +47,11 @@ def train(
         run_folder=home.run(run_name or default_run_name(role, encode_id, recipe)),
     )
     check_job(job)
-    outcome = job.run_folder / "outcome.json"
-    if outcome.is_file():
-        return TrainOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+    outcome, generator = job.run_folder / "outcome.json", job.run_folder / "generator"
+    if outcome.is_file() and is_whole_model(generator) and (generator / CONTRACT_FILE).is_file():
+        done = TrainOutcome.model_validate(read_json(outcome))
+        return done.model_copy(update={"generator": str(generator), "already_done": True})
+    outcome.unlink(missing_ok=True)  # its generator is gone: made again from the last checkpoint, or from the start
     manifest = Manifest.load(job.encoded)
     earlier = earlier_generator(job, home)
     pin_initial(job.run_folder, recipe, role, job.contract(manifest), manifest.encoders, earlier, resolve)

@@ -12,10 +12,10 @@ from torch import Tensor
 from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.rows.batches import EMPTY, LANGUAGES, Rows
-from pangu.diffusion.trajectory import Conditioning, Trajectory, advance
+from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise
-from pangu.models.schedulers import sampler
+from pangu.models.schedulers import fresh_scheduler, sampler
 from pangu.pipelines.inputs import presets_of
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
@@ -81,9 +81,7 @@ def draw_pair(
         guidance_scale=recipe.sampling.guidance_scale,
         generators=noise_sources(recipe.seed, subject),
     )
-    while not trajectory.finished:
-        trajectory = pair.advance(trajectory, "structure" if trajectory.timestep >= pair.boundary else "texture")
-    return list(pair.decode(trajectory.latents_bchw))
+    return list(pair.decode(clean_latents(pair.finish(trajectory))))
 
 
 def draw_alone(
@@ -93,8 +91,7 @@ def draw_alone(
 
     Of a `ControlledUNet` each is drawn under its control image; both come in turn, the control image first.
     """
-    scheduler = sampler(recipe.schedule)
-    scheduler.set_timesteps(recipe.sampling.num_inference_steps, device=device)
+    scheduler = fresh_scheduler(sampler(recipe.schedule), recipe.sampling.num_inference_steps, device)
     trajectory = Trajectory(
         latents_bchw=first_noise(recipe.seed, network, contract, subject).to(device) * scheduler.init_noise_sigma,
         timesteps=scheduler.timesteps,
@@ -110,7 +107,7 @@ def draw_alone(
         control = None if shown is None else {"control_bchw": shown.repeat(len(noisy) // len(shown), 1, 1, 1)}
         return denoise(network, noisy, timestep, tokens, pooled, subject.preset, control=control)
 
-    clean = advance(trajectory, predict, contract.interval).latents_bchw
+    clean = clean_latents(advance(trajectory, predict, contract.interval))
     drawn = pictures_of(decode_latents(load_autoencoder(recipe.autoencoder).to(device), clean))
     if shown is None:
         return drawn

@@ -74,6 +74,19 @@ def test_it_draws_shows_partial_images_and_keeps_the_picture_with_its_parameters
     assert width == 96
 
 
+def test_text_that_is_too_long_to_be_read_is_shown_with_the_picture_in_both_languages(page: Page) -> None:
+    draw(page, "一只狐狸" * 20)
+    for place in ("#unread", "#gallery figcaption .unread"):
+        expect(page.locator(place)).to_contain_text("prompt: “…")
+        expect(page.locator(place)).to_contain_text("狐狸一只狐狸”")
+    expect(page.locator("#unread")).to_contain_text("Too long")
+    page.click("#language")
+    draw(page, "a red apple " * 20, drawn=2)
+    expect(page.locator("#unread")).to_contain_text("未被读取")
+    draw(page, "a red apple", drawn=3)
+    expect(page.locator("#unread")).to_be_hidden()
+
+
 def test_reuse_draws_the_same_picture_again(page: Page) -> None:
     draw(page)
     page.fill("#prompt", "something else")
@@ -97,6 +110,13 @@ def test_a_kept_layout_is_rendered_from_the_cache_in_another_style(page: Page) -
     assert sources[0] != sources[1]
     page.get_by_role("button", name="Let go").click()
     expect(page.locator("#kept")).to_be_hidden()
+    # To reuse a picture with a layout of its own is to reuse the layout.
+    page.locator("#gallery").get_by_role("button", name="Reuse").first.click()
+    expect(page.locator("#kept")).to_be_visible()
+    page.click("#draw")
+    expect(page.locator("#gallery figure")).to_have_count(3, timeout=SLOW_MS)
+    sources = page.evaluate("() => [...document.querySelectorAll('#gallery img')].map((each) => each.src)")
+    assert sources[0] == sources[1]
 
 
 def test_a_partner_draws_along_with_a_control_image(page: Page) -> None:
@@ -137,6 +157,15 @@ def test_the_keyboard_alone_draws_and_stops(page: Page, server: LocalServer) -> 
     page.keyboard.press("Escape")
     expect(page.locator("#state")).to_contain_text("Stopped")
     expect(page.locator("#draw")).to_be_enabled()
+
+
+def test_captions_that_it_knows_are_proposed_in_the_language_of_the_page(page: Page) -> None:
+    page.get_by_role("button", name="red apple").click()
+    assert page.input_value("#prompt") == "red apple"
+    page.click("#language")
+    page.get_by_role("button", name="红苹果").click()
+    assert page.input_value("#prompt") == "红苹果"
+    expect(page.locator("#proposed button")).to_have_count(1)
 
 
 def test_every_word_is_there_in_both_languages_and_stays_chosen(page: Page) -> None:

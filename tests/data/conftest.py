@@ -11,6 +11,7 @@ from pangu.data.example.origin import Origin
 from pangu.data.ingest.stage import IngestOutcome, ingest
 from pangu.progress import Progress
 from pangu.storage import Home
+from tests import nasty
 
 DRAWINGS = 24
 
@@ -36,7 +37,8 @@ def small_card(home: Home) -> Card:
 
 @pytest.fixture(scope="session")
 def ingested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingested]:
-    home = Home(tmp_path_factory.mktemp("dataset"))
+    home = Home(tmp_path_factory.mktemp("dataset") / nasty.NAME)
+    home.root.mkdir()
     card, reports = small_card(home), []
     origin = Origin(DRAWINGS)
     origin.start()

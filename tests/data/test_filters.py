@@ -58,7 +58,7 @@ def picture(seed: int, side: int = 96) -> np.ndarray:
 
 
 def hashed(images: list[np.ndarray]) -> tuple[list[str], list[bytes]]:
-    facts = [facts_of(image, "", "") for image in images]
+    facts = [facts_of(image, (), ()) for image in images]
     return [one["phash"] for one in facts], [one["colours"] for one in facts]
 
 
@@ -82,6 +82,38 @@ def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[
         near = any((hashes[at] ^ hashes[other]).bit_count() <= bits and colours[at] == colours[other] for other in kept)
         (expected if near else kept).append(at)
     assert near_duplicates([f"{value:016x}" for value in hashes], colours, order, Pictures(bits, 12)) == expected
+
+
+PLAIN = """
+a red fox in the deep snow; a brown dog running on grass; the Eiffel Tower at night; a black and white photo of a cat
+a man wearing a hat and sunglasses; a train at a station platform; a bowl of tomato soup with basil
+grapes, melon and watermelon on a table; Golden retriever puppy in grass; portrait of a young girl with blue eyes
+Astronaut floating in space; Nike Air Max 270 React sneakers black white; Antique brass door handle set
+woman and man holding hands: medium skin tone; Vector illustration of seamless floral pattern; a baseball player swinging a bat
+"""
+OTHERS = """
+ein Hund läuft auf dem grünen Rasen; une assiette de riz avec des haricots; un perro corriendo por el parque
+een rode vos in de sneeuw met bomen; en rød ræv i sneen om vinteren; mulher segurando um guarda-chuva vermelho na chuva
+Scarpe da ginnastica Nike nere; Adidas Superstar sneakers wit zwart; Vecteur de motif floral sans soudure
+Zapatillas Nike Air Max negras; Coque iPhone transparente en silicone; rubah merah di salju musim dingin
+"""
+
+
+def test_plain_captions_are_english_and_those_of_other_languages_are_not() -> None:
+    scores = [english(caption.strip()) for caption in PLAIN.replace("\n", ";").split(";") if caption.strip()]
+    assert len(scores) == 16 and all(score is not None and score > 0.5 for score in scores), scores
+    scores = [english(caption.strip()) for caption in OTHERS.replace("\n", ";").split(";") if caption.strip()]
+    assert len(scores) == 12 and all(score is not None and score < 0.5 for score in scores), scores
+
+
+def test_the_worst_of_several_captions_counts() -> None:
+    facts = facts_of(
+        picture(1), ["a red fox in the deep snow", "ein roter Fuchs im tiefen Schnee", "fox"], ["狐狸", "a狐"]
+    )
+    assert facts["english"] < 0.1 and facts["chinese"] == 0.5
+    long = {**ROW, "more_captions_en": ["x" * 300]}
+    assert reason_of(long, Filters(max_caption_length=200)) == "caption_long"
+    assert reason_of({**ROW, "caption_en": None}, Filters(min_caption_length=6)) == "caption_short"
 
 
 def test_captions_tell_their_language() -> None:

@@ -10,15 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs
 import pytest
 
 from pangu.config import Recipe
 from pangu.data.encode.stage import encode
 from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.pieces import pieces_of_version
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.stage import prepare
-from pangu.data.table.delta import latest_version, read_rows
+from pangu.data.table.delta import commit, latest_version, read_rows, write_part
+from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore, file_system
 from pangu.data.table.versions import log, show, vacuum
 from pangu.errors import UserError
@@ -27,6 +30,8 @@ from pangu.storage import Home
 from tests.data.ingest.test_local_sources import card, parquet
 from tests.data.table.test_table import ROWS
 from tests.small_dataset import NAME, commit_rows
+
+ODD = "我的 数据/{a} <b>"
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,11 @@ def test_from_a_table_in_s3_to_rows_in_s3_and_back(endpoint: str, tmp_path: Path
     assert refilter(strict, home, 0).rows == 3
     assert prepare(mine, done.ingest_id, home).already_done
     assert read_rows(home, "local", 0).equals(rows)
+    other = Home(tmp_path / "other")  # has the table, but nothing of what its versions rejected
+    with pytest.raises(UserError, match=r"rejected is not all here: it was made in another home.*pangu prepare local"):
+        refilter(card("s3://data/source/*.parquet", columns=columns, filters={"min_side": 20}), other, 0)
+    again = prepare(mine, ingest(mine, other).ingest_id, other)
+    assert not again.already_done and read_rows(other, "local", again.version).equals(rows)
 
 
 def test_two_writers_meet_at_conditional_puts_and_both_land(endpoint: str, tmp_path: Path) -> None:
@@ -92,6 +102,41 @@ def test_two_writers_meet_at_conditional_puts_and_both_land(endpoint: str, tmp_p
     assert [entry.readable for entry in log(home, NAME)] == [True, False, False, False]
     with pytest.raises(UserError, match="Version 0 of dataset 'small' was vacuumed"):
         read_rows(home, NAME, 0)
+
+
+def test_a_vacuum_from_another_home_leaves_a_prepare_under_way_its_files(endpoint: str, tmp_path: Path) -> None:
+    one, other = Home(tmp_path / "one", "s3://data/shared"), Home(tmp_path / "other", "s3://data/shared")
+    commit_rows(one, ROWS[:4], "old")
+    commit_rows(one, ROWS[:5], "new")
+    store = TableStore.of(one, NAME)
+    written = write_part(store, "under-way", pa.Table.from_pylist([ROWS[0]], schema=SCHEMA), upscaled=False)
+    would = vacuum(other, NAME, keep=1, dry_run=True)
+    gone = vacuum(other, NAME, keep=1, dry_run=False)
+    assert gone == would and gone and all("old-" in file for file in gone)
+    version = commit(one, NAME, "under-way", [written], {})
+    assert read_rows(one, NAME, version).num_rows == 1
+    [source] = pieces_of_version(one, NAME, log(one, NAME)[0])
+    commit_rows(other, ROWS, "newer")
+    vacuum(other, NAME, keep=1, dry_run=False)
+    with pytest.raises(UserError, match=r"A vacuum deleted rows while they were read .*run the same command again"):
+        source.read(["key"])
+    abandoned = write_part(store, "abandoned", pa.Table.from_pylist([ROWS[0]], schema=SCHEMA), upscaled=False)
+    assert abandoned.path in vacuum(other, NAME, keep=1, dry_run=True, unfinished_hours=0)
+
+
+def test_sources_have_any_name_and_tables_nearly_any_and_the_others_are_one_sentence(
+    endpoint: str, tmp_path: Path
+) -> None:
+    home = Home(tmp_path, f"s3://data/{ODD}")
+    filesystem, path = file_system(f"s3://data/{ODD}/#1?%20[a]/p-1.parquet")
+    filesystem.put_file(str(parquet(tmp_path / "local.parquet")), path)
+    columns = {"caption_en": "en", "caption_zh": "zh", "image": "picture"}
+    mine = card(f"s3://data/{ODD}/#1?%20[a]/p-*.parquet", columns=columns)
+    assert prepare(mine, ingest(mine, home).ingest_id, home).rows == 7
+    strict = refilter(card(mine.source, columns=columns, filters={"min_side": 30}), home, 0)
+    assert show(home, "local", strict.version).rows == 3 and read_rows(home, "local", 0).num_rows == 7
+    with pytest.raises(UserError, match=r"takes no table at s3://data/a#b/local: its address has '#' in it"):
+        prepare(mine, ingest(mine, Home(tmp_path / "new")).ingest_id, Home(tmp_path / "new", "s3://data/a#b"))
 
 
 def test_training_rows_are_encoded_from_s3(endpoint: str, tmp_path: Path) -> None:

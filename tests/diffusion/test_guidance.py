@@ -46,8 +46,9 @@ def walking(guidance_scale: float, pulls: list[float]) -> Trajectory:
     return Trajectory(torch.zeros(2, 3, 4, 4), scheduler.timesteps, 0, scheduler, condition, guidance_scale, {})
 
 
-@given(scale=st.sampled_from([0.0, 1.0, 7.5]), pulls=st.lists(scales, max_size=3))
+@given(scale=st.sampled_from([0.0, 0.5, 1.0, 7.5]), pulls=st.lists(scales, max_size=3))
 def test_all_parts_of_the_guidance_are_one_network_call(scale: float, pulls: list[float]) -> None:
+    """A scale of at most 1 is the caption alone, as in diffusers, and spares the null caption."""
     trajectory, calls = walking(scale, pulls), []
 
     def echo(noisy, timestep, tokens, pooled):
@@ -56,6 +57,7 @@ def test_all_parts_of_the_guidance_are_one_network_call(scale: float, pulls: lis
         return tokens[:, :1, :1, None] + noisy
 
     prediction = predict(echo, trajectory.latents_bchw, trajectory)
-    expected = 1 + scale * (2 - 1) + sum(pull * (10 + i - 2) for i, pull in enumerate(pulls))
+    guided = scale > 1
+    expected = (1 + scale * (2 - 1) if guided else 2.0) + sum(pull * (10 + i - 2) for i, pull in enumerate(pulls))
     torch.testing.assert_close(prediction, torch.full((2, 3, 4, 4), expected), rtol=1e-4, atol=1e-4)
-    assert calls == [2 * ((scale != 1) + 1 + len(pulls))]
+    assert calls == [2 * (guided + 1 + len(pulls))]

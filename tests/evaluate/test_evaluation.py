@@ -1,12 +1,14 @@
 """`evaluate` on untrained generators of the tiny recipe: what it reports, and that halves draw what the pipeline draws."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.evaluate.drawing import draw_whole, ready, structure_half, texture_half
 from pangu.evaluate.evaluation import evaluate, plan
@@ -14,6 +16,7 @@ from pangu.evaluate.judges import Judges
 from pangu.evaluate.material import gather
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import untrained_pair
+from pangu.serve.drawing.parts import offers_of
 
 STEPS = 3
 
@@ -48,6 +51,14 @@ def test_held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
             assert 0 <= metrics[f"{name}_{part}"] <= 1
 
 
+def test_the_pair_proposes_captions_of_the_training_split_to_whoever_asks(bench, outcome) -> None:
+    rows = read_rows(bench.home, bench.dataset, bench.version, columns=["caption_en", "caption_zh"], split="train")
+    proposed = offers_of(Path(outcome.pair)).prompts
+    for language in ("zh", "en"):
+        trained = [text for text in rows[f"caption_{language}"].to_pylist() if len(text) <= 40]
+        assert sorted(proposed[language]) == sorted(set(trained)) and 0 < len(trained) <= 24
+
+
 def test_distances_are_named_after_their_space_and_the_worse_language_counts(outcome) -> None:
     metrics = outcome.metrics
     assert "fid" not in metrics
@@ -67,6 +78,11 @@ def test_the_same_protocol_is_measured_once(bench, structures, textures, protoco
     again = evaluate(*arguments, protocol=protocol)
     assert again.already_done
     assert again.metrics == outcome.metrics
+    weights = Path(outcome.pair) / "texture/diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    remade = evaluate(*arguments, protocol=protocol)
+    assert remade == outcome and weights.read_bytes() == whole
     other = evaluate(*arguments, protocol=protocol.model_copy(update={"split": "train", "metrics": ("retrieval",)}))
     assert not other.already_done
     assert other.pair_id == outcome.pair_id

@@ -6,6 +6,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertTokenizerFast,
+    ByT5Tokenizer,
     ChineseCLIPConfig,
     ChineseCLIPModel,
     CLIPTextConfig,
@@ -23,7 +24,7 @@ from pangu.models.autoencoders import (
     scaling,
     spatial_factor,
 )
-from pangu.models.text import embed_captions, load_text_tower
+from pangu.models.text import TextTower, embed_captions, load_text_tower, truncations, warn_of_truncation
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +166,30 @@ def test_something_else_than_an_autoencoder_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(UserError, match="is a UNet2DModel; supported autoencoders are"):
         load_autoencoder(AutoencoderSource(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "caption", ["a red fox under a tree in the snow at night", "一只坐在山坡上的橙色小狐狸", "A FOX 🦊🦊🦊 ÀÉ"]
+)
+@pytest.mark.parametrize("most", [2, 6, 9])
+def test_what_is_said_to_be_cut_is_the_end_that_changes_nothing(embedded, caption, most):
+    (cut,) = truncations([embedded], caption, most)
+    read = caption.removesuffix(cut.text)
+    assert caption == read + cut.text and cut.tokens > cut.max_tokens == most
+    # Only a character that is read in part may still tell.
+    assert truncations([embedded], read, most) == []
+    both = [embed_captions([embedded], [text], most)[0] for text in (caption, caption + " and more")]
+    assert torch.equal(*both)
+    assert truncations([embedded], caption, cut.tokens) == []
+
+
+def test_each_tower_says_what_it_cuts_also_where_its_tokenizer_knows_no_places(embedded, caplog):
+    bytes_alone = TextTower(ByT5Tokenizer(), embedded.encoder)
+    fast, slow = truncations([embedded, bytes_alone], "a red fox under a tree in the snow", 8)
+    assert (fast.tower, slow.tower) == (0, 1)
+    assert slow.text == "fox under a tree in the snow"[1:] and slow.tokens == 35
+    assert "a red fox under a tree in the snow".endswith(fast.text)
+    for _ in range(2):
+        warn_of_truncation([embedded], ["a quite long caption that is warned of once", "fox"], 8)
+    said = [record.getMessage() for record in caplog.records if "truncated" in record.getMessage()]
+    assert len(said) == 1 and "at most 8 tokens" in said[0]

@@ -96,12 +96,14 @@ def test_an_untuned_split_draws_what_the_original_draws(kind, tmp_path) -> None:
     original.save_pretrained(tmp_path)
     pair = split(recipe_for(kind, tmp_path))
     noise = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0))
-    images = []
-    for pipeline in (original, pair):
-        pipeline.set_progress_bar_config(disable=True)
-        options = {"height": 96, "width": 96, "num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "pt"}
-        images.append(pipeline(PROMPT, negative_prompt=NEGATIVE, latents=noise, **options).images)
-    torch.testing.assert_close(images[1], images[0], rtol=0, atol=1e-3)
+    for rescale in (0.7, 0.0):
+        images = []
+        for pipeline in (original, pair):
+            pipeline.set_progress_bar_config(disable=True)
+            options = {"height": 96, "width": 96, "num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "pt"}
+            options["guidance_rescale"] = rescale
+            images.append(pipeline(PROMPT, negative_prompt=NEGATIVE, latents=noise, **options).images)
+        torch.testing.assert_close(images[1], images[0], rtol=0, atol=1e-3)
     pair.save_pretrained(tmp_path / "pair")
     again = PanGuDrawPipeline.from_pretrained(tmp_path / "pair")
     again.set_progress_bar_config(disable=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
@@ -41,7 +42,12 @@ def test_same_pair_twice_is_one_version_and_the_files_come_back_to_the_byte(regi
     assert Manifest.of(folder) == Manifest.of(places["pair"])
     registered = resolve("champion")
     assert (registered.pair_version, registered.structure_version) == (first.pair_version, first.structure_version)
-    version = MlflowClient(registry).get_model_version("pangu-pair", str(first.pair_version))
+    client = MlflowClient(registry)
+    version = client.get_model_version("pangu-pair", str(first.pair_version))
+    get_artifact_repository(client.get_run(version.run_id).info.artifact_uri).delete_artifacts("pangu-pair/texture")
+    third = released(places)
+    assert (third.pair_version, third.already_done) == (first.pair_version, False) and released(places).already_done
+    assert Manifest.of(fetch_pair("champion", tmp_path / "other-cache")) == Manifest.of(places["pair"])
     assert version.tags["pangu.protocol_hash"] == "c" * 16
     assert version.tags["pangu.dataset_version"] == "3"
     assert MlflowClient(registry).get_run(version.run_id).data.metrics == {"retrieval_top1": 0.25}

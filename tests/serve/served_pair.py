@@ -59,11 +59,15 @@ def run_deploy(which: str | int, *options: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
+PROPOSED = {"en": ["red apple"], "zh": ["红苹果"]}
+
+
 def write_pair(folder: Path, recipe: Recipe, seed: int) -> tuple[Path, Path, Path]:
     """(pair, structure, texture) folders of an untrained pair."""
     from pangu.pipelines.assemble import save_pair, untrained_pair
 
     pair = untrained_pair(recipe, seed)
+    pair.register_to_config(prompts=PROPOSED)
     save_pair(pair, folder / "pair")
     for role in ROLES:
         pair.components[role].save_pretrained(folder / role)

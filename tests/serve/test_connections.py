@@ -40,7 +40,9 @@ class Painter:
         self.begun += 1
         while not self.allowed:
             await asyncio.sleep(0.01)
-        return Pictures(RELEASE, [b"x" * self.size], (8, 8), "DDIM", 4, 1.0, {})
+        return Pictures(
+            RELEASE, [b"x" * self.size], (8, 8), "DDIM", {"num_inference_steps": 4, "guidance_scale": 1.0}, {}, {}
+        )
 
     async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
         yield await self.draw(job, channel)

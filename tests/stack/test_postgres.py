@@ -1,6 +1,7 @@
 """PostgreSQL of our own, for real: made once, refused by name, dumped and loaded; without the servers that use it."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,6 +21,7 @@ from pangu.stack.ports import POSTGRES, choose_ports
 from pangu.stack.processes import ProcessRecord
 from pangu.stack.profile import Profile, choose, record, recorded
 from pangu.storage import Home
+from tests import nasty
 from tests.stack.test_schema import described
 
 SERVER = Profile(name="server", tables="s3://data/tables", artifacts="s3://data/mlflow")
@@ -27,10 +29,12 @@ SERVER = Profile(name="server", tables="s3://data/tables", artifacts="s3://data/
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
-    """A folder that PostgreSQL's user can get to; pytest's own are closed to everybody else."""
+    """A folder of any name that PostgreSQL's user can get to; pytest's own are closed to everybody else."""
     folder = Path(tempfile.mkdtemp(prefix="pangu-postgres-"))
-    folder.chmod(0o711)
-    yield folder
+    (folder / nasty.NAME).mkdir()
+    for each in (folder, folder / nasty.NAME):
+        each.chmod(0o711)
+    yield folder / nasty.NAME
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -225,5 +229,7 @@ def test_half_a_folder_was_begun_again_and_one_of_another_version_is_refused(run
 def test_a_folder_that_its_user_can_not_get_to_is_named(place: Path) -> None:
     closed = place / "closed"
     closed.mkdir(mode=0o700)
-    with pytest.raises(UserError, match=rf"runs as the user postgres, whom {closed} does not let pass; chmod o\+x"):
+    with pytest.raises(
+        UserError, match=rf"runs as the user postgres, whom {re.escape(str(closed))} does not let pass; chmod o\+x '"
+    ):
         postgres.prepare(Home(closed / "home"))

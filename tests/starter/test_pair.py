@@ -1,5 +1,6 @@
 """The embedded pair: fits its encoders and the size it may have, and draws what it was never shown."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -8,13 +9,16 @@ import torch
 from PIL import Image
 
 from pangu.data.card import load_card
+from pangu.data.example.openmoji import catalogue
 from pangu.demo.queries import Answers, never_trained, spread
 from pangu.errors import UserError
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import demo, tiny
-from pangu.starter.pair import pack_pair, starter_pair
+from pangu.serve.drawing.parts import offers_of
+from pangu.starter.pair import captions, pack_pair, starter_pair
 from pangu.starter.pictures import learning_material
 
+ROOT = Path(__file__).parents[2]
 ASSETS = Path(str(files("pangu"))) / "assets"
 
 
@@ -49,6 +53,23 @@ def test_combinations_never_trained_find_their_true_drawing(language: str) -> No
     assert score.candidates >= 150
     assert score.top5 >= 0.8
     assert score.top1 >= 0.5
+
+
+def test_what_the_page_and_the_documentation_propose_are_captions_that_the_pair_was_trained_on() -> None:
+    """It knows captions as they are written and no language: "a fox" is a blob."""
+    known = {"en": {one.caption_en for one in catalogue()}, "zh": {one.caption_zh for one in catalogue()}}
+    pair = starter_pair()
+    assert {language: set(texts) <= known[language] for language, texts in pair.config.prompts.items()} == {
+        "en": True,
+        "zh": True,
+    }
+    assert pair.config.prompts == captions() == offers_of(ASSETS / "starter_pair").model_dump(mode="json")["prompts"]
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/serving.md")]
+    called = re.compile(
+        r"""(?:prompt=|"prompt": |--prompt |(?:pair|coop(?:\.plan)?|encode_prompt)\(\[?)"([^"]+)"(?:, "([^"]+)"\])?"""
+    )
+    asked = {text for page in texts for found in called.findall(page) for text in found if text}
+    assert {"fox", "狐狸", "向日葵"} <= asked and asked <= known["en"] | known["zh"]
 
 
 def test_generators_of_other_encoders_are_not_packed(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ look at images alike share the files. Knows nothing of training.
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pydantic import Field
 from safetensors.torch import save
 
 from pangu.config import Frozen, Recipe, Role
-from pangu.data.captions import LANGUAGES, captions_of, styles_of
+from pangu.data.captions import LANGUAGES, MORE, all_captions_of, styles_of
 from pangu.data.encode.edges import packed
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, partition_folder, parts
 from pangu.data.encode.encoders import Loaded, describe
@@ -39,7 +40,7 @@ __all__ = ["EncodeOutcome", "Encoders", "Loaded", "Manifest", "describe", "encod
 CHUNK_ROWS = 64
 COLUMNS = [
     "key", "image", "width", "height", "original_width", "original_height", "caption_en", "caption_zh", "min_timestep",
-    "split", "style",
+    "split", "style", *MORE.values(),
 ]  # fmt: skip
 
 
@@ -68,10 +69,10 @@ def encode(
     loaded = Loaded.of(recipe, "cuda" if torch.cuda.is_available() else "cpu")
     manifest = plan(dataset, version, recipe, home, describe(loaded.autoencoder, loaded.towers, recipe.max_tokens))
     folder = home.encoded(dataset, manifest.encode_id())
-    done = (folder / "manifest.json").is_file()
+    done = (folder / "manifest.json").is_file() and (folder / EMPTY_CAPTION_FILE).is_file()
+    if manifest.latents == "precomputed":
+        done = not _encode_files(manifest, home, folder, loaded, report, batch_size) and done
     if not done:
-        if manifest.latents == "precomputed":
-            _encode_files(manifest, home, folder, loaded, report, batch_size)
         _measure_autoencoder(manifest, home, folder, loaded)
         tokens, pooled = embed_captions(loaded.towers, [""], recipe.max_tokens)
         write_atomically(folder / EMPTY_CAPTION_FILE, save({"tokens": tokens.cpu(), "pooled": pooled.cpu()}))
@@ -127,7 +128,8 @@ def _orders(manifest: Manifest, folder: Path) -> list[_Order]:
 
 def _encode_files(
     manifest: Manifest, home: Home, folder: Path, loaded: Loaded, report: Reporter, batch_size: int
-) -> None:
+) -> int:
+    """Write the files that are not there; returns how many chunks lacked one."""
     orders = _orders(manifest, folder)
     files = [
         (order, number, file)
@@ -135,13 +137,15 @@ def _encode_files(
         for number, file in enumerate(data_files(home, manifest.dataset, manifest.version, order.upscaled))
     ]
     total = sum(pq.read_metadata(file).num_rows for _, _, file in files)
-    done = 0
+    done, made = 0, 0
     for order, number, file in files:
         for stem, rows in _chunks(file, number, order):
-            if isinstance(rows, pa.Table):
+            if isinstance(rows, pa.Table) and order.paths(stem):
                 _encode_chunk(rows, stem, order, loaded, batch_size)
+                made += 1
             done += rows if isinstance(rows, int) else rows.num_rows
             report(Progress(stage="encode", done=done, total=total, unit="images"))
+    return made
 
 
 def _chunks(file: str, number: int, order: _Order) -> Iterator[tuple[str, pa.Table | int]]:
@@ -176,6 +180,7 @@ def _encode_chunk(chunk: pa.Table, stem: str, order: _Order, loaded: Loaded, bat
         columns["original_side"] = pa.array(sides[mine], pa.int32())
         columns["styled"] = pa.array([style in loaded.styles for style in styles_of(rows)], pa.bool_())
         columns["preset"] = pa.array(presets, pa.int32())
+        columns["captions"] = pa.array([text.counts[i] for i in mine], pa.int32())
         columns["latents"] = pa.array([to_bytes(latent) for latent in seen.latents], pa.binary())
         if view.lower_sizes is not None:
             columns["lower"] = pa.array([to_bytes(latent) for latent in seen.lower], pa.binary())
@@ -193,30 +198,55 @@ class _Text:
     loaded: Loaded
 
     @cached_property
+    def _captions(self) -> dict[str, list[list[str]]]:
+        """Every caption of each row, by language: as many in both, the shorter list begins again."""
+        lists = {language: all_captions_of(self.chunk, language) for language in LANGUAGES}
+        counts = [max(map(len, own)) for own in zip(*lists.values(), strict=True)]
+        return {
+            language: [list(islice(cycle(texts), count)) for texts, count in zip(own, counts, strict=True)]
+            for language, own in lists.items()
+        }
+
+    @property
+    def counts(self) -> list[int]:
+        """How many captions each row has in a language."""
+        return [len(texts) for texts in self._captions[LANGUAGES[0]]]
+
+    @cached_property
     def columns(self) -> dict[str, list[bytes | None]]:
-        """Token and pooled embeddings as half-precision bytes per row; those of styled captions are null without style."""
+        """Token and pooled embeddings as half-precision bytes per row, those of its captions one after the other; those of
+        styled captions are null without style."""
         rows = range(self.chunk.num_rows)
         columns: dict[str, list[bytes | None]] = {}
-        for language in LANGUAGES:
-            columns |= self._embed(language, captions_of(self.chunk, language), list(rows))
+        for language, captions in self._captions.items():
+            columns |= self._embed(language, captions, list(rows))
         if self.loaded.styles:
             styles = styles_of(self.chunk)
-            for language in LANGUAGES:
-                plain = captions_of(self.chunk, language)
-                styled = [i for i in rows if styles[i] in self.loaded.styles]
-                texts = [styled_caption(plain[i], self.loaded.styles[str(styles[i])]) for i in styled]
-                columns |= self._embed(f"styled_{language}", texts, styled)
+            styled = [i for i in rows if styles[i] in self.loaded.styles]
+            prefixes = [self.loaded.styles[str(styles[i])] for i in styled]
+            for language, plain in self._captions.items():
+                captions = [
+                    [styled_caption(text, prefix) for text in plain[i]]
+                    for i, prefix in zip(styled, prefixes, strict=True)
+                ]
+                columns |= self._embed(f"styled_{language}", captions, styled)
         return columns
 
-    def _embed(self, name: str, captions: Sequence[str], where: list[int]) -> dict[str, list[bytes | None]]:
+    def _embed(self, name: str, captions: list[list[str]], where: list[int]) -> dict[str, list[bytes | None]]:
         tokens: list[bytes | None] = [None] * self.chunk.num_rows
         pooled = tokens.copy()
-        if captions:
-            for i, sequence, vector in zip(
-                where, *embed_captions(self.loaded.towers, captions, self.loaded.max_tokens), strict=True
-            ):
-                tokens[i], pooled[i] = to_bytes(sequence), to_bytes(vector)
+        embedded = self._each([text for texts in captions for text in texts])
+        for i, texts in zip(where, captions, strict=True):
+            pairs = [next(embedded) for _ in texts]
+            tokens[i], pooled[i] = b"".join(one for one, _ in pairs), b"".join(one for _, one in pairs)
         return {f"tokens_{name}": tokens, f"pooled_{name}": pooled}
+
+    def _each(self, captions: list[str]) -> Iterator[tuple[bytes, bytes]]:
+        """The embeddings of each caption, a chunk of them at a time."""
+        for start in range(0, len(captions), CHUNK_ROWS):
+            batch = captions[start : start + CHUNK_ROWS]
+            both = embed_captions(self.loaded.towers, batch, self.loaded.max_tokens)
+            yield from ((to_bytes(sequence), to_bytes(vector)) for sequence, vector in zip(*both, strict=True))
 
 
 def _write_part(path: Path, table: pa.Table) -> None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pangu.data.example import openmoji
 from pangu.data.images import PNG_SIGNATURE, png_chunk
-from pangu.data.ingest.source import LISTED
+from pangu.data.ingest.source import COLUMNS, LISTED
 from pangu.errors import UserError
 from pangu.storage import write_atomically
 
@@ -89,7 +89,7 @@ class Origin:
     def write_table(self, path: Path) -> None:
         """The URL table as Parquet, atomically."""
         buffer = io.BytesIO()
-        schema = pa.schema([field for field in LISTED if field.name != "row"])
+        schema = pa.schema([LISTED.field(name) for name in COLUMNS])
         pq.write_table(pa.Table.from_pylist(self.rows(), schema=schema), buffer)
         write_atomically(path, buffer.getvalue())
 

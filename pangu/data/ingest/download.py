@@ -14,6 +14,7 @@ import pangu
 from pangu.data.card import Card
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, account, failures
 from pangu.data.ingest.watchdog import supervise
+from pangu.data.table.links import for_fsspec
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
 from pangu.storage import write_json
@@ -116,7 +117,8 @@ def _write_job(card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]]) 
     job = limits.model_dump(
         include={"processes", "threads", "retries", "memory_mb", "max_bytes", "max_seconds", "respect_opt_out"}
     )
-    paths = {"url_table": str(raw.urls), "shards": str(raw.shards), "rows_per_shard": raw.rows_per_shard}
+    plain = RawFolder(for_fsspec(raw.root))
+    paths = {"url_table": str(plain.urls), "shards": str(plain.shards), "rows_per_shard": raw.rows_per_shard}
     paths["image_column"] = IMAGE_COLUMN
     write_json(path, {**job, **paths, "private_origins": sorted(origins), "parent_pid": os.getpid()})
     return path

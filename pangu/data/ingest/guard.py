@@ -13,7 +13,6 @@ import ssl
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import weakref
 from contextlib import suppress
@@ -21,16 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-MAX_URL_LENGTH = 8192
-DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class Failed(Exception):
-    """A download that ends here; `reason` is one word to count under."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+from pangu.data.ingest.urls import Failed, origin_of, redirect_target, requested_url
 
 
 @dataclass(frozen=True)
@@ -41,42 +31,22 @@ class EgressPolicy:
     max_bytes: int
     max_seconds: float
 
-    def check_url(self, url: str) -> None:
-        """Refuse what can be refused without resolving a name.
+    def check_url(self, url: str) -> str:
+        """The URL that is asked for; refuses what can be refused without resolving a name.
 
         Raises:
             Failed: missing_url, bad_url, refused_scheme or refused_address.
         """
-        host, port = origin_of(url)
+        asked = requested_url(url)
+        host, port = origin_of(asked)
         if host == "localhost" or (is_ip(host) and not is_public(host)):
             self.check_address(host, port, host)
+        return asked
 
     def check_address(self, host: str, port: int, address: str) -> None:
         """Refuse to connect `host` where it resolved to an address that is not public, unless the table may name it."""
         if (host, port) not in self.private_origins and not (is_ip(address) and is_public(address)):
             raise Failed("refused_address", f"{host}:{port} is {address}")
-
-
-def origin_of(url: str) -> tuple[str, int]:
-    """Host (lower case) and port of an http(s) URL.
-
-    Raises:
-        Failed: missing_url, bad_url or refused_scheme.
-    """
-    if not url:
-        raise Failed("missing_url")
-    if len(url) > MAX_URL_LENGTH or any(ord(character) <= 32 or ord(character) == 127 for character in url):
-        raise Failed("bad_url", "too long, or with spaces or control characters")
-    try:
-        parts = urllib.parse.urlsplit(url)
-        scheme, host, port = parts.scheme.lower(), parts.hostname, parts.port
-    except ValueError as error:
-        raise Failed("bad_url", str(error)) from error
-    if scheme not in DEFAULT_PORTS:
-        raise Failed("refused_scheme", scheme)
-    if not host or parts.username is not None:
-        raise Failed("bad_url", "no host, or with a user name")
-    return host.rstrip("."), port or DEFAULT_PORTS[scheme]
 
 
 def is_ip(host: str) -> bool:
@@ -215,11 +185,14 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self._policy = policy
 
     def http_error_302(self, request: Any, file: Any, code: int, message: str, headers: Any) -> Any:
-        target = urllib.parse.urljoin(request.full_url, headers.get("location") or headers.get("uri") or "")
+        location = headers.get("location")
+        if location is None:
+            return None  # leads nowhere, so it counts as the error that it is
         try:
-            self._policy.check_url(target)
+            target = self._policy.check_url(redirect_target(request.full_url, location))
         except Failed as error:
             raise Failed("refused_redirect", str(error)) from error
+        headers.replace_header("location", target)
         return super().http_error_302(request, file, code, message, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
@@ -243,8 +216,10 @@ class GuardedOpener(urllib.request.OpenerDirector):
             return super().open(fullurl, data, self._policy.max_seconds)
         self._thread.deadline = deadline = time.monotonic() + self._policy.max_seconds
         try:
-            url = fullurl if isinstance(fullurl, str) else fullurl.full_url
-            self._policy.check_url(url)
+            if isinstance(fullurl, str):
+                fullurl = self._policy.check_url(fullurl)
+            else:
+                fullurl.full_url = self._policy.check_url(fullurl.full_url)
             return super().open(fullurl, data, self._policy.max_seconds)
         except Exception as error:
             fail(error, deadline)

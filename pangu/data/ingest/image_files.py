@@ -182,7 +182,7 @@ def _texts(files: Mapping[str, bytes]) -> dict[str, Any]:
 
 def _facts(data: bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(data)
+        facts = json.loads(data, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}

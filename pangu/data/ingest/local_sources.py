@@ -5,7 +5,7 @@ They are read once, in order, into the same raw shards that downloads end in. Kn
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from pangu.data.images import SUFFIXES
 from pangu.data.ingest.download import account_finished
 from pangu.data.ingest.image_files import Image, ImageFiles, files_of_archives, files_of_folder, too_many_bytes
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState
-from pangu.data.ingest.source import expand, read_tables
+from pangu.data.ingest.source import expand, is_table, read_tables, with_more_captions
+from pangu.data.ingest.table_files import BadTable, as_text, text_array
 from pangu.data.table.delta import data_files, latest_version
-from pangu.data.table.store import TableStore, file_system
+from pangu.data.table.store import TableStore, file_system, unaddressed
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
 from pangu.storage import Home, write_json
@@ -55,9 +56,19 @@ def local_images(card: Card, home: Home) -> LocalImages | None:
         return _files(card, files_of_archives(card, expand(card, uri)), f"The archive {uri}")
     if card.columns.image is not None:
         return _parquet(card, expand(card, uri), card.columns.image)
-    if "://" not in uri and Path(uri).is_dir():
+    if "://" not in uri and Path(uri).is_dir() and not _is_of_tables(Path(uri)):
         return _files(card, files_of_folder(card, Path(uri)), f"The folder {uri}")
     return None
+
+
+def _is_of_tables(folder: Path) -> bool:
+    """Whether a folder holds tables, and no image that they could be about."""
+    found = False
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in SUFFIXES:
+            return False
+        found = found or is_table(path.relative_to(folder).as_posix())
+    return found
 
 
 def import_images(card: Card, raw: RawFolder, local: LocalImages, report: Reporter) -> dict[int, RowState]:
@@ -131,8 +142,7 @@ def _check_images(card: Card, file: str, column: str) -> None:
 
 
 def _open_parquet(uri: str) -> pq.ParquetFile:
-    plain = uri.partition("?")[0]
-    filesystem, path = file_system(plain)
+    filesystem, path = file_system(uri)
     return pq.ParquetFile(filesystem.open(path, "rb"))
 
 
@@ -147,8 +157,9 @@ def _dataset(card: Card, home: Home) -> LocalImages:
     if version and not version.isdigit():
         raise UserError(f"Card '{card.name}' names the source {card.source}; it must be dataset://NAME@VERSION.")
     pinned = int(version) if version else latest_version(home, name)
-    files = [file.partition("?")[0] for file in data_files(home, name, pinned, upscaled=False)]
-    return _parquet(card, files, "image", "source_url")
+    files = [unaddressed(file) for file in data_files(home, name, pinned, upscaled=False)]
+    local = _parquet(card, files, "image", "source_url")
+    return replace(local, table=with_more_captions(card, files, local.table))
 
 
 def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:
@@ -158,12 +169,11 @@ def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:
         if not any(column in row for row in rows):
             have = ", ".join(sorted({name for row in rows for name in row} - {"url"})) or "none"
             raise UserError(f"No image of card '{card.name}' has a field '{column}'; they have {have}.")
-    texts = {column: [_as_text(row.get(column)) for row in rows] for column in named.values()}
+    try:
+        texts = {column: text_array([as_text(row.get(column)) for row in rows]) for column in named.values()}
+    except BadTable as error:
+        raise UserError(f"An image of card '{card.name}' holds {error} in a field that must hold text.") from error
     return pa.table({**texts, card.columns.url: [row["url"] for row in rows]})
-
-
-def _as_text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def _stamp(*facts: Any) -> str:

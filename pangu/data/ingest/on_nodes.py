@@ -104,16 +104,16 @@ class Ledger:
         return ledger
 
     def _recall(self, file: Path) -> None:
-        """Take over what a group was found to be, but for shards that were fetched again since."""
+        """Take over what a group was found to be, but for shards that were fetched again since, or now hold other rows."""
         written = file.stat().st_mtime_ns
         facts, fresh = pq.read_table(file, schema=FACTS).to_pylist(), dict[int, bool]()
         for one in facts:
             shard = one["shard"]
             if shard not in fresh:
                 path = self.raw.shard_file(shard)
-                done = path.is_file() and self.raw.stats_file(shard).is_file()
+                done = shard < len(self.expected) and path.is_file() and self.raw.stats_file(shard).is_file()
                 fresh[shard] = done and path.stat().st_mtime_ns <= written
-            if fresh[shard]:
+            if fresh[shard] and one["row"] in self.expected[shard]:
                 self.states[one["row"]] = RowState(shard, one["reason"], one["sha256"])
 
     def settle(self, group: Group, found: dict[int, RowState] | None = None) -> list[int]:

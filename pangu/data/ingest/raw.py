@@ -1,7 +1,7 @@
 """The folder of one ingest: what was listed, what was downloaded, and what became of every row. Pure bookkeeping.
 
 listed.parquet    every listed row, as the card's table gave it
-urls.parquet      (row, url) of those that may be tried; img2dataset's input; shard k is its k-th slice
+urls.parquet      (row, url as it is asked for) of those that may be tried; img2dataset's input; shard k is its k-th slice
 shards/           img2dataset's output: NNNNN.parquet and, when a shard is done, NNNNN_stats.json
 rows.parquet      every listed row with its reason ("" = ok), its content hash, and where its bytes lie (an earlier ingest may
                   hold them already); written when all is done
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pangu.data.captions import MORE
 from pangu.data.images import BadImage, check_header
 from pangu.data.ingest.source import LISTED
 from pangu.storage import write_atomically
@@ -87,7 +89,8 @@ class RawFolder:
         """Every listed row of a finished ingest, schema `ROWS`; an older one, without the last columns, holds all its bytes."""
         rows = pq.read_table(self.rows)
         found = {name: rows[name] for name in rows.column_names}
-        lacking = {"style": pa.nulls(rows.num_rows), "ingest": [OWN] * rows.num_rows, "raw_row": rows["row"]}
+        lacking = {name: pa.nulls(rows.num_rows) for name in ("style", *MORE.values())}
+        lacking |= {"ingest": [OWN] * rows.num_rows, "raw_row": rows["row"]}
         return pa.table({**lacking, **found}).select(ROWS.names).cast(ROWS)
 
     def each_row(self) -> Iterator[dict[str, Any]]:
@@ -109,6 +112,21 @@ class RawFolder:
     def finished_shards(self) -> set[int]:
         return {int(file.name.partition("_")[0]) for file in self.shards.glob("*_stats.json")}
 
+    @property
+    def is_finished(self) -> bool:
+        return self.outcome.is_file() and self.rows.is_file()
+
+    def lost(self) -> set[int]:
+        """The rows of a finished ingest that are ok, but whose bytes can no longer be read where they should lie."""
+        rows = self.read_rows().select(["row", "reason", "ingest", "shard"])
+        rows = rows.filter(pc.equal(rows["reason"], ""))
+        readable: dict[tuple[str, int], bool] = {}
+        for place in zip(rows["ingest"].to_pylist(), rows["shard"].to_pylist(), strict=True):
+            if place not in readable:
+                holder = self if place[0] == OWN else RawFolder(self.root.parent / place[0])
+                readable[place] = _is_parquet(holder.shard_file(place[1]))
+        return {row["row"] for row in rows.to_pylist() if not readable[row["ingest"], row["shard"]]}
+
     def discard(self, shard: int) -> None:
         """Forget a shard, so that it is downloaded again."""
         for file in (self.stats_file(shard), self.shard_file(shard)):
@@ -121,6 +139,14 @@ class RawFolder:
             for batch in file.iter_batches(64, columns=["row", "error_message", IMAGE_COLUMN]):
                 for one in batch.to_pylist():
                     yield one["row"], one[IMAGE_COLUMN], one["error_message"] or ""
+
+
+def _is_parquet(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def account(raw: RawFolder, shard: int, expected: set[int], max_pixels: int) -> dict[int, RowState] | None:

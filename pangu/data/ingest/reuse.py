@@ -7,8 +7,12 @@ from dataclasses import replace
 import pyarrow as pa
 
 from pangu.data.ingest.raw import NO_SHARD, OWN, RawFolder, RowState
+from pangu.data.ingest.urls import requested_or_same
 
+UNASKED = frozenset({"missing_url", "bad_url", "refused_scheme"})
+"""What is told from a URL alone, so that there is no download to save."""
 BACKOFF_SECONDS: Mapping[str, float] = {
+    "bad_url": 0,  # of an earlier version, where this one asks for it
     "connection_lost": 5,
     "incomplete": 5,
     "bad_response": 15,
@@ -26,20 +30,27 @@ the server has said no, or what it sends is no image."""
 
 
 def reuse(listed: pa.Table, earlier: Iterable[RawFolder]) -> dict[int, RowState]:
-    """The state of every listed row whose URL an earlier ingest knows, the first one that has its bytes, or else its failure.
+    """The state of every listed row whose URL, as it is asked for, an earlier ingest knows: the first one that has its bytes, or
+    else its failure.
 
     earlier: finished ingests of the same dataset under the same limits, the newest first.
     """
-    wanted = dict.fromkeys(listed["url"].to_pylist())
+    urls = listed["url"].to_pylist()
+    asked = {url: requested_or_same(url) for url in urls}
+    wanted = set(asked.values())
     known: dict[str, RowState] = {}
     for raw in earlier:
+        lost = raw.lost()
         for row in raw.each_row():
-            url, before = row["url"], known.get(row["url"])
+            if row["row"] in lost or row["reason"] in UNASKED:
+                continue
+            url = asked.get(row["url"]) or requested_or_same(row["url"])
+            before = known.get(url)
             if url in wanted and (before is None or (before.reason and not row["reason"])):
                 ingest = raw.root.name if row["ingest"] == OWN else row["ingest"]
                 known[url] = RowState(row["shard"], row["reason"], row["sha256"], ingest, row["raw_row"])
-    pairs = zip(listed["row"].to_pylist(), listed["url"].to_pylist(), strict=True)
-    return {row: known[url] for row, url in pairs if url in known}
+    pairs = zip(listed["row"].to_pylist(), urls, strict=True)
+    return {row: known[asked[url]] for row, url in pairs if asked[url] in known}
 
 
 def carried(raw: RawFolder) -> dict[int, RowState]:
@@ -51,6 +62,15 @@ def carried(raw: RawFolder) -> dict[int, RowState]:
             state = replace(state, ingest=raw.root.name)
         states[row["row"]] = state
     return states
+
+
+def elsewhere(raw: RawFolder) -> dict[int, RowState]:
+    """The rows of a finished ingest of which its own shards say nothing: earlier ingests hold them, or their URL was refused."""
+    return {
+        row["row"]: RowState(row["shard"], row["reason"], row["sha256"], row["ingest"], row["raw_row"])
+        for row in raw.each_row()
+        if row["ingest"] != OWN or row["shard"] == NO_SHARD
+    }
 
 
 def waits(states: Mapping[int, RowState], tried: int) -> dict[str, float]:

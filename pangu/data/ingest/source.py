@@ -1,15 +1,31 @@
 """What a card's source lists, whatever its format, as one Arrow table of rows. Knows nothing of downloads."""
 
+import glob
 import hashlib
+import logging
+import zlib
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path, PurePath
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
-from pangu.data.card import Card
+from pangu.data.captions import MORE
+from pangu.data.card import HOME_PREFIX, Card
+from pangu.data.ingest.table_files import (
+    TEXTS,
+    UNREADABLE,
+    BadTable,
+    concat,
+    read_csv,
+    read_jsonl,
+    read_parquet,
+    text_array,
+)
 from pangu.data.table.store import file_system
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -22,13 +38,12 @@ LISTED = pa.schema(
         ("caption_zh", pa.string()),
         ("license", pa.string()),
         ("style", pa.string()),
+        *((name, TEXTS) for name in MORE.values()),  # further captions, in their order; null where there are none
     ]
 )
-READERS = {
-    ".parquet": lambda file, columns: pq.ParquetFile(file).read(columns),
-    ".csv": lambda file, columns: pyarrow.csv.read_csv(file),
-    ".jsonl": lambda file, columns: pyarrow.json.read_json(file),
-}
+COLUMNS = ("url", "caption_en", "caption_zh", "license", "style")
+log = logging.getLogger(__name__)
+READERS = {".parquet": read_parquet, ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
 MAX_CAPTION = 4000
 """Characters; a longer caption is no caption but a page, and counts as missing."""
 UNWRITTEN = r"[\s\x00-\x1f\x7f-\x9f\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{2069}\x{feff}]+"
@@ -55,20 +70,24 @@ def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
     if table.num_rows == 0:
         raise UserError(f"The table {uri} of card '{card.name}' has no rows; list at least one image URL.")
     columns = card.columns
-    text = {name: _text(card, uri, table, getattr(columns, name)) for name in LISTED.names[1:]}
-    for name in ("caption_en", "caption_zh"):
-        text[name] = _caption(text[name])
-    licence = pc.if_else(pc.equal(text["license"], ""), card.licence.name, text["license"])
-    style = pc.if_else(pc.equal(text["style"], ""), card.style or "", text["style"])
-    listed = {"row": pa.array(range(table.num_rows), pa.int64()), **text, "license": licence, "style": style}
-    return pa.table(listed, schema=LISTED)
+    listed: dict[str, Any] = {"row": pa.array(range(table.num_rows), pa.int64())}
+    for name in COLUMNS:
+        if name.startswith("caption"):
+            more = name.replace("caption", "more_captions")
+            listed[name], listed[more] = _captions(card, uri, table, getattr(columns, name))
+        else:
+            listed[name] = _text(card, uri, table, getattr(columns, name))
+    for name, otherwise in (("license", card.licence.name), ("style", card.style or "")):
+        listed[name] = pc.if_else(pc.equal(listed[name], ""), otherwise, listed[name])
+    return pa.table({name: listed[name] for name in LISTED.names}, schema=LISTED)
 
 
 def content_digest(listed: pa.Table) -> str:
     """16 hex digits that depend on the listed rows and their order, not on the file format they came in."""
-    if not pc.any(pc.not_equal(listed["style"], "")).as_py():
-        # A list without styles keeps the digest, and the downloads, that it had before there were any.
-        listed = listed.drop_columns(["style"])
+    # A list without styles, or with one caption an image, keeps the digest, and the downloads, that it had before there were any.
+    lacking = [] if pc.any(pc.not_equal(listed["style"], "")).as_py() else ["style"]
+    lacking += [name for name in MORE.values() if listed[name].null_count == listed.num_rows]
+    listed = listed.drop_columns(lacking)
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(max_chunksize=65_536):
         digest.update(repr(batch.to_pydict()).encode())
@@ -76,16 +95,22 @@ def content_digest(listed: pa.Table) -> str:
 
 
 def expand(card: Card, uri: str) -> list[str]:
-    """The files that a URI names, itself or by *, sorted.
+    """The files that a URI names, sorted: itself, by the * that the card says, or as a folder of tables (shards, Spark).
 
     Raises:
-        UserError: a pattern that matches nothing.
+        UserError: a pattern that matches nothing, or a folder without tables.
     """
-    if "*" not in uri:
-        return [uri]
+    starred = "*" in card.source and ("://" in uri or not Path(uri).exists())
     try:
-        filesystem, pattern = file_system(uri)
-        found = sorted(map(str, filesystem.glob(pattern)))
+        filesystem, path = file_system(uri)
+        if starred:
+            said = path if "://" in uri else str(PurePath(card.source.removeprefix(HOME_PREFIX)))
+            pattern = glob.escape(path.removesuffix(said)) + glob.escape(said).replace("[*]", "*")
+            found = sorted(map(str, filesystem.glob(pattern)))
+        elif not uri.startswith("http") and filesystem.isdir(path):
+            found = sorted(file for file in map(str, filesystem.find(path)) if is_table(file.removeprefix(path)))
+        else:
+            return [uri]
     except (OSError, ValueError, ImportError) as error:
         raise unreadable(card, uri, "files", error) from error
     if not found:
@@ -95,27 +120,42 @@ def expand(card: Card, uri: str) -> list[str]:
 
 
 def read_tables(card: Card, uris: Sequence[str], columns: Sequence[str]) -> pa.Table:
-    """The asked columns of several files as one table.
+    """The asked columns of several files as one table of text, or of lists of text; see `pangu.data.ingest.table_files`.
 
     Raises:
-        UserError: a file is missing or unreadable, lacks a column, or has one of another type than the file before it.
+        UserError: a file is missing or unreadable, or a column is missing, there twice, or holds no text.
     """
-    tables = [_read(card, uri, columns) for uri in uris]
-    for column in columns:
-        kinds = {uri: table.schema.field(column).type for uri, table in zip(uris, tables, strict=True)}
-        first = next(iter(kinds))
-        for uri, kind in kinds.items():
-            if kind != kinds[first] and not (pa.types.is_null(kind) or pa.types.is_null(kinds[first])):
-                raise UserError(
-                    f"Column '{column}' of {uri} (card '{card.name}') has type {kind}, but {kinds[first]} in {first}; "
-                    f"write all files with one type."
-                )
-    return pa.concat_tables(tables, promote_options="permissive")
+    wanted = list(dict.fromkeys(columns))
+    return concat([_read(card, uri, wanted) for uri in uris])
+
+
+def with_more_captions(card: Card, files: Sequence[str], table: pa.Table) -> pa.Table:
+    """Rows of the files of a dataset, with lists where it has several captions of an image; its older versions have none."""
+    for language, further in MORE.items():
+        column = f"caption_{language}"
+        if column in table.column_names and all(further in _names(file) for file in files):
+            more = read_tables(card, files, [further])[further].to_pylist()
+            pairs = zip(table[column].to_pylist(), more, strict=True)
+            texts = text_array([[first, *others] if others else first for first, others in pairs])
+            table = table.set_column(table.column_names.index(column), column, texts)
+    return table
+
+
+def _names(file: str) -> list[str]:
+    filesystem, path = file_system(file)
+    with filesystem.open(path, "rb") as source:
+        return list(pq.read_schema(source).names)
+
+
+def is_table(path: str) -> bool:
+    """Whether a file inside a folder is one of its tables: neither hidden nor a marker such as Spark's `_SUCCESS`."""
+    return suffix_of(path) is not None and not any(part.startswith((".", "_")) for part in path.split("/") if part)
 
 
 def suffix_of(uri: str) -> str | None:
     """Which kind of table a file is by its name; None if it is none."""
-    return next((suffix for suffix in READERS if uri.removesuffix(".gz").endswith(suffix)), None)
+    name = uri.lower().removesuffix(".gz")
+    return next((suffix for suffix in READERS if name.endswith(suffix)), None)
 
 
 def _read(card: Card, uri: str, columns: Sequence[str]) -> pa.Table:
@@ -123,24 +163,20 @@ def _read(card: Card, uri: str, columns: Sequence[str]) -> pa.Table:
     if suffix is None:
         raise UserError(
             f"Card '{card.name}' names the source {uri}; it must end in {', '.join(READERS)} (or .gz of it) or .tar, or be "
-            f"a folder of images."
+            f"a folder of such tables or of images."
         )
     try:
         filesystem, path = file_system(uri)
-        with filesystem.open(path, "rb", compression="gzip" if uri.endswith(".gz") else None) as file:
-            present = pq.read_schema(file).names if suffix == ".parquet" else None
-            table = READERS[suffix](file, [name for name in columns if name in present] if present else None)
+        with filesystem.open(path, "rb", compression="gzip" if uri.lower().endswith(".gz") else None) as file:
+            return READERS[suffix](file, columns)
     except FileNotFoundError as error:
         raise UserError(
             f"The table {uri} of card '{card.name}' does not exist; correct `source` or write it."
         ) from error
-    except (pa.ArrowException, OSError, ValueError, ImportError) as error:
+    except BadTable as error:
+        raise UserError(f"The table {uri} of card '{card.name}' {error}.") from error
+    except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, ImportError) as error:
         raise unreadable(card, uri, suffix, error) from error
-    for column in columns:
-        if column not in table.column_names:
-            have = ", ".join(present or table.column_names)
-            raise UserError(f"The table {uri} of card '{card.name}' has no column '{column}'; it has {have}.")
-    return table.select(list(dict.fromkeys(columns)))
 
 
 def unreadable(card: Card, uri: str, what: str, error: Exception) -> UserError:
@@ -165,7 +201,30 @@ def _text(card: Card, uri: str, table: pa.Table, column: str | None) -> pa.Chunk
         ) from error
 
 
-def _caption(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Without what no reader sees, and empty where it is too long."""
-    clean = pc.utf8_trim_whitespace(pc.replace_substring_regex(text, UNWRITTEN, " "))
-    return pc.if_else(pc.greater(pc.utf8_length(clean), MAX_CAPTION), "", clean)
+def _captions(card: Card, uri: str, table: pa.Table, column: str | None) -> tuple[pa.ChunkedArray, pa.Array]:
+    """The first caption of each row, "" where there is none, and further ones as `TEXTS`, null where there are none."""
+    if column is None or column not in table.column_names or not pa.types.is_list(table[column].type):
+        rows = np.arange(table.num_rows)
+        return _caption(card, uri, _text(card, uri, table, column), rows), pa.nulls(table.num_rows, TEXTS)
+    lists = table[column].combine_chunks()
+    texts = pc.fill_null(pc.list_flatten(lists), "")
+    clean = iter(_caption(card, uri, texts, pc.list_parent_indices(lists)).to_pylist())
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
+    found = [list(dict.fromkeys(filter(None, islice(clean, length)))) for length in lengths]
+    return pa.array([one[0] if one else "" for one in found]), pa.array([one[1:] or None for one in found], TEXTS)
+
+
+def _caption(card: Card, uri: str, texts: Any, rows: Any) -> Any:
+    """Texts without what no reader sees, and empty where they are too long or hold bytes that are no text.
+
+    rows: the number of the row of each.
+    """
+    damaged = pc.match_substring(texts, UNREADABLE)
+    if count := pc.sum(damaged).as_py():
+        log.warning(
+            "%d captions of %s (card '%s') hold bytes that are not UTF-8, or U+FFFD in their place, the first in row %d (counted "
+            "from 0); they count as missing. Write the table as UTF-8 and ingest again.",
+            count, uri, card.name, rows[pc.index(damaged, True).as_py()],
+        )  # fmt: skip
+    clean = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, UNWRITTEN, " "))
+    return pc.if_else(pc.or_(damaged, pc.greater(pc.utf8_length(clean), MAX_CAPTION)), "", clean)

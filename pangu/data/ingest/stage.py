@@ -18,12 +18,14 @@ from pydantic import Field
 from pangu.config import Frozen
 from pangu.data.card import Card
 from pangu.data.ingest.download import download
-from pangu.data.ingest.guard import EgressPolicy, Failed, origin_of
+from pangu.data.ingest.guard import EgressPolicy
 from pangu.data.ingest.local_sources import LocalImages, import_images, local_images
 from pangu.data.ingest.on_nodes import download_on_nodes
 from pangu.data.ingest.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
-from pangu.data.ingest.reuse import carried, reuse, waits
+from pangu.data.ingest.reuse import carried, elsewhere, reuse, waits
 from pangu.data.ingest.source import content_digest, read_source
+from pangu.data.ingest.table_files import UNREADABLE
+from pangu.data.ingest.urls import Failed, asked_host, origin_of, requested_or_same, requested_url
 from pangu.data.locks import only_one
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
@@ -66,10 +68,14 @@ class _Listing:
         name = self.first_id if attempt == 0 else f"{self.first_id}r{attempt}"
         return RawFolder(self.home.raw(self.card.name, name), self.card.limits.rows_per_shard)
 
+    def refused(self) -> dict[int, RowState]:
+        """The rows that are not asked for; none where images lie in files."""
+        return refuse(self.card, self.listed) if self.local is None else {}
+
     def finished(self) -> int:
         """The newest finished attempt; -1 if there is none."""
         attempt = -1
-        while self.folder(attempt + 1).outcome.is_file():
+        while self.folder(attempt + 1).is_finished:
             attempt += 1
         return attempt
 
@@ -78,7 +84,7 @@ class _Listing:
         raws = self.folder(0).root.parent
         same = [path for path in raws.glob(f"{self.first_id[:8]}*") if not path.name.startswith(self.first_id)]
         found = [RawFolder(path) for path in same]
-        done = [raw for raw in found if raw.outcome.is_file() and raw.rows.is_file()]
+        done = [raw for raw in found if raw.is_finished]
         yield from sorted(done, key=lambda raw: raw.outcome.stat().st_mtime_ns, reverse=True)
 
 
@@ -90,7 +96,8 @@ def ingest(
     wait: Callable[[float], None] = time.sleep,
     on_ray: bool = False,
 ) -> IngestOutcome:
-    """Download what the card's table lists. The same table again does nothing; an interrupted ingest continues.
+    """Download what the card's table lists. The same table again fetches only what is not here any more; an interrupted ingest
+    continues.
 
     Args:
         retry: Try rows again that failed for a reason that may pass, after waiting as long as the reason asks; successes stay.
@@ -107,9 +114,10 @@ def ingest(
     with only_one(root / "lock", f"ingest of '{card.name}'") as lock:
         done = listing.finished()
         if done < 0:
-            states = refuse(card, listing.listed) if listing.local is None else {}
             known = {} if listing.local else reuse(listing.listed, listing.earlier())
-            outcome = _attempt(listing, 0, known | states, lock, report)
+            outcome = _attempt(listing, 0, known | listing.refused(), lock, report)
+        elif lost := listing.folder(done).lost():
+            outcome = _fetch_lost(listing, done, lost, lock, report)
         else:
             outcome = IngestOutcome(**read_json(listing.folder(done).outcome)).model_copy(update={"already_done": True})
         return _retry(listing, outcome, lock, report, wait) if retry else outcome
@@ -122,7 +130,10 @@ def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: i
     raw.root.mkdir(parents=True, exist_ok=True)
     write_table(listed, raw.listed)
     tried = [row not in known for row in listed["row"].to_pylist()]
-    write_table(listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_())), raw.urls)
+    urls = listed.select(["row", "url"]).filter(pa.array(tried, pa.bool_()))
+    if listing.local is None:
+        urls = urls.set_column(1, "url", pa.array(map(requested_or_same, urls["url"].to_pylist()), pa.string()))
+    write_table(urls, raw.urls)
     if listing.local is not None:
         states = import_images(card, raw, listing.local, report)
     elif listing.on_ray:
@@ -136,12 +147,25 @@ def _attempt(listing: _Listing, number: int, known: dict[int, RowState], lock: i
     return outcome
 
 
+def _fetch_lost(listing: _Listing, done: int, lost: set[int], lock: int, report: Reporter) -> IngestOutcome:
+    """Fetch rows again whose bytes are gone: in the place where they were, or as a further try if an earlier ingest held some."""
+    known = elsewhere(listing.folder(done))
+    if not lost & known.keys():
+        # Its other shards are found, and not fetched again.
+        return _attempt(listing, done, known, lock, report)
+    states = carried(listing.folder(done))
+    shutil.rmtree(listing.folder(done + 1).root, ignore_errors=True)
+    return _attempt(listing, done + 1, {row: state for row, state in states.items() if row not in lost}, lock, report)
+
+
 def _retry(
     listing: _Listing, outcome: IngestOutcome, lock: int, report: Reporter, wait: Callable[[float], None]
 ) -> IngestOutcome:
     """Up to `limits.retry_rounds` further tries of each failure that may pass, the ones that need not wait long first."""
+    refused = listing.refused()
     for tried in range(listing.card.limits.retry_rounds):
-        states = carried(listing.folder(listing.finished()))
+        before = carried(listing.folder(listing.finished()))
+        states = {row: state for row, state in before.items() if row not in refused}
         waited = 0.0
         for reason, seconds in sorted(waits(states, tried).items(), key=lambda item: item[1]):
             wait(max(0.0, seconds - waited))
@@ -150,7 +174,7 @@ def _retry(
             # What a killed try left behind may be of other rows.
             shutil.rmtree(listing.folder(number).root, ignore_errors=True)
             states = carried(listing.folder(number - 1))
-            known = {row: state for row, state in states.items() if state.reason != reason}
+            known = {row: state for row, state in states.items() if state.reason != reason or row in refused}
             outcome = _attempt(listing, number, known, lock, report)
     return outcome
 
@@ -166,10 +190,10 @@ def _outcome(
 
 def private_origins(card: Card, listed: pa.Table) -> frozenset[tuple[str, int]]:
     """The private hosts and ports that downloads may reach: named by the table itself, and its host by the card."""
-    allowed, found = {host.lower() for host in card.limits.allow_private_hosts}, set()
+    allowed, found = {asked_host(host) for host in card.limits.allow_private_hosts}, set()
     for url in listed["url"].to_pylist() if allowed else ():
         try:
-            host, port = origin_of(url)
+            host, port = origin_of(requested_url(url))
         except Failed:
             continue
         if host in allowed:
@@ -183,6 +207,8 @@ def refuse(card: Card, listed: pa.Table) -> dict[int, RowState]:
     refused = {}
     for row, url in zip(listed["row"].to_pylist(), listed["url"].to_pylist(), strict=True):
         try:
+            if UNREADABLE in url:
+                raise Failed("bad_url")
             policy.check_url(url)
         except Failed as error:
             refused[row] = RowState(NO_SHARD, error.reason)
@@ -203,6 +229,6 @@ def require_finished(home: Home, name: str, ingest_id: str) -> RawFolder:
         UserError: there is none of that id.
     """
     raw = RawFolder(home.raw(name, ingest_id))
-    if not raw.outcome.is_file():
+    if not raw.is_finished:
         raise UserError(f"Dataset '{name}' has no finished ingest '{ingest_id}'; run `pangu ingest` with its card.")
     return raw

@@ -3,6 +3,7 @@
 Knows nothing of how rows are made.
 """
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from pangu.data.card import Card
 from pangu.data.prepare.pieces import Piece
 from pangu.data.prepare.report import write_report
 from pangu.data.prepare.select import DECIDING, Verdict, known, select
-from pangu.data.table.delta import DataFile, commit, version_of, write_part
-from pangu.data.table.rejects import REASON, rejected_folder, write_rejected
+from pangu.data.table.delta import DataFile, commit, commits_of, readable_version, write_part
+from pangu.data.table.rejects import REASON, count_rejected, rejected_folder, write_rejected
 from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore
 from pangu.errors import UserError
@@ -52,15 +53,31 @@ def lost_file(home: Home, name: str, work: str) -> Path:
     return home.dataset(name) / "work" / f"{work}.json"
 
 
-def earlier_outcome(card: Card, home: Home, key: str) -> PrepareOutcome:
-    """The outcome of a commit that took place; a run killed right after it did not write down the version."""
-    outcome = PrepareOutcome(**read_json(_outcome_file(card, home, key)))
-    version = version_of(home, card.name, key) if outcome.version < 0 else outcome.version
-    return outcome.model_copy(update={"version": version, "already_done": True})
+def earlier_outcome(card: Card, home: Home, key: str) -> PrepareOutcome | None:
+    """The outcome of a commit that took place here and can be read now; None if there is none.
+
+    A run killed right after its commit did not write down the version, and a version that was vacuumed may have been made again.
+    """
+    file, version = _outcome_file(home, card.name, key), readable_version(home, card.name, key)
+    if version is None or not file.is_file():
+        return None
+    return PrepareOutcome(**read_json(file)).model_copy(update={"version": version, "already_done": True})
 
 
-def _outcome_file(card: Card, home: Home, key: str) -> Path:
-    return home.dataset(card.name) / "outcomes" / f"{key}.json"
+def is_whole(home: Home, name: str, key: str, work: str) -> bool:
+    """Whether this home has all that the transaction `key` rejected, so that its rows can be selected from again.
+
+    Not so in another home on the same object storage, nor where somebody deleted files.
+    """
+    file, lost = _outcome_file(home, name, key), lost_file(home, name, work)
+    if not file.is_file() or not lost.is_file():
+        return False
+    dropped, before = read_json(file)["dropped"], read_json(lost)["dropped"]
+    return count_rejected(rejected_folder(home, name, key)) == sum(dropped.values()) - sum(before.values())
+
+
+def _outcome_file(home: Home, name: str, key: str) -> Path:
+    return home.dataset(name) / "outcomes" / f"{key}.json"
 
 
 def land(
@@ -79,19 +96,22 @@ def land(
     verdicts = select(card, rows, known(card, home))
     _check_usable(card, rows, verdicts, lost)
     store, rejected = TableStore.of(home, card.name), rejected_folder(home, card.name, key)
+    nth = commits_of(home, card.name, key) + 1
+    shutil.rmtree(rejected, ignore_errors=True)  # of a try that was killed, or of rows that were vacuumed
+    stem = f"part-{key}" if nth == 1 else f"part-{key}-{nth}"  # the log may still know the files of an earlier time
     files: list[DataFile] = []
     for number, piece in enumerate(pieces):
-        files += _write_piece(piece, verdicts, store, rejected, f"part-{key}-{number:05d}")
+        files += _write_piece(piece, verdicts, store, rejected, f"{stem}-{number:05d}")
         report(Progress(stage="prepare", done=number + 1, total=len(pieces), unit="shards written"))
     outcome = _outcome(card, key, files, verdicts, lost)
     page = home.dataset(card.name) / "reports" / f"{key}.html"
     write_report(page, card, outcome, lost, pieces, verdicts, rejected)
     outcome = outcome.model_copy(update={"report": str(page)})
     # Written before the commit, too: whoever finds the commit finds the counts.
-    write_json(_outcome_file(card, home, key), outcome.model_dump(mode="json"))
-    version = commit(home, card.name, key, files, facts)
+    write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
+    version = commit(home, card.name, key, files, facts, nth)
     outcome = outcome.model_copy(update={"version": version})
-    write_json(_outcome_file(card, home, key), outcome.model_dump(mode="json"))
+    write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
     return outcome
 
 

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 
 from pangu.data.table.delta import data_files
 from pangu.data.table.rejects import rejected_folder
-from pangu.data.table.schema import PARTITION, SCHEMA
+from pangu.data.table.schema import PARTITION, SCHEMA, with_nulls
+from pangu.data.table.store import unaddressed
 from pangu.data.table.versions import VersionEntry
+from pangu.errors import UserError
 from pangu.storage import Home
 
 
@@ -24,9 +26,18 @@ class Piece:
     files: tuple[tuple[str, bool | None], ...]
 
     def read(self, columns: list[str]) -> pa.Table:
-        """The asked columns of all rows, in the types of `SCHEMA`; null where a file is older than a column."""
-        parts = [self._read_file(file, upscaled, columns) for file, upscaled in self.files]
-        return pa.concat_tables(parts)
+        """The asked columns of all rows, in the types of `SCHEMA`; null where a file is older than a column.
+
+        Raises:
+            UserError: a vacuum, which another home may run, has deleted a file meanwhile.
+        """
+        try:
+            parts = [self._read_file(file, upscaled, columns) for file, upscaled in self.files]
+        except FileNotFoundError as error:
+            raise UserError(
+                f"A vacuum deleted rows while they were read ({error}); run the same command again."
+            ) from error
+        return with_nulls(pa.concat_tables(parts))
 
     def _read_file(self, file: str, upscaled: bool | None, columns: list[str]) -> pa.Table:
         with pq.ParquetFile(file) as source:
@@ -60,4 +71,4 @@ def pieces_of_version(home: Home, name: str, entry: VersionEntry) -> list[Piece]
 
 
 def _number(file: str) -> str:
-    return file.partition("?")[0].rpartition(".")[0].rpartition("-")[2]
+    return unaddressed(file).rpartition(".")[0].rpartition("-")[2]

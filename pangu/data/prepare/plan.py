@@ -1,4 +1,7 @@
-"""Which rows are made at all, before anything is decoded: those with a caption, and of equal bytes the first. Reads no image."""
+"""Which rows are made at all, before anything is decoded: those with a caption, and of equal bytes one with all their captions.
+
+Reads no image.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pangu.data.captions import LANGUAGES, MORE
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class Plan:
 
 
 def plan_rows(listed: pa.Table, describes: bool = False) -> Plan:
-    """Drop rows without any caption, then all but the first row of equal bytes, in the listing's order.
+    """Drop rows without any caption, then all but the first row of equal bytes, which gets the captions of the others.
 
     Args:
         listed: Every row of an ingest, schema `pangu.data.ingest.raw.ROWS`; failed ones are passed over.
@@ -30,6 +35,8 @@ def plan_rows(listed: pa.Table, describes: bool = False) -> Plan:
     captioned = came if describes else came.filter(pc.or_(_has_text(came["caption_en"]), _has_text(came["caption_zh"])))
     kept = captioned.take(_first_of_each(captioned["sha256"]))
     dropped = {"missing_caption": came.num_rows - captioned.num_rows, "duplicate": captioned.num_rows - kept.num_rows}
+    if kept.num_rows < captioned.num_rows:
+        kept = _with_captions_of_all(kept, captioned)
     return Plan(_by_shard(kept), Counter({reason: count for reason, count in dropped.items() if count}))
 
 
@@ -41,6 +48,26 @@ def _first_of_each(values: pa.ChunkedArray) -> np.ndarray:
     """Where each value stands for the first time, in ascending order."""
     at = pa.table({"value": values, "at": np.arange(len(values))})
     return np.sort(at.group_by("value").aggregate([("at", "min")])["at_min"].to_numpy())
+
+
+def _with_captions_of_all(kept: pa.Table, captioned: pa.Table) -> pa.Table:
+    """Rows with the captions of all rows of equal bytes, each once, in the listing's order."""
+    counts = captioned.group_by("sha256").aggregate([([], "count_all")])
+    repeated = counts.filter(pc.greater(counts["count_all"], 1))["sha256"].combine_chunks()
+    doubled = captioned.filter(pc.is_in(captioned["sha256"], repeated))
+    keys, places = doubled["sha256"].to_pylist(), pc.index_in(kept["sha256"], repeated)
+    for language in LANGUAGES:
+        first, more = f"caption_{language}", MORE[language]
+        found: dict[str, dict[str, None]] = {key: {} for key in keys}
+        for key, caption, others in zip(keys, doubled[first].to_pylist(), doubled[more].to_pylist(), strict=True):
+            found[key].update(dict.fromkeys(filter(None, [caption, *(others or ())])))
+        merged = [list(found[key]) for key in repeated.to_pylist()]
+        firsts = pa.array([texts[0] if texts else "" for texts in merged], pa.string())
+        rests = pa.array([texts[1:] or None for texts in merged], kept[more].type)
+        for name, values in ((first, firsts), (more, rests)):
+            column = pc.if_else(pc.is_valid(places), values.take(places), kept[name])
+            kept = kept.set_column(kept.column_names.index(name), kept.schema.field(name), column)
+    return kept
 
 
 def _by_shard(rows: pa.Table) -> dict[tuple[str, int], pa.Table]:

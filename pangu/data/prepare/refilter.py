@@ -2,10 +2,9 @@
 
 from pangu.data.card import Card
 from pangu.data.locks import only_preparing
-from pangu.data.prepare.landing import PrepareOutcome, earlier_outcome, land
+from pangu.data.prepare.landing import PrepareOutcome, earlier_outcome, is_whole, land
 from pangu.data.prepare.pieces import pieces_of_version
 from pangu.data.prepare.work import keys_of
-from pangu.data.table.delta import is_committed
 from pangu.data.table.versions import VersionEntry, log
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
@@ -27,8 +26,13 @@ def refilter(card: Card, home: Home, version: int, report: Reporter = silent) ->
                 f"Version {version} of '{card.name}' was made by other settings than thresholds and splits; run "
                 f"`pangu prepare {card.name} --ingest-id {ingest_id}` instead."
             )
-        if is_committed(home, card.name, key):
-            return earlier_outcome(card, home, key)
+        if (done := earlier_outcome(card, home, key)) is not None:
+            return done
+        if not is_whole(home, card.name, entry.key, work):
+            raise UserError(
+                f"What version {version} of '{card.name}' rejected is not all here: it was made in another home, or files were "
+                f"deleted; run `pangu prepare {card.name} --ingest-id {ingest_id}` instead."
+            )
         facts = {**entry.facts, "card": card.digest(), "refiltered": version}
         return land(card, home, key, pieces_of_version(home, card.name, entry), facts, report)
 

@@ -126,7 +126,7 @@ def _gallery(reason: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _figure(row: Mapping[str, Any]) -> str:
     size = f"{row['original_width']} x {row['original_height']} px"
-    caption = (row["caption_en"] or row["caption_zh"])[:80]
+    caption = (row["caption_en"] or row["caption_zh"] or "")[:80]
     return f"<figure><img alt='' src='{_thumbnail(row['image'])}'>{_safe(caption)}<br>{size}</figure>"
 
 

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 
+from pangu.data.captions import MORE
 from pangu.data.card import Card
 from pangu.data.filters import NearDuplicates, check_measured, reason_of
 from pangu.data.prepare.neighbours import Pictures, near_duplicates
@@ -18,7 +19,7 @@ from pangu.storage import Home
 
 DECIDING = [
     "key", "original_width", "original_height", "caption_en", "caption_zh", "aspect", "english", "chinese", "text_area", "nsfw",
-    "clip_score", "aesthetic", "min_timestep", "phash", "colours", "upscaled",
+    "clip_score", "aesthetic", "min_timestep", "phash", "colours", "upscaled", *MORE.values(),
 ]  # fmt: skip
 
 
@@ -82,10 +83,10 @@ def select(card: Card, facts: pa.Table, beyond: Known) -> dict[str, Verdict]:
     reasons = [reason_of(row, card.filters) for batch in facts.to_batches(65_536) for row in batch.to_pylist()]
     if card.filters.near_duplicates is not None:
         _mark_near_duplicates(card.filters.near_duplicates, facts, keys, reasons, beyond)
-    captions, shared = facts["caption_en"].to_pylist(), cache(Verdict)
+    captions, shared = zip(facts["caption_en"].to_pylist(), facts[MORE["en"]].to_pylist(), strict=True), cache(Verdict)
     return {
-        key: shared(reason, card.split_of(caption, key))
-        for key, reason, caption in zip(keys, reasons, captions, strict=True)
+        key: shared(reason, card.split_of(caption or "", key, more or ()))
+        for key, reason, (caption, more) in zip(keys, reasons, captions, strict=True)
     }
 
 

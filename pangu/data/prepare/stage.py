@@ -18,13 +18,12 @@ from pangu.data.ingest.stage import require_finished
 from pangu.data.locks import only_preparing
 from pangu.data.prepare import work as making
 from pangu.data.prepare.admission import Admitter, make_admitter
-from pangu.data.prepare.landing import Lost, PrepareOutcome, earlier_outcome, land, lost_file
+from pangu.data.prepare.landing import Lost, PrepareOutcome, earlier_outcome, is_whole, land, lost_file
 from pangu.data.prepare.pieces import Piece, pieces_of_version, pieces_of_work
 from pangu.data.prepare.plan import Plan, plan_rows
 from pangu.data.prepare.upscale import upscaler_of
 from pangu.data.prepare.work import CODE_VERSION, ShardJob, ShardWorker, keys_of, work_folder
 from pangu.data.prepare.workers import map_unordered
-from pangu.data.table.delta import is_committed
 from pangu.data.table.versions import VersionEntry, log
 from pangu.diffusion.admission import Estimator
 from pangu.errors import UserError
@@ -59,10 +58,11 @@ def prepare(
     raw = require_finished(home, card.name, ingest_id)
     key, work = keys_of(card, ingest_id)
     with only_preparing(home, card.name):
-        if is_committed(home, card.name, key):
+        done = earlier_outcome(card, home, key)
+        if done is not None:
             # A run that was killed after its commit left it.
             shutil.rmtree(work_folder(home, card.name, work), ignore_errors=True)
-            return earlier_outcome(card, home, key)
+            return done
         facts = {"card": card.digest(), "ingest_id": ingest_id, "code_version": CODE_VERSION, "work": work}
         earlier = _same_work(home, card.name, work)
         if earlier is not None:
@@ -79,7 +79,8 @@ def _same_work(home: Home, name: str, work: str) -> VersionEntry | None:
         entries = log(home, name)
     except UserError:
         return None
-    return next((entry for entry in entries if entry.readable and entry.facts.get("work") == work), None)
+    same = (entry for entry in entries if entry.readable and entry.facts.get("work") == work)
+    return next((entry for entry in same if is_whole(home, name, entry.key, work)), None)
 
 
 def _jobs(raw: RawFolder, plan: Plan) -> list[ShardJob]:
@@ -87,7 +88,7 @@ def _jobs(raw: RawFolder, plan: Plan) -> list[ShardJob]:
     for number, ((ingest, shard), rows) in enumerate(plan.rows.items()):
         source = raw if ingest == OWN else RawFolder(raw.root.parent / ingest)
         if not source.shard_file(shard).is_file():
-            raise UserError(f"The raw shard {source.shard_file(shard)} is gone; remove {raw.outcome} and ingest again.")
+            raise UserError(f"The raw shard {source.shard_file(shard)} is gone; run `pangu ingest` again.")
         jobs.append(ShardJob(number, source, shard, rows))
     return jobs
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.config import Frozen
+from pangu.data.captions import MORE
 from pangu.data.card import Card
 from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
@@ -164,7 +165,9 @@ def make_row(
     captions = listed["caption_en"], listed["caption_zh"]
     if not any(captions):
         raise BadImage("missing_caption")
-    facts = facts_of(original_hwc, *captions) | scorer.scores(original_hwc, *captions)
+    more = {name: listed.get(name) or [] for name in MORE.values()}
+    listed_captions = ([first, *others] for first, others in zip(captions, more.values(), strict=True))
+    facts = facts_of(original_hwc, *listed_captions) | scorer.scores(original_hwc, *captions)
     image_hwc, upscaler_name = original_hwc, ""
     if is_small:
         image_hwc, upscaler_name = upscale_to(original_hwc, card.upscale.target_side, upscaler)
@@ -189,6 +192,7 @@ def make_row(
         "bucket": bucket_of(width, height, card.upscale.target_side),
         "split": "train",  # decided with the thresholds
         "style": listed.get("style") or card.style,
+        **{name: texts or None for name, texts in more.items()},
     }
 
 

@@ -21,7 +21,8 @@ __all__ = ["EMPTY", "LANGUAGES", "EncodedRows", "Rows", "load_rows"]
 class Rows(Protocol):
     """What a training job needs to know of its rows, sorted by key; rows of one bucket share a preset and a shape.
 
-    keys: N content hashes; min_timestep_n, preset_n (N,) int64; styled_n (N,) bool: has captions with a style's prefix.
+    keys: N content hashes; min_timestep_n, preset_n (N,) int64; styled_n (N,) bool: has captions with a style's prefix;
+    captions_n (N,) int64: how many captions a row has in a language.
     Latents and embeddings come as float16 where they are stored, and as float32 where they are computed.
     """
 
@@ -33,6 +34,8 @@ class Rows(Protocol):
     def preset_n(self) -> Tensor: ...
     @property
     def styled_n(self) -> Tensor: ...
+    @property
+    def captions_n(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
 
@@ -48,8 +51,13 @@ class Rows(Protocol):
         """(B, 3, H, W) control images in [0, 1], in pixels of the encoded image; None unless a ControlNet is trained."""
         ...
 
-    def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """(B, S, C) token and (B, P) pooled embeddings; variant 0 en, 1 zh, 2 styled en, 3 styled zh, -1 the empty caption."""
+    def captions(
+        self, rows: Sequence[int], variants: Sequence[int], numbers: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, S, C) token and (B, P) pooled embeddings; variant 0 en, 1 zh, 2 styled en, 3 styled zh, -1 the empty caption.
+
+        numbers: Which of its captions in that language each row shows, below its `captions_n`; the first, if None.
+        """
         ...
 
 
@@ -77,6 +85,10 @@ class EncodedRows:
     def styled_n(self) -> Tensor:
         return torch.zeros(len(self), dtype=torch.bool)
 
+    @property
+    def captions_n(self) -> Tensor:
+        return torch.ones(len(self), dtype=torch.int64)
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self.latents_nchw[list(rows)].float()
 
@@ -86,7 +98,9 @@ class EncodedRows:
     def control(self, rows: Sequence[int]) -> Tensor | None:
         return None
 
-    def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def captions(
+        self, rows: Sequence[int], variants: Sequence[int], numbers: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         index, variant = torch.tensor(rows), torch.tensor(variants)
         tokens, pooled = self.tokens_lnsc[variant, index], self.pooled_lnp[variant, index]
         tokens[variant == EMPTY], pooled[variant == EMPTY] = self.empty_tokens_sc, self.empty_pooled_p

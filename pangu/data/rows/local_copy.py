@@ -20,7 +20,8 @@ from pangu.data.rows.local_cache import Column, write_table
 
 FORMAT = 1
 """Raise it whenever the local copy changes its shape."""
-FACTS = ["key", "split", "min_timestep", "preset", "original_side", "styled"]
+COUNTS = "captions"
+FACTS = ["key", "split", "min_timestep", "preset", "original_side", "styled", COUNTS]
 
 
 class LocalCopy:
@@ -60,19 +61,21 @@ class LocalCopy:
     @cached_property
     def _rows(self) -> pa.Table:
         """Key, lowest timestep, trained preset, and the row's place in each kind of column, in the files' order."""
-        tables = [pq.read_table(file, columns=FACTS) for file in self._files]
+        tables = [with_counts(pq.read_table(file, columns=_present(file))) for file in self._files]
         rows = pa.concat_tables([table.filter(pa.array(self._mask(table))) for table in tables])
         trained = np.asarray(self._data.trained, np.int64)
         preset = trained[np.asarray(rows["preset"])]
-        styled = np.asarray(rows["styled"])
+        styled, captions = np.asarray(rows["styled"]), np.asarray(rows[COUNTS], np.int64)
+        styled_captions = captions * styled
         return pa.table(
             {
                 "key": rows["key"],
                 "min_timestep": np.asarray(rows["min_timestep"], np.int64),
                 "preset": preset,
                 "slot": _count_equal(preset),
-                "text": np.arange(len(preset)),
-                "style": np.where(styled, np.cumsum(styled) - 1, -1),
+                "text": np.cumsum(captions) - captions,
+                "style": np.where(styled, np.cumsum(styled_captions) - captions, -1),
+                COUNTS: captions,
             }
         )
 
@@ -90,8 +93,9 @@ class LocalCopy:
                 columns[f"lower-{preset}"] = count, shape
             if self._data.view.control is not None:
                 columns[f"control-{preset}"] = count, (height, packed_width(width))
-        styled = int((np.asarray(self._rows["style"]) >= 0).sum())
-        for name, rows in (("", len(self)), ("styled_", styled)):
+        captions = np.asarray(self._rows[COUNTS])
+        styled = captions[np.asarray(self._rows["style"]) >= 0]
+        for name, rows in (("", int(captions.sum())), ("styled_", int(styled.sum()))):
             columns[f"{name}tokens"] = rows, (len(LANGUAGES), encoders.max_tokens, encoders.context_channels)
             columns[f"{name}pooled"] = rows, (len(LANGUAGES), encoders.pooled_channels)
         return columns
@@ -105,10 +109,22 @@ class LocalCopy:
                 for preset in np.unique(presets).tolist():
                     yield f"{kind}-{preset}", [values[i] for i in np.flatnonzero(presets == preset)]
         for kind in ("tokens", "pooled"):
-            yield kind, _in_turn([rows[f"{kind}_{language}"].to_pylist() for language in LANGUAGES])
+            size = 2 * int(np.prod(self._columns[kind][1][1:]))
+            yield kind, _in_turn([rows[f"{kind}_{language}"].to_pylist() for language in LANGUAGES], size)
             if f"{kind}_styled_en" in rows.column_names:
                 styled = [rows[f"{kind}_styled_{language}"].drop_null().to_pylist() for language in LANGUAGES]
-                yield f"styled_{kind}", _in_turn(styled)
+                yield f"styled_{kind}", _in_turn(styled, size)
+
+
+def _present(file: Path) -> list[str]:
+    return [name for name in FACTS if name in pq.read_schema(file).names]
+
+
+def with_counts(rows: pa.Table) -> pa.Table:
+    """Rows with how many captions each has in a language: one, where they were encoded before there could be more."""
+    return (
+        rows if COUNTS in rows.column_names else rows.append_column(COUNTS, pa.array([1] * rows.num_rows, pa.int32()))
+    )
 
 
 def _dtype(column: str) -> type[np.generic]:
@@ -125,6 +141,11 @@ def _count_equal(values: np.ndarray) -> np.ndarray:
     return places
 
 
-def _in_turn(lists: Sequence[list[bytes]]) -> list[bytes]:
-    """The first of each list, then the second of each, and so on."""
-    return [value for row in zip(*lists, strict=True) for value in row]
+def _in_turn(lists: Sequence[list[bytes]], size: int) -> list[bytes]:
+    """The first `size` bytes of the first value of each list, then its next, and so on with the second value."""
+    return [
+        value[start : start + size]
+        for row in zip(*lists, strict=True)
+        for start in range(0, len(row[0]), size)
+        for value in row
+    ]

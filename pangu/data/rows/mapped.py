@@ -14,7 +14,7 @@ from pangu.data.captions import EMPTY, LANGUAGES
 from pangu.data.encode.edges import control_image, unpacked
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Manifest, parts
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table, mapped
-from pangu.data.rows.local_copy import FORMAT, LocalCopy
+from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy, with_counts
 from pangu.errors import UserError
 
 
@@ -22,8 +22,9 @@ from pangu.errors import UserError
 class MappedRows:
     """`Rows` whose latents and embeddings lie in files.
 
-    slot_n: place of a row in the latents of its preset; text_n: in tokens_nvsc (N, 2, S, C) and pooled_nvp (N, 2, P); style_n: in
-    the same columns of styled captions, or -1. Half precision throughout. control_of: (N, H, bytes) packed bits.
+    slot_n: place of a row in the latents of its preset; text_n: of its first caption in tokens_nvsc (M, 2, S, C) and pooled_nvp
+    (M, 2, P), where its others follow; style_n: in the same columns of styled captions, or -1. Half precision throughout.
+    control_of: (N, H, bytes) packed bits.
     """
 
     keys: Sequence[str]
@@ -32,6 +33,7 @@ class MappedRows:
     slot_n: np.ndarray
     text_n: np.ndarray
     style_n: np.ndarray
+    count_n: np.ndarray
     latents_of: Mapping[int, np.ndarray]
     lower_of: Mapping[int, np.ndarray]
     control_of: Mapping[int, np.ndarray]
@@ -49,6 +51,10 @@ class MappedRows:
     def styled_n(self) -> Tensor:
         return torch.from_numpy(self.style_n >= 0)
 
+    @property
+    def captions_n(self) -> Tensor:
+        return torch.from_numpy(self.count_n)
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self._images(self.latents_of, rows)
 
@@ -63,14 +69,17 @@ class MappedRows:
         width = latents.shape[3] * (bits.shape[1] // latents.shape[2])
         return control_image(unpacked(bits, width))
 
-    def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def captions(
+        self, rows: Sequence[int], variants: Sequence[int], numbers: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         index, variant = np.asarray(rows), np.asarray(variants)
-        plain = self.text_n[index], variant
+        number = np.zeros_like(index) if numbers is None else np.asarray(numbers)
+        plain = self.text_n[index] + number, variant
         if (variant >= 0).all() and (variant < len(LANGUAGES)).all():
             return torch.from_numpy(self.tokens_nvsc[plain]), torch.from_numpy(self.pooled_nvp[plain])
         return (
-            self._mixed(self.tokens_nvsc, self.styled_tokens_nvsc, self.empty_tokens_sc, index, variant),
-            self._mixed(self.pooled_nvp, self.styled_pooled_nvp, self.empty_pooled_p, index, variant),
+            self._mixed(self.tokens_nvsc, self.styled_tokens_nvsc, self.empty_tokens_sc, index, variant, number),
+            self._mixed(self.pooled_nvp, self.styled_pooled_nvp, self.empty_pooled_p, index, variant, number),
         )
 
     def _images(self, columns: Mapping[int, np.ndarray], rows: Sequence[int]) -> Tensor:
@@ -80,8 +89,9 @@ class MappedRows:
         return torch.from_numpy(columns[presets[0]].take(self.slot_n[index], axis=0))
 
     def _mixed(
-        self, plain: np.ndarray, styled: np.ndarray, empty: np.ndarray, index: np.ndarray, variant: np.ndarray
-    ) -> Tensor:
+        self, plain: np.ndarray, styled: np.ndarray, empty: np.ndarray, index: np.ndarray, variant: np.ndarray,
+        number: np.ndarray,
+    ) -> Tensor:  # fmt: skip
         """The caption of each row that its variant asks for."""
         values = np.empty((len(index), *empty.shape), empty.dtype)
         values[variant == EMPTY] = empty
@@ -90,7 +100,7 @@ class MappedRows:
             (variant >= len(LANGUAGES), styled, self.style_n, len(LANGUAGES)),
         ):
             if where.any():
-                values[where] = column[places[index[where]], variant[where] - first]
+                values[where] = column[places[index[where]] + number[where], variant[where] - first]
         return torch.from_numpy(values)
 
 
@@ -108,9 +118,9 @@ def open_mapped(folder: Path, role: Role) -> MappedRows:
 
 def read_copy(copy: Path, folder: Path) -> MappedRows:
     """The rows of a finished local copy."""
-    table = map_table(copy / "rows.arrow")
+    table = with_counts(map_table(copy / "rows.arrow"))
     empty = load_file(folder / EMPTY_CAPTION_FILE)
-    numbers = {name: table[name].to_numpy() for name in ("min_timestep", "preset", "slot", "text", "style")}
+    numbers = {name: table[name].to_numpy() for name in ("min_timestep", "preset", "slot", "text", "style", COUNTS)}
     presets = sorted(set(numbers["preset"].tolist()))
     return MappedRows(
         keys=Strings(table["key"]),
@@ -119,6 +129,7 @@ def read_copy(copy: Path, folder: Path) -> MappedRows:
         slot_n=numbers["slot"],
         text_n=numbers["text"],
         style_n=numbers["style"],
+        count_n=numbers[COUNTS].astype(np.int64),
         latents_of=_columns(copy, "latents", presets),
         lower_of=_columns(copy, "lower", presets),
         control_of=_columns(copy, "control", presets),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pangu.config import Recipe, Role
-from pangu.data.captions import EMPTY, LANGUAGES, captions_of, styles_of
+from pangu.data.captions import EMPTY, LANGUAGES, all_captions_of, styles_of
 from pangu.data.encode.edges import control_image, find_edges
 from pangu.data.encode.encoded import Manifest
 from pangu.data.encode.encoders import Loaded, describe
@@ -32,6 +32,7 @@ class OnTheFlyRows:
         self.min_timestep_n = torch.tensor(table["min_timestep"].to_numpy(), dtype=torch.int64)
         self.preset_n = torch.tensor(table["preset"].to_numpy())
         self.styled_n = _in_styles(table, loaded.styles)
+        self.captions_n = torch.tensor(_counts(table), dtype=torch.int64)
         self._images, self._view, self._loaded = images, view, loaded
 
     def __len__(self) -> int:
@@ -52,13 +53,16 @@ class OnTheFlyRows:
             return None
         return control_image(np.stack([find_edges(pixels, control) for pixels in self._images.pixels(rows)]))
 
-    def captions(self, rows: Sequence[int], variants: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def captions(
+        self, rows: Sequence[int], variants: Sequence[int], numbers: Sequence[int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         table = self._images.table.take(pa.array(np.asarray(rows)))
-        plain = {language: captions_of(table, language) for language in LANGUAGES}
+        plain = {language: all_captions_of(table, language) for language in LANGUAGES}
         texts = [""] * len(rows)
         for place, (variant, style) in enumerate(zip(variants, styles_of(table), strict=True)):
             if variant != EMPTY:
-                text = plain[LANGUAGES[variant % len(LANGUAGES)]][place]
+                own = plain[LANGUAGES[variant % len(LANGUAGES)]][place]
+                text = own[(numbers[place] if numbers else 0) % len(own)]
                 styled = variant >= len(LANGUAGES)
                 texts[place] = styled_caption(text, self._loaded.styles[str(style)]) if styled else text
         tokens, pooled = embed_captions(self._loaded.towers, texts, self._loaded.max_tokens)
@@ -81,6 +85,11 @@ def open_on_the_fly(folder: Path, role: Role, recipe: Recipe, device: torch.devi
     copy = made_once(cache_folder(folder) / f"{role}-images-{FORMAT}", plan.write, plan.needed_bytes)
     threads = min(8, len(os.sched_getaffinity(0)))
     return OnTheFlyRows(Images(copy, data.view, threads), data.view, loaded)
+
+
+def _counts(table: pa.Table) -> list[int]:
+    """How many captions each row has in the language in which it has more."""
+    return [max(map(len, own)) for own in zip(*(all_captions_of(table, name) for name in LANGUAGES), strict=True)]
 
 
 def _in_styles(table: pa.Table, styles: dict[str, str]) -> Tensor:

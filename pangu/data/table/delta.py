@@ -19,8 +19,8 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pangu.config import Frozen
 from pangu.data.card import Split
-from pangu.data.table.schema import PARTITION, SCHEMA, STORED
-from pangu.data.table.store import TableStore, addressed, said_plainly
+from pangu.data.table.schema import PARTITION, SCHEMA, STORED, with_nulls
+from pangu.data.table.store import TableStore, said_plainly, unaddressed
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -50,7 +50,7 @@ def write_part(store: TableStore, stem: str, rows: pa.Table, upscaled: bool) -> 
         UserError: a column is missing, unknown or of another type, the disk is full, or the store cannot be reached.
     """
     path = f"{PARTITION}={str(upscaled).lower()}/{stem}.parquet"
-    stored = _checked(rows)
+    stored = with_nulls(_checked(rows))
     scalars = [name for name in STORED.names if name not in _NO_STATISTICS]
     size = store.write_parquet(
         path,
@@ -95,19 +95,21 @@ def _statistics(stored: pa.Table) -> str:
     )
 
 
-def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any]) -> int:
+def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any], nth: int = 1) -> int:
     """Make `files` the whole content of the dataset's next version; returns that version.
 
-    One transaction: killed at any instant, readers see the old version or the new one. The same `key` never commits
-    twice. The new version replaces the old one's rows, because a dataset is what its card's source lists now: appending
-    would double every row that both lists hold. The old version stays readable by its number. Of two writers at once
-    one is refused by the log, looks again, and lands on top of the other.
+    One transaction: killed at any instant, readers see the old version or the new one. The new version replaces the old
+    one's rows, because a dataset is what its card's source lists now: appending would double every row that both lists
+    hold. The old version stays readable by its number. Of two writers at once one is refused by the log, looks again, and
+    lands on top of the other.
+
+    The same `key` commits once for each `nth`: a higher one where rows are made again after a vacuum deleted them.
     """
     for attempt in range(COMMIT_ATTEMPTS):
-        if is_committed(home, name, key):
+        if commits_of(home, name, key) >= nth:
             break
         try:
-            _transact(home, name, key, files, facts)
+            _transact(home, name, key, files, facts, nth)
             break
         except (CommitFailedError, DeltaError):
             if attempt == COMMIT_ATTEMPTS - 1:
@@ -116,7 +118,7 @@ def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[s
     return version_of(home, name, key)
 
 
-def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any]) -> None:
+def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any], nth: int) -> None:
     store, now = TableStore.of(home, name), int(time.time() * 1000)
     actions: list[Any] = [
         AddAction(file.path, file.size, {PARTITION: str(file.upscaled).lower()}, now, True, file.statistics)
@@ -124,27 +126,44 @@ def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dic
     ]
     properties = CommitProperties(
         custom_metadata={"pangu.key": key, **{f"pangu.{fact}": str(value) for fact, value in facts.items()}},
-        app_transactions=[Transaction(key, 1)],
+        app_transactions=[Transaction(key, nth)],
     )
     schema, table = Schema.from_arrow(SCHEMA), _open(home, name)
     with said_plainly(store.uri):
         if table is None:
             create_table_with_add_actions(
-                store.uri, schema, actions, mode="error", partition_by=[PARTITION],
+                store.delta_uri, schema, actions, mode="error", partition_by=[PARTITION],
                 storage_options=store.options, commit_properties=properties,
             )  # fmt: skip
         else:
             table.create_write_transaction(actions, "overwrite", schema, [PARTITION], commit_properties=properties)
 
 
-def is_committed(home: Home, name: str, key: str) -> bool:
-    """Whether the transaction `key` has taken place."""
+def commits_of(home: Home, name: str, key: str) -> int:
+    """How often the transaction `key` has taken place; its versions may have been vacuumed since."""
     table = _open(home, name)
-    return table is not None and table.transaction_version(key) is not None
+    return (table.transaction_version(key) or 0) if table is not None else 0
+
+
+def readable_version(home: Home, name: str, key: str) -> int | None:
+    """The newest version that the transaction `key` made and whose files are all there; None if there is none."""
+    if not commits_of(home, name, key):
+        return None
+    made = [int(entry["version"]) for entry in history(home, name) if entry.get("pangu.key") == key]
+    return next((version for version in made if is_readable(home, name, version)), None)
+
+
+def is_readable(home: Home, name: str, version: int) -> bool:
+    """Whether the version can be opened and its files are there."""
+    try:
+        _check_present(name, version, _files(home, name, version))
+    except UserError:
+        return False
+    return True
 
 
 def version_of(home: Home, name: str, key: str) -> int:
-    """The version that the transaction `key` made.
+    """The newest version that the transaction `key` made.
 
     Raises:
         UserError: the log no longer tells.
@@ -192,12 +211,19 @@ def data_files(home: Home, name: str, version: int, upscaled: bool | None = None
     Raises:
         UserError: no such dataset or version, or its files were vacuumed.
     """
-    table = open_table(home, name, version)
-    wanted = None if upscaled is None else [(PARTITION, "=", str(upscaled).lower())]
-    files = sorted(addressed(file) for file in table.file_uris(file_pruning_predicate=wanted))
-    if files and version != latest_version(home, name):
+    files = _files(home, name, version, upscaled)
+    if version != latest_version(home, name):
         _check_present(name, version, files)
     return files
+
+
+def _files(home: Home, name: str, version: int, upscaled: bool | None = None) -> list[str]:
+    """What `data_files` returns, there or not."""
+    actions = pa.table(open_table(home, name, version).get_add_actions(flatten=True))
+    if upscaled is not None:
+        actions = actions.filter(pc.equal(actions[f"partition.{PARTITION}"], upscaled))
+    store = TableStore.of(home, name)
+    return sorted(store.file(path) for path in actions["path"].to_pylist())
 
 
 def files_digest(home: Home, name: str, version: int) -> str:
@@ -213,6 +239,8 @@ def files_digest(home: Home, name: str, version: int) -> str:
 
 
 def _check_present(name: str, version: int, files: list[str]) -> None:
+    if not files:
+        return
     filesystem, paths = _located(files)
     infos = (filesystem or pyarrow.fs.LocalFileSystem()).get_file_info(paths)
     if gone := [info.path for info in infos if info.type == pyarrow.fs.FileType.NotFound]:
@@ -226,8 +254,7 @@ def _located(files: list[str]) -> tuple[Any, list[str]]:
     """A filesystem (None for this machine's) and the paths on it."""
     if "://" not in files[0]:
         return None, files
-    found = [pyarrow.fs.FileSystem.from_uri(file) for file in files[:1]]
-    return found[0][0], [file.partition("://")[2].partition("?")[0] for file in files]
+    return pyarrow.fs.FileSystem.from_uri(files[0])[0], [unaddressed(file).partition("://")[2] for file in files]
 
 
 def read_rows(
@@ -263,7 +290,7 @@ def _read_partition(files: list[str], upscaled: bool, names: list[str], split: S
     rows = source.to_table(columns=needed, filter=chosen)
     rows = rows.take(pc.sort_indices(rows, [("key", "ascending")]))
     rows = rows.append_column(SCHEMA.field(PARTITION), pa.array([upscaled] * rows.num_rows, pa.bool_()))
-    return rows.select(names)
+    return with_nulls(rows.select(names))
 
 
 def open_table(home: Home, name: str, version: int | None = None) -> DeltaTable:
@@ -288,6 +315,6 @@ def _open(home: Home, name: str, version: int | None = None) -> DeltaTable | Non
     store = TableStore.of(home, name)
     try:
         with said_plainly(store.uri):
-            return DeltaTable(store.uri, version=version, storage_options=store.options)
+            return DeltaTable(store.delta_uri, version=version, storage_options=store.options)
     except TableNotFoundError:
         return None

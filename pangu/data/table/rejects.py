@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pangu.data.table.schema import SCHEMA
+from pangu.data.table.schema import SCHEMA, with_nulls
 from pangu.data.table.store import TableStore
 from pangu.storage import Home
 
@@ -35,7 +35,12 @@ def rejected_folders(home: Home, name: str, kept: Sequence[HasKey]) -> Iterator[
 
 def write_rejected(folder: Path, stem: str, rows: pa.Table) -> None:
     """Write rows (schema `REJECTED`) of one piece."""
-    TableStore(str(folder)).write_parquet(f"{stem}.parquet", rows.cast(REJECTED), compression="none")
+    TableStore(str(folder)).write_parquet(f"{stem}.parquet", with_nulls(rows).cast(REJECTED), compression="none")
+
+
+def count_rejected(folder: Path) -> int:
+    """How many rejected rows lie in the folder of a transaction."""
+    return sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
 
 
 def examples(folder: Path, count: int) -> dict[str, list[dict[str, Any]]]:

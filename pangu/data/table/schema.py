@@ -1,6 +1,9 @@
 """The columns of a dataset table: names, types and meanings. Knows nothing of files or of where rows come from."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from pangu.data.captions import MORE
 
 PARTITION = "upscaled"
 """Originals and upscaled rows never share a file."""
@@ -10,7 +13,7 @@ IMAGE = [
     ("image", pa.binary()),  # encoded: the downloaded bytes, or PNG where they had to be changed
     ("width", pa.int32()),
     ("height", pa.int32()),
-    ("caption_en", pa.string()),  # "" where there is none
+    ("caption_en", pa.string()),  # null: none
     ("caption_zh", pa.string()),
     ("source_url", pa.string()),
     ("license", pa.string()),
@@ -18,7 +21,7 @@ IMAGE = [
     ("original_height", pa.int32()),
     ("upscaled", pa.bool_()),
     ("upscale_factor", pa.float32()),  # 1 for originals
-    ("upscaler", pa.string()),  # "" for originals
+    ("upscaler", pa.string()),  # null for originals
     ("min_timestep", pa.int32()),  # the lowest t this image may train; 0 for originals
     ("bucket", pa.int32()),  # index of the resolution preset
     ("phash", pa.string()),  # 64-bit perceptual hash, hex
@@ -27,18 +30,28 @@ IMAGE = [
 ]
 SCORES = [
     ("colours", pa.binary()),  # 4 x 4 x 3 mean colours, beside phash, which sees none
-    ("caption_en_by", pa.string()),  # "" as listed, or the model that wrote it
+    ("caption_en_by", pa.string()),  # the model that wrote it; null: as listed
     ("caption_zh_by", pa.string()),
     ("aspect", pa.float32()),  # longer over shorter side
-    ("english", pa.float32()),  # probability that caption_en is English; null: none, or too short to tell
+    ("english", pa.float32()),  # probability that caption_en is English, not another language; null: none, or too short
     ("chinese", pa.float32()),  # share of caption_zh's letters that are Han; null: none
     ("text_area", pa.float32()),  # share of the image under text; null: not measured
     ("nsfw", pa.float32()),  # highest score of an exposed body part; null: not measured
     ("clip_score", pa.float32()),  # 100 max(cos, 0) of image and caption; null: not measured
     ("aesthetic", pa.float32()),  # null: not measured
 ]
-SCHEMA = pa.schema([*IMAGE, *SCORES])
+CAPTIONS = [(name, pa.list_(pa.string())) for name in MORE.values()]  # beside caption_en, caption_zh; null: none
+SCHEMA = pa.schema([*IMAGE, *SCORES, *CAPTIONS])
 """Tables from before a column was added lack it, and read as null."""
-STORED = pa.schema([field for field in SCHEMA if field.name != PARTITION])
-"""What a file holds: the partition stands in its path."""
+STORED = SCHEMA
+"""What a file holds. The partition stands in its path as well; files from before it did not say it themselves."""
 FACTS = [name for name in SCHEMA.names if name != "image"]
+
+
+def with_nulls(rows: pa.Table) -> pa.Table:
+    """The same rows, where missing text is null and never "", as it was in tables of before."""
+    for place, field in enumerate(rows.schema):
+        if field.type == pa.string():
+            empty = pc.equal(pc.binary_length(rows[field.name]), 0)
+            rows = rows.set_column(place, field, pc.if_else(empty, pa.scalar(None, field.type), rows[field.name]))
+    return rows

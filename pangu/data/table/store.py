@@ -5,6 +5,7 @@ S3 is addressed as everywhere: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID a
 
 import errno
 import os
+import re
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,13 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from pangu.data.table import links
 from pangu.errors import UserError
 from pangu.storage import Home
+
+S3 = "s3://"
+UNFIT_IN_URI = re.compile(r"[#?%\[\]^|\\]")
+"""See `links.UNFIT`; in object storage no link helps."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,29 @@ class TableStore:
     @property
     def is_local(self) -> bool:
         return "://" not in self.uri
+
+    @property
+    def delta_uri(self) -> str:
+        """What deltalake is told: the folder, a plain folder of links to it, or an encoded URI.
+
+        Raises:
+            UserError: a URI has a character that deltalake cannot take, not even encoded.
+        """
+        if not self.is_local:
+            if found := UNFIT_IN_URI.search(self.uri):
+                raise UserError(
+                    f"Delta's library takes no table at {self.uri}: its address has '{found[0]}' in it; choose another."
+                )
+            return quoted(self.uri)
+        return str(links.for_delta(Path(self.uri)))
+
+    def file(self, logged: str) -> str:
+        """The address of a data file that Delta's log names: an absolute path, or a URI that pyarrow opens.
+
+        logged: percent-encoded and relative to the table, as the protocol has it
+            (https://github.com/delta-io/delta/blob/master/PROTOCOL.md#add-file-and-remove-file).
+        """
+        return addressed(f"{self.uri}/{urllib.parse.unquote(logged)}")
 
     @property
     def options(self) -> dict[str, str] | None:
@@ -96,25 +125,42 @@ class TableStore:
         return f"{self.uri.partition('://')[2]}/{path}"
 
 
+def quoted(uri: str) -> str:
+    """An S3 URI with its path percent-encoded; whatever is not in S3 stays as it is.
+
+    uri: s3://BUCKET/PATH as a person writes it, nothing in it encoded.
+    """
+    return S3 + urllib.parse.quote(uri.removeprefix(S3)) if uri.startswith(S3) else uri
+
+
 def addressed(uri: str) -> str:
-    """A URI that pyarrow opens by itself: S3 ones carry the endpoint that the environment names."""
+    """A path, or a URI that pyarrow opens by itself: S3 ones are encoded and carry the endpoint that the environment names."""
     endpoint = urllib.parse.urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
-    if not uri.startswith("s3://") or not endpoint.netloc:
-        return uri
+    if not uri.startswith(S3) or not endpoint.netloc:
+        return quoted(uri)
     options = {"endpoint_override": endpoint.netloc, "scheme": endpoint.scheme}
     if region := os.environ.get("AWS_REGION"):
         options["region"] = region
-    return f"{uri}?{urllib.parse.urlencode(options)}"
+    return f"{quoted(uri)}?{urllib.parse.urlencode(options)}"
+
+
+def unaddressed(address: str) -> str:
+    """What `addressed` was given: a path is one already, whatever characters it has."""
+    if not address.startswith(S3):
+        return address
+    return urllib.parse.unquote(address.partition("?")[0])
 
 
 def file_system(uri: str) -> tuple[Any, str]:
     """The fsspec file system of any URI, and the path on it; S3 by Arrow, at the endpoint of the environment."""
-    if not uri.startswith("s3://"):
+    if "://" not in uri:
+        return fsspec.filesystem("file"), uri  # fsspec itself would take '::' in a path for two file systems
+    if not uri.startswith(S3):
         return fsspec.core.url_to_fs(uri)
     from fsspec.implementations.arrow import ArrowFSWrapper
 
-    path = uri.removeprefix("s3://")
-    return ArrowFSWrapper(pyarrow.fs.FileSystem.from_uri(addressed("s3://" + path.partition("*")[0]))[0]), path
+    path = uri.removeprefix(S3)
+    return ArrowFSWrapper(pyarrow.fs.FileSystem.from_uri(addressed(S3 + path.partition("*")[0]))[0]), path
 
 
 @contextmanager

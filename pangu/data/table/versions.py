@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pangu.config import Frozen
 from pangu.data.locks import only_preparing
-from pangu.data.table.delta import data_files, history, latest_version, open_table, read_rows
+from pangu.data.table.delta import data_files, history, is_readable, latest_version, open_table, read_rows
 from pangu.data.table.rejects import rejected_folders
 from pangu.data.table.schema import FACTS
 from pangu.data.table.store import TableStore, said_plainly
@@ -21,6 +21,8 @@ from pangu.errors import UserError
 from pangu.storage import Home
 
 EXAMPLES = 5
+UNFINISHED_HOURS = 7 * 24
+"""So long a prepare of another home may take from its first file of the table to its commit; Delta's own default."""
 
 
 class VersionEntry(Frozen):
@@ -72,7 +74,7 @@ def log(home: Home, name: str) -> list[VersionEntry]:
                 at=at.isoformat(timespec="seconds"),
                 key=facts.pop("key", ""),
                 facts=facts,
-                readable=_is_readable(home, name, version),
+                readable=is_readable(home, name, version),
             )
         )
     return entries
@@ -86,14 +88,6 @@ def key_of(home: Home, name: str, version: int) -> str:
         )
     except UserError:
         return ""
-
-
-def _is_readable(home: Home, name: str, version: int) -> bool:
-    try:
-        data_files(home, name, version)
-    except UserError:
-        return False
-    return True
 
 
 def entry_of(home: Home, name: str, version: int) -> VersionEntry:
@@ -169,29 +163,48 @@ def _changed(before: pa.Table, after: pa.Table) -> tuple[dict[str, int], dict[st
     ours, theirs = before.filter(both), after.take(at.filter(both))
     changed, examples = {}, {}
     for column in FACTS:
-        same = pc.fill_null(pc.equal(ours[column], theirs[column]), False)
-        same = pc.or_(same, pc.and_(pc.is_null(ours[column]), pc.is_null(theirs[column])))
+        mine, other = _comparable(ours[column]), _comparable(theirs[column])
+        same = pc.fill_null(pc.equal(mine, other), False)
+        same = pc.or_(same, pc.and_(pc.is_null(mine), pc.is_null(other)))
         if differing := ours.num_rows - (pc.sum(same).as_py() or 0):
             changed[column] = differing
             examples[column] = tuple(ours.filter(pc.invert(same))["source_url"].slice(0, EXAMPLES).to_pylist())
     return changed, examples
 
 
-def vacuum(home: Home, name: str, keep: int, dry_run: bool) -> list[str]:
+def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column that can be compared; Arrow compares no lists."""
+    return pc.binary_join(column, "\n") if pa.types.is_list(column.type) else column
+
+
+def vacuum(home: Home, name: str, keep: int, dry_run: bool, unfinished_hours: int = UNFINISHED_HOURS) -> list[str]:
     """Delete the files that none of the newest `keep` versions holds, of the table and of what those versions rejected.
+
+    Files that no version ever held were left by a prepare that was killed, or belong to one that is under way. The lock tells
+    them apart where tables lie in the home. Elsewhere another home may be preparing, so only those go that are older than
+    `unfinished_hours`.
 
     Returns:
         The files that are deleted, or would be.
     """
-    store = TableStore.of(home, name)
     with only_preparing(home, name):
         kept = [entry for entry in log(home, name) if entry.readable][:keep]
-        with said_plainly(store.uri):
-            gone = open_table(home, name).vacuum(
-                retention_hours=0, dry_run=dry_run, enforce_retention_duration=False, full=True,
-                keep_versions=[entry.version for entry in kept],
-            )  # fmt: skip
+        versions = [entry.version for entry in kept]
+        if home.tables:
+            gone = _vacuum(home, name, versions, dry_run, full=False, hours=0)
+            gone |= _vacuum(home, name, versions, dry_run, full=True, hours=unfinished_hours)
+        else:
+            gone = _vacuum(home, name, versions, dry_run, full=True, hours=0)
         rejected = [file for folder in rejected_folders(home, name, kept) for file in sorted(folder.glob("*.parquet"))]
         for file in () if dry_run else rejected:
             file.unlink()
-    return [*gone, *map(str, rejected)]
+    return [*sorted(gone), *map(str, rejected)]
+
+
+def _vacuum(home: Home, name: str, kept: list[int], dry_run: bool, full: bool, hours: int) -> set[str]:
+    """One run of Delta's own vacuum: of files that versions held, or with `full` also of those that none ever did."""
+    with said_plainly(TableStore.of(home, name).uri):
+        gone = open_table(home, name).vacuum(
+            retention_hours=hours, dry_run=dry_run, enforce_retention_duration=False, full=full, keep_versions=kept
+        )
+    return set(gone)

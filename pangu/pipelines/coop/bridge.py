@@ -4,6 +4,7 @@ Only clean estimates cross it. Resizing noisy samples would correlate neighbouri
 an autoencoder and a size need no bridge.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn.functional import interpolate, mse_loss
 
 from pangu.data.prepare.upscale import make_upscaler, resize, upscale_to
 from pangu.errors import UserError
+from pangu.models.autoencoders import check_finite
 from pangu.models.hashing import architecture
 from pangu.pipelines.coop.family import Family
 
@@ -68,7 +70,9 @@ class Bridge:
     def _cross(self, clean_bchw: Tensor, start: Side, end: Side) -> Tensor:
         if self.shared:
             return clean_bchw
-        crossed = end.latents(resize_pixels(start.pixels(clean_bchw), end.size, self.upsample))
+        pixels = start.pixels(clean_bchw)
+        check_finite(pixels, clean_bchw)
+        crossed = end.latents(resize_pixels(pixels, end.size, self.upsample))
         return crossed.to(end.family.device)
 
 
@@ -112,8 +116,18 @@ def same_autoencoder(one: Any, other: Any) -> bool:
         return True
     if type(one) is not type(other) or architecture(one.config) != architecture(other.config):
         return False
-    theirs = other.state_dict()
-    return all(torch.equal(weight.cpu(), theirs[name].cpu()) for name, weight in one.state_dict().items())
+    ours, theirs = _weights(one), _weights(other)
+    return all(torch.equal(weight.cpu(), theirs[name].cpu()) for name, weight in ours.items())
+
+
+def _weights(model: Any) -> dict[str, Tensor]:
+    """The weights of a model, also of one whose layers wait elsewhere (meta tensors) because it is offloaded."""
+    weights: dict[str, Tensor] = model.state_dict()
+    if any(weight.is_meta for weight in weights.values()):
+        from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+        weights = get_state_dict_offloaded_model(model)
+    return weights
 
 
 def resize_pixels(pixels_bchw: Tensor, size: tuple[int, int], how: str | None) -> Tensor:
@@ -164,6 +178,18 @@ def roundtrip_error(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
         to_main=_seen_through(bridge.partner, there, bridge.main, bridge.to_main(there), bridge.upsample),
         to_partner=_seen_through(bridge.main, here, bridge.partner, bridge.to_partner(here), bridge.upsample),
     )
+
+
+def checked_roundtrip(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
+    """`roundtrip_error`, with a warning where the bridge loses too much."""
+    found = roundtrip_error(bridge, pixels_bchw)
+    if found.worst < WORST_ROUNDTRIP_DB:
+        warnings.warn(
+            f"The bridge to {bridge.partner.family.name} keeps only {found.worst:.1f} dB of these pictures, where "
+            f"{WORST_ROUNDTRIP_DB:g} dB are fair; details it draws will not arrive.",
+            stacklevel=3,
+        )
+    return found
 
 
 def _seen_through(start: Side, clean: Tensor, end: Side, crossed: Tensor, upsample: str | None) -> float:

@@ -1,7 +1,7 @@
 """From a checked request to a cooperation that can run or be counted: bridges, conditions, masks, timetable, first noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -71,7 +71,7 @@ def cooperation(models: Models, request: Request, sampler: Sampler, first: int, 
     learned = sampler.scheduler.config.get("variance_type") in ("learned", "learned_range")
     calls = timetable([sampler.step_of(call) for call in range(sampler.calls)], seated, first, main_always=learned)
     models.main.check_extra(request.extra)
-    condition = models.main.condition(request.of_main())
+    condition = replace(models.main.condition(request.of_main()), guidance_rescale=request.guidance_rescale)
     guests = [
         _guest(family, partner, bridge, request)
         for family, partner, bridge in zip(models.partners, request.partners, found, strict=True)
@@ -92,7 +92,8 @@ def cooperation(models: Models, request: Request, sampler: Sampler, first: int, 
 def _guest(family: Family, partner: Partner, bridge: Bridge, request: Request) -> Guest:
     family.check_extra(partner.extra)
     side = bridge.partner
-    condition = family.condition(request.of_partner(partner, family.name, side.height, side.width))
+    asked = request.of_partner(partner, family.name, side.height, side.width)
+    condition = replace(family.condition(asked), guidance_rescale=request.guidance_rescale)
     guest = Guest(family, condition, bridge)
     if partner.mask is not None:
         main = bridge.main

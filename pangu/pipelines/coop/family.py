@@ -4,22 +4,30 @@ A family is one small adapter around a diffusers pipeline: its condition, one gu
 way between its latents and pixels. Owns no loop and no fusion.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pangu.diffusion.guidance import classifier_free_guidance
+from pangu.diffusion.guidance import classifier_free_guidance, rescaled_guidance
 from pangu.errors import UserError
+from pangu.models.schedulers import copied
+from pangu.pipelines.callbacks import of_shape
 from pangu.pipelines.coop.levels import Sampler, TrainedLevels, trained_levels
+from pangu.pipelines.schedules import check_falling, set_timesteps
 
 Tensors = dict[str, Any]
 """Tensors, or lists and dictionaries of them, whose first dimension is the batch."""
+
+
+EMBEDS = {"prompt_embeds": "tokens", "add_text_embeds": "pooled", "add_time_ids": "numbers"}
+"""What callbacks call the tensors of a condition."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,18 @@ class Condition:
     guidance_scale: float
     batched: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    guidance_rescale: float = 0.0
 
     @property
     def calls(self) -> int:
         """Calls of the network for one prediction."""
         return 2 if self.guided and not self.batched else 1
+
+    def prompts_alone(self) -> "Condition":
+        """The same without its negative prompts."""
+        if not self.guided:
+            return self
+        return replace(self, tensors=tree_map(lambda tensor: tensor.chunk(2)[1], self.tensors), guided=False)
 
 
 class Family(ABC):
@@ -129,6 +144,12 @@ class Family(ABC):
         return [part for part in parts if part is not None]
 
     @property
+    def denoisers(self) -> list[Any]:
+        """The networks that predict; ControlNets only help them."""
+        controlnet = getattr(self.pipe, "controlnet", None)
+        return [part for part in self.networks if part is not controlnet]
+
+    @property
     def channels(self) -> int:
         """Of the latents."""
         return int(self.network.config.in_channels)
@@ -166,15 +187,57 @@ class Family(ABC):
     def latent_size(self, height: int, width: int) -> tuple[int, int]:
         return height // self.pixels_per_latent, width // self.pixels_per_latent
 
-    def sampler(self, steps: int, height: int, width: int) -> Sampler:
-        """A fresh scheduler of this model's own kind over `steps` steps; the pipeline's stays as it is."""
-        scheduler = type(self.pipe.scheduler).from_config(self.pipe.scheduler.config)
-        scheduler.set_timesteps(steps, device=self.device, **self.timestep_arguments(steps, height, width))
+    def sampler(
+        self,
+        steps: int,
+        height: int,
+        width: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> Sampler:
+        """A fresh scheduler of this model's own kind over `steps` steps, or over a given schedule; the pipeline's stays as it is.
+
+        Raises:
+            UserError: the scheduler takes no such schedule.
+        """
+        scheduler = copied(self.pipe.scheduler)
+        arguments = self.timestep_arguments(steps, height, width)
+        set_timesteps(scheduler, steps, self.device, timesteps, sigmas, arguments)
+        if timesteps is not None or sigmas is not None:
+            check_falling(scheduler.timesteps)
+            steps = math.ceil(len(scheduler.timesteps) / getattr(scheduler, "order", 1))
         return Sampler(scheduler, steps, self.name)
 
     def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:
         """What `set_timesteps` of this family takes beside the number of steps."""
         return {}
+
+    def embeds(self, condition: Condition) -> dict[str, Tensor]:
+        """What a callback may see of the condition, by the names and in the layout of diffusers' Stable Diffusion XL."""
+        return {name: condition.tensors[key] for name, key in EMBEDS.items() if key in condition.tensors}
+
+    def with_embeds(self, condition: Condition, answer: Mapping[str, Any]) -> Condition:
+        """The condition with what a callback returned; half of the rows are those of the prompts alone.
+
+        Raises:
+            UserError: a tensor of another shape.
+        """
+        given = {key: answer[name] for name, key in EMBEDS.items() if name in answer and key in condition.tensors}
+        if any(2 * len(tensor) == len(condition.tensors[key]) for key, tensor in given.items()):
+            condition = condition.prompts_alone()
+        for key, tensor in given.items():
+            of_shape(f"{key} of {self.name}", tensor, tuple(condition.tensors[key].shape))
+        return replace(condition, tensors=condition.tensors | given)
+
+    def reguided(self, condition: Condition, scale: float) -> Condition:
+        """The condition under another guidance scale; at most 1 means the prompts alone.
+
+        Raises:
+            UserError: the call began without negative prompts.
+        """
+        if scale > 1 and not condition.guided:
+            raise UserError(f"{self.name} was asked without guidance, which can not be switched on under way.")
+        return replace(condition if scale > 1 else condition.prompts_alone(), guidance_scale=scale)
 
     def predict(self, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The guided answer of the network, float32, at a timestep that need not be an index.
@@ -191,6 +254,7 @@ class Family(ABC):
         null, conditional = both
         kept = noisy_bchw.shape[1]
         guided = classifier_free_guidance(null[:, :kept], conditional[:, :kept], condition.guidance_scale)
+        guided = rescaled_guidance(guided, conditional[:, :kept], condition.guidance_rescale)
         return torch.cat([guided, conditional[:, kept:]], dim=1) if conditional.shape[1] > kept else guided
 
     def _answer(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
@@ -210,33 +274,6 @@ class Family(ABC):
         finally:
             for part in self.networks:
                 part.to("cpu")
-
-
-def check_images(image: Any, height: int, width: int, who: str, what: str) -> None:
-    """Raises UserError if an image, or one of a batch, is not exactly height x width: nothing is silently resized."""
-    found = image_size(image)
-    if found is None:
-        raise UserError(
-            f"{who}: {what} must be a PIL image, an array, a tensor, or a list of them, not {type(image).__name__}."
-        )
-    if found != (height, width):
-        raise UserError(
-            f"{who}: {what} is {found[0]}x{found[1]} (height x width), but {height}x{width} is drawn; resize it first."
-        )
-
-
-def image_size(image: Any) -> tuple[int, int] | None:
-    """(height, width) of a PIL image, an array with channels last, a tensor with channels first, or a list of them."""
-    if isinstance(image, (list, tuple)):
-        sizes = {image_size(entry) for entry in image}
-        return sizes.pop() if len(sizes) == 1 else None
-    if isinstance(image, Tensor) and image.ndim in (3, 4):
-        return int(image.shape[-2]), int(image.shape[-1])
-    if hasattr(image, "ndim") and hasattr(image, "shape") and image.ndim in (3, 4):
-        return int(image.shape[-3]), int(image.shape[-2])
-    if hasattr(image, "size") and isinstance(image.size, tuple):
-        return image.size[1], image.size[0]
-    return None
 
 
 def check_parts(family: Family) -> None:

@@ -17,6 +17,8 @@ from pangu.errors import UserError
 
 QUIETEST = 1e-12
 """Least alpha_bar in a table: schedules of zero terminal SNR end at exactly 0, which has no logarithm."""
+PURE_NOISE = (0.0, 2.0**-24)
+"""The last alpha_bar of zero terminal SNR; diffusers' schedulers of sigmas keep it at the second, to have a logarithm."""
 
 
 class TrainedLevels(Protocol):
@@ -105,6 +107,11 @@ def trained_levels(scheduler: Any, who: str) -> TrainedLevels:
     if table is None:
         raise UserError(
             f"{who} has a {type(scheduler).__name__}, which has no table of noise levels to meet others at."
+        )
+    if prediction.kind == "epsilon" and float(table[-1]) in PURE_NOISE:
+        raise UserError(
+            f"{who} has a {type(scheduler).__name__} whose last noise level is pure noise, where predicted epsilon says nothing "
+            f"of the image; take v_prediction, or a scheduler without rescale_betas_zero_snr."
         )
     return TableLevels(prediction, tuple(table.tolist()))
 

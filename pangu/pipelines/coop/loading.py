@@ -27,24 +27,29 @@ CONTROLLED: dict[type, type] = {
 }
 
 
-def load_pipeline(source: Any, controlnet: Any = None, dtype: torch.dtype | None = None) -> Any:
+def load_pipeline(
+    source: Any, controlnet: Any = None, dtype: torch.dtype | None = None, variant: str | None = None
+) -> Any:
     """The pipeline at `source`, with ControlNet(s) where given; a pipeline in memory is taken as it is.
+
+    variant: of the weight files, such as "fp16", as diffusers names them.
 
     Raises:
         UserError: nothing loadable is there, or ControlNets are asked for on a model that has none.
     """
     if isinstance(source, (str, Path)):
-        source = _load(str(source), dtype)
+        source = _load(str(source), dtype, variant)
     return source if controlnet is None else _controlled(source, controlnet, dtype)
 
 
-def _load(source: str, dtype: torch.dtype | None) -> Any:
+def _load(source: str, dtype: torch.dtype | None, variant: str | None) -> Any:
     place = locate(source, "pair")
     index = read_config(place, "model_index.json")
     if index is None:
         raise UserError(f"{source} has no model_index.json; give a folder or hub id of a diffusers pipeline.")
     cls = OWN.get(str(index.get("_class_name")), DiffusionPipeline)
-    arguments: dict[str, Any] = {} if dtype is None else {"torch_dtype": dtype}
+    given = {"torch_dtype": dtype, "variant": variant}
+    arguments: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
         return cls.from_pretrained(place, use_safetensors=True, **arguments)
     except (OSError, AttributeError, ValueError) as error:
@@ -63,7 +68,7 @@ def _controlled(pipe: Any, controlnet: Any, dtype: torch.dtype | None) -> Any:
         raise UserError(f"A SingleStage takes one ControlNet, not {len(several)}.")
     nets = []
     for source in several:
-        net = _load_controlnet(source, dtype or pipe.dtype).to(pipe.device)
+        net = _load_controlnet(source, dtype or pipe.dtype).to(pipe._execution_device)
         _check_fits(net, source, pipe)
         nets.append(net)
     parts = {name: part for name, part in pipe.components.items() if name != "controlnet"}

@@ -32,6 +32,9 @@ class Request:
     conditioning_scale: float | list[float] = 1.0
     extra: Mapping[str, Any] = field(default_factory=dict)
     batched_guidance: bool = True
+    guidance_rescale: float = 0.0
+    timesteps: Sequence[float] | None = None
+    sigmas: Sequence[float] | None = None
 
     @property
     def images(self) -> int:

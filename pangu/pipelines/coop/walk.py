@@ -73,7 +73,7 @@ class Cooperation:
     latents_bchw: z, (B, C, h, w) float32 in the scale of the main's sampler.
     calls:        the timetable; entry 0 is the call `first`.
     generators:   one noise source per image, one for all, or None.
-    on_call:      called after each call; may replace the latents.
+    on_call:      called after each call; may replace the latents, or set `stopped`, after which no call follows.
     """
 
     side: Side
@@ -85,6 +85,7 @@ class Cooperation:
     generators: Generators = None
     first: int = 0
     on_call: Callable[["Cooperation"], None] | None = None
+    stopped: bool = False
     pristine: Any = field(init=False)
     """The scheduler before its first step, from which a guest's copy is made."""
     clean_bchw: Tensor | None = field(init=False, default=None)
@@ -106,7 +107,9 @@ class Cooperation:
     def run(self, until: int | None = None) -> Tensor:
         """Walk on to the call `until`, or to the end, and return z there."""
         until = self.sampler.calls if until is None else until
-        while self.sampler.at < until:
+        for _ in range(self.sampler.at, until):
+            if self.stopped:
+                break
             self._advance()
             if self.on_call is not None:
                 self.on_call(self)

@@ -1,15 +1,17 @@
-"""After each call: the progress bar moves, and the user's callback may replace latents, as in diffusers."""
+"""After each call: the progress bar moves, and the user's callback may replace tensors and guidance, as in diffusers."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from pangu.pipelines import inputs
+from pangu.errors import UserError
+from pangu.pipelines import callbacks, inputs
 from pangu.pipelines.coop.walk import Cooperation
 
-OFFERED = ("latents", "partner_latents", "clean_latents")
-"""What a callback may ask for; the latents of a partner are None while it has none of its own.
+OFFERED = (*callbacks.TENSORS, "partner_latents", "clean_latents")
+"""What a callback may ask for; embeddings are the main model's, where it has such ones, and follow `pangu.pipelines.callbacks`.
 
-`clean_latents` are z0_hat of the call, in which all have taken part: what would be drawn if the sampler stopped there.
+The latents of a partner are None while it has none of its own. `clean_latents` are z0_hat of the call, in which all have taken
+part: what would be drawn if the sampler stopped there.
 """
 
 
@@ -18,20 +20,30 @@ class Watch:
 
     def __init__(self, pipe: Any, bar: Any, callback: inputs.Callback | None, names: Sequence[str]) -> None:
         self.pipe, self.bar, self.callback, self.names = pipe, bar, callback, names
+        self.scale = pipe.guidance_scale
 
     def __call__(self, cooperation: Cooperation) -> None:
         self.bar.update()
-        if self.callback is None:
-            return
+        if self.callback is not None:
+            self._call_back(cooperation, self.callback)
+        if self.pipe.guidance_scale != self.scale:
+            self.scale = self.pipe.guidance_scale
+            cooperation.condition = cooperation.family.reguided(cooperation.condition, self.scale)
+        cooperation.stopped = self.pipe.interrupt
+
+    def _call_back(self, cooperation: Cooperation, callback: inputs.Callback) -> None:
         done = cooperation.sampler.at - 1
         offered = {
             "latents": cooperation.latents_bchw,
             "partner_latents": [guest.latents_bchw for guest in cooperation.guests],
             "clean_latents": cooperation.clean_bchw,
-        }
+        } | cooperation.family.embeds(cooperation.condition)
+        lacking = [name for name in self.names if name not in offered]
+        if lacking:
+            raise UserError(f"{cooperation.family.name} is told no {lacking[0]}; a callback can not ask for it.")
         asked = {name: offered[name] for name in self.names}
-        timestep = cooperation.sampler.scheduler.timesteps[done]
-        changed = self.callback(self.pipe, done, timestep, asked) or {}
-        cooperation.latents_bchw = changed.get("latents", cooperation.latents_bchw)
-        for guest, latents in zip(cooperation.guests, changed.get("partner_latents", ()), strict=False):
+        answer = callback(self.pipe, done, cooperation.sampler.scheduler.timesteps[done], asked) or {}
+        cooperation.latents_bchw = answer.get("latents", cooperation.latents_bchw)
+        for guest, latents in zip(cooperation.guests, answer.get("partner_latents", ()), strict=False):
             guest.latents_bchw = latents
+        cooperation.condition = cooperation.family.with_embeds(cooperation.condition, answer)

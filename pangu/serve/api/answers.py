@@ -2,12 +2,15 @@
 
 import base64
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any, Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
 from pangu.serve.api.requests import ImageRequest, OutputFormat
-from pangu.serve.drawing.messages import Job, Partial, Pictures
+from pangu.serve.drawing.messages import Job, Partial, Pictures, Unread
 from pangu.serve.errors import ErrorDetail, withheld
 
 Kind = Literal["image_generation", "image_edit"]
@@ -31,14 +34,30 @@ class ImageData(BaseModel):
     seed: int
 
 
+class UnreadText(BaseModel):
+    """The end of a text that a text encoder did not read: it takes `max_tokens` tokens, and the text has `tokens`."""
+
+    param: str = Field(description="The field of the request; 'style.NAME' is the prompt behind the prefix of a style")
+    encoder: str
+    text: str
+    tokens: int
+    max_tokens: int
+
+
 class Facts(BaseModel):
     """What PanGu says about every answer, beside what OpenAI defines."""
 
     release: ReleaseName
     seed: int
     scheduler: str
-    num_inference_steps: int
-    guidance_scale: float
+    num_inference_steps: int = Field(description="Of the request; its texture part may have its own, see `request`")
+    guidance_scale: float = Field(description="Of the request; its texture part may have its own, see `request`")
+    steps: dict[str, int] = Field(description="Steps that each half took")
+    request: dict[str, Any] = Field(
+        description="The body that draws the same images again; files have to be sent along"
+    )
+    unread: list[UnreadText] = Field([], description="Text that was cut off because the encoders read no further")
+    warnings: list[str] = Field([], description="Fields that were accepted and changed nothing, and other sizes")
     structure_cached: bool = Field(description="The structure half was found in the cache")
     partners: list[str] = Field(description="Who drew along")
     seconds: dict[str, float] = Field(description="Wall-clock seconds per stage")
@@ -55,39 +74,58 @@ class ImageResponse(Facts):
     size: str = Field(description="WIDTHxHEIGHT in pixels")
 
 
-def facts_of(job: Job, pictures: Pictures) -> Facts:
-    release = pictures.release
+def facts_of(asked: ImageRequest, job: Job, pictures: Pictures) -> Facts:
+    release, request = pictures.release, dict(pictures.request)
     return Facts(
         release=ReleaseName.model_validate(release.model_dump(include=set(ReleaseName.model_fields))),
         seed=job.seed,
         scheduler=pictures.scheduler,
-        num_inference_steps=pictures.steps,
-        guidance_scale=pictures.guidance_scale,
+        num_inference_steps=request["num_inference_steps"],
+        guidance_scale=request["guidance_scale"],
+        steps=dict(pictures.role_steps),
+        request=request,
+        unread=[UnreadText(**asdict(each)) for each in pictures.unread],
+        warnings=asked.warnings + _other_size(asked, pictures),
         structure_cached=pictures.cached,
         partners=list(pictures.partners),
         seconds={stage: round(value, 4) for stage, value in pictures.seconds.items()},
     )
 
 
-def answer_of(asked: ImageRequest, job: Job, pictures: Pictures) -> ImageResponse:
-    """OpenAI's answer to a drawn request."""
+def _other_size(asked: ImageRequest, pictures: Pictures) -> list[str]:
+    drawn = size_of(pictures)
+    if asked.size in ("auto", drawn):
+        return []
+    return [f"size {asked.size} is not drawn here; the nearest one is, {drawn}."]
+
+
+def header_of(unread: Iterable[Unread]) -> dict[str, str]:
+    """`X-PanGu-Unread: prompt=21, texture.prompt=3`: characters of each field that an encoder did not read; none if all was."""
+    longest: dict[str, int] = {}
+    for each in unread:
+        longest[each.param] = max(longest.get(each.param, 0), len(each.text))
+    text = ", ".join(f"{quote(param)}={count}" for param, count in longest.items())
+    return {"X-PanGu-Unread": text} if text else {}
+
+
+def answer_of(asked: ImageRequest, job: Job, pictures: Pictures, url_of: Callable[[bytes, str], str]) -> ImageResponse:
+    """OpenAI's answer to a drawn request. url_of: (file, format) -> where it can be fetched."""
     data = []
     for index, file in enumerate(pictures.files):
         if file is None:
             data.append(ImageData(error=withheld().body.error, seed=job.seed_of(index)))
             continue
-        text = base64.b64encode(file).decode()
-        if asked.response_format == "url":
-            data.append(ImageData(url=f"data:image/{asked.output_format};base64,{text}", seed=job.seed_of(index)))
+        if asked.as_url:
+            data.append(ImageData(url=url_of(file, asked.output_format), seed=job.seed_of(index)))
         else:
-            data.append(ImageData(b64_json=text, seed=job.seed_of(index)))
+            data.append(ImageData(b64_json=base64.b64encode(file).decode(), seed=job.seed_of(index)))
     return ImageResponse(
         created=int(time.time()),
         data=data,
         output_format=asked.output_format,
         quality=asked.quality,
         size=size_of(pictures),
-        **facts_of(job, pictures).model_dump(),
+        **facts_of(asked, job, pictures).model_dump(),
     )
 
 
@@ -113,9 +151,10 @@ def events_of(kind: Kind, asked: ImageRequest, job: Job, message: Partial | Pict
             "type": f"{kind}.partial_image",
             "partial_image_index": message.index,
             "size": asked.size,
+            **({"unread": [asdict(each) for each in message.unread]} if message.unread else {}),
         }
     else:
-        own = {"type": f"{kind}.completed", "size": size_of(message), **facts_of(job, message).model_dump()}
+        own = {"type": f"{kind}.completed", "size": size_of(message), **facts_of(asked, job, message).model_dump()}
     images = [
         own | common | {"b64_json": base64.b64encode(file).decode(), "image_index": index, "seed": job.seed_of(index)}
         for index, file in enumerate(message.files)

@@ -17,6 +17,7 @@ from pangu.serve.api.refusals import answer_with
 from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures, Release
 from pangu.serve.errors import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
 from pangu.serve.metrics import Metrics
+from pangu.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -43,25 +44,30 @@ class Drawing(Protocol):
     def partners(self) -> list[str]: ...
 
 
-def build_api(studio: Drawing, metrics: Metrics, keys: KeyRing | None = None) -> FastAPI:
+def build_api(
+    studio: Drawing, metrics: Metrics, keys: KeyRing | None = None, settings: ServeSettings | None = None
+) -> FastAPI:
     """The application over `studio`; without `keys` everybody may draw."""
+    settings = settings or ServeSettings()
     about = "OpenAI's Images API, drawn by a structure-texture pair."
     # FastAPI's own pages load their scripts from elsewhere.
     api = FastAPI(title="PanGu", description=about, version="1", docs_url=None, redoc_url=None)
     api.add_middleware(RequestMiddleware, metrics=metrics)
     _add_errors(api, metrics)
     pages.add_to(api)
-    images.add_to(api, studio, metrics, keys or KeyRing())
-    _add_models(api, studio)
+    images.add_to(api, studio, metrics, keys or KeyRing(), settings)
+    _add_models(api, studio, settings)
     _add_health(api, studio, metrics)
     return api
 
 
-def _add_models(api: FastAPI, studio: Drawing) -> None:
-    async def model() -> dict[str, Any]:
+def _add_models(api: FastAPI, studio: Drawing, settings: ServeSettings) -> None:
+    names = (MODEL, *settings.model_aliases)
+
+    async def model(name: str) -> dict[str, Any]:
         release = studio.lineup.champion if studio.lineup else None
         return {
-            "id": MODEL,
+            "id": name,
             "object": "model",
             "created": release.created if release else 0,
             "owned_by": "pangu",
@@ -74,13 +80,13 @@ def _add_models(api: FastAPI, studio: Drawing) -> None:
 
     @api.get("/v1/models")
     async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [await model()]}
+        return {"object": "list", "data": [await model(name) for name in names]}
 
-    @api.get("/v1/models/{name}", responses={404: {"model": ErrorBody}})
+    @api.get("/v1/models/{name:path}", responses={404: {"model": ErrorBody}})
     async def show_model(name: str) -> dict[str, Any]:
-        if name != MODEL:
+        if name not in names:
             raise unknown_model(name)
-        return await model()
+        return await model(name)
 
 
 def _add_health(api: FastAPI, studio: Drawing, metrics: Metrics) -> None:

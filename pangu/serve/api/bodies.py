@@ -10,11 +10,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pangu.serve.api import bounds
 from pangu.serve.api.requests import ImageRequest
-from pangu.serve.errors import ApiError, body_too_large, printable
+from pangu.serve.errors import ApiError, body_too_large, invalid, printable
 
 NESTED = re.compile(r"(\w+)\[(\w+)\](?:\[(\w+)\])?", re.ASCII)
 TEXTS = frozenset(
-    name for name, field in ImageRequest.model_fields.items() if "str" in str(field.annotation) or name == "model"
+    name for name, field in ImageRequest.model_fields.items() if "str" in str(field.annotation) and name != "style"
 )
 """Fields whose value in a form is the text itself; that of the others is JSON."""
 
@@ -40,11 +40,11 @@ async def limited_body(request: Request, kind: str) -> bytes:
     return bytes(body)
 
 
-async def form_of(request: Request) -> tuple[dict[str, Any], bytes]:
-    """(fields as `parse_request` takes them, the image file) of a multipart form.
+async def form_of(request: Request) -> tuple[dict[str, Any], bytes, bytes | None]:
+    """(fields as `parse_request` takes them, the image file, the mask file or None) of a multipart form.
 
     Raises:
-        ApiError: 413, 400 no such form, no image, several, or one that is too long.
+        ApiError: 413, 400 no such form, no image, several, or a file that is too long.
     """
     body = await limited_body(request, "multipart/form-data")
 
@@ -54,7 +54,7 @@ async def form_of(request: Request) -> tuple[dict[str, Any], bytes]:
     parser = MultiPartParser(
         request.headers,
         once(),
-        max_files=2,
+        max_files=bounds.MAX_FORM_FILES,
         max_fields=bounds.MAX_FORM_FIELDS,
         max_part_size=bounds.MAX_BODY_BYTES,
     )
@@ -63,32 +63,32 @@ async def form_of(request: Request) -> tuple[dict[str, Any], bytes]:
     except (MultiPartException, KeyError, ValueError) as error:
         raise ApiError(400, "The body is not a valid multipart form.", code="invalid_form") from error
     fields: dict[str, Any] = {}
-    images = []
+    files: dict[str, list[bytes]] = {"image": [], "mask": []}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            images.append(await _image(name, value))
+            known = name.removesuffix("[]")
+            if known not in files:
+                param = printable(name)
+                raise ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+            files[known].append(await _file(known, value))
         else:
             _put(fields, name, value)
-    if len(images) != 1:
-        raise (
-            ApiError(400, "Missing required parameter: 'image'.", param="image", code="missing_required_parameter")
-            if not images
-            else ApiError(400, "One 'image' can be edited at a time.", param="image", code="invalid_value")
+    images, masks = files["image"], files["mask"]
+    if not images:
+        raise ApiError(400, "Missing required parameter: 'image'.", param="image", code="missing_required_parameter")
+    if len(images) > 1:
+        raise invalid(
+            f"Invalid value for 'image': {len(images)} images were sent, but this model edits one; it can not combine several.",
+            "image",
         )
-    return fields, images[0]
+    if len(masks) > 1:
+        raise invalid("Invalid value for 'mask': one mask belongs to the image.", "mask")
+    return fields, images[0], next(iter(masks), None)
 
 
-async def _image(name: str, value: UploadFile) -> bytes:
-    if name not in ("image", "image[]"):
-        param = printable(name)
-        raise ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+async def _file(param: str, value: UploadFile) -> bytes:
     if (value.size or 0) > bounds.MAX_IMAGE_BYTES:
-        raise ApiError(
-            400,
-            f"Invalid value for 'image': it is longer than {bounds.MAX_IMAGE_BYTES} bytes.",
-            param="image",
-            code="invalid_value",
-        )
+        raise invalid(f"Invalid value for '{param}': it is longer than {bounds.MAX_IMAGE_BYTES} bytes.", param)
     return await value.read()
 
 

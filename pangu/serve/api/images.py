@@ -1,8 +1,9 @@
-"""The two routes that draw: generations from text, edits from an image; answered at once or as server-sent events."""
+"""The routes that draw: generations from text, edits and variations of an image; answered at once or as server-sent events."""
 
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -11,8 +12,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from pangu.serve.api import refusals
-from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of
+from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of, header_of
 from pangu.serve.api.bodies import form_of, limited_body
+from pangu.serve.api.files import ImageFiles, address_of
 from pangu.serve.api.jobs import job_of
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.leaving import while_connected
@@ -20,6 +22,7 @@ from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
 from pangu.serve.drawing.messages import Job, Partial, Pictures
 from pangu.serve.errors import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
 from pangu.serve.metrics import Metrics
+from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from pangu.serve.api.app import Drawing
@@ -27,14 +30,29 @@ if TYPE_CHECKING:
 CHANNEL_HEADER = "x-pangu-release"
 CHANNELS = ("champion", "canary")
 NOT_FOR_EDITS = ("coop", "texture")
+NOT_FOR_VARIATIONS = (*NOT_FOR_EDITS, "prompt", "style")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody} for code in (400, 401, 404, 413, 429, 500, 503, 504)
 }
 STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
-def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> None:
-    """Put both routes on `api`."""
+@dataclass(frozen=True)
+class Served:
+    """What all routes need."""
+
+    studio: "Drawing"
+    metrics: Metrics
+    keys: KeyRing
+    settings: ServeSettings
+    files: ImageFiles
+
+
+def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing, settings: ServeSettings) -> None:
+    """Put the routes on `api`."""
+    files = ImageFiles(settings)
+    files.add_to(api)
+    served = Served(studio, metrics, keys, settings, files)
 
     @api.post(
         "/v1/images/generations",
@@ -45,26 +63,45 @@ def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing) -> 
     async def generate(request: Request) -> Response:
         with refusals.counting_departures(metrics), ExitStack() as stack:
             account = keys.account(request.headers.get("authorization"))
-            asked = parse_body(await limited_body(request, "application/json"))
+            asked = parse_body(await limited_body(request, "application/json"), settings.model_aliases)
+            job = job_of(asked, nearest_size=settings.nearest_size)
             spending = account.spend() if account else nullcontext()
-            return await _answer(request, "image_generation", asked, job_of(asked), studio, metrics, spending, stack)
+            return await _answer(request, "image_generation", asked, job, served, spending, stack)
 
     @api.post(
         "/v1/images/edits",
         response_model=ImageResponse,
         responses={200: {"content": STREAM}, **REFUSALS},
-        openapi_extra=_documented("multipart/form-data", _form_schema()),
+        openapi_extra=_documented("multipart/form-data", _form_schema(NOT_FOR_EDITS, ["prompt", "image"])),
     )
     async def edit(request: Request) -> Response:
-        with refusals.counting_departures(metrics), ExitStack() as stack:
-            account = keys.account(request.headers.get("authorization"))
-            fields, image = await form_of(request)
-            asked = parse_request(fields)
-            for name in NOT_FOR_EDITS:
-                if getattr(asked, name) is not None:
-                    raise invalid(f"Invalid value for '{name}': edits do not take it.", name)
-            spending = account.spend() if account else nullcontext()
-            return await _answer(request, "image_edit", asked, job_of(asked, image), studio, metrics, spending, stack)
+        return await _refined(request, served, NOT_FOR_EDITS)
+
+    @api.post(
+        "/v1/images/variations",
+        response_model=ImageResponse,
+        responses={200: {"content": STREAM}, **REFUSALS},
+        openapi_extra=_documented("multipart/form-data", _form_schema(NOT_FOR_VARIATIONS, ["image"])),
+    )
+    async def vary(request: Request) -> Response:
+        return await _refined(request, served, NOT_FOR_VARIATIONS)
+
+
+async def _refined(request: Request, served: Served, refused: tuple[str, ...]) -> Response:
+    """An edit, or without a prompt a variation: the texture half draws the image again under the empty caption of training."""
+    with refusals.counting_departures(served.metrics), ExitStack() as stack:
+        account = served.keys.account(request.headers.get("authorization"))
+        fields, image, mask = await form_of(request)
+        for name in refused:
+            if fields.get(name) is not None:
+                raise invalid(f"Invalid value for '{name}': {request.url.path.rsplit('/', 1)[1]} do not take it.", name)
+        prompt = {"prompt": "a variation"} if "prompt" in refused else {}
+        asked = parse_request(fields | prompt, served.settings.model_aliases)
+        job = job_of(asked, image, mask, nearest_size=served.settings.nearest_size)
+        if prompt:
+            job = replace(job, prompt="")
+        spending = account.spend() if account else nullcontext()
+        return await _answer(request, "image_edit", asked, job, served, spending, stack)
 
 
 async def _answer(
@@ -72,18 +109,19 @@ async def _answer(
     kind: Kind,
     asked: ImageRequest,
     job: Job,
-    studio: "Drawing",
-    metrics: Metrics,
+    served: Served,
     spending: AbstractContextManager[None],
     stack: ExitStack,
 ) -> Response:
-    channel = channel_of(request)
+    channel, studio, metrics = channel_of(request), served.studio, served.metrics
     stack.enter_context(spending)
     if not asked.stream:
         pictures = await while_connected(request, studio.draw(job, channel))
         _count(metrics, pictures)
-        answer = answer_of(asked, job, pictures)
-        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+        base_url = address_of(request)
+        answer = answer_of(asked, job, pictures, lambda file, kind: served.files.url_of(file, kind, base_url))
+        headers = header_of(pictures.unread)
+        return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
     messages = studio.watch(job, channel)
     # Whatever is refused is refused with its status, before the first byte of the stream.
     first: Partial | Pictures = await while_connected(request, anext(messages))
@@ -107,7 +145,7 @@ async def _answer(
             refusals.count(metrics, error)
             yield server_sent("error", error.body.model_dump())
 
-    stream = EventStream(events(), messages, stack.pop_all(), metrics)
+    stream = EventStream(events(), messages, stack.pop_all(), metrics, header_of(first.unread))
     return stream
 
 
@@ -117,8 +155,10 @@ class EventStream(StreamingResponse):
     A client that leaves before it is `answered`, by its images or an error, is counted as such: nobody is there to read an error.
     """
 
-    def __init__(self, events: AsyncIterator[str], work: Any, held: ExitStack, metrics: Metrics) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    def __init__(
+        self, events: AsyncIterator[str], work: Any, held: ExitStack, metrics: Metrics, said: dict[str, str]
+    ) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", **said}
         super().__init__(events, media_type="text/event-stream", headers=headers)
         self._work, self._held, self._metrics = work, held, metrics
         self.answered = False
@@ -185,8 +225,13 @@ def _inlined(value: Any, parts: dict[str, Any]) -> Any:
     return value
 
 
-def _form_schema() -> dict[str, Any]:
+def _form_schema(refused: tuple[str, ...], required: list[str]) -> dict[str, Any]:
     schema = _json_schema()
-    fields = {name: value for name, value in schema["properties"].items() if name not in NOT_FOR_EDITS}
+    fields = {name: value for name, value in schema["properties"].items() if name not in refused}
     fields["image"] = {"type": "string", "format": "binary", "description": "The image to refine: png, jpeg or webp"}
-    return schema | {"properties": fields, "required": ["prompt", "image"]}
+    fields["mask"] = {
+        "type": "string",
+        "format": "binary",
+        "description": "A png as large as the image; only where it is fully transparent the image is edited",
+    }
+    return schema | {"properties": fields, "required": required}

@@ -15,10 +15,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 DATA_URL = "data:image/png;base64,"
 
 
-def job_of(asked: ImageRequest, source: bytes | None = None) -> Job:
+def job_of(
+    asked: ImageRequest, source: bytes | None = None, mask: bytes | None = None, *, nearest_size: bool = False
+) -> Job:
     """What the pools are asked for; a request without a seed gets one here, and the answer says which.
 
-    source: the image file that an edit refines.
+    source: the image file that an edit refines. mask: a png as large, transparent where it is edited. nearest_size: whether
+    the nearest shape is drawn where the release does not draw the size.
 
     Raises:
         ApiError: 400, a control image that is no PNG in base64.
@@ -35,11 +38,13 @@ def job_of(asked: ImageRequest, source: bytes | None = None) -> Job:
         step_factor=bounds.STEP_FACTORS[asked.quality],
         guidance_scale=asked.guidance_scale,
         scheduler=asked.scheduler,
-        styles=_in_order(asked.style or {}),
+        styles=_in_order(asked.styles),
         lora_scales=roles,
         texture=_texture(asked.texture),
         coop=None if asked.coop is None else _coop(asked.coop),
         source=source,
+        mask=mask,
+        nearest_size=nearest_size,
         output_format=asked.output_format,
         output_compression=asked.output_compression,
         partial_images=asked.partial_images,

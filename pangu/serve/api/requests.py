@@ -4,6 +4,7 @@ Turns JSON into an `ImageRequest` or an `ApiError`. Knows nothing of Ray, FastAP
 """
 
 import json
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -29,6 +30,8 @@ LoraScale = Annotated[float, Field(ge=-bounds.MAX_LORA_SCALE, le=bounds.MAX_LORA
 Steps = Annotated[int, Field(ge=1, le=bounds.MAX_STEPS)]
 Guidance = Annotated[float, Field(ge=0, le=bounds.MAX_GUIDANCE, allow_inf_nan=False)]
 Styles = Annotated[dict[Name, StyleScale], Field(max_length=bounds.MAX_STYLES)]
+DALLE = "dall-e"
+"""Models of this name answered with URLs unless asked otherwise, and their clients expect it."""
 ImageText = Annotated[str, StringConstraints(max_length=bounds.MAX_IMAGE_BYTES * 4 // 3 + 64)]
 
 
@@ -115,14 +118,26 @@ class ImageRequest(Strict):
         description=f"'auto' or WIDTHxHEIGHT, each a multiple of {bounds.SIDE_STEP} from {bounds.MIN_SIDE} to "
         f"{bounds.MAX_SIDE}; all images together at most {bounds.MAX_PIXELS} pixels",
     )
-    quality: Literal["auto", "low", "medium", "standard", "high", "hd"] = Field(
+    quality: Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"] = Field(
         "auto",
-        description="Steps where num_inference_steps is not given: half (low), all, or twice (high) the release's own",
+        description="Steps where num_inference_steps is not given: half (low), all, twice (high, hd), three (xhigh) or four "
+        "times (max) the release's own",
     )
-    response_format: Literal["b64_json", "url"] = Field("b64_json", description="'url' answers with a data: URL")
+    response_format: Literal["b64_json", "url"] | None = Field(
+        None,
+        description="Left out, it is 'url' for model names that begin with dall-e, as with OpenAI, and else 'b64_json'",
+    )
     output_format: OutputFormat = Field("png", description="Encoding of the image files")
     output_compression: int = Field(90, ge=0, le=100, description="Quality of jpeg and webp")
-    background: Literal["auto", "opaque"] = Field("auto", description="Accepted for compatibility")
+    background: Literal["auto", "opaque", "transparent"] = Field(
+        "auto", description="Accepted for compatibility; images are always opaque, and the answer says so"
+    )
+    input_fidelity: Literal["low", "high"] | None = Field(
+        None, description="Accepted for compatibility, without effect"
+    )
+    complexity: Literal["low", "medium", "high"] | None = Field(
+        None, description="Accepted for compatibility, without effect"
+    )
     moderation: Literal["auto", "low"] = Field("auto", description="Accepted for compatibility")
     stream: bool = Field(False, description="Answer with server-sent events")
     partial_images: int = Field(0, ge=0, le=bounds.MAX_PARTIALS, description="Partial images while streaming")
@@ -135,8 +150,10 @@ class ImageRequest(Strict):
         None, ge=0, le=bounds.MAX_SEED, description="Extension: the same seed gives the same bytes"
     )
     scheduler: Scheduler | None = Field(None, description="Extension: another sampler than the release's own")
-    style: Styles | None = Field(
-        None, description="Extension: style -> scale, as {'photo': 1.0} (PanGu-Draw, Section 3.3)"
+    style: Styles | Literal["vivid", "natural"] | None = Field(
+        None,
+        description="Extension: style -> scale, as {'photo': 1.0} (PanGu-Draw, Section 3.3). OpenAI's 'vivid' and 'natural' are "
+        "accepted without effect",
     )
     lora_scales: LoraScales | None = Field(None, description="Extension: weights of the adapters")
     texture: TextureField | None = Field(None, description="Extension: what differs in the texture half")
@@ -169,6 +186,33 @@ class ImageRequest(Strict):
         return size
 
     @property
+    def styles(self) -> dict[str, float]:
+        """Scales of style guidance."""
+        return self.style if isinstance(self.style, dict) else {}
+
+    @property
+    def as_url(self) -> bool:
+        """Whether images are answered as URLs."""
+        if self.response_format is None:
+            return self.model.startswith(DALLE)
+        return self.response_format == "url"
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each field that is accepted and changes nothing."""
+        without = "has no effect here"
+        said = []
+        if isinstance(self.style, str):
+            said.append(f"style '{self.style}' {without}; styles of the model are scales, as {{'photo': 1.0}}.")
+        if self.background == "transparent":
+            said.append(f"background 'transparent' {without}; the images are opaque.")
+        if self.input_fidelity is not None:
+            said.append(f"input_fidelity {without}; an edit always keeps the layout of its image.")
+        if self.complexity is not None:
+            said.append(f"complexity {without}; num_inference_steps is what an image costs.")
+        return said
+
+    @property
     def width_height(self) -> tuple[int, int] | None:
         """Pixels (width, height), or None for the size that the model prefers."""
         match = bounds.SIZE.fullmatch(self.size)
@@ -182,8 +226,8 @@ def without_controls(text: str | None) -> str | None:
     return text
 
 
-def parse_body(body: bytes) -> ImageRequest:
-    """The request that a client's bytes mean.
+def parse_body(body: bytes, aliases: Collection[str] = ()) -> ImageRequest:
+    """The request that a client's bytes mean. aliases: further names of the model.
 
     Raises:
         ApiError: 413 too long, 400 no JSON object or a field out of its bounds (`param` names it), 404 unknown model.
@@ -194,10 +238,10 @@ def parse_body(body: bytes) -> ImageRequest:
         value = json.loads(body)
     except (ValueError, RecursionError):
         raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
-    return parse_request(value)
+    return parse_request(value, aliases)
 
 
-def parse_request(value: Any) -> ImageRequest:
+def parse_request(value: Any, aliases: Collection[str] = ()) -> ImageRequest:
     """The request that a JSON value means; raises `ApiError` like `parse_body`."""
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object with a 'prompt'.", code="invalid_json")
@@ -211,13 +255,13 @@ def parse_request(value: Any) -> ImageRequest:
         request = ImageRequest.model_validate({name: field for name, field in value.items() if field is not None})
     except ValidationError as error:
         raise _invalid(error) from None
-    _check_together(request)
+    _check_together(request, aliases)
     return request
 
 
-def _check_together(request: ImageRequest) -> None:
+def _check_together(request: ImageRequest, aliases: Collection[str]) -> None:
     """What single fields can not know."""
-    if request.model != MODEL:
+    if request.model != MODEL and request.model not in aliases:
         raise unknown_model(request.model)
     width, height = request.width_height or (0, 0)
     if width * height * request.n > bounds.MAX_PIXELS:
@@ -229,6 +273,8 @@ def _check_together(request: ImageRequest) -> None:
         for name in ("scheduler", "texture", "lora_scales"):
             if getattr(request, name) is not None:
                 raise _bad(name, "it can not be combined with 'coop'")
+        if request.n > bounds.MAX_COOP_IMAGES:
+            raise _bad("n", f"at most {bounds.MAX_COOP_IMAGES} images can be asked for at once with 'coop'")
 
 
 def _check_names(value: Any, field: str) -> None:

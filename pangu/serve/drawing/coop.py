@@ -8,18 +8,22 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import NotFinite, UserError
 from pangu.serve.drawing.decoder import decoded
+from pangu.serve.drawing.facts import facts_of, request_of
+from pangu.serve.drawing.halves import steps_of_halves
 from pangu.serve.drawing.messages import Job, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.moderation import Moderator
 from pangu.serve.drawing.parts import best_device
-from pangu.serve.drawing.pictures import facts_of, files_of, finite_images, read_image
+from pangu.serve.drawing.pictures import files_of, finite_images, read_image
 from pangu.serve.drawing.pool import Loader, Pool, glimpse_steps
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.shelf import Shelf
-from pangu.serve.drawing.structure import checked_size, generators_of
+from pangu.serve.drawing.structure import generators_of, resolved
+from pangu.serve.drawing.unread import unread_in
 from pangu.serve.drawing.worker import Worker
 from pangu.serve.errors import printable
 from pangu.serve.settings import CoopSettings, PartnerSettings
@@ -149,10 +153,11 @@ def cooperate(
     from pangu.pipelines.coop import CoopPipeline
 
     clock = time.perf_counter()
-    width, height = checked_size(pipeline, job.width_height)
-    preferred = pipeline.sampling
-    steps = job.steps or max(1, round(preferred.num_inference_steps * job.step_factor))
-    guidance_scale = preferred.guidance_scale if job.guidance_scale is None else job.guidance_scale
+    job = resolved(pipeline, pipeline.scheduler, job)
+    job = replace(job, unread=unread_in(pipeline, job))
+    assert job.width_height is not None and job.steps is not None and job.guidance_scale is not None
+    (width, height), steps = job.width_height, job.steps
+    role_steps = steps_of_halves(pipeline.scheduler, steps, pipeline.boundary)
 
     when = glimpse_steps(steps, job.partial_images) if show is not None else []
 
@@ -161,7 +166,7 @@ def cooperate(
         if show is not None and step + 1 in when:
             with suppress(NotFinite):
                 seen = decoded(pipeline, tensors["clean_latents"])
-                show(Partial(when.index(step + 1), files_of(seen, job, {}, moderator)[0]))
+                show(Partial(when.index(step + 1), files_of(seen, job, {}, moderator)[0], job.unread))
         return {}
 
     try:
@@ -173,7 +178,7 @@ def cooperate(
             height=height,
             width=width,
             num_inference_steps=steps,
-            guidance_scale=guidance_scale,
+            guidance_scale=job.guidance_scale,
             num_images_per_prompt=job.images,
             generator=generators_of(job),
             extra={"styles": dict(job.styles)} if job.styles else None,
@@ -187,11 +192,20 @@ def cooperate(
     except UserError as error:
         raise RequestError(f"Invalid value for 'coop': {error}", "coop") from error
     drawn_s, scheduler = time.perf_counter() - clock, type(pipeline.scheduler).__name__
-    facts = facts_of(release, job, scheduler, steps, guidance_scale)
+    facts = facts_of(release, job, scheduler, role_steps)
     files, looking = files_of(images, job, facts, moderator)
     seconds = {"coop": drawn_s, **looking}
-    names = job.coop.partners if job.coop else ()
-    return Pictures(release, files, (width, height), scheduler, steps, guidance_scale, seconds, partners=names)
+    return Pictures(
+        release,
+        files,
+        (width, height),
+        scheduler,
+        request_of(job),
+        role_steps,
+        seconds,
+        partners=job.coop.partners if job.coop else (),
+        unread=job.unread,
+    )
 
 
 def members(job: Job, partners: list[Any], declared: list[PartnerSettings]) -> list[Any]:

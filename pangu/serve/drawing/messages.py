@@ -14,6 +14,7 @@ from pangu.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pangu.diffusion.inpainting import Kept
     from pangu.diffusion.trajectory import Trajectory
 
 
@@ -24,6 +25,7 @@ class Offers(Frozen):
     styles: tuple[str, ...] = ()
     num_inference_steps: int = 30
     guidance_scale: float = 3.0
+    prompts: dict[str, tuple[str, ...]] = Field({}, description="Language -> captions that it was trained on")
 
 
 class Release(Frozen):
@@ -77,6 +79,21 @@ class Lineup(Frozen):
 
 
 @dataclass(frozen=True)
+class Unread:
+    """The end of a text that a text encoder does not read, because it takes `max_tokens` tokens and the text has `tokens`.
+
+    param: the field of the request that the text comes from, as "texture.prompt"; "style.NAME" is the prompt behind the prefix
+    of a style. encoder: subfolder of the pair.
+    """
+
+    param: str
+    encoder: str
+    text: str
+    tokens: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
 class TextureJob:
     """What differs below the boundary. None means: as above it."""
 
@@ -106,7 +123,7 @@ class CoopJob:
 
 @dataclass(frozen=True)
 class Job:
-    """A validated request. None means: whatever the release prefers."""
+    """A validated request. None means: whatever the release prefers, and is filled in when the structure half begins."""
 
     prompt: str
     seed: int
@@ -123,9 +140,15 @@ class Job:
     coop: CoopJob | None = None
     source: bytes | None = None
     """The image file that an edit refines."""
+    mask: bytes | None = None
+    """A png as large as `source`; only where it is transparent the image is edited."""
+    nearest_size: bool = False
+    """Whether a size that the release does not draw stands for the nearest one that it does."""
     output_format: str = "png"
     output_compression: int = 90
     partial_images: int = 0
+    unread: tuple[Unread, ...] = ()
+    """What the text encoders of the release cut off; filled in when the structure half begins."""
 
     def seed_of(self, image: int) -> int:
         """The seed that alone draws image number `image` again, in [0, 2**32)."""
@@ -133,9 +156,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Received:
+    """The image of an edit: its clean latents (1, C, H, W), and (1, 1, H, W) with 1 where a mask lets it be edited, or None."""
+
+    width_height: tuple[int, int]
+    latents_1chw: "Tensor"
+    drawn_11hw: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
 class Handoff:
     """A trajectory at the boundary, or at its end, with everything that was decided about it on the way.
 
+    job: nothing in it is left to the preferences of the release. role_steps: half -> steps that it took.
     company: part of the pool -> mean number of requests that shared a call of its network.
     glimpsed: partial images that were shown above the boundary.
     """
@@ -144,6 +177,8 @@ class Handoff:
     job: Job
     width_height: tuple[int, int]
     trajectory: "Trajectory"
+    role_steps: Mapping[Role, int] = field(default_factory=dict)
+    kept: "Kept | None" = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     company: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
@@ -166,22 +201,27 @@ class Partial:
 
     index: int
     files: list[bytes | None]
+    unread: tuple[Unread, ...] = ()
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Encoded images, None for those that are withheld, and the facts that the answer reports."""
+    """Encoded images, None for those that are withheld, and the facts that the answer reports.
+
+    request: the body that draws them again (`facts.request_of`). role_steps: half -> steps that it took.
+    """
 
     release: Release
     files: list[bytes | None]
     width_height: tuple[int, int]
     scheduler: str
-    steps: int
-    guidance_scale: float
+    request: Mapping[str, Any]
+    role_steps: Mapping[Role, int]
     seconds: Mapping[str, float]
     company: Mapping[str, float] = field(default_factory=dict)
     cached: bool = False
     partners: tuple[str, ...] = ()
+    unread: tuple[Unread, ...] = ()
 
 
 class RequestError(UserError):

@@ -68,6 +68,7 @@ def offers_of(folder: Path) -> Offers:
         styles=tuple(index.get("styles") or {}),
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
+        prompts=index.get("prompts") or {},
     )
 
 
@@ -134,6 +135,8 @@ def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
     # The constructor checks the contracts of both generators, whichever of them is loaded here.
     pipeline = PanGuDrawPipeline.from_pretrained(release.folder, use_safetensors=True, local_files_only=True, **absent)
     pipeline.set_progress_bar_config(disable=True)
+    # Answers say what was cut; nobody's prompt belongs in the log of a server.
+    pipeline.warns_of_truncation = False
     device = best_device()
     return pipeline.to(device) if device != "cpu" else pipeline
 

@@ -1,12 +1,14 @@
 """Pixels -> image files and back. The same pixels and facts always give the same bytes, so no time of day goes in."""
 
 import io
+import json
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import NotFinite
-from pangu.serve.drawing.messages import Job, Release, RequestError
+from pangu.serve.drawing.facts import own_facts
+from pangu.serve.drawing.messages import Job, RequestError
 from pangu.serve.drawing.moderation import Moderator
 
 if TYPE_CHECKING:
@@ -17,18 +19,42 @@ MAX_SIDE = 2048
 HEADER_BYTES = 25
 """Of the chunk that opens every png: length, kind, 13 bytes, checksum."""
 FORMATS = ("PNG", "JPEG", "WEBP")
+MOST_EXIF_BYTES = 65_000
+"""A jpeg has one segment of 64 KiB for them."""
 
 
 def encode(image: Any, output_format: str, compression: int, facts: Mapping[str, str]) -> bytes:
-    """A PIL image as a png, jpeg or webp file; a png carries `facts` as text chunks, readable by any viewer."""
+    """A PIL image as a png, jpeg or webp file that carries `facts`: a png as text chunks, the others as JSON in their EXIF."""
     if output_format == "png":
         return png_with(image, facts)
-    file = io.BytesIO()
+    file, exif = io.BytesIO(), exif_with(facts)
     if output_format == "jpeg":
-        image.convert("RGB").save(file, "JPEG", quality=max(compression, 1))
+        image.convert("RGB").save(file, "JPEG", quality=max(compression, 1), exif=exif)
     else:
-        image.save(file, "WEBP", quality=compression, method=4)
+        image.save(file, "WEBP", quality=compression, method=4, exif=exif)
     return file.getvalue()
+
+
+def exif_with(facts: Mapping[str, str]) -> bytes:
+    """EXIF data whose user comment is the JSON of `facts`; none where it would be longer than a jpeg can hold."""
+    from PIL import ExifTags, Image
+
+    if not facts:
+        return b""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Software] = facts.get("Software", "PanGu")
+    comment = b"UNICODE\0" + json.dumps(facts, ensure_ascii=False).encode("utf-16-be")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    data = exif.tobytes()
+    return data if len(data) <= MOST_EXIF_BYTES else b""
+
+
+def facts_in(file: bytes) -> dict[str, str]:
+    """What a png, jpeg or webp file that was drawn here says of itself; nothing of any other file."""
+    from pangu.data.images import read_comments
+
+    texts, comment = read_comments(file, FORMATS)
+    return dict(json.loads(comment[8:].decode("utf-16-be"))) if comment.startswith(b"UNICODE\0") else texts
 
 
 def png_with(image: Any, facts: Mapping[str, str]) -> bytes:
@@ -70,33 +96,6 @@ def files_of(
         for index, (image, hidden) in enumerate(zip(images, withheld, strict=True))
     ]
     return files, seconds
-
-
-def own_facts(facts: Mapping[str, str], job: Job, index: int) -> dict[str, str]:
-    """What the file of image number `index` says; partial images, which are no results, say nothing."""
-    return {**facts, "seed": str(job.seed_of(index))} if facts else {}
-
-
-def facts_of(release: Release, job: Job, scheduler: str, steps: int, guidance_scale: float) -> dict[str, str]:
-    """What a png says of itself, beside its seed."""
-    facts = {
-        "prompt": job.prompt,
-        "negative_prompt": job.negative_prompt or "",
-        "scheduler": scheduler,
-        "num_inference_steps": str(steps),
-        "guidance_scale": str(guidance_scale),
-        "pair_version": str(release.pair_version),
-        "structure_version": str(release.structure_version),
-        "texture_version": str(release.texture_version),
-        "pair_sha256": release.sha256,
-        "Software": "PanGu",
-    }
-    if job.styles:
-        facts["style"] = ", ".join(f"{name} {scale:g}" for name, scale in sorted(job.styles.items()))
-    if job.coop is not None:
-        helpers = zip(job.coop.partners, job.coop.strengths, strict=True)
-        facts["coop"] = ", ".join(f"{name} {strength:g}" for name, strength in helpers)
-    return facts
 
 
 def read_image(file: bytes, param: str, formats: tuple[str, ...] = FORMATS) -> Any:

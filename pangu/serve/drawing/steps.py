@@ -4,6 +4,7 @@ A request joins at the next step, not at the next batch, and leaves when its las
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,15 +13,20 @@ from pangu.config import Role
 from pangu.serve.drawing.worker import Worker
 
 if TYPE_CHECKING:
-    from pangu.diffusion.trajectory import Denoiser, Step, Trajectory
+    from torch import Tensor
+
+    from pangu.diffusion.trajectory import Denoiser, OnStep, Step, Trajectory
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 Watcher = Callable[["Step"], None]
+LARGEST_CALL = 16
+"""Rows that one walk may put into a single call of the network: ten images with guidance and styles are a hundred."""
 
 
 @dataclass(eq=False)
 class Walk:
-    """One request between two steps. watch is called on the event loop after each of them."""
+    """One request between two steps. watch is called on the event loop after each of them, after in the drawing thread: it may
+    change the state that the next step begins with."""
 
     pipeline: "PanGuDrawPipeline"
     role: Role
@@ -28,6 +34,7 @@ class Walk:
     most: int | None
     watch: Watcher | None
     done: "asyncio.Future[None]"
+    after: "OnStep | None" = None
     last: "Step | None" = None
     taken: int = 0
     company: int = 0
@@ -49,7 +56,7 @@ class Walk:
     @property
     def rows(self) -> int:
         """Of the batch that one call gets: images times parts of the guidance."""
-        parts = len(self.trajectory.conditioning.styles) + (1 if self.trajectory.guidance_scale == 1 else 2)
+        parts = len(self.trajectory.conditioning.styles) + (2 if self.trajectory.do_classifier_free_guidance else 1)
         return len(self.trajectory.latents_bchw) * parts
 
     @property
@@ -62,7 +69,8 @@ class Walk:
 
     def took(self, step: "Step", company: int) -> None:
         """Move on by a step that was shared by so many."""
-        self.trajectory, self.last = step.trajectory, step
+        self.trajectory = step.trajectory if self.after is None else self.after(step.trajectory)
+        self.last = step
         self.taken, self.company = self.taken + 1, self.company + company
 
 
@@ -70,8 +78,8 @@ class StepBatcher:
     """Takes steps for all walks of one pool, in turns. While nobody comes, leaves or waits, the drawing thread goes on by itself:
     a turn of the event loop for each step costs a hundredth of a small network's.
 
-    most_rows: of one call; a single walk that is larger goes alone. 1 gives every walk calls of its own, and so the same
-    bits whatever else is drawn.
+    most_rows: of one call; a single walk that is larger goes alone, in several calls where it is larger than `LARGEST_CALL` too.
+    1 gives every walk calls of its own, and so the same bits whatever else is drawn.
     """
 
     def __init__(self, worker: Worker, most_rows: int = 16) -> None:
@@ -93,9 +101,10 @@ class StepBatcher:
         trajectory: "Trajectory",
         watch: Watcher | None = None,
         most: int | None = None,
+        after: "OnStep | None" = None,
     ) -> Walk:
         """Every next step that belongs to `role`, or the first `most` of them; none after the caller is cancelled."""
-        walk = Walk(pipeline, role, trajectory, most, watch, asyncio.get_running_loop().create_future())
+        walk = Walk(pipeline, role, trajectory, most, watch, asyncio.get_running_loop().create_future(), after)
         if walk.over:
             return walk
         self._walks.append(walk)
@@ -137,7 +146,8 @@ class StepBatcher:
         with torch.inference_mode():
             if self._network is None or self._network[0] != kind:
                 scale = trajectory.lora_scales.get(role, 1.0)
-                self._network = kind, first.pipeline.denoiser(role, trajectory.presets[role], scale)
+                network = first.pipeline.denoiser(role, trajectory.presets[role], scale)
+                self._network = kind, in_parts(network, max(self._most_rows, LARGEST_CALL))
             while True:
                 steps = step_together([walk.trajectory for walk in company], self._network[1])
                 for walk, step in zip(company, steps, strict=True):
@@ -172,6 +182,20 @@ class StepBatcher:
             if walk in self._walks:
                 self._walks.remove(walk)
             _settle(walk, error)
+
+
+def in_parts(network: "Denoiser", most_rows: int) -> "Denoiser":
+    """The same network, asked for at most so many rows at a time; the parts of a larger batch are as equal as can be."""
+    import torch
+
+    def predict(*batch: "Tensor") -> "Tensor":
+        rows = len(batch[0])
+        if rows <= most_rows:
+            return network(*batch)
+        size = math.ceil(rows / math.ceil(rows / most_rows))
+        return torch.cat([network(*part) for part in zip(*(each.split(size) for each in batch), strict=True)])
+
+    return predict
 
 
 def choose_company(walks: list[Walk], most_rows: int) -> list[Walk]:

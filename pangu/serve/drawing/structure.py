@@ -6,26 +6,32 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
 from pangu.serve.drawing.cache import StructureCache, text_cache
+from pangu.serve.drawing.halves import checked_steps
 from pangu.serve.drawing.lru import Lru
-from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Release, RequestError
+from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Received, Release, RequestError
 from pangu.serve.drawing.pool import Loader, Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.steps import Watcher
+from pangu.serve.drawing.unread import unread_in
 from pangu.serve.drawing.worker import Worker
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from pangu.diffusion.inpainting import Kept
     from pangu.diffusion.trajectory import Conditioning, Trajectory
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that is ready to walk: its trajectory in noise, and what conditions it below the boundary."""
+    """A request that is ready to walk: its trajectory in noise, and what conditions it below the boundary.
 
+    job: the request with the release's own values where it left something out.
+    """
+
+    job: Job
     trajectory: "Trajectory"
     below: "Conditioning"
     width_height: tuple[int, int]
@@ -57,13 +63,13 @@ class StructurePool(Pool):
         """Raises RequestError if this release can not draw the request."""
         async with self._shelf.hold(release) as pipeline:
             prepared = await self._prepared(pipeline, release, job)
-            return await self._walked(pipeline, release, job, prepared, None)
+            return await self._walked(pipeline, release, prepared.job, prepared, None)
 
     async def begin_watched(self, release: Release, job: Job) -> AsyncIterator[Glimpse | Handoff]:
         """As `begin`, with clean estimates on the way."""
         async with self._shelf.hold(release) as pipeline:
             prepared = await self._prepared(pipeline, release, job)
-            glimpsed = 0
+            job, glimpsed = prepared.job, 0
 
             async def walk(put: Callable[[Glimpse | Handoff], None]) -> None:
                 def show(glimpse: Glimpse) -> None:
@@ -79,14 +85,21 @@ class StructurePool(Pool):
                 async for message in messages:
                     yield message
 
-    async def resume(self, release: Release, job: Job, clean_bchw: "Tensor") -> Handoff:
+    async def resume(self, release: Release, job: Job, received: "Received") -> Handoff:
         """Where an edit begins: the latents of the given image, noised to the first timestep below the boundary."""
         async with self._shelf.hold(release) as pipeline:
-            prepared = await self._prepared(pipeline, release, job)
-            trajectory = await self._worker.run(lambda: noised(pipeline, job, prepared.trajectory, clean_bchw))
-            seconds = {"text": prepared.text_s, "structure": 0.0}
-            at_boundary = replace(trajectory, conditioning=prepared.below)
-            return self._leaving(Handoff(release, job, prepared.width_height, at_boundary, seconds))
+            prepared = await self._prepared(pipeline, release, replace(job, width_height=received.width_height))
+            trajectory, kept = await self._worker.run(lambda: noised(pipeline, prepared.trajectory, received))
+            handoff = Handoff(
+                release,
+                prepared.job,
+                prepared.width_height,
+                replace(trajectory, conditioning=prepared.below),
+                role_steps={"structure": 0},
+                kept=kept,
+                seconds={"text": prepared.text_s, "structure": 0.0},
+            )
+            return self._leaving(handoff)
 
     async def _prepared(self, pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Prepared:
         towers = Towers(pipeline, release.key("structure"), self._texts)
@@ -110,8 +123,17 @@ class StructurePool(Pool):
             guidance_scale=trajectory.guidance_scale if scale is None else scale,
         )
         seconds = {"text": prepared.text_s, "structure": time.perf_counter() - clock}
-        shared = {"structure": company}
-        return self._leaving(Handoff(release, job, prepared.width_height, at_boundary, seconds, shared, cached))
+        handoff = Handoff(
+            release,
+            job,
+            prepared.width_height,
+            at_boundary,
+            role_steps={"structure": trajectory.step},
+            seconds=seconds,
+            company={"structure": company},
+            cached=cached,
+        )
+        return self._leaving(handoff)
 
 
 def cache_key(release: Release, job: Job, prepared: Prepared) -> Hashable:
@@ -161,32 +183,51 @@ def prepare(towers: Towers, job: Job) -> Prepared:
     """Text embeddings and first noise.
 
     Raises:
-        RequestError: this release has no such size, style, adapter or scheduler.
+        RequestError: this release has no such size, style, adapter or scheduler, or a half would have no step.
     """
     import torch
 
     from pangu.models.schedulers import named_sampler
 
     clock, pipeline = time.perf_counter(), towers.pipeline
-    width, height = checked_size(pipeline, job.width_height)
+    scheduler = pipeline.scheduler if job.scheduler is None else named_sampler(job.scheduler, pipeline.scheduler)
+    job = resolved(pipeline, scheduler, job)
+    assert job.width_height is not None and job.steps is not None and job.guidance_scale is not None
+    width, height = job.width_height
     with torch.inference_mode():
         above = towers.encode(job.prompt, job.negative_prompt, job.styles, job.images, "style")
         below = above if _same_text(job) else _texture_text(towers, job)
+    unread = unread_in(pipeline, job)
     text_s = time.perf_counter() - clock
-    preferred = pipeline.sampling
-    steps = job.steps or max(1, round(preferred.num_inference_steps * job.step_factor))
     with refusing("lora_scales"):
         trajectory = pipeline.start(
             above,
             height=height,
             width=width,
-            num_inference_steps=steps,
-            guidance_scale=preferred.guidance_scale if job.guidance_scale is None else job.guidance_scale,
+            num_inference_steps=job.steps,
+            guidance_scale=job.guidance_scale,
             generators=generators_of(job),
             lora_scales=job.lora_scales,
-            scheduler=None if job.scheduler is None else named_sampler(job.scheduler, pipeline.scheduler),
+            scheduler=scheduler,
         )
-    return Prepared(trajectory, below.to(trajectory.latents_bchw.device), (width, height), text_s)
+    return Prepared(
+        replace(job, unread=unread), trajectory, below.to(trajectory.latents_bchw.device), (width, height), text_s
+    )
+
+
+def resolved(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
+    """The request with the release's own size, steps and guidance where it left them out.
+
+    Raises:
+        RequestError: this release has no such size, or a half would have no step.
+    """
+    own_scale = job.guidance_scale
+    return replace(
+        job,
+        width_height=checked_size(pipeline, job),
+        steps=checked_steps(pipeline, scheduler, job),
+        guidance_scale=pipeline.sampling.guidance_scale if own_scale is None else own_scale,
+    )
 
 
 def generators_of(job: Job) -> list[Any]:
@@ -196,23 +237,30 @@ def generators_of(job: Job) -> list[Any]:
     return [torch.Generator().manual_seed(job.seed_of(image)) for image in range(job.images)]
 
 
-def noised(pipeline: "PanGuDrawPipeline", job: Job, start: "Trajectory", clean_bchw: "Tensor") -> "Trajectory":
-    """The first state below the boundary whose clean latents are those of an image (1, C, H, W), once for each seed."""
+def noised(
+    pipeline: "PanGuDrawPipeline", start: "Trajectory", received: "Received"
+) -> tuple["Trajectory", "Kept | None"]:
+    """The first state below the boundary whose clean latents are those of an image, once for each seed; and what stays of it."""
     from pangu.diffusion.estimate import entered
+    from pangu.diffusion.inpainting import Kept
 
     noise = start.latents_bchw / start.scheduler.init_noise_sigma
-    clean = clean_bchw.to(noise.device, noise.dtype).expand_as(noise)
-    return entered(start, pipeline.reference.schedule, pipeline.boundary, clean, noise)
+    clean = received.latents_1chw.to(noise.device, noise.dtype).expand_as(noise)
+    kept = None if received.drawn_11hw is None else Kept(clean.cpu(), noise.cpu(), received.drawn_11hw)
+    return entered(start, pipeline.reference.schedule, pipeline.boundary, clean, noise), kept
 
 
-def checked_size(pipeline: "PanGuDrawPipeline", width_height: tuple[int, int] | None) -> tuple[int, int]:
-    """The size to draw, the preferred one where none is given.
+def checked_size(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[int, int]:
+    """The (width, height) to draw: the preferred one where none is given, and the nearest shape where the request takes it.
 
     Raises:
         RequestError: this release has no such preset.
     """
-    width, height = width_height or (pipeline.resolution, pipeline.resolution)
+    width, height = job.width_height or (pipeline.resolution, pipeline.resolution)
     if (height, width) not in pipeline.sizes:
+        if job.nearest_size:
+            height, width = pipeline.sizes[nearest_of(height, width, pipeline.sizes)]
+            return width, height
         known = ", ".join(f"{w}x{h}" for h, w in pipeline.sizes)
         raise RequestError(f"Invalid value for 'size': this model draws {known}, not {width}x{height}.", "size")
     return width, height

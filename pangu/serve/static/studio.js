@@ -11,6 +11,20 @@ function speak() {
   for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
   if (shown) showRelease(shown);
   $("state").textContent = "";
+  propose();
+}
+
+// A few captions that the pair was trained on, in the language of the page; one that is pressed becomes the prompt.
+function propose() {
+  const texts = (model && model.prompts && model.prompts[language]) || [];
+  const few = [...texts].sort(() => Math.random() - 0.5).slice(0, 6);
+  $("proposed").hidden = few.length === 0;
+  for (const old of $("proposed").querySelectorAll("button")) old.remove();
+  for (const text of few) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+    button.addEventListener("click", () => { $("prompt").value = text; $("prompt").focus(); });
+    $("proposed").append(button);
+  }
 }
 
 function showRelease(release) {
@@ -116,6 +130,7 @@ async function draw() {
   $("stop").disabled = false;
   $("state").textContent = word("drawing");
   $("now").replaceChildren();
+  $("unread").hidden = true;
   try {
     const body = await asked();
     const answer = await fetch("/v1/images/generations", {
@@ -155,6 +170,8 @@ function take(event, body) {
   }
   picture.src = source;
   picture.alt = body.texture?.prompt || body.prompt;
+  $("unread").textContent = unread(event);
+  $("unread").hidden = !$("unread").textContent;
   if (event.type.endsWith("partial_image")) {
     $("state").textContent = `${word("step")} ${event.partial_image_index + 1}`;
     return;
@@ -164,12 +181,21 @@ function take(event, body) {
   remember(source, event, body);
 }
 
+// What of the texts was too long to be read, as one sentence; nothing if all was read.
+function unread(event) {
+  const texts = new Set((event.unread || []).map((cut) => `${cut.param}: “…${cut.text}”`));
+  return texts.size ? word("unread", { t: [...texts].join(" ") }) : "";
+}
+
 function remember(source, event, body) {
   const figure = document.createElement("figure"), picture = document.createElement("img");
   const caption = document.createElement("figcaption"), facts = document.createElement("small"), buttons = document.createElement("div");
   Object.assign(picture, { src: source, alt: body.prompt });
-  facts.textContent = `${event.size} · ${event.num_inference_steps} · ${event.guidance_scale} · ${event.seed} · v${event.release.pair_version}`;
+  const asked = event.request, half = asked.texture || {};
+  const both = (name) => half[name] === undefined || half[name] === asked[name] ? asked[name] : `${asked[name]}/${half[name]}`;
+  facts.textContent = `${event.size} · ${both("num_inference_steps")} · ${both("guidance_scale")} · ${event.seed} · v${event.release.pair_version}`;
   caption.append(body.texture?.prompt || body.prompt, facts);
+  if (unread(event)) caption.append(Object.assign(document.createElement("small"), { className: "unread", textContent: unread(event) }));
   buttons.append(button("reuse", () => reuse(body, event)));
   if (!body.coop) buttons.append(button("keep", () => keep(body, event)));
   const link = Object.assign(document.createElement("a"), { href: source, download: `pangu-${event.seed}.${event.output_format}` });
@@ -202,11 +228,16 @@ function reuse(body, event) {
   set("scheduler", body.scheduler || "");
   for (const name of model.styles) set(`style-${name}`, own.style?.[name] || 0);
   $("lock").checked = true;
+  if (body.texture) keepLayout(body, event);
   $("prompt").focus();
 }
 
 function keep(body, event) {
   reuse(body, event);
+  keepLayout(body, event);
+}
+
+function keepLayout(body, event) {
   const { texture, ...layout } = body;
   kept = { ...layout, seed: event.seed, n: 1 };
   $("kept").hidden = false;

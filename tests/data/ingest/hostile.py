@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image
@@ -159,12 +160,20 @@ BEHAVIOURS: dict[str, tuple[Act, str]] = {
     "redirect-to-file": (moves("file:///etc/hostname"), "refused_redirect"),
     "redirect-to-metadata": (moves("http://169.254.169.254/latest/meta-data"), "refused_redirect"),
     "redirect-to-other-port": (moves("http://127.0.0.1:1/"), "refused_redirect"),
-    "redirect-to-decimal": (moves("http://2130706433:1/"), "refused_address"),
+    "redirect-to-decimal": (moves("http://2130706433:1/"), "refused_redirect"),
+    "redirect-to-full-width": (moves("http://１２７。0.0.1:1/"), "refused_redirect"),
+    "图片/狐 狸.png": (sends(lambda: body(good(30))), ""),
+    "图片?名=狐&q=red fox": (sends(lambda: body(good(31))), ""),
+    "redirect-in-raw-bytes": (moves("/图片/全 景?名=狐"), ""),
+    "图片/全 景?名=狐": (sends(lambda: body(good(32))), ""),
 }
 # URLs that need no server: (URL, reason).
 URLS: dict[str, tuple[str, str]] = {
     "private-name": (f"http://{private_name()}/x.png", "refused_address"),
     "link-local": ("http://[fe80::1]/x.png", "refused_address"),
+    "private-in-circles": ("http://①⓪.0.0.1/图片.png", "refused_address"),
+    "zone": ("http://[fe80::1%25eth0]/x.png", "bad_url"),
+    "international-host": ("http://例子.invalid/图片.png", "unresolved_host"),
     "unknown-host": ("http://no-such-host.invalid/x.png", "unresolved_host"),
     "ftp": ("ftp://example.org/x.png", "refused_scheme"),
     "data": ("data:image/png;base64,AAAA", "refused_scheme"),
@@ -197,7 +206,7 @@ def hostile_origin() -> Iterator[int]:
             with client, suppress(OSError):
                 client.settimeout(30)
                 request = client.recv(65_536).decode("latin-1")
-                name = request.split(" ")[1].strip("/") if " " in request else ""
+                name = unquote(request.split(" ")[1]).strip("/") if " " in request else ""
                 if name.startswith("caption-"):
                     client.sendall(body(good(20 + list(CAPTIONS).index(name.removeprefix("caption-")))))
                 elif name in BEHAVIOURS:

@@ -5,12 +5,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pangu.data.card import Card, load_card
+from pangu.data.ingest.raw import NO_SHARD
+from pangu.data.ingest.reuse import UNASKED
 from pangu.data.ingest.stage import IngestOutcome, ingest
 from pangu.data.prepare.stage import PrepareOutcome, prepare
 from pangu.data.table.delta import read_rows
@@ -25,10 +28,12 @@ class Survived:
     ingested: IngestOutcome
     prepared: PrepareOutcome
 
+    def rows(self) -> list[dict[str, Any]]:
+        return pq.read_table(self.home.raw(self.card.name, self.ingested.ingest_id) / "rows.parquet").to_pylist()
+
     def reasons(self) -> dict[str, str]:
-        """How each listed row ended at ingest, by the last part of its English caption or URL."""
-        rows = pq.read_table(self.home.raw(self.card.name, self.ingested.ingest_id) / "rows.parquet").to_pylist()
-        return {row["style"]: row["reason"] for row in rows}
+        """How each listed row ended at ingest, by its name."""
+        return {row["style"]: row["reason"] for row in self.rows()}
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +79,25 @@ def test_every_behaviour_ends_under_its_own_reason(survived: Survived) -> None:
     assert outcome.listed == len(expected) == outcome.ok + sum(outcome.failed.values())
 
 
+def test_what_the_check_of_a_card_would_try_is_never_a_bad_url_later(survived: Survived) -> None:
+    assert {row["shard"] for row in survived.rows() if row["reason"] in UNASKED} == {NO_SHARD}
+
+
 def test_what_was_harmless_is_all_there_and_nothing_else(survived: Survived) -> None:
     rows = read_rows(survived.home, "openmoji", survived.prepared.version).to_pylist()
     kept = {name for name, (_, reason) in BEHAVIOURS.items() if not reason} | (set(CAPTIONS) - {"huge"})
-    kept -= {"plain-moved"}  # the bytes that redirect-once, listed before it, already brought
+    kept -= {"plain-moved", "图片/全 景?名=狐"}  # the bytes that redirects, listed before them, already brought
     assert {row["style"] for row in rows} == kept
-    assert survived.prepared.dropped == {"duplicate": 1, "missing_caption": 1, "undecodable": 1}
-    assert survived.prepared.rows + 3 == survived.ingested.ok
+    assert survived.prepared.dropped == {"duplicate": 2, "missing_caption": 1, "undecodable": 1}
+    assert survived.prepared.rows + 4 == survived.ingested.ok
 
 
 def test_rows_hold_plain_pixels_and_clean_captions(survived: Survived) -> None:
     for row in read_rows(survived.home, "openmoji", survived.prepared.version).to_pylist():
         with Image.open(io.BytesIO(row["image"])) as image:
             assert image.mode in ("RGB", "L") and (image.width, image.height) == (row["width"], row["height"])
+        if row["style"] in BEHAVIOURS:
+            assert row["source_url"].endswith(f"/{row['style']}")  # as listed, whatever was asked for
         if row["style"] in CAPTIONS:
             assert row["caption_en"] == CAPTIONS[row["style"]][1]
 

@@ -206,7 +206,7 @@ def test_metadata_speaks_of_each_file_as_often_as_it_names_it(tmp_path: Path) ->
         ("two", (b"a", "")),
         ("slanted", (b"b", "")),
         ("accents", (b"c", "")),
-        ("", (b"x", "")),
+        (None, (b"x", "")),
         ("lost", (None, "missing_file")),
     ]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -17,13 +18,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pangu.data.card import Card, load_card
 from pangu.data.example import openmoji
 from pangu.data.example.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
-from pangu.data.ingest.raw import RawFolder, RowState, account
+from pangu.data.ingest.raw import RawFolder, RowState, account, write_table
 from pangu.data.ingest.reuse import waits
 from pangu.data.ingest.stage import ingest, only_one
 from pangu.data.prepare.stage import prepare
@@ -86,6 +88,20 @@ def test_the_same_table_again_does_nothing_and_says_so(ingested: Ingested) -> No
     again = ingest(ingested.card, ingested.home)
     assert again.already_done
     assert again.model_copy(update={"already_done": False}) == ingested.outcome
+
+
+def test_a_finished_ingest_fetches_again_only_the_shards_that_are_gone(
+    ingested: Ingested, raw: RawFolder, tmp_path: Path
+) -> None:
+    card, whole, home = ingested.card, ingested.outcome, Home(tmp_path)
+    raw = RawFolder(shutil.copytree(raw.root, home.raw(card.name, whole.ingest_id)), raw.rows_per_shard)
+    raw.shard_file(1).write_bytes(b"torn")
+    untouched = raw.shard_file(0).stat().st_mtime_ns
+    assert raw.lost() and not RawFolder(ingested.home.raw(card.name, whole.ingest_id)).lost()
+    again = ingest(card, home)
+    assert again.model_copy(update={"seconds": 0}) == whole.model_copy(update={"seconds": 0})
+    assert raw.shard_file(0).stat().st_mtime_ns == untouched and not raw.lost()
+    assert ingest(card, home).already_done
 
 
 def test_another_threshold_downloads_nothing_again(ingested: Ingested) -> None:
@@ -229,11 +245,38 @@ def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -
         list_rows(card, port, ["good", "busy", "gone", "fresh"])
         more = ingest(card, home)
         assert (more.ok, more.failed, more.reused) == (3, {"http_404": 1}, 3)
+
+        shutil.rmtree(home.raw(card.name, first.ingest_id) / "shards")  # which held the bytes of one row of it
+        healed = ingest(card, home)
+        assert (healed.ok, healed.failed, healed.ingest_id) == (3, {"http_404": 1}, f"{more.ingest_id}r1")
+        assert ingest(card, home).already_done
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/count") as answer:
             asked = json.load(answer)
-    assert asked == {"good": 1, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
-    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), more.ingest_id, home)
+    assert asked == {"good": 2, "busy": 2, "gone": 1, "fresh": 1, "count": 1}
+    outcome = prepare(card.model_copy(update={"texture_min_side": 32}), healed.ingest_id, home)
     assert (outcome.rows, outcome.dropped) == (3, {})
+
+
+@pytest.mark.long
+def test_what_an_earlier_version_refused_is_asked_for_by_retry_and_what_is_refused_still_is_not(tmp_path: Path) -> None:
+    home, waited = Home(tmp_path), list[float]()
+    card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
+    with flaky_origin() as port:
+        list_rows(card, port, ["gone"])
+        with Path(card.source).open("a") as table:
+            table.write(f"http://127.0.0.1:{port}/狐 狸,a fox,,\nhttp://user@127.0.0.1/,a user,,\n")
+        first = ingest(card, home)
+        assert (first.ok, first.failed) == (1, {"bad_url": 1, "http_404": 1})
+        raw = RawFolder(home.raw(card.name, first.ingest_id))
+        rows = pq.read_table(raw.rows)
+        asked = urllib.parse.quote("/狐 狸")
+        assert [url.endswith(asked) for url in pq.read_table(raw.urls)["url"].to_pylist()] == [False, True]
+        assert rows["url"].to_pylist()[1].endswith("/狐 狸")
+        was = pa.array(["http_404", "bad_url", "bad_url"])  # what the version before would have left
+        write_table(rows.set_column(rows.column_names.index("reason"), "reason", was), raw.rows)
+        again = ingest(card, home, retry=True, wait=waited.append)
+    assert (again.ok, again.failed, again.ingest_id) == (1, {"bad_url": 1, "http_404": 1}, f"{first.ingest_id}r1")
+    assert waited == [0]
 
 
 def test_a_failure_waits_twice_as_long_each_time_and_a_hopeless_one_not_at_all() -> None:

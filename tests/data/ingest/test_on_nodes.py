@@ -6,13 +6,14 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.data.ingest.on_nodes import SHARDS_PER_PROCESS, Group, Ledger, fetch, group_size
-from pangu.data.ingest.raw import RawFolder, RowState, account
+from pangu.data.ingest.raw import RawFolder, RowState, account, write_table
 from tests.data.conftest import Ingested
 
 
@@ -99,6 +100,15 @@ def test_what_was_found_is_remembered_until_the_shard_is_fetched_again(
     pq.write_table(table.slice(0, table.num_rows - 1), begun.shard_file(0))
     assert Ledger.open(ingested.card, begun).waiting == [0]
     begun.shard_file(0).write_bytes(other)
+
+
+def test_what_was_found_of_a_row_that_now_belongs_to_another_shard_is_forgotten(
+    ingested: Ingested, begun: RawFolder, whole: RawFolder
+) -> None:
+    assert Ledger.open(ingested.card, begun).settle(leave(whole, begun, "one", [0, 1], done=[0, 1])) == []
+    urls = pq.read_table(begun.urls)
+    write_table(pa.concat_tables([pa.table({"row": [999], "url": [""]}, schema=urls.schema), urls]), begun.urls)
+    assert Ledger.open(ingested.card, begun).waiting == [0, 1, 2]
 
 
 def test_a_node_that_goes_on_after_it_was_given_up_changes_nothing(

@@ -1,6 +1,7 @@
 """A table gives the same listed rows whatever its format, or one sentence about what is wrong with it."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,7 +87,7 @@ SHAPES = {
         "HEIGHT": 10,
     },
     "noah_wukong": {"url": "http://a.org/1.jpg", "caption": "一只猫"},
-    "coco_cn": {"coco_url": "http://a.org/1.jpg", "caption_en": "a cat", "caption_zh": "一只猫"},
+    "coco_cn": {"coco_url": "http://a.org/1.jpg", "caption_en": ["a cat", "a pet"], "caption_zh": ["一只猫"]},
     "datacomp": {"uid": "0", "url": "http://a.org/1.jpg", "text": "a cat", "original_width": 10, "sha256": "00"},
 }
 
@@ -100,7 +101,12 @@ def test_each_template_reads_a_table_of_its_shape(tmp_path: Path, shape: str) ->
     for number in range(2 if "*" in card.source else 1):
         path = tmp_path / card.source.replace("*", str(number))
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, path) if path.suffix == ".parquet" else pyarrow.csv.write_csv(table, path)
+        if path.suffix == ".parquet":
+            pq.write_table(table, path)
+        elif path.suffix == ".jsonl":
+            path.write_text(json.dumps(SHAPES[shape]))
+        else:
+            pyarrow.csv.write_csv(table, path)
     rows = read_source(card, Home(tmp_path)).to_pylist()
     assert len(rows) == (2 if "*" in card.source else 1) and rows[0]["url"] == "http://a.org/1.jpg"
     assert (rows[0]["caption_en"] or "a cat", rows[0]["caption_zh"] or "一只猫") == ("a cat", "一只猫")

@@ -50,6 +50,17 @@ def stored(table: pa.Table, column: str, row: int, shape: tuple[int, ...]) -> to
     return torch.from_numpy(np.frombuffer(table[column][row].as_py(), np.float16).reshape(shape).copy())
 
 
+def test_rows_encoded_before_there_could_be_several_captions_have_one(folder, in_memory, tmp_path) -> None:
+    older = tmp_path / folder.name
+    shutil.copytree(folder, older)
+    for part in parts(older, "structure"):
+        pq.write_table(pq.read_table(part).drop_columns(["captions"]), part)
+    before, now = load_rows(older, "structure"), load_rows(folder, "structure")
+    assert before.captions_n.tolist() == now.captions_n.tolist() == [1] * len(now)
+    everything = range(len(now)), [0, 1, -1, *([0] * (len(now) - 3))]
+    assert all(map(torch.equal, before.captions(*everything), now.captions(*everything)))
+
+
 def test_every_row_is_to_the_bit_what_the_files_hold(folder, in_memory) -> None:
     rows = load_rows(folder, "structure")
     assert list(rows.keys) == in_memory["key"].to_pylist()

@@ -13,11 +13,22 @@ from pangu.data.example.openmoji import selection
 from pangu.data.rows.batches import load_rows
 from pangu.data.rows.image_copy import ImageCopy
 from pangu.data.rows.on_the_fly import OnTheFlyRows
+from pangu.data.table.delta import read_rows
+from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
+from pangu.models.text import embed_captions, load_text_tower
 from pangu.storage import Home
+from pangu.train.draws import draw_batch
 from pangu.train.loop import train_loop
 from tests.data.shaped import shaped_recipe, styled_row
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
+
+MORE_CAPTIONS = {
+    0: {"more_captions_en": ["a drawing of it", "something else"]},  # with a style
+    3: {"more_captions_en": ["a drawing"], "more_captions_zh": ["一幅画", "别的", "图"]},
+    7: {"caption_en": "", "more_captions_zh": ["别的"]},
+}
+"""By the place of the row."""
 
 
 def on_the_fly(recipe: Recipe) -> Recipe:
@@ -32,6 +43,8 @@ def both(tmp_path_factory) -> tuple[Home, Recipe, Path, Path]:
     rows += [row(one, True) for one in selection(12)[6:]]
     for values in rows[:2]:
         values |= {"width": 64}  # cropped to a tall shape
+    for values, more in MORE_CAPTIONS.items():
+        rows[values] |= more
     version = commit_rows(home, rows)
     recipe = shaped_recipe(lower_side=48).model_copy(update={"styles": {"photo": "A photo of"}})
     folders = [home.encoded(NAME, encode(NAME, version, one, home).encode_id) for one in (recipe, on_the_fly(recipe))]
@@ -44,7 +57,7 @@ def test_they_equal_precomputed_rows_but_for_rounding(role, both) -> None:
     stored, fresh = load_rows(before, role), load_rows(now, role, on_the_fly(recipe))
     assert isinstance(fresh, OnTheFlyRows)
     assert list(stored.keys) == list(fresh.keys)
-    for name in ("min_timestep_n", "preset_n", "styled_n"):
+    for name in ("min_timestep_n", "preset_n", "styled_n", "captions_n"):
         assert torch.equal(getattr(stored, name), getattr(fresh, name))
     assert len(fresh.preset_n.unique()) == 2
     for preset in fresh.preset_n.unique().tolist():
@@ -54,9 +67,36 @@ def test_they_equal_precomputed_rows_but_for_rounding(role, both) -> None:
         variants = [
             -1 if place == 1 else (2 if fresh.styled_n[index] else place % 2) for place, index in enumerate(bucket)
         ]
-        pairs = zip(fresh.captions(bucket, variants), stored.captions(bucket, variants), strict=True)
-        for ours, theirs in pairs:
-            torch.testing.assert_close(ours, theirs.float(), atol=4e-3, rtol=4e-3)
+        for number in (0, 1, -1):
+            numbers = [number % count for count in fresh.captions_n[bucket].tolist()]
+            pairs = zip(
+                fresh.captions(bucket, variants, numbers), stored.captions(bucket, variants, numbers), strict=True
+            )
+            for ours, theirs in pairs:
+                torch.testing.assert_close(ours, theirs.float(), atol=4e-3, rtol=4e-3)
+
+
+def test_every_caption_of_a_row_is_drawn_as_often_as_the_others(both) -> None:
+    home, recipe, before, _ = both
+    rows, towers = load_rows(before, "structure"), [load_text_tower(source) for source in recipe.text_encoders]
+    table = read_rows(home, NAME, 0).to_pylist()
+    plain = recipe.optimization.model_copy(update={"caption_dropout": 0.0, "style_share": 0.0})
+    for values in (one for one in table if one["more_captions_en"] or one["more_captions_zh"]):
+        at = list(rows.keys).index(values["key"])
+        own = {name: [values[f"caption_{name}"], *(values[f"more_captions_{name}"] or [])] for name in ("en", "zh")}
+        own = {name: list(filter(None, texts)) or list(filter(None, own["zh"])) for name, texts in own.items()}
+        assert int(rows.captions_n[at]) == max(map(len, own.values()))
+        for zh_share, texts in ((0.0, own["en"]), (1.0, own["zh"])):
+            optimization = plain.model_copy(update={"zh_share": zh_share})
+            interval = TimeInterval(500, 1000)
+            drawn = [draw_batch(rows, [at], 5, step, 0, interval, optimization).pooled_bp for step in range(90)]
+            expected = embed_captions(towers, texts, recipe.max_tokens)[1].float()
+            nearest = torch.cdist(torch.cat(drawn).float(), expected)
+            assert nearest.min(1).values.max() < 1e-2
+            counts = nearest.argmin(1).bincount(minlength=len(texts))
+            assert counts.min() > 90 / len(texts) / 3, counts
+            again = draw_batch(rows, [at], 5, 17, 0, interval, optimization)
+            assert torch.equal(again.pooled_bp, drawn[17])
 
 
 def test_no_latents_are_stored(both) -> None:

@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 from deltalake import DeltaTable
@@ -17,7 +19,7 @@ from pangu.cli import dataset
 from pangu.data.example.openmoji import selection
 from pangu.data.ingest.local_sources import local_images
 from pangu.data.table.delta import commit, data_files, latest_version, read_rows, write_part
-from pangu.data.table.export import export_webdataset
+from pangu.data.table.export import export_parquet, export_webdataset
 from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore
 from pangu.data.table.versions import diff, key_of, log, show, vacuum
@@ -53,16 +55,30 @@ def test_two_writers_at_once_both_land_and_neither_is_lost(tmp_path: Path) -> No
 
 
 def test_a_table_from_before_the_scores_gets_them_with_its_next_version(tmp_path: Path) -> None:
-    home, old = Home(tmp_path), [field for field in SCHEMA if field.name not in ("colours", "aspect", "caption_en_by")]
+    later = ("colours", "aspect", "caption_en_by", "more_captions_en", "more_captions_zh")
+    home, old = Home(tmp_path), [field for field in SCHEMA if field.name not in later]
     import deltalake
 
     table = pa.Table.from_pylist(
         [{k: v for k, v in one.items() if k in pa.schema(old).names} for one in ROWS], pa.schema(old)
     )
     deltalake.write_deltalake(str(home.table(NAME)), table, partition_by=["upscaled"])
-    assert read_rows(home, NAME, 0)["colours"].null_count == len(ROWS)
-    assert commit_rows(home, ROWS[:4], "new") == 1
+    before = read_rows(home, NAME, 0)
+    assert before["colours"].null_count == before["more_captions_en"].null_count == len(ROWS)
+    # Missing text was "" in its files, and was not said to be upscaled there.
+    assert before["upscaler"].null_count == len(ROWS) / 2 and sum(before["upscaled"].to_pylist()) == len(ROWS) / 2
+    more = {"more_captions_en": ["another"]}
+    assert commit_rows(home, [ROWS[0] | more, *ROWS[1:4]], "new") == 1
     assert read_rows(home, NAME, 1).num_rows == 4 and read_rows(home, NAME, 0).num_rows == len(ROWS)
+    assert diff(home, NAME, 0, 1).changed == {"more_captions_en": 1}
+    whole = DeltaTable(str(home.table(NAME))).to_pyarrow_table()
+    assert sorted(zip(whole["key"].to_pylist(), whole["upscaled"].to_pylist(), strict=True)) == sorted(
+        (one["key"], one["upscaled"]) for one in ROWS[:4]
+    )
+    assert export_webdataset(home, NAME, 0, tmp_path / "old").rows == len(ROWS)
+    assert export_parquet(home, NAME, 0, tmp_path / "old").rows == len(ROWS)
+    exported = pq.read_table(tmp_path / "old" / "data")
+    assert sum(exported["upscaled"].to_pylist()) == len(ROWS) / 2 and exported["upscaler"].null_count == len(ROWS) / 2
 
 
 OTHERS = """
@@ -71,15 +87,22 @@ folder, files = sys.argv[1], json.loads(sys.argv[2])
 found = {}
 if sys.argv[3] == "duckdb":
     import duckdb
-    found = duckdb.sql(f"select count(*), sum(width), min(caption_zh) from read_parquet({files})").fetchall()[0]
+    found = duckdb.sql("select count(*), sum(width), min(caption_zh), count(*) filter (upscaled), count(upscaler), count(style),"
+                       f" count(more_captions_en), min(more_captions_en[1]) from read_parquet({files})").fetchall()[0]
 elif sys.argv[3] == "polars":
     import polars
     frame = polars.read_parquet(files)
-    found = (frame.height, int(frame["width"].sum()), frame["caption_zh"].min())
+    more = frame["more_captions_en"]
+    found = (frame.height, int(frame["width"].sum()), frame["caption_zh"].min(), int(frame["upscaled"].sum()),
+             frame["upscaler"].count(), frame["style"].count(), more.count(), more.list.first().drop_nulls()[0])
 else:
     import datasets
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=folder)
-    found = (len(rows), sum(rows["width"]), min(rows["caption_zh"]))
+    there = lambda name: [value for value in rows[name] if value is not None]
+    found = (len(rows), sum(rows["width"]), min(rows["caption_zh"]), sum(rows["upscaled"]), len(there("upscaler")),
+             len(there("style")), len(there("more_captions_en")), there("more_captions_en")[0][0])
+    pictures = rows.cast_column("image", datasets.Image())
+    assert [picture.width for picture in pictures["image"]] == rows["width"]
 print(json.dumps(list(found)))
 """
 
@@ -87,7 +110,8 @@ print(json.dumps(list(found)))
 @pytest.mark.parametrize("reader", ["duckdb", "polars", "datasets"])
 def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> None:
     home = Home(tmp_path)
-    version = small_dataset(home, 6)
+    commit_rows(home, [*ROWS[:5], ROWS[5] | {"more_captions_en": ["another"], "style": ""}])
+    version = 0
     ours = read_rows(home, NAME, version)
     files = json.dumps(data_files(home, NAME, version))
     command = [sys.executable, "-c", OTHERS, str(tmp_path / "cache"), files, reader]
@@ -96,8 +120,66 @@ def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> No
     done = subprocess.run(command, capture_output=True, text=True, env=quiet)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [
-        6, sum(ours["width"].to_pylist()), min(ours["caption_zh"].to_pylist())
+        6, sum(ours["width"].to_pylist()), min(ours["caption_zh"].to_pylist()), 3, 3, 0, 1, "another"
     ]  # fmt: skip
+
+
+UNSCORED = {"aspect": 1.0, "english": None}
+MIXED = [
+    ROWS[0] | UNSCORED | {"image": b"\xff\xd8" + ROWS[0]["image"], "caption_zh": "", "style": None},
+    *(one | UNSCORED for one in ROWS[2:7:2]),
+    ROWS[0] | UNSCORED | {"key": "f" * 64, "more_captions_en": ["a", "b"], "split": "held_out"},
+    *(one | {"aspect": 1.0, "english": 0.5, "text_area": 0.25} for one in ROWS[1::2]),
+]
+"""Readers look at the first five: none of them has a score that the others have, and only the first is a JPEG."""
+EXPORTS = """
+import datasets, json, sys
+kind, folder, cache = sys.argv[1:]
+if kind == "webdataset":
+    files = sorted(str(path) for path in __import__("pathlib").Path(folder).glob("*.tar"))
+    rows = datasets.load_dataset("webdataset", data_files=files, split="train", cache_dir=cache)
+    image = next(name for name, feature in rows.features.items() if isinstance(feature, datasets.Image))
+    facts = rows["json"]
+    found = {fact["key"]: {**fact, **{one["name"]: one["value"] for one in fact["scores"]}} for fact in facts}
+    pictures = dict(zip(found, rows.cast_column(image, datasets.Image(decode=False))[image]))
+    captions = {key: [one["text"] for one in row["captions"] if one["language"] == "en"] for key, row in found.items()}
+else:
+    splits = datasets.load_dataset(folder, cache_dir=cache)
+    assert isinstance(splits["train"].features["image"], datasets.Image)
+    every = [row for split in splits.values() for row in split.cast_column("image", datasets.Image(decode=False))]
+    assert {row["split"] for row in splits["held_out"]} == {"held_out"}
+    assert splits["held_out"][0]["image"].size == (128, 128)
+    found = {row["key"]: row for row in every}
+    pictures = {key: row["image"] for key, row in found.items()}
+    captions = {key: [row["caption_en"], *(row["more_captions_en"] or [])] for key, row in found.items()}
+print(json.dumps([[key, row["upscaled"], row.get("english"), captions[key], row["caption_zh"] or None,
+                   len(pictures[key]["bytes"])] for key, row in sorted(found.items())]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+def test_an_export_is_read_by_hugging_face_with_every_row_score_and_caption(tmp_path: Path, kind: str) -> None:
+    home = Home(tmp_path)
+    commit_rows(home, MIXED)
+    export = {"webdataset": export_webdataset, "parquet": export_parquet}[kind]
+    export(home, NAME, 0, tmp_path / "out", 5)
+    command = [sys.executable, "-c", EXPORTS, kind, str(tmp_path / "out"), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = [
+        [row["key"], row["upscaled"], row["english"], [row["caption_en"], *row.get("more_captions_en", [])],
+         row["caption_zh"] or None, len(row["image"])]
+        for row in sorted(MIXED, key=lambda row: row["key"])
+    ]  # fmt: skip
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+    for path in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(path) as archive:
+            names = archive.getnames()
+            facts = [archive.extractfile(name).read().decode() for name in names if name.endswith(".json")]
+        assert {name.rpartition(".")[2] for name in names} == {"jpg", "txt", "json"}
+        assert all("NaN" not in fact and "null" not in fact for fact in facts)
+    with pytest.raises(UserError, match="already; name an empty one"):
+        export(home, NAME, 0, tmp_path / "out", 5)
 
 
 @pytest.fixture
@@ -195,5 +277,8 @@ def test_commands_say_what_the_functions_return(
     assert json.loads(run("diff", NAME, "0", "2"))["added"] == 2
     run("export", NAME, "--webdataset", str(tmp_path / "tars"), "--result", str(tmp_path / "result.json"))
     assert json.loads((tmp_path / "result.json").read_text())["archives"] == 1
+    assert '"rows": 6' in run("export", NAME, "--parquet", str(tmp_path / "parquet"))
+    with pytest.raises(UserError, match="Name one folder"):
+        run("export", NAME)
     assert json.loads(run("vacuum", NAME, "--keep", "1", "--dry-run"))["deleted_files"] > 0
     assert len([entry for entry in log(three_versions, NAME) if entry.readable]) == 3

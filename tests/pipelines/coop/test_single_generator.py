@@ -123,6 +123,8 @@ def test_a_generator_becomes_a_partners_folder_once(single, tmp_path) -> None:
     assert partner_folder(tmp_path / "generator", single_recipe(), tmp_path / "partner") == made.model_copy(
         update={"already_done": True}
     )
+    (tmp_path / "partner/vae/diffusion_pytorch_model.safetensors").unlink()
+    assert partner_folder(tmp_path / "generator", single_recipe(), tmp_path / "partner") == made
     single.reference.model_copy(update={"trained_steps": 9}).save(tmp_path / "generator")
     assert not partner_folder(tmp_path / "generator", single_recipe(), tmp_path / "partner").already_done
 

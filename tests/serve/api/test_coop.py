@@ -16,6 +16,7 @@ from PIL import Image
 from pangu.pipelines import CoopPipeline, Partner
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.serve.drawing.pictures import facts_in
 from tests.pipelines.coop import small
 from tests.serve.local import LocalServer, serving
 
@@ -101,6 +102,23 @@ def test_the_control_image_of_a_request_steers_the_partner(coop: LocalServer) ->
     assert np.abs(first - second).max() > 0
     as_url = pixels(draw(coop, "edges", control_image="data:image/png;base64," + control()))
     assert np.array_equal(first, as_url)
+
+
+def test_a_cooperation_is_drawn_again_from_what_its_file_says(coop: LocalServer) -> None:
+    fields = {"strength": 0.3, "bridge": {"every": 2, "stop": 0.9}, "control_image": control()}
+    answer = coop.draw(
+        "a fox " * 20, seed=5, num_inference_steps=4, style={"photo": 1.0}, n=2, coop={"partners": ["edges"], **fields}
+    )
+    assert answer.json()["steps"] == {"structure": 2, "texture": 2}
+    assert {each["param"] for each in answer.json()["unread"]} == {"prompt", "style.photo"}
+    file = base64.b64decode(answer.json()["data"][1]["b64_json"])
+    facts = facts_in(file)
+    body = json.loads(facts["request"])
+    assert json.loads(facts["coop"]) == body["coop"] and len(facts["control_image_0_sha256"]) == 64
+    again = coop.draw(**body | {"coop": body["coop"] | {"control_image": control()}})
+    assert again.json()["data"] == answer.json()["data"]
+    refused = coop.draw(num_inference_steps=1, coop={"partners": ["style"]}).json()["error"]
+    assert (refused["param"], refused["code"]) == ("num_inference_steps", "invalid_value")
 
 
 def test_no_more_partners_are_held_than_declared_and_each_comes_back(coop: LocalServer) -> None:

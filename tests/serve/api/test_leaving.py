@@ -57,7 +57,9 @@ class Pools:
 
     async def develop(self, handoff: Handoff) -> Pictures:
         await self._work()
-        return Pictures(handoff.release, [b"whole"], (8, 8), "DDIM", 4, 1.0, {})
+        return Pictures(
+            handoff.release, [b"whole"], (8, 8), "DDIM", {"num_inference_steps": 4, "guidance_scale": 1.0}, {}, {}
+        )
 
 
 class Server:

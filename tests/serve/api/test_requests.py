@@ -2,13 +2,16 @@
 
 import json
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pangu.serve.api import bounds
+from pangu.serve.api.jobs import job_of
 from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
+from pangu.serve.drawing.facts import request_of
 from pangu.serve.errors import ApiError
 
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
@@ -60,6 +63,53 @@ def test_any_json_is_a_request_within_bounds_or_an_error_that_names_the_field(va
     request.model_dump_json().encode()
 
 
+texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1, max_size=20).filter(str.strip)
+scales = st.floats(0, 2)
+asked_for = {
+    "prompt": texts,
+    "seed": st.integers(0, bounds.MAX_SEED),
+    "size": st.sampled_from(["96x96", "2048x32"]),
+    "num_inference_steps": st.integers(1, bounds.MAX_STEPS),
+    "guidance_scale": st.floats(0, bounds.MAX_GUIDANCE),
+}
+left_out = {
+    "n": st.integers(1, 4),
+    "negative_prompt": texts,
+    "style": st.dictionaries(texts, scales, min_size=1, max_size=3),
+    "output_format": st.sampled_from(["png", "jpeg", "webp"]),
+    "output_compression": st.integers(0, 100),
+}
+pair_alone = {
+    "scheduler": st.sampled_from(["ddim", "heun"]),
+    "lora_scales": st.fixed_dictionaries({"structure": scales}, optional={"texture": scales}),
+    "texture": st.fixed_dictionaries(
+        {"prompt": texts},
+        optional={"style": st.dictionaries(texts, scales, max_size=2), "num_inference_steps": st.just(7)},
+    ),
+}
+bridges = {
+    "every": st.integers(1, 9),
+    "start": st.floats(0, 0.4),
+    "stop": st.floats(0.5, 1),
+    "upsample": st.just("spanx2"),
+}
+together = {
+    "coop": st.fixed_dictionaries(
+        {"partners": st.lists(texts, min_size=1, max_size=3), "strength": st.floats(0, 0.3)},
+        optional={"bridge": st.fixed_dictionaries({}, optional=bridges)},
+    )
+}
+
+
+@given(st.one_of(st.fixed_dictionaries(asked_for, optional=left_out | more) for more in (pair_alone, together)))
+@settings(max_examples=100, deadline=None)
+def test_the_body_that_a_job_is_said_to_come_from_makes_the_same_job(body: dict[str, object]) -> None:
+    job = job_of(parse_request(body))
+    if job.output_format == "png":
+        job = replace(job, output_compression=90)
+    assert job_of(parse_request(json.loads(json.dumps(request_of(job))))) == job
+
+
 @given(st.binary(max_size=200))
 @example(b"\xff\xfe")
 @example(b"[" * 60_000)
@@ -109,9 +159,11 @@ def test_a_size_is_two_multiples_of_eight_within_bounds_or_refused(size: str) ->
         ({"prompt": "x", "stream": "yes"}, "stream", "invalid_value"),
         ({"prompt": "x", "partial_images": 2}, "partial_images", "invalid_value"),
         ({"prompt": "x", "stream": True, "partial_images": 4}, "partial_images", "invalid_value"),
-        ({"prompt": "x", "size": "2048x2048", "n": 2}, "n", "invalid_value"),
+        ({"prompt": "x", "size": "2048x2048", "n": 3}, "n", "invalid_value"),
+        ({"prompt": "x", "n": 11}, "n", "invalid_value"),
+        ({"prompt": "x", "n": 5, "coop": {"partners": ["a"]}}, "n", "invalid_value"),
         ({"prompt": "x", "scheduler": "magic"}, "scheduler", "invalid_value"),
-        ({"prompt": "x", "style": "vivid"}, "style", "invalid_value"),
+        ({"prompt": "x", "style": "oil"}, "style", "invalid_value"),
         ({"prompt": "x", "style": {"photo": 1e9}}, "style", "invalid_value"),
         ({"prompt": "x", "style": {"photo": "much"}}, "style", "invalid_value"),
         ({"prompt": "x", "style": {"\ud800": 1.0}}, "style.\\ud800", "unknown_parameter"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pangu.serve.drawing.messages import RequestError
-from pangu.serve.drawing.pictures import encode, read_image
+from pangu.serve.drawing.pictures import encode, facts_in, read_image
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 
@@ -24,6 +24,15 @@ def test_pixels_and_facts_come_back(height: int, width: int, prompt: str, negati
         assert again.text == facts  # type: ignore[attr-defined]
         assert np.array_equal(np.asarray(again), pixels)
     assert encode(Image.fromarray(pixels), "png", 90, facts) == file
+    for other in ("png", "jpeg", "webp"):
+        assert facts_in(encode(Image.fromarray(pixels), other, 90, facts)) == facts
+
+
+def test_facts_that_are_longer_than_a_jpeg_holds_leave_a_whole_picture() -> None:
+    image = Image.new("RGB", (8, 8), "red")
+    file = encode(image, "jpeg", 90, {"prompt": "狐" * 40_000})
+    assert facts_in(file) == {}
+    assert Image.open(io.BytesIO(file)).size == (8, 8)
 
 
 def test_what_a_client_sends_is_read_or_refused_in_one_sentence() -> None:

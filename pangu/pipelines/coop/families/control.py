@@ -8,7 +8,8 @@ from torch import Tensor
 
 from pangu.data.images import opened_rgb
 from pangu.errors import UserError
-from pangu.pipelines.coop.family import Ask, Family, check_images
+from pangu.pipelines.coop.family import Ask, Family
+from pangu.pipelines.coop.images import check_images
 
 PROCESSOR = VaeImageProcessor(vae_scale_factor=1, do_resize=False, do_convert_rgb=True, do_normalize=False)
 

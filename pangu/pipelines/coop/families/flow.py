@@ -1,5 +1,6 @@
 """Flow-matching transformers: Stable Diffusion 3 and Flux."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,13 @@ class Flux(StableDiffusion3):
         height, width = self.latent_size(ask.height, ask.width)
         ids = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, tokens.dtype)
         return Condition(tensors, guided, scale, ask.batched_guidance, {"text_ids": text_ids, "image_ids": ids})
+
+    def reguided(self, condition: Condition, scale: float) -> Condition:
+        """The scale that its network is told; the true guidance stays as the call began."""
+        if "guidance" not in condition.tensors:
+            return condition
+        told = torch.full_like(condition.tensors["guidance"], scale)
+        return replace(condition, tensors=condition.tensors | {"guidance": told})
 
     def _embed(self, prompts: list[str] | None, ask: Ask) -> tuple[Tensor, Tensor, Tensor]:
         return self.pipe.encode_prompt(

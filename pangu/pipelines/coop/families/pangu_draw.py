@@ -1,22 +1,25 @@
 """PanGu-Draw's own pair, whose expert changes at the boundary inside the cooperation, and a single generator of ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from pangu.config import ROLES, Role
+from pangu.diffusion.interval import expert_at
 from pangu.diffusion.presets import nearest_of
 from pangu.diffusion.trajectory import Trajectory, predict
 from pangu.errors import UserError
 from pangu.models.control import ControlledUNet
 from pangu.models.denoisers import denoise
-from pangu.models.schedulers import check_schedule
-from pangu.pipelines import inputs
+from pangu.models.schedulers import check_halves, check_schedule
+from pangu.pipelines import callbacks, inputs
 from pangu.pipelines.coop.families.control import control_pictures, control_scales
 from pangu.pipelines.coop.families.latent import LatentFamily
 from pangu.pipelines.coop.family import Ask, Condition, Tensors, check_parts
+from pangu.pipelines.coop.levels import Sampler
+from pangu.pipelines.schedules import check_own_schedule
 
 
 class PanGuDraw(LatentFamily):
@@ -92,12 +95,39 @@ class PanGuDraw(LatentFamily):
             conditioning=condition.facts["said"],
             guidance_scale=condition.guidance_scale,
             presets=condition.facts["presets"],
+            guidance_rescale=condition.guidance_rescale,
         )
         return predict(ask, noisy_bchw, here)
 
+    def sampler(
+        self,
+        steps: int,
+        height: int,
+        width: int,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+    ) -> Sampler:
+        found = super().sampler(steps, height, width, timesteps, sigmas)
+        if timesteps is not None or sigmas is not None:
+            check_own_schedule(found.scheduler.timesteps, {role: self.pipe.contract(role) for role in self.roles})
+        elif self.roles == ROLES:
+            check_halves(found.scheduler, self.pipe.boundary)
+        return found
+
+    def embeds(self, condition: Condition) -> dict[str, Tensor]:
+        facts = condition.facts
+        return callbacks.embeds(facts["said"], condition.guidance_scale > 1, facts["presets"][self.roles[0]])
+
+    def with_embeds(self, condition: Condition, answer: Mapping[str, Any]) -> Condition:
+        said = callbacks.with_embeds(condition.facts["said"], condition.facts["presets"][self.roles[0]], answer)
+        return replace(condition, facts={**condition.facts, "said": said})
+
+    def reguided(self, condition: Condition, scale: float) -> Condition:
+        return replace(condition, guidance_scale=scale)
+
     def expert(self, timestep: float) -> Role:
-        """Which generator owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
-        return "structure" if timestep >= self.pipe.boundary else "texture"
+        """Which generator is asked."""
+        return expert_at(timestep, self.pipe.boundary)
 
     def asked(self, role: Role) -> Any:
         """The network that answers for a role."""

@@ -1,0 +1,203 @@
+"""The generators of a pipeline and the trajectory that they walk. Knows no text and no pictures.
+
+Which generators there are, and in which order they run, is each subclass's own.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
+from torch import Tensor
+
+from pangu.config import Role
+from pangu.contract import GeneratorContract
+from pangu.diffusion.presets import Size
+from pangu.diffusion.trajectory import Conditioning, Denoiser, OnStep, Trajectory, advance
+from pangu.errors import UserError
+from pangu.models.autoencoders import spatial_factor
+from pangu.models.lora import has_lora, set_lora_scale
+from pangu.models.schedulers import check_schedule, copied
+from pangu.pipelines import callbacks, inputs, settings
+from pangu.pipelines.call_state import CallState
+from pangu.pipelines.denoiser import checked_denoiser
+from pangu.pipelines.schedules import check_own_schedule, set_timesteps, unit_noise
+from pangu.pipelines.switches import Switches
+
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny
+"""Named one by one: diffusers' `from_pipe` compares the classes of components with the annotations of constructors."""
+
+
+class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
+    """Generators with their contracts, and the scheduler that they share."""
+
+    _callback_tensor_inputs = list(callbacks.TENSORS)  # noqa: RUF012 (diffusers reads this name from the class)
+
+    _contracts: dict[Role, GeneratorContract]
+
+    def contract(self, role: Role) -> GeneratorContract:
+        """What the generator of `role` was trained for."""
+        return self._contracts[role]
+
+    def generator(self, role: Role) -> Any:
+        """The network of `role`; None where this process does not hold it."""
+        raise NotImplementedError
+
+    @property
+    def reference(self) -> GeneratorContract:
+        """The contract that decides the size of the images; what the generators share is the same in all."""
+        raise NotImplementedError
+
+    @property
+    def resolution(self) -> int:
+        """Base resolution of the images, px."""
+        return self.reference.resolution
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """(height, width) in px of every picture that can be asked for."""
+        return inputs.presets_of(self.reference)
+
+    def preset_for(self, role: Role, height: int, width: int) -> int:
+        """The preset index that the generator of `role` is conditioned on, from the list of its own resolution.
+
+        Raises:
+            UserError: the size is no preset of the images.
+        """
+        inputs.check_size(height, width, self.reference)
+        return inputs.matching_preset(height, width, self.reference, self.contract(role))
+
+    @property
+    def _any_generator(self) -> Any:
+        """A network that this process holds; those of one pipeline have one configuration."""
+        if not self._denoisers:
+            raise UserError("This pipeline was loaded without its generators.")
+        return self._denoisers[0]
+
+    @property
+    def _denoisers(self) -> list[Any]:
+        networks = (self.generator(role) for role in self._contracts)
+        return [network for network in networks if network is not None]
+
+    @property
+    def _autoencoders(self) -> list[Any]:
+        return [self.vae] if self.vae is not None else []
+
+    @classmethod
+    def _settings(cls, networks: Sequence[Any], **given: Any) -> dict[str, Any]:
+        """The arguments of a constructor that are no components; without contracts, what is left out is as these networks had it.
+
+        Raises:
+            UserError: they had it in several ways.
+        """
+        known = None if given["contracts"] is not None else settings.recalled(networks, cls)
+        defaults = inspect.signature(cls).parameters
+        own = {name: value for name, value in given.items() if value and value != defaults[name].default}
+        return given if known is None else known | own
+
+    def _set_up(self, contracts: dict[Role, GeneratorContract]) -> None:
+        """Keep checked contracts, once the components are registered.
+
+        Raises:
+            UserError: the scheduler or the autoencoder disagrees with them.
+        """
+        self._contracts = contracts
+        names = (name for name in self.config if name not in self.components and not name.startswith("_"))
+        settings.remember(self._denoisers, type(self), {name: self.config[name] for name in names})
+        contract = self.reference
+        check_schedule(self.scheduler, contract.schedule)
+        if self.vae is not None:
+            inputs.check_scaling(self.vae, contract)
+        self.image_processor = VaeImageProcessor(
+            vae_scale_factor=spatial_factor(self.vae) if self.vae is not None else 1
+        )
+
+    def _begin(
+        self, conditioning: Conditioning, request: inputs.Request, presets: Mapping[Role, int], channels: int
+    ) -> Trajectory:
+        """Pure noise of `channels` at the first timestep.
+
+        Raises:
+            UserError: the scheduler no longer fits the contracts, or a scale is for an adapter that is not there.
+        """
+        chosen = self.scheduler if request.scheduler is None else request.scheduler
+        device = self._execution_device  # asked once: diffusers looks through every module for it
+        check_schedule(chosen, self.reference.schedule)
+        self._check_lora_scales(request.lora_scales)
+        scheduler = copied(chosen)
+        set_timesteps(scheduler, request.num_inference_steps, device, request.timesteps, request.sigmas)
+        if request.own_schedule:
+            check_own_schedule(scheduler.timesteps, self._contracts)
+        factor = self.reference.spatial_factor
+        shape = (len(conditioning.tokens_bnc), channels, request.height // factor, request.width // factor)
+        noise = request.latents if request.latents is not None else unit_noise(shape, request.generators, device)
+        return Trajectory(
+            latents_bchw=noise.to(device, torch.float32) * scheduler.init_noise_sigma,
+            timesteps=scheduler.timesteps,
+            step=0,
+            scheduler=scheduler,
+            conditioning=conditioning.to(device),
+            guidance_scale=request.guidance_scale,
+            presets=presets,
+            generators=request.generators,
+            lora_scales=request.lora_scales,
+            guidance_rescale=request.guidance_rescale,
+        )
+
+    @torch.inference_mode()
+    def _walk(
+        self,
+        trajectory: Trajectory,
+        role: Role,
+        on_step: OnStep | None = None,
+        lower_bchw: Tensor | None = None,
+        attention: Mapping[str, Any] | None = None,
+    ) -> Trajectory:
+        """Run every next step whose current timestep belongs to `role`, conditioned on `lower_bchw` where given.
+
+        Raises:
+            UserError: this process holds no generator of that role.
+        """
+        scale = trajectory.lora_scales.get(role, 1.0)
+        network = self.denoiser(role, trajectory.presets[role], scale, lower_bchw, attention)
+        return advance(trajectory, network, self.contract(role).interval, on_step)
+
+    def denoiser(
+        self,
+        role: Role,
+        preset: int,
+        lora_scale: float = 1.0,
+        lower_bchw: Tensor | None = None,
+        attention: Mapping[str, Any] | None = None,
+    ) -> Denoiser:
+        """The network of `role` for pictures of one preset, refusing timesteps that are not its own.
+
+        attention: diffusers' `cross_attention_kwargs`.
+
+        Raises:
+            UserError: this process holds no generator of that role.
+        """
+        unet = self.generator(role)
+        if unet is None:
+            raise UserError(f"This pipeline was loaded without its {role} generator.")
+        if has_lora(unet):
+            set_lora_scale(unet, lora_scale)
+        return checked_denoiser(unet, self.contract(role), role, preset, lower_bchw, attention)
+
+    def _check_lora_scales(self, scales: Mapping[Role, float]) -> None:
+        for role in scales:
+            if role not in self._contracts:
+                raise UserError(f"lora_scales may name {', '.join(self._contracts)}, not '{role}'.")
+            # The half that another process holds is checked there.
+            if self.generator(role) is not None and not has_lora(self.generator(role)):
+                raise UserError(f"lora_scales gives {role} a scale, but it has no adapter; call load_lora first.")
+
+    @contextmanager
+    def _watched(self, trajectory: Trajectory, request: inputs.Request, role: Role | None = None) -> Iterator[OnStep]:
+        """A progress bar, and the function that moves it and calls the user's callback; `role` where one takes all steps."""
+        self._num_timesteps, self._guidance_scale = len(trajectory.timesteps), request.guidance_scale
+        with self.progress_bar(total=self._num_timesteps) as bar:
+            yield callbacks.Watch(self, bar, request, self._contracts if role is None else {role: self.contract(role)})

@@ -1,0 +1,81 @@
+"""How a call begins: noise, and the steps of a scheduler or a schedule of the caller's own (diffusers' `retrieve_timesteps`)."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+from pangu.config import Role
+from pangu.contract import GeneratorContract
+from pangu.errors import UserError
+from pangu.models.schedulers import check_timesteps, set_steps
+
+
+def set_timesteps(
+    scheduler: Any,
+    steps: int,
+    device: torch.device | str,
+    timesteps: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> None:
+    """Set a fresh scheduler to `steps` steps, or to the given timesteps or noise levels; one of them at most.
+
+    arguments: what else `set_timesteps` of this scheduler takes; its own `sigmas` give way to the caller's schedule.
+
+    Raises:
+        UserError: both are given, or the scheduler takes no such schedule.
+    """
+    if timesteps is not None and sigmas is not None:
+        raise UserError("timesteps and sigmas are two ways to say one schedule; give one of the two.")
+    if timesteps is None and sigmas is None:
+        set_steps(scheduler, steps, device, **(arguments or {}))
+        return
+    name, values = ("timesteps", timesteps) if timesteps is not None else ("sigmas", sigmas)
+    kind = type(scheduler).__name__
+    if name not in inspect.signature(scheduler.set_timesteps).parameters:
+        raise UserError(f"{kind} takes no {name} of your own; EulerDiscreteScheduler takes both kinds of schedules.")
+    given = [float(value) for value in values or ()]
+    if not given or not all(map(math.isfinite, given)):
+        raise UserError(f"{name} must be a list of at least one finite number.")
+    try:
+        others = {key: value for key, value in (arguments or {}).items() if key != "sigmas"}
+        scheduler.set_timesteps(**others, **{name: given}, device=device)
+    except (ValueError, IndexError, TypeError) as error:
+        raise UserError(f"{kind} does not take these {name}: {str(error).splitlines()[0]}") from error
+    check_timesteps(scheduler)
+
+
+def check_falling(timesteps: torch.Tensor) -> None:
+    """Raises UserError if a schedule goes back towards noise."""
+    if any(later > earlier for earlier, later in pairwise(timesteps.tolist())):
+        raise UserError("The schedule must fall from noise to the picture: no timestep may be above the one before it.")
+
+
+def check_own_schedule(timesteps: torch.Tensor, contracts: Mapping[Role, GeneratorContract]) -> None:
+    """Raises UserError unless a schedule of the caller's own falls, inside [0, T), with a step for each generator."""
+    found = [float(t) for t in timesteps]
+    high = max(contract.high for contract in contracts.values())
+    outside = [t for t in found if not 0 <= t < high]
+    if outside:
+        raise UserError(f"The schedule has a step at t = {outside[0]:g}, but the generators know t in [0, {high}).")
+    check_falling(timesteps)
+    for role, contract in contracts.items():
+        if not any(t in contract.interval for t in found):
+            raise UserError(
+                f"The schedule has no step in {contract.interval}, which the {role} generator owns; "
+                "give at least one to each generator."
+            )
+
+
+def unit_noise(
+    shape: tuple[int, ...], generators: Sequence[torch.Generator] | None, device: torch.device
+) -> torch.Tensor:
+    """Unit Gaussian noise (B, C, H, W), float32, from one source for each image, one for all, or none."""
+    source = list(generators) if generators else None
+    single = source[0] if source and len(source) == 1 else source
+    return randn_tensor(shape, generator=single, device=device, dtype=torch.float32)

@@ -1,0 +1,35 @@
+"""What asking for a training again finds: its finished run, or what is left of it."""
+
+from pathlib import Path
+
+import pytest
+
+from pangu.data.encode.stage import encode
+from pangu.storage import Home
+from pangu.train import launch
+from pangu.train.work import work
+from pangu.train.world import World
+from tests import nasty
+from tests.small_dataset import NAME, small_dataset
+from tests.train.control import single_recipe
+
+
+def test_a_finished_run_whose_generator_is_gone_is_made_again_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process instead of Ray's worker; the home's name is any."""
+    monkeypatch.setattr(launch, "run_on_ray", lambda job: work(job, World()))
+    home, recipe = Home(tmp_path / nasty.NAME), single_recipe()
+    encode_id = encode(NAME, small_dataset(home), recipe, home).encode_id
+
+    def train() -> launch.TrainOutcome:
+        return launch.train("single", NAME, encode_id, recipe, home)
+
+    first = train()
+    assert not first.already_done and train() == first.model_copy(update={"already_done": True})
+    weights = Path(first.generator) / "diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    for spoil in (weights.unlink, lambda: weights.write_bytes(whole[:-1])):
+        spoil()
+        assert train() == first and weights.read_bytes() == whole
+    assert train().already_done
