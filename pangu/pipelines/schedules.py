@@ -12,7 +12,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from pangu.config import Role
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
-from pangu.models.schedulers import check_timesteps, set_steps
+from pangu.models.schedulers import set_steps
 
 
 def set_timesteps(
@@ -47,7 +47,6 @@ def set_timesteps(
         scheduler.set_timesteps(**others, **{name: given}, device=device)
     except (ValueError, IndexError, TypeError) as error:
         raise UserError(f"{kind} does not take these {name}: {str(error).splitlines()[0]}") from error
-    check_timesteps(scheduler)
 
 
 def check_falling(timesteps: torch.Tensor) -> None:

@@ -39,7 +39,7 @@ def schedulers(like: Any) -> Iterator[Any]:
 def follow(pipeline: Any) -> Any:
     """The same pipeline, whose networks answer a share of what they see, at timesteps of their own interval alone."""
 
-    def denoiser(role: Any, preset: int, lora_scale: float = 1.0, lower_bchw: Any = None) -> Any:
+    def denoiser(role: Any, *_: Any) -> Any:
         def predict(noisy: torch.Tensor, timestep: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
             pipeline.contract(role).interval.check(float(timestep[0]), role)
             return 0.3 * noisy

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import AutoPipelineForText2Image, DiffusionPipeline, EulerDiscreteScheduler
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline, EulerDiscreteScheduler, UniPCMultistepScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, SDCFGCutoffCallback, SDXLCFGCutoffCallback
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from PIL import Image
 
 from pangu.diffusion.guidance import rescaled_guidance
 from pangu.errors import UserError
+from pangu.models.schedulers import fresh_scheduler
 from pangu.pipelines import register
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.baselines import Cascade, SingleStage
@@ -222,7 +223,10 @@ def test_schedules_of_the_callers_own(pipelines) -> None:
     """What a scheduler would choose itself draws the same; other schedules are checked against [0, T) and the boundary."""
     for pipe in pipelines:
         trained = pipe.scheduler
-        with pytest.raises(UserError, match=r"DDIMScheduler takes no timesteps"):
+        ddim = fresh_scheduler(trained, 5).timesteps.tolist()
+        assert torch.equal(draw(pipe, timesteps=ddim), draw(pipe)), type(pipe).__name__
+        pipe.scheduler = UniPCMultistepScheduler.from_config(trained.config)
+        with pytest.raises(UserError, match=r"UniPCMultistepScheduler takes no timesteps"):
             draw(pipe, timesteps=[900, 100])
         pipe.scheduler = EulerDiscreteScheduler.from_config(trained.config, timestep_spacing="trailing")
         try:
@@ -268,7 +272,7 @@ def test_guidance_of_at_most_one_is_the_caption_alone(pipelines) -> None:
 
 def test_what_a_call_returns(pipelines) -> None:
     for pipe in pipelines:
-        options = {"num_inference_steps": 1, "generator": seeds(1)}
+        options = {"num_inference_steps": 2, "generator": seeds(1)}
         pipe.set_progress_bar_config(disable=True)
         (pictures,) = pipe("fox", return_dict=False, **options)
         assert [type(picture) for picture in pictures] == [Image.Image]

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from pangu.diffusion.guidance import classifier_free_guidance, rescaled_guidance
 from pangu.errors import UserError
-from pangu.models.schedulers import copied
+from pangu.models.schedulers import check_timesteps, copied
 from pangu.pipelines.callbacks import of_shape
 from pangu.pipelines.coop.levels import Sampler, TrainedLevels, trained_levels
 from pangu.pipelines.schedules import check_falling, set_timesteps
@@ -205,6 +205,7 @@ class Family(ABC):
         set_timesteps(scheduler, steps, self.device, timesteps, sigmas, arguments)
         if timesteps is not None or sigmas is not None:
             check_falling(scheduler.timesteps)
+            check_timesteps(scheduler)
             steps = math.ceil(len(scheduler.timesteps) / getattr(scheduler, "order", 1))
         return Sampler(scheduler, steps, self.name)
 
