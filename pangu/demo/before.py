@@ -2,8 +2,8 @@
 
 from pangu.config import Recipe
 from pangu.demo.queries import LANGUAGES, SEED, Answers
+from pangu.evaluate.bootstrap import Difference, bootstrap, paired
 from pangu.evaluate.retrieval import rank
-from pangu.gate.bootstrap import Difference, bootstrap, paired
 
 CONFIDENCE, RESAMPLES = 0.95, 2000
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pangu.config import Frozen
 from pangu.demo.queries import LANGUAGES, Answers
-from pangu.gate.bootstrap import Difference
+from pangu.evaluate.bootstrap import Difference
 
 
 class Summary(Frozen):

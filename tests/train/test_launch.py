@@ -18,7 +18,7 @@ def test_a_finished_run_whose_generator_is_gone_is_made_again_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process instead of Ray's worker; the home's name is any."""
-    monkeypatch.setattr(launch, "run_on_ray", lambda job: work(job, World()))
+    monkeypatch.setattr(launch, "run_on_ray", lambda job, quiet: work(job, World()))
     home, recipe = Home(tmp_path / nasty.NAME), single_recipe()
     encode_id = encode(NAME, small_dataset(home), recipe, home).encode_id
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -198,7 +199,8 @@ def test_the_origins_that_a_table_names_are_those_it_asks() -> None:
 def test_an_earlier_download_is_known_by_what_was_asked_and_a_refusal_is_decided_anew(tmp_path: Path) -> None:
     before = listed("http://host/狐.png", "http://host/a b", "http://host/gone")
     raw = RawFolder(tmp_path / "earlier")
-    raw.root.mkdir()
+    raw.shards.mkdir(parents=True)
+    pq.write_table(pa.table({"row": [0]}), raw.shard_file(0))
     write_rows(raw, before, {0: RowState(0, "", "ab"), 1: RowState(0, "bad_url"), 2: RowState(0, "http_404")})
     now = listed("http://HOST/%E7%8B%90.png#x", "http://host/a b", "http://host/gone?", "http://host/gone", "x")
     assert reuse(now, [raw]) == {0: RowState(0, "", "ab", "earlier", 0), 3: RowState(0, "http_404", "", "earlier", 2)}

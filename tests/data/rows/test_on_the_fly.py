@@ -101,7 +101,9 @@ def test_every_caption_of_a_row_is_drawn_as_often_as_the_others(both) -> None:
 
 def test_no_latents_are_stored(both) -> None:
     _, recipe, _, now = both
-    assert sorted(path.name for path in now.iterdir()) == ["empty_caption.safetensors", "manifest.json"]
+    assert sorted(path.name for path in now.iterdir()) == [
+        "autoencoder.json", "empty_caption.safetensors", "manifest.json",
+    ]  # fmt: skip
     check_encoded(Manifest.load(now), on_the_fly(recipe), "structure")
     with pytest.raises(UserError, match="latents precomputed, but the dataset was encoded with on_the_fly"):
         check_encoded(Manifest.load(now), recipe, "structure")
