@@ -34,7 +34,7 @@ class Summary(Frozen):
     unseen_by_language: dict[str, dict[str, float]]
     gain_by_language: dict[str, dict[str, Difference]] = Field(
         description="Retrieval of captions trained: after this training minus before it, prompt by prompt, 95 % interval. "
-        "The embedded pair has seen the demo's drawings, so training on them again shows no gain"
+        "The embedded pair has seen the demo's drawings, so training on them again gains little"
     )
     stage_seconds: dict[str, float]
     total_seconds: float
