@@ -12,8 +12,10 @@ def before(recipe: Recipe, answers: Answers, size: int) -> Answers:
     """The prompts of `answers`, drawn in this process by the pair at step 0; `size` is a side in px."""
     import torch
 
+    from pangu.models.sources import without_bars
     from pangu.pipelines.assemble import starting_pair
 
+    without_bars()
     pair = starting_pair(recipe)
     pair.set_progress_bar_config(disable=True)
     found = Answers(answers.prompts, answers.truth)

@@ -52,3 +52,12 @@ def read_config(root: str, name: str) -> dict[str, Any] | None:
     if values is not None and not isinstance(values, dict):
         raise UserError(f"{name} of {root} must hold a JSON object.")
     return values
+
+
+def without_bars() -> None:
+    """Load from now on without the progress bars of diffusers and transformers, which are no sentences of ours."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()

@@ -82,10 +82,11 @@ def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str],
     Raises:
         UserError: as `standalone_api`, the port can not be listened on, or the pair can not be loaded or draws nothing.
     """
+    from pangu.models.sources import without_bars
     from pangu.serve.connections import server_of
 
     check_port(settings.host, port)
-    _without_bars()
+    without_bars()
     failures: list[UserError] = []
 
     def loaded(failure: UserError | None) -> None:
@@ -102,12 +103,3 @@ def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str],
         server.run()
     if failures:
         raise failures[0]
-
-
-def _without_bars() -> None:
-    """What loads weights draws bars of its own between our two lines."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
