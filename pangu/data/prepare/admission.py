@@ -26,11 +26,11 @@ from pangu.progress import Progress, Reporter, silent
 FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 FOLD = 32
 """Windows are a multiple of this, px: no autoencoder here shrinks further."""
-WINDOW = 128
+WINDOW = 96
 """Side of the windows that are compared, px: powers per mode do not depend on it, and all cost does."""
-CROP = 240
-"""Side of what is enlarged, px: a window, and enough around it that its own pixels do not know where the crop ends. A multiple of
-120, so that every factor divides it and nothing is resampled twice."""
+CROP = 120
+"""Side of what is enlarged, px: a window, and enough around it that its own pixels do not know where the crop ends. Every
+factor divides it, so that nothing is resampled twice."""
 BATCH = 8
 FEWEST_ORIGINALS = 8
 UNCALIBRATED = 300

@@ -232,7 +232,9 @@ def list_rows(card: Card, port: int, names: list[str]) -> None:
 def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -> None:
     home, waited = Home(tmp_path), list[float]()
     card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
-    card = card.model_copy(update={"limits": card.limits.model_copy(update={"retry_rounds": 1, "processes": 1})})
+    card = card.model_copy(
+        update={"limits": card.limits.model_copy(update={"retry_rounds": 1, "processes": 1, "max_seconds": 60.0})}
+    )
     with flaky_origin() as port:
         list_rows(card, port, ["good", "busy", "gone"])
         first = ingest(card, home)
