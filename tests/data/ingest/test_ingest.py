@@ -263,6 +263,7 @@ def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -
 def test_what_an_earlier_version_refused_is_asked_for_by_retry_and_what_is_refused_still_is_not(tmp_path: Path) -> None:
     home, waited = Home(tmp_path), list[float]()
     card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
+    card = card.model_copy(update={"limits": card.limits.model_copy(update={"max_seconds": 60.0})})
     with flaky_origin() as port:
         list_rows(card, port, ["gone"])
         with Path(card.source).open("a") as table:
