@@ -9,6 +9,8 @@ from pangu.stack.model import Stack
 
 BUSY = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE)
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+KEPT_ALIVE_S = 2.0
+"""Prefect's server closes a connection that nobody has used for 5 s, perhaps just when it is used again."""
 
 
 def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
@@ -20,13 +22,14 @@ def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
         base_url=address,
         timeout=timeout_s,
         trust_env=False,
-        transport=Patient(httpx.HTTPTransport()),
+        transport=Patient(httpx.HTTPTransport(limits=httpx.Limits(keepalive_expiry=KEPT_ALIVE_S))),
         auth=(user, password) if user else None,
     )
 
 
 class Patient(httpx.BaseTransport):
-    """Asks again after 502 and 503, which Prefect answers without having done anything (SQLite: "database is locked")."""
+    """Asks again after 502 and 503, which Prefect answers without having done anything (SQLite: "database is locked"), and where a
+    connection ends without an answer to what only reads."""
 
     def __init__(self, inner: httpx.BaseTransport, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
         self._inner = inner
@@ -34,12 +37,22 @@ class Patient(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         for pause_s in self._pauses_s:
-            response = self._inner.handle_request(request)
-            if response.status_code not in BUSY:
-                return response
-            response.close()
+            try:
+                response = self._inner.handle_request(request)
+            except httpx.RemoteProtocolError:
+                if not only_reads(request):
+                    raise
+            else:
+                if response.status_code not in BUSY:
+                    return response
+                response.close()
             time.sleep(pause_s)
         return self._inner.handle_request(request)
 
     def close(self) -> None:
         self._inner.close()
+
+
+def only_reads(request: httpx.Request) -> bool:
+    """Whether asking twice changes nothing: Prefect's filters are POST requests, but read."""
+    return request.method == "GET" or request.url.path.endswith("/filter")

@@ -24,3 +24,24 @@ def test_busy_is_asked_again_with_the_same_body(answers: list[int], seen: int, t
     assert response.status_code == seen
     assert len(asked) == times
     assert set(asked) == {b'{"name":"x"}'}
+
+
+def test_a_connection_that_ends_without_an_answer_is_asked_again_only_for_what_reads() -> None:
+    def at(path: str, method: str, ends: int) -> tuple[int, int]:
+        """(status, times asked) of a request whose first `ends` connections end without an answer."""
+        asked = []
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            asked.append(request)
+            if len(asked) <= ends:
+                raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+            return httpx.Response(200)
+
+        with httpx.Client(base_url="http://prefect", transport=Patient(httpx.MockTransport(answer), (0, 0))) as api:
+            return api.request(method, path).status_code, len(asked)
+
+    assert at("/flow_runs/7", "GET", 1) == (200, 2)
+    assert at("/flow_runs/filter", "POST", 2) == (200, 3)
+    for path, method, ends in (("/deployments/7/create_flow_run", "POST", 1), ("/flow_runs/7", "GET", 3)):
+        with pytest.raises(httpx.RemoteProtocolError):
+            at(path, method, ends)
