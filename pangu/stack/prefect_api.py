@@ -28,8 +28,8 @@ def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
 
 
 class Patient(httpx.BaseTransport):
-    """Asks again after 502 and 503, which Prefect answers without having done anything (SQLite: "database is locked"), and where a
-    connection ends without an answer to what only reads."""
+    """Asks again after 502 and 503, which Prefect answers without having done anything (SQLite: "database is locked"), and
+    where a connection ends without an answer to what only reads."""
 
     def __init__(self, inner: httpx.BaseTransport, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
         self._inner = inner
