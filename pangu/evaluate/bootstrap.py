@@ -12,7 +12,7 @@ CHUNK = 4_000_000
 
 
 class Difference(Frozen):
-    """Candidate minus champion: the mean over the prompts and the percentile interval of that mean."""
+    """One pair minus another, e.g. candidate minus champion: the mean over the prompts and the percentile interval of that mean."""
 
     mean: float
     low: float
