@@ -12,7 +12,7 @@ CHUNK = 4_000_000
 
 
 class Difference(Frozen):
-    """One pair minus another (candidate minus champion, after minus before): the mean over prompts, and its percentile interval."""
+    """One pair minus another, e.g. candidate minus champion: the mean over prompts, and its percentile interval."""
 
     mean: float
     low: float
