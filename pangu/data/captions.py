@@ -10,6 +10,8 @@ EMPTY = -1
 """The caption variant that dropout puts in the place of any other."""
 MORE = {language: f"more_captions_{language}" for language in LANGUAGES}
 """Columns of captions beside the first one of each language."""
+KEYWORDS = {language: f"keywords_{language}" for language in LANGUAGES}
+"""Columns of single words that an image may be asked for by, and that it may share with many others."""
 
 
 def captions_of(rows: "pa.Table", language: str) -> list[str]:
@@ -23,6 +25,14 @@ def all_captions_of(rows: "pa.Table", language: str) -> list[list[str]]:
     """Every caption of each row, never none: those of the other language where it has no own, or else one that is empty."""
     own, instead = (_lists(rows, name) for name in (language, LANGUAGES[1 - LANGUAGES.index(language)]))
     return [mine or other or [""] for mine, other in zip(own, instead, strict=True)]
+
+
+def keywords_of(rows: "pa.Table", language: str) -> list[list[str]]:
+    """The keywords of each row in one language; none throughout for datasets from before there were keywords."""
+    name = KEYWORDS[language]
+    if name not in rows.column_names:
+        return [[] for _ in range(rows.num_rows)]
+    return [words or [] for words in rows[name].to_pylist()]
 
 
 def _lists(rows: "pa.Table", language: str) -> list[list[str]]:

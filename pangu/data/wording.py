@@ -82,7 +82,7 @@ def check(templates: Mapping[str, Sequence[str]]) -> None:
 
 def _is_plural(caption: str) -> bool:
     last = caption.split()[-1]
-    return last.isalpha() and not last.endswith("ss") and bool(_engine().singular_noun(last))
+    return last.isalpha() and not last.endswith(("ss", "us", "is")) and bool(_engine().singular_noun(last))
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pangu.data.captions import MORE
+from pangu.data.captions import KEYWORDS, MORE
 
 PARTITION = "upscaled"
 """Originals and upscaled rows never share a file."""
@@ -41,7 +41,8 @@ SCORES = [
     ("aesthetic", pa.float32()),  # null: not measured
 ]
 CAPTIONS = [(name, pa.list_(pa.string())) for name in MORE.values()]  # beside caption_en, caption_zh; null: none
-SCHEMA = pa.schema([*IMAGE, *SCORES, *CAPTIONS])
+WORDS = [(name, pa.list_(pa.string())) for name in KEYWORDS.values()]  # what the image may also be asked for by; null: none
+SCHEMA = pa.schema([*IMAGE, *SCORES, *CAPTIONS, *WORDS])
 """Tables from before a column was added lack it, and read as null."""
 STORED = SCHEMA
 """What a file holds. The partition stands in its path as well; files from before it did not say it themselves."""
