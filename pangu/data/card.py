@@ -33,6 +33,11 @@ class Columns(Frozen):
     )
     caption_en: str | None = None
     caption_zh: str | None = None
+    # Left out where there are none, so that the digests of cards stay what they were.
+    keywords_en: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Single words, as lists or as text between | , or ;"
+    )
+    keywords_zh: str | None = Field(None, exclude_if=lambda value: value is None, description="The same in Chinese")
     license: str | None = Field(None, description="Licence per image; where it is empty, the card's licence holds")
     style: str | None = Field(None, description="Style per image; where it is empty, the card's style holds")
 
