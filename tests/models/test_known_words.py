@@ -18,9 +18,10 @@ from pangu.starter.language import TEMPLATES
 CAPTIONS = {"en": [one.caption_en for one in catalogue()], "zh": [one.caption_zh for one in catalogue()]}
 EMOJI = [one.text for one in catalogue()]
 FOREIGN = (
-    "ein roter Fuchs", "ein Hund auf der Wiese", "die Katze schläft", "Regenschirm", "ein kleines Haus am Rhein", "drei Katzen spielen",
-    "un renard roux", "dessine un mouton", "image d'un chien", "un vélo", "рыжая лиса", "собака спит", "きつね", "りんごをください", "여우 한 마리",
-    "개가 자고 있다", "ثعلب أحمر", "تفاحة خضراء", "लाल लोमड़ी", "हरा सेब", "สุนัข", "asdkjh qwlekj", "xqzv", "fghjkl", "龘靐", "魑魅魍魉",
+    "ein roter Fuchs", "ein Hund auf der Wiese", "die Katze schläft", "Regenschirm", "ein kleines Haus am Rhein",
+    "drei Katzen spielen", "un renard roux", "dessine un mouton", "image d'un chien", "un vélo", "рыжая лиса", "собака спит",
+    "きつね", "りんごをください", "여우 한 마리", "개가 자고 있다", "ثعلب أحمر", "تفاحة خضراء", "लाल लोमड़ी", "हरा सेब", "สุนัข",
+    "asdkjh qwlekj", "xqzv", "fghjkl", "龘靐", "魑魅魍魉",
 )  # fmt: skip
 UNDERSTOOD = {
     "en": ("a fox", "a house", "draw a dog, please", "a red apple!", "A RED APPLE", "2 red apples (on white)"),
@@ -64,7 +65,8 @@ def clip_like(corpus: Sequence[str], size: int) -> Any:
 def chinese_bert(corpus: Sequence[str], size: int) -> Any:
     """As Chinese CLIP's: a list of characters, and one token for whatever is not among them."""
     characters = sorted({character for text in corpus for character in text if character.isalpha()})
-    return BertTokenizerFast(vocab={name: index for index, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters])})  # fmt: skip
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    return BertTokenizerFast(vocab={name: index for index, name in enumerate(names)})
 
 
 BOTH = texts("en") + texts("zh") + EMOJI
@@ -133,4 +135,6 @@ def test_of_any_text_it_names_words_that_stand_in_it_each_once(text: str) -> Non
 
 def test_a_text_without_end_takes_no_longer() -> None:
     tokenizer = tokenizer_of("byte-level")
-    assert unknown_words([tokenizer], "лиса " * 10**5) == unknown_words([tokenizer], ("лиса " * 10**5)[:MOST_CHARACTERS])
+    assert unknown_words([tokenizer], "лиса " * 10**5) == unknown_words(
+        [tokenizer], ("лиса " * 10**5)[:MOST_CHARACTERS]
+    )
