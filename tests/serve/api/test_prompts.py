@@ -59,7 +59,8 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 def draw(server: LocalServer, prompt: str, **fields: Any) -> httpx.Response:
     """A client that sends whatever its user wrote, lone surrogates included."""
     body = {"prompt": prompt, "seed": 1, "num_inference_steps": 2, **fields}
-    return httpx.post(f"{server.url}/v1/images/generations", content=json.dumps(body), headers={"Content-Type": "application/json"}, timeout=60)  # fmt: skip
+    headers = {"Content-Type": "application/json"}
+    return httpx.post(f"{server.url}/v1/images/generations", content=json.dumps(body), headers=headers, timeout=60)
 
 
 def pixels(answer: httpx.Response) -> np.ndarray:
