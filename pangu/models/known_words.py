@@ -14,6 +14,8 @@ ALONE = ((0x2E80, 0x33FF), (0x3400, 0x9FFF), (0xA960, 0xA97F), (0xAC00, 0xD7FF),
 """Code points of Han, Kana and Hangul, where each character is looked at by itself."""
 BLANKS = "Ġ▁ "
 """How vocabularies write the blank before a word; where it is a piece of its own, it is none of the word."""
+SMALL_VOCABULARY = 512
+"""A vocabulary of so few tokens holds bytes or letters and no words; whatever its tower knows, the tokens do not tell."""
 MOST_CHARACTERS = 512
 """Of a text that are looked at; towers read no more."""
 LETTERS_OF_ONE = 3
@@ -27,8 +29,10 @@ def unknown_words(tokenizers: Sequence[Any], text: str) -> tuple[str, ...]:
     """
     text = text[:MOST_CHARACTERS]
     words = list(_words(text))
+    if not words or any(len(tokenizer) <= SMALL_VOCABULARY for tokenizer in tokenizers):
+        return ()
     known: set[int] = set()
-    for tokenizer in tokenizers if words else ():
+    for tokenizer in tokenizers:
         counts = _pieces(tokenizer, text, words)
         known |= {place for place, count in enumerate(counts) if _is_known(text[slice(*words[place])], count)}
     weights = [LETTERS_OF_ONE if _stands_alone(text[start]) else stop - start for start, stop in words]

@@ -28,8 +28,9 @@ class Reader:
         """Tokens (B, N, C) and pooled (B, P) of B texts.
 
         Raises:
-            UserError: there is no text encoder.
+            UserError: there is no text encoder, or a text is not valid.
         """
+        inputs.check_texts(texts)
         if not self.towers:
             raise UserError(
                 "This pipeline was loaded without its text encoder; give embeddings, negative ones included."

@@ -8,9 +8,9 @@ from pangu.data.wording import worded
 EMOJI = "emoji"
 """In the place of a template: the character itself."""
 DRAWINGS: Mapping[str, str] = {
-    "fox": "只", "umbrella": "把", "snowman": "个", "red apple": "个", "owl": "只", "sailboat": "只", "cactus": "棵", "penguin": "只",
-    "sunflower": "朵", "pizza": "个", "castle": "座", "butterfly": "只", "teapot": "把", "crab": "只", "rocket": "枚", "bicycle": "辆",
-    "rainbow": "道", "wolf": "只",
+    "fox": "只", "umbrella": "把", "snowman": "个", "red apple": "个", "owl": "只", "sailboat": "只", "cactus": "棵",
+    "penguin": "只", "sunflower": "朵", "pizza": "个", "castle": "座", "butterfly": "只", "teapot": "把", "crab": "只",
+    "rocket": "枚", "bicycle": "辆", "rainbow": "道", "wolf": "只",
 }  # fmt: skip
 """Names of the list, spread over its groups, all of things that can be counted -> the Chinese measure word."""
 WORDINGS: Mapping[str, Sequence[str]] = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import BertTokenizerFast, PreTrainedTokenizerFast
+from transformers import BertTokenizerFast, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from pangu.data.example.openmoji import catalogue
 from pangu.data.wording import worded
@@ -113,6 +113,11 @@ def test_what_one_tower_knows_is_known() -> None:
     assert unknown_words(towers[1:], "红苹果") == ("红", "苹", "果")
     assert unknown_words(towers[:1], "umbrella")
     assert unknown_words(towers, "рыжая лиса")
+
+
+def test_a_tower_that_reads_bytes_is_never_said_to_lack_a_word() -> None:
+    assert not unknown_words([ByT5Tokenizer()], "рыжая лиса")
+    assert not unknown_words([tokenizer_of("byte-level"), ByT5Tokenizer()], "рыжая лиса")
 
 
 def test_a_text_is_warned_of_only_where_the_greater_part_is_unknown() -> None:

@@ -114,7 +114,7 @@ def test_a_language_that_it_never_met_is_drawn_and_said_to_be_unknown(embedded: 
     assert streamed.headers["X-PanGu-Unknown"] == answer.headers["X-PanGu-Unknown"]
     lines = [line.removeprefix("data: ") for line in streamed.text.splitlines() if line.startswith("data: ")]
     assert [json.loads(line)["unknown"] for line in lines] == [answer.json()["unknown"]] * len(lines)
-    for text in ("red apple", "红苹果", "a picture of", "画一个", "a 红苹果", "...", "7"):
+    for text in ("red apple", "红苹果", "a 红苹果", "...", "7"):
         known = draw(embedded, text)
         assert known.json()["unknown"] == known.json()["warnings"] == [], text
         assert "X-PanGu-Unknown" not in known.headers
