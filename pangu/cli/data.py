@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home
 
@@ -74,6 +75,9 @@ def origin(
     everything: Annotated[
         bool, typer.Option("--everything", help="All drawings in full size, for the card openmoji_all.")
     ] = False,
+    chalk: Annotated[
+        bool, typer.Option("--chalk", help="In chalk, and half of them as they are too, for the card openmoji_chalk.")
+    ] = False,
     artists: Annotated[
         Path | None,
         typer.Option(
@@ -86,13 +90,16 @@ def origin(
     from pangu.data.card import load_card
     from pangu.data.example.origin import BROKEN, open_origin
 
-    card = load_card("emoji_artists" if artists else "openmoji_all" if everything else "openmoji")
+    if artists and chalk:
+        raise UserError("The origin serves one of --artists and --chalk.")
+    named = "openmoji_chalk" if chalk else "emoji_artists" if artists else "openmoji_all" if everything else "openmoji"
+    card = load_card(named)
     table = write_table or Path(card.source_uri(Home.from_environment()))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     small_share = 0.0 if everything or artists else 0.5
-    server = open_origin(None if everything else count, port, table, small_share, artists)
+    server = open_origin(None if everything else count, port, table, small_share, artists, in_chalk=chalk)
     server.start()
     server.write_table(table)
     listed = len(server.rows())

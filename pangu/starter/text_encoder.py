@@ -1,91 +1,36 @@
 """Trains the embedded text encoder: a small CLIP text model that reads Chinese and English as people write them.
 
-Contrastive (arXiv 2103.00020): a text must find its drawing among those of the batch, and a caption in any wording, language or
-by a keyword must find the same caption as listed. The drawings are seen through fixed principal components, so that nothing
-but the text model is worth keeping.
+First with pictures, contrastively (arXiv 2103.00020): a text must find its drawing among those of the batch, and a caption in any
+wording or by a keyword must find the same caption as listed. The drawings are seen through fixed principal components, so that
+nothing but the text model is worth keeping. Then with texts alone (`settle`): whatever stands around a caption, its embedding
+becomes that of the caption, and captions keep the embeddings that they have.
 """
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from pangu.data.captions import LANGUAGES
-from pangu.data.wording import chosen
-from pangu.models.text import styled_caption
+from pangu.data.example.openmoji import Emoji
 from pangu.progress import Progress, Reporter, silent
-from pangu.starter.language import STYLES, TEMPLATES
+from pangu.starter.tokenizer import MAX_TOKENS, build_tokenizer
+from pangu.starter.wordings import Wordings
 
-VOCABULARY = 8192
-MAX_TOKENS = 32
 WIDTH = 128
-LAYERS = 3
 COMPONENTS = 192
-LR_PEAK = 1.5e-3
-BATCH = 160
+LR_PEAK, LR_SETTLE = 1.5e-3, 6e-4
+BATCH, BATCH_SETTLE = 160, 128
 GROUPS = 4
 """Texts of a batch are embedded in groups of like length, so that short ones are not padded to the longest."""
-KEYWORD_SHARE, TEMPLATE_SHARE, FILLER_SHARE = 0.25, 0.6, 0.3
-MOST_FILLERS = 4
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What one drawing may be called: captions and keywords by language, and the style that it is drawn in ("": OpenMoji's)."""
-
-    style: str
-    captions: Mapping[str, str]
-    keywords: Mapping[str, Sequence[str]]
-
-
-def build_tokenizer(subjects: Sequence[Subject]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learnt from all wordings: any UTF-8 text at all has tokens, known words have one, and so has each Han
-    character, so that a word has the same tokens wherever it stands. Variation selectors and case make no difference."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("\ufe0f", "")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=True),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<eos>", "<bos>"]  # an eos id of 2 would make transformers pool by the largest id
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=2,
-    )
-    tokenizer.train_from_iterator(_corpus(subjects), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", model_max_length=MAX_TOKENS
-    )
-
-
-def _corpus(subjects: Sequence[Subject]) -> Iterator[str]:
-    """All that the tokenizer learns from: captions, keywords, plurals, and each template with one caption."""
-    for subject in subjects:
-        for language in LANGUAGES:
-            yield subject.captions[language]
-            yield from subject.keywords[language]
-        yield chosen(["{plural}"], subject.captions["en"], 0)
-    for language, templates in TEMPLATES.items():
-        for place, template in enumerate(templates):
-            yield chosen([template], subjects[place % len(subjects)].captions[language], 0)
+SETTLE_SHARE = 0.3
+"""Of the minutes, for the second part."""
 
 
 def build_encoder(vocabulary: int) -> CLIPTextModelWithProjection:
@@ -96,8 +41,8 @@ def build_encoder(vocabulary: int) -> CLIPTextModelWithProjection:
             hidden_size=WIDTH,
             intermediate_size=3 * WIDTH,
             projection_dim=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=WIDTH // 32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             hidden_act="gelu",
             pad_token_id=0,
@@ -116,135 +61,148 @@ def principal_components(images_nhwc: Tensor) -> Tensor:
     return whitened / whitened.std()
 
 
-class Wordings:
-    """Texts for subjects, at random, and which other subjects each would suit as well.
-
-    fillers: by language, words that mean nothing beside a caption; those that a caption or keyword holds are left out.
-    """
-
-    def __init__(self, subjects: Sequence[Subject], fillers: Mapping[str, Sequence[str]], seed: int) -> None:
-        self._subjects, self._random = subjects, np.random.default_rng(seed)
-        said = {
-            language: " ".join(text for one in subjects for text in (one.captions[language], *one.keywords[language]))
-            for language in LANGUAGES
-        }
-        known = {"en": set(said["en"].lower().split()), "zh": set(said["zh"])}
-        self._fillers = {
-            "en": [word for word in fillers["en"] if word.isalpha() and word not in known["en"]],
-            "zh": [word for word in fillers["zh"] if not known["zh"] & set(word)],
-        }
-        self._number: dict[tuple[str, str], int] = {}
-        self._owners: list[set[tuple[str, str]]] = []
-        for one in subjects:
-            for language in LANGUAGES:
-                for text in (one.captions[language], *one.keywords[language]):
-                    place = self._number.setdefault((language, text.lower()), len(self._number))
-                    if place == len(self._owners):
-                        self._owners.append(set())
-                    self._owners[place].add((one.style, one.captions["en"]))
-        self._who = [(one.style, one.captions["en"]) for one in subjects]
-
-    def plain(self, row: int, language: str) -> str:
-        """The caption as listed, behind its style's prefix."""
-        one = self._subjects[row]
-        return self._styled(one, one.captions[language])
-
-    def draw(self, row: int) -> tuple[str, set[tuple[str, str]]]:
-        """A wording, and the (style, caption) of all that it suits."""
-        one, chance = self._subjects[row], self._random.random(6)
-        language = LANGUAGES[int(chance[0] < 0.5)]
-        text, words = one.captions[language], one.keywords[language]
-        if words and chance[1] < KEYWORD_SHARE:
-            text = words[int(chance[2] * len(words))]
-        suits = self._owners[self._number[language, text.lower()]]
-        if chance[3] < TEMPLATE_SHARE:
-            text = chosen(TEMPLATES[language], text, float(chance[4]))
-        if chance[5] < FILLER_SHARE:
-            text = self._filled(text, language)
-        return self._styled(one, text), suits
-
-    def suits(self, texts: Sequence[set[tuple[str, str]]], rows: Sequence[int]) -> Tensor:
-        """(texts, rows) bool: which rows a text suits, in its row's own style."""
-        who = [self._who[row] for row in rows]
-        return torch.tensor(
-            [[one in found and one[0] == mine[0] for one in who] for found, mine in zip(texts, who, strict=True)]
-        )
-
-    def _filled(self, text: str, language: str) -> str:
-        words = self._fillers[language]
-        before = int(self._random.integers(MOST_FILLERS + 1))
-        after = int(self._random.integers(MOST_FILLERS + 1 - before))
-        some = [words[place] for place in self._random.integers(len(words), size=before + after)]
-        return (" " if language == "en" else "").join([*some[:before], text, *some[before:]])
-
-    def _styled(self, one: Subject, text: str) -> str:
-        return styled_caption(text, STYLES[one.style]) if one.style else text
-
-
 def train_text_encoder(
-    subjects: Sequence[Subject], images_nhwc: Tensor, fillers: Mapping[str, Sequence[str]], minutes: float, folder: Path,
-    seed: int = 0, report: Reporter = silent,
-) -> float:  # fmt: skip
-    """Train for so many core-minutes, save tokenizer and half-precision weights, return the last loss.
+    drawings: Sequence[Emoji],
+    images_nhwc: Tensor,
+    minutes: float,
+    folder: Path,
+    seed: int = 0,
+    report: Reporter = silent,
+) -> float:
+    """Train for so many core-minutes, save tokenizer and half-precision weights, return the last loss of the second part.
 
-    images_nhwc (N, H, W, 3) uint8: the drawing of each subject.
+    images_nhwc (N, H, W, 3) uint8: the picture of each drawing.
     """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    wordings = Wordings(subjects, fillers, seed)
-    tokenizer = build_tokenizer(subjects)
-    seen_nc = principal_components(images_nhwc)
+    tokenizer = build_tokenizer(drawings)
     encoder = build_encoder(len(tokenizer)).train()
+    _learn(encoder, tokenizer, drawings, images_nhwc, (1 - SETTLE_SHARE) * minutes, seed, report)
+    loss = settle(encoder, tokenizer, drawings, SETTLE_SHARE * minutes, seed, report)
+    encoder.eval().half().save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return loss
+
+
+def _learn(
+    encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, drawings: Sequence[Emoji], images_nhwc: Tensor, minutes: float,
+    seed: int, report: Reporter,
+) -> None:  # fmt: skip
+    """The first part: texts, pictures and captions as listed find each other."""
+    generator = torch.Generator().manual_seed(seed)
+    wordings = Wordings(drawings, seed, filler_share=0.3, most_fillers=4)
+    seen_nc = principal_components(images_nhwc)
     eye = nn.Sequential(nn.Linear(COMPONENTS, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, WIDTH))
     log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
-    parameters = [*encoder.parameters(), *eye.parameters(), log_scales]
-    optimizer = torch.optim.AdamW(parameters, LR_PEAK, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    began, step, loss = time.thread_time(), 0, torch.tensor(0.0)
-    while (part := (time.thread_time() - began) / (60 * minutes)) < 1:
-        cosine = 0.5 * (1 + math.cos(math.pi * part))
-        for group in optimizer.param_groups:
-            group["lr"] = LR_PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
-        chosen_rows = torch.randint(len(subjects), (BATCH,), generator=generator)
-        rows = chosen_rows.tolist()
+
+    def loss() -> Tensor:
+        chosen = torch.randint(len(drawings), (BATCH,), generator=generator)
+        rows = chosen.tolist()
         drawn = [wordings.draw(row) for row in rows]
-        language = torch.randint(2, (BATCH,), generator=generator).tolist()
-        plain = [wordings.plain(row, LANGUAGES[which]) for row, which in zip(rows, language, strict=True)]
-        texts = F.normalize(_embed(encoder, tokenizer, [text for text, _ in drawn] + plain), dim=-1)
-        noise = 0.05 * torch.randn(BATCH, COMPONENTS, generator=generator)
-        seen = F.normalize(eye(seen_nc[chosen_rows] + noise), dim=-1)
-        suits = wordings.suits([found for _, found in drawn], rows)
-        same = wordings.suits([{wordings._who[row]} for row in rows], rows)
+        languages = torch.randint(2, (BATCH,), generator=generator).tolist()
+        plain = [wordings.plain(row, LANGUAGES[which]) for row, which in zip(rows, languages, strict=True)]
+        texts = F.normalize(_pooled(encoder, tokenizer, [text for text, _, _ in drawn] + plain), dim=-1)
+        seen = F.normalize(eye(seen_nc[chosen] + 0.05 * torch.randn(BATCH, COMPONENTS, generator=generator)), dim=-1)
+        suits = wordings.suits([own for _, _, own in drawn], rows)
+        same = wordings.suits([wordings.itself(row) for row in rows], rows)
         scales = log_scales.exp().clamp(max=50)
-        loss = (
+        return (
             contrastive_loss(texts[:BATCH], seen, scales[0], suits)
             + contrastive_loss(texts[BATCH:], seen, scales[0], same)
             + contrastive_loss(texts[:BATCH], texts[BATCH:], scales[1], suits)
         ) / 3
+
+    _train([*encoder.parameters(), *eye.parameters(), log_scales], loss, LR_PEAK, minutes, "text-encoder", report)
+
+
+def settle(
+    encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, drawings: Sequence[Emoji], minutes: float, seed: int = 0,
+    report: Reporter = silent,
+) -> float:  # fmt: skip
+    """The second part: any wording is drawn to what `encoder` says of the bare text, which itself shall stay; returns the loss.
+
+    So denoisers that were trained with the tower as it is understand more wordings with what comes out.
+    """
+    random = torch.Generator().manual_seed(seed + 1)
+    wordings = Wordings(drawings, seed + 1, filler_share=0.65, most_fillers=5)
+    before = build_encoder(len(tokenizer)).eval().requires_grad_(False)
+    before.load_state_dict(encoder.state_dict())
+    scale = torch.tensor(20.0)
+
+    def loss() -> Tensor:
+        drawn = [wordings.draw(row) for row in torch.randint(len(drawings), (BATCH_SETTLE,), generator=random).tolist()]
+        bare = [means for _, means, _ in drawn]
+        with torch.no_grad():
+            kept_pooled, kept_hidden = _embedded(before, tokenizer, bare)
+        pooled, hidden = _embedded(encoder, tokenizer, bare)
+        worded = _pooled(encoder, tokenizer, [text for text, _, _ in drawn])
+        size = kept_pooled.square().mean()
+        stays = (pooled - kept_pooled).square().mean() / size
+        for (now, mask), (then, _) in zip(hidden, kept_hidden, strict=True):
+            stays = stays + masked_error(now, then, mask) / len(hidden)
+        same = torch.tensor([[one == other for other in bare] for one in bare])
+        found = contrastive_loss(F.normalize(worded, dim=-1), F.normalize(kept_pooled, dim=-1), scale, same)
+        return 2 * stays + (worded - kept_pooled).square().mean() / size + 0.5 * found
+
+    return _train(list(encoder.parameters()), loss, LR_SETTLE, minutes, "text-encoder, settling", report)
+
+
+def _train(
+    parameters: list[nn.Parameter],
+    loss_of: Callable[[], Tensor],
+    peak: float,
+    minutes: float,
+    stage: str,
+    report: Reporter,
+) -> float:
+    """AdamW on a cosine over so many core-minutes; returns the last loss."""
+    optimizer = torch.optim.AdamW(parameters, peak, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    began, step, last = time.thread_time(), 0, 0.0
+    while (part := (time.thread_time() - began) / (60 * minutes)) < 1:
+        cosine = 0.5 * (1 + math.cos(math.pi * part))
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
+        loss = loss_of()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
+        step, last = step + 1, float(loss.detach())
         if step % 100 == 0:
-            facts = {"steps": step, "loss": round(float(loss.detach()), 4)}
-            report(Progress(stage="text-encoder", done=int(100 * part), total=100, unit="%", facts=facts))
-    encoder.eval().half().save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    return float(loss.detach())
+            facts = {"steps": step, "loss": round(last, 4)}
+            report(Progress(stage=stage, done=int(100 * part), total=100, unit="%", facts=facts))
+    return last
 
 
-def _embed(encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
-    """(B, WIDTH) pooled embeddings."""
+Hidden = list[tuple[Tensor, Tensor]]
+"""Of each group, its last hidden states (B, S, WIDTH) and its mask (B, S)."""
+
+
+def _embedded(encoder: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Hidden]:
+    """((B, WIDTH) pooled embeddings in the order of the texts, hidden states by group)."""
     ids = tokenizer(texts, truncation=True, max_length=MAX_TOKENS).input_ids
     order = sorted(range(len(texts)), key=lambda place: len(ids[place]))
-    embedded = []
-    for start in range(0, len(texts), math.ceil(len(texts) / GROUPS)):
-        group = [ids[place] for place in order[start : start + math.ceil(len(texts) / GROUPS)]]
-        batch = tokenizer.pad({"input_ids": group}, return_tensors="pt")
-        embedded.append(encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).text_embeds)
-    back = torch.empty(len(texts), dtype=torch.int64)
-    back[torch.tensor(order)] = torch.arange(len(texts))
-    return torch.cat(embedded)[back]
+    pooled, hidden = [], []
+    for group in _groups(order):
+        batch = tokenizer.pad({"input_ids": [ids[place] for place in group]}, return_tensors="pt")
+        output = encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
+        pooled.append(output.text_embeds)
+        hidden.append((output.hidden_states[-1], batch.attention_mask))
+    return torch.cat(pooled)[torch.tensor(order).argsort()], hidden
+
+
+def _groups(order: list[int]) -> Iterator[list[int]]:
+    size = math.ceil(len(order) / GROUPS)
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _pooled(encoder: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+    return _embedded(encoder, tokenizer, texts)[0]
+
+
+def masked_error(now_bsc: Tensor, then_bsc: Tensor, mask_bs: Tensor) -> Tensor:
+    """Squared error over the tokens that are none of padding, as a share of the mean square of `then_bsc`."""
+    error = ((now_bsc - then_bsc).square() * mask_bs[..., None]).sum() / (mask_bs.sum() * now_bsc.shape[-1])
+    return error / then_bsc.square().mean()
 
 
 def contrastive_loss(left_bc: Tensor, right_bc: Tensor, scale: Tensor, suits_bb: Tensor) -> Tensor:

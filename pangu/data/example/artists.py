@@ -91,8 +91,8 @@ def in_style(one: Emoji, style: str, drawn: Mapping[str, str]) -> Emoji:
 
 
 def licence_of(style: str | None) -> str:
-    """The licence of the drawings in a style; None: OpenMoji's."""
-    return openmoji.licence() if style is None else ARTISTS[style].licence
+    """The licence of the drawings in a style; any that is no artist's is made of OpenMoji's."""
+    return ARTISTS[style].licence if style and style in ARTISTS else openmoji.licence()
 
 
 def key(text: str) -> str:

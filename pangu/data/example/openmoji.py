@@ -24,7 +24,7 @@ IMAGES = 420
 class Emoji:
     """One drawing of an emoji: its characters, its names, and what its file is called.
 
-    style: the artist's (`pangu.data.example.artists`); None: OpenMoji's.
+    style: the artist's (`pangu.data.example.artists`), or "chalk"; None: OpenMoji's.
     keywords_en, keywords_zh: words that it may also be asked for by.
     drawn: its SVG; "": the file `stem` of OpenMoji's.
     """

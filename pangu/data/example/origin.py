@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS
-from pangu.data.example import artists, openmoji
+from pangu.data.example import artists, chalk, openmoji
 from pangu.data.images import PNG_SIGNATURE, png_chunk
 from pangu.data.ingest.source import COLUMNS, LISTED
 from pangu.errors import UserError
@@ -42,6 +42,7 @@ class Origin:
     render: what makes the PNG of a drawing at a side in px; another one serves them in another style.
     host: where it listens instead, in a network that has no other way to it.
     packages: a folder of npm's; serves the drawings of the same emoji by every artist in it, too, and lists keywords.
+    in_chalk: lists every drawing in the style "chalk", and some of them as they are.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Origin:
         count: int | None = openmoji.IMAGES,
         port: int = 0,
         small_share: float = 0.5,
-        render: Callable[[openmoji.Emoji, int], bytes] = openmoji.render_png,
+        render: Callable[[openmoji.Emoji, int], bytes] = chalk.render_styled,
         host: str = LOOPBACK,
         packages: Path | None = None,
+        in_chalk: bool = False,
     ) -> None:
         emoji = openmoji.every_drawing() if count is None else openmoji.selection(count)
-        self._drawings = emoji if packages is None else artists.with_artists(emoji, packages)
+        drawings = emoji if packages is None else artists.with_artists(emoji, packages)
+        self._drawings = chalk.in_chalk(drawings) if in_chalk else drawings
         self._columns = COLUMNS if packages is None else (*COLUMNS, *KEYWORDS.values())
         self._small_share = small_share
         self._render = functools.lru_cache(maxsize=None)(render)
@@ -163,14 +166,15 @@ def port_to_reuse(table: Path) -> int:
 
 
 def open_origin(
-    count: int | None, port: int, table: Path, small_share: float = 0.5, packages: Path | None = None
-) -> Origin:
+    count: int | None, port: int, table: Path, small_share: float = 0.5, packages: Path | None = None,
+    in_chalk: bool = False,
+) -> Origin:  # fmt: skip
     """An origin on `port`; port 0 means the port of the earlier `table` if it is free, or else any.
 
     Raises:
         UserError: the port that was asked for is taken.
     """
-    open_at = functools.partial(Origin, count, small_share=small_share, packages=packages)
+    open_at = functools.partial(Origin, count, small_share=small_share, packages=packages, in_chalk=in_chalk)
     if port:
         try:
             return open_at(port=port)
