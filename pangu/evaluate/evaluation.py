@@ -19,7 +19,7 @@ from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
 from pangu.evaluate.features import NAME
 from pangu.evaluate.judges import Judges, check_judges, implied_metrics
 from pangu.evaluate.latents import denoiser_of, encode_sample, originals
-from pangu.evaluate.material import Material, gather, holds_out, proposed_prompts, styles_in
+from pangu.evaluate.material import Material, can_judge_styles, gather, holds_out, proposed_prompts, styles_in
 from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
@@ -178,7 +178,7 @@ def plan(
         UserError: an unknown metric, or one whose judge was not given.
     """
     styles = {style: style_scale for style in styles_in(home, dataset, version) if style in recipe.styles}
-    implied = implied_metrics(judges, bool(styles))
+    implied = implied_metrics(judges, can_judge_styles(home, dataset, version, styles))
     chosen: tuple[Metric, ...] = check_metrics(metrics) if metrics is not None else implied
     check_judges(chosen, judges)
     if "style" in chosen and not styles:

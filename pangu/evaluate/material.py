@@ -3,6 +3,7 @@
 Reads the dataset; knows nothing of generators.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -34,6 +35,8 @@ from pangu.storage import Home
 
 PROPOSED, PROPOSED_LENGTH = 24, 40
 """Captions of each language that a pair proposes, and the most characters of one."""
+LEAST_EXAMPLES = 50
+"""Originals of each style from which on the style of drawn images is judged, where nobody says what is measured."""
 STYLE_EXAMPLES = 4000
 """Originals of each style that the classifier of styles learns from, at most."""
 COLUMNS = ["key", "image", "caption_en", "caption_zh", "split", "style", "upscaled", *KEYWORDS.values()]
@@ -68,8 +71,16 @@ def holds_out(home: Home, dataset: str, version: int) -> bool:
 
 
 def styles_in(home: Home, dataset: str, version: int) -> tuple[str, ...]:
-    """The styles that the rows of a dataset version have."""
-    return tuple(sorted({style for style in styles_of(read_rows(home, dataset, version, columns=["style"])) if style}))
+    """The styles that rows of a dataset version have."""
+    rows = read_rows(home, dataset, version, columns=["style"])
+    return tuple(sorted({style for style in styles_of(rows) if style}))
+
+
+def can_judge_styles(home: Home, dataset: str, version: int, styles: Collection[str]) -> bool:
+    """Whether training originals are in two or more of these styles, none counted as one, and `LEAST_EXAMPLES` in each."""
+    rows = read_rows(home, dataset, version, columns=["style"], upscaled=False, split="train")
+    counts = Counter(asked_styles(rows, styles))
+    return len(counts) > 1 and min(counts.values()) >= LEAST_EXAMPLES
 
 
 def gather(home: Home, dataset: str, version: int, protocol: Protocol, side: int) -> Material:

@@ -123,6 +123,14 @@ def _styles(judge: StyleJudge, material: Material, drawn: Drawn) -> dict[str, di
     return values
 
 
+def _originals_accuracy(judge: StyleJudge, material: Material) -> float:
+    """The share of true images in whose style the classifier is right: what a perfect pair would reach."""
+    asked = [material.prompts[ask] for ask in ("train", "held_out") if ask in material.prompts]
+    true = {key: prompts.style(place) for prompts in asked for place, key in enumerate(prompts.keys)}
+    found = judge.names([material.images[key] for key in true])
+    return float(np.mean([style == name for style, name in zip(true.values(), found, strict=True)]))
+
+
 def _outside(material: Material, drawn: Drawn) -> dict[str, dict[str, float]]:
     """Of images of trained captions as listed, whose shape is known; originals without a white ground are left out."""
     prompts, values = material.prompts["train"], {}
@@ -157,4 +165,5 @@ def score(
             metrics[f"{name}_prompts"] = float(len(prompts))
     if material.style_judge is not None:
         metrics["style_classifier_accuracy"] = material.style_judge.accuracy
+        metrics["style_originals_accuracy"] = _originals_accuracy(material.style_judge, material)
     return metrics | worst_of_languages(metrics, material.languages)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pangu.errors import UserError
 from pangu.evaluate.features import SIDE
 
-HIDDEN, DROPOUT, STEPS, BATCH, RATE = 256, 0.3, 2000, 128, 2e-3
+HIDDEN, DROPOUT, BATCH, RATE = 256, 0.3, 128, 2e-3
+EPOCHS, LEAST_STEPS = 20, 200
 APART = 5
 """One of so many captions is kept apart, in every style, to see how far the classifier can be trusted."""
 
@@ -78,7 +79,7 @@ def _trained(features_nf: Tensor, label_n: Tensor, count: int) -> nn.Module:
         )
         optimizer = torch.optim.AdamW(network.parameters(), RATE)
         weight = 1 / torch.bincount(label_n, minlength=count).float()
-        for _ in range(STEPS):
+        for _ in range(max(LEAST_STEPS, EPOCHS * len(label_n) // BATCH)):
             batch = torch.randint(len(label_n), (BATCH,))
             loss = nn.functional.cross_entropy(network(features_nf[batch]), label_n[batch], weight)
             optimizer.zero_grad()
