@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pangu.errors import UserError
 from pangu.evaluate.drawing import draw_whole, ready, structure_half, texture_half
 from pangu.evaluate.evaluation import as_sampled, evaluate_whole, pair_losses, plan
 from pangu.evaluate.judges import Judges, implied_metrics
-from pangu.evaluate.material import LEAST_EXAMPLES, can_judge_styles, gather
+from pangu.evaluate.material import LEAST_EXAMPLES, Material, can_judge_styles, gather
 from pangu.evaluate.prompt_scores import PromptScores, score
 from pangu.evaluate.style_judge import style_features, train_judge
 from pangu.pipelines.assemble import untrained_pair
@@ -53,7 +54,7 @@ def protocol(styled):
     home, version = styled
     return plan(
         STYLED, home, NAME, version, Judges(), metrics=["retrieval", "style", "outside"], style_scale=2.0,
-        prompts_per_language=6, num_inference_steps=2, templates=TEMPLATES, keywords=True, loss_images=4, loss_buckets=2,
+        prompts_per_language=4, num_inference_steps=2, templates=TEMPLATES, keywords=True, loss_images=4, loss_buckets=2,
     )  # fmt: skip
 
 
@@ -62,10 +63,18 @@ def pair():
     return untrained_pair(STYLED)
 
 
-def test_originals_as_the_answers_reach_everything(styled, protocol) -> None:
+@pytest.fixture(scope="module")
+def material(styled, protocol) -> Material:
+    return gather(styled[0], NAME, styled[1], protocol, 96)
+
+
+def only_trained(material: Material) -> Material:
+    """One kind of prompt, which is less to draw."""
+    return replace(material, prompts={"train": material.prompts["train"]})
+
+
+def test_originals_as_the_answers_reach_everything(material, protocol) -> None:
     """The true image of every prompt in the place of a drawing: all shares are 1, and no colour lies outside."""
-    home, version = styled
-    material = gather(home, NAME, version, protocol, 96)
     drawn = {
         (ask, language): [material.images[key] for key in prompts.keys]
         for ask, prompts in material.prompts.items()
@@ -93,35 +102,32 @@ def test_a_whole_pair_is_measured_as_it_is_and_once(styled, protocol, pair) -> N
     outcome = evaluate_whole(pair, "somewhere", home, NAME, version, protocol)
     metrics, by_prompt = outcome.metrics, PromptScores.load(Path(outcome.prompt_scores))
     assert by_prompt.means == {name: metrics[name] for name in by_prompt.values}
-    assert len(by_prompt.values["memory_negative_top5_zh"]) == len(by_prompt.values["memory_none_top5_zh"]) == 3
-    assert len(by_prompt.values["templates_t1_top5_en"]) == 3 and len(by_prompt.values["templates_t1_top5_zh"]) == 6
+    assert len(by_prompt.values["memory_negative_top5_zh"]) == len(by_prompt.values["memory_none_top5_zh"]) == 2
+    assert len(by_prompt.values["templates_t1_top5_en"]) == 2 and len(by_prompt.values["templates_t1_top5_zh"]) == 4
     assert {"keywords_top5", "templates_top5", "style_accuracy", "outside", "understanding_top5"} <= metrics.keys()
     assert Path(outcome.sample_grid).is_file() and outcome.pair == "somewhere"
     assert evaluate_whole(pair, "somewhere", home, NAME, version, protocol).already_done
 
 
-def test_halves_and_the_whole_pipeline_draw_the_same_in_every_style(styled, protocol, pair) -> None:
-    home, version = styled
-    pair = ready(pair, protocol)
-    material = gather(home, NAME, version, protocol, 96)
-    whole, halves = draw_whole(pair, material, protocol), texture_half(pair, structure_half(pair, material, protocol))
-    assert {ask for ask, _ in whole} == {"train", "held_out", "templates", "keywords"}
+def test_halves_and_the_whole_pipeline_draw_the_same_in_every_style(material, protocol, pair) -> None:
+    pair, prompts = ready(pair, protocol), material.prompts["train"]
+    whole = draw_whole(pair, only_trained(material), protocol)
+    halves = texture_half(pair, structure_half(pair, only_trained(material), protocol))
+    assert whole.keys() == halves.keys() == {("train", "zh"), ("train", "en")}
     for key, images in whole.items():
         assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(images, halves[key], strict=True))
-    prompts = material.prompts["train"]
     place = prompts.styles.index("negative")
     alone = pair(
         prompts.captions["en"][place], num_inference_steps=2, guidance_scale=protocol.guidance_scale,
         generator=torch.Generator().manual_seed(protocol.seed + place), styles={"negative": 2.0},
     ).images[0]  # fmt: skip
-    assert np.array_equal(np.asarray(alone), np.asarray(whole["train", "en"][place]))
+    difference = np.asarray(alone).astype(int) - np.asarray(whole["train", "en"][place])
+    assert abs(difference).max() <= 2  # another batch size rounds otherwise
 
 
-def test_a_pair_that_never_learnt_a_style_draws_without_it(styled, protocol) -> None:
-    home, version = styled
+def test_a_pair_that_never_learnt_a_style_draws_without_it(material, protocol) -> None:
     plain = ready(untrained_pair(tiny()), protocol)
-    material = gather(home, NAME, version, protocol, 96)
-    assert len(draw_whole(plain, material, protocol)["train", "zh"]) == 6
+    assert len(draw_whole(plain, only_trained(material), protocol)["train", "zh"]) == 4
 
 
 def test_losses_of_styled_rows_are_measured_under_their_prefix(styled, protocol, pair) -> None:

@@ -34,10 +34,8 @@ def test_a_picture_is_what_the_pipeline_draws_for_its_prompt_style_and_seed() ->
     pair = untrained_pair(tiny().model_copy(update={"styles": {"noto": "noto"}}))
     pair.set_progress_bar_config(disable=True)
     asked = [("fox", None), ("狐狸", "noto"), ("owl", None)]
-    whole = np.asarray(prompt_sheet(pair, asked, seed=3, num_inference_steps=2))
-    alone = np.asarray(prompt_sheet(pair, asked[:1], seed=3, num_inference_steps=2))
-    assert np.array_equal(
-        whole[MARGIN : MARGIN + CELL, : MARGIN + CELL], alone[MARGIN : MARGIN + CELL, : MARGIN + CELL]
-    )
+    sheets = [np.asarray(prompt_sheet(pair, own, seed=3, num_inference_steps=2)) for own in (asked, asked[:1])]
+    whole, alone = (sheet[MARGIN : MARGIN + CELL, MARGIN : MARGIN + CELL].astype(int) for sheet in sheets)
+    assert abs(whole - alone).max() <= 2  # another batch size rounds otherwise
     with pytest.raises(UserError, match="Unknown style 'blob'; this pair knows noto"):
         prompt_sheet(pair, [("fox", "blob")])
