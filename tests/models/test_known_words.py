@@ -13,7 +13,7 @@ from transformers import BertTokenizerFast, ByT5Tokenizer, PreTrainedTokenizerFa
 from pangu.data.example.openmoji import catalogue
 from pangu.data.wording import worded
 from pangu.models.known_words import MOST_CHARACTERS, unknown_words
-from pangu.starter.language import TEMPLATES
+from pangu.sentences import TEMPLATES
 
 CAPTIONS = {"en": [one.caption_en for one in catalogue()], "zh": [one.caption_zh for one in catalogue()]}
 EMOJI = [one.text for one in catalogue()]
