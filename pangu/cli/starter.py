@@ -50,7 +50,7 @@ def autoencoder(
     typer.echo(f"PSNR {psnr:.2f} dB")
 
 
-def text_encoder(folder: FolderOption, minutes: MinutesOption = 15.0, artists: ArtistsOption = None) -> None:
+def text_encoder(folder: FolderOption, minutes: MinutesOption = 36.0, artists: ArtistsOption = None) -> None:
     """Train the embedded text encoder on drawings of emoji and their names in both languages."""
     import torch
 
