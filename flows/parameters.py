@@ -170,9 +170,12 @@ class EvaluationOptions(Form):
         description="Rows that distances and CLIP scores are measured on; automatic: held-out ones where there are any",
         json_schema_extra=_at(1),
     )
-    metrics: Literal["automatic", "retrieval", "retrieval,fid,kid", "retrieval,fid,kid,loss", "retrieval,loss"] = Field(
+    metrics: Literal[
+        "automatic", "retrieval", "retrieval,outside", "retrieval,fid,kid", "retrieval,fid,kid,loss", "retrieval,loss"
+    ] = Field(
         "automatic",
-        description="What is measured; automatic: retrieval, and whatever the networks named below are for",
+        description="What is measured; automatic: retrieval, styles where there are any, and whatever the networks named below "
+        "are for",
         json_schema_extra=_at(2),
     )
     inception: str = Field(
@@ -188,6 +191,13 @@ class EvaluationOptions(Form):
         description="Also draw the new halves with the champion's, to see which half became better (twice the time)",
         json_schema_extra=_at(6),
     )
+    templates: str = Field(
+        "",
+        max_length=1000,
+        description="File of templates that captions are also drawn in, or untrained: those that judge the embedded pair",
+        json_schema_extra=_at(7),
+    )
+    keywords: bool = Field(False, description="Also draw rows by one of their keywords", json_schema_extra=_at(8))
 
     @property
     def judges(self) -> list[str]:
@@ -200,6 +210,8 @@ class EvaluationOptions(Form):
         """The options of `pangu evaluate`."""
         chosen = {"--split": self.split, "--metrics": self.metrics}
         words = [word for option, value in chosen.items() if value != "automatic" for word in (option, value)]
+        words += ["--templates", self.templates] if self.templates else []
+        words += ["--keywords"] if self.keywords else []
         return ["--prompts", str(self.prompts), *words, *self.judges]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 
 from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.errors import UserError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from pangu.config import Recipe
     from pangu.evaluate.judges import Judges
     from pangu.evaluate.protocol import Protocol
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.storage import Home
 
 CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
@@ -26,7 +28,8 @@ MetricsOption = Annotated[
     str | None,
     typer.Option(
         "--metrics",
-        help="Of retrieval, fid, kid, is, clip, cn_clip, loss; commas between. Default: what the judges are for.",
+        help="Of retrieval, fid, kid, is, clip, cn_clip, loss, style, outside; commas between. Default: what the judges are "
+        "for, and style where rows have styles that the recipe knows.",
     ),
 ]
 InceptionOption = Annotated[
@@ -36,6 +39,18 @@ ClipOption = Annotated[str | None, typer.Option("--clip", help="CLIP model: a fo
 CnClipOption = Annotated[str | None, typer.Option("--cn-clip", help="Chinese CLIP model: a folder or a hub id.")]
 StepsOption = Annotated[int | None, typer.Option("--steps", help="Sampling steps. Default: the recipe's.")]
 GuidanceOption = Annotated[float | None, typer.Option("--guidance", help="Guidance scale. Default: the recipe's.")]
+TemplatesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--templates",
+        help="Also draw trained captions in templates: a YAML or JSON file with lists under en and zh, or 'untrained' for "
+        "those that the embedded pair is judged by.",
+    ),
+]
+KeywordsOption = Annotated[bool, typer.Option("--keywords", help="Also draw rows by one of their keywords.")]
+StyleScaleOption = Annotated[
+    float, typer.Option("--style-scale", help="Scale at which a row's style is asked for, where the recipe knows it.")
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the choice of prompts and of the noise.")]
 
 
@@ -48,9 +63,13 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     card: CardArgument,
-    structure: Annotated[Path, typer.Option(help="Generator folder of the structure generator.")],
-    texture: Annotated[Path, typer.Option(help="Generator folder of the texture generator.")],
-    encode_id: EncodeIdOption,
+    structure: Annotated[Path | None, typer.Option(help="Generator folder of the structure generator.")] = None,
+    texture: Annotated[Path | None, typer.Option(help="Generator folder of the texture generator.")] = None,
+    encode_id: Annotated[str | None, typer.Option(help="The id that `pangu encode` printed.")] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="Instead of those three: a pair folder, or 'embedded', measured as it is.")
+    ] = None,
+    version: Annotated[int | None, typer.Option(help="Dataset version for --pair. Default: the newest.")] = None,
     recipe: RecipeOption = "demo",
     split: SplitOption = None,
     prompts: PromptsOption = "24",
@@ -61,11 +80,17 @@ def evaluate(
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     seed: SeedOption = 1234,
+    templates: TemplatesOption = None,
+    keywords: KeywordsOption = False,
+    style_scale: StyleScaleOption = 1.0,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Assemble a pair and measure it by the evaluation protocol."""
+    """Assemble a pair, or take a whole one, and measure it by the evaluation protocol."""
     from pangu.data.card import load_card
+    from pangu.data.encode.stage import Manifest
+    from pangu.data.table.delta import latest_version
+    from pangu.evaluate.evaluation import as_sampled, evaluate_whole
     from pangu.evaluate.evaluation import evaluate as run
     from pangu.evaluate.judges import load_judges
     from pangu.progress import print_progress
@@ -74,8 +99,21 @@ def evaluate(
 
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
-    protocol = _protocol(chosen, home, dataset, encode_id, judges, split, prompts, metrics, steps, guidance, seed)
-    finish(run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges), result, as_json)
+    asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
+    if pair is not None:
+        if structure or texture or encode_id:
+            raise UserError("--pair is measured as it is; leave out --structure, --texture and --encode-id.")
+        whole = _whole(pair)
+        number = latest_version(home, dataset) if version is None else version
+        protocol = _protocol(as_sampled(chosen, whole), home, dataset, number, judges, *asked)
+        outcome = evaluate_whole(whole, pair, home, dataset, number, protocol, judges, print_progress)
+    elif structure is None or texture is None or encode_id is None:
+        raise UserError("Name --structure, --texture and --encode-id, or a whole --pair.")
+    else:
+        number = Manifest.load(home.encoded(dataset, encode_id)).version
+        protocol = _protocol(chosen, home, dataset, number, judges, *asked)
+        outcome = run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges)
+    finish(outcome, result, as_json)
 
 
 def matrix(
@@ -98,11 +136,15 @@ def matrix(
     steps: StepsOption = None,
     guidance: GuidanceOption = None,
     seed: SeedOption = 1234,
+    templates: TemplatesOption = None,
+    keywords: KeywordsOption = False,
+    style_scale: StyleScaleOption = 1.0,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score every structure with every texture generator and propose the best pair."""
     from pangu.data.card import load_card
+    from pangu.data.encode.stage import Manifest
     from pangu.evaluate.judges import load_judges
     from pangu.evaluate.matrix import matrix as run
     from pangu.progress import print_progress
@@ -113,7 +155,9 @@ def matrix(
 
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
-    protocol = _protocol(chosen, home, dataset, encode_id, judges, split, prompts, metrics, steps, guidance, seed)
+    asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
+    number = Manifest.load(home.encoded(dataset, encode_id)).version
+    protocol = _protocol(chosen, home, dataset, number, judges, *asked)
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
     structures, textures = list(structure), list(texture)
     if champion:
@@ -160,7 +204,7 @@ def _protocol(
     recipe: "Recipe",
     home: "Home",
     dataset: str,
-    encode_id: str,
+    version: int,
     judges: "Judges",
     split: str | None,
     prompts: str,
@@ -168,13 +212,15 @@ def _protocol(
     steps: int | None,
     guidance: float | None,
     seed: int,
+    templates: str | None,
+    keywords: bool,
+    style_scale: float,
 ) -> "Protocol":
     """The protocol that the options ask for.
 
     Raises:
         UserError: an option is out of its range.
     """
-    from pangu.data.encode.stage import Manifest
     from pangu.evaluate.evaluation import plan
 
     if prompts != "all" and not (prompts.isdigit() and int(prompts) > 0):
@@ -187,11 +233,59 @@ def _protocol(
         raise UserError(f"--guidance must lie in 0 ... 50, not {guidance}.")
     if seed < 0:
         raise UserError(f"--seed must not be negative, not {seed}.")
+    if not 0 < style_scale <= 50:
+        raise UserError(f"--style-scale must lie above 0 and at most at 50, not {style_scale}.")
     changes: dict[str, object] = {"prompts_per_language": None if prompts == "all" else int(prompts), "seed": seed}
+    changes |= {"templates": _templates(templates), "keywords": keywords}
     if steps is not None:
         changes["num_inference_steps"] = steps
     if guidance is not None:
         changes["guidance_scale"] = guidance
     named = None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()]
-    version = Manifest.load(home.encoded(dataset, encode_id)).version
-    return plan(recipe, home, dataset, version, judges, split, named, **changes)  # type: ignore[arg-type]
+    return plan(recipe, home, dataset, version, judges, split, named, style_scale, **changes)  # type: ignore[arg-type]
+
+
+def _whole(source: str) -> "PanGuDrawPipeline":
+    """A pair as it is: the embedded one, or that of a pair folder.
+
+    Raises:
+        UserError: nothing of the kind is there.
+    """
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.starter.pair import starter_pair
+
+    if source == "embedded":
+        return starter_pair()
+    if not (Path(source) / "model_index.json").is_file():
+        raise UserError(f"There is no pair folder at {source}; name one, or 'embedded'.")
+    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(source, use_safetensors=True)
+    return pair
+
+
+def _templates(source: str | None) -> dict[str, tuple[str, ...]]:
+    """Language -> templates: of a file, of the embedded pair's judgement ('untrained'), or none.
+
+    Raises:
+        UserError: the file is not readable, or holds anything but lists of templates under languages.
+    """
+    from pangu.data import wording
+    from pangu.data.captions import LANGUAGES
+    from pangu.sentences import UNTRAINED_TEMPLATES
+
+    if source is None:
+        return {}
+    if source == "untrained":
+        return dict(UNTRAINED_TEMPLATES)
+    try:
+        found = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--templates: {source} is not readable: {' '.join(str(error).split())}.") from error
+    lists = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(own, list) and own and all(isinstance(text, str) for text in own) for own in lists):
+        raise UserError(f"--templates: {source} must hold lists of templates under en, zh or both.")
+    if unknown := [language for language in found if language not in LANGUAGES]:
+        raise UserError(f"--templates: {source} has templates in '{unknown[0]}'; captions are in en and zh.")
+    for template in (text for own in found.values() for text in own):
+        if trouble := wording.trouble(template):
+            raise UserError(f"--templates: '{template}' {trouble}.")
+    return {language: tuple(own) for language, own in found.items()}

@@ -4,7 +4,7 @@ The halves are apart so that one structure generator's work can serve many textu
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,17 +15,18 @@ from PIL import Image
 from pangu.diffusion.trajectory import Trajectory, clean_latents
 from pangu.errors import UserError
 from pangu.evaluate.material import Material
+from pangu.evaluate.prompts import Ask, Prompts
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Progress, Reporter, silent
 
 BATCH = 8
 
-Halfway = dict[tuple[str, str], list[Trajectory]]
-"""(split, language) -> trajectories that stand at the boundary, in the order of the prompts."""
+Halfway = dict[tuple[Ask, str], list[tuple[tuple[int, ...], Trajectory]]]
+"""(kind of prompt, language) -> places of prompts, and their trajectory, which stands at the boundary."""
 
-Drawn = dict[tuple[str, str], list[Image.Image]]
-"""(split, language) -> one image per prompt."""
+Drawn = dict[tuple[Ask, str], list[Image.Image]]
+"""(kind of prompt, language) -> one image per prompt."""
 
 
 def ready(pair: PanGuDrawPipeline, protocol: Protocol) -> PanGuDrawPipeline:
@@ -60,28 +61,43 @@ def structure_half(
 ) -> Halfway:
     """Every prompt from pure noise to the boundary; prompt i has seed protocol.seed + i in every language."""
     halfway: Halfway = {}
-    for split, prompts in material.prompts.items():
+    for ask, prompts in material.prompts.items():
         for language, captions in prompts.captions.items():
-            found: list[Trajectory] = []
-            for start in range(0, len(captions), BATCH):
-                found.append(_begin(pair, captions[start : start + BATCH], protocol, protocol.seed + start))
-                done = min(start + BATCH, len(captions))
-                report(Progress(stage=f"structure-{split}-{language}", done=done, total=len(captions), unit="images"))
-            halfway[split, language] = found
+            found: list[tuple[tuple[int, ...], Trajectory]] = []
+            done = 0
+            for places, style in batches(prompts):
+                texts = [captions[place] for place in places]
+                found.append((places, _begin(pair, texts, protocol, places, style)))
+                done += len(places)
+                report(Progress(stage=f"structure-{ask}-{language}", done=done, total=len(captions), unit="images"))
+            halfway[ask, language] = found
     return halfway
 
 
 def texture_half(pair: PanGuDrawPipeline, halfway: Halfway, report: Reporter = silent) -> Drawn:
     """Images from trajectories that stand at the boundary; they can be used again, for they are not changed."""
     drawn: Drawn = {}
-    for (split, language), trajectories in halfway.items():
-        images: list[Image.Image] = []
-        total = sum(len(trajectory.latents_bchw) for trajectory in trajectories)
-        for trajectory in trajectories:
-            images += finish(pair, trajectory)
-            report(_progress(split, language, len(images), total))
-        drawn[split, language] = images
+    for (ask, language), trajectories in halfway.items():
+        images: dict[int, Image.Image] = {}
+        total = sum(len(places) for places, _ in trajectories)
+        for places, trajectory in trajectories:
+            images |= zip(places, finish(pair, trajectory), strict=True)
+            report(_progress(ask, language, len(images), total))
+        drawn[ask, language] = [images[place] for place in range(total)]
     return drawn
+
+
+def batches(prompts: Prompts) -> Iterator[tuple[tuple[int, ...], str]]:
+    """(places of at most `BATCH` prompts, the style that they ask for): an image depends on its place, never on its batch."""
+    for style, places in prompts.by_style().items():
+        for start in range(0, len(places), BATCH):
+            yield tuple(places[start : start + BATCH]), style
+
+
+def scales(pair: Any, style: str, protocol: Protocol) -> dict[str, float]:
+    """The style that a pair is asked for and its scale; none of a pair that never learnt the style, which draws as it can."""
+    known = pair.config.get("styles") or {}
+    return {style: protocol.styles[style]} if style in known else {}
 
 
 @torch.no_grad()
@@ -101,14 +117,16 @@ def own_copy(trajectory: Trajectory) -> Trajectory:
 
 
 @torch.no_grad()
-def _begin(pair: PanGuDrawPipeline, captions: Sequence[str], protocol: Protocol, seed: int) -> Trajectory:
+def _begin(
+    pair: PanGuDrawPipeline, captions: Sequence[str], protocol: Protocol, places: Sequence[int], style: str
+) -> Trajectory:
     trajectory = pair.start(
-        pair.encode_prompt(captions),
+        pair.encode_prompt(captions, styles=scales(pair, style, protocol)),
         height=pair.resolution,
         width=pair.resolution,
         num_inference_steps=protocol.num_inference_steps,
         guidance_scale=protocol.guidance_scale,
-        generators=noise_sources(seed, len(captions)),
+        generators=[source for place in places for source in noise_sources(protocol.seed + place, 1)],
     )
     return pair.advance(trajectory, "structure")
 
@@ -116,19 +134,20 @@ def _begin(pair: PanGuDrawPipeline, captions: Sequence[str], protocol: Protocol,
 def draw_whole(pipeline: Any, material: Material, protocol: Protocol, report: Reporter = silent) -> Drawn:
     """The same prompts and seeds by a pipeline of any kind with diffusers' arguments: baselines have no halves."""
     drawn: Drawn = {}
-    for split, prompts in material.prompts.items():
+    for ask, prompts in material.prompts.items():
         for language, captions in prompts.captions.items():
-            images: list[Image.Image] = []
-            for start in range(0, len(captions), BATCH):
-                chunk = list(captions[start : start + BATCH])
-                images += pipeline(
-                    chunk,
+            images: dict[int, Image.Image] = {}
+            for places, style in batches(prompts):
+                found = pipeline(
+                    [captions[place] for place in places],
                     num_inference_steps=protocol.num_inference_steps,
                     guidance_scale=protocol.guidance_scale,
-                    generator=noise_sources(protocol.seed + start, len(chunk)),
+                    generator=[source for place in places for source in noise_sources(protocol.seed + place, 1)],
+                    styles=scales(pipeline, style, protocol),
                 ).images
-                report(_progress(split, language, len(images), len(captions)))
-            drawn[split, language] = images
+                images |= zip(places, found, strict=True)
+                report(_progress(ask, language, len(images), len(captions)))
+            drawn[ask, language] = [images[place] for place in range(len(captions))]
     return drawn
 
 
@@ -137,5 +156,5 @@ def noise_sources(first_seed: int, count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(first_seed + index) for index in range(count)]
 
 
-def _progress(split: str, language: str, done: int, total: int) -> Progress:
-    return Progress(stage=f"evaluate-{split}-{language}", done=done, total=total, unit="images")
+def _progress(ask: str, language: str, done: int, total: int) -> Progress:
+    return Progress(stage=f"evaluate-{ask}-{language}", done=done, total=total, unit="images")

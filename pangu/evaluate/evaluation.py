@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pangu.config import ROLES, Recipe
+from pangu.config import ROLES, Recipe, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.card import Split
 from pangu.data.encode.stage import Manifest
@@ -19,10 +19,11 @@ from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
 from pangu.evaluate.features import NAME
 from pangu.evaluate.judges import Judges, check_judges, implied_metrics
 from pangu.evaluate.latents import denoiser_of, encode_sample, originals
-from pangu.evaluate.material import Material, gather, holds_out, proposed_prompts
+from pangu.evaluate.material import Material, can_judge_styles, gather, holds_out, proposed_prompts, styles_in
 from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
+from pangu.models.hashing import architecture, weights_hash
 from pangu.models.whole import is_whole_pipeline
 from pangu.pictures import png, sample_grid
 from pangu.pipelines.assemble import assemble_pair
@@ -64,8 +65,52 @@ def evaluate(
         return EvaluateOutcome.model_validate(read_json(outcome) | places).model_copy(update={"already_done": True})
 
     prompts = proposed_prompts(home, dataset, version)
-    pair = ready(assemble_pair(structure, texture, recipe, folder, prompts), protocol)
-    material = gather(home, dataset, version, protocol, recipe.structure.resolution)
+    pair = assemble_pair(structure, texture, recipe, folder, prompts)
+    return _measured(pair, pair_id, str(folder), home, dataset, version, protocol, judges, report, outcome)
+
+
+def evaluate_whole(
+    pair: PanGuDrawPipeline,
+    place: str,
+    home: Home,
+    dataset: str,
+    version: int,
+    protocol: Protocol,
+    judges: Judges | None = None,
+    report: Reporter = silent,
+) -> EvaluateOutcome:
+    """Measure a pair as it is, such as the embedded one, on a dataset version; its files lie under the home's `evaluated`.
+
+    place: where the pair was loaded from, for the outcome.
+
+    Raises:
+        UserError: the protocol asks for what the dataset lacks, or for judges that are not the given ones.
+    """
+    judges = judges or Judges()
+    check_judges(protocol.metrics, judges)
+    pair_id = networks_hash(pair)
+    outcome = home.root / "evaluated" / f"{pair_id}-{protocol.digest()}-{dataset}-{version}.json"
+    if outcome.is_file():
+        return EvaluateOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+    return _measured(pair, pair_id, place, home, dataset, version, protocol, judges, report, outcome)
+
+
+def _measured(
+    pair: PanGuDrawPipeline,
+    pair_id: str,
+    place: str,
+    home: Home,
+    dataset: str,
+    version: int,
+    protocol: Protocol,
+    judges: Judges,
+    report: Reporter,
+    outcome: Path,
+) -> EvaluateOutcome:
+    """Draw and measure, and leave the outcome, what every prompt reached, and the picture in files beside each other."""
+    by_prompt, grid = outcome.with_name(outcome.stem + SUFFIX), outcome.with_suffix(".png")
+    pair = ready(pair, protocol)
+    material = gather(home, dataset, version, protocol, pair.resolution)
     drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
     found = prompt_scores(material, drawn, protocol, judges)
     found.save(by_prompt)
@@ -75,7 +120,7 @@ def evaluate(
     write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
     result = EvaluateOutcome(
         pair_id=pair_id,
-        pair=str(folder),
+        pair=place,
         metrics=metrics,
         protocol=protocol,
         protocol_hash=protocol.digest(),
@@ -122,15 +167,22 @@ def plan(
     judges: Judges,
     split: Split | None = None,
     metrics: Sequence[str] | None = None,
+    style_scale: float = 1.0,
     **changes: object,
 ) -> Protocol:
-    """The protocol of a recipe: its sampling, what the judges are for, and held-out rows where the dataset has any.
+    """The protocol of a recipe: its sampling, what the judges are for, held-out rows and styles where the dataset has any.
+
+    style_scale: at which a prompt asks for the style of its row, where the recipe knows that style.
 
     Raises:
         UserError: an unknown metric, or one whose judge was not given.
     """
-    chosen: tuple[Metric, ...] = check_metrics(metrics) if metrics is not None else implied_metrics(judges)
+    styles = {style: style_scale for style in styles_in(home, dataset, version) if style in recipe.styles}
+    implied = implied_metrics(judges, can_judge_styles(home, dataset, version, styles))
+    chosen: tuple[Metric, ...] = check_metrics(metrics) if metrics is not None else implied
     check_judges(chosen, judges)
+    if "style" in chosen and not styles:
+        raise UserError(f"The metric 'style' needs rows in a style that the recipe knows; '{dataset}' has none.")
     sampling = {
         "num_inference_steps": recipe.sampling.num_inference_steps,
         "guidance_scale": recipe.sampling.guidance_scale,
@@ -142,9 +194,18 @@ def plan(
             "metrics": chosen,
             "feature_space": "inception" if judges.inception is not None else NAME,
             "weights": judges.weights,
+            "styles": styles,
         }
         | changes
     )
+
+
+def as_sampled(recipe: Recipe, pair: PanGuDrawPipeline) -> Recipe:
+    """The recipe with the styles and the sampling that a whole pair brings along, for the protocol that measures it."""
+    found: dict[str, object] = {"styles": dict(pair.config.get("styles") or {})}
+    if sampling := pair.config.get("sampling"):
+        found["sampling"] = Sampling.model_validate(dict(sampling))
+    return recipe.model_copy(update=found)
 
 
 def pair_digest(structure: Path, texture: Path) -> str:
@@ -156,11 +217,19 @@ def pair_digest(structure: Path, texture: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def networks_hash(pair: PanGuDrawPipeline) -> str:
+    """16 hex digits that tell the networks of a pair from those of another."""
+    halves = [weights_hash(pair.generator(role), architecture(pair.generator(role).config)) for role in ROLES]
+    return hashlib.sha256("".join(halves).encode()).hexdigest()[:16]
+
+
 def pair_losses(
     pair: PanGuDrawPipeline, home: Home, dataset: str, version: int, protocol: Protocol
 ) -> dict[str, float]:
     """`loss_ROLE` over each generator's interval and `loss_ROLE_tLOW` over each bucket of it, at the pair's resolution."""
-    images, captions = originals(home, dataset, version, protocol.split, protocol.loss_images, protocol.seed)
+    known = pair.config.get("styles") or {}
+    prefixes = {style: known[style] for style in protocol.styles if style in known}
+    images, captions = originals(home, dataset, version, protocol.split, protocol.loss_images, protocol.seed, prefixes)
     contract = pair.contract("structure")
     sample = encode_sample(images, captions, pair.resolution, pair.vae, pair.text_towers, contract.max_tokens)
     metrics: dict[str, float] = {"loss_images": float(len(sample))}
@@ -175,9 +244,9 @@ def pair_losses(
 
 
 def grid_rows(material: Material, drawn: Drawn) -> list[list[Image.Image]]:
-    """Per split: a row of drawn images for each language, above their true images."""
+    """Per kind of prompt: a row of drawn images for each language, above their true images."""
     rows = []
-    for split, prompts in material.prompts.items():
-        rows += [drawn[split, language][:GRID_COLUMNS] for language in prompts.captions]
+    for ask, prompts in material.prompts.items():
+        rows += [drawn[ask, language][:GRID_COLUMNS] for language in prompts.captions]
         rows.append([material.images[key] for key in prompts.keys[:GRID_COLUMNS]])
     return rows

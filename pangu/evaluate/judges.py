@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pangu.data.card import Split
 from pangu.errors import UserError
 from pangu.evaluate import distribution
 from pangu.evaluate.clip import ClipScorer
@@ -16,9 +15,12 @@ from pangu.evaluate.drawing import Drawn
 from pangu.evaluate.features import thumbnails
 from pangu.evaluate.inception import Inception
 from pangu.evaluate.material import Material
+from pangu.evaluate.prompts import Ask
 from pangu.evaluate.protocol import Metric, Protocol, lower_is_better
 
-POOLS: dict[str, Split] = {"retrieval": "train", "memory": "train", "understanding": "held_out"}
+POOLS: dict[str, Ask] = {
+    "retrieval": "train", "memory": "train", "understanding": "held_out", "templates": "templates", "keywords": "keywords",
+}  # fmt: skip
 """Which prompts each retrieval figure asks."""
 
 
@@ -45,9 +47,9 @@ def load_judges(inception: Path | None, clip: str | None, cn_clip: str | None) -
     )
 
 
-def implied_metrics(judges: Judges) -> tuple[Metric, ...]:
-    """What is measured if nobody says: retrieval, and whatever the loaded judges are for."""
-    metrics: tuple[Metric, ...] = ("retrieval",)
+def implied_metrics(judges: Judges, styled: bool = False) -> tuple[Metric, ...]:
+    """What is measured if nobody says: retrieval, styles where prompts ask for them, and whatever the loaded judges are for."""
+    metrics: tuple[Metric, ...] = ("retrieval", "style") if styled else ("retrieval",)
     if judges.inception is not None:
         metrics += ("fid", "kid", "is")
     if judges.clip is not None:

@@ -3,7 +3,7 @@
 Only originals: an upscaled image is no truth about detail. Knows nothing of losses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,34 +17,45 @@ from pangu.data.table.delta import read_rows
 from pangu.diffusion.presets import preset_index
 from pangu.diffusion.trajectory import Denoiser
 from pangu.errors import UserError
-from pangu.evaluate.material import choose_prompts, languages_of
+from pangu.evaluate.prompts import choose_prompts, languages_of
 from pangu.evaluate.timestep_loss import Sample
 from pangu.models.autoencoders import encode_pixels
 from pangu.models.denoisers import denoise
-from pangu.models.text import TextTower, embed_captions
+from pangu.models.text import TextTower, embed_captions, styled_caption
 from pangu.storage import Home
 
 BATCH = 16
 
 
 def originals(
-    home: Home, dataset: str, version: int, split: Split, count: int | None, seed: int
+    home: Home,
+    dataset: str,
+    version: int,
+    split: Split,
+    count: int | None,
+    seed: int,
+    prefixes: Mapping[str, str] | None = None,
 ) -> tuple[list[bytes], list[str]]:
     """Encoded images of a seeded choice of a split's originals, and one caption of each, its languages in turn.
+
+    prefixes: style -> what its captions begin with.
 
     Raises:
         UserError: the split has no captioned originals.
     """
-    columns = ["key", "image", "caption_en", "caption_zh", "split"]
+    columns = ["key", "image", "caption_en", "caption_zh", "split", "style"]
     rows = read_rows(home, dataset, version, columns=columns, upscaled=False)
     languages = languages_of(rows)
-    prompts = choose_prompts(rows, split, languages, count, seed)
+    prompts = choose_prompts(rows, split, languages, count, seed, tuple(prefixes or {}))
     if not languages or not prompts.keys:
         raise UserError(f"Dataset '{dataset}', version {version}, has no captioned originals in split '{split}'.")
     place = {key: index for index, key in enumerate(rows["key"].to_pylist())}
     images = [rows["image"][place[key]].as_py() for key in prompts.keys]
     captions = [prompts.captions[languages[index % len(languages)]][index] for index in range(len(images))]
-    return images, captions
+    styles = [(prefixes or {}).get(prompts.style(index)) for index in range(len(images))]
+    return images, [
+        styled_caption(text, prefix) if prefix else text for text, prefix in zip(captions, styles, strict=True)
+    ]
 
 
 def encode_images(arrays: Sequence[np.ndarray], autoencoder: Any) -> Tensor:

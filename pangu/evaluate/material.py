@@ -1,56 +1,68 @@
-"""What a pair is judged on: captions of each split in each language, their true images, and the images they compete with.
+"""What a pair is judged on: prompts of every kind, their true images, and the images they compete with.
 
-Every choice is seeded and independent of the order of the table. Knows nothing of generators.
+Reads the dataset; knows nothing of generators.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from PIL import Image
 
+from pangu.data.captions import KEYWORDS, styles_of
 from pangu.data.card import Split
 from pangu.data.encode.stage import fit_pixels
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
+from pangu.evaluate.pools import choose_pools
+from pangu.evaluate.prompts import (
+    LANGUAGES,
+    Ask,
+    Prompts,
+    asked_styles,
+    by_keyword,
+    choose_prompts,
+    in_templates,
+    languages_of,
+)
 from pangu.evaluate.protocol import Protocol
+from pangu.evaluate.style_judge import StyleJudge, style_features, train_judge
 from pangu.storage import Home
 
-LANGUAGES = ("zh", "en")
 PROPOSED, PROPOSED_LENGTH = 24, 40
 """Captions of each language that a pair proposes, and the most characters of one."""
-COLUMNS = ["key", "image", "caption_en", "caption_zh", "split"]
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """N rows of one split, sorted by key, with a caption in each language of the dataset."""
-
-    split: Split
-    keys: tuple[str, ...]
-    captions: Mapping[str, tuple[str, ...]]
-
-    def __len__(self) -> int:
-        return len(self.keys)
+LEAST_EXAMPLES = 50
+"""Originals of each style from which on the style of drawn images is judged, where nobody says what is measured."""
+STYLE_EXAMPLES = 4000
+"""Originals of each style that the classifier of styles learns from, at most."""
+COLUMNS = ["key", "image", "caption_en", "caption_zh", "split", "style", "upscaled", *KEYWORDS.values()]
 
 
 @dataclass(frozen=True)
 class Material:
-    """Prompts per split; `images` holds every candidate by key; the pools name the candidates of each retrieval figure."""
+    """Prompts of each kind; `images` holds every candidate by key; the pools name the candidates of each retrieval figure.
 
-    prompts: Mapping[Split, Prompts]
+    styles: of each candidate, "" for none; empty where prompts ask for no style. An image competes within its style.
+    style_judge: tells in which style an image is drawn; None where prompts ask for none.
+    """
+
+    prompts: Mapping[Ask, Prompts]
     images: Mapping[str, Image.Image]
     pools: Mapping[str, tuple[str, ...]]
+    styles: Mapping[str, str] = field(default_factory=dict)
+    style_judge: StyleJudge | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
         return tuple(next(iter(self.prompts.values())).captions)
 
-    def pool(self, name: str) -> dict[str, Image.Image]:
-        """The candidates of `retrieval`, `memory` or `understanding`, by key."""
-        return {key: self.images[key] for key in self.pools[name]}
+    def pool(self, name: str, style: str = "") -> dict[str, Image.Image]:
+        """The candidates of one style for `retrieval`, `memory`, `understanding`, `templates` or `keywords`, by key."""
+        return {key: self.images[key] for key in self.pools[name] if self.styles.get(key, "") == style}
 
 
 def holds_out(home: Home, dataset: str, version: int) -> bool:
@@ -58,36 +70,53 @@ def holds_out(home: Home, dataset: str, version: int) -> bool:
     return read_rows(home, dataset, version, columns=["key"], split="held_out").num_rows > 0
 
 
+def styles_in(home: Home, dataset: str, version: int) -> tuple[str, ...]:
+    """The styles that rows of a dataset version have."""
+    rows = read_rows(home, dataset, version, columns=["style"])
+    return tuple(sorted({style for style in styles_of(rows) if style}))
+
+
+def can_judge_styles(home: Home, dataset: str, version: int, styles: Collection[str]) -> bool:
+    """Whether training originals are in two or more of these styles, none counted as one, and `LEAST_EXAMPLES` in each."""
+    rows = read_rows(home, dataset, version, columns=["style"], upscaled=False, split="train")
+    counts = Counter(asked_styles(rows, styles))
+    return len(counts) > 1 and min(counts.values()) >= LEAST_EXAMPLES
+
+
 def gather(home: Home, dataset: str, version: int, protocol: Protocol, side: int) -> Material:
     """Read a dataset version and choose what the protocol asks for; images are `side` px squares.
 
     Raises:
-        UserError: the split has no rows with captions.
+        UserError: the split has no rows with captions, or the dataset lacks what templates, keywords or styles need.
     """
     rows = read_rows(home, dataset, version, columns=COLUMNS).sort_by("key")
     splits: tuple[Split, ...] = ("train",) if protocol.split == "train" else ("train", "held_out")
     languages = languages_of(rows)
-    chosen = {
-        split: choose_prompts(rows, split, languages, protocol.prompts_per_language, protocol.seed) for split in splits
+    chosen: dict[Ask, Prompts] = {
+        split: choose_prompts(
+            rows, split, languages, protocol.prompts_per_language, protocol.seed, tuple(protocol.styles)
+        )
+        for split in splits
     }
     for split, prompts in chosen.items():
         if not prompts.keys:
             hint = "hold some out in its card" if split == "held_out" else "caption some of its rows"
             raise UserError(f"Dataset '{dataset}' has no captioned rows in split '{split}', version {version}; {hint}.")
     pools = choose_pools(rows, chosen, protocol)
+    if protocol.templates:
+        chosen["templates"] = in_templates(chosen["train"], protocol.templates)
+    if protocol.keywords:
+        chosen["keywords"] = by_keyword(rows, chosen["train"], pools["keywords"], protocol.seed)
     wanted = {key for pool in pools.values() for key in pool}
-    keys = rows["key"].to_pylist()
+    keys, styles = rows["key"].to_pylist(), asked_styles(rows, tuple(protocol.styles))
     images = {
         key: Image.fromarray(fit_pixels(rows["image"][index].as_py(), side))
         for index, key in enumerate(keys)
         if key in wanted
     }
-    return Material(prompts=chosen, images=images, pools=pools)
-
-
-def languages_of(rows: pa.Table) -> tuple[str, ...]:
-    """The languages in which any row has a caption."""
-    return tuple(name for name in LANGUAGES if any(rows[f"caption_{name}"].to_pylist()))
+    judge = style_judge(rows, tuple(protocol.styles), side) if "style" in protocol.metrics else None
+    own = dict(zip(keys, styles, strict=True)) if protocol.styles else {}
+    return Material(prompts=chosen, images=images, pools=pools, styles=own, style_judge=judge)
 
 
 def proposed_prompts(home: Home, dataset: str, version: int, seed: int = 0) -> dict[str, list[str]]:
@@ -102,38 +131,19 @@ def proposed_prompts(home: Home, dataset: str, version: int, seed: int = 0) -> d
     return {language: texts for language, texts in found.items() if texts}
 
 
-def choose_prompts(rows: pa.Table, split: Split, languages: tuple[str, ...], count: int | None, seed: int) -> Prompts:
-    """A seeded choice of `count` rows of a split (None: all) that have a caption in every language of the dataset."""
-    mine = rows.filter(pc.equal(rows["split"], split))
-    captions = [mine[f"caption_{language}"].to_pylist() for language in languages]
-    usable = [index for index, texts in enumerate(zip(*captions, strict=True)) if all(texts)]
-    ordered = mine.take(usable).sort_by("key")
-    if count is not None:
-        picked = np.random.default_rng(seed).permutation(ordered.num_rows)[:count]
-        ordered = ordered.take(np.sort(picked))
-    texts = {language: tuple(ordered[f"caption_{language}"].to_pylist()) for language in languages}
-    return Prompts(split=split, keys=tuple(ordered["key"].to_pylist()), captions=texts)
+def style_judge(rows: pa.Table, styles: Collection[str], side: int) -> StyleJudge:
+    """A classifier of styles that learnt from originals of the training split, at most `STYLE_EXAMPLES` of each style.
 
-
-def choose_pools(rows: pa.Table, chosen: Mapping[Split, Prompts], protocol: Protocol) -> dict[str, tuple[str, ...]]:
-    """The candidates of each retrieval figure; the true images are always among them."""
-    by_split = {
-        split: rows.filter(pc.equal(rows["split"], split))["key"].to_pylist() for split in ("train", "held_out")
-    }
-    trained = chosen["train"].keys
-    everything = sorted(by_split["train"] + by_split["held_out"])
-    pools = {"retrieval": sample_keys(everything, trained, protocol.candidates, protocol.seed)}
-    if "held_out" in chosen:
-        pools["memory"] = sample_keys(by_split["train"], trained, protocol.memory_candidates, protocol.seed)
-        pools["understanding"] = tuple(by_split["held_out"])
-    return pools
-
-
-def sample_keys(keys: list[str], always: tuple[str, ...], count: int | None, seed: int) -> tuple[str, ...]:
-    """`count` keys in a seeded choice (None: all), among them those of `always`, sorted."""
-    if count is None or count >= len(keys):
-        return tuple(keys)
-    kept = set(always)
-    others = [key for key in keys if key not in kept]
-    picked = np.random.default_rng(seed).permutation(len(others))[: max(0, count - len(kept))]
-    return tuple(sorted(kept | {others[index] for index in picked}))
+    Raises:
+        UserError: they have fewer than two styles, none counted as one.
+    """
+    originals = rows.filter(pc.and_(pc.equal(rows["split"], "train"), pc.invert(rows["upscaled"])))
+    by_style: dict[str, list[int]] = {}
+    for index, style in enumerate(asked_styles(originals, styles)):
+        by_style.setdefault(style, []).append(index)
+    rows = originals.take([index for own in by_style.values() for index in own[:STYLE_EXAMPLES]])
+    # One at a time: thousands of whole images would fill the memory.
+    features = [style_features([Image.fromarray(fit_pixels(data.as_py(), side))]) for data in rows["image"]]
+    captions = (rows[f"caption_{language}"].to_pylist() for language in ("en", "zh"))
+    names = [en or zh or "" for en, zh in zip(*captions, strict=True)]
+    return train_judge(torch.cat(features), asked_styles(rows, styles), names)

@@ -4,19 +4,26 @@ The hash of the protocol stands beside every number, so that only comparable num
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pangu.config import Frozen
+from pangu.data import wording
+from pangu.data.captions import LANGUAGES
 from pangu.data.card import Split
 from pangu.errors import UserError
 from pangu.evaluate import features
 
-Metric = Literal["retrieval", "fid", "kid", "is", "clip", "cn_clip", "loss"]
+Metric = Literal["retrieval", "fid", "kid", "is", "clip", "cn_clip", "loss", "style", "outside"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 FeatureSpace = Literal["thumbnail-16", "inception"]
-LOWER_IS_BETTER = ("fid", "kid", "loss")
+LOWER_IS_BETTER = ("outside", "fid", "kid", "loss")
+
+
+def _unless_given(default: Any, description: str) -> Any:
+    """A field that is left out of the hash where nothing is given, so that protocols of before keep theirs."""
+    return Field(default, exclude_if=lambda value: not value, description=description)
 
 
 class Protocol(Frozen):
@@ -41,6 +48,27 @@ class Protocol(Frozen):
     loss_range: Literal["own", "whole"] = Field("own", description="Timesteps of `loss`: each generator's own, or all")
     loss_buckets: int = Field(10, ge=1, description="Equal parts of [0, T) that losses are averaged over")
     weights: dict[str, str] = Field({}, description="Content hash of each judge that was loaded")
+    templates: dict[str, tuple[str, ...]] = _unless_given(
+        {},
+        "Templates, by language, that each trained caption is also drawn in: the i-th prompt in template i mod their number",
+    )
+    keywords: bool = _unless_given(
+        False, "Each prompt's row is also drawn from one of its keywords instead of its caption"
+    )
+    styles: dict[str, float] = _unless_given(
+        {}, "Style of a row -> the scale at which its prompt asks for that style; prompts are spread evenly over styles"
+    )
+
+    @field_validator("templates")
+    @classmethod
+    def _are_templates(cls, templates: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        if unknown := templates.keys() - set(LANGUAGES):
+            raise ValueError(f"'{min(unknown)}' is no language of captions, which are {', '.join(LANGUAGES)}")
+        for language, own in templates.items():
+            for template in own:
+                if found := wording.trouble(template):
+                    raise ValueError(f"{language}: '{template}' {found}")
+        return {language: own for language, own in templates.items() if own}
 
 
 class EvaluateOutcome(Frozen):

@@ -1,6 +1,6 @@
 """Retrieval: does a generated image find the training image of its own caption among all of them?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,20 +57,33 @@ def rank(generated: Sequence[Image.Image], true_keys: Sequence[str], candidates:
     Raises:
         UserError: nothing was generated, or a true key is not among the candidates.
     """
+    return rank_any(generated, [(key,) for key in true_keys], candidates)
+
+
+def rank_any(
+    generated: Sequence[Image.Image], true_keys: Sequence[Collection[str]], candidates: Mapping[str, Image.Image]
+) -> Ranking:
+    """The same where each generated image has one or more true images, and the most similar of them counts.
+
+    Raises:
+        UserError: nothing was generated, or a true key is not among the candidates.
+    """
     if not generated or len(generated) != len(true_keys):
         raise UserError(f"Retrieval needs one key per generated image, not {len(true_keys)} for {len(generated)}.")
-    missing = [key for key in true_keys if key not in candidates]
-    if missing:
+    if missing := [key for keys in true_keys for key in keys if key not in candidates]:
         raise UserError(f"Retrieval: the true image {missing[0]} is not among the {len(candidates)} candidates.")
-    keys = list(candidates)
-    place = {key: index for index, key in enumerate(keys)}
-    truth = np.array([place[key] for key in true_keys])
-    similarity_qn = similarity(thumbnails(generated), thumbnails([candidates[key] for key in keys]))
-    own = similarity_qn[np.arange(len(truth)), truth]
-    return Ranking(rank_of_truth(similarity_qn, truth), own, len(keys))
+    true_qn = np.array([[key in keys for key in candidates] for keys in map(frozenset, true_keys)])
+    similarity_qn = similarity(thumbnails(generated), thumbnails(list(candidates.values())))
+    best = np.where(true_qn, similarity_qn, -np.inf).max(1)
+    return Ranking(rank_of_best(similarity_qn, true_qn), best, len(candidates))
 
 
 def rank_of_truth(similarity_qn: np.ndarray, truth_q: np.ndarray) -> np.ndarray:
     """(Q,) number of candidates at least as similar as the true one, ties counted against it; 0 is the best."""
-    own = similarity_qn[np.arange(len(truth_q)), truth_q]
-    return (similarity_qn >= own[:, None]).sum(1) - 1
+    return rank_of_best(similarity_qn, truth_q[:, None] == np.arange(similarity_qn.shape[1]))
+
+
+def rank_of_best(similarity_qn: np.ndarray, true_qn: np.ndarray) -> np.ndarray:
+    """(Q,) number of other candidates at least as similar as the most similar true one; each query has at least one."""
+    best = np.where(true_qn, similarity_qn, -np.inf).max(1)
+    return ((similarity_qn >= best[:, None]) & ~true_qn).sum(1)

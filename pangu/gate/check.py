@@ -3,7 +3,6 @@
 Owns where the scores of such a reference are kept, so that it draws once for a protocol and a dataset version.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pangu.config import ROLES, Recipe
+from pangu.config import Recipe
 from pangu.errors import UserError
-from pangu.evaluate.evaluation import scores_of
+from pangu.evaluate.evaluation import networks_hash, scores_of
 from pangu.evaluate.judges import Judges
 from pangu.evaluate.prompt_scores import PromptScores
 from pangu.evaluate.protocol import EvaluateOutcome, Protocol
 from pangu.gate.decision import Decision, Reference, compares, decide
-from pangu.models.hashing import architecture, weights_hash
 from pangu.pipelines.assemble import starting_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
@@ -94,12 +92,6 @@ def current(alias: str) -> RegisteredPair | None:
     if tracking.alias_version(tracking.connect(), tracking.PAIR, alias) is None:
         return None
     return resolve(alias)
-
-
-def networks_hash(pair: PanGuDrawPipeline) -> str:
-    """16 hex digits that tell the networks of a pair from those of another."""
-    halves = [weights_hash(pair.generator(role), architecture(pair.generator(role).config)) for role in ROLES]
-    return hashlib.sha256("".join(halves).encode()).hexdigest()[:16]
 
 
 def drawn_once(

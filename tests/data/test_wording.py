@@ -11,7 +11,7 @@ from pangu.config import Recipe
 from pangu.data.captions import Caption
 from pangu.data.wording import chosen, keyword, reworded, worded
 from pangu.recipes import tiny
-from pangu.starter.language import TEMPLATES, UNTRAINED_TEMPLATES
+from pangu.sentences import TEMPLATES, UNTRAINED_TEMPLATES
 from pangu.templates import trouble
 
 FIELDS = ["{}", "{a}", "{plural}", "{turned}"]

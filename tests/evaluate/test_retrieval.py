@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from pangu.errors import UserError
-from pangu.evaluate.retrieval import rank_of_truth, retrieval
+from pangu.evaluate.retrieval import rank, rank_any, rank_of_best, rank_of_truth, retrieval
 
 
 def pictures(count: int, seed: int) -> dict[str, Image.Image]:
@@ -44,3 +46,24 @@ def test_bad_input_gets_one_sentence() -> None:
         retrieval([candidates["0000"]], ["x"], candidates)
     with pytest.raises(UserError, match="one key per generated image"):
         retrieval([], [], candidates)
+
+
+def test_the_most_similar_of_several_true_images_counts() -> None:
+    candidates = pictures(50, 0)
+    keys = list(candidates)
+    images = list(candidates.values())
+    every = [tuple(keys[place : place + 3]) for place in range(40)]
+    second = rank_any([images[place + 1] for place in range(40)], every, candidates)
+    assert (second.rank_q == 0).all() and second.similarity_q.min() > 0.999
+    alone = rank_any(images, [(key,) for key in keys], candidates)
+    assert np.array_equal(alone.rank_q, rank(images, keys, candidates).rank_q)
+
+
+@given(st.integers(0, 1000))
+def test_another_true_image_never_makes_a_rank_worse(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    similarity_qn = generator.integers(0, 5, (6, 9)).astype(float)
+    few = np.eye(6, 9, dtype=bool)
+    more = few | (generator.random((6, 9)) < 0.3)
+    assert (rank_of_best(similarity_qn, more) <= rank_of_best(similarity_qn, few)).all()
+    assert np.array_equal(rank_of_best(similarity_qn, few), rank_of_truth(similarity_qn, np.arange(6)))

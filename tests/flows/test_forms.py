@@ -131,6 +131,8 @@ def test_options_left_alone_ask_for_nothing_special() -> None:
     assert EvaluationOptions().arguments == ["--prompts", "24"]
     asked = EvaluationOptions(prompts=100, split="train", metrics="retrieval,fid,kid", clip="a/b").arguments
     assert asked == ["--prompts", "100", "--split", "train", "--metrics", "retrieval,fid,kid", "--clip", "a/b"]
+    worded = EvaluationOptions(templates="untrained", keywords=True).arguments
+    assert worded == ["--prompts", "24", "--templates", "untrained", "--keywords"]
     assert EvaluationOptions(clip="a", cn_clip="b", inception="c").judges == [
         "--inception", "c", "--clip", "a", "--cn-clip", "b",
     ]  # fmt: skip
