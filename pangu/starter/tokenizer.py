@@ -52,6 +52,6 @@ def _texts(drawings: Sequence[Emoji]) -> Iterator[str]:
             yield caption(one, language)
             yield from keywords(one, language)
         yield plural(one.caption_en)
-    for language, templates in TEMPLATES.items():
+    for spoken, templates in TEMPLATES.items():
         for place, template in enumerate(templates):
-            yield worded(template, caption(drawings[place % len(drawings)], language))
+            yield worded(template, caption(drawings[place % len(drawings)], spoken))

@@ -34,7 +34,8 @@ def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> Non
 
 COMMON = {
     "batch_size": 4, "lr_peak": 0.5, "lr_final": 0.25, "warmup_steps": 3, "ema_decay": 0.75, "zh_share": 0.125,
-    "template_share": 0.375, "keyword_share": 0.625, "seed": 11, "workers": 3, "num_inference_steps": 13, "guidance_scale": 1.5, "sample_every": 17,
+    "template_share": 0.375, "keyword_share": 0.625, "seed": 11, "workers": 3, "num_inference_steps": 13,
+    "guidance_scale": 1.5, "sample_every": 17,
 }  # fmt: skip
 
 
