@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
 from pangu.progress import Progress, Reporter, silent
+from pangu.starter.spare_styles import SPARE_STYLES, looked
 from pangu.starter.tokenizer import MAX_TOKENS, build_tokenizer
 from pangu.starter.wordings import Wordings
 
@@ -34,7 +35,7 @@ SETTLE_SHARE = 0.3
 
 
 def build_encoder(vocabulary: int) -> CLIPTextModelWithProjection:
-    """An untrained text model, 1.5 M parameters, of which 1.0 M are the vocabulary's."""
+    """An untrained text model, 2.2 M parameters, of which 1.8 M are the vocabulary's."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -52,13 +53,30 @@ def build_encoder(vocabulary: int) -> CLIPTextModelWithProjection:
     )
 
 
-def principal_components(images_nhwc: Tensor) -> Tensor:
-    """(N, COMPONENTS): box-averaged 32 px thumbnails in their own, partly whitened principal components."""
-    small = F.interpolate(images_nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1, 32, mode="area").flatten(1)
-    centred = small - small.mean(0)
-    _, scale, axes = torch.pca_lowrank(centred, COMPONENTS, center=False)
-    whitened = (centred @ axes) / (scale / len(small) ** 0.5).clamp_min(1e-3) ** 0.7
-    return whitened / whitened.std()
+class Eye:
+    """Drawings as the text encoder is shown them: 32 px thumbnails in their own, partly whitened principal components.
+
+    small_nchw: box-averaged, in [-1, 1].
+    """
+
+    def __init__(self, images_nhwc: Tensor) -> None:
+        self.small_nchw = F.interpolate(images_nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1, 32, mode="area")
+        flat = self.small_nchw.flatten(1)
+        self._mean = flat.mean(0)
+        _, scale, self._axes = torch.pca_lowrank(flat - self._mean, COMPONENTS, center=False)
+        self._whitening = (scale / len(flat) ** 0.5).clamp_min(1e-3) ** 0.7
+        self._spread = self._components(flat).std()
+
+    def seen(self, rows: Sequence[int], prefixes: Sequence[str]) -> Tensor:
+        """(B, COMPONENTS) of these drawings, those with the prefix of a spare style in its look."""
+        pixels = self.small_nchw[list(rows)]
+        for place, prefix in enumerate(prefixes):
+            if prefix in SPARE_STYLES:
+                pixels[place : place + 1] = looked(pixels[place : place + 1], prefix)
+        return self._components(pixels.flatten(1)) / self._spread
+
+    def _components(self, flat: Tensor) -> Tensor:
+        return (flat - self._mean) @ self._axes / self._whitening
 
 
 def train_text_encoder(
@@ -90,20 +108,22 @@ def _learn(
     """The first part: texts, pictures and captions as listed find each other."""
     generator = torch.Generator().manual_seed(seed)
     wordings = Wordings(drawings, seed, filler_share=0.3, most_fillers=4)
-    seen_nc = principal_components(images_nhwc)
-    eye = nn.Sequential(nn.Linear(COMPONENTS, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, WIDTH))
+    eye = Eye(images_nhwc)
+    head = nn.Sequential(nn.Linear(COMPONENTS, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, WIDTH))
     log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
 
     def loss() -> Tensor:
         chosen = torch.randint(len(drawings), (BATCH,), generator=generator)
         rows = chosen.tolist()
-        drawn = [wordings.draw(row) for row in rows]
-        languages = torch.randint(2, (BATCH,), generator=generator).tolist()
-        plain = [wordings.plain(row, LANGUAGES[which]) for row, which in zip(rows, languages, strict=True)]
+        prefixes = [wordings.prefix(row) for row in rows]
+        drawn = [wordings.draw(row, prefix) for row, prefix in zip(rows, prefixes, strict=True)]
+        spoken = [LANGUAGES[which] for which in torch.randint(2, (BATCH,), generator=generator).tolist()]
+        plain = [wordings.plain(*each) for each in zip(rows, spoken, prefixes, strict=True)]
         texts = F.normalize(_pooled(encoder, tokenizer, [text for text, _, _ in drawn] + plain), dim=-1)
-        seen = F.normalize(eye(seen_nc[chosen] + 0.05 * torch.randn(BATCH, COMPONENTS, generator=generator)), dim=-1)
-        suits = wordings.suits([own for _, _, own in drawn], rows)
-        same = wordings.suits([wordings.itself(row) for row in rows], rows)
+        shown = eye.seen(rows, prefixes) + 0.05 * torch.randn(BATCH, COMPONENTS, generator=generator)
+        seen = F.normalize(head(shown), dim=-1)
+        suits = wordings.suits([own for _, _, own in drawn], rows, prefixes)
+        same = wordings.suits([wordings.itself(row) for row in rows], rows, prefixes)
         scales = log_scales.exp().clamp(max=50)
         return (
             contrastive_loss(texts[:BATCH], seen, scales[0], suits)
@@ -111,7 +131,7 @@ def _learn(
             + contrastive_loss(texts[:BATCH], texts[BATCH:], scales[1], suits)
         ) / 3
 
-    _train([*encoder.parameters(), *eye.parameters(), log_scales], loss, LR_PEAK, minutes, "text-encoder", report)
+    _train([*encoder.parameters(), *head.parameters(), log_scales], loss, LR_PEAK, minutes, "text-encoder", report)
 
 
 def settle(
@@ -129,7 +149,8 @@ def settle(
     scale = torch.tensor(20.0)
 
     def loss() -> Tensor:
-        drawn = [wordings.draw(row) for row in torch.randint(len(drawings), (BATCH_SETTLE,), generator=random).tolist()]
+        rows = torch.randint(len(drawings), (BATCH_SETTLE,), generator=random).tolist()
+        drawn = [wordings.draw(row, wordings.prefix(row)) for row in rows]
         bare = [means for _, means, _ in drawn]
         with torch.no_grad():
             kept_pooled, kept_hidden = _embedded(before, tokenizer, bare)

@@ -1,6 +1,6 @@
 """Texts for drawings as people might write them, at random: templates, keywords, and words around them that mean nothing."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
 
 import numpy as np
@@ -12,14 +12,12 @@ from pangu.data.example.openmoji import Emoji
 from pangu.data.wording import chosen
 from pangu.models.text import styled_caption
 from pangu.sentences import STYLES, TEMPLATES
+from pangu.starter.spare_styles import SPARE_STYLES
 
-KEYWORD_SHARE, TEMPLATE_SHARE = 0.3, 0.6
+KEYWORD_SHARE, TEMPLATE_SHARE, SPARE_SHARE = 0.3, 0.6, 0.15
 FOREIGN = ("de", "fr", "es", "it", "nl", "sv", "pt", "fi", "pl")
 """Languages whose function words are fillers of English sentences."""
 CONSONANTS, VOWELS, ENDINGS = "bcdfghjklmnprstvwz", "aeiou", ("", "n", "s", "t", "r", "ing", "ed", "ly")
-
-Named = tuple[str | None, str]
-"""Style and English caption of a drawing."""
 
 
 def caption(one: Emoji, language: str) -> str:
@@ -31,9 +29,9 @@ def keywords(one: Emoji, language: str) -> Sequence[str]:
     return words
 
 
-def styled(one: Emoji, text: str) -> str:
-    """`text` behind the prefix of the drawing's style."""
-    return text if one.style is None else styled_caption(text, STYLES[one.style])
+def styled(text: str, prefix: str) -> str:
+    """`text` behind a style's prefix; "": as it is."""
+    return styled_caption(text, prefix) if prefix else text
 
 
 class Fillers:
@@ -95,12 +93,19 @@ class Wordings:
         self._filler_share, self._most = filler_share, most_fillers
         self._fillers = Fillers(drawings)
 
-    def plain(self, row: int, language: str) -> str:
-        """The caption as listed, behind its style's prefix."""
-        return styled(self._drawings[row], caption(self._drawings[row], language))
+    def prefix(self, row: int) -> str:
+        """The prefix of the drawing's style; some of OpenMoji's drawings are seen in one of the spare styles instead."""
+        style = self._drawings[row].style
+        if style is not None:
+            return STYLES[style]
+        return _pick(list(SPARE_STYLES), self._random) if self._random.random() < SPARE_SHARE else ""
 
-    def draw(self, row: int) -> tuple[str, str, set[Named]]:
-        """(a wording, what it words, whom that suits). For a keyword that is the emoji itself the second is the caption."""
+    def plain(self, row: int, language: str, prefix: str) -> str:
+        """The caption as listed, behind the prefix."""
+        return styled(caption(self._drawings[row], language), prefix)
+
+    def draw(self, row: int, prefix: str) -> tuple[str, str, set[str]]:
+        """(a wording, what it words, the English captions of all that this suits). For an emoji the second is its caption."""
         one, chance = self._drawings[row], self._random.random(6)
         language = LANGUAGES[int(chance[0] < 0.5)]
         bare, words = caption(one, language), keywords(one, language)
@@ -110,25 +115,28 @@ class Wordings:
         if chance[5] < self._filler_share:
             text = self._filled(text, language)
         means = caption(one, language) if bare == one.text else bare
-        return styled(one, text), styled(one, means), self._owners[language, bare.lower()]
+        return styled(text, prefix), styled(means, prefix), self._owners[language, bare.lower()]
 
-    def suits(self, found: Sequence[set[Named]], rows: Sequence[int]) -> Tensor:
-        """(texts, rows) bool: which rows each text suits, of those in the style of its own row."""
-        who = [(self._drawings[row].style, self._drawings[row].caption_en) for row in rows]
+    def suits(self, found: Sequence[Set[str]], rows: Sequence[int], prefixes: Sequence[str]) -> Tensor:
+        """(texts, rows) bool: which rows each text suits, of those that are seen in the style of its own row."""
+        names = [self._drawings[row].caption_en for row in rows]
         return torch.tensor(
-            [[one in own and one[0] == mine[0] for one in who] for own, mine in zip(found, who, strict=True)]
+            [
+                [mine == other and name in own for name, other in zip(names, prefixes, strict=True)]
+                for own, mine in zip(found, prefixes, strict=True)
+            ]
         )
 
-    def itself(self, row: int) -> set[Named]:
-        return {(self._drawings[row].style, self._drawings[row].caption_en)}
+    def itself(self, row: int) -> set[str]:
+        return {self._drawings[row].caption_en}
 
     @cached_property
-    def _owners(self) -> Mapping[tuple[str, str], set[Named]]:
-        owners: dict[tuple[str, str], set[Named]] = {}
+    def _owners(self) -> Mapping[tuple[str, str], set[str]]:
+        owners: dict[tuple[str, str], set[str]] = {}
         for one in self._drawings:
             for language in LANGUAGES:
                 for text in (caption(one, language), *keywords(one, language)):
-                    owners.setdefault((language, text.lower()), set()).add((one.style, one.caption_en))
+                    owners.setdefault((language, text.lower()), set()).add(one.caption_en)
         return owners
 
     def _filled(self, text: str, language: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from pangu.data.card import load_card
 from pangu.data.example import openmoji
 from pangu.data.example.artists import ARTISTS, UNSEEN, drawings, with_artists
-from pangu.data.example.openmoji import every_drawing, selection
+from pangu.data.example.openmoji import Emoji, every_drawing, render_png, selection
 from pangu.data.example.origin import BROKEN, Origin
 from pangu.data.example.tones import tones_of, without_tones
 from pangu.data.images import decode_rgb
@@ -67,6 +67,15 @@ def test_a_drawing_is_found_by_its_alias_and_none_that_is_turned(tmp_path: Path)
     found = drawings(tmp_path, artist)
     assert found.keys() == {"🦊", "🐺"}
     assert 'viewBox="-3 -6 56 112"' in found["🦊"]
+
+
+@pytest.mark.parametrize("box", ["0 0 36 36", "0 0 36 18", "0 0 10 36"])
+def test_a_drawing_of_any_shape_stands_in_the_middle_of_a_white_square(box: str) -> None:
+    body = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"><path fill="#f00" d="M0 0h36v36H0z"/></svg>'
+    pixels = decode_rgb(render_png(Emoji("🦊", "fox", "狐狸", "1F98A", drawn=body), 48)).image_hwc
+    assert pixels.shape == (48, 48, 3)
+    assert (pixels[24, 24] == (255, 0, 0)).all()
+    assert (pixels == pixels[::-1]).all() and (pixels == pixels[:, ::-1]).all()
 
 
 @pytest.mark.parametrize("content", [None, "{"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pangu.data.example.openmoji import Emoji
 from pangu.sentences import TEMPLATES, UNTRAINED_TEMPLATES
+from pangu.starter.spare_styles import SPARE_STYLES, looked
 from pangu.starter.text_encoder import build_encoder, contrastive_loss, masked_error, settle
 from pangu.starter.tokenizer import build_tokenizer
 from pangu.starter.wordings import Fillers, Wordings
@@ -29,27 +30,28 @@ def test_no_sentence_that_judges_is_one_that_is_trained_with() -> None:
 def test_fillers_are_nothing_that_a_drawing_is_called(language: str) -> None:
     fillers, random = Fillers(DRAWINGS), np.random.default_rng(0)
     drawn = {fillers.draw(language, random) for _ in range(500)}
-    called = {"red", "apple", "green", "fox", "fruit", "animal"} if language == "en" else {"红苹果", "苹果", "水果", "狐狸", "动物"}
-    assert len(drawn) > 100 and not drawn & called
+    called = {"en": {"red", "apple", "green", "fox", "fruit", "animal"}, "zh": {"红苹果", "苹果", "水果", "狐狸", "动物"}}
+    assert len(drawn) > 100 and not drawn & called[language]
 
 
 @given(st.integers(0, 2**20))
 def test_a_wording_suits_its_own_drawing_and_means_a_caption_or_keyword(seed: int) -> None:
     wordings = Wordings(DRAWINGS, seed, filler_share=0.5, most_fillers=3)
     for row, one in enumerate(DRAWINGS):
-        text, means, suits = wordings.draw(row)
-        assert (one.style, one.caption_en) in suits
-        bare = means.removeprefix("noto ")
-        assert means.startswith("noto ") == (one.style == "noto") == text.startswith("noto ")
+        prefix = wordings.prefix(row)
+        assert prefix == "noto" if one.style else prefix in {"", *SPARE_STYLES}
+        text, means, suits = wordings.draw(row, prefix)
+        assert one.caption_en in suits
+        assert not prefix or (text.startswith(f"{prefix} ") and means.startswith(f"{prefix} "))
+        bare = means.removeprefix(f"{prefix} ") if prefix else means
         assert bare in {one.caption_en, one.caption_zh, *one.keywords_en, *one.keywords_zh}
         assert bare != one.text  # an emoji means its caption
 
 
 def test_a_shared_keyword_suits_both_but_not_another_style() -> None:
     wordings = Wordings(DRAWINGS, 0, filler_share=0, most_fillers=0)
-    apple = {(None, "red apple"), (None, "green apple"), ("noto", "red apple")}
-    fox = {(None, "fox")}
-    suits = wordings.suits([apple, apple, apple, fox], [0, 1, 2, 3])
+    apple, fox = {"red apple", "green apple"}, {"fox"}
+    suits = wordings.suits([apple, apple, apple, fox], [0, 1, 2, 3], ["", "", "noto", ""])
     assert suits.tolist() == [
         [True, True, False, False],
         [True, True, False, False],
@@ -66,6 +68,25 @@ def test_han_characters_have_the_same_tokens_wherever_they_stand_and_marks_of_va
         assert any(ids[start : start + len(apple)] == apple for start in range(len(ids)))
     assert tokenizer("❤️").input_ids == tokenizer("❤").input_ids
     assert tokenizer("A Fox").input_ids == tokenizer("a fox").input_ids
+
+
+def test_emoji_have_the_same_tokens_wherever_they_stand() -> None:
+    tokenizer = build_tokenizer(DRAWINGS)
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
+    assert ids("🦊🍎") == ids("🦊") + ids("🍎")
+
+
+@pytest.mark.parametrize("style", SPARE_STYLES)
+def test_a_spare_style_is_a_look_of_its_own_and_the_same_of_a_thumbnail_as_of_the_drawing(style: str) -> None:
+    pixels = 2 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
+    small = torch.nn.functional.avg_pool2d(pixels, 4)
+    torch.testing.assert_close(
+        looked(small, style), torch.nn.functional.avg_pool2d(looked(pixels, style), 4), rtol=0, atol=1e-5
+    )
+    assert (looked(pixels, style) - pixels).abs().mean() > 0.15
 
 
 def test_what_suits_a_text_beside_its_own_is_no_negative() -> None:

@@ -95,11 +95,11 @@ def selection(count: int = IMAGES) -> list[Emoji]:
 
 
 def render_png(one: Emoji, side: int) -> bytes:
-    """The drawing on white as a `side` x `side` RGB PNG (about 9 ms)."""
+    """The drawing in the middle of a white `side` x `side` RGB PNG (about 9 ms)."""
     rendered = bytes(_package("resvg_py").svg_to_bytes(svg_string=svg(one), width=side, height=side))
-    drawn = Image.open(io.BytesIO(rendered))
-    white = Image.new("RGBA", drawn.size, "white")
-    white.alpha_composite(drawn.convert("RGBA"))
+    drawn = Image.open(io.BytesIO(rendered)).convert("RGBA")  # smaller in one direction, if its SVG is no square
+    white = Image.new("RGBA", (side, side), "white")
+    white.alpha_composite(drawn, ((side - drawn.width) // 2, (side - drawn.height) // 2))
     buffer = io.BytesIO()
     white.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
