@@ -75,9 +75,7 @@ def origin(
     everything: Annotated[
         bool, typer.Option("--everything", help="All drawings in full size, for the card openmoji_all.")
     ] = False,
-    chalk: Annotated[
-        bool, typer.Option("--chalk", help="In chalk, and half of them as they are too, for the card openmoji_chalk.")
-    ] = False,
+    chalk: Annotated[bool, typer.Option("--chalk", help="In chalk, for the card openmoji_chalk.")] = False,
     artists: Annotated[
         Path | None,
         typer.Option(

@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
-from pangu.data.example.chalk import STYLE
+from pangu.data.example.chalk import render_chalk
 from pangu.data.example.openmoji import IMAGES
 from pangu.demo.before import before, gain
 from pangu.demo.button import Button, RunView
 from pangu.demo.display import watch
 from pangu.demo.memory import PeakMemory
-from pangu.demo.queries import Answers, ask, asked_styles, never_trained, trained, without_style
+from pangu.demo.queries import Answers, ask, never_trained, trained
 from pangu.demo.sheet import draw_sheet
 from pangu.demo.summary import Summary, summarise
 from pangu.errors import UserError
@@ -41,8 +41,7 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         UserError: a stage refused its input or failed; the sentence says which and why.
     """
     began = time.monotonic()
-    chosen = named_recipe(recipe)
-    size, styles = chosen.structure.resolution, asked_styles(chosen)
+    size = named_recipe(recipe).structure.resolution
     with _interruptible(), running_stack(home, console) as stack, PeakMemory(stack.stack_id) as memory:
         seconds = {"up": time.monotonic() - began}
         _say_addresses(stack, console)
@@ -52,16 +51,16 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         outcomes = {stage.name: read_json(home.root / "flows" / run_id / f"{stage.name}.json") for stage in view.stages}
         asked = time.monotonic()
         console.print("Asking the served pair for images, in Chinese and English ...")
-        answers = trained(stack, DATASET, outcomes["prepare"]["version"], styles)
-        plain = without_style(answers, drawings, size) if styles else None
-        others = never_trained(size, STYLE, styles) if starts_from_the_starter(recipe) else None
-        for some in filter(None, (answers, plain, others)):
-            ask(stack, some, size)
-        earlier = before(chosen, answers, size)
+        answers = trained(stack, DATASET, outcomes["prepare"]["version"])
+        ask(stack, answers, size)
+        others = never_trained(size, render_chalk) if starts_from_the_starter(recipe) else None
+        if others is not None:
+            ask(stack, others, size)
+        earlier = before(named_recipe(recipe), answers, size)
         seconds["queries"] = time.monotonic() - asked
-        save_sheet(home.root / "demo" / "contact_sheet.png", answers, earlier, plain, others, outcomes)
-        gained, total = gain(answers, earlier), time.monotonic() - began
-        summary = summarise(outcomes, answers, plain, others, gained, seconds, total, memory.peak_mb)
+        save_sheet(home.root / "demo" / "contact_sheet.png", answers, earlier, others, outcomes)
+        gained = gain(answers, earlier)
+        summary = summarise(outcomes, answers, others, gained, seconds, time.monotonic() - began, memory.peak_mb)
         write_json(home.root / "demo" / "summary.json", summary.model_dump(mode="json"))
     return summary
 
@@ -138,23 +137,17 @@ def _retrain(stack: Stack, recipe: str, console: Console) -> tuple[str, RunView]
 
 
 def save_sheet(
-    path: Path,
-    answers: Answers,
-    earlier: Answers,
-    plain: Answers | None,
-    others: Answers | None,
-    outcomes: dict[str, Any],
+    path: Path, answers: Answers, earlier: Answers, others: Answers | None, outcomes: dict[str, Any]
 ) -> None:
     """Rows: drawn for Chinese prompts, for English ones, and the true images; of captions trained, and of others.
 
-    Above those of captions trained stands what the pair drew before this training, below them what it draws without the style.
+    Above those of captions trained stands what the pair drew for them before this training.
     """
     from pangu.data.example.openmoji import attribution
 
     rows = sheet_rows(earlier, "BEFORE", "")[:-1] + sheet_rows(answers, "AFTER", "in chalk,\nshown")
-    rows += sheet_rows(plain, "style not asked", "")[:-1] if plain else []
     rows += sheet_rows(others, "never trained", "in chalk,\nnever shown") if others else []
-    title = f"PanGu pair {outcomes['release']['pair_version']}: a style learnt, drawn from prompts, above true drawings"
+    title = f"PanGu pair {outcomes['release']['pair_version']}: a look learnt, drawn from prompts, above true drawings"
     buffer = io.BytesIO()
     draw_sheet(rows, title, f"OpenMoji's drawings, changed to chalk: {attribution()}").save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())

@@ -32,13 +32,10 @@ class Summary(Frozen):
     retrieval_top5: float
     retrieval_candidates: int
     retrieval_by_language: dict[str, dict[str, float]]
-    without_style_by_language: dict[str, dict[str, float]] = Field(
-        description="Retrieval among OpenMoji's own drawings, the style not asked for: whether the look of before stays"
-    )
     unseen_by_language: dict[str, dict[str, float]]
     gain_by_language: dict[str, dict[str, Difference]] = Field(
         description="Retrieval of captions trained: after this training minus before it, prompt by prompt, 95 % interval. "
-        "The embedded pair has never seen the demo's style"
+        "The embedded pair has never drawn in chalk"
     )
     stage_seconds: dict[str, float]
     total_seconds: float
@@ -48,7 +45,6 @@ class Summary(Frozen):
 def summarise(
     outcomes: dict[str, Any],
     answers: Answers,
-    plain: Answers | None,
     others: Answers | None,
     gained: dict[str, dict[str, Difference]],
     seconds: dict[str, float],
@@ -58,7 +54,7 @@ def summarise(
     """The figures of a run, out of the outcomes of its stages and the answers of the served pair."""
     ingested, prepared, encoded = outcomes["ingest"], outcomes["prepare"], outcomes["encode"]
     structure, texture = outcomes["train-structure"], outcomes["train-texture"]
-    asked = [some for some in (answers, plain, others) if some]
+    asked = [some for some in (answers, others) if some]
     scores = {language: answers.score(language) for language in LANGUAGES}
     return Summary(
         images_listed=ingested["listed"],
@@ -81,7 +77,6 @@ def summarise(
         retrieval_top5=sum(score.top5 for score in scores.values()) / len(scores),
         retrieval_candidates=len(answers.truth),
         retrieval_by_language=_by_language(answers),
-        without_style_by_language=_by_language(plain),
         unseen_by_language=_by_language(others),
         gain_by_language=gained,
         stage_seconds={name: round(value, 1) for name, value in seconds.items()},

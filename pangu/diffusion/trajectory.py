@@ -167,7 +167,7 @@ def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
 def guided(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
     """The prediction (B, C, H, W) that the answers to all parts of a `question` make.
 
-    The scale of a style is a share of the guidance: 1 leads to its caption as strongly as guidance does to the caption without it,
+    The scale of a style is a share of the guidance: 1 leads to its caption as strongly as guidance to the caption without it,
     which then has no part in the sum. The paper's scale is this one times that of the guidance.
     """
     guidance, styles = trajectory.do_classifier_free_guidance, trajectory.conditioning.styles

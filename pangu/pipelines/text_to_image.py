@@ -100,7 +100,8 @@ class TextToImagePipeline(GeneratorPipeline):
         """Images for prompts in Chinese or English; the arguments are those of diffusers' text-to-image pipelines.
 
         `latents`, where given, are unit Gaussian noise of shape (images, C, height / 8, width / 8) for an 8x autoencoder.
-        `styles` are scales of style guidance by name, 1 for the style alone (PanGu-Draw, Section 3.3), `lora_scales` weights of the adapters by role.
+        `styles` are scales of style guidance by name, 1 for the style alone (PanGu-Draw, Section 3.3); `lora_scales` are weights
+        of the adapters by role.
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
 
         Raises:

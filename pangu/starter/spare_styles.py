@@ -1,7 +1,7 @@
 """Looks that no artist of the list has, so that the embedded text encoder knows words for more styles than the pair draws.
 
 A pair that is tuned to a style of one's own needs a prefix that the frozen text encoder tells apart, and it reads past words
-that it has never met. Each look changes colours alone, by a linear map, so that it may be taken of a thumbnail as well as of a drawing.
+that it has never met. Each look changes colours alone, by a linear map: it may be taken of a thumbnail as well as of a drawing.
 """
 
 from collections.abc import Mapping

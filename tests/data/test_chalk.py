@@ -12,14 +12,13 @@ from PIL import Image
 
 from pangu.cli.data import origin as origin_command
 from pangu.data.card import load_card
-from pangu.data.example.chalk import BOARD, CHALK, PLAIN_EVERY, STYLE, chalked, in_chalk, render_styled
+from pangu.data.example.chalk import BOARD, CHALK, STYLE, chalked, in_chalk, render_styled
 from pangu.data.example.openmoji import render_png, selection
 from pangu.data.example.origin import Origin
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
-from pangu.recipes import demo
 from pangu.storage import Home
 
 Colour = st.tuples(*[st.integers(0, 255)] * 3)
@@ -65,17 +64,12 @@ def test_rendering_repeats_itself_to_the_byte_at_every_size() -> None:
             assert (image.size, image.mode) == ((side, side), "RGB")
 
 
-def test_every_drawing_is_in_chalk_and_a_share_of_them_as_it_was() -> None:
+def test_every_drawing_is_in_chalk() -> None:
     drawings = selection(30)
     shown = in_chalk(drawings)
-    assert [one.stem for one in shown if one.style == STYLE] == [one.stem for one in drawings]
-    plain = [one for one in shown if one.style is None]
-    assert plain == drawings[::PLAIN_EVERY]
-    assert all(render_styled(one, 48) == render_png(one, 48) for one in plain[:3])
-
-
-def test_the_recipe_of_the_demo_knows_the_style() -> None:
-    assert STYLE in demo().styles and demo().optimization.style_share == 1
+    assert [(one.stem, one.style) for one in shown] == [(one.stem, STYLE) for one in drawings]
+    assert all(render_styled(one, 48) != render_png(one, 48) for one in shown[:3])
+    assert all(render_styled(one, 48) == render_png(one, 48) for one in drawings[:3])
 
 
 def test_the_origin_serves_chalk_or_other_artists_but_not_both(tmp_path: Path) -> None:
@@ -102,16 +96,13 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return read_rows(home, card.name, outcome.version).to_pylist()
 
 
-def test_the_dataset_has_both_looks_each_in_both_sizes(rows: list[dict]) -> None:
+def test_the_dataset_has_the_look_in_both_sizes(rows: list[dict]) -> None:
     found = Counter((row["style"], row["upscaled"]) for row in rows)
-    plain = DRAWINGS // PLAIN_EVERY
-    assert found == {
-        (STYLE, False): DRAWINGS // 2, (STYLE, True): DRAWINGS // 2, (None, False): plain // 2, (None, True): plain // 2,
-    }  # fmt: skip
+    assert found == {(STYLE, False): DRAWINGS // 2, (STYLE, True): DRAWINGS // 2}
 
 
-def test_upscaling_keeps_the_board_dark_and_the_paper_white(rows: list[dict]) -> None:
+def test_upscaling_keeps_the_board_dark(rows: list[dict]) -> None:
     for row in rows:
         with Image.open(io.BytesIO(row["image"])) as image:
             ground = np.asarray(image.convert("RGB"))[:3, :3].reshape(-1, 3).astype(int)
-        assert np.abs(ground - (BOARD if row["style"] else (255, 255, 255))).max() <= 4, row["caption_en"]
+        assert np.abs(ground - BOARD).max() <= 4, row["caption_en"]

@@ -17,8 +17,6 @@ from pangu.storage import Home, read_json
 pytestmark = pytest.mark.e2e
 
 DRAWINGS = 64
-ROWS = DRAWINGS + DRAWINGS // 2
-"""Each in chalk, and every other one as it is, too."""
 BROKEN_URLS = 12
 
 
@@ -34,11 +32,11 @@ def outcomes(home: Home) -> dict[str, dict]:
 
 
 def test_every_listed_image_is_accounted_for(first: Summary) -> None:
-    assert first.images_listed == ROWS + BROKEN_URLS
+    assert first.images_listed == DRAWINGS + BROKEN_URLS
     assert first.images_ingested + sum(first.images_failed.values()) == first.images_listed
-    assert first.dataset_rows == ROWS
-    assert (first.structure_rows, first.texture_rows) == (ROWS, ROWS // 2)
-    assert first.images_upscaled == ROWS // 2
+    assert first.dataset_rows == DRAWINGS
+    assert (first.structure_rows, first.texture_rows) == (DRAWINGS, DRAWINGS // 2)
+    assert first.images_upscaled == DRAWINGS // 2
     assert first.retrieval_candidates == DRAWINGS
 
 

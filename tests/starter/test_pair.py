@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pangu.data.card import load_card
-from pangu.data.example.openmoji import catalogue
+from pangu.data.example.openmoji import catalogue, render_png
 from pangu.demo.queries import Answers, never_trained, spread
 from pangu.errors import UserError
 from pangu.pipelines.assemble import untrained_pair
@@ -53,7 +53,7 @@ def test_the_embedded_pair_says_which_card_it_was_trained_with() -> None:
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_combinations_never_trained_find_their_true_drawing(language: str) -> None:
-    score = draw(never_trained(96), language, 8).score(language)
+    score = draw(never_trained(96, render_png), language, 8).score(language)
     assert score.candidates >= 150
     assert score.top5 >= 0.8
     assert score.top1 >= 0.5

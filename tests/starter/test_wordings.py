@@ -30,7 +30,10 @@ def test_no_sentence_that_judges_is_one_that_is_trained_with() -> None:
 def test_fillers_are_nothing_that_a_drawing_is_called(language: str) -> None:
     fillers, random = Fillers(DRAWINGS), np.random.default_rng(0)
     drawn = {fillers.draw(language, random) for _ in range(500)}
-    called = {"en": {"red", "apple", "green", "fox", "fruit", "animal"}, "zh": {"红苹果", "苹果", "水果", "狐狸", "动物"}}
+    called = {
+        "en": {"red", "apple", "green", "fox", "fruit", "animal"},
+        "zh": {"红苹果", "苹果", "水果", "狐狸", "动物"},
+    }
     assert len(drawn) > 100 and not drawn & called[language]
 
 

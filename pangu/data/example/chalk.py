@@ -11,8 +11,6 @@ from pangu.data.example.openmoji import Emoji, render_png
 from pangu.data.images import ImageHWC, decode_rgb
 
 STYLE = "chalk"
-PLAIN_EVERY = 2
-"""One drawing of so many is listed as it is, too."""
 BOARD, CHALK = (38, 58, 52), (240, 238, 226)
 """RGB of the ground and of the lines."""
 TINT = 0.78, 0.12, 0.10
@@ -33,8 +31,8 @@ def chalked(image_hwc: ImageHWC) -> ImageHWC:
 
 
 def in_chalk(drawings: Sequence[Emoji]) -> list[Emoji]:
-    """Every drawing in chalk, then some as they are: a pair tuned to chalk alone would forget the look it had."""
-    return [*(replace(one, style=STYLE) for one in drawings), *drawings[::PLAIN_EVERY]]
+    """The same drawings in the style chalk."""
+    return [replace(one, style=STYLE) for one in drawings]
 
 
 def render_styled(one: Emoji, side: int) -> bytes:
