@@ -41,6 +41,7 @@ from other_loaders import Case, Decode, Epoch, FromBytes, as_batch, with_dataset
 from PIL import Image
 from torch import Tensor
 
+from pangu.data.captions import Caption
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import Images
 from pangu.data.rows.local_cache import Column, write_table
@@ -116,7 +117,7 @@ def our_rows(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
     rows = read_copy(folder, folder)
 
     def draw(indices: list[int]) -> tuple[Tensor, ...]:
-        return rows.latents(indices), *rows.captions(indices, [0] * len(indices))
+        return rows.latents(indices), *rows.captions(indices, [Caption()] * len(indices))
 
     return lambda: in_threads(draw, permutation(count, batch), min(1, workers))
 

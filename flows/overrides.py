@@ -16,6 +16,8 @@ PLACES: dict[str, tuple[str, ...]] = {
     "lr_final": ("optimization", "lr_final"),
     "warmup_steps": ("optimization", "warmup_steps"),
     "zh_share": ("optimization", "zh_share"),
+    "template_share": ("optimization", "template_share"),
+    "keyword_share": ("optimization", "keyword_share"),
     "num_inference_steps": ("sampling", "num_inference_steps"),
     "guidance_scale": ("sampling", "guidance_scale"),
     "sample_every": ("watching", "sample_every"),

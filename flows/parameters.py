@@ -83,26 +83,40 @@ class CommonChanges(Form):
     zh_share: float | None = Field(
         None, ge=0, le=1, description="Share of Chinese captions; 0 is English alone", json_schema_extra=_at(8)
     )
+    template_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of captions put into the recipe's templates, if any",
+        json_schema_extra=_at(9),
+    )
+    keyword_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of captions that give way to a keyword of the row",
+        json_schema_extra=_at(10),
+    )
     seed: int | None = Field(
-        None, ge=0, le=2**31 - 1, description="Seed of rows, noise and dropouts", json_schema_extra=_at(9)
+        None, ge=0, le=2**31 - 1, description="Seed of rows, noise and dropouts", json_schema_extra=_at(11)
     )
     workers: int | None = Field(
-        None, ge=1, le=100_000, description="Data-parallel workers of each training job", json_schema_extra=_at(10)
+        None, ge=1, le=100_000, description="Data-parallel workers of each training job", json_schema_extra=_at(12)
     )
     num_inference_steps: int | None = Field(
-        None, ge=1, le=1000, description="Sampling steps of sample grids, evaluation and API", json_schema_extra=_at(11)
+        None, ge=1, le=1000, description="Sampling steps of sample grids, evaluation and API", json_schema_extra=_at(13)
     )
     guidance_scale: float | None = Field(
-        None, ge=0, le=50, description="Guidance scale of sample grids, evaluation and API", json_schema_extra=_at(12)
+        None, ge=0, le=50, description="Guidance scale of sample grids, evaluation and API", json_schema_extra=_at(14)
     )
     sample_every: int | None = Field(
-        None, ge=0, le=100_000_000, description="Steps between sample grids; 0: none", json_schema_extra=_at(13)
+        None, ge=0, le=100_000_000, description="Steps between sample grids; 0: none", json_schema_extra=_at(15)
     )
     start_from: Source | None = Field(
         None,
         description="Weights to tune: `embedded`, a release (`models:/pangu-pair@champion`), a folder or a hub id; "
         "`nothing` for random ones. For edge_control: the generator that is controlled",
-        json_schema_extra=_at(14),
+        json_schema_extra=_at(16),
     )
 
 
@@ -133,15 +147,15 @@ class PartnerChanges(CommonChanges):
         json_schema_extra=_at(2),
     )
     autoencoder_subfolder: Source | None = Field(
-        None, description="Where in that folder or repository it lies, e.g. vae", json_schema_extra=_at(15)
+        None, description="Where in that folder or repository it lies, e.g. vae", json_schema_extra=_at(17)
     )
     start_subfolder: Source | None = Field(
-        None, description="Where in it the UNet lies, e.g. unet, or structure in a pair", json_schema_extra=_at(16)
+        None, description="Where in it the UNet lies, e.g. unet, or structure in a pair", json_schema_extra=_at(18)
     )
     new_latents: bool = Field(
         False,
         description="Go over to another autoencoder than start_from was trained with; first and last layer begin anew",
-        json_schema_extra=_at(17),
+        json_schema_extra=_at(19),
     )
 
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pangu.templates import Language, check
+
 Role = Literal[
     "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final", "single", "control"
 ]  # fmt: skip
@@ -246,6 +248,21 @@ class Optimization(Frozen):
     style_share: float = Field(
         0.5, ge=0, le=1, description="Share of styled rows whose caption carries the style's prefix"
     )
+    # Left out where they are the usual ones, so that the digests of recipes stay what they were.
+    template_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: value == 0.5,
+        description="Share of captions that are put into one of the recipe's `caption_templates`, if it has any",
+    )
+    keyword_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: not value,
+        description="Share of the captions of rows with keywords that give way to one of them",
+    )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
     log_every: int = Field(20, ge=1, description="Steps between log lines")
 
@@ -326,6 +343,12 @@ class Recipe(Frozen):
     styles: dict[str, str] = Field(
         {}, description="Style of a row (e.g. aesthetic, cartoon, photo) -> the prefix of its captions"
     )
+    caption_templates: dict[Language, tuple[str, ...]] = Field(
+        {},
+        exclude_if=lambda value: not value,
+        description="Language -> sentences around a caption, e.g. 'a picture of {a}': {} is the caption as listed, {a} has its "
+        "article, {plural} is plural, {turned} has its second half first; Chinese ones take {} only",
+    )
     denoiser: DenoiserConfig = DenoiserConfig()
     init_from: InitialWeights | None = Field(None, description="None: random weights, the same for every role")
     lora: LoraConfig | None = Field(None, description="None: all weights are trained")
@@ -345,6 +368,7 @@ class Recipe(Frozen):
     def _intervals_make_sense(self) -> "Recipe":
         if trouble := self.schedule.trouble():
             raise ValueError(trouble)
+        check(self.caption_templates)
         if not 0 < self.boundary < self.schedule.num_train_timesteps:
             raise ValueError(f"boundary must lie strictly between 0 and T={self.schedule.num_train_timesteps}")
         if set(self.jobs) != set(STRATEGY_ROLES[self.strategy]):
@@ -374,6 +398,12 @@ class Recipe(Frozen):
             raise ValueError("a ControlNet is trained whole: leave out lora")
         if self.jobs["control"].control is None:
             raise ValueError("jobs.control.control must say what the ControlNet is shown, e.g. {} for edges")
+
+    @property
+    def rewords(self) -> bool:
+        """Whether training shows captions in other words than the dataset lists, too many for all to be embedded beforehand."""
+        put_into_templates = any(self.caption_templates.values()) and self.optimization.template_share > 0
+        return put_into_templates or self.optimization.keyword_share > 0
 
     @property
     def structure(self) -> RoleTraining:

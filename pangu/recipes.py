@@ -24,6 +24,7 @@ from pangu.config import (
     Watching,
 )
 from pangu.errors import UserError
+from pangu.sentences import STYLES
 
 SMALL = DenoiserConfig(block_out_channels=(32, 56, 72), norm_num_groups=8)
 """1.87 M parameters: what the starter pair is made of."""
@@ -58,17 +59,18 @@ ON_A_CORE = Execution(prefetch=0)
 
 
 def demo() -> Recipe:
-    """For `make demo`: the embedded starter pair, tuned to the demo's own drawings in minutes, one CPU core per generator."""
+    """For `make demo`: the embedded starter pair learns a style in minutes, one CPU core per generator (`openmoji_chalk`)."""
     return Recipe(
         name="demo",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
+        styles=STYLES | {"chalk": "chalk"},
         denoiser=SMALL,
         init_from=InitialWeights(source="embedded"),
         jobs={
             "structure": RoleTraining(resolution=96, steps=600, batch_size=32),
             "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=900, batch_size=32),
         },
-        optimization=Optimization(lr_peak=4e-4, warmup_steps=50, ema_decays=(0.99,)),
+        optimization=Optimization(lr_peak=4e-4, warmup_steps=50, ema_decays=(0.99,), style_share=1.0),
         execution=ON_A_CORE,
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
         watching=Watching(sample_every=300),

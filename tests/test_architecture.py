@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
-    {"config", "errors", "storage", "progress", "patience", "pictures", "lettering"},
+    {"config", "errors", "storage", "progress", "patience", "pictures", "sentences", "templates", "lettering"},
     {"diffusion", "contract", "recipes"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},

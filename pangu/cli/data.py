@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home
 
@@ -65,7 +66,7 @@ def prepare(
 
 def origin(
     write_table: Annotated[
-        Path | None, typer.Option(help="Where to write the URL table; by default where the card openmoji reads it.")
+        Path | None, typer.Option(help="Where to write the URL table; by default where the card reads it.")
     ] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="0: the port of the earlier table where it is free, or else any.")
@@ -74,17 +75,31 @@ def origin(
     everything: Annotated[
         bool, typer.Option("--everything", help="All drawings in full size, for the card openmoji_all.")
     ] = False,
+    chalk: Annotated[
+        bool, typer.Option("--chalk", help="In chalk, and half of them as they are too, for the card openmoji_chalk.")
+    ] = False,
+    artists: Annotated[
+        Path | None,
+        typer.Option(
+            help="A node_modules folder with the packages of the other artists, whose drawings are served too, in full size, "
+            "with keywords: for the card emoji_artists."
+        ),
+    ] = None,
 ) -> None:
-    """Serve OpenMoji drawings and a dozen broken URLs on loopback, until SIGTERM or Ctrl-C."""
+    """Serve drawings of emoji and a dozen broken URLs on loopback, until SIGTERM or Ctrl-C."""
     from pangu.data.card import load_card
     from pangu.data.example.origin import BROKEN, open_origin
 
-    card = load_card("openmoji_all" if everything else "openmoji")
+    if artists and chalk:
+        raise UserError("The origin serves one of --artists and --chalk.")
+    named = "openmoji_chalk" if chalk else "emoji_artists" if artists else "openmoji_all" if everything else "openmoji"
+    card = load_card(named)
     table = write_table or Path(card.source_uri(Home.from_environment()))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server = open_origin(None if everything else count, port, table, small_share=0.0 if everything else 0.5)
+    small_share = 0.0 if everything or artists else 0.5
+    server = open_origin(None if everything else count, port, table, small_share, artists, in_chalk=chalk)
     server.start()
     server.write_table(table)
     listed = len(server.rows())

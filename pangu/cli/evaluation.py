@@ -270,7 +270,7 @@ def templates_from(source: str | None) -> dict[str, tuple[str, ...]]:
     """
     from pangu.data import wording
     from pangu.data.captions import LANGUAGES
-    from pangu.starter.language import UNTRAINED_TEMPLATES
+    from pangu.sentences import UNTRAINED_TEMPLATES
 
     if source is None:
         return {}

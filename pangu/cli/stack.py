@@ -127,8 +127,8 @@ def demo(
     home, console = Home.from_environment(), Console()
     summary = demo(home, recipe, console)
     console.print(
-        f"[green]Done[/] in {summary.total_seconds:.0f} s, {summary.peak_rss_mb:.0f} MB at most. Of {summary.served_images}"
-        f" served images, {summary.retrieval_top1:.0%} find their own training image first among"
-        f" {summary.retrieval_candidates}."
+        f"[green]Done[/] in {summary.total_seconds:.0f} s, {summary.peak_rss_mb:.0f} MB at most. In the style that was learnt,"
+        f" {summary.retrieval_top1:.0%} of the images find their own drawing first among {summary.retrieval_candidates};"
+        f" before this training {summary.retrieval_top1_before:.0%} did."
     )
     print(home.root / "demo" / "contact_sheet.png", home.root / "demo" / "summary.json", sep="\n")

@@ -6,6 +6,12 @@ from typing import Annotated
 import typer
 
 FolderOption = Annotated[Path, typer.Option(help="Where to put it; copy it to pangu/assets to embed it.")]
+ArtistsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A node_modules folder with the packages of the other artists, whose drawings it learns from, too."
+    ),
+]
 MinutesOption = Annotated[float, typer.Option(min=0.05, help="Minutes of one core to train for, however busy it is.")]
 
 
@@ -15,6 +21,7 @@ def register(app: typer.Typer) -> None:
     starter.command()(autoencoder)
     starter.command()(text_encoder)
     starter.command()(pair)
+    starter.command()(judge_autoencoder)
     app.add_typer(starter, name="starter")
 
 
@@ -27,31 +34,32 @@ def autoencoder(
     spatial_factor: Annotated[int, typer.Option(help="Pixels per latent along one side: 4 or 8.")] = 8,
     latent_channels: Annotated[int, typer.Option(min=1, help="Channels of the latents.")] = 16,
     side: Annotated[int, typer.Option(min=24, help="Pixels per side of the pictures it learns from.")] = 96,
+    artists: ArtistsOption = None,
 ) -> None:
-    """Train an autoencoder on OpenMoji's drawings: with the defaults the embedded one, or one of another latent space."""
+    """Train an autoencoder on drawings of emoji: with the defaults the embedded one, or one of another latent space."""
     import torch
 
     from pangu.progress import print_progress
     from pangu.starter.autoencoder import train_autoencoder
-    from pangu.starter.pictures import learning_material, pixels
+    from pangu.starter.pictures import material, pixels
 
     torch.set_num_threads(1)
-    images = torch.from_numpy(pixels(learning_material()[0], side))
+    images = torch.from_numpy(pixels(material(artists), side))
     shape = {"spatial_factor": spatial_factor, "latent_channels": latent_channels}
     psnr = train_autoencoder(images, minutes, folder, init_from, report=print_progress, **shape)
     typer.echo(f"PSNR {psnr:.2f} dB")
 
 
-def text_encoder(folder: FolderOption, minutes: MinutesOption = 15.0) -> None:
-    """Train the embedded text encoder on OpenMoji's drawings and their names in both languages."""
+def text_encoder(folder: FolderOption, minutes: MinutesOption = 36.0, artists: ArtistsOption = None) -> None:
+    """Train the embedded text encoder on drawings of emoji and their names in both languages."""
     import torch
 
     from pangu.progress import print_progress
-    from pangu.starter.pictures import learning_material, pixels
+    from pangu.starter.pictures import material, pixels
     from pangu.starter.text_encoder import train_text_encoder
 
     torch.set_num_threads(1)
-    drawings, _ = learning_material()
+    drawings = material(artists)
     images = torch.from_numpy(pixels(drawings, 96))
     typer.echo(f"loss {train_text_encoder(drawings, images, minutes, folder, report=print_progress):.4f}")
 
@@ -66,3 +74,26 @@ def pair(
     from pangu.starter.pair import pack_pair
 
     typer.echo(f"{pack_pair(structure, texture, starter(), folder) / 1e6:.2f} MB of weights")
+
+
+def judge_autoencoder(
+    artists: Annotated[
+        Path,
+        typer.Option(
+            help="A node_modules folder with the packages of all artists and @iconify-json/fluent-emoji-flat."
+        ),
+    ],
+    autoencoder: Annotated[str, typer.Option(help="An autoencoder's folder, or the embedded one.")] = "embedded",
+    side: Annotated[int, typer.Option(min=24, help="Pixels per side.")] = 96,
+    count: Annotated[int, typer.Option(min=1, help="Drawings of each artist.")] = 200,
+) -> None:
+    """Say how well an autoencoder brings back each artist's drawings, and those of one that nothing embedded learnt from."""
+    import json
+
+    from pangu.config import AutoencoderSource
+    from pangu.models.autoencoders import load_autoencoder
+    from pangu.starter.unseen_artist import psnr_by_artist
+
+    model = load_autoencoder(AutoencoderSource(source=autoencoder))
+    found = psnr_by_artist(model, artists, side, count)
+    typer.echo(json.dumps({name: round(value, 2) for name, value in found.items()}))

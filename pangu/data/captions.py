@@ -1,17 +1,36 @@
 """Which captions a row has: two languages, and the same under its style's prefix. Knows nothing of text encoders."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pangu.templates import Language
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LANGUAGES = ("en", "zh")
+LANGUAGES: tuple[Language, Language] = ("en", "zh")
 EMPTY = -1
 """The caption variant that dropout puts in the place of any other."""
-MORE = {language: f"more_captions_{language}" for language in LANGUAGES}
+MORE: dict[str, str] = {language: f"more_captions_{language}" for language in LANGUAGES}
 """Columns of captions beside the first one of each language."""
-KEYWORDS = {language: f"keywords_{language}" for language in LANGUAGES}
+KEYWORDS: dict[str, str] = {language: f"keywords_{language}" for language in LANGUAGES}
 """Columns of single words that an image may be asked for by, and that it may share with many others."""
+TEXT_COLUMNS = (*(f"caption_{language}" for language in LANGUAGES), *MORE.values(), "style", *KEYWORDS.values())
+"""All that decides what a row may be called."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Which words of a row are shown.
+
+    variant: 0 en, 1 zh, 2 styled en, 3 styled zh, or EMPTY; number: which of the captions that the row has in that language.
+    keyword, template: Numbers in [0, 1) that pick the keyword in the caption's place and the template around it; None: neither.
+    """
+
+    variant: int = 0
+    number: int = 0
+    keyword: float | None = None
+    template: float | None = None
 
 
 def captions_of(rows: "pa.Table", language: str) -> list[str]:

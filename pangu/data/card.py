@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 import pangu
 from pangu.config import AutoencoderSource, Frozen, NoiseSchedule
@@ -33,6 +33,11 @@ class Columns(Frozen):
     )
     caption_en: str | None = None
     caption_zh: str | None = None
+    # Left out where there are none, so that the digests of cards stay what they were.
+    keywords_en: str | None = Field(
+        None, exclude_if=lambda value: value is None, description="Single words, as lists or as text between | , or ;"
+    )
+    keywords_zh: str | None = Field(None, exclude_if=lambda value: value is None, description="The same in Chinese")
     license: str | None = Field(None, description="Licence per image; where it is empty, the card's licence holds")
     style: str | None = Field(None, description="Style per image; where it is empty, the card's style holds")
 
@@ -136,12 +141,26 @@ class FillCaptions(Frozen):
 class HeldOut(Frozen):
     """Rows kept from training. A row is held out if any of these rules names it; all rules empty hold out nothing."""
 
-    keys: tuple[str, ...] = Field((), description="Content hashes")
-    captions_en: tuple[str, ...] = Field((), description="Whole English captions, case ignored")
+    keys: tuple[str, ...] = Field((), description="Content hashes, or {file: PATH}, one a line")
+    captions_en: tuple[str, ...] = Field(
+        (), description="Whole English captions, case ignored, or {file: PATH}, one a line; relative to the card"
+    )
     combinations: tuple[tuple[str, ...], ...] = Field(
         (), description="Lists of words: a caption that holds every word of one list is held out"
     )
     fraction: float = Field(0.0, ge=0, lt=1, description="Further share of captions, chosen by the caption's hash")
+
+    @field_validator("keys", "captions_en", mode="before")
+    @classmethod
+    def _listed_in_a_file(cls, value: Any, info: ValidationInfo) -> Any:
+        """What several cards hold out need stand in one file only."""
+        if not (isinstance(value, dict) and value.keys() == {"file"}):
+            return value
+        path = Path((info.context or {}).get("folder", ".")) / str(value["file"])
+        try:
+            return tuple(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"the file {path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 class Splits(Frozen):
@@ -247,7 +266,7 @@ def load_card(path_or_name: str | Path) -> Card:
     if not isinstance(content, dict):
         raise UserError(f"The card {path} must be a YAML mapping of keys to values; see datasets/README.md.")
     try:
-        card = Card.model_validate(content)
+        card = Card.model_validate(content, context={"folder": path.parent})
     except ValidationError as error:
         raise UserError(f"The card {path} has {explain(error)}") from error
     card._folder = path.parent.absolute()

@@ -1,31 +1,19 @@
 """How a caption may be worded: as it stands, or inside a template that says the same in other words.
 
-A template is a text with one field: `{}` the caption as listed, `{a}` with its indefinite article ("an umbrella"), `{plural}` in the
-plural ("umbrellas"), `{turned}` with its second half first ("apple red"). All but the first are for English.
+A template is a text with one field: `{}` the caption as listed, `{a}` with its indefinite article ("an umbrella"), `{plural}` in
+the plural ("umbrellas"), `{turned}` with its second half first ("apple red"). All but the first are for English.
 """
 
 import functools
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from pangu.data.captions import Caption
+from pangu.templates import trouble
 
 if TYPE_CHECKING:
     import inflect
-
-FIELDS = ("", "a", "plural", "turned")
-
-
-def trouble(template: str) -> str:
-    """Why `template` is none, in one clause, or ""."""
-    try:
-        fields = [field for _, field, spec, conversion in string.Formatter().parse(template) if field is not None]
-        extra = any(spec or conversion for _, _, spec, conversion in string.Formatter().parse(template))
-    except ValueError as error:
-        return f"is no template: {error}"
-    if len(fields) != 1 or extra or fields[0] not in FIELDS:
-        known = ", ".join(f"{{{field}}}" for field in FIELDS)
-        return f"must hold exactly one of {known}"
-    return ""
 
 
 def worded(template: str, caption: str) -> str:
@@ -36,11 +24,11 @@ def worded(template: str, caption: str) -> str:
     """
     if found := trouble(template):
         raise ValueError(f"'{template}' {found}")
-    field = next(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
     if not caption.strip():
         return caption
-    changed = {"": str, "a": with_article, "plural": plural, "turned": turned}[field](caption)
-    return template.replace(f"{{{field}}}", changed)
+    change: dict[str, Callable[[str], str]] = {"": str, "a": with_article, "plural": plural, "turned": turned}
+    parts = string.Formatter().parse(template)
+    return "".join(before + ("" if field is None else change[field](caption)) for before, field, _, _ in parts)
 
 
 def chosen(templates: Sequence[str], caption: str, chance: float) -> str:
@@ -51,6 +39,13 @@ def chosen(templates: Sequence[str], caption: str, chance: float) -> str:
 def keyword(words: Sequence[str], chance: float) -> str | None:
     """The word that `chance` in [0, 1) picks, each as likely; None where there is none."""
     return words[int(chance * len(words))] if words else None
+
+
+def reworded(text: str, shown: Caption, words: Sequence[str], templates: Sequence[str]) -> str:
+    """The caption `text` as `shown` asks for it: one of the row's keywords in its place, and a template around either."""
+    if shown.keyword is not None:
+        text = keyword(words, shown.keyword) or text
+    return text if shown.template is None else chosen(templates, text, shown.template)
 
 
 @functools.lru_cache(maxsize=65_536)
@@ -70,14 +65,6 @@ def turned(caption: str) -> str:
     words = caption.split()
     middle = len(words) // 2
     return " ".join(words[middle:] + words[:middle])
-
-
-def check(templates: Mapping[str, Sequence[str]]) -> None:
-    """Raises ValueError with one sentence if one of them is no template."""
-    for language, own in templates.items():
-        for template in own:
-            if found := trouble(template):
-                raise ValueError(f"caption_templates.{language}: '{template}' {found}")
 
 
 def _is_plural(caption: str) -> bool:

@@ -18,7 +18,7 @@ def before(recipe: Recipe, answers: Answers, size: int) -> Answers:
     without_bars()
     pair = starting_pair(recipe)
     pair.set_progress_bar_config(disable=True)
-    found = Answers(answers.prompts, answers.truth)
+    found = Answers(answers.prompts, answers.truth, styles=answers.styles)
     for language in LANGUAGES:
         texts = [getattr(prompt, language) for prompt in answers.prompts]
         found.images[language] = pair(
@@ -27,6 +27,7 @@ def before(recipe: Recipe, answers: Answers, size: int) -> Answers:
             width=size,
             num_inference_steps=recipe.sampling.num_inference_steps,
             guidance_scale=recipe.sampling.guidance_scale,
+            styles=answers.styles,
             generator=[torch.Generator().manual_seed(SEED) for _ in texts],
         ).images
     return found

@@ -15,12 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
+from pangu.data.example.chalk import STYLE
 from pangu.data.example.openmoji import IMAGES
 from pangu.demo.before import before, gain
 from pangu.demo.button import Button, RunView
 from pangu.demo.display import watch
 from pangu.demo.memory import PeakMemory
-from pangu.demo.queries import Answers, ask, never_trained, trained
+from pangu.demo.queries import Answers, ask, asked_styles, never_trained, trained, without_style
 from pangu.demo.sheet import draw_sheet
 from pangu.demo.summary import Summary, summarise
 from pangu.errors import UserError
@@ -28,7 +29,7 @@ from pangu.recipes import recipe as named_recipe
 from pangu.stack import Stack, down, up
 from pangu.storage import Home, read_json, write_atomically, write_json
 
-DATASET = "openmoji"
+DATASET = "openmoji_chalk"
 
 
 def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> Summary:
@@ -40,7 +41,8 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         UserError: a stage refused its input or failed; the sentence says which and why.
     """
     began = time.monotonic()
-    size = named_recipe(recipe).structure.resolution
+    chosen = named_recipe(recipe)
+    size, styles = chosen.structure.resolution, asked_styles(chosen)
     with _interruptible(), running_stack(home, console) as stack, PeakMemory(stack.stack_id) as memory:
         seconds = {"up": time.monotonic() - began}
         _say_addresses(stack, console)
@@ -50,16 +52,16 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         outcomes = {stage.name: read_json(home.root / "flows" / run_id / f"{stage.name}.json") for stage in view.stages}
         asked = time.monotonic()
         console.print("Asking the served pair for images, in Chinese and English ...")
-        answers = trained(stack, DATASET, outcomes["prepare"]["version"])
-        ask(stack, answers, size)
-        others = never_trained(size) if starts_from_the_starter(recipe) else None
-        if others is not None:
-            ask(stack, others, size)
-        earlier = before(named_recipe(recipe), answers, size)
+        answers = trained(stack, DATASET, outcomes["prepare"]["version"], styles)
+        plain = without_style(answers, drawings, size) if styles else None
+        others = never_trained(size, STYLE, styles) if starts_from_the_starter(recipe) else None
+        for some in filter(None, (answers, plain, others)):
+            ask(stack, some, size)
+        earlier = before(chosen, answers, size)
         seconds["queries"] = time.monotonic() - asked
-        save_sheet(home.root / "demo" / "contact_sheet.png", answers, earlier, others, outcomes)
-        gained = gain(answers, earlier)
-        summary = summarise(outcomes, answers, others, gained, seconds, time.monotonic() - began, memory.peak_mb)
+        save_sheet(home.root / "demo" / "contact_sheet.png", answers, earlier, plain, others, outcomes)
+        gained, total = gain(answers, earlier), time.monotonic() - began
+        summary = summarise(outcomes, answers, plain, others, gained, seconds, total, memory.peak_mb)
         write_json(home.root / "demo" / "summary.json", summary.model_dump(mode="json"))
     return summary
 
@@ -93,7 +95,7 @@ def image_origin(stack: Stack, drawings: int) -> Iterator[None]:
     log = Home(stack.home).logs / "origin.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pangu", "origin", "--count", str(drawings)],
+            [sys.executable, "-m", "pangu", "origin", "--chalk", "--count", str(drawings)],
             env={**os.environ, **stack.environment()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -136,19 +138,25 @@ def _retrain(stack: Stack, recipe: str, console: Console) -> tuple[str, RunView]
 
 
 def save_sheet(
-    path: Path, answers: Answers, earlier: Answers, others: Answers | None, outcomes: dict[str, Any]
+    path: Path,
+    answers: Answers,
+    earlier: Answers,
+    plain: Answers | None,
+    others: Answers | None,
+    outcomes: dict[str, Any],
 ) -> None:
     """Rows: drawn for Chinese prompts, for English ones, and the true images; of captions trained, and of others.
 
-    Above those of captions trained stands what the pair drew for them before this training.
+    Above those of captions trained stands what the pair drew before this training, below them what it draws without the style.
     """
     from pangu.data.example.openmoji import attribution
 
-    rows = sheet_rows(earlier, "BEFORE", "")[:-1] + sheet_rows(answers, "trained", "OpenMoji's\ndrawings")
-    rows += sheet_rows(others, "never trained", "OpenMoji's\nnever shown") if others else []
-    title = f"PanGu pair {outcomes['release']['pair_version']}: drawn from prompts, above OpenMoji's own drawings"
+    rows = sheet_rows(earlier, "BEFORE", "")[:-1] + sheet_rows(answers, "AFTER", "in chalk,\nshown")
+    rows += sheet_rows(plain, "style not asked", "")[:-1] if plain else []
+    rows += sheet_rows(others, "never trained", "in chalk,\nnever shown") if others else []
+    title = f"PanGu pair {outcomes['release']['pair_version']}: a style learnt, drawn from prompts, above true drawings"
     buffer = io.BytesIO()
-    draw_sheet(rows, title, f"OpenMoji's drawings: {attribution()}").save(buffer, "PNG")
+    draw_sheet(rows, title, f"OpenMoji's drawings, changed to chalk: {attribution()}").save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
 
 

@@ -25,7 +25,7 @@ from pangu.errors import UserError
 class StyleConditioning:
     """What the text encoders said of the same B prompts under a style's prefix, and how strongly it pulls.
 
-    tokens_bnc (B, N, C), pooled_bp (B, P); scale is s_i of the style guidance (PanGu-Draw, Section 3.3).
+    tokens_bnc (B, N, C), pooled_bp (B, P); scale is a share of the guidance (see `guided`).
     """
 
     tokens_bnc: Tensor
@@ -165,7 +165,11 @@ def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
 
 
 def guided(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
-    """The prediction (B, C, H, W) that the answers to all parts of a `question` make."""
+    """The prediction (B, C, H, W) that the answers to all parts of a `question` make.
+
+    The scale of a style is a share of the guidance: 1 leads to its caption as strongly as guidance does to the caption without it,
+    which then has no part in the sum. The paper's scale is this one times that of the guidance.
+    """
     guidance, styles = trajectory.do_classifier_free_guidance, trajectory.conditioning.styles
     parts = answer_bchw.chunk(len(styles) + (2 if guidance else 1))
     first = 1 if guidance else 0
@@ -174,7 +178,8 @@ def guided(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
     if guidance:
         base = classifier_free_guidance(parts[0], conditional, trajectory.guidance_scale)
         base = rescaled_guidance(base, conditional, trajectory.guidance_rescale)
-    return style_guidance(base, conditional, parts[first + 1 :], [style.scale for style in styles])
+    strength = trajectory.guidance_scale if guidance else 1.0
+    return style_guidance(base, conditional, parts[first + 1 :], [strength * style.scale for style in styles])
 
 
 def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> Tensor:

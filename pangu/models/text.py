@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, ChineseCLIPModel,
 from pangu.config import TextEncoderSource
 from pangu.errors import UserError
 from pangu.models.hashing import architecture, weights_hash
+from pangu.models.known_words import unknown_words
 from pangu.models.sources import locate
 
 logger = logging.getLogger(__name__)
@@ -111,6 +112,18 @@ def warn_of_truncation(towers: Sequence[TextTower], captions: Sequence[str], max
     for caption in captions:
         for cut in truncations(towers, caption, max_tokens):
             _warn_once(cut)
+
+
+def warn_of_unknown_words(towers: Sequence[TextTower], captions: Sequence[str]) -> None:
+    """Log a warning for each caption of which no tower knows the greater part; once for the same words."""
+    for caption in captions:
+        if words := unknown_words([tower.tokenizer for tower in towers], caption):
+            _warn_of_words_once(words)
+
+
+@lru_cache(maxsize=256)
+def _warn_of_words_once(words: tuple[str, ...]) -> None:
+    logger.warning("Most of your input is unknown to the text encoders, so it says little to them: %s", " ".join(words))
 
 
 @lru_cache(maxsize=256)

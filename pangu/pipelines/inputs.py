@@ -126,6 +126,13 @@ def check(
     return prompts, negatives
 
 
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises UserError for a text that no tokenizer takes: half of a surrogate pair is no character."""
+    for text in texts:
+        if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):
+            raise UserError(f"{text[:80]!a} holds half of a surrogate pair, so it is no valid text.")
+
+
 def check_negatives(prompts: Sequence[str], negatives: Sequence[str]) -> None:
     """Raises UserError unless there is one negative prompt for each prompt."""
     if len(negatives) != len(prompts):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pangu.diffusion.trajectory import Conditioning, StyleConditioning
 from pangu.errors import UserError
-from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation
+from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation, warn_of_unknown_words
 from pangu.pipelines import inputs
 
 
@@ -16,7 +16,7 @@ from pangu.pipelines import inputs
 class Reader:
     """Text towers, the tokens that each reads, and where they compute; None means where their weights are.
 
-    warns: text beyond `max_tokens` is logged.
+    warns: text beyond `max_tokens`, and text of unknown words, is logged.
     """
 
     towers: Sequence[TextTower]
@@ -28,14 +28,16 @@ class Reader:
         """Tokens (B, N, C) and pooled (B, P) of B texts.
 
         Raises:
-            UserError: there is no text encoder.
+            UserError: there is no text encoder, or a text is not valid.
         """
+        inputs.check_texts(texts)
         if not self.towers:
             raise UserError(
                 "This pipeline was loaded without its text encoder; give embeddings, negative ones included."
             )
         if self.warns:
             warn_of_truncation(self.towers, texts, self.max_tokens)
+            warn_of_unknown_words(self.towers, texts)
         return embed_captions(self.towers, texts, self.max_tokens, self.device)
 
 

@@ -22,8 +22,8 @@ from pangu.pipelines.generators import GeneratorPipeline
 class TextToImagePipeline(GeneratorPipeline):
     """Text towers, autoencoder and scheduler around the generators of a subclass."""
 
-    warns_of_truncation = True
-    """Whether `encode_prompt` logs the text that it cuts off; a server tells its client instead."""
+    warns_of_text = True
+    """Whether `encode_prompt` logs text that it cuts off and words that it does not know; a server tells its client instead."""
 
     @property
     def text_towers(self) -> list[TextTower]:
@@ -47,7 +47,8 @@ class TextToImagePipeline(GeneratorPipeline):
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
         Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("fox")`.
-        No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which.
+        No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which,
+        and another one which words are unknown where most of a text is.
         device: of the result; None means where it was computed.
 
         Raises:
@@ -99,7 +100,7 @@ class TextToImagePipeline(GeneratorPipeline):
         """Images for prompts in Chinese or English; the arguments are those of diffusers' text-to-image pipelines.
 
         `latents`, where given, are unit Gaussian noise of shape (images, C, height / 8, width / 8) for an 8x autoencoder.
-        `styles` are scales of style guidance by name (PanGu-Draw, Section 3.3), `lora_scales` weights of the adapters by role.
+        `styles` are scales of style guidance by name, 1 for the style alone (PanGu-Draw, Section 3.3), `lora_scales` weights of the adapters by role.
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
 
         Raises:
@@ -150,4 +151,4 @@ class TextToImagePipeline(GeneratorPipeline):
         # Asked only where weights may be elsewhere: diffusers looks through every module for it.
         moved = any(hasattr(tower.encoder, "_hf_hook") or tower.encoder.device.type == "meta" for tower in towers)
         device = self._execution_device if moved else None
-        return prompts.Reader(towers, self.reference.max_tokens, device, self.warns_of_truncation)
+        return prompts.Reader(towers, self.reference.max_tokens, device, self.warns_of_text)

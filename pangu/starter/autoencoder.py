@@ -24,6 +24,8 @@ LATENT_NOISE = 0.1
 """The decoder learns to bear what a sampler leaves: latents that are slightly off."""
 SHUFFLED_COLOURS = 0.3
 """Share of batches with their colour channels permuted, so that no hue is too rare to be told from its neighbour."""
+RECOLOURED = 0.25
+"""Share of batches whose channels are stretched between two random values each: dark grounds, tints, little contrast."""
 
 
 def build(spatial_factor: int = 8, latent_channels: int = LATENT_CHANNELS) -> AutoencoderDC:
@@ -85,13 +87,16 @@ def train_autoencoder(
 
 
 def draw_crops(images_nhwc: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count, 3, h, w) in [-1, 1]: flipped, mostly cropped to two thirds, some with their colours exchanged."""
+    """(count, 3, h, w) in [-1, 1]: flipped, mostly cropped to two thirds, some with their colours exchanged or others."""
     chosen = torch.randint(len(images_nhwc), (count,), generator=generator)
     pixels = images_nhwc[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
-    chances = torch.tensor([0.5, 0.85, SHUFFLED_COLOURS])
-    flip, crop, shuffle = (torch.rand(3, generator=generator) < chances).tolist()
+    chances = torch.tensor([0.5, 0.85, SHUFFLED_COLOURS, RECOLOURED])
+    flip, crop, shuffle, recolour = (torch.rand(4, generator=generator) < chances).tolist()
     if shuffle:
         pixels = pixels[:, torch.randperm(3, generator=generator)]
+    if recolour:
+        black, white = 2 * torch.rand(2, count, 3, 1, 1, generator=generator) - 1
+        pixels = black + (white - black) * (pixels + 1) / 2
     if flip:
         pixels = pixels.flip(-1)
     if crop:

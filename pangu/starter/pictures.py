@@ -1,17 +1,15 @@
 """The pictures and captions that the embedded encoders learn from, and the combinations that they never see."""
 
+from pathlib import Path
+
 import numpy as np
 
+from pangu.data.example.artists import with_artists
 from pangu.data.example.openmoji import Emoji, drawing_digest, every_drawing, render_png
+from pangu.data.example.tones import tones_of, without_tones
 from pangu.data.images import decode_rgb
 
-SKIN_TONES = range(0x1F3FB, 0x1F400)
 HOLD_OUT_EVERY = 7
-
-
-def without_tones(text: str) -> str:
-    """The emoji with its skin tone modifiers taken away: person, profession or gesture, gender and hair remain."""
-    return "".join(character for character in text if ord(character) not in SKIN_TONES)
 
 
 def split(drawings: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
@@ -19,8 +17,9 @@ def split(drawings: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
 
     Number the people that come in one skin tone by their code points and the tones 0 ... 4: a combination is held out if the sum
     of both numbers is a multiple of seven. So each held-out person is seen in four other tones, and each tone on other people.
+    A combination is held out in every style.
     """
-    tones = {one.text: [ord(c) - SKIN_TONES.start for c in one.text if ord(c) in SKIN_TONES] for one in drawings}
+    tones = {one.text: tones_of(one.text) for one in drawings}
     people = sorted({without_tones(text) for text, found in tones.items() if len(found) == 1})
     number = {person: index for index, person in enumerate(people)}
 
@@ -39,10 +38,18 @@ def unseen() -> list[Emoji]:
 
 
 def pixels(drawings: list[Emoji], side: int) -> np.ndarray:
-    """(N, side, side, 3) uint8 renderings on white; 3,944 of them take about half a minute."""
+    """(N, side, side, 3) uint8 renderings on white; 3,944 of them take about half a minute, whoever drew them."""
     return np.stack([decode_rgb(render_png(one, side)).image_hwc for one in drawings])
 
 
-def learning_material() -> tuple[list[Emoji], list[Emoji]]:
-    """`split` of everything that OpenMoji has with names in both languages."""
-    return split(every_drawing())
+def learning_material(packages: Path | None = None) -> tuple[list[Emoji], list[Emoji]]:
+    """`split` of everything that OpenMoji has with names in both languages, and that the artists in `packages` have of it.
+
+    packages: the `node_modules` folder of `pangu.data.example.artists`; None: OpenMoji's drawings alone, without keywords.
+    """
+    return split(every_drawing() if packages is None else with_artists(every_drawing(), packages))
+
+
+def material(packages: Path | None = None) -> list[Emoji]:
+    """What may be learnt from: the drawings of `learning_material` in every style, none of them of a held-out combination."""
+    return learning_material(packages)[0]

@@ -1,54 +1,40 @@
-"""Trains the embedded text encoder: a small CLIP text model that reads Chinese and English alike.
+"""Trains the embedded text encoder: a small CLIP text model that reads Chinese and English as people write them.
 
-Contrastive (arXiv 2103.00020): a caption in either language must find its drawing among the others of the batch. The drawings are
-seen through fixed principal components, so that nothing but the text model is worth keeping.
+First with pictures, contrastively (arXiv 2103.00020): a text must find its drawing among those of the batch, and a caption in any
+wording or by a keyword must find the same caption as listed. The drawings are seen through fixed principal components, so that
+nothing but the text model is worth keeping. Then with texts alone (`settle`): whatever stands around a caption, its embedding
+becomes that of the caption, and captions keep the embeddings that they have.
 """
 
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
+from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
 from pangu.progress import Progress, Reporter, silent
+from pangu.starter.tokenizer import MAX_TOKENS, build_tokenizer
+from pangu.starter.wordings import Wordings
 
-VOCABULARY = 3072
-MAX_TOKENS = 32
 WIDTH = 128
 COMPONENTS = 192
-LR_PEAK = 1e-3
-BATCH = 256
-
-
-def build_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learnt from the captions: any UTF-8 text at all has tokens, known words have one."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<eos>", "<bos>"]  # an eos id of 2 would make transformers pool by the largest id
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=2,
-    )
-    tokenizer.train_from_iterator(captions, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", model_max_length=MAX_TOKENS
-    )
+LR_PEAK, LR_SETTLE = 1.5e-3, 6e-4
+BATCH, BATCH_SETTLE = 160, 128
+GROUPS = 4
+"""Texts of a batch are embedded in groups of like length, so that short ones are not padded to the longest."""
+SETTLE_SHARE = 0.3
+"""Of the minutes, for the second part."""
 
 
 def build_encoder(vocabulary: int) -> CLIPTextModelWithProjection:
-    """An untrained text model, 0.9 M parameters."""
+    """An untrained text model, 1.5 M parameters, of which 1.0 M are the vocabulary's."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=vocabulary,
@@ -76,53 +62,152 @@ def principal_components(images_nhwc: Tensor) -> Tensor:
 
 
 def train_text_encoder(
-    drawings: list[Emoji], images_nhwc: Tensor, minutes: float, folder: Path, seed: int = 0, report: Reporter = silent
+    drawings: Sequence[Emoji],
+    images_nhwc: Tensor,
+    minutes: float,
+    folder: Path,
+    seed: int = 0,
+    report: Reporter = silent,
 ) -> float:
-    """Train for so many core-minutes, save tokenizer and half-precision weights, return the last contrastive loss."""
+    """Train for so many core-minutes, save tokenizer and half-precision weights, return the last loss of the second part.
+
+    images_nhwc (N, H, W, 3) uint8: the picture of each drawing.
+    """
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    captions = [caption for one in drawings for caption in (one.caption_en, one.caption_zh)]
-    tokenizer = build_tokenizer(captions)
-    tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-    ids_nlt = tokens.input_ids.reshape(len(drawings), 2, MAX_TOKENS)
-    seen_nc = principal_components(images_nhwc)
+    tokenizer = build_tokenizer(drawings)
     encoder = build_encoder(len(tokenizer)).train()
+    _learn(encoder, tokenizer, drawings, images_nhwc, (1 - SETTLE_SHARE) * minutes, seed, report)
+    loss = settle(encoder, tokenizer, drawings, SETTLE_SHARE * minutes, seed, report)
+    encoder.eval().half().save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    return loss
+
+
+def _learn(
+    encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, drawings: Sequence[Emoji], images_nhwc: Tensor, minutes: float,
+    seed: int, report: Reporter,
+) -> None:  # fmt: skip
+    """The first part: texts, pictures and captions as listed find each other."""
+    generator = torch.Generator().manual_seed(seed)
+    wordings = Wordings(drawings, seed, filler_share=0.3, most_fillers=4)
+    seen_nc = principal_components(images_nhwc)
     eye = nn.Sequential(nn.Linear(COMPONENTS, 512), nn.GELU(), nn.Dropout(0.1), nn.Linear(512, WIDTH))
-    log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
-    parameters = [*encoder.parameters(), *eye.parameters(), log_scale]
-    optimizer = torch.optim.AdamW(parameters, LR_PEAK, betas=(0.9, 0.98), weight_decay=0.02)
-    began, step, loss = time.thread_time(), 0, torch.tensor(0.0)
+    log_scales = nn.Parameter(torch.full((2,), math.log(10.0)))
+
+    def loss() -> Tensor:
+        chosen = torch.randint(len(drawings), (BATCH,), generator=generator)
+        rows = chosen.tolist()
+        drawn = [wordings.draw(row) for row in rows]
+        languages = torch.randint(2, (BATCH,), generator=generator).tolist()
+        plain = [wordings.plain(row, LANGUAGES[which]) for row, which in zip(rows, languages, strict=True)]
+        texts = F.normalize(_pooled(encoder, tokenizer, [text for text, _, _ in drawn] + plain), dim=-1)
+        seen = F.normalize(eye(seen_nc[chosen] + 0.05 * torch.randn(BATCH, COMPONENTS, generator=generator)), dim=-1)
+        suits = wordings.suits([own for _, _, own in drawn], rows)
+        same = wordings.suits([wordings.itself(row) for row in rows], rows)
+        scales = log_scales.exp().clamp(max=50)
+        return (
+            contrastive_loss(texts[:BATCH], seen, scales[0], suits)
+            + contrastive_loss(texts[BATCH:], seen, scales[0], same)
+            + contrastive_loss(texts[:BATCH], texts[BATCH:], scales[1], suits)
+        ) / 3
+
+    _train([*encoder.parameters(), *eye.parameters(), log_scales], loss, LR_PEAK, minutes, "text-encoder", report)
+
+
+def settle(
+    encoder: nn.Module, tokenizer: PreTrainedTokenizerFast, drawings: Sequence[Emoji], minutes: float, seed: int = 0,
+    report: Reporter = silent,
+) -> float:  # fmt: skip
+    """The second part: any wording is drawn to what `encoder` says of the bare text, which itself shall stay; returns the loss.
+
+    So denoisers that were trained with the tower as it is understand more wordings with what comes out.
+    """
+    random = torch.Generator().manual_seed(seed + 1)
+    wordings = Wordings(drawings, seed + 1, filler_share=0.65, most_fillers=5)
+    before = build_encoder(len(tokenizer)).eval().requires_grad_(False)
+    before.load_state_dict(encoder.state_dict())
+    scale = torch.tensor(20.0)
+
+    def loss() -> Tensor:
+        drawn = [wordings.draw(row) for row in torch.randint(len(drawings), (BATCH_SETTLE,), generator=random).tolist()]
+        bare = [means for _, means, _ in drawn]
+        with torch.no_grad():
+            kept_pooled, kept_hidden = _embedded(before, tokenizer, bare)
+        pooled, hidden = _embedded(encoder, tokenizer, bare)
+        worded = _pooled(encoder, tokenizer, [text for text, _, _ in drawn])
+        size = kept_pooled.square().mean()
+        stays = (pooled - kept_pooled).square().mean() / size
+        for (now, mask), (then, _) in zip(hidden, kept_hidden, strict=True):
+            stays = stays + masked_error(now, then, mask) / len(hidden)
+        same = torch.tensor([[one == other for other in bare] for one in bare])
+        found = contrastive_loss(F.normalize(worded, dim=-1), F.normalize(kept_pooled, dim=-1), scale, same)
+        return 2 * stays + (worded - kept_pooled).square().mean() / size + 0.5 * found
+
+    return _train(list(encoder.parameters()), loss, LR_SETTLE, minutes, "text-encoder, settling", report)
+
+
+def _train(
+    parameters: list[nn.Parameter],
+    loss_of: Callable[[], Tensor],
+    peak: float,
+    minutes: float,
+    stage: str,
+    report: Reporter,
+) -> float:
+    """AdamW on a cosine over so many core-minutes; returns the last loss."""
+    optimizer = torch.optim.AdamW(parameters, peak, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
+    began, step, last = time.thread_time(), 0, 0.0
     while (part := (time.thread_time() - began) / (60 * minutes)) < 1:
         cosine = 0.5 * (1 + math.cos(math.pi * part))
         for group in optimizer.param_groups:
-            group["lr"] = LR_PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
-        chosen = torch.randint(len(drawings), (BATCH,), generator=generator)
-        language = torch.randint(2, (BATCH,), generator=generator)
-        noise = 0.05 * torch.randn(BATCH, COMPONENTS, generator=generator)
-        loss = contrastive_loss(encoder, eye, log_scale, ids_nlt[chosen, language], seen_nc[chosen] + noise, chosen)
+            group["lr"] = peak * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
+        loss = loss_of()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        step += 1
+        step, last = step + 1, float(loss.detach())
         if step % 100 == 0:
-            facts = {"steps": step, "loss": round(float(loss), 4)}
-            report(Progress(stage="text-encoder", done=int(100 * part), total=100, unit="%", facts=facts))
-    encoder.eval().half().save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
-    return float(loss.detach())
+            facts = {"steps": step, "loss": round(last, 4)}
+            report(Progress(stage=stage, done=int(100 * part), total=100, unit="%", facts=facts))
+    return last
 
 
-def contrastive_loss(
-    encoder: nn.Module, eye: nn.Module, log_scale: Tensor, ids_bt: Tensor, seen_bc: Tensor, rows_b: Tensor
-) -> Tensor:
-    """Symmetric InfoNCE over the batch; a row drawn twice is no negative of itself."""
-    longest = int((ids_bt != 0).sum(1).max())
-    ids_bt = ids_bt[:, :longest]
-    text = F.normalize(encoder(input_ids=ids_bt, attention_mask=(ids_bt != 0).long()).text_embeds, dim=-1)
-    image = F.normalize(eye(seen_bc), dim=-1)
-    logits = text @ image.T * log_scale.exp().clamp(max=50)
-    same = (rows_b[:, None] == rows_b) & ~torch.eye(len(rows_b), dtype=torch.bool)
-    logits = logits.masked_fill(same, -1e4)
-    target = torch.arange(len(rows_b))
+Hidden = list[tuple[Tensor, Tensor]]
+"""Of each group, its last hidden states (B, S, WIDTH) and its mask (B, S)."""
+
+
+def _embedded(encoder: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> tuple[Tensor, Hidden]:
+    """((B, WIDTH) pooled embeddings in the order of the texts, hidden states by group)."""
+    ids = tokenizer(texts, truncation=True, max_length=MAX_TOKENS).input_ids
+    order = sorted(range(len(texts)), key=lambda place: len(ids[place]))
+    pooled, hidden = [], []
+    for group in _groups(order):
+        batch = tokenizer.pad({"input_ids": [ids[place] for place in group]}, return_tensors="pt")
+        output = encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
+        pooled.append(output.text_embeds)
+        hidden.append((output.hidden_states[-1], batch.attention_mask))
+    return torch.cat(pooled)[torch.tensor(order).argsort()], hidden
+
+
+def _groups(order: list[int]) -> Iterator[list[int]]:
+    size = math.ceil(len(order) / GROUPS)
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _pooled(encoder: Any, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> Tensor:
+    return _embedded(encoder, tokenizer, texts)[0]
+
+
+def masked_error(now_bsc: Tensor, then_bsc: Tensor, mask_bs: Tensor) -> Tensor:
+    """Squared error over the tokens that are none of padding, as a share of the mean square of `then_bsc`."""
+    error = ((now_bsc - then_bsc).square() * mask_bs[..., None]).sum() / (mask_bs.sum() * now_bsc.shape[-1])
+    return error / then_bsc.square().mean()
+
+
+def contrastive_loss(left_bc: Tensor, right_bc: Tensor, scale: Tensor, suits_bb: Tensor) -> Tensor:
+    """Symmetric InfoNCE over the batch of unit vectors; what suits a text, beside its own, is no negative of it."""
+    logits = left_bc @ right_bc.T * scale
+    logits = logits.masked_fill(suits_bb & ~torch.eye(len(left_bc), dtype=torch.bool), -1e4)
+    target = torch.arange(len(left_bc))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pangu.config import Optimization
-from pangu.data.rows.batches import EMPTY, LANGUAGES, Rows
+from pangu.data.rows.batches import EMPTY, LANGUAGES, Caption, Rows
 from pangu.diffusion.interval import TimeInterval
 
 Windows = Mapping[int, tuple[int, int]]
@@ -60,14 +60,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draw:
-    """What chance decides about one sample, beside its noise and its window.
-
-    caption: the variant; number: which of the captions that the row has in that language.
-    """
+    """What chance decides about one sample, beside its noise, its window and the wording of its caption."""
 
     timestep: int
-    caption: int
-    number: int = 0
+    caption: Caption
 
 
 def seed_of(seed: int, step: int, position: int) -> int:
@@ -103,10 +99,17 @@ def draw_batch(
     latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
     height, width = (windows or {}).get(preset, latents.shape[2:])
     corners = [_corner(latents, height, width, generator) for generator in generators]
-    tokens, pooled = rows.captions(indices, [draw.caption for draw in draws], [draw.number for draw in draws])
+    noise = torch.stack([torch.randn(latents.shape[1], height, width, generator=g) for g in generators])
+    # Last of all, so that a sample has the noise that it would have if captions stayed as they are listed.
+    reworded = rows.keywords_nl[list(indices)].tolist(), rows.templates_nl[list(indices)].tolist()
+    captions = [
+        _reworded(draw.caption, keywords, templates, optimization, generator)
+        for draw, keywords, templates, generator in zip(draws, *reworded, generators, strict=True)
+    ]
+    tokens, pooled = rows.captions(indices, captions)
     return Batch(
         latents_bchw=_cut(latents, corners, height, width),
-        noise_bchw=torch.stack([torch.randn(latents.shape[1], height, width, generator=g) for g in generators]),
+        noise_bchw=noise,
         tokens_bsc=tokens,
         pooled_bp=pooled,
         timestep_b=torch.tensor([draw.timestep for draw in draws]),
@@ -124,11 +127,32 @@ def _draw(
     low = max(interval.low, min_timestep)
     timestep = int(torch.randint(low, interval.high, (), generator=generator))
     dropped, chinese = torch.rand(2, generator=generator).tolist()
-    caption = int(chinese < optimization.zh_share)
+    variant = int(chinese < optimization.zh_share)
     if has_style and float(torch.rand((), generator=generator)) < optimization.style_share:
-        caption += len(LANGUAGES)
+        variant += len(LANGUAGES)
     number = int(torch.randint(captions, (), generator=generator)) if captions > 1 else 0
-    return Draw(timestep, EMPTY if dropped < optimization.caption_dropout else caption, number)
+    return Draw(timestep, Caption(EMPTY if dropped < optimization.caption_dropout else variant, number))
+
+
+def _reworded(
+    caption: Caption, keywords: Sequence[bool], templates: Sequence[bool], optimization: Optimization,
+    generator: torch.Generator,
+) -> Caption:  # fmt: skip
+    """The caption with a keyword and a template as their shares have it; nothing is drawn where there is no choice.
+
+    keywords, templates: Whether there are any, for each language that the caption may be asked for in.
+    """
+    if caption.variant == EMPTY:
+        return caption
+    language = caption.variant % len(LANGUAGES)
+    for name, share, there in (
+        ("keyword", optimization.keyword_share, keywords[language]),
+        ("template", optimization.template_share, templates[language]),
+    ):
+        if there and share:
+            taken, which = torch.rand(2, generator=generator).tolist()
+            caption = replace(caption, **{name: which}) if taken < share else caption
+    return caption
 
 
 def _corner(latents: Tensor, height: int, width: int, generator: torch.Generator) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pangu.config import Execution, Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.rows.batches import Rows
+from pangu.data.rows.batches import Caption, Rows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
@@ -178,7 +178,7 @@ def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
 
 def initial(recipe: Recipe, rows: Rows) -> Any:
     """A network of random weights: a function of the recipe's seed, the same for both roles (common start)."""
-    tokens, pooled = rows.captions([0], [0])
+    tokens, pooled = rows.captions([0], [Caption()])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build_denoiser(recipe.denoiser, rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])

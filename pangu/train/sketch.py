@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.rows.batches import EMPTY, LANGUAGES, Rows
+from pangu.data.rows.batches import EMPTY, LANGUAGES, Caption, Rows
 from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise
@@ -35,8 +35,8 @@ class Subject:
 def subject_of(rows: Rows, chosen: Sequence[int], contract: GeneratorContract) -> Subject:
     """The captions of the chosen rows, and what a ControlNet is shown of them; those of one bucket where it is shown anything."""
     languages = languages_of(chosen)
-    tokens, pooled = rows.captions(chosen, languages)
-    empty = rows.captions(chosen, [EMPTY] * len(chosen))
+    tokens, pooled = rows.captions(chosen, [Caption(language) for language in languages])
+    empty = rows.captions(chosen, [Caption(EMPTY)] * len(chosen))
     preset = int(rows.preset_n[chosen[0]])
     control = rows.control(chosen)
     return Subject(

@@ -102,6 +102,7 @@ def test_a_kept_layout_is_rendered_from_the_cache_in_another_style(page: Page) -
     draw(page)
     page.get_by_role("button", name="Keep layout").click()
     expect(page.locator("#kept")).to_be_visible()
+    page.get_by_text("Mix and strength").click()
     page.locator("#style-photo").fill("3")
     page.click("#draw")
     expect(page.locator("#gallery figure")).to_have_count(2, timeout=SLOW_MS)
@@ -131,6 +132,38 @@ def test_a_partner_draws_along_with_a_control_image(page: Page) -> None:
     page.set_input_files("#control", control)
     draw(page, steps=2)
     expect(page.locator("#error")).to_be_hidden()
+
+
+def test_a_style_is_one_choice_or_a_mixture_and_reuse_keeps_it(page: Page) -> None:
+    sent: list[dict[str, Any]] = []
+    page.on("request", lambda request: sent.append(request.post_data_json) if request.method == "POST" else None)
+    expect(page.get_by_label("plain")).to_be_checked()
+    draw(page)
+    page.get_by_label("cartoon", exact=True).check()
+    draw(page, drawn=2)
+    expect(page.locator("#gallery figcaption").first).to_contain_text("cartoon")
+    page.get_by_text("Mix and strength").click()
+    page.locator("#style-photo").fill("0.5")
+    for name in ("plain", "photo", "cartoon"):
+        expect(page.locator(f"[name=style][value='{name.replace('plain', '')}']")).not_to_be_checked()
+    draw(page, drawn=3)
+    page.get_by_label("photo", exact=True).first.check()
+    assert page.input_value("#style-cartoon") == "0"
+    page.locator("#gallery").get_by_role("button", name="Reuse").nth(1).click()
+    expect(page.get_by_label("cartoon", exact=True).first).to_be_checked()
+    page.click("#draw")
+    expect(page.locator("#gallery figure")).to_have_count(4, timeout=SLOW_MS)
+    assert [body["style"] for body in sent] == [{}, {"cartoon": 1}, {"photo": 0.5, "cartoon": 1}, {"cartoon": 1}]
+    sources = page.evaluate("() => [...document.querySelectorAll('#gallery img')].map((each) => each.src)")
+    assert sources[0] == sources[2] and len(set(sources)) == 3
+
+
+def test_words_that_are_unknown_are_named_with_the_picture(page: Page) -> None:
+    draw(page, "рыжая лиса")
+    for place in ("#unread", "#gallery figcaption .unread"):
+        expect(page.locator(place)).to_contain_text("рыжая · лиса")
+    draw(page, "a red apple", drawn=2)
+    expect(page.locator("#unread")).to_be_hidden()
 
 
 def test_an_error_of_the_server_is_shown_and_the_page_goes_on(page: Page) -> None:

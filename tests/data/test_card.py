@@ -99,6 +99,18 @@ def test_rows_are_held_out_by_key_by_caption_and_by_combination() -> None:
     assert card.split_of("green apple", "k2") == "train"
 
 
+def test_what_is_held_out_may_stand_in_a_file_beside_the_card(tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").write_text("Red Apple\n\n  狐狸 \n", encoding="utf-8")
+    said = {name: GOOD | {"splits": {"held_out": {"captions_en": value}}} for name, value in HELD_OUT.items()}
+    in_a_file, in_the_card = (load_card(write(tmp_path, said[name])) for name in ("file", "card"))
+    assert in_a_file == in_the_card and in_a_file.digest() == in_the_card.digest()
+    with pytest.raises(UserError, match=r"'splits.held_out.captions_en': the file .*nowhere.txt cannot be read"):
+        load_card(write(tmp_path, said["missing"]))
+
+
+HELD_OUT = {"file": {"file": "kept.txt"}, "card": ["Red Apple", "狐狸"], "missing": {"file": "nowhere.txt"}}
+
+
 @given(caption=st.text(), key=st.text(min_size=1))
 def test_without_rules_nothing_is_held_out(caption: str, key: str) -> None:
     assert Card.model_validate(GOOD).split_of(caption, key) == "train"

@@ -58,6 +58,8 @@ def test_all_parts_of_the_guidance_are_one_network_call(scale: float, pulls: lis
 
     prediction = predict(echo, trajectory.latents_bchw, trajectory)
     guided = scale > 1
-    expected = (1 + scale * (2 - 1) if guided else 2.0) + sum(pull * (10 + i - 2) for i, pull in enumerate(pulls))
+    strength = scale if guided else 1.0
+    base = 1 + scale * (2 - 1) if guided else 2.0
+    expected = base + strength * sum(pull * (10 + i - 2) for i, pull in enumerate(pulls))
     torch.testing.assert_close(prediction, torch.full((2, 3, 4, 4), expected), rtol=1e-4, atol=1e-4)
     assert calls == [2 * (guided + 1 + len(pulls))]

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.table.delta import data_files, read_rows
-from pangu.demo.run import Summary, demo
+from pangu.demo.run import DATASET, Summary, demo
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
@@ -17,6 +17,8 @@ from pangu.storage import Home, read_json
 pytestmark = pytest.mark.e2e
 
 DRAWINGS = 64
+ROWS = DRAWINGS + DRAWINGS // 2
+"""Each in chalk, and every other one as it is, too."""
 BROKEN_URLS = 12
 
 
@@ -32,11 +34,12 @@ def outcomes(home: Home) -> dict[str, dict]:
 
 
 def test_every_listed_image_is_accounted_for(first: Summary) -> None:
-    assert first.images_listed == DRAWINGS + BROKEN_URLS
+    assert first.images_listed == ROWS + BROKEN_URLS
     assert first.images_ingested + sum(first.images_failed.values()) == first.images_listed
-    assert first.dataset_rows == DRAWINGS
-    assert (first.structure_rows, first.texture_rows) == (DRAWINGS, DRAWINGS // 2)
-    assert first.images_upscaled == DRAWINGS // 2
+    assert first.dataset_rows == ROWS
+    assert (first.structure_rows, first.texture_rows) == (ROWS, ROWS // 2)
+    assert first.images_upscaled == ROWS // 2
+    assert first.retrieval_candidates == DRAWINGS
 
 
 def test_the_dashboard_shows_data_training_samples_gate_and_links(first: Summary, stack: Stack) -> None:
@@ -57,7 +60,7 @@ def test_the_dashboard_shows_data_training_samples_gate_and_links(first: Summary
     assert {f"{stage}-{kind}" for stage in stages for kind in ("progress", "outcome")} <= shown.keys()
     for key in ("train-structure-report", "train-texture-report", "samples-new-and-old"):
         assert "data:image/png;base64," in shown[key], key
-    assert "openmoji" in shown["prepare-report"] and "## Gate: open" in shown["gate-decision"]
+    assert DATASET in shown["prepare-report"] and "## Gate: open" in shown["gate-decision"]
     version = f"{stack.mlflow_url}/#/models/pangu-pair/versions/{first.pair_version}"
     for address in (version, f"{stack.ray_dashboard_url}/#/jobs", f"{stack.serve_url}/studio"):
         assert f"({address})" in shown["links"]
@@ -65,10 +68,10 @@ def test_the_dashboard_shows_data_training_samples_gate_and_links(first: Summary
 
 def test_the_table_keeps_originals_apart(first: Summary, stack: Stack) -> None:
     home = Home(stack.home)
-    originals = data_files(home, "openmoji", first.dataset_version, upscaled=False)
-    upscaled = data_files(home, "openmoji", first.dataset_version, upscaled=True)
+    originals = data_files(home, DATASET, first.dataset_version, upscaled=False)
+    upscaled = data_files(home, DATASET, first.dataset_version, upscaled=True)
     assert not set(originals) & set(upscaled)
-    rows = read_rows(home, "openmoji", first.dataset_version, columns=["upscaled", "width", "caption_zh"])
+    rows = read_rows(home, DATASET, first.dataset_version, columns=["upscaled", "width", "caption_zh"])
     assert all(
         width == (96 if up else 128)
         for up, width in zip(*(rows[c].to_pylist() for c in ("upscaled", "width")), strict=True)

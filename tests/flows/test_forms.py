@@ -33,8 +33,8 @@ def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> Non
 
 
 COMMON = {
-    "batch_size": 4, "lr_peak": 0.5, "lr_final": 0.25, "warmup_steps": 3, "ema_decay": 0.75, "zh_share": 0.125, "seed": 11,
-    "workers": 3, "num_inference_steps": 13, "guidance_scale": 1.5, "sample_every": 17,
+    "batch_size": 4, "lr_peak": 0.5, "lr_final": 0.25, "warmup_steps": 3, "ema_decay": 0.75, "zh_share": 0.125,
+    "template_share": 0.375, "keyword_share": 0.625, "seed": 11, "workers": 3, "num_inference_steps": 13, "guidance_scale": 1.5, "sample_every": 17,
 }  # fmt: skip
 
 
@@ -43,6 +43,7 @@ def check_common(found: Recipe) -> None:
     learning = found.optimization
     assert {job.batch_size for job in found.jobs.values()} == {4}
     assert (learning.lr_peak, learning.lr_final, learning.warmup_steps, learning.zh_share) == (0.5, 0.25, 3, 0.125)
+    assert (learning.template_share, learning.keyword_share) == (0.375, 0.625)
     assert learning.ema_decays == (0.75,)
     assert (found.seed, found.workers, found.watching.sample_every) == (11, 3, 17)
     assert (found.sampling.num_inference_steps, found.sampling.guidance_scale) == (13, 1.5)

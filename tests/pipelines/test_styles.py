@@ -30,6 +30,14 @@ def test_the_style_is_the_prompt_under_the_prefix(pair) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_scale_of_one_draws_what_the_styled_caption_draws(pair, guidance) -> None:
+    styled = draw(pair, styles={"photo": 1.0}, guidance_scale=guidance)
+    prefix = pair.config.styles["photo"]
+    asked = draw(pair, [f"{prefix} {prompt}" for prompt in PROMPTS], guidance_scale=guidance)
+    torch.testing.assert_close(styled, asked, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_a_styled_batch_equals_single_runs(pair, guidance) -> None:
     options = {"styles": {"photo": 2.0, "cartoon": 1.0}, "guidance_scale": guidance}
     batch = draw(pair, **options)

@@ -54,6 +54,14 @@ class Encoders(Frozen):
         )
 
 
+TextKind = Literal["precomputed", "on_the_fly"]
+
+
+def text_of(recipe: Recipe) -> TextKind:
+    """Whether captions are embedded beforehand: not where training shows them in more wordings than could be kept."""
+    return "on_the_fly" if recipe.rewords else "precomputed"
+
+
 class Manifest(Frozen):
     """Written last: its presence says that the encoded dataset is whole."""
 
@@ -62,6 +70,11 @@ class Manifest(Frozen):
     files: str = Field("", description="Digest of the names and sizes of the files of this version")
     latents: Literal["precomputed", "on_the_fly"] = Field(
         "precomputed", description="On the fly: there are no files beside this one, images are encoded while training"
+    )
+    text: TextKind = Field(
+        "precomputed",
+        exclude_if=lambda value: value == "precomputed",
+        description="On the fly: texts lie in the files instead of their embeddings, because training words them anew",
     )
     encoders: Encoders
     styles: dict[str, str] = Field({}, description="Style of a row -> the prefix of its captions")
@@ -122,6 +135,7 @@ def check_encoded(manifest: Manifest, recipe: Recipe, role: Role) -> None:
         "max_tokens": (recipe.max_tokens, manifest.encoders.max_tokens),
         "styles": (recipe.styles, manifest.styles),
         "latents": (recipe.execution.latents, manifest.latents),
+        "text": (text_of(recipe), manifest.text),
         "rows": (wanted.rows, data.rows),
         "min_original_side": (wanted.min_original_side, data.min_original_side),
         "sizes of the earlier stage": (wanted.view.lower_sizes, data.view.lower_sizes),

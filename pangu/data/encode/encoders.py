@@ -23,10 +23,15 @@ class Loaded:
     @classmethod
     def of(cls, recipe: Recipe, device: torch.device | str) -> "Loaded":
         autoencoder = load_autoencoder(recipe.autoencoder).to(device)
-        towers = [load_text_tower(source) for source in recipe.text_encoders]
-        for tower in towers:
-            tower.encoder.to(device)
-        return cls(autoencoder, towers, recipe.max_tokens, recipe.styles)
+        return cls(autoencoder, load_towers(recipe, device), recipe.max_tokens, recipe.styles)
+
+
+def load_towers(recipe: Recipe, device: torch.device | str) -> list[TextTower]:
+    """The text encoders of a recipe alone."""
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    for tower in towers:
+        tower.encoder.to(device)
+    return towers
 
 
 def describe(autoencoder: Any, towers: list[TextTower], max_tokens: int) -> Encoders:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pangu.config import Recipe, Role
-from pangu.data.encode.encoded import Encoders, Manifest
+from pangu.data.encode.encoded import Encoders, Manifest, text_of
 from pangu.data.encode.views import JobData, fill_buckets, job_data, kept_presets
 from pangu.data.table.delta import files_digest, read_rows
 from pangu.errors import UserError
@@ -40,6 +40,7 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
         version=version,
         files=files_digest(home, dataset, version),
         latents=recipe.execution.latents,
+        text=text_of(recipe),
         encoders=encoders,
         styles=recipe.styles,
         jobs=jobs,

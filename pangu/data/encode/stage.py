@@ -21,9 +21,9 @@ from pydantic import Field
 from safetensors.torch import save
 
 from pangu.config import Frozen, Recipe, Role
-from pangu.data.captions import LANGUAGES, MORE, all_captions_of, styles_of
+from pangu.data.captions import LANGUAGES, TEXT_COLUMNS, all_captions_of, styles_of
 from pangu.data.encode.edges import packed
-from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, partition_folder, parts
+from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, TextKind, partition_folder, parts
 from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.fidelity import Fidelity, measure
 from pangu.data.encode.latents import encode_view, to_bytes
@@ -31,6 +31,7 @@ from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.plan import original_side, plan
 from pangu.data.encode.views import View
 from pangu.data.table.delta import data_files
+from pangu.data.table.schema import with_lacking
 from pangu.models.text import embed_captions, styled_caption
 from pangu.progress import Progress, Reporter, silent
 from pangu.storage import Home, write_atomically, write_json
@@ -39,8 +40,7 @@ __all__ = ["EncodeOutcome", "Encoders", "Loaded", "Manifest", "describe", "encod
 
 CHUNK_ROWS = 64
 COLUMNS = [
-    "key", "image", "width", "height", "original_width", "original_height", "caption_en", "caption_zh", "min_timestep",
-    "split", "style", *MORE.values(),
+    "key", "image", "width", "height", "original_width", "original_height", "min_timestep", "split", *TEXT_COLUMNS,
 ]  # fmt: skip
 
 
@@ -105,6 +105,7 @@ class _Order:
     folder: Path
     upscaled: bool
     views: dict[View, int]  # and the smallest original side that a job asks of it
+    text: TextKind
 
     def paths(self, stem: str) -> dict[View, Path]:
         """The files of one chunk that are not there yet."""
@@ -122,7 +123,7 @@ def _orders(manifest: Manifest, folder: Path) -> list[_Order]:
             if upscaled in data.partitions:
                 views[data.view] = min(views.get(data.view, data.min_original_side), data.min_original_side)
         if views:
-            orders.append(_Order(folder, upscaled, views))
+            orders.append(_Order(folder, upscaled, views, manifest.text))
     return orders
 
 
@@ -186,7 +187,10 @@ def _encode_chunk(chunk: pa.Table, stem: str, order: _Order, loaded: Loaded, bat
             columns["lower"] = pa.array([to_bytes(latent) for latent in seen.lower], pa.binary())
         if view.control is not None:
             columns["control"] = pa.array([packed(edges) for edges in seen.edges], pa.binary())
-        columns |= {name: pa.array([values[i] for i in mine], pa.binary()) for name, values in text.columns.items()}
+        if order.text == "precomputed":
+            columns |= {name: pa.array([values[i] for i in mine], pa.binary()) for name, values in text.columns.items()}
+        else:
+            columns |= {name: with_lacking(rows, TEXT_COLUMNS)[name] for name in TEXT_COLUMNS}
         _write_part(path, pa.table(columns))
 
 

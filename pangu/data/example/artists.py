@@ -5,11 +5,14 @@ Each Iconify package holds every drawing of one set as the body of an SVG. None 
 
 import functools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pangu.data.example import openmoji
+from pangu.data.example.openmoji import Emoji
+from pangu.data.example.tones import few_tones
 from pangu.errors import UserError
 
 VARIATION = "\ufe0f"
@@ -42,6 +45,54 @@ ARTISTS: Mapping[str, Artist] = {
 """Style -> the artist that draws in it, beside OpenMoji. All but the first line of blobs lack what Unicode added after 2016."""
 UNSEEN = Artist("@iconify-json/fluent-emoji-flat", "MIT", "Fluent Emoji, by Microsoft. License: MIT")
 """Whose drawings nothing embedded has learnt from: the autoencoder is judged by them."""
+
+
+def with_artists(emoji: Sequence[Emoji], packages: Path) -> list[Emoji]:
+    """These drawings of OpenMoji's, then every artist's of the same emoji in its style, all of them with keywords.
+
+    Other artists' people come in two skin tones each (`few_tones`, shifted by the artist's place), OpenMoji's in all five.
+
+    Raises:
+        UserError: one of the packages is not there.
+    """
+    named = with_keywords(emoji, packages)
+    found = list(named)
+    for place, (style, artist) in enumerate(ARTISTS.items()):
+        drawn = drawings(packages, artist)
+        few = few_tones((one.text for one in named if key(one.text) in drawn), shift=place)
+        found += [in_style(one, style, drawn) for one in named if one.text in few]
+    return found
+
+
+def with_keywords(emoji: Sequence[Emoji], packages: Path) -> list[Emoji]:
+    """With CLDR's words in both languages, and the emoji itself in all spellings.
+
+    A word that is the caption of one of them is nobody's keyword: "man" must not draw one of 668 others in place of its own.
+
+    Raises:
+        UserError: the package with the words is not there.
+    """
+    taken_en = {one.caption_en.casefold() for one in emoji}
+    taken_zh = {one.caption_zh.casefold() for one in emoji}
+
+    def words(language: str, text: str, taken: Set[str]) -> tuple[str, ...]:
+        every = dict.fromkeys((*keywords(packages, language).get(key(text), ()), text, key(text)))
+        return tuple(word for word in every if word.casefold() not in taken)
+
+    return [
+        replace(one, keywords_en=words("en", one.text, taken_en), keywords_zh=words("zh", one.text, taken_zh))
+        for one in emoji
+    ]
+
+
+def in_style(one: Emoji, style: str, drawn: Mapping[str, str]) -> Emoji:
+    """The same emoji as another artist draws it; `drawn` is what `drawings` has of that artist."""
+    return replace(one, style=style, stem=f"{one.stem}-{style}", drawn=drawn[key(one.text)])
+
+
+def licence_of(style: str | None) -> str:
+    """The licence of the drawings in a style; any that is no artist's is made of OpenMoji's."""
+    return ARTISTS[style].licence if style and style in ARTISTS else openmoji.licence()
 
 
 def key(text: str) -> str:
@@ -97,10 +148,12 @@ def _svg(icon: Mapping[str, Any]) -> str:
 
 
 def _read(packages: Path, package: str, file: str) -> Any:
-    path = packages / package / file
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return json.loads((packages / package / file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        usual = (artist.package for artist in ARTISTS.values())
+        needed = " ".join(dict.fromkeys((*usual, KEYWORDS_PACKAGE, package)))
         raise UserError(
-            f"There is no {package} in {packages}; install it with `npm install --prefix {packages.parent} {package}`."
+            f"There is no readable {file} of {package} in {packages}; install what the artists' drawings need with "
+            f"`npm install --prefix {packages.absolute().parent} {needed}`."
         ) from error

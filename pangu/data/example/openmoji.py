@@ -7,12 +7,13 @@ import functools
 import hashlib
 import importlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from pangu.data.example.tones import tones_of
 from pangu.errors import UserError
 
 IMAGES = 420
@@ -21,12 +22,21 @@ IMAGES = 420
 
 @dataclass(frozen=True)
 class Emoji:
-    """One drawing: its characters, its names, and the stem of its SVG file."""
+    """One drawing of an emoji: its characters, its names, and what its file is called.
+
+    style: the artist's (`pangu.data.example.artists`), or "chalk"; None: OpenMoji's.
+    keywords_en, keywords_zh: words that it may also be asked for by.
+    drawn: its SVG; "": the file `stem` of OpenMoji's.
+    """
 
     text: str
     caption_en: str
     caption_zh: str
     stem: str
+    style: str | None = None
+    keywords_en: tuple[str, ...] = ()
+    keywords_zh: tuple[str, ...] = ()
+    drawn: str = field(default="", repr=False)
 
 
 def attribution() -> str:
@@ -68,7 +78,12 @@ def _different(found: list[Emoji]) -> list[Emoji]:
 
 def drawing_digest(one: Emoji) -> str:
     """SHA-256 of the drawing itself: equal for drawings that differ in name alone."""
-    return hashlib.sha256((_svg_folder() / f"{one.stem}.svg").read_bytes()).hexdigest()
+    return hashlib.sha256(svg(one).encode()).hexdigest()
+
+
+def svg(one: Emoji) -> str:
+    """The drawing as a whole SVG file."""
+    return one.drawn or (_svg_folder() / f"{one.stem}.svg").read_bytes().decode()
 
 
 def selection(count: int = IMAGES) -> list[Emoji]:
@@ -81,8 +96,8 @@ def selection(count: int = IMAGES) -> list[Emoji]:
 
 def render_png(one: Emoji, side: int) -> bytes:
     """The drawing on white as a `side` x `side` RGB PNG (about 9 ms)."""
-    svg = str(_svg_folder() / f"{one.stem}.svg")
-    drawn = Image.open(io.BytesIO(bytes(_package("resvg_py").svg_to_bytes(svg_path=svg, width=side, height=side))))
+    rendered = bytes(_package("resvg_py").svg_to_bytes(svg_string=svg(one), width=side, height=side))
+    drawn = Image.open(io.BytesIO(rendered))
     white = Image.new("RGBA", drawn.size, "white")
     white.alpha_composite(drawn.convert("RGBA"))
     buffer = io.BytesIO()
@@ -97,9 +112,8 @@ def _name(alias: str) -> str:
 def _is_variant(text: str) -> bool:
     """Skin tones repeat a drawing; national and subdivision flags are told apart by little but their names."""
     codes = [ord(character) for character in text]
-    tone = any(0x1F3FB <= code <= 0x1F3FF for code in codes)
     flag = 0x1F1E6 <= codes[0] <= 0x1F1FF or any(0xE0020 <= code <= 0xE007F for code in codes)
-    return tone or flag
+    return flag or bool(tones_of(text))
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pangu.data.example import openmoji
+from pangu.data.captions import KEYWORDS
+from pangu.data.example import artists, chalk, openmoji
 from pangu.data.images import PNG_SIGNATURE, png_chunk
 from pangu.data.ingest.source import COLUMNS, LISTED
 from pangu.errors import UserError
@@ -40,6 +41,8 @@ class Origin:
     small_share: share of the drawings, spread evenly, that are served too small for the demo's texture threshold.
     render: what makes the PNG of a drawing at a side in px; another one serves them in another style.
     host: where it listens instead, in a network that has no other way to it.
+    packages: a folder of npm's; serves the drawings of the same emoji by every artist in it, too, and lists keywords.
+    in_chalk: lists every drawing in the style "chalk", and some of them as they are.
     """
 
     def __init__(
@@ -47,10 +50,15 @@ class Origin:
         count: int | None = openmoji.IMAGES,
         port: int = 0,
         small_share: float = 0.5,
-        render: Callable[[openmoji.Emoji, int], bytes] = openmoji.render_png,
+        render: Callable[[openmoji.Emoji, int], bytes] = chalk.render_styled,
         host: str = LOOPBACK,
+        packages: Path | None = None,
+        in_chalk: bool = False,
     ) -> None:
-        self._drawings = openmoji.every_drawing() if count is None else openmoji.selection(count)
+        emoji = openmoji.every_drawing() if count is None else openmoji.selection(count)
+        drawings = emoji if packages is None else artists.with_artists(emoji, packages)
+        self._drawings = chalk.in_chalk(drawings) if in_chalk else drawings
+        self._columns = COLUMNS if packages is None else (*COLUMNS, *KEYWORDS.values())
         self._small_share = small_share
         self._render = functools.lru_cache(maxsize=None)(render)
         self.closing = threading.Event()
@@ -74,22 +82,23 @@ class Origin:
             server.server_close()
 
     def rows(self) -> list[dict[str, Any]]:
-        """The listed rows: the drawings in Unicode order, with the broken URLs spread among them."""
-        licence = openmoji.licence()
-        rows: list[dict[str, Any]] = [
-            {"url": f"{self.url}/{index}-{one.stem}.png", "caption_en": one.caption_en, "caption_zh": one.caption_zh}
-            for index, one in enumerate(self._drawings)
-        ]
+        """The listed rows: the drawings in Unicode order, artist by artist, with the broken URLs spread among them."""
+        rows = [self._row(index, one) for index, one in enumerate(self._drawings)]
         for number, kind in enumerate(BROKEN):
             en, zh = (None, None) if kind == "no-caption" else (f"a broken link, {kind}", f"坏链接 {kind}")
             row: dict[str, Any] = {"url": f"{self.url}/broken/{kind}", "caption_en": en, "caption_zh": zh}
             rows.insert((number + 1) * len(rows) // (len(BROKEN) + 1), row)
-        return [row | {"license": licence} for row in rows]
+        return [{"license": openmoji.licence()} | row for row in rows]
+
+    def _row(self, index: int, one: openmoji.Emoji) -> dict[str, Any]:
+        url = f"{self.url}/{index}-{one.stem}.png"
+        listed = vars(one) | {"url": url, "license": artists.licence_of(one.style)}
+        return {name: listed[name] for name in self._columns}
 
     def write_table(self, path: Path) -> None:
         """The URL table as Parquet, atomically."""
         buffer = io.BytesIO()
-        schema = pa.schema([LISTED.field(name) for name in COLUMNS])
+        schema = pa.schema([LISTED.field(name) for name in self._columns])
         pq.write_table(pa.Table.from_pylist(self.rows(), schema=schema), buffer)
         write_atomically(path, buffer.getvalue())
 
@@ -156,23 +165,27 @@ def port_to_reuse(table: Path) -> int:
         return 0
 
 
-def open_origin(count: int | None, port: int, table: Path, small_share: float = 0.5) -> Origin:
+def open_origin(
+    count: int | None, port: int, table: Path, small_share: float = 0.5, packages: Path | None = None,
+    in_chalk: bool = False,
+) -> Origin:  # fmt: skip
     """An origin on `port`; port 0 means the port of the earlier `table` if it is free, or else any.
 
     Raises:
         UserError: the port that was asked for is taken.
     """
+    open_at = functools.partial(Origin, count, small_share=small_share, packages=packages, in_chalk=in_chalk)
     if port:
         try:
-            return Origin(count, port, small_share)
+            return open_at(port=port)
         except OSError as error:
             raise UserError(
                 f"Port {port} of 127.0.0.1 cannot be used ({error.strerror}); choose another --port."
             ) from error
     try:
-        return Origin(count, port_to_reuse(table), small_share)
+        return open_at(port=port_to_reuse(table))
     except OSError:
-        return Origin(count, 0, small_share)
+        return open_at()
 
 
 def _listen(host: str, port: int, answer: Callable[[BaseHTTPRequestHandler], None]) -> ThreadingHTTPServer:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pangu.data.captions import MORE
+from pangu.data.captions import KEYWORDS, MORE
 from pangu.data.images import BadImage, check_header
 from pangu.data.ingest.source import LISTED
 from pangu.storage import write_atomically
@@ -89,7 +89,7 @@ class RawFolder:
         """Every listed row of a finished ingest, schema `ROWS`; an older one, without the last columns, holds all its bytes."""
         rows = pq.read_table(self.rows)
         found = {name: rows[name] for name in rows.column_names}
-        lacking = {name: pa.nulls(rows.num_rows) for name in ("style", *MORE.values())}
+        lacking = {name: pa.nulls(rows.num_rows) for name in ("style", *MORE.values(), *KEYWORDS.values())}
         lacking |= {"ingest": [OWN] * rows.num_rows, "raw_row": rows["row"]}
         return pa.table({**lacking, **found}).select(ROWS.names).cast(ROWS)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pangu.data.captions import MORE
+from pangu.data.captions import KEYWORDS, MORE
 from pangu.data.card import HOME_PREFIX, Card
 from pangu.data.ingest.table_files import (
     TEXTS,
@@ -39,11 +39,14 @@ LISTED = pa.schema(
         ("license", pa.string()),
         ("style", pa.string()),
         *((name, TEXTS) for name in MORE.values()),  # further captions, in their order; null where there are none
+        *((name, TEXTS) for name in KEYWORDS.values()),  # likewise
     ]
 )
 COLUMNS = ("url", "caption_en", "caption_zh", "license", "style")
 log = logging.getLogger(__name__)
 READERS = {".parquet": read_parquet, ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
+SEPARATORS = r"[|,;\x{ff0c}\x{ff1b}\x{3001}]"
+"""Between keywords: also the comma, the semicolon and the enumeration mark of Chinese."""
 MAX_CAPTION = 4000
 """Characters; a longer caption is no caption but a page, and counts as missing."""
 UNWRITTEN = r"[\s\x00-\x1f\x7f-\x9f\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{2069}\x{feff}]+"
@@ -77,6 +80,8 @@ def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
             listed[name], listed[more] = _captions(card, uri, table, getattr(columns, name))
         else:
             listed[name] = _text(card, uri, table, getattr(columns, name))
+    for name in KEYWORDS.values():
+        listed[name] = _keywords(card, uri, table, getattr(columns, name))
     for name, otherwise in (("license", card.licence.name), ("style", card.style or "")):
         listed[name] = pc.if_else(pc.equal(listed[name], ""), otherwise, listed[name])
     return pa.table({name: listed[name] for name in LISTED.names}, schema=LISTED)
@@ -84,9 +89,9 @@ def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
 
 def content_digest(listed: pa.Table) -> str:
     """16 hex digits that depend on the listed rows and their order, not on the file format they came in."""
-    # A list without styles, or with one caption an image, keeps the digest, and the downloads, that it had before there were any.
+    # A list without styles or keywords, or with one caption an image, keeps the digest, and the downloads, that it had before.
     lacking = [] if pc.any(pc.not_equal(listed["style"], "")).as_py() else ["style"]
-    lacking += [name for name in MORE.values() if listed[name].null_count == listed.num_rows]
+    lacking += [name for name in (*MORE.values(), *KEYWORDS.values()) if listed[name].null_count == listed.num_rows]
     listed = listed.drop_columns(lacking)
     digest = hashlib.sha256()
     for batch in listed.combine_chunks().to_batches(max_chunksize=65_536):
@@ -206,25 +211,41 @@ def _captions(card: Card, uri: str, table: pa.Table, column: str | None) -> tupl
     if column is None or column not in table.column_names or not pa.types.is_list(table[column].type):
         rows = np.arange(table.num_rows)
         return _caption(card, uri, _text(card, uri, table, column), rows), pa.nulls(table.num_rows, TEXTS)
-    lists = table[column].combine_chunks()
-    texts = pc.fill_null(pc.list_flatten(lists), "")
-    clean = iter(_caption(card, uri, texts, pc.list_parent_indices(lists)).to_pylist())
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
-    found = [list(dict.fromkeys(filter(None, islice(clean, length)))) for length in lengths]
+    found = _each_once(card, uri, table[column].combine_chunks(), "captions")
     return pa.array([one[0] if one else "" for one in found]), pa.array([one[1:] or None for one in found], TEXTS)
 
 
-def _caption(card: Card, uri: str, texts: Any, rows: Any) -> Any:
+def _keywords(card: Card, uri: str, table: pa.Table, column: str | None) -> pa.Array:
+    """The keywords of each row as `TEXTS`, null where there are none: what lies between separators, in a text or in a list."""
+    if column is None:
+        return pa.nulls(table.num_rows, TEXTS)
+    if column in table.column_names and pa.types.is_list(table[column].type):
+        texts = pa.array(["|".join(filter(None, words or ())) for words in table[column].to_pylist()], pa.string())
+    else:
+        texts = _text(card, uri, table, column).combine_chunks()
+    found = _each_once(card, uri, pc.split_pattern_regex(texts, SEPARATORS), "keywords")
+    return pa.array([words or None for words in found], TEXTS)
+
+
+def _each_once(card: Card, uri: str, lists: pa.ListArray, what: str) -> list[list[str]]:
+    """The texts of each row that are any, cleaned, in their order."""
+    texts = pc.fill_null(pc.list_flatten(lists), "")
+    clean = iter(_caption(card, uri, texts, pc.list_parent_indices(lists), what).to_pylist())
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
+    return [list(dict.fromkeys(filter(None, islice(clean, length)))) for length in lengths]
+
+
+def _caption(card: Card, uri: str, texts: Any, rows: Any, what: str = "captions") -> Any:
     """Texts without what no reader sees, and empty where they are too long or hold bytes that are no text.
 
-    rows: the number of the row of each.
+    rows: the number of the row of each. what: they are called in a warning.
     """
     damaged = pc.match_substring(texts, UNREADABLE)
     if count := pc.sum(damaged).as_py():
         log.warning(
-            "%d captions of %s (card '%s') hold bytes that are not UTF-8, or U+FFFD in their place, the first in row %d (counted "
+            "%d %s of %s (card '%s') hold bytes that are not UTF-8, or U+FFFD in their place, the first in row %d (counted "
             "from 0); they count as missing. Write the table as UTF-8 and ingest again.",
-            count, uri, card.name, rows[pc.index(damaged, True).as_py()],
+            count, what, uri, card.name, rows[pc.index(damaged, True).as_py()],
         )  # fmt: skip
     clean = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, UNWRITTEN, " "))
     return pc.if_else(pc.or_(damaged, pc.greater(pc.utf8_length(clean), MAX_CAPTION)), "", clean)

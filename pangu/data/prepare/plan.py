@@ -4,13 +4,14 @@ Reads no image.
 """
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pangu.data.captions import LANGUAGES, MORE
+from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Plan:
 
 
 def plan_rows(listed: pa.Table, describes: bool = False) -> Plan:
-    """Drop rows without any caption, then all but the first row of equal bytes, which gets the captions of the others.
+    """Drop rows without any caption, then all but the first row of equal bytes, which gets the words of the others.
 
     Args:
         listed: Every row of an ingest, schema `pangu.data.ingest.raw.ROWS`; failed ones are passed over.
@@ -51,23 +52,32 @@ def _first_of_each(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def _with_captions_of_all(kept: pa.Table, captioned: pa.Table) -> pa.Table:
-    """Rows with the captions of all rows of equal bytes, each once, in the listing's order."""
+    """Rows with the captions and keywords of all rows of equal bytes, each once, in the listing's order."""
     counts = captioned.group_by("sha256").aggregate([([], "count_all")])
     repeated = counts.filter(pc.greater(counts["count_all"], 1))["sha256"].combine_chunks()
     doubled = captioned.filter(pc.is_in(captioned["sha256"], repeated))
     keys, places = doubled["sha256"].to_pylist(), pc.index_in(kept["sha256"], repeated)
     for language in LANGUAGES:
-        first, more = f"caption_{language}", MORE[language]
-        found: dict[str, dict[str, None]] = {key: {} for key in keys}
-        for key, caption, others in zip(keys, doubled[first].to_pylist(), doubled[more].to_pylist(), strict=True):
-            found[key].update(dict.fromkeys(filter(None, [caption, *(others or ())])))
-        merged = [list(found[key]) for key in repeated.to_pylist()]
+        first, more, words = f"caption_{language}", MORE[language], KEYWORDS[language]
+        pairs = zip(doubled[first].to_pylist(), doubled[more].to_pylist(), strict=True)
+        captions = _merged(keys, ([caption, *(others or ())] for caption, others in pairs))
+        keywords = _merged(keys, (own or [] for own in doubled[words].to_pylist()))
+        merged = [captions[key] for key in repeated.to_pylist()]
         firsts = pa.array([texts[0] if texts else "" for texts in merged], pa.string())
         rests = pa.array([texts[1:] or None for texts in merged], kept[more].type)
-        for name, values in ((first, firsts), (more, rests)):
+        alike = pa.array([keywords[key] or None for key in repeated.to_pylist()], kept[words].type)
+        for name, values in ((first, firsts), (more, rests), (words, alike)):
             column = pc.if_else(pc.is_valid(places), values.take(places), kept[name])
             kept = kept.set_column(kept.column_names.index(name), kept.schema.field(name), column)
     return kept
+
+
+def _merged(keys: Sequence[str], texts: Iterable[Sequence[str | None]]) -> dict[str, list[str]]:
+    """All texts of each key, each once, in their order."""
+    found: dict[str, dict[str, None]] = {key: {} for key in keys}
+    for key, own in zip(keys, texts, strict=True):
+        found[key].update(dict.fromkeys(filter(None, own)))
+    return {key: list(own) for key, own in found.items()}
 
 
 def _by_shard(rows: pa.Table) -> dict[tuple[str, int], pa.Table]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.config import Frozen
-from pangu.data.captions import MORE
+from pangu.data.captions import KEYWORDS, MORE
 from pangu.data.card import Card
 from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
@@ -193,6 +193,7 @@ def make_row(
         "split": "train",  # decided with the thresholds
         "style": listed.get("style") or card.style,
         **{name: texts or None for name, texts in more.items()},
+        **{name: listed.get(name) or None for name in KEYWORDS.values()},
     }
 
 

@@ -9,20 +9,22 @@ import torch
 from torch import Tensor
 
 from pangu.config import Recipe, Role
-from pangu.data.captions import EMPTY, LANGUAGES
+from pangu.data.captions import EMPTY, LANGUAGES, Caption
 from pangu.data.encode.encoded import Manifest
 from pangu.data.rows.mapped import open_mapped
 from pangu.data.rows.on_the_fly import open_on_the_fly
+from pangu.data.rows.texts import none_nl
 from pangu.errors import UserError
 
-__all__ = ["EMPTY", "LANGUAGES", "EncodedRows", "Rows", "load_rows"]
+__all__ = ["EMPTY", "LANGUAGES", "Caption", "EncodedRows", "Rows", "load_rows"]
 
 
 class Rows(Protocol):
     """What a training job needs to know of its rows, sorted by key; rows of one bucket share a preset and a shape.
 
     keys: N content hashes; min_timestep_n, preset_n (N,) int64; styled_n (N,) bool: has captions with a style's prefix;
-    captions_n (N,) int64: how many captions a row has in a language.
+    captions_n (N,) int64: how many captions a row has in a language. keywords_nl, templates_nl (N, 2) bool: whether a row that is
+    asked for in English or Chinese has keywords, and the recipe templates, in the language in which it is captioned then.
     Latents and embeddings come as float16 where they are stored, and as float32 where they are computed.
     """
 
@@ -36,6 +38,10 @@ class Rows(Protocol):
     def styled_n(self) -> Tensor: ...
     @property
     def captions_n(self) -> Tensor: ...
+    @property
+    def keywords_nl(self) -> Tensor: ...
+    @property
+    def templates_nl(self) -> Tensor: ...
 
     def __len__(self) -> int: ...
 
@@ -51,13 +57,8 @@ class Rows(Protocol):
         """(B, 3, H, W) control images in [0, 1], in pixels of the encoded image; None unless a ControlNet is trained."""
         ...
 
-    def captions(
-        self, rows: Sequence[int], variants: Sequence[int], numbers: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(B, S, C) token and (B, P) pooled embeddings; variant 0 en, 1 zh, 2 styled en, 3 styled zh, -1 the empty caption.
-
-        numbers: Which of its captions in that language each row shows, below its `captions_n`; the first, if None.
-        """
+    def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
+        """(B, S, C) token and (B, P) pooled embeddings of what each row shows; numbers are below its `captions_n`."""
         ...
 
 
@@ -89,6 +90,14 @@ class EncodedRows:
     def captions_n(self) -> Tensor:
         return torch.ones(len(self), dtype=torch.int64)
 
+    @property
+    def keywords_nl(self) -> Tensor:
+        return none_nl(len(self))
+
+    @property
+    def templates_nl(self) -> Tensor:
+        return none_nl(len(self))
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self.latents_nchw[list(rows)].float()
 
@@ -98,10 +107,8 @@ class EncodedRows:
     def control(self, rows: Sequence[int]) -> Tensor | None:
         return None
 
-    def captions(
-        self, rows: Sequence[int], variants: Sequence[int], numbers: Sequence[int] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        index, variant = torch.tensor(rows), torch.tensor(variants)
+    def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
+        index, variant = torch.tensor(rows), torch.tensor([caption.variant for caption in captions])
         tokens, pooled = self.tokens_lnsc[variant, index], self.pooled_lnp[variant, index]
         tokens[variant == EMPTY], pooled[variant == EMPTY] = self.empty_tokens_sc, self.empty_pooled_p
         return tokens.float(), pooled.float()
@@ -110,13 +117,13 @@ class EncodedRows:
 def load_rows(folder: Path, role: Role, recipe: Recipe | None = None, device: torch.device | str = "cpu") -> Rows:
     """The training split of one role, precomputed or encoded on the fly as the dataset was encoded for.
 
-    On the fly, the encoders of `recipe` compute on `device`.
+    On the fly, or where captions are worded anew for each sample, the encoders of `recipe` compute on `device`.
 
     Raises:
         UserError: the encoded dataset is unfinished, or holds no row for that role, or its encoders are not the recipe's.
     """
     if Manifest.load(folder).latents == "precomputed":
-        return open_mapped(folder, role)
+        return open_mapped(folder, role, recipe, device)
     if recipe is None:
         raise UserError(f"The dataset {folder.name} is encoded on the fly, which needs the recipe's encoders.")
     return open_on_the_fly(folder, role, recipe, device)

@@ -12,20 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pangu.data.captions import MORE
+from pangu.data.captions import TEXT_COLUMNS
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.plan import original_side
 from pangu.data.encode.views import JobData, View
 from pangu.data.rows.local_cache import map_table, write_table
 from pangu.data.table.delta import data_files
-from pangu.data.table.schema import SCHEMA
+from pangu.data.table.schema import with_lacking
 from pangu.storage import Home
 
 FORMAT = 1
 """Raise it whenever the local copy changes its shape."""
 FACTS = [
-    "key", "caption_en", "caption_zh", "style", "min_timestep", "width", "height", "original_width", "original_height",
-    "split", *MORE.values(),
+    "key", *TEXT_COLUMNS, "min_timestep", "width", "height", "original_width", "original_height", "split",
 ]  # fmt: skip
 
 
@@ -55,7 +54,7 @@ class ImageCopy:
                 end = int(ends[-1])
                 sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
                 shape = np.asarray([self.data.view.preset_of(*size) for size in sizes], np.int64)
-                facts = rows.select(["key", "caption_en", "caption_zh", *MORE.values(), "style", "min_timestep"])
+                facts = rows.select(["key", *TEXT_COLUMNS, "min_timestep"])
                 columns = {"shape": shape, "preset": np.asarray(self.data.trained, np.int64)[shape]}
                 columns |= {"start": ends[:-1], "end": ends[1:]}
                 for name, values in columns.items():
@@ -69,9 +68,7 @@ class ImageCopy:
             with pq.ParquetFile(file) as source:
                 present = [name for name in FACTS if name in source.schema_arrow.names]
                 for group in range(source.num_row_groups):
-                    rows = source.read_row_group(group, columns=[*present, "image"])
-                    for name in (name for name in FACTS if name not in present):
-                        rows = rows.append_column(name, pa.nulls(rows.num_rows, SCHEMA.field(name).type))
+                    rows = with_lacking(source.read_row_group(group, columns=[*present, "image"]), FACTS)
                     chosen = np.asarray(rows["split"]) == "train"
                     yield rows.filter(pa.array(chosen & (original_side(rows) >= self.data.min_original_side)))
 

@@ -1,4 +1,5 @@
-"""The local copy of the rows of one training job: a column of latents per preset, and columns of token and pooled embeddings.
+"""The local copy of the rows of one training job: a column of latents per preset, and columns of token and pooled
+embeddings, or the texts themselves where training words them anew.
 
 Owns how Parquet files become those columns. Rows lie in the files' order; `rows.arrow` lists them by key. Knows no batches.
 """
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.config import Role
-from pangu.data.captions import LANGUAGES
+from pangu.data.captions import LANGUAGES, TEXT_COLUMNS
 from pangu.data.encode.edges import packed_width
 from pangu.data.encode.encoded import Manifest
 from pangu.data.rows.local_cache import Column, write_table
@@ -29,6 +30,7 @@ class LocalCopy:
 
     def __init__(self, manifest: Manifest, role: Role, files: Sequence[Path]) -> None:
         self._encoders, self._data, self._files = manifest.encoders, manifest.job(role), files
+        self._embedded = manifest.text == "precomputed"
 
     def __len__(self) -> int:
         return self._rows.num_rows
@@ -60,22 +62,20 @@ class LocalCopy:
 
     @cached_property
     def _rows(self) -> pa.Table:
-        """Key, lowest timestep, trained preset, and the row's place in each kind of column, in the files' order."""
-        tables = [with_counts(pq.read_table(file, columns=_present(file))) for file in self._files]
+        """Key, lowest timestep, trained preset, and the row's place in each kind of column or its texts, in the files' order."""
+        facts = FACTS if self._embedded else [*FACTS, *TEXT_COLUMNS]
+        tables = [with_counts(pq.read_table(file, columns=_present(file, facts))) for file in self._files]
         rows = pa.concat_tables([table.filter(pa.array(self._mask(table))) for table in tables])
         trained = np.asarray(self._data.trained, np.int64)
         preset = trained[np.asarray(rows["preset"])]
-        styled, captions = np.asarray(rows["styled"]), np.asarray(rows[COUNTS], np.int64)
-        styled_captions = captions * styled
+        texts = _places(rows) if self._embedded else {name: rows[name] for name in TEXT_COLUMNS}
         return pa.table(
             {
                 "key": rows["key"],
                 "min_timestep": np.asarray(rows["min_timestep"], np.int64),
                 "preset": preset,
                 "slot": _count_equal(preset),
-                "text": np.cumsum(captions) - captions,
-                "style": np.where(styled, np.cumsum(styled_captions) - captions, -1),
-                COUNTS: captions,
+                **texts,
             }
         )
 
@@ -93,8 +93,13 @@ class LocalCopy:
                 columns[f"lower-{preset}"] = count, shape
             if self._data.view.control is not None:
                 columns[f"control-{preset}"] = count, (height, packed_width(width))
-        captions = np.asarray(self._rows[COUNTS])
+        return columns | (self._embeddings() if self._embedded else {})
+
+    def _embeddings(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """The columns of embeddings among those of `_columns`."""
+        encoders, captions = self._encoders, np.asarray(self._rows[COUNTS])
         styled = captions[np.asarray(self._rows["style"]) >= 0]
+        columns: dict[str, tuple[int, tuple[int, ...]]] = {}
         for name, rows in (("", int(captions.sum())), ("styled_", int(styled.sum()))):
             columns[f"{name}tokens"] = rows, (len(LANGUAGES), encoders.max_tokens, encoders.context_channels)
             columns[f"{name}pooled"] = rows, (len(LANGUAGES), encoders.pooled_channels)
@@ -108,7 +113,7 @@ class LocalCopy:
                 values = rows[kind].to_pylist()
                 for preset in np.unique(presets).tolist():
                     yield f"{kind}-{preset}", [values[i] for i in np.flatnonzero(presets == preset)]
-        for kind in ("tokens", "pooled"):
+        for kind in ("tokens", "pooled") if self._embedded else ():
             size = 2 * int(np.prod(self._columns[kind][1][1:]))
             yield kind, _in_turn([rows[f"{kind}_{language}"].to_pylist() for language in LANGUAGES], size)
             if f"{kind}_styled_en" in rows.column_names:
@@ -116,8 +121,15 @@ class LocalCopy:
                 yield f"styled_{kind}", _in_turn(styled, size)
 
 
-def _present(file: Path) -> list[str]:
-    return [name for name in FACTS if name in pq.read_schema(file).names]
+def _present(file: Path, names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in pq.read_schema(file).names]
+
+
+def _places(rows: pa.Table) -> dict[str, np.ndarray]:
+    """Where the first caption of each row lies in the columns of embeddings and of styled ones, and how many it has."""
+    styled, captions = np.asarray(rows["styled"]), np.asarray(rows[COUNTS], np.int64)
+    places = np.cumsum(captions) - captions, np.where(styled, np.cumsum(captions * styled) - captions, -1)
+    return {"text": places[0], "style": places[1], COUNTS: captions}
 
 
 def with_counts(rows: pa.Table) -> pa.Table:

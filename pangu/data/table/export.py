@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pangu.config import Frozen
-from pangu.data.captions import LANGUAGES, MORE
+from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.table.delta import data_files, latest_version, read_rows
 from pangu.data.table.schema import PARTITION, SCHEMA, SCORES, with_nulls
 from pangu.data.table.store import TableStore
@@ -52,7 +52,7 @@ def export_webdataset(
 
     Readers take the names and types of all samples from the first ones. So EXT is that of the first image throughout, whatever
     the others are (readers look at the bytes), and every field of the JSON has one type: missing text is "", and scores and
-    captions, of which a row may have any number, are lists.
+    captions, of which a row may have any number, are lists; keywords lie between |, as cards read them.
 
     Raises:
         UserError: no such version, or the folder holds other archives.
@@ -142,7 +142,9 @@ def _write_archive(path: Path, rows: list[dict[str, Any]], kind: str) -> None:
 
 def _facts(row: dict[str, Any]) -> dict[str, Any]:
     """What the JSON beside an image says: every field of one type in every row."""
-    facts = {name: value for name, value in row.items() if name not in ("image", *NUMBERS, *MORE.values())}
+    left_out = ("image", *NUMBERS, *MORE.values(), *KEYWORDS.values())
+    facts = {name: value for name, value in row.items() if name not in left_out}
+    facts |= {name: "|".join(row[name] or ()) for name in KEYWORDS.values()}
     for name, value in facts.items():
         if value is None or isinstance(value, bytes):
             facts[name] = "" if value is None else value.hex()

@@ -1,5 +1,7 @@
 """The columns of a dataset table: names, types and meanings. Knows nothing of files or of where rows come from."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -41,12 +43,22 @@ SCORES = [
     ("aesthetic", pa.float32()),  # null: not measured
 ]
 CAPTIONS = [(name, pa.list_(pa.string())) for name in MORE.values()]  # beside caption_en, caption_zh; null: none
-WORDS = [(name, pa.list_(pa.string())) for name in KEYWORDS.values()]  # what the image may also be asked for by; null: none
+WORDS = [
+    (name, pa.list_(pa.string())) for name in KEYWORDS.values()
+]  # what the image may also be asked for by; null: none
 SCHEMA = pa.schema([*IMAGE, *SCORES, *CAPTIONS, *WORDS])
 """Tables from before a column was added lack it, and read as null."""
 STORED = SCHEMA
 """What a file holds. The partition stands in its path as well; files from before it did not say it themselves."""
 FACTS = [name for name in SCHEMA.names if name != "image"]
+
+
+def with_lacking(rows: pa.Table, names: Iterable[str]) -> pa.Table:
+    """The same rows with those of the named columns that they are too old for; null there."""
+    for name in names:
+        if name not in rows.column_names:
+            rows = rows.append_column(SCHEMA.field(name), pa.nulls(rows.num_rows, SCHEMA.field(name).type))
+    return rows
 
 
 def with_nulls(rows: pa.Table) -> pa.Table:

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 from urllib.parse import quote
@@ -10,11 +10,13 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from pangu.serve.api.requests import ImageRequest, OutputFormat
-from pangu.serve.drawing.messages import Job, Partial, Pictures, Unread
+from pangu.serve.drawing.messages import Job, Partial, Pictures
 from pangu.serve.errors import ErrorDetail, withheld
 
 Kind = Literal["image_generation", "image_edit"]
 """The first half of OpenAI's event names."""
+NAMED = 5
+"""Words of a warning."""
 
 
 class ReleaseName(BaseModel):
@@ -44,6 +46,13 @@ class UnreadText(BaseModel):
     max_tokens: int
 
 
+class UnknownWords(BaseModel):
+    """A text of which the text encoders do not know the greater part; the picture has little to do with it."""
+
+    param: str = Field(description="The field of the request")
+    words: list[str] = Field(description="Those that no encoder knows, each once")
+
+
 class Facts(BaseModel):
     """What PanGu says about every answer, beside what OpenAI defines."""
 
@@ -57,7 +66,10 @@ class Facts(BaseModel):
         description="The body that draws the same images again; files have to be sent along"
     )
     unread: list[UnreadText] = Field([], description="Text that was cut off because the encoders read no further")
-    warnings: list[str] = Field([], description="Fields that were accepted and changed nothing, and other sizes")
+    unknown: list[UnknownWords] = Field([], description="Texts that are for the greater part of unknown words")
+    warnings: list[str] = Field(
+        [], description="Fields that were accepted and changed nothing, other sizes, and texts of unknown words"
+    )
     structure_cached: bool = Field(description="The structure half was found in the cache")
     partners: list[str] = Field(description="Who drew along")
     seconds: dict[str, float] = Field(description="Wall-clock seconds per stage")
@@ -85,7 +97,8 @@ def facts_of(asked: ImageRequest, job: Job, pictures: Pictures) -> Facts:
         steps=dict(pictures.role_steps),
         request=request,
         unread=[UnreadText(**asdict(each)) for each in pictures.unread],
-        warnings=asked.warnings + _other_size(asked, pictures),
+        unknown=[UnknownWords.model_validate(asdict(each)) for each in pictures.unknown],
+        warnings=asked.warnings + _other_size(asked, pictures) + _unknown_words(pictures),
         structure_cached=pictures.cached,
         partners=list(pictures.partners),
         seconds={stage: round(value, 4) for stage, value in pictures.seconds.items()},
@@ -99,13 +112,29 @@ def _other_size(asked: ImageRequest, pictures: Pictures) -> list[str]:
     return [f"size {asked.size} is not drawn here; the nearest one is, {drawn}."]
 
 
-def header_of(unread: Iterable[Unread]) -> dict[str, str]:
-    """`X-PanGu-Unread: prompt=21, texture.prompt=3`: characters of each field that an encoder did not read; none if all was."""
+def _unknown_words(pictures: Pictures) -> list[str]:
+    said = []
+    for each in pictures.unknown:
+        words = ", ".join(each.words[:NAMED]) + (", ..." if len(each.words) > NAMED else "")
+        said.append(f"{each.param} is for the greater part of words that this model does not know ({words}).")
+    return said
+
+
+def headers_of(message: Partial | Pictures) -> dict[str, str]:
+    """What of the texts had no effect, by field: characters that were not read, and unknown words; none if there are none.
+
+    `X-PanGu-Unread: prompt=21, texture.prompt=3` and `X-PanGu-Unknown: prompt=2`.
+    """
     longest: dict[str, int] = {}
-    for each in unread:
+    for each in message.unread:
         longest[each.param] = max(longest.get(each.param, 0), len(each.text))
-    text = ", ".join(f"{quote(param)}={count}" for param, count in longest.items())
-    return {"X-PanGu-Unread": text} if text else {}
+    unknown = {each.param: len(each.words) for each in message.unknown}
+    headers = {"X-PanGu-Unread": longest, "X-PanGu-Unknown": unknown}
+    return {
+        name: ", ".join(f"{quote(param)}={count}" for param, count in counts.items())
+        for name, counts in headers.items()
+        if counts
+    }
 
 
 def answer_of(asked: ImageRequest, job: Job, pictures: Pictures, url_of: Callable[[bytes, str], str]) -> ImageResponse:
@@ -152,6 +181,7 @@ def events_of(kind: Kind, asked: ImageRequest, job: Job, message: Partial | Pict
             "partial_image_index": message.index,
             "size": asked.size,
             **({"unread": [asdict(each) for each in message.unread]} if message.unread else {}),
+            **({"unknown": [asdict(each) for each in message.unknown]} if message.unknown else {}),
         }
     else:
         own = {"type": f"{kind}.completed", "size": size_of(message), **facts_of(asked, job, message).model_dump()}

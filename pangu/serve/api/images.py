@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from pangu.serve.api import refusals
-from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of, header_of
+from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of, headers_of
 from pangu.serve.api.bodies import form_of, limited_body
 from pangu.serve.api.files import ImageFiles, address_of
 from pangu.serve.api.jobs import job_of
@@ -120,7 +120,7 @@ async def _answer(
         _count(metrics, pictures)
         base_url = address_of(request)
         answer = answer_of(asked, job, pictures, lambda file, kind: served.files.url_of(file, kind, base_url))
-        headers = header_of(pictures.unread)
+        headers = headers_of(pictures)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
     messages = studio.watch(job, channel)
     # Whatever is refused is refused with its status, before the first byte of the stream.
@@ -145,7 +145,7 @@ async def _answer(
             refusals.count(metrics, error)
             yield server_sent("error", error.body.model_dump())
 
-    stream = EventStream(events(), messages, stack.pop_all(), metrics, header_of(first.unread))
+    stream = EventStream(events(), messages, stack.pop_all(), metrics, headers_of(first))
     return stream
 
 

@@ -23,6 +23,7 @@ from pangu.serve.drawing.pool import Loader, Pool, glimpse_steps
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.shelf import Shelf
 from pangu.serve.drawing.structure import generators_of, resolved
+from pangu.serve.drawing.unknown import unknown_in
 from pangu.serve.drawing.unread import unread_in
 from pangu.serve.drawing.worker import Worker
 from pangu.serve.errors import printable
@@ -154,7 +155,7 @@ def cooperate(
 
     clock = time.perf_counter()
     job = resolved(pipeline, pipeline.scheduler, job)
-    job = replace(job, unread=unread_in(pipeline, job))
+    job = replace(job, unread=unread_in(pipeline, job), unknown=unknown_in(pipeline, job))
     assert job.width_height is not None and job.steps is not None and job.guidance_scale is not None
     (width, height), steps = job.width_height, job.steps
     role_steps = steps_of_halves(pipeline.scheduler, steps, pipeline.boundary)
@@ -166,7 +167,8 @@ def cooperate(
         if show is not None and step + 1 in when:
             with suppress(NotFinite):
                 seen = decoded(pipeline, tensors["clean_latents"])
-                show(Partial(when.index(step + 1), files_of(seen, job, {}, moderator)[0], job.unread))
+                files = files_of(seen, job, {}, moderator)[0]
+                show(Partial(when.index(step + 1), files, job.unread, job.unknown))
         return {}
 
     try:
@@ -205,6 +207,7 @@ def cooperate(
         seconds,
         partners=job.coop.partners if job.coop else (),
         unread=job.unread,
+        unknown=job.unknown,
     )
 
 

@@ -77,6 +77,7 @@ def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Modera
         handoff.company,
         handoff.cached,
         unread=job.unread,
+        unknown=job.unknown,
     )
 
 
@@ -105,7 +106,8 @@ def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse, moderator: Moderator)
         images = decoded(pipeline, glimpse.latents_bchw)
     except NotFinite:
         return Partial(glimpse.index, [])
-    return Partial(glimpse.index, files_of(images, glimpse.job, {}, moderator)[0], glimpse.job.unread)
+    job = glimpse.job
+    return Partial(glimpse.index, files_of(images, job, {}, moderator)[0], job.unread, job.unknown)
 
 
 def decoded(pipeline: "PanGuDrawPipeline", latents_bchw: "Tensor") -> list[Any]:

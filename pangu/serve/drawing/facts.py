@@ -48,6 +48,7 @@ def facts_of(release: Release, job: Job, scheduler: str, role_steps: Mapping[Rol
         "scheduler": scheduler,
         **{f"{role}_steps": str(count) for role, count in role_steps.items()},
         **({"unread": _json([asdict(each) for each in job.unread])} if job.unread else {}),
+        **({"unknown": _json([asdict(each) for each in job.unknown])} if job.unknown else {}),
         **files_in(job),
         "pair_version": str(release.pair_version),
         "structure_version": str(release.structure_version),

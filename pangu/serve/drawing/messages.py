@@ -94,6 +94,14 @@ class Unread:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """A text of the request of which no text encoder knows the greater part. words: those that none knows, each once."""
+
+    param: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TextureJob:
     """What differs below the boundary. None means: as above it."""
 
@@ -149,6 +157,8 @@ class Job:
     partial_images: int = 0
     unread: tuple[Unread, ...] = ()
     """What the text encoders of the release cut off; filled in when the structure half begins."""
+    unknown: tuple[Unknown, ...] = ()
+    """Texts that they hardly know; filled in at the same time."""
 
     def seed_of(self, image: int) -> int:
         """The seed that alone draws image number `image` again, in [0, 2**32)."""
@@ -202,6 +212,7 @@ class Partial:
     index: int
     files: list[bytes | None]
     unread: tuple[Unread, ...] = ()
+    unknown: tuple[Unknown, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,6 +233,7 @@ class Pictures:
     cached: bool = False
     partners: tuple[str, ...] = ()
     unread: tuple[Unread, ...] = ()
+    unknown: tuple[Unknown, ...] = ()
 
 
 class RequestError(UserError):

@@ -135,8 +135,8 @@ def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
     # The constructor checks the contracts of both generators, whichever of them is loaded here.
     pipeline = PanGuDrawPipeline.from_pretrained(release.folder, use_safetensors=True, local_files_only=True, **absent)
     pipeline.set_progress_bar_config(disable=True)
-    # Answers say what was cut; nobody's prompt belongs in the log of a server.
-    pipeline.warns_of_truncation = False
+    # Answers say what was cut or unknown; nobody's prompt belongs in the log of a server.
+    pipeline.warns_of_text = False
     device = best_device()
     return pipeline.to(device) if device != "cpu" else pipeline
 

@@ -15,6 +15,7 @@ from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Received, Releas
 from pangu.serve.drawing.pool import Loader, Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.steps import Watcher
+from pangu.serve.drawing.unknown import unknown_in
 from pangu.serve.drawing.unread import unread_in
 from pangu.serve.drawing.worker import Worker
 
@@ -197,7 +198,7 @@ def prepare(towers: Towers, job: Job) -> Prepared:
     with torch.inference_mode():
         above = towers.encode(job.prompt, job.negative_prompt, job.styles, job.images, "style")
         below = above if _same_text(job) else _texture_text(towers, job)
-    unread = unread_in(pipeline, job)
+    job = replace(job, unread=unread_in(pipeline, job), unknown=unknown_in(pipeline, job))
     text_s = time.perf_counter() - clock
     with refusing("lora_scales"):
         trajectory = pipeline.start(
@@ -210,9 +211,7 @@ def prepare(towers: Towers, job: Job) -> Prepared:
             lora_scales=job.lora_scales,
             scheduler=scheduler,
         )
-    return Prepared(
-        replace(job, unread=unread), trajectory, below.to(trajectory.latents_bchw.device), (width, height), text_s
-    )
+    return Prepared(job, trajectory, below.to(trajectory.latents_bchw.device), (width, height), text_s)
 
 
 def resolved(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:

@@ -26,17 +26,23 @@ def unread_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unread, ...]:
 
 def captions_of(job: Job, prefixes: Mapping[str, str]) -> dict[str, str]:
     """Field of the request -> the caption that the encoders are asked to read for it; styles put their prefix before a prompt."""
-    own = job.texture
-    texts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
-    texts |= {"texture.prompt": own.prompt, "texture.negative_prompt": own.negative_prompt}
+    own, texts = job.texture, texts_of(job)
     texts |= _styled("style", job.styles, job.prompt, prefixes)
     if own.prompt is not None or own.styles is not None:
         styles, prompt = (job.styles if own.styles is None else own.styles), own.prompt or job.prompt
         texts |= _styled("texture.style", styles, prompt, prefixes)
+    return texts
+
+
+def texts_of(job: Job) -> dict[str, str]:
+    """Field of the request -> the text that the client wrote into it, where there is one."""
+    own = job.texture
+    texts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
+    texts |= {"texture.prompt": own.prompt, "texture.negative_prompt": own.negative_prompt}
     return {param: text for param, text in texts.items() if text}
 
 
-def _styled(field: str, styles: Mapping[str, float], prompt: str, prefixes: Mapping[str, str]) -> dict[str, str | None]:
+def _styled(field: str, styles: Mapping[str, float], prompt: str, prefixes: Mapping[str, str]) -> dict[str, str]:
     from pangu.models.text import styled_caption
 
     read = [name for name, scale in styles.items() if scale != 0 and name in prefixes]

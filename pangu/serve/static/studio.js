@@ -14,17 +14,19 @@ function speak() {
   propose();
 }
 
-// A few captions that the pair was trained on, in the language of the page; one that is pressed becomes the prompt.
+// A few texts that the pair draws, in the language of the page, every other one in a style; what is pressed is asked for.
 function propose() {
   const texts = (model && model.prompts && model.prompts[language]) || [];
   const few = [...texts].sort(() => Math.random() - 0.5).slice(0, 6);
   $("proposed").hidden = few.length === 0;
   for (const old of $("proposed").querySelectorAll("button")) old.remove();
-  for (const text of few) {
+  few.forEach((text, place) => {
+    const style = (place % 2 && model.styles.length) ? model.styles[Math.floor(Math.random() * model.styles.length)] : "";
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
-    button.addEventListener("click", () => { $("prompt").value = text; $("prompt").focus(); });
+    if (style) button.append(Object.assign(document.createElement("small"), { textContent: ` ${style}` }));
+    button.addEventListener("click", () => { $("prompt").value = text; setStyles(style ? { [style]: 1 } : {}); $("prompt").focus(); });
     $("proposed").append(button);
-  }
+  });
 }
 
 function showRelease(release) {
@@ -54,7 +56,9 @@ async function load() {
   set("guidance", model.guidance_scale);
   set("strength", 0.5);
   $("styles").hidden = model.styles.length === 0;
-  for (const style of model.styles) $("styles").append(...slider(`style-${style}`, style));
+  $("style-choice").replaceChildren(...["", ...model.styles].map(chip));
+  $("style-mix").replaceChildren(...model.styles.flatMap((style) => slider(`style-${style}`, style)));
+  setStyles({});
   showRelease(model);
   $("coop").hidden = model.partners.length === 0;
   for (const name of model.partners) $("partners").append(choice(name));
@@ -76,6 +80,28 @@ function choice(name) {
   label.className = "check";
   label.append(input, name);
   return label;
+}
+
+// One style of the picker; the first, without a name, is the pair's own way of drawing.
+function chip(style) {
+  const label = document.createElement("label"), input = document.createElement("input"), text = document.createElement("span");
+  Object.assign(input, { type: "radio", name: "style", value: style });
+  if (style) text.textContent = style;
+  else text.dataset.word = "plain";
+  input.addEventListener("change", () => setStyles(style ? { [style]: 1 } : {}));
+  label.append(input, text);
+  return label;
+}
+
+// Scales of styles, in the sliders and the picker: a mixture is none of its choices.
+function setStyles(scales) {
+  for (const name of model.styles) set(`style-${name}`, scales[name] || 0);
+  pick();
+}
+
+function pick() {
+  const used = Object.keys(styles());
+  for (const input of document.querySelectorAll("[name=style]")) input.checked = used.length < 2 && input.value === (used[0] || "");
 }
 
 function set(id, value) {
@@ -181,10 +207,12 @@ function take(event, body) {
   remember(source, event, body);
 }
 
-// What of the texts was too long to be read, as one sentence; nothing if all was read.
+// What of the texts was too long to be read or is unknown, in a sentence each; nothing if there is no such thing.
 function unread(event) {
   const texts = new Set((event.unread || []).map((cut) => `${cut.param}: “…${cut.text}”`));
-  return texts.size ? word("unread", { t: [...texts].join(" ") }) : "";
+  const words = (event.unknown || []).flatMap((text) => text.words);
+  return [texts.size && word("unread", { t: [...texts].join(" ") }), words.length && word("unknown", { w: words.slice(0, 8).join(" · ") })]
+    .filter(Boolean).join(" ");
 }
 
 function remember(source, event, body) {
@@ -194,6 +222,8 @@ function remember(source, event, body) {
   const asked = event.request, half = asked.texture || {};
   const both = (name) => half[name] === undefined || half[name] === asked[name] ? asked[name] : `${asked[name]}/${half[name]}`;
   facts.textContent = `${event.size} · ${both("num_inference_steps")} · ${both("guidance_scale")} · ${event.seed} · v${event.release.pair_version}`;
+  const used = Object.entries(body.texture?.style || body.style || {}).map(([name, scale]) => ` · ${name}${scale === 1 ? "" : ` ${scale}`}`);
+  facts.textContent += used.join("");
   caption.append(body.texture?.prompt || body.prompt, facts);
   if (unread(event)) caption.append(Object.assign(document.createElement("small"), { className: "unread", textContent: unread(event) }));
   buttons.append(button("reuse", () => reuse(body, event)));
@@ -226,7 +256,7 @@ function reuse(body, event) {
   set("guidance", own.guidance_scale);
   set("seed", event.seed);
   set("scheduler", body.scheduler || "");
-  for (const name of model.styles) set(`style-${name}`, own.style?.[name] || 0);
+  setStyles(own.style || {});
   $("lock").checked = true;
   if (body.texture) keepLayout(body, event);
   $("prompt").focus();
@@ -255,6 +285,7 @@ function complain(message) {
 
 $("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
 $("form").addEventListener("input", (event) => { const output = $(`${event.target.id}-value`); if (output) output.value = event.target.value; });
+$("style-mix").addEventListener("input", pick);
 $("stop").addEventListener("click", () => running?.abort());
 $("release-layout").addEventListener("click", letGo);
 $("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; localStorage.setItem("language", language); speak(); });

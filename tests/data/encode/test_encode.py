@@ -13,7 +13,7 @@ from pangu.data.encode.encoded import Manifest, check_encoded, parts
 from pangu.data.encode.fidelity import LOST_BELOW_DB
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import load_rows
+from pangu.data.rows.batches import Caption, load_rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
@@ -69,7 +69,7 @@ def test_latents_and_embeddings_are_those_of_the_row(encoded) -> None:
     index = rows.keys.index(row(one, False)["key"])
     captions = [one.caption_en, one.caption_zh, ""]
     tokens, pooled = embed_captions([load_text_tower(tiny().text_encoders[0])], captions, tiny().max_tokens)
-    found = rows.captions([index] * 3, [0, 1, -1])
+    found = rows.captions([index] * 3, list(map(Caption, (0, 1, -1))))
     torch.testing.assert_close(found[0].float(), tokens, atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(found[1].float(), pooled, atol=1e-2, rtol=1e-2)
     pixels = decode_latents(load_autoencoder(tiny().autoencoder), rows.latents([index]).float())
@@ -188,7 +188,9 @@ def test_styled_rows_get_their_captions_under_the_prefix_of_their_style_too(tmp_
         if style is not None:
             captions = [styled_caption(text, prefixes[style]) for text in (one.caption_en, one.caption_zh)]
             tokens, _ = embed_captions(towers, captions, tiny().max_tokens)
-            torch.testing.assert_close(rows.captions([index] * 2, [2, 3])[0].float(), tokens, atol=1e-2, rtol=1e-2)
+            torch.testing.assert_close(
+                rows.captions([index] * 2, [Caption(2), Caption(3)])[0].float(), tokens, atol=1e-2, rtol=1e-2
+            )
 
 
 def test_a_style_that_the_recipe_does_not_know_is_refused_unless_it_knows_none(tmp_path) -> None:
@@ -236,7 +238,7 @@ def test_a_missing_caption_is_the_other_languages(tmp_path) -> None:
     home, one = Home(tmp_path), selection(12)[0]
     version = commit_rows(home, [row(one, False, caption_zh="")])
     rows = load_rows(home.encoded(NAME, encode(NAME, version, tiny(), home).encode_id), "texture")
-    assert torch.equal(rows.captions([0], [0])[0], rows.captions([0], [1])[0])
+    assert torch.equal(rows.captions([0], [Caption(0)])[0], rows.captions([0], [Caption(1)])[0])
 
 
 def test_held_out_rows_are_encoded_but_not_trained(tmp_path) -> None:

@@ -22,6 +22,8 @@ LISTINGS = st.lists(
             "caption_zh": CAPTIONS,
             "more_captions_en": MORE_CAPTIONS,
             "more_captions_zh": MORE_CAPTIONS,
+            "keywords_en": MORE_CAPTIONS,
+            "keywords_zh": MORE_CAPTIONS,
             "sha256": st.sampled_from("abcdef"),
             "ingest": st.sampled_from(["", "earlier"]),
             "shard": st.integers(0, 3),
@@ -49,6 +51,7 @@ def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes:
     kept: dict[tuple[str, int], list[int]] = {}
     dropped, seen = Counter[str](), set[str]()
     captions: dict[tuple[str, str], list[str]] = {}
+    words: dict[tuple[str, str], list[str]] = {}
     for number, row in enumerate(rows):
         if row["reason"]:
             continue
@@ -57,6 +60,7 @@ def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes:
             continue
         for language in ("en", "zh"):
             captions.setdefault((row["sha256"], language), []).extend(captions_of(row, language))
+            words.setdefault((row["sha256"], language), []).extend(row[f"keywords_{language}"] or [])
         if row["sha256"] in seen:
             dropped["duplicate"] += 1
         else:
@@ -70,6 +74,7 @@ def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes:
         for language in ("en", "zh"):
             merged = dict.fromkeys(captions[row["sha256"], language])
             assert list(dict.fromkeys(captions_of(row, language))) == list(merged)
+            assert (row[f"keywords_{language}"] or []) == list(dict.fromkeys(words[row["sha256"], language]))
 
 
 def test_the_languages_of_rows_of_equal_bytes_come_together() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pangu.data.encode.encoded import parts
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import load_rows
+from pangu.data.rows.batches import Caption, load_rows
 from pangu.data.rows.local_cache import Column, cache_folder, made_once, mapped
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -57,7 +57,7 @@ def test_rows_encoded_before_there_could_be_several_captions_have_one(folder, in
         pq.write_table(pq.read_table(part).drop_columns(["captions"]), part)
     before, now = load_rows(older, "structure"), load_rows(folder, "structure")
     assert before.captions_n.tolist() == now.captions_n.tolist() == [1] * len(now)
-    everything = range(len(now)), [0, 1, -1, *([0] * (len(now) - 3))]
+    everything = range(len(now)), [Caption(variant) for variant in (0, 1, -1, *([0] * (len(now) - 3)))]
     assert all(map(torch.equal, before.captions(*everything), now.captions(*everything)))
 
 
@@ -73,7 +73,7 @@ def test_every_row_is_to_the_bit_what_the_files_hold(folder, in_memory) -> None:
         assert torch.equal(latents, stored(in_memory, "latents", row, latents.shape))
         names = ["en", "zh", *(["styled_en", "styled_zh"] if rows.styled_n[row] else [])]
         for variant, name in enumerate(names):
-            tokens, pooled = rows.captions([row], [variant])
+            tokens, pooled = rows.captions([row], [Caption(variant)])
             assert torch.equal(tokens[0], stored(in_memory, f"tokens_{name}", row, tokens.shape[1:]))
             assert torch.equal(pooled[0], stored(in_memory, f"pooled_{name}", row, pooled.shape[1:]))
 
@@ -86,8 +86,8 @@ def test_a_batch_is_its_rows_in_the_order_asked_for(folder, data) -> None:
     bucket = torch.nonzero(rows.preset_n == preset).flatten().tolist()
     chosen = data.draw(st.lists(st.sampled_from(bucket), min_size=1, max_size=6))
     variants = [data.draw(st.sampled_from([-1, 0, 1, *([2, 3] if rows.styled_n[row] else [])])) for row in chosen]
-    alone = [rows.captions([row], [variant]) for row, variant in zip(chosen, variants, strict=True)]
-    tokens, pooled = rows.captions(chosen, variants)
+    alone = [rows.captions([row], [Caption(variant)]) for row, variant in zip(chosen, variants, strict=True)]
+    tokens, pooled = rows.captions(chosen, list(map(Caption, variants)))
     assert torch.equal(tokens, torch.cat([one for one, _ in alone]))
     assert torch.equal(pooled, torch.cat([one for _, one in alone]))
     assert torch.equal(rows.latents(chosen), torch.cat([rows.latents([row]) for row in chosen]))

@@ -21,23 +21,29 @@ UNTRAINED_TEMPLATES: dict[str, tuple[str, ...]] = {
 """Six in each language, written down before the first step of training with templates; the figures of understanding use them."""
 
 _OPENINGS_EN = (
-    "a picture of", "a drawing of", "an image of", "an icon of", "an emoji of", "a photo of", "a painting of", "the picture of",
-    "picture of", "drawing of", "image of", "photo of", "draw", "draw me", "paint", "show", "show me", "make", "create", "generate",
-    "give me", "this is", "there is", "that is", "it is", "I want", "we see", "look at", "can you draw", "please draw", "please make",
-    "let me see", "one", "only", "just", "once more",
+    "a picture of", "a drawing of", "an image of", "an icon of", "an emoji of", "a photo of", "a painting of",
+    "the picture of", "picture of", "drawing of", "image of", "photo of", "draw", "draw me", "paint", "show",
+    "show me", "make", "create", "generate", "give me", "this is", "there is", "that is", "it is", "I want", "we see",
+    "look at", "can you draw", "please draw", "please make", "let me see", "one", "only", "just", "once more",
 )  # fmt: skip
-_ENDINGS_EN = (".", "!", "?", " on white", " in the middle", " alone", ", nothing else", ", simple", " as an emoji", " now")
+_ENDINGS_EN = (
+    ".", "!", "?", " on white", " in the middle", " alone", ", nothing else", ", simple", " as an emoji", " now",
+)  # fmt: skip
 _OPENINGS_ZH = (
-    "一个", "一只", "一张", "一把", "一条", "一位", "一朵", "一辆", "一棵", "一颗", "一座", "一件", "一台", "一本", "这个", "那个", "这是",
-    "这是一个", "这里有", "有一个", "有", "画", "画一个", "画一只", "画出", "请画", "请画一个", "请给我画", "给我画一个", "给我看", "我要",
-    "我要一个", "我想要一个", "来一张", "生成", "生成一张", "做一个", "看", "一张图片：", "图片：", "帮我生成一个",
+    "一个", "一只", "一张", "一把", "一条", "一位", "一朵", "一辆", "一棵", "一颗", "一座", "一件", "一台", "一本",
+    "这个", "那个", "这是", "这是一个", "这里有", "有一个", "有", "画", "画一个", "画一只", "画出", "请画",
+    "请画一个", "请给我画", "给我画一个", "给我看", "我要", "我要一个", "我想要一个", "来一张", "生成", "生成一张",
+    "做一个", "看", "一张图片：", "图片：", "帮我生成一个",
 )  # fmt: skip
-_ENDINGS_ZH = ("。", "！", "的图片", "的图", "的照片", "的画", "的表情", "的图标", "的样子", "图", "，简单的", "，别的什么都没有")
+_ENDINGS_ZH = (
+    "。", "！", "的图片", "的图", "的照片", "的画", "的表情", "的图标", "的样子", "图", "，简单的",
+    "，别的什么都没有",
+)  # fmt: skip
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "en": (
-        "{a}", "{a}", "the {}", "{}.", "{a}.", "{}!", "{}?", "{plural}", "the {plural}", "some {plural}", "two {plural}", "{turned}",
-        '"{}"', "a {}", "an {}",
+        "{a}", "{a}", "the {}", "{}.", "{a}.", "{}!", "{}?", "{plural}", "the {plural}", "some {plural}", "two {plural}",
+        "{turned}", '"{}"', "a {}", "an {}",
         *(f"{opening} {{a}}" for opening in _OPENINGS_EN),
         *(f"{opening} the {{}}" for opening in _OPENINGS_EN[::4]),
         *(f"{opening} {{}}" for opening in _OPENINGS_EN[1::3]),
@@ -53,6 +59,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         *(f"{opening}{{}}。" for opening in _OPENINGS_ZH[::3]),
     ),
 }  # fmt: skip
-"""What the embedded tower and the starter pair are trained with: articles, number and measure words, marks, requests, plural, order."""
+"""What embedded tower and starter pair are trained with: articles, number and measure words, marks, requests, plural, order."""
 STYLES = {"twemoji": "twemoji", "noto": "noto", "blob": "blob"}
 """Style -> the prefix of its captions; without one, OpenMoji's."""
