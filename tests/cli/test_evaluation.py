@@ -6,7 +6,7 @@ import pytest
 
 from pangu.cli.evaluation import evaluate, templates_from
 from pangu.errors import UserError
-from pangu.starter.language import UNTRAINED_TEMPLATES
+from pangu.sentences import UNTRAINED_TEMPLATES
 
 
 def test_templates_come_from_yaml_json_or_the_embedded_pair_s_judgement(tmp_path: Path) -> None:
