@@ -236,7 +236,7 @@ def _protocol(
     if not 0 < style_scale <= 50:
         raise UserError(f"--style-scale must lie above 0 and at most at 50, not {style_scale}.")
     changes: dict[str, object] = {"prompts_per_language": None if prompts == "all" else int(prompts), "seed": seed}
-    changes |= {"templates": _templates(templates), "keywords": keywords}
+    changes |= {"templates": templates_from(templates), "keywords": keywords}
     if steps is not None:
         changes["num_inference_steps"] = steps
     if guidance is not None:
@@ -262,7 +262,7 @@ def _whole(source: str) -> "PanGuDrawPipeline":
     return pair
 
 
-def _templates(source: str | None) -> dict[str, tuple[str, ...]]:
+def templates_from(source: str | None) -> dict[str, tuple[str, ...]]:
     """Language -> templates: of a file, of the embedded pair's judgement ('untrained'), or none.
 
     Raises:
