@@ -194,7 +194,7 @@ def prepare(towers: Towers, job: Job) -> Prepared:
     scheduler = pipeline.scheduler if job.scheduler is None else named_sampler(job.scheduler, pipeline.scheduler)
     job = resolved(pipeline, scheduler, job)
     assert job.width_height is not None and job.steps is not None and job.guidance_scale is not None
-    width, height = job.width_height
+    (width, height), steps, guidance_scale = job.width_height, job.steps, job.guidance_scale
     with torch.inference_mode():
         above = towers.encode(job.prompt, job.negative_prompt, job.styles, job.images, "style")
         below = above if _same_text(job) else _texture_text(towers, job)
@@ -205,8 +205,8 @@ def prepare(towers: Towers, job: Job) -> Prepared:
             above,
             height=height,
             width=width,
-            num_inference_steps=job.steps,
-            guidance_scale=job.guidance_scale,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
             generators=generators_of(job),
             lora_scales=job.lora_scales,
             scheduler=scheduler,
