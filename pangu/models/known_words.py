@@ -14,8 +14,9 @@ ALONE = ((0x2E80, 0x33FF), (0x3400, 0x9FFF), (0xA960, 0xA97F), (0xAC00, 0xD7FF),
 """Code points of Han, Kana and Hangul, where each character is looked at by itself."""
 BLANKS = "Ġ▁ "
 """How vocabularies write the blank before a word; where it is a piece of its own, it is none of the word."""
-SMALL_VOCABULARY = 512
-"""A vocabulary of so few tokens holds bytes or letters and no words; whatever its tower knows, the tokens do not tell."""
+SMALL_VOCABULARY = 4096
+"""A vocabulary of so few tokens holds bytes, letters and few whole words; whatever its tower knows, they do not tell. By one of
+3,072 that was learnt from 3,944 captions, 12 % of them in English and 23 % in Chinese seemed unknown."""
 MOST_CHARACTERS = 512
 """Of a text that are looked at; towers read no more."""
 LETTERS_OF_ONE = 3

@@ -15,6 +15,13 @@ from pangu.data.wording import worded
 from pangu.models.known_words import MOST_CHARACTERS, unknown_words
 from pangu.sentences import TEMPLATES
 
+
+@pytest.fixture(autouse=True)
+def _small_vocabularies_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those at hand are smaller than any that words are judged by; the rule is the same."""
+    monkeypatch.setattr("pangu.models.known_words.SMALL_VOCABULARY", 512)
+
+
 CAPTIONS = {"en": [one.caption_en for one in catalogue()], "zh": [one.caption_zh for one in catalogue()]}
 EMOJI = [one.text for one in catalogue()]
 FOREIGN = (

@@ -63,6 +63,14 @@ def test_a_shared_keyword_suits_both_but_not_another_style() -> None:
     ]
 
 
+@pytest.mark.parametrize("text", ["red apple", "红苹果", "", "🦊", "ß", "щука"])
+def test_any_text_has_tokens_between_the_marks_of_its_ends(text: str) -> None:
+    tokenizer = build_tokenizer(DRAWINGS)
+    ids = tokenizer(text).input_ids
+    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
+    assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+
+
 def test_han_characters_have_the_same_tokens_wherever_they_stand_and_marks_of_variation_none() -> None:
     tokenizer = build_tokenizer(DRAWINGS)
     apple = tokenizer("苹果", add_special_tokens=False).input_ids

@@ -17,6 +17,13 @@ from pangu.serve.drawing.pictures import facts_in
 from pangu.starter.pair import starter_pair
 from tests.serve.local import LocalServer, serving
 
+
+@pytest.fixture(autouse=True)
+def _small_vocabularies_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those at hand are smaller than any that words are judged by; the rule is the same."""
+    monkeypatch.setattr("pangu.models.known_words.SMALL_VOCABULARY", 512)
+
+
 DRAWN = {
     "template words alone": "a picture of",
     "template words alone, Chinese": "画一个",
