@@ -58,11 +58,8 @@ def evaluate(
     pair_id = pair_digest(structure, texture)
     folder = home.pair(pair_id)
     outcome = folder.with_name(f"{pair_id}-{protocol.digest()}.json")
-    by_prompt = outcome.with_name(outcome.stem + SUFFIX)
-    grid = outcome.with_suffix(".png")
-    if all(path.is_file() for path in (outcome, by_prompt, grid)) and is_whole_pipeline(folder):
-        places = {"pair": str(folder), "sample_grid": str(grid), "prompt_scores": str(by_prompt)}
-        return EvaluateOutcome.model_validate(read_json(outcome) | places).model_copy(update={"already_done": True})
+    if is_whole_pipeline(folder) and (earlier := _earlier(outcome, str(folder))):
+        return earlier
 
     prompts = proposed_prompts(home, dataset, version)
     pair = assemble_pair(structure, texture, recipe, folder, prompts)
@@ -90,9 +87,23 @@ def evaluate_whole(
     check_judges(protocol.metrics, judges)
     pair_id = networks_hash(pair)
     outcome = home.root / "evaluated" / f"{pair_id}-{protocol.digest()}-{dataset}-{version}.json"
-    if outcome.is_file():
-        return EvaluateOutcome.model_validate(read_json(outcome)).model_copy(update={"already_done": True})
+    if earlier := _earlier(outcome, place):
+        return earlier
     return _measured(pair, pair_id, place, home, dataset, version, protocol, judges, report, outcome)
+
+
+def _files(outcome: Path) -> tuple[Path, Path]:
+    """(what every prompt reached, the picture), which lie beside an outcome."""
+    return outcome.with_name(outcome.stem + SUFFIX), outcome.with_suffix(".png")
+
+
+def _earlier(outcome: Path, place: str) -> EvaluateOutcome | None:
+    """The outcome of an earlier evaluation, if all of its files are there; the pair now lies at `place`."""
+    by_prompt, grid = _files(outcome)
+    if not all(path.is_file() for path in (outcome, by_prompt, grid)):
+        return None
+    places = {"pair": place, "sample_grid": str(grid), "prompt_scores": str(by_prompt), "already_done": True}
+    return EvaluateOutcome.model_validate(read_json(outcome) | places)
 
 
 def _measured(
@@ -108,7 +119,7 @@ def _measured(
     outcome: Path,
 ) -> EvaluateOutcome:
     """Draw and measure, and leave the outcome, what every prompt reached, and the picture in files beside each other."""
-    by_prompt, grid = outcome.with_name(outcome.stem + SUFFIX), outcome.with_suffix(".png")
+    by_prompt, grid = _files(outcome)
     pair = ready(pair, protocol)
     material = gather(home, dataset, version, protocol, pair.resolution)
     drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)

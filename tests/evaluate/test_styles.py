@@ -107,6 +107,10 @@ def test_a_whole_pair_is_measured_as_it_is_and_once(styled, protocol, pair) -> N
     assert {"keywords_top5", "templates_top5", "style_accuracy", "outside", "understanding_top5"} <= metrics.keys()
     assert Path(outcome.sample_grid).is_file() and outcome.pair == "somewhere"
     assert evaluate_whole(pair, "somewhere", home, NAME, version, protocol).already_done
+    Path(outcome.prompt_scores).unlink()  # so it is not all there, and is made again
+    again = evaluate_whole(pair, "elsewhere", home, NAME, version, protocol)
+    assert not again.already_done and Path(again.prompt_scores).is_file()
+    assert (again.metrics, again.pair) == (outcome.metrics, "elsewhere")
 
 
 def test_halves_and_the_whole_pipeline_draw_the_same_in_every_style(material, protocol, pair) -> None:

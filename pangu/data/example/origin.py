@@ -42,7 +42,7 @@ class Origin:
     render: what makes the PNG of a drawing at a side in px; another one serves them in another style.
     host: where it listens instead, in a network that has no other way to it.
     packages: a folder of npm's; serves the drawings of the same emoji by every artist in it, too, and lists keywords.
-    in_chalk: lists every drawing in the style "chalk", and some of them as they are.
+    in_chalk: lists the drawings in the style "chalk".
     """
 
     def __init__(
