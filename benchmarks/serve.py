@@ -11,7 +11,6 @@ is compared, so that other work on the machine does not count. The last claims, 
 import argparse
 import json
 import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from pangu.pipelines.assemble import save_pair, untrained_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import recipe
 from pangu.serve.drawing.parts import load_unchecked, release_of
+from pangu.stack.ports import free_port
 
 CROWD = 8
 
@@ -49,9 +49,7 @@ class Server:
 
 @contextmanager
 def serving(pair: Path, **settings: Any) -> Iterator[Server]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"structure": {"threads": 1}, **settings}, file)
         file.flush()
@@ -234,9 +232,7 @@ def mixed_steps(pair: Path, steps: int, rounds: int) -> None:
     settings = {"layout": "one_process", "structure": {"threads": 1}, "max_in_flight": 64, "gateway_cpus": 1}
     lineup = Lineup(champion=release_of(pair)).model_dump(mode="json")
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(build_with(settings, lineup), name="ours", route_prefix="/ours")
     serve.run(batch_of_pipelines(pair), name="batch", route_prefix="/batch")

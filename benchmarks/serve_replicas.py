@@ -8,7 +8,6 @@ rest takes it away; changed settings restart every replica; and no request fails
 
 import argparse
 import json
-import socket
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ from pangu.registry.manifest import Manifest
 from pangu.serve.app import build_with
 from pangu.serve.drawing.messages import Lineup
 from pangu.serve.drawing.parts import release_of
+from pangu.stack.ports import free_port
 
 CROWD = 8
 LAYOUTS = 12
@@ -186,13 +186,11 @@ def main() -> None:
     parser.add_argument("--pair", type=Path, help="pair folder; default: an untrained pair of the tiny recipe")
     parser.add_argument("--steps", type=int, default=12)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
+    with tempfile.TemporaryDirectory() as scratch:
         pair = asked.pair or Path(scratch) / "pair"
         if asked.pair is None:
             save_pair(untrained_pair(tiny(), 0), pair)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+        port = free_port()
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         try:

@@ -7,12 +7,12 @@ import time
 import pytest
 
 from pangu.patience import VARIABLE, patience_s, patiently
+from pangu.stack.ports import free_port
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
+    return free_port()
 
 
 def reach(port: int) -> bool:

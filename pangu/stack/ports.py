@@ -1,6 +1,8 @@
 """Ports of the loopback interface: the customary one where it is free, any free one otherwise."""
 
 import contextlib
+import itertools
+import random
 import socket
 from collections.abc import Mapping
 
@@ -17,15 +19,26 @@ CUSTOMARY = {
 POSTGRES = {"postgres_port": 5432}
 """Only where the stack runs the database itself."""
 
+OTHERS = range(20_000, 32_768)
+"""What replaces a customary port. Ray's workers use those below; the kernel lends those above to whoever connects (RFC 6056), so
+one of them may be gone between this choice and the start of the part, which for `serve_port` is the first deployment."""
+
 
 def choose_ports(customary: bool = True, wanted: Mapping[str, int] = CUSTOMARY) -> dict[str, int]:
     """A port for every part that is wanted. All sockets are held until the last one is chosen, so no two parts get the same."""
     with contextlib.ExitStack() as held:
-        return {name: _reserve(held, port if customary else 0) for name, port in wanted.items()}
+        return {name: _reserve(held, [port] if customary else []) for name, port in wanted.items()}
 
 
-def _reserve(held: contextlib.ExitStack, port: int) -> int:
-    for candidate in (port, 0):
+def free_port() -> int:
+    """One that nothing has, and that is not lent to others either before it is used."""
+    with contextlib.ExitStack() as held:
+        return _reserve(held, [])
+
+
+def _reserve(held: contextlib.ExitStack, first: list[int]) -> int:
+    # Shuffled by the system's own randomness: two stacks that start together do not try the same ones.
+    for candidate in itertools.chain(first, random.SystemRandom().sample(OTHERS, len(OTHERS))):
         listener = held.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with contextlib.suppress(OSError):

@@ -26,6 +26,7 @@ from pangu.data.table.store import TableStore, file_system
 from pangu.data.table.versions import log, show, vacuum
 from pangu.errors import UserError
 from pangu.recipes import tiny
+from pangu.stack.ports import free_port
 from pangu.storage import Home
 from tests.data.ingest.test_local_sources import card, parquet
 from tests.data.table.test_table import ROWS
@@ -37,8 +38,7 @@ ODD = "我的 数据/{a} <b>"
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """A real S3 server on loopback, with one bucket; a process of its own, because deltalake waits for it with the GIL held."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:

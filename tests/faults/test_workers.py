@@ -3,7 +3,6 @@
 import math
 import multiprocessing
 import signal
-import socket
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 
 from pangu.data.encode.stage import encode
 from pangu.planning.calibrate import finished_trainings
+from pangu.stack.ports import free_port
 from pangu.storage import Home, read_json
 from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob
@@ -51,8 +51,7 @@ FORKS.set_forkserver_preload(["tests.faults.train_worker"])
 
 def attempt(job: TrainJob, size: int, killed_at: int = 0, spoilt: int = -1) -> None:
     """Run the job with `size` workers, of which the last is killed at a step; without their peer the others are ended."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     doomed = [killed_at if rank == size - 1 else 0 for rank in range(size)]
     workers = [FORKS.Process(target=main, args=(job, rank, size, port, doomed[rank], spoilt)) for rank in range(size)]
     for worker in workers:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,7 @@ import pytest
 from pangu.errors import UserError
 from pangu.serve.settings import ServeSettings
 from pangu.serve.standalone import serve
-
-
-def free_port() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        return int(chosen.getsockname()[1])
+from pangu.stack.ports import free_port
 
 
 def test_it_says_where_to_draw_once_it_has_drawn_and_ends_at_a_signal(pair_folder: Path) -> None:

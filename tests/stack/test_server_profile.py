@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -21,6 +20,7 @@ from pangu.data.table.delta import latest_version, read_rows
 from pangu.errors import UserError
 from pangu.stack import Stack, databases, down, up
 from pangu.stack.backup import backup, restore
+from pangu.stack.ports import free_port
 from pangu.stack.postgres import data_folder
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
@@ -41,8 +41,7 @@ ROWS = 7
 @pytest.fixture(scope="module")
 def environment() -> Iterator[pytest.MonkeyPatch]:
     """An S3 server with one bucket, and variables that lead there, with marked secrets among them."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (
         subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server,

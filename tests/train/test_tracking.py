@@ -1,10 +1,10 @@
 """MLflow beside a training that nobody answers: nothing waits, and what is missing is said."""
 
-import socket
 from pathlib import Path
 
 import pytest
 
+from pangu.stack.ports import free_port
 from pangu.train.tracking import PAIR, code_digest, flatten, tags_of
 from tests.train.tracked import start, tracked_job, write
 
@@ -12,8 +12,7 @@ from tests.train.tracked import start, tracked_job, write
 def test_without_a_server_nothing_waits_and_one_sentence_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     tracker, history = start(tracked_job(tmp_path))
     write(tracker, history, range(1, 5))
