@@ -20,8 +20,9 @@ from pangu.diffusion.noise import alpha_bars
 from pangu.models.denoisers import build_denoiser
 from pangu.recipes import recipe as named
 from pangu.train.draws import Batch
+from pangu.train.laps import Laps
 from pangu.train.loop import prepared, start
-from pangu.train.meters import Laps, peak_memory_gib
+from pangu.train.meters import peak_memory_gib
 from pangu.train.step import loss_per_sample, train_step
 from pangu.train.world import World
 

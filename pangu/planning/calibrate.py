@@ -34,8 +34,8 @@ from pangu.recipes import recipe as named
 from pangu.storage import Home
 from pangu.train.draws import Batch
 from pangu.train.job import read_job
+from pangu.train.laps import Laps
 from pangu.train.loop import prepared, start
-from pangu.train.meters import Laps
 from pangu.train.spent import SPENT_FILE, read_spent
 from pangu.train.step import train_step
 from pangu.train.world import World

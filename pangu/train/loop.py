@@ -20,8 +20,9 @@ from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
 from pangu.train.checkpoint import CheckpointState, check_same_run, resume, save_checkpoint
 from pangu.train.draws import Batch, Windows, draw_batch, seed_of
+from pangu.train.laps import Laps
 from pangu.train.ledger import Ledger
-from pangu.train.meters import Laps, Meters
+from pangu.train.meters import Meters
 from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
 from pangu.train.skipped import most_skipped, stop, suspects
@@ -76,7 +77,8 @@ def train_loop(
 
     Running it again after a kill continues; the result equals an uninterrupted run, to the bit on CPU. The denoiser comes
     back with its trained weights, and the running means beside it. A step whose loss or gradient norm is not finite changes
-    nothing but the count of such steps; while they follow one another no checkpoint is written but the very last.
+    neither weights nor moments, and is counted; while such steps follow one another no checkpoint is written but the very last.
+    The host waits for the device where a log line or a checkpoint is due, and nowhere else.
 
     continues: learning digests of other recipes whose checkpoints this run goes on from (`pangu.train.continuing`).
 
@@ -121,6 +123,15 @@ def train_loop(
         if hooks.checkpoint is not None:
             hooks.checkpoint(path)
 
+    def settle(in_a_row: int) -> int:
+        """The skipped steps in a row, when all steps so far are known, of which `in_a_row` were before the unknown ones."""
+        for taken in meters.settle():
+            in_a_row = in_a_row + 1 if taken.skipped else 0
+            if in_a_row >= most_skipped(settings, taken.step + 1 == training.steps):
+                names = suspects(rows.keys, world.share(ledger.rows_of(taken.step).tolist())[0], taken.losses)
+                raise UserError(stop(role, taken, in_a_row, names, checkpoints, world.rank == 0))
+        return in_a_row
+
     batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
     in_a_row, save_is_due = 0, False
     laps.begin()
@@ -137,25 +148,21 @@ def train_loop(
             model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
             recipe.execution, laps, world,
         )  # fmt: skip
-        loss, norm, was_skipped = torch.stack([result.loss, result.grad_norm, result.skipped]).tolist()  # the one wait
-        in_a_row = in_a_row + 1 if was_skipped else 0
-        if was_skipped:
-            meters.skip(training.batch_size)
-        else:
-            averages.step()
-            meters.add(loss, norm, training.batch_size, result.losses_b, batch.timestep_b)
+        averages.step()
+        meters.add(step, result, training.batch_size, batch.timestep_b)
         laps.lap("optimizer")
         done = step + 1
         last = done == training.steps
-        if in_a_row >= most_skipped(settings, last):
-            names = suspects(rows.keys, world.share(ledger.rows_of(step).tolist())[0], result.losses_b.tolist())
-            raise UserError(stop(role, step, loss, norm, in_a_row, names, checkpoints, world.rank == 0))
-        if hooks.metrics is not None and (done % settings.log_every == 0 or last):
-            hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
+        log_is_due = done % settings.log_every == 0 or last
         save_is_due |= done % settings.checkpoint_every == 0
-        if world.rank == 0 and (last or (save_is_due and not in_a_row)):
-            save(done)
+        if log_is_due or save_is_due:
+            in_a_row = settle(in_a_row)
+        if hooks.metrics is not None and log_is_due:
+            hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
+        if last or (save_is_due and not in_a_row):
             save_is_due = False
+            if world.rank == 0:
+                save(done)
         if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
             with averages.applied():
                 hooks.sample(done, denoiser.eval())

@@ -1,61 +1,38 @@
-"""What is measured while training runs: loss by timestep, gradient norm, speed, time per part, memory. Knows no MLflow."""
+"""What is measured while training runs: loss by timestep, gradient norm, speed, memory. Knows no MLflow."""
 
 import math
 import resource
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from pangu.diffusion.interval import TimeInterval
+from pangu.train.step import StepResult
 
 
-class Laps:
-    """Seconds spent in each part of the steps since the last `shares`.
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken, told to the host: mean loss and norm over all workers, and this worker's losses, one a sample."""
 
-    A GPU works behind the program's back: there only every `every`-th step is measured, and waited for at each lap.
-    """
-
-    def __init__(self, device: torch.device, every: int = 1) -> None:
-        self._cuda = device.type == "cuda"
-        self._every = every
-        self._seconds: dict[str, float] = defaultdict(float)
-        self._steps = 0
-        self._measured = True
-        self._since = time.perf_counter()
-
-    def begin(self) -> None:
-        """A step begins."""
-        self._measured = not self._cuda or self._steps % self._every == 0
-        self._steps += 1
-        if self._measured:
-            self._wait()
-            self._since = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """What ran since the last lap was `part`."""
-        if self._measured:
-            self._wait()
-            now = time.perf_counter()
-            self._seconds[part] += now - self._since
-            self._since = now
-
-    def shares(self) -> dict[str, float]:
-        """Share of the measured time per part, as `time/PART` in [0, 1], and start again."""
-        total = sum(self._seconds.values()) or 1.0
-        result = {f"time/{part}": seconds / total for part, seconds in self._seconds.items()}
-        self._seconds.clear()
-        return result
-
-    def _wait(self) -> None:
-        if self._cuda:
-            torch.cuda.synchronize()
+    step: int
+    loss: float
+    grad_norm: float
+    skipped: bool
+    losses: Sequence[float]
 
 
 class Meters:
-    """Sums since the last log line, the skipped steps of the whole run, and a slowly forgetting loss for the outcome."""
+    """Sums since the last log line, the skipped steps of the whole run, and a slowly forgetting loss for the outcome.
+
+    What a step leaves stays on the device until `settle`: a loop that asked after every step would make the device idle
+    while the next one is prepared.
+    """
 
     def __init__(
         self, interval: TimeInterval, buckets: int, smoothing_steps: int, device: torch.device, skipped_steps: int = 0
@@ -66,6 +43,7 @@ class Meters:
         self._buckets = min(buckets, interval.high - interval.low)
         self._keep = 1 - 1 / max(1, smoothing_steps)
         self._device = device
+        self._waiting: list[tuple[int, StepResult, Tensor]] = []
         self._reset()
 
     def _reset(self) -> None:
@@ -75,19 +53,36 @@ class Meters:
         self._images = 0
         self._since = time.perf_counter()
 
-    def add(self, loss: float, norm: float, images: int, loss_b: Tensor, timestep_b: Tensor) -> None:
-        """One step: the mean loss and norm over all workers, and this worker's losses by timestep."""
-        self.loss = loss if math.isnan(self.loss) else self._keep * self.loss + (1 - self._keep) * loss
-        self._losses.append(loss)
-        self._norms.append(norm)
+    def add(self, step: int, result: StepResult, images: int, timestep_b: Tensor) -> None:
+        """One step of `images` samples over all workers; timestep_b: this worker's. Nothing is waited for."""
+        self._waiting.append((step, result, timestep_b))
         self._images += images
-        for one, timestep in zip(loss_b.tolist(), timestep_b.tolist(), strict=True):
-            self._of_bucket[self.bucket_of(timestep)].append(one)
 
-    def skip(self, images: int) -> None:
-        """One step from which nothing was learnt: it took its time, and its loss or norm is no number to average."""
-        self.skipped_steps += 1
-        self._images += images
+    def settle(self) -> list[Taken]:
+        """The steps added since the last call, in order, counted and summed from now on: the one wait for the device."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return []
+        # One transfer. Timesteps are whole numbers far below 2^24, which float32 keeps.
+        told = [(r.loss[None], r.grad_norm[None], r.skipped[None], r.losses_b, t) for _, r, t in waiting]
+        numbers = iter(torch.cat([tensor.float() for step in told for tensor in step]).tolist())
+        taken = []
+        for step, result, _ in waiting:
+            loss, norm, skipped = islice(numbers, 3)
+            losses, timesteps = (list(islice(numbers, len(result.losses_b))) for _ in range(2))
+            taken.append(Taken(step, loss, norm, bool(skipped), losses))
+            self._count(taken[-1], timesteps)
+        return taken
+
+    def _count(self, taken: Taken, timesteps: Sequence[float]) -> None:
+        if taken.skipped:  # its loss or norm is no number to average
+            self.skipped_steps += 1
+            return
+        self.loss = taken.loss if math.isnan(self.loss) else self._keep * self.loss + (1 - self._keep) * taken.loss
+        self._losses.append(taken.loss)
+        self._norms.append(taken.grad_norm)
+        for one, timestep in zip(taken.losses, timesteps, strict=True):
+            self._of_bucket[self.bucket_of(int(timestep))].append(one)
 
     def bucket_of(self, timestep: int) -> int:
         """Which of the equal parts of the interval a timestep lies in."""
@@ -101,7 +96,7 @@ class Meters:
         return f"loss/t{first}-{last - 1}"
 
     def metrics(self) -> dict[str, float]:
-        """Means since the last call, images a second over all workers, and peak memory of this worker in GiB.
+        """Means of what has settled since the last call, images a second over all workers, and peak memory of this one in GiB.
 
         `skipped_steps` counts from the beginning of the run. Where all steps were skipped there are no means.
         """

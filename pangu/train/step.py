@@ -12,7 +12,7 @@ from pangu.config import Execution, NoiseSchedule, Optimization
 from pangu.diffusion.noise import add_noise, training_target
 from pangu.models.denoisers import denoise
 from pangu.train.draws import Batch
-from pangu.train.meters import Laps
+from pangu.train.laps import Laps
 from pangu.train.world import World
 
 

@@ -1,12 +1,16 @@
 """What is measured: every timestep in exactly one bucket, shares of time that make a whole, means that are means."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.diffusion.interval import TimeInterval
-from pangu.train.meters import Laps, Meters
+from pangu.train.laps import Laps
+from pangu.train.meters import Meters
+from pangu.train.step import StepResult
 
 CPU = torch.device("cpu")
 
@@ -21,11 +25,20 @@ def test_the_named_timesteps_of_a_bucket_are_those_that_fall_into_it(low: int, w
     assert len(found) == min(buckets, width)
 
 
+def result(loss: float, norm: float, losses: list[float], skipped: bool = False) -> StepResult:
+    return StepResult(*(torch.tensor(value, dtype=torch.float32) for value in (losses, loss, norm, skipped)))
+
+
 def test_losses_by_timestep_are_means_of_their_own_samples() -> None:
     meters = Meters(TimeInterval(500, 1000), 2, 10, CPU)
-    meters.add(2.0, 0.5, 4, torch.tensor([1.0, 3.0, 5.0, 7.0]), torch.tensor([500, 749, 750, 999]))
-    meters.add(4.0, 1.5, 4, torch.tensor([2.0]), torch.tensor([600]))
+    meters.add(7, result(2.0, 0.5, [1.0, 3.0, 5.0, 7.0]), 4, torch.tensor([500, 749, 750, 999]))
+    meters.add(8, result(math.nan, 0.5, [math.nan], skipped=True), 4, torch.tensor([600]))
+    meters.add(9, result(4.0, 1.5, [2.0]), 4, torch.tensor([600]))
+    taken = meters.settle()
+    assert [(one.step, one.skipped, len(one.losses)) for one in taken] == [(7, False, 4), (8, True, 1), (9, False, 1)]
+    assert meters.settle() == []
     metrics = meters.metrics()
+    assert metrics["skipped_steps"] == 1
     assert metrics["loss/t500-749"] == pytest.approx(2.0)
     assert metrics["loss/t750-999"] == pytest.approx(6.0)
     assert (metrics["loss"], metrics["grad_norm"]) == (3.0, 1.0)

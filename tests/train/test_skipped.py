@@ -18,9 +18,9 @@ from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 from pangu.train.checkpoint import latest_checkpoint, whole_checkpoints
 from pangu.train.draws import draw_batch
+from pangu.train.laps import Laps
 from pangu.train.ledger import Ledger
 from pangu.train.loop import Hooks, Trained, initial, start, train_loop
-from pangu.train.meters import Laps
 from pangu.train.step import train_step
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import Killed, averaged, same

@@ -12,8 +12,8 @@ from pangu.config import Execution, NoiseSchedule, Optimization, Recipe
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
 from pangu.train.draws import Batch, draw_batch
+from pangu.train.laps import Laps
 from pangu.train.loop import initial, prepared, start
-from pangu.train.meters import Laps
 from pangu.train.step import min_snr_weight, train_step
 from pangu.train.world import World
 from tests.train.rows import random_rows, small_recipe, smallest_recipe
