@@ -3,7 +3,7 @@
 Utilisation is counted operations (forward and backward) over time and over the peak: the one given with --peak-tflops (989 for a
 dense bf16 H200), or else what a large matrix product reaches on this device in this run.
 
-    python benchmarks/throughput.py --recipe sdxl_half --side 1024 --device cuda --precision bf16 --compile --channels-last
+    python benchmarks/throughput.py --recipe sdxl_half --side 1024 --device cuda --precision bf16 --compile
     python benchmarks/throughput.py --recipe demo --side 96 --batch 32
 """
 

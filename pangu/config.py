@@ -276,7 +276,7 @@ class Execution(Frozen):
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory")
     channels_last: bool = Field(False, description="Memory layout that tensor cores like")
-    compile: bool = Field(False, description="torch.compile the denoiser; one graph per preset")
+    compile: bool = Field(False, description="torch.compile each block of the denoiser; one graph per block and preset")
     prefetch: int = Field(2, ge=0, description="Batches drawn ahead by a background thread; 0 draws them in turn")
     latents: Literal["precomputed", "on_the_fly"] = Field(
         "precomputed", description="Encode once before training, or in the loop from the images"

@@ -15,6 +15,7 @@ from pangu.data.rows.batches import Caption, Rows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
+from pangu.models.compiled import compile_blocks
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
@@ -209,5 +210,6 @@ def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
         denoiser.enable_gradient_checkpointing()
     if execution.channels_last:
         denoiser.to(memory_format=torch.channels_last)
-    model = DistributedDataParallel(denoiser) if world.size > 1 else denoiser
-    return torch.compile(model) if execution.compile else model
+    if execution.compile:
+        compile_blocks(denoiser)
+    return DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if world.size > 1 else denoiser
