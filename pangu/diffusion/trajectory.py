@@ -74,6 +74,7 @@ class Trajectory:
     """The state between two steps. Self-contained: it can be handed to another process and continued there.
 
     latents_bchw: (B, C, H, W) float32 at the noise level of `timesteps[step]`, or clean once step == len(timesteps).
+    timesteps:    (N,), on the CPU wherever the latents are: who comes next is decided by them, and no step waits for a device.
     scheduler:    carries its own history, so schedulers of any order survive a hand-off.
     generators:   one noise source per image, or None where the scheduler adds no noise.
     presets:      per role, the index in that generator's OWN list of resolution presets, which conditions its denoiser.
@@ -114,21 +115,20 @@ class Trajectory:
         return replace(
             self,
             latents_bchw=self.latents_bchw.to(device),
-            timesteps=self.timesteps.to(device),
             scheduler=transferred(self.scheduler, device),
             conditioning=self.conditioning.to(device),
         )
 
 
 Denoiser = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(noisy_bchw, timestep_b, tokens_bnc, pooled_bp) -> prediction_bchw."""
+"""(noisy_bchw, timestep_b, tokens_bnc, pooled_bp) -> prediction_bchw; the timesteps are on the CPU, all else on one device."""
 
 OnStep = Callable[[Trajectory], Trajectory]
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a network is asked at one step of one trajectory: null, caption and styles of its B images, as one batch."""
+    """What a `Denoiser` is asked at one step of one trajectory: null, caption and styles of its B images, as one batch."""
 
     noisy_bchw: Tensor
     timestep_b: Tensor

@@ -20,7 +20,10 @@ def checked_denoiser(
     lower_bchw: Tensor | None = None,
     cross_attention_kwargs: Mapping[str, Any] | None = None,
 ) -> Denoiser:
-    """The network of `role`, conditioned on `lower_bchw` where given; it raises UserError for timesteps that are not its own."""
+    """The network of `role`, conditioned on `lower_bchw` where given; it raises UserError for timesteps that are not its own.
+
+    The timesteps are looked at where they are: on the CPU, so that nothing waits for the network's device.
+    """
     dtype = unet.dtype
     height, width = inputs.presets_of(contract)[preset]
     size = height // contract.spatial_factor, width // contract.spatial_factor
@@ -33,7 +36,7 @@ def checked_denoiser(
         return denoise(
             unet,
             noisy.to(dtype),
-            timestep,
+            timestep.to(noisy.device, non_blocking=True),
             *texts,
             preset,
             lower_bchw=lower,

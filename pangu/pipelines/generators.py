@@ -128,7 +128,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         check_schedule(chosen, self.reference.schedule)
         self._check_lora_scales(request.lora_scales)
         scheduler = copied(chosen)
-        set_timesteps(scheduler, request.num_inference_steps, device, request.timesteps, request.sigmas)
+        set_timesteps(scheduler, request.num_inference_steps, "cpu", request.timesteps, request.sigmas)
         if request.own_schedule:
             check_own_schedule(scheduler.timesteps, self._contracts)
         factor = self.reference.spatial_factor

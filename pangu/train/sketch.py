@@ -91,7 +91,7 @@ def draw_alone(
 
     Of a `ControlledUNet` each is drawn under its control image; both come in turn, the control image first.
     """
-    scheduler = fresh_scheduler(sampler(recipe.schedule), recipe.sampling.num_inference_steps, device)
+    scheduler = fresh_scheduler(sampler(recipe.schedule), recipe.sampling.num_inference_steps)
     trajectory = Trajectory(
         latents_bchw=first_noise(recipe.seed, network, contract, subject).to(device) * scheduler.init_noise_sigma,
         timesteps=scheduler.timesteps,
@@ -105,7 +105,7 @@ def draw_alone(
 
     def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         control = None if shown is None else {"control_bchw": shown.repeat(len(noisy) // len(shown), 1, 1, 1)}
-        return denoise(network, noisy, timestep, tokens, pooled, subject.preset, control=control)
+        return denoise(network, noisy, timestep.to(device), tokens, pooled, subject.preset, control=control)
 
     clean = clean_latents(advance(trajectory, predict, contract.interval))
     drawn = pictures_of(decode_latents(load_autoencoder(recipe.autoencoder).to(device), clean))

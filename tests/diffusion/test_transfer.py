@@ -1,5 +1,7 @@
 """A trajectory taken to another device in the middle: what moves, what stays, and that it goes on to the same end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import (
@@ -13,7 +15,7 @@ from diffusers import (
 )
 
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, advance
+from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, advance, step_together
 
 SCHEDULERS = [
     DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler,
@@ -74,7 +76,7 @@ def test_history_moves_and_tables_stay(scheduler) -> None:
     history = [tensor for tensor in tensors(moved.scheduler) if tensor.ndim > 1]
     assert {tensor.device.type for tensor in history} <= {"meta"}
     assert len(history) == len([tensor for tensor in tensors(middle.scheduler) if tensor.ndim > 1])
-    assert moved.scheduler.timesteps.device.type == "meta" and moved.timesteps.device.type == "meta"
+    assert moved.scheduler.timesteps.device.type == "cpu" and moved.timesteps.device.type == "cpu"
     assert moved.scheduler.alphas_cumprod.device.type == "cpu"
     assert moved.latents_bchw.device.type == "meta"
     moved.conditioning.map(lambda tensor: tensor if tensor.device.type == "meta" else pytest.fail("left behind"))
@@ -88,3 +90,14 @@ def test_a_moved_trajectory_and_its_original_end_alike(scheduler) -> None:
     twin = middle.to("cpu")
     assert torch.equal(finish(twin), undisturbed)
     assert torch.equal(finish(middle), undisturbed)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_no_step_looks_at_what_is_on_the_device(scheduler, guidance: float) -> None:
+    """Nothing can be read from tensors of the device `meta`: a step that asked for a value there would fail."""
+    begun = [replace(start(scheduler), guidance_scale=guidance, guidance_rescale=0.7).to("meta") for _ in range(3)]
+    end = advance(begun[0], shrink, WHOLE)
+    assert end.finished and end.latents_bchw.device.type == "meta"
+    together = step_together(begun[1:], shrink)
+    assert [each.trajectory.step for each in together] == [1, 1]

@@ -1,6 +1,7 @@
 """The pair as a diffusers pipeline, on untrained networks of the tiny recipe."""
 
 import pickle
+from copy import deepcopy
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from diffusers import (
 )
 
 from pangu.errors import UserError
+from pangu.pipelines.denoiser import checked_denoiser
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from tests.pipelines.drawing import PROMPTS, draw, seeds
 
@@ -163,3 +165,20 @@ def test_a_pair_with_a_gap_cannot_be_built(pair) -> None:
     contracts["texture"]["high"] = 400
     with pytest.raises(UserError, match=r"Gap in the pair.*\[400, 500\)"):
         PanGuDrawPipeline(**pair.components, contracts=contracts)
+
+
+def test_a_generator_is_asked_without_a_look_at_what_is_on_its_device(shared_pair) -> None:
+    """Nothing can be read from tensors of the device `meta`."""
+    network = deepcopy(shared_pair.structure).to("meta")
+    contract = shared_pair.contract("structure")
+    ask = checked_denoiser(network, contract, "structure", 0)
+    config, pooled = network.config, shared_pair.encode_prompt(["fox"]).pooled_bp.shape[-1]
+    tensors = [
+        torch.empty(2, config.in_channels, 4, 4),
+        torch.empty(2, 6, config.cross_attention_dim),
+        torch.empty(2, pooled),
+    ]
+    noisy, *texts = (tensor.to("meta") for tensor in tensors)
+    assert ask(noisy, torch.tensor([999, 500]), *texts).device.type == "meta"
+    with pytest.raises(UserError, match="499"):
+        ask(noisy, torch.tensor([999, 499]), *texts)

@@ -81,7 +81,7 @@ def retimed(pipeline: "PanGuDrawPipeline", step: "Step", steps: int) -> "Traject
     from pangu.models.schedulers import fresh_scheduler
 
     before, schedule = step.trajectory, pipeline.reference.schedule
-    scheduler = fresh_scheduler(before.scheduler, steps, before.latents_bchw.device)
+    scheduler = fresh_scheduler(before.scheduler, steps)
     fresh = replace(before, scheduler=scheduler, timesteps=scheduler.timesteps, step=0)
     clean, noise = clean_estimate(step, schedule), noise_estimate(step, schedule)
     return entered(fresh, schedule, step.timestep, clean, noise)
