@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pangu.config import STRATEGY_ROLES, Frozen, Recipe, Role, Strategy
 from pangu.data.card import load_card
-from pangu.data.encode.stage import Manifest, encode
+from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.stage import encode
 from pangu.data.example.origin import open_origin
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.stage import prepare

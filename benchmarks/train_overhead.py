@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from pangu.config import Recipe
-from pangu.data.rows.batches import EncodedRows
+from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import add_noise, alpha_bars, training_target
 from pangu.models.denoisers import denoise

@@ -88,7 +88,7 @@ def evaluate(
 ) -> None:
     """Assemble a pair, or take a whole one, and measure it by the evaluation protocol."""
     from pangu.data.card import load_card
-    from pangu.data.encode.stage import Manifest
+    from pangu.data.encode.encoded import Manifest
     from pangu.data.table.delta import latest_version
     from pangu.evaluate.evaluation import as_sampled, evaluate_whole
     from pangu.evaluate.evaluation import evaluate as run
@@ -144,7 +144,7 @@ def matrix(
 ) -> None:
     """Score every structure with every texture generator and propose the best pair."""
     from pangu.data.card import load_card
-    from pangu.data.encode.stage import Manifest
+    from pangu.data.encode.encoded import Manifest
     from pangu.evaluate.judges import load_judges
     from pangu.evaluate.matrix import matrix as run
     from pangu.progress import print_progress

@@ -12,7 +12,7 @@ from PIL import Image
 from pangu.config import ROLES, Recipe, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.card import Split
-from pangu.data.encode.stage import Manifest
+from pangu.data.encode.encoded import Manifest
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
 from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half

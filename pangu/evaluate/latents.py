@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pangu.contract import GeneratorContract
 from pangu.data.card import Split
-from pangu.data.encode.stage import fit_pixels
+from pangu.data.encode.pixels import fit_pixels
 from pangu.data.table.delta import read_rows
 from pangu.diffusion.presets import preset_index
 from pangu.diffusion.trajectory import Denoiser

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pangu.data.captions import KEYWORDS, styles_of
 from pangu.data.card import Split
-from pangu.data.encode.stage import fit_pixels
+from pangu.data.encode.pixels import fit_pixels
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.evaluate.pools import choose_pools

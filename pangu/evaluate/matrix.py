@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pangu.config import Frozen, Recipe, Role
 from pangu.contract import GeneratorContract, check_pair
-from pangu.data.encode.stage import Manifest
+from pangu.data.encode.encoded import Manifest
 from pangu.errors import UserError
 from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
 from pangu.evaluate.evaluation import pair_digest, pair_losses, plan

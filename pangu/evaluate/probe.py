@@ -15,7 +15,7 @@ from torch import Tensor
 from pangu.config import Frozen, NoiseSchedule, Recipe
 from pangu.contract import GeneratorContract
 from pangu.data.card import Card, Split
-from pangu.data.encode.stage import fit_pixels
+from pangu.data.encode.pixels import fit_pixels
 from pangu.data.prepare.upscale import resize, upscale_to, upscaler_of
 from pangu.data.table.delta import latest_version, read_rows
 from pangu.diffusion.interval import TimeInterval

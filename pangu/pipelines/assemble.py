@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from pangu.config import ROLES, Recipe, Role
 from pangu.contract import GeneratorContract, check_pair
-from pangu.data.encode.stage import describe
+from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.denoisers import build_denoiser, load_unet

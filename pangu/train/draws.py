@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from pangu.config import Optimization
-from pangu.data.rows.batches import EMPTY, LANGUAGES, Caption, Rows
+from pangu.data.captions import EMPTY, LANGUAGES, Caption
+from pangu.data.rows.protocol import Rows
 from pangu.diffusion.interval import TimeInterval
 
 Windows = Mapping[int, tuple[int, int]]

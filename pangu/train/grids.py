@@ -16,7 +16,8 @@ from PIL import Image
 
 from pangu.config import Strategy
 from pangu.contract import GeneratorContract
-from pangu.data.rows.batches import LANGUAGES, Rows
+from pangu.data.captions import LANGUAGES
+from pangu.data.rows.protocol import Rows
 from pangu.pictures import png, sample_grid
 from pangu.storage import write_atomically
 from pangu.train.history import SAMPLES_FOLDER

@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 
 from pangu.config import InitialWeights, Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.encode.stage import Encoders
+from pangu.data.encode.encoded import Encoders
 from pangu.errors import UserError
 from pangu.models.control import add_control, sees_control
 from pangu.models.initial import Resolve, initial_denoiser

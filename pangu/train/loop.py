@@ -11,7 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pangu.config import Execution, Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.rows.batches import Caption, Rows
+from pangu.data.captions import Caption
+from pangu.data.rows.protocol import Rows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.rows.batches import EMPTY, LANGUAGES, Caption, Rows
+from pangu.data.captions import EMPTY, LANGUAGES, Caption
+from pangu.data.rows.protocol import Rows
 from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise

@@ -8,7 +8,9 @@ import torch
 
 from pangu.config import AutoencoderSource, Recipe, TextEncoderSource
 from pangu.contract import GeneratorContract
-from pangu.data.encode.stage import Encoders, describe, encode
+from pangu.data.encode.encoded import Encoders
+from pangu.data.encode.encoders import describe
+from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
 from pangu.diffusion.interval import TimeInterval
 from pangu.models.autoencoders import load_autoencoder

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, Sta
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizerFast
 
 from pangu.config import ROLES, AutoencoderSource, InitialWeights, NoiseSchedule, Recipe, TextEncoderSource
-from pangu.data.encode.stage import describe
+from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.initial import initial_denoiser

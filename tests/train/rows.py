@@ -3,7 +3,7 @@
 import torch
 
 from pangu.config import DenoiserConfig, Recipe
-from pangu.data.rows.batches import EncodedRows
+from pangu.data.rows.in_memory import EncodedRows
 from pangu.recipes import tiny
 
 

@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from pangu.config import InitialWeights, LoraConfig, Optimization, Recipe
 from pangu.contract import GeneratorContract
-from pangu.data.encode.stage import Manifest, encode
+from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
-from pangu.data.rows.batches import load_rows
+from pangu.data.rows.load import load_rows
 from pangu.errors import UserError
 from pangu.models.control import ControlledUNet, add_control
 from pangu.recipes import edge_control

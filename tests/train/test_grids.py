@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from pangu.config import Recipe, Watching
-from pangu.data.encode.stage import Manifest
-from pangu.data.rows.batches import load_rows
+from pangu.data.encode.encoded import Manifest
+from pangu.data.rows.load import load_rows
 from pangu.data.table.delta import read_rows
 from pangu.pictures import GAP
 from pangu.storage import Home, read_json

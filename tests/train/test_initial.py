@@ -8,7 +8,7 @@ from diffusers import UNet2DConditionModel
 
 from pangu.config import InitialWeights, LoraConfig, Recipe
 from pangu.contract import GeneratorContract
-from pangu.data.encode.stage import Encoders
+from pangu.data.encode.encoded import Encoders
 from pangu.errors import UserError
 from pangu.models.lora import ADAPTER, load_lora, taken_layers
 from pangu.train.checkpoint import latest_checkpoint

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from pangu.config import Recipe
-from pangu.data.rows.batches import EncodedRows
+from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pangu.config import Optimization
 from pangu.data.captions import EMPTY, Caption
-from pangu.data.rows.batches import EncodedRows
+from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval
 from pangu.train.draws import Batch, draw_batch
 from tests.train.rows import random_rows

@@ -23,11 +23,10 @@ from safetensors.torch import save
 from pangu.config import Frozen, Recipe, Role
 from pangu.data.captions import LANGUAGES, TEXT_COLUMNS, all_captions_of, styles_of
 from pangu.data.encode.edges import packed
-from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Encoders, Manifest, TextKind, partition_folder, parts
+from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Manifest, TextKind, partition_folder
 from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.fidelity import Fidelity, measure
 from pangu.data.encode.latents import encode_view, to_bytes
-from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.plan import original_side, plan
 from pangu.data.encode.views import View
 from pangu.data.table.delta import data_files
@@ -35,8 +34,6 @@ from pangu.data.table.schema import with_lacking
 from pangu.models.text import embed_captions, styled_caption
 from pangu.progress import Progress, Reporter, silent
 from pangu.storage import Home, write_atomically, write_json
-
-__all__ = ["EncodeOutcome", "Encoders", "Loaded", "Manifest", "describe", "encode", "fit_pixels", "parts"]
 
 CHUNK_ROWS = 64
 COLUMNS = [

@@ -1,27 +1,12 @@
 """What rows know of their captions, wherever these come from."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from pangu.data.captions import LANGUAGES, Caption
-
-
-class Texts(Protocol):
-    """Captions by row; what each property means stands in `pangu.data.rows.batches.Rows`."""
-
-    @property
-    def styled_n(self) -> Tensor: ...
-    @property
-    def captions_n(self) -> Tensor: ...
-    @property
-    def keywords_nl(self) -> Tensor: ...
-    @property
-    def templates_nl(self) -> Tensor: ...
-
-    def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]: ...
+from pangu.data.rows.protocol import Texts
 
 
 class Captioned:

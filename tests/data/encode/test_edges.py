@@ -16,7 +16,7 @@ from pangu.data.encode.encoded import Manifest, check_encoded, parts
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import load_rows
+from pangu.data.rows.load import load_rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.recipes import tiny

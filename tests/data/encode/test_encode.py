@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from pangu.config import Recipe, RoleTraining
+from pangu.data.captions import Caption
 from pangu.data.encode.encoded import Manifest, check_encoded, parts
 from pangu.data.encode.fidelity import LOST_BELOW_DB
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import Caption, load_rows
+from pangu.data.rows.load import load_rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder

@@ -13,10 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pangu.data.captions import Caption
 from pangu.data.encode.encoded import parts
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import Caption, load_rows
+from pangu.data.rows.load import load_rows
 from pangu.data.rows.local_cache import Column, cache_folder, made_once, mapped
 from pangu.errors import UserError
 from pangu.storage import Home

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from pangu.config import Execution, Recipe
+from pangu.data.captions import Caption
 from pangu.data.encode.encoded import Manifest, check_encoded
 from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import Caption, load_rows
 from pangu.data.rows.image_copy import ImageCopy
+from pangu.data.rows.load import load_rows
 from pangu.data.rows.on_the_fly import OnTheFlyRows
 from pangu.data.table.delta import read_rows
 from pangu.diffusion.interval import TimeInterval

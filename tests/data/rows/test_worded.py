@@ -15,9 +15,10 @@ from pangu.data.encode.encoded import Encoders, Manifest, check_encoded, parts
 from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
 from pangu.data.example.openmoji import selection
-from pangu.data.rows.batches import Rows, load_rows
+from pangu.data.rows.load import load_rows
 from pangu.data.rows.mapped import MappedRows
 from pangu.data.rows.on_the_fly import OnTheFlyRows
+from pangu.data.rows.protocol import Rows
 from pangu.data.table.delta import read_rows
 from pangu.data.wording import chosen, keyword
 from pangu.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pangu.data.encode.stage import describe
+from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.control import ControlledUNet, add_control

@@ -1,0 +1,27 @@
+"""From the folder of an encoded dataset to the rows of one training job."""
+
+from pathlib import Path
+
+import torch
+
+from pangu.config import Recipe, Role
+from pangu.data.encode.encoded import Manifest
+from pangu.data.rows.mapped import open_mapped
+from pangu.data.rows.on_the_fly import open_on_the_fly
+from pangu.data.rows.protocol import Rows
+from pangu.errors import UserError
+
+
+def load_rows(folder: Path, role: Role, recipe: Recipe | None = None, device: torch.device | str = "cpu") -> Rows:
+    """The training split of one role, precomputed or encoded on the fly as the dataset was encoded for.
+
+    On the fly, or where captions are worded anew for each sample, the encoders of `recipe` compute on `device`.
+
+    Raises:
+        UserError: the encoded dataset is unfinished, or holds no row for that role, or its encoders are not the recipe's.
+    """
+    if Manifest.load(folder).latents == "precomputed":
+        return open_mapped(folder, role, recipe, device)
+    if recipe is None:
+        raise UserError(f"The dataset {folder.name} is encoded on the fly, which needs the recipe's encoders.")
+    return open_on_the_fly(folder, role, recipe, device)

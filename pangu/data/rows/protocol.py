@@ -1,0 +1,66 @@
+"""What one training job knows of its rows, wherever they lie. Needs nothing but torch."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from pangu.data.captions import Caption
+
+
+class Worded(Protocol):
+    """In which words each of N rows may be asked for.
+
+    styled_n (N,) bool: has captions with a style's prefix; captions_n (N,) int64: how many captions a row has in a language.
+    keywords_nl, templates_nl (N, 2) bool: whether a row that is asked for in English or Chinese has keywords, and the recipe
+    templates, in the language in which it is captioned then.
+    """
+
+    @property
+    def styled_n(self) -> Tensor: ...
+    @property
+    def captions_n(self) -> Tensor: ...
+    @property
+    def keywords_nl(self) -> Tensor: ...
+    @property
+    def templates_nl(self) -> Tensor: ...
+
+
+class Texts(Worded, Protocol):
+    """Captions by row, apart from the images."""
+
+    def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
+        """As `Rows.captions`."""
+        ...
+
+
+class Rows(Worded, Protocol):
+    """What a training job needs to know of its rows, sorted by key; rows of one bucket share a preset and a shape.
+
+    keys: N content hashes; min_timestep_n, preset_n (N,) int64. Latents and embeddings come as float16 where they are stored, and
+    as float32 where they are computed.
+    """
+
+    @property
+    def keys(self) -> Sequence[str]: ...
+    @property
+    def min_timestep_n(self) -> Tensor: ...
+    @property
+    def preset_n(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+
+    def latents(self, rows: Sequence[int]) -> Tensor:
+        """(B, C, H, W) latents of rows of one bucket."""
+        ...
+
+    def lower(self, rows: Sequence[int]) -> Tensor | None:
+        """(B, C, H, W) latents of the upsampled lower-resolution images; None unless the job is a later stage of a cascade."""
+        ...
+
+    def control(self, rows: Sequence[int]) -> Tensor | None:
+        """(B, 3, H, W) control images in [0, 1], in pixels of the encoded image; None unless a ControlNet is trained."""
+        ...
+
+    def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
+        """(B, S, C) token and (B, P) pooled embeddings of what each row shows; numbers are below its `captions_n`."""
+        ...
