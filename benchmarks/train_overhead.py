@@ -66,7 +66,7 @@ def now() -> Seconds:
 def bare_seconds(recipe: Recipe, rows: EncodedRows, device: torch.device) -> Seconds:
     """What a plain loop takes for the recipe's structure steps but the first."""
     training, schedule, settings = recipe.structure, recipe.schedule, recipe.optimization
-    model = initial(recipe, rows).to(device).train()
+    model = initial(recipe, rows, "structure").to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr_peak, betas=settings.betas, fused=True)
     alpha_bars_t = alpha_bars(schedule).to(device)
     interval = interval_of("structure", recipe.boundary, schedule.num_train_timesteps)

@@ -203,6 +203,9 @@ class RoleTraining(Frozen):
     control: EdgeControl | None = Field(
         None, exclude_if=lambda value: value is None, description="What the role `control` is shown of each image"
     )
+    denoiser: DenoiserConfig | None = Field(
+        None, exclude_if=lambda value: value is None, description="The shape of this generator; None: the recipe's"
+    )
 
     @property
     def encoded_side(self) -> int:
@@ -349,7 +352,7 @@ class Recipe(Frozen):
         description="Language -> sentences around a caption, e.g. 'a picture of {a}': {} is the caption as listed, {a} has its "
         "article, {plural} is plural, {turned} has its second half first; Chinese ones take {} only",
     )
-    denoiser: DenoiserConfig = DenoiserConfig()
+    denoiser: DenoiserConfig = Field(DenoiserConfig(), description="The shape of generators whose job names none")
     init_from: InitialWeights | None = Field(None, description="None: random weights, the same for every role")
     lora: LoraConfig | None = Field(None, description="None: all weights are trained")
     jobs: dict[Role, RoleTraining] = Field(description="One training job per role of the strategy")
@@ -415,6 +418,11 @@ class Recipe(Frozen):
 
     def training(self, role: Role) -> RoleTraining:
         return self.jobs[role]
+
+    def denoiser_of(self, role: Role) -> DenoiserConfig:
+        """The shape of one generator: generators of a pair share latents and text, and may be of different sizes."""
+        job = self.jobs.get(role)
+        return self.denoiser if job is None or job.denoiser is None else job.denoiser
 
     def learning_fields(self) -> dict[str, Any]:
         """What decides what is learnt: not how many workers do it, how they compute, or what they show."""

@@ -68,7 +68,7 @@ def initial_denoiser(
         return pretrained_denoiser(recipe.init_from, *channels, contract_of_run, resolve, recipe.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build_denoiser(recipe.denoiser, latent_channels, context, pooled, lower=sees_lower(role))
+        return build_denoiser(recipe.denoiser_of(role), latent_channels, context, pooled, lower=sees_lower(role))
 
 
 def pretrained_denoiser(

@@ -129,7 +129,7 @@ def untrained_pair(recipe: Recipe, seed: int = 0) -> PanGuDrawPipeline:
     def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> UNet2DConditionModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + ROLES.index(role))
-            return build_denoiser(recipe.denoiser, *channels)
+            return build_denoiser(recipe.denoiser_of(role), *channels)
 
     return _pair_of(recipe, network)
 

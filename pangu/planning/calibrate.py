@@ -90,7 +90,7 @@ def calibrate(home: Home, report: Reporter = silent, images: tuple[int, int] = S
 def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> Sample:
     """Core-seconds of training steps of a role on noise in the shapes of real data; the median, after three to warm up."""
     shapes, device = Shapes(recipe), torch.device("cpu")
-    network = build_denoiser(recipe.denoiser, shapes.latent_channels, shapes.tokens, shapes.pooled).train()
+    network = build_denoiser(recipe.denoiser_of(role), shapes.latent_channels, shapes.tokens, shapes.pooled).train()
     averages, optimizer = start(network, recipe)
     side = recipe.training(role).resolution // 8
     shape = batch_size, shapes.latent_channels, side, side

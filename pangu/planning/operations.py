@@ -43,11 +43,19 @@ def training_operations(shapes: Shapes, role: Role) -> float:
 
 
 def drawing_operations(shapes: Shapes) -> float:
-    """Operations of the networks for one image: two predictions a step where there is guidance."""
+    """Operations of the networks for one image: two predictions a step where there is guidance.
+
+    The halves of a pair take steps as their intervals are long; of another strategy the first generator counts for all.
+    """
     recipe = shapes.recipe
     steps = recipe.sampling.num_inference_steps * (2 if recipe.sampling.guidance_scale > 1 else 1)
-    role = recipe.roles[0]
-    return steps * forward_operations(shapes, role, recipe.training(role).encoded_side)
+    total = recipe.schedule.num_train_timesteps
+    late = recipe.boundary / total
+    shares: dict[Role, float] = (
+        {"structure": 1 - late, "texture": late} if recipe.strategy == "time_decoupling" else {recipe.roles[0]: 1.0}
+    )
+    side = recipe.training(recipe.roles[0]).encoded_side
+    return steps * sum(share * forward_operations(shapes, role, side) for role, share in shares.items())
 
 
 def encoding_operations(shapes: Shapes, job: RoleTraining) -> float:
@@ -66,7 +74,7 @@ def parameters(shapes: Shapes, role: Role) -> int:
 def forward_operations(shapes: Shapes, role: Role, side: int) -> float:
     """Operations of one prediction for one image of `side` px."""
     channels = shapes.latent_channels, shapes.tokens, shapes.pooled
-    return _forward(shapes.recipe.denoiser, channels, shapes.recipe.max_tokens, side, sees_lower(role))
+    return _forward(shapes.recipe.denoiser_of(role), channels, shapes.recipe.max_tokens, side, sees_lower(role))
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +91,7 @@ def _forward(config: DenoiserConfig, channels: tuple[int, int, int], max_tokens:
 
 def _built(shapes: Shapes, role: Role) -> torch.nn.Module:
     channels = shapes.latent_channels, shapes.tokens, shapes.pooled
-    return build_denoiser(shapes.recipe.denoiser, *channels, lower=sees_lower(role))
+    return build_denoiser(shapes.recipe.denoiser_of(role), *channels, lower=sees_lower(role))
 
 
 def _autoencoder(source: AutoencoderSource, side: int) -> float:

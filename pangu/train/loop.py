@@ -98,7 +98,7 @@ def train_loop(
     alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
     ledger = Ledger(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
 
-    denoiser = (denoiser if denoiser is not None else initial(recipe, rows)).to(world.device).train()
+    denoiser = (denoiser if denoiser is not None else initial(recipe, rows, role)).to(world.device).train()
     model = prepared(denoiser, recipe.execution, world)
     averages, optimizer = start(denoiser, recipe)
     same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
@@ -185,12 +185,12 @@ def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
         )
 
 
-def initial(recipe: Recipe, rows: Rows) -> Any:
-    """A network of random weights: a function of the recipe's seed, the same for both roles (common start)."""
+def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:
+    """A network of random weights: a function of the recipe's seed, the same for roles of one shape (common start)."""
     tokens, pooled = rows.captions([0], [Caption()])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return build_denoiser(recipe.denoiser, rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])
+        return build_denoiser(recipe.denoiser_of(role), rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])
 
 
 def start(denoiser: Any, recipe: Recipe) -> tuple[Averages, torch.optim.Optimizer]:

@@ -7,7 +7,10 @@ from pydantic import ValidationError
 from pangu.config import Recipe
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
-from pangu.recipes import RECIPES, demo, recipe
+from pangu.pipelines.assemble import untrained_pair
+from pangu.planning.operations import Shapes, drawing_operations, forward_operations
+from pangu.planning.operations import parameters as planned_parameters
+from pangu.recipes import RECIPES, demo, recipe, tiny
 
 SDXL_UNET_PARAMETERS = 2_567_463_684
 PUBLISHED_TEXT = {"context": 768 + 1280, "pooled": 1280}
@@ -26,7 +29,32 @@ def test_large_recipes_have_the_published_sizes(capsys) -> None:
             print(f"\n{name}: {count / 1e9:.3f} B parameters a generator, {2 * count / 1e9:.3f} B a pair", end="")
     assert counts["pangu_draw_5b"] == pytest.approx(SDXL_UNET_PARAMETERS, rel=0.01)
     assert 2 * counts["pangu_draw_5b"] == pytest.approx(5e9, rel=0.05)
-    assert counts["sdxl_half"] == pytest.approx(SDXL_UNET_PARAMETERS / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("side", [512, 1024])
+def test_half_of_a_large_model_is_half_of_its_work_and_not_of_its_parameters_alone(side: int) -> None:
+    half, whole = (Shapes(RECIPES[name]()) for name in ("sdxl_half", "pangu_draw_5b"))
+    for count in (planned_parameters, lambda shapes, role: forward_operations(shapes, role, side)):
+        assert 0.45 < count(half, "structure") / count(whole, "structure") <= 0.50
+
+
+def test_halves_may_be_of_two_shapes() -> None:
+    made = tiny()
+    small = made.denoiser.model_copy(update={"block_out_channels": (16, 24)})
+    jobs = made.jobs | {"structure": made.structure.model_copy(update={"denoiser": small})}
+    uneven = made.model_copy(update={"jobs": jobs})
+    assert Recipe.model_validate_json(uneven.model_dump_json()) == uneven
+    assert uneven.digest() != made.digest()
+    assert "denoiser" not in made.model_dump(mode="json")["jobs"]["structure"], (
+        "digests of other recipes stay as they were"
+    )
+    shapes = Shapes(uneven)
+    assert planned_parameters(shapes, "structure") < planned_parameters(shapes, "texture")
+    one, other = (forward_operations(shapes, role, 96) for role in ("structure", "texture"))
+    assert one < drawing_operations(shapes) / (uneven.sampling.num_inference_steps * 2) < other
+    pair = untrained_pair(uneven)
+    assert tuple(pair.structure.config.block_out_channels) == (16, 24)
+    assert pair("fox", num_inference_steps=2, output_type="latent").images.isfinite().all()
 
 
 @pytest.mark.parametrize("name", RECIPES)

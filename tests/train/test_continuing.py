@@ -26,7 +26,7 @@ def job_of(home: Home, recipe: Recipe) -> TrainJob:
 
 def train(home: Home, recipe: Recipe) -> Trained:
     """What a worker does with the job, on a network whose first convolution's gradient overflows above 1."""
-    job, rows, network = job_of(home, recipe), random_rows(), initial(recipe, random_rows())
+    job, rows, network = job_of(home, recipe), random_rows(), initial(recipe, random_rows(), "structure")
     network.conv_in.weight.register_hook(lambda grad: grad * math.inf if float(grad.abs().max()) > 1 else grad)
     check_same_recipe(job.run_folder, job)
     describe_run(job, rows)

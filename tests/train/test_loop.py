@@ -113,7 +113,7 @@ def test_learning_lowers_the_loss(tmp_path) -> None:
 
 
 def test_both_roles_start_from_the_same_weights() -> None:
-    first, second = (weights(initial(tiny(), random_rows())) for _ in range(2))
+    first, second = (weights(initial(tiny(), random_rows(), "structure")) for _ in range(2))
     assert same(first, second)
 
 

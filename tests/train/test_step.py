@@ -29,7 +29,7 @@ def batch_of(recipe: Recipe, size: int = 8) -> Batch:
 def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """All weights in a row after one step, and the loss of each sample."""
     recipe = recipe or small_recipe()
-    network = initial(recipe, random_rows()).train()
+    network = initial(recipe, random_rows(), "structure").train()
     parts = batch_of(recipe).split(execution.accumulate)
     model = prepared(network, execution, World())
     _, optimizer = start(network, recipe)
@@ -128,7 +128,7 @@ def test_gradients_are_finite_at_both_ends_of_the_interval(
 
 @pytest.fixture(scope="module")
 def smallest() -> torch.nn.Module:
-    return initial(smallest_recipe(), random_rows()).train()
+    return initial(smallest_recipe(), random_rows(), "structure").train()
 
 
 def test_min_snr_weights_at_the_very_ends_are_their_limits() -> None:
@@ -155,7 +155,7 @@ def test_a_split_batch_is_the_batch() -> None:
 
 def test_frozen_weights_stay_where_they_are() -> None:
     recipe = small_recipe()
-    network = initial(recipe, random_rows()).train()
+    network = initial(recipe, random_rows(), "structure").train()
     network.conv_in.requires_grad_(False)
     before = copy.deepcopy(network.conv_in.weight)
     _, optimizer = start(network, recipe)

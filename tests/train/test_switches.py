@@ -144,7 +144,7 @@ def test_parameters_gradients_moments_and_means_have_equal_strides_after_a_resto
     found = latest_checkpoint(source)
     assert found is not None
     recipe = recipe_of(frozenset({"channels_last"}) if read else NONE)
-    network = initial(recipe, random_rows(4)).train()
+    network = initial(recipe, random_rows(4), "structure").train()
     prepared(network, recipe.execution, World())
     averages, optimizer = start(network, recipe)
     assert restore(*found, network, averages, optimizer)
