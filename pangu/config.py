@@ -280,6 +280,11 @@ class Execution(Frozen):
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory")
     channels_last: bool = Field(False, description="Memory layout that tensor cores like")
     compile: bool = Field(False, description="torch.compile each block of the denoiser; one graph per block and preset")
+    background_checkpoints: bool = Field(
+        False,
+        exclude_if=lambda asked: not asked,
+        description="Write checkpoints while training goes on, from copies that take their size in host memory",
+    )
     prefetch: int = Field(2, ge=0, description="Batches drawn ahead by a background thread; 0 draws them in turn")
     latents: Literal["precomputed", "on_the_fly"] = Field(
         "precomputed", description="Encode once before training, or in the loop from the images"

@@ -247,7 +247,7 @@ def _published(name: str, denoiser: DenoiserConfig) -> Recipe:
         optimization=Optimization(
             lr_peak=1e-4, warmup_steps=1000, ema_decays=(0.9999, 0.999), checkpoint_every=1000, log_every=50
         ),
-        execution=Execution(precision="bf16", gradient_checkpointing=True, compile=True),
+        execution=Execution(precision="bf16", gradient_checkpointing=True, compile=True, background_checkpoints=True),
         sampling=Sampling(num_inference_steps=40, guidance_scale=7.5),
         workers=64,
     )

@@ -7,9 +7,10 @@ import contextlib
 import json
 import os
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pangu.errors import UserError
 
@@ -94,11 +95,18 @@ def _tables(place: str) -> str:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that readers see the old file or the new one, also after a power cut."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written, which takes the place of `path` when all is on the disk, and goes if anything is raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -10,20 +10,23 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pangu.config import Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.models.lora import trained_parameters
-from pangu.storage import read_json, write_atomically, write_json
+from pangu.storage import read_json, write_json
 from pangu.train.averages import Averages
+from pangu.train.tensor_file import write_tensors
+from pangu.train.world import World
 
 KEEP = 2
 FILES = ("model.safetensors", "averages.safetensors", "optimizer.safetensors")
@@ -50,16 +53,33 @@ class CheckpointState(Frozen):
     files: dict[str, str] = Field({})
 
 
-def save_checkpoint(
-    folder: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
-) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is made of: the facts, and the tensors of each of `FILES` by name."""
+
+    state: CheckpointState
+    tensors: Mapping[str, Mapping[str, Tensor]]
+
+
+def snapshot(
+    state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
+) -> Snapshot:
+    """Where model, running means and optimizer stand now: the tensors themselves, no copies."""
+    moments, groups = flatten_optimizer(optimizer)
+    tensors = dict(zip(FILES, (trained_state(denoiser), averages.tensors(), moments), strict=True))
+    facts = {"optimizer_groups": groups, "averages": averages.facts()}
+    return Snapshot(state.model_copy(update=facts), tensors)
+
+
+def save_checkpoint(folder: Path, taken: Snapshot) -> Path:
     """Write `step-NNNNNN` under `folder`; a reader finds all of it or nothing. Older ones than the last two go.
 
     Raises:
         UserError: a tensor is not finite, or the disk is full; the checkpoints that are there stay whole.
     """
+    state = taken.state
     try:
-        return _save(folder, state, denoiser, averages, optimizer)
+        return _save(folder, taken)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -75,26 +95,22 @@ def _kept(folder: Path) -> str:
     return f"step {kept[1].step} is kept" if kept else "none was written before"
 
 
-def _save(
-    folder: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
-) -> Path:
+def _save(folder: Path, taken: Snapshot) -> Path:
+    state = taken.state
     final = folder / f"step-{state.step:06d}"
     temporary = temporary_folder(folder, state.step)
     shutil.rmtree(temporary, ignore_errors=True)
-    optimizer_tensors, groups = flatten_optimizer(optimizer)
-    tensors = dict(zip(FILES, (trained_state(denoiser), averages.tensors(), optimizer_tensors), strict=True))
-    for name, values in tensors.items():
+    for name, values in taken.tensors.items():
         if not all_finite(values):
             raise UserError(
                 f"After step {state.step} of {state.role} a tensor of {name} is not finite, so no checkpoint was written "
                 f"({_kept(folder)}); {GO_ON}."
             )
-    hashes = {}
-    for name, values in tensors.items():
-        data = save({key: value.detach().cpu().contiguous() for key, value in values.items()})
-        write_atomically(temporary / name, data)
-        hashes[name] = hashlib.sha256(data).hexdigest()
-    whole = state.model_copy(update={"optimizer_groups": groups, "averages": averages.facts(), "files": hashes})
+    hashes = {
+        name: write_tensors(temporary / name, {key: value.cpu() for key, value in values.items()})
+        for name, values in taken.tensors.items()
+    }
+    whole = state.model_copy(update={"files": hashes})
     write_json(temporary / "state.json", whole.model_dump(mode="json"))
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
@@ -160,17 +176,21 @@ def resume(
     denoiser: nn.Module,
     averages: Averages,
     optimizer: torch.optim.Optimizer,
+    world: World | None = None,
 ) -> CheckpointState | None:
     """Put everything back to the newest whole and finite checkpoint, if there is one that `check` does not refuse.
+
+    Of several workers the first alone reads the files; the others get what it read.
 
     Raises:
         UserError: what `check` raises, or there are whole checkpoints but none is finite.
     """
-    newest = None
-    for path, state in whole_checkpoints(folder):
+    newest, found, world = None, whole_checkpoints(folder), world or World()
+    while (one := world.agreed(lambda: next(found, None))) is not None:
+        path, state = one
         check(state)
         newest = newest or state
-        if restore(path, state, denoiser, averages, optimizer):
+        if restore(path, state, denoiser, averages, optimizer, world):
             return state
         log.warning("%s holds values that are not finite, and is passed over.", path)
     if newest is not None:
@@ -181,7 +201,12 @@ def resume(
 
 
 def restore(
-    path: Path, state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
+    path: Path,
+    state: CheckpointState,
+    denoiser: nn.Module,
+    averages: Averages,
+    optimizer: torch.optim.Optimizer,
+    world: World | None = None,
 ) -> bool:
     """Put model, running means and optimizer back to exactly where they were, in the memory layout that they have now.
 
@@ -198,7 +223,8 @@ def restore(
         restore_optimizer(optimizer, tensors)
 
     for name, put in zip(FILES, (put_weights, put_means, put_moments), strict=True):
-        tensors = load_file(path / name)  # one at a time: each may be as large as the memory that is left
+        # One at a time: each may be as large as the memory that is left.
+        tensors = (world or World()).shared(lambda: load_file(path / name))  # noqa: B023 (called at once)
         if not all_finite(tensors):
             return False
         put(tensors)

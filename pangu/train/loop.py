@@ -20,13 +20,14 @@ from pangu.models.compiled import compile_blocks
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
 from pangu.train.averages import Averages
-from pangu.train.checkpoint import CheckpointState, check_same_run, resume, save_checkpoint
+from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
 from pangu.train.draws import Batch, Windows, draw_batch, seed_of
 from pangu.train.laps import Laps
 from pangu.train.ledger import Ledger
 from pangu.train.meters import Meters
 from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
+from pangu.train.saver import Saver
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.world import World
@@ -102,7 +103,7 @@ def train_loop(
     model = prepared(denoiser, recipe.execution, world)
     averages, optimizer = start(denoiser, recipe)
     same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
-    resumed = resume(checkpoints, same_run, denoiser, averages, optimizer)
+    resumed = resume(checkpoints, same_run, denoiser, averages, optimizer, world)
     first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
     laps = Laps(world.device, settings.log_every)
     meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device, skipped)
@@ -111,6 +112,13 @@ def train_loop(
         indices, position = world.share(ledger.rows_of(step).tolist())
         batch = draw_batch(rows, indices, position, step, recipe.seed, interval, settings, windows)
         return batch.pin() if world.device.type == "cuda" else batch
+
+    def write(taken: Snapshot) -> None:
+        path = save_checkpoint(checkpoints, taken)
+        if hooks.checkpoint is not None:
+            hooks.checkpoint(path)
+
+    saver = Saver(write, recipe.execution.background_checkpoints)
 
     def save(step: int) -> None:
         state = CheckpointState(
@@ -121,15 +129,14 @@ def train_loop(
             recipe=recipe,
             contract=contract,
         )
-        path = save_checkpoint(checkpoints, state, denoiser, averages, optimizer)
-        if hooks.checkpoint is not None:
-            hooks.checkpoint(path)
+        saver(snapshot(state, denoiser, averages, optimizer))
 
     def settle(in_a_row: int) -> int:
         """The skipped steps in a row, when all steps so far are known, of which `in_a_row` were before the unknown ones."""
         for taken in meters.settle():
             in_a_row = in_a_row + 1 if taken.skipped else 0
             if in_a_row >= most_skipped(settings, taken.step + 1 == training.steps):
+                saver.settle()  # the sentence names the checkpoints that are there
                 names = suspects(rows.keys, world.share(ledger.rows_of(taken.step).tolist())[0], taken.losses)
                 raise UserError(stop(role, taken, in_a_row, names, checkpoints, world.rank == 0))
         return in_a_row
@@ -137,39 +144,42 @@ def train_loop(
     batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
     in_a_row, save_is_due = 0, False
     laps.begin()
-    for step, drawn in enumerate(batches, start=first):
-        batch = drawn.to(world.device)
-        laps.lap("data")
-        lr = learning_rate(step, training.steps, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        parts = batch.split(recipe.execution.accumulate)
-        if recipe.lora is not None and recipe.lora.dropout:
-            torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
-        result = train_step(
-            model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
-            recipe.execution, laps, world,
-        )  # fmt: skip
-        averages.step()
-        meters.add(step, result, training.batch_size, batch.timestep_b)
-        laps.lap("optimizer")
-        done = step + 1
-        last = done == training.steps
-        log_is_due = done % settings.log_every == 0 or last
-        save_is_due |= done % settings.checkpoint_every == 0
-        if log_is_due or save_is_due:
-            in_a_row = settle(in_a_row)
-        if hooks.metrics is not None and log_is_due:
-            hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
-        if last or (save_is_due and not in_a_row):
-            save_is_due = False
-            if world.rank == 0:
-                save(done)
-        if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
-            with averages.applied():
-                hooks.sample(done, denoiser.eval())
-            denoiser.train()
-        laps.begin()
+    with saver:
+        for step, drawn in enumerate(batches, start=first):
+            batch = drawn.to(world.device)
+            laps.lap("data")
+            lr = learning_rate(step, training.steps, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            parts = batch.split(recipe.execution.accumulate)
+            if recipe.lora is not None and recipe.lora.dropout:
+                torch.manual_seed(
+                    seed_of(recipe.seed, step, world.rank)
+                )  # the adapter's dropout, the same when resumed
+            result = train_step(
+                model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
+                recipe.execution, laps, world,
+            )  # fmt: skip
+            averages.step()
+            meters.add(step, result, training.batch_size, batch.timestep_b)
+            laps.lap("optimizer")
+            done = step + 1
+            last = done == training.steps
+            log_is_due = done % settings.log_every == 0 or last
+            save_is_due |= done % settings.checkpoint_every == 0
+            if log_is_due or save_is_due:
+                in_a_row = settle(in_a_row)
+            if hooks.metrics is not None and log_is_due:
+                hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
+            if last or (save_is_due and not in_a_row):
+                save_is_due = False
+                if world.rank == 0:
+                    save(done)
+            if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
+                with averages.applied():
+                    hooks.sample(done, denoiser.eval())
+                denoiser.train()
+            laps.begin()
     return Trained(denoiser, averages, meters.loss, training.steps, first, meters.skipped_steps)
 
 

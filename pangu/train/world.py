@@ -1,10 +1,14 @@
 """A worker's place among the data-parallel workers of its job. Knows torch.distributed, but no Ray."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -29,3 +33,35 @@ class World:
     def sum(self, value: float) -> float:
         """Of every worker's `value`."""
         return float(self.total(torch.tensor(value, dtype=torch.float64, device=self.device)))
+
+    def agreed(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` says to rank 0, on every worker; it is called there alone, and what it raises is raised everywhere."""
+        if self.size == 1:
+            return ask()
+        told: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                told[0] = ask()
+            except Exception as error:
+                told[1] = error
+        torch.distributed.broadcast_object_list(told, src=0, device=self.device)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]  # type: ignore[no-any-return]
+
+    def shared(self, read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The tensors that rank 0 reads, by name, on the CPU of every worker; the others read nothing."""
+        if self.size == 1:
+            return dict(read())
+        mine: dict[str, Tensor] = {}
+
+        def shapes() -> list[tuple[str, torch.Size, torch.dtype]]:
+            mine.update(read())
+            return [(name, tensor.shape, tensor.dtype) for name, tensor in mine.items()]
+
+        for name, shape, dtype in self.agreed(shapes):
+            passing = mine[name] if self.rank == 0 else torch.empty(shape, dtype=dtype)
+            passing = passing.to(self.device)
+            torch.distributed.broadcast(passing, src=0)
+            mine[name] = passing.cpu()
+        return mine

@@ -3,10 +3,11 @@
 import math
 import multiprocessing
 import signal
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pangu.data.encode.stage import encode
 from pangu.planning.calibrate import finished_trainings
@@ -16,7 +17,7 @@ from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob
 from pangu.train.ledger import Ledger
 from pangu.train.spent import read_spent
-from tests.faults.train_worker import main
+from tests.faults.train_worker import main, read_together
 from tests.small_dataset import NAME, small_dataset
 from tests.train.rows import small_recipe
 
@@ -149,3 +150,19 @@ def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupte
         expected = [ledger.rows_of(step).tolist() for step in range(first, last + 1)]
         assert drawn == expected[: len(drawn)]
         assert len(drawn) >= len(expected) - 1
+
+
+def test_one_worker_reads_for_all_and_what_fails_there_fails_everywhere(tmp_path: Path) -> None:
+    tensors = {"weight": torch.arange(6.0).reshape(2, 3), "step": torch.tensor(7), "half": torch.ones(2).half()}
+    save_file(tensors, tmp_path / "read")
+    port = free_port()
+    workers = [FORKS.Process(target=read_together, args=(rank, 2, port, tmp_path)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(PATIENCE_S)
+        assert worker.exitcode == 0
+    first, second = (read_json(tmp_path / f"noted-{rank}.json") for rank in range(2))
+    expected = {name: [str(tensor.dtype), tensor.tolist()] for name, tensor in tensors.items()}
+    assert first == [expected, [True], "FileNotFoundError"]
+    assert second == [expected, [], "FileNotFoundError"]

@@ -4,6 +4,7 @@ Each row that it draws is noted in the run folder (`drawn-SIZE-RANK.txt`), one l
 `killed_at` batches (0: never) is killed where it stands. The latents of row `spoilt` (-1: none) are NaN.
 """
 
+import json
 import math
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pangu.train import work
@@ -53,3 +55,23 @@ def main(job: TrainJob, rank: int, size: int, port: int, killed_at: int, spoilt:
     work.work(job, World(rank, size))
     if size > 1:
         torch.distributed.destroy_process_group()
+
+
+def read_together(rank: int, size: int, port: int, folder: Path) -> None:
+    """Every worker asks for the tensors of `folder`/read; what each got, and whether it read them itself, is noted there."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    world, mine = World(rank, size), []
+
+    def read() -> dict[str, Tensor]:
+        mine.append(True)
+        return load_file(folder / "read")
+
+    found = world.shared(read)
+    try:
+        world.agreed(lambda: load_file(folder / "missing"))
+        said = "nothing"
+    except FileNotFoundError as error:
+        said = type(error).__name__
+    told = {name: [str(tensor.dtype), tensor.tolist()] for name, tensor in found.items()}
+    (folder / f"noted-{rank}.json").write_text(json.dumps([told, mine, said]))
+    torch.distributed.destroy_process_group()

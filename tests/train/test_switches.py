@@ -29,6 +29,7 @@ SWITCHES = {
     "gradient_checkpointing": True,
     "channels_last": True,
     "compile": True,
+    "background_checkpoints": True,
     "prefetch": 0,
 }
 """All but `latents`, which belongs to the encoded dataset: another way of encoding is another dataset, and another run."""
