@@ -37,6 +37,8 @@ SHARED_VARIABLES = (
     "PANGU_HOME", "PANGU_TABLES", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
 )  # fmt: skip
 """What a command on another node needs to know; Ray brings its own variables."""
+ON_A_GPU = ("encode", "evaluate", "matrix", "gate")
+"""Commands whose own process computes with networks. `train` asks for its workers itself, and `prepare` computes on CPU cores."""
 MAX_ATTEMPTS = 20
 HEAD_PATIENCE_S = 300.0
 """How long Ray's head may be away before the command that it ran counts as failed."""
@@ -76,7 +78,7 @@ def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Repo
     """
     _check_wanted(job_id)
     client = connect(HEAD_PATIENCE_S)
-    submission_id = attach_or_submit(client, arguments, job_id, result)
+    submission_id = attach_or_submit(client, arguments, job_id, result, log)
     last = _watch(follow(client, submission_id), report, log)
     info = answer(lambda: client.get_job_info(submission_id), submission_id)
     if info.status == "STOPPED":
@@ -150,23 +152,43 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
     return client
 
 
-def attach_or_submit(client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path) -> str:
-    """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none."""
+def attach_or_submit(
+    client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path, log: Log
+) -> str:
+    """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none.
+
+    Where a node has a GPU, a command of `ON_A_GPU` waits for one and runs beside it.
+    """
     shared = {name: os.environ[name] for name in SHARED_VARIABLES if name in os.environ}
     variables, words = _split({**WAITING, **shared})
     for attempt in range(1, MAX_ATTEMPTS + 1):
         submission_id = f"{job_id}-{attempt}"
         info = _find(client, submission_id)
         if info is None:
+            gpus = gpus_for(arguments[0], log)
             client.submit_job(
                 entrypoint=_shell_line([*words, "python", "-m", PROGRAM, *arguments, "--result", str(result)]),
                 submission_id=submission_id,
                 runtime_env={"env_vars": variables},
+                entrypoint_num_gpus=gpus or None,
             )
             return submission_id
         if info.status not in ("FAILED", "STOPPED"):
             return submission_id
     raise CommandFailed(f"{job_id} failed {MAX_ATTEMPTS} times.")
+
+
+def gpus_for(command: str, log: Log) -> int:
+    """How many GPUs a `pangu` command is to have: one if it makes use of one and a node of the cluster has any, else 0."""
+    from ray.util.state import list_nodes
+
+    if command not in ON_A_GPU:
+        return 0
+    nodes = list_nodes(address=os.environ["RAY_API_SERVER_ADDRESS"], filters=[("state", "=", "ALIVE")], limit=10_000)
+    if any((node.resources_total or {}).get("GPU", 0) >= 1 for node in nodes):
+        return 1
+    log(f"No node of this cluster has a GPU, so `pangu {command}` computes on CPU cores.")
+    return 0
 
 
 def _split(variables: dict[str, str]) -> tuple[dict[str, str], list[str]]:

@@ -1,7 +1,13 @@
 """Commands as Ray Jobs and as processes: outcome, refusal, retry and stop, on the real stack."""
 
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +17,8 @@ from pangu import jobs
 from pangu.errors import UserError
 from pangu.progress import Progress, silent
 from pangu.stack import Stack
-from pangu.stack.processes import marked
+from pangu.stack.ports import choose_ports
+from pangu.stack.processes import end, marked
 
 COMMAND = """\
 import json, os, pathlib, sys, time
@@ -23,12 +30,19 @@ if sys.argv[1] == "break":
     raise RuntimeError("out of luck")
 print('PANGU_PROGRESS {"stage": "probe", "done": 3, "total": 4, "unit": "steps"}', flush=True)
 print("hello", flush=True)
-pathlib.Path(sys.argv[-1]).write_text(json.dumps({"pid": os.getpid(), "home": os.environ["PANGU_HOME"]}))
+there = {"pid": os.getpid(), "home": os.environ["PANGU_HOME"], "gpus": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+pathlib.Path(sys.argv[-1]).write_text(json.dumps(there))
 """
 
 
 @pytest.fixture
-def probe(stack_environment: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def probe(stack_environment: Stack, probe_alone: Path) -> Path:
+    """`probe_alone` on the running stack."""
+    return probe_alone
+
+
+@pytest.fixture
+def probe_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small real command in pangu's place, for Ray Jobs and processes alike; the value is its result file."""
     (tmp_path / "pangu_probe.py").write_text(COMMAND)
     monkeypatch.setattr(jobs, "PROGRAM", "pangu_probe")
@@ -119,3 +133,55 @@ def test_a_head_that_is_away_for_a_moment_is_waited_for_and_a_new_one_fails_the_
     answers.append(ConnectionError("refused"))
     with pytest.raises(jobs.CommandFailed, match="was away for 0 s"):
         jobs.answer(ask, "one-1", patience_s=0)
+
+
+@pytest.fixture
+def ray_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray of its own that says it has a GPU: Ray counts what it is told, and a command finds there what Ray gives it."""
+    ports = choose_ports(False, {"gcs": 0, "dashboard": 0, "client": 0})
+    (tmp_path / "token").write_text("0" * 64)
+    for name, value in {
+        "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard']}",
+        "PANGU_HOME": str(tmp_path),
+        "PANGU_TEST_RAY": str(ports["gcs"]),
+    }.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += ["--node-ip-address", "127.0.0.1", "--port", str(ports["gcs"]), "--dashboard-host", "127.0.0.1"]
+    command += ["--dashboard-port", str(ports["dashboard"]), "--ray-client-server-port", str(ports["client"])]
+    command += ["--dashboard-agent-listen-port", "0", "--metrics-export-port", "0", "--object-store-memory", "80000000"]
+    command += ["--num-cpus", "2", "--num-gpus", "1", "--temp-dir", tempfile.mkdtemp(prefix="pangu-ray-", dir="/tmp")]
+    with (tmp_path / "ray.log").open("w") as log:
+        # It asks for no token: whether Ray's client sends one was settled when this process first imported it.
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        try:
+            jobs.connect(patience_s=90)
+            until = time.monotonic() + 60
+            while not jobs.gpus_for("encode", lambda line: None):  # until Ray has heard of its own node
+                assert time.monotonic() < until
+                time.sleep(0.2)
+            yield
+        finally:
+            end(marked("PANGU_TEST_RAY", str(ports["gcs"])))
+            head.wait(30)
+            shutil.rmtree(command[-1], ignore_errors=True)
+
+
+def test_a_command_that_computes_with_networks_gets_a_gpu_where_there_is_one(
+    ray_with_a_gpu: None, probe_alone: Path
+) -> None:
+    said: list[str] = []
+    found = {
+        command: jobs.run_as_job([command], f"test-{uuid4()}", probe_alone, silent, said.append)["gpus"]
+        for command in ("evaluate", "work")
+    }
+    assert found == {"evaluate": "0", "work": ""}
+    assert not any("GPU" in line for line in said)
+
+
+def test_without_a_gpu_it_runs_on_cpu_cores_and_says_so(probe: Path) -> None:
+    said: list[str] = []
+    assert jobs.run_as_job(["evaluate"], f"test-{uuid4()}", probe, silent, said.append)["pid"]
+    assert "No node of this cluster has a GPU, so `pangu evaluate` computes on CPU cores." in said
