@@ -24,25 +24,24 @@ class _Replica:
 
 class StructureReplica(_Replica, StructurePool):
     def __init__(self, pool: dict[str, Any], cache_bytes: int) -> None:
-        super().__init__(*_own(pool), crosses=True, cache_bytes=cache_bytes)
+        super().__init__(**_own(pool), crosses=True, cache_bytes=cache_bytes)
 
 
 class TextureReplica(_Replica, TexturePool):
     def __init__(self, pool: dict[str, Any]) -> None:
-        super().__init__(*_own(pool), crosses=True)
+        super().__init__(**_own(pool), crosses=True)
 
 
 class DecoderReplica(_Replica, DecoderPool):
     def __init__(self, pool: dict[str, Any], moderation: dict[str, Any]) -> None:
-        worker, _ = _own(pool)
-        super().__init__(worker, _moderator(moderation), crosses=True)
+        own = _own(pool)
+        super().__init__(own["worker"], _moderator(moderation), crosses=True, precision=own["precision"])
 
 
 class CoopReplica(_Replica, CoopPool):
     def __init__(self, coop: dict[str, Any], moderation: dict[str, Any]) -> None:
         settings = CoopSettings.model_validate(coop)
-        worker, _ = _own(settings.pool.model_dump())
-        super().__init__(worker, settings, _moderator(moderation))
+        super().__init__(_own(settings.pool.model_dump())["worker"], settings, _moderator(moderation))
 
 
 REPLICAS: dict[str, type[Pool]] = {
@@ -53,10 +52,11 @@ REPLICAS: dict[str, type[Pool]] = {
 }
 
 
-def _own(pool: dict[str, Any]) -> tuple[Worker, int]:
+def _own(pool: dict[str, Any]) -> dict[str, Any]:
+    """What a pool is made with, of its own settings."""
     settings = PoolSettings.model_validate(pool)
     listen_on_node_address()
-    return Worker(settings.threads), settings.most_rows
+    return {"worker": Worker(settings.threads), "most_rows": settings.most_rows, "precision": settings.precision}
 
 
 def _moderator(moderation: dict[str, Any]) -> Moderator:

@@ -31,6 +31,9 @@ PARTNER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 
 
+Precision = Literal["auto", "fp32", "bf16"]
+
+
 class PoolSettings(Frozen):
     """One pool of replicas, which each hold one part of the pair."""
 
@@ -49,6 +52,10 @@ class PoolSettings(Frozen):
         16,
         ge=1,
         description="Rows of one network call: images times parts of the guidance. 1 gives every request calls of its own",
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Of weights and activations; latents stay fp32. auto: bf16 on a GPU that computes in it, fp32 elsewhere",
     )
 
 

@@ -17,7 +17,7 @@ from pangu.serve.drawing.facts import facts_of, request_of
 from pangu.serve.drawing.halves import steps_of_halves
 from pangu.serve.drawing.messages import Job, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.moderation import Moderator
-from pangu.serve.drawing.parts import best_device
+from pangu.serve.drawing.parts import placed
 from pangu.serve.drawing.pictures import files_of, finite_images, read_image
 from pangu.serve.drawing.pool import Loader, Pool, glimpse_steps
 from pangu.serve.drawing.relay import relayed
@@ -48,7 +48,7 @@ class CoopPool(Pool):
     def __init__(
         self, worker: Worker, settings: CoopSettings, moderator: Moderator | None = None, *, load: Loader | None = None
     ) -> None:
-        super().__init__(worker, load=load)
+        super().__init__(worker, load=load, precision=settings.pool.precision)
         self._settings, self._moderator = settings, moderator or Moderator()
         self._partners: Shelf[str, Any] = Shelf(self._load_partner, lambda name: name, settings.held)
 
@@ -58,7 +58,7 @@ class CoopPool(Pool):
         declared = self._settings.partners[name]
         pipeline = load_pipeline(declared.source, list(declared.controlnets) or None)
         pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(best_device())
+        return placed(pipeline, self._settings.pool.precision)
 
     @property
     def loaded(self) -> list[str]:

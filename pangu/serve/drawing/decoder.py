@@ -13,6 +13,7 @@ from pangu.serve.drawing.pictures import files_of, finite_images, read_image
 from pangu.serve.drawing.pool import Loader, Pool
 from pangu.serve.drawing.structure import checked_size
 from pangu.serve.drawing.worker import Worker
+from pangu.serve.settings import Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +31,15 @@ class DecoderPool(Pool):
     part = "decoder"
 
     def __init__(
-        self, worker: Worker, moderator: Moderator | None = None, *, crosses: bool = False, load: Loader | None = None
+        self,
+        worker: Worker,
+        moderator: Moderator | None = None,
+        *,
+        crosses: bool = False,
+        load: Loader | None = None,
+        precision: Precision = "auto",
     ) -> None:
-        super().__init__(worker, crosses=crosses, load=load)
+        super().__init__(worker, crosses=crosses, load=load, precision=precision)
         self._moderator = moderator or Moderator()
 
     async def develop(self, handoff: Handoff) -> Pictures:

@@ -24,9 +24,15 @@ class LocalStudio(Studio):
         moderator = Moderator(settings.moderation)
         rows = settings.structure.most_rows, settings.texture.most_rows
         self.pools: dict[str, Any] = {
-            "structure": StructurePool(self.worker, rows[0], load=load, cache_bytes=settings.cache_bytes),
-            "texture": TexturePool(self.worker, rows[1], load=load),
-            "decoder": DecoderPool(self.worker, moderator, load=load),
+            "structure": StructurePool(
+                self.worker,
+                rows[0],
+                load=load,
+                precision=settings.structure.precision,
+                cache_bytes=settings.cache_bytes,
+            ),
+            "texture": TexturePool(self.worker, rows[1], load=load, precision=settings.texture.precision),
+            "decoder": DecoderPool(self.worker, moderator, load=load, precision=settings.decoder.precision),
         }
         if settings.coop.partners:
             self.pools["coop"] = CoopPool(self.worker, settings.coop, moderator, load=load)

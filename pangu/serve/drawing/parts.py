@@ -12,6 +12,7 @@ from pangu.errors import UserError
 from pangu.registry.fetch import pair_contracts
 from pangu.registry.manifest import Manifest
 from pangu.serve.drawing.messages import Offers, Release
+from pangu.serve.settings import Precision
 from pangu.storage import read_json
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def load_part(release: Release, part: str) -> "PanGuDrawPipeline":
 
 
 def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
-    """As `load_part`, of a folder that nobody registered: its own contracts are still checked."""
+    """As `load_part`, of a folder that nobody registered: its own contracts are still checked. In float32, on the CPU."""
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
     every = {name for names in PARTS.values() for name in names}
@@ -137,8 +138,30 @@ def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
     pipeline.set_progress_bar_config(disable=True)
     # Answers say what was cut or unknown; nobody's prompt belongs in the log of a server.
     pipeline.warns_of_text = False
-    device = best_device()
-    return pipeline.to(device) if device != "cpu" else pipeline
+    return pipeline
+
+
+def placed(pipeline: Any, precision: Precision) -> Any:
+    """The pipeline on the device of this process, its networks in the precision that is asked for.
+
+    Raises:
+        UserError: the device does not compute in it.
+    """
+    import torch
+
+    device, dtype = best_device(), dtype_of(precision)
+    return pipeline.to(device, dtype) if (device, dtype) != ("cpu", torch.float32) else pipeline
+
+
+def dtype_of(precision: Precision) -> Any:
+    """What networks are kept and computed in. On a CPU bf16 is slower than fp32, so it has to be asked for."""
+    import torch
+
+    on_a_gpu = best_device() == "cuda"
+    has_bf16 = not on_a_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_bf16:
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16; set precision to fp32 or auto.")
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and on_a_gpu and has_bf16) else torch.float32
 
 
 def best_device() -> str:

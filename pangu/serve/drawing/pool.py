@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from pangu.errors import UserError
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Release
-from pangu.serve.drawing.parts import best_device, load_part
+from pangu.serve.drawing.parts import best_device, load_part, placed
 from pangu.serve.drawing.shelf import Shelf
 from pangu.serve.drawing.steps import StepBatcher, Watcher
 from pangu.serve.drawing.worker import Worker
+from pangu.serve.settings import Precision
 
 if TYPE_CHECKING:
     from pangu.diffusion.trajectory import Step, Trajectory
@@ -24,19 +25,25 @@ class Pool:
     """One part of the pair in one process.
 
     worker: shared by pools of one process. crosses: messages leave this process, so they go over the CPU.
-    load: makes the pipeline of one part of a release.
+    load: makes the pipeline of one part of a release. precision: of its networks.
     """
 
     part: str
 
     def __init__(
-        self, worker: Worker, most_rows: int = 16, *, crosses: bool = False, load: "Loader | None" = None
+        self,
+        worker: Worker,
+        most_rows: int = 16,
+        *,
+        crosses: bool = False,
+        load: "Loader | None" = None,
+        precision: Precision = "auto",
     ) -> None:
         load = load or load_part
         self._worker, self._crosses = worker, crosses
         self._batcher = StepBatcher(worker, most_rows)
         self._shelf: Shelf[Release, PanGuDrawPipeline] = Shelf(
-            lambda release: load(release, self.part), lambda release: release.key(self.part)
+            lambda release: placed(load(release, self.part), precision), lambda release: release.key(self.part)
         )
         self._lineup: Lineup | None = None
 

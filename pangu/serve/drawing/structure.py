@@ -18,6 +18,7 @@ from pangu.serve.drawing.steps import Watcher
 from pangu.serve.drawing.unknown import unknown_in
 from pangu.serve.drawing.unread import unread_in
 from pangu.serve.drawing.worker import Worker
+from pangu.serve.settings import Precision
 
 if TYPE_CHECKING:
     from pangu.diffusion.inpainting import Kept
@@ -54,9 +55,10 @@ class StructurePool(Pool):
         *,
         crosses: bool = False,
         load: Loader | None = None,
+        precision: Precision = "auto",
         cache_bytes: int = 0,
     ) -> None:
-        super().__init__(worker, most_rows, crosses=crosses, load=load)
+        super().__init__(worker, most_rows, crosses=crosses, load=load, precision=precision)
         self._cache = StructureCache(cache_bytes)
         self._texts = text_cache(cache_bytes // 4)
 
