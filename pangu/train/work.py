@@ -21,6 +21,7 @@ from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.initial import export_generator, starting_network
 from pangu.train.job import TrainJob, TrainOutcome
 from pangu.train.loop import Hooks, Trained, train_loop
+from pangu.train.memory import one_sentence_if_full
 from pangu.train.spent import Spent
 from pangu.train.watching import watched
 from pangu.train.world import World
@@ -40,19 +41,20 @@ def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
     check_rows(rows, contract)
     with watched(job, world, rows, contract) as watch:
         began = time.process_time()
-        trained = train_loop(
-            job.role,
-            job.recipe,
-            rows,
-            job.encode_id,
-            job.run_folder / "checkpoints",
-            world,
-            claimed(watch.hooks, job.run_folder, attempt),
-            denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
-            windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
-            contract=contract,
-            continues={act.before for act in continuations(job.run_folder)},
-        )
+        with one_sentence_if_full(job.role, job.recipe, world.size):
+            trained = train_loop(
+                job.role,
+                job.recipe,
+                rows,
+                job.encode_id,
+                job.run_folder / "checkpoints",
+                world,
+                claimed(watch.hooks, job.run_folder, attempt),
+                denoiser=starting_network(job.run_folder, job.recipe, job.role, contract, manifest.encoders),
+                windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
+                contract=contract,
+                continues={act.before for act in continuations(job.run_folder)},
+            )
         keep_spent(job.run_folder, trained, time.process_time() - began, world)
         if world.rank == 0:
             if attempt is not None:
