@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pangu.train.job import TrainJob
 
 
+log = logging.getLogger(__name__)
+
+
 def run_on_ray(job: "TrainJob", quiet: bool = False) -> None:
     """Start the workers and wait. Each attempt has a name of its own: the run's state is in its own checkpoints.
 
@@ -21,18 +24,20 @@ def run_on_ray(job: "TrainJob", quiet: bool = False) -> None:
     Ray itself repeats nothing but preempted attempts, for it cannot tell bad input from bad luck.
     """
     import ray.train
-    import torch
     from ray.train.torch import TorchTrainer
 
-    if quiet and not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
-    use_gpu = bool(ray.cluster_resources().get("GPU")) if ray.is_initialized() else torch.cuda.is_available()
+    if not ray.is_initialized():
+        ray.init(**({"log_to_driver": False, "logging_level": logging.WARNING} if quiet else {}))
     least, most = job.recipe.min_workers, job.recipe.workers
     workers: Any = most if least is None else (least, most)
+    # Of the cluster, not of this process, which needs no GPU and may be where there is none.
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if sentence := waits_for_gpus(least or most, gpus):
+        log.warning(sentence)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job.model_dump(mode="json"), "attempt": claim(job.run_folder)},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
         run_config=ray.train.RunConfig(
             name=f"{job.run_name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(job.run_folder / "ray"),
@@ -40,6 +45,19 @@ def run_on_ray(job: "TrainJob", quiet: bool = False) -> None:
         ),
     )
     trainer.fit()
+
+
+def waits_for_gpus(workers: int, gpus: int) -> str:
+    """What to say where a cluster that has GPUs has not enough of them yet; "" where a run of so many workers can begin.
+
+    A cluster may grow, so this refuses nothing.
+    """
+    if not 0 < gpus < workers:
+        return ""
+    return (
+        f"Training waits for {workers} workers with a GPU each, and the cluster has {gpus} in all; it begins when there are "
+        f"enough. With `workers` or `min_workers` of at most {gpus} it begins now."
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:

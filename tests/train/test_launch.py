@@ -7,6 +7,7 @@ import pytest
 from pangu.data.encode.stage import encode
 from pangu.storage import Home
 from pangu.train import launch
+from pangu.train.on_ray import waits_for_gpus
 from pangu.train.work import work
 from pangu.train.world import World
 from tests import nasty
@@ -33,3 +34,12 @@ def test_a_finished_run_whose_generator_is_gone_is_made_again_to_the_bit(
         spoil()
         assert train() == first and weights.read_bytes() == whole
     assert train().already_done
+
+
+@pytest.mark.parametrize(
+    ("workers", "gpus", "waits"), [(4, 0, False), (4, 4, False), (4, 9, False), (4, 3, True), (1, 1, False)]
+)
+def test_a_cluster_with_too_few_gpus_is_waited_for_and_said(workers: int, gpus: int, waits: bool) -> None:
+    sentence = waits_for_gpus(workers, gpus)
+    assert bool(sentence) == waits
+    assert not waits or f"waits for {workers} workers with a GPU each, and the cluster has {gpus} in all" in sentence
