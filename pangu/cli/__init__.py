@@ -2,14 +2,35 @@
 
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from pangu.errors import UserError
 from pangu.storage import Home
 
+GROUPS = {
+    "Start": ("demo", "up", "serve", "recipes", "doctor"),
+    "Data": ("cards", "origin", "ingest", "prepare", "dataset", "encode"),
+    "Train": ("plan", "calibrate", "train", "ledger", "single", "starter"),
+    "Evaluate": ("evaluate", "matrix", "boundary"),
+    "Release and serve": ("gate", "release", "deploy", "rollback", "coop"),
+    "Operate": ("status", "down", "deployments", "metrics", "backup", "restore"),
+}
+"""What `pangu --help` shows together, in the order in which a user needs it."""
+
+
+class InOrder(TyperGroup):
+    """Lists the commands as `GROUPS` does."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for names in GROUPS.values() for name in names]
+
+
 app = typer.Typer(
     name="pangu",
+    cls=InOrder,
     help="From a table of image URLs and captions to a served pair of text-to-image generators.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,6 +52,15 @@ def use_running_stack(context: typer.Context) -> None:
     if stack is not None and stack.is_running:
         for name, value in stack.environment().items():
             os.environ.setdefault(name, value)
+
+
+def grouped(app: typer.Typer) -> None:
+    """Put every command into its group."""
+    panels = {name: group for group, names in GROUPS.items() for name in names}
+    for command in app.registered_commands:
+        command.rich_help_panel = panels[command.name or command.callback.__name__]  # type: ignore[union-attr]
+    for group in app.registered_groups:
+        group.rich_help_panel = panels[str(group.name)]
 
 
 def main() -> None:
@@ -65,6 +95,7 @@ def main() -> None:
         starter,
     ):
         part.register(app)
+    grouped(app)
     try:
         app()
     except UserError as error:

@@ -2,12 +2,17 @@
 
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from pydantic import BaseModel
 
+from pangu.cli import GROUPS
 from pangu.cli.common import finish, readable
 from pangu.cli.data import ingest
 from pangu.progress import FORMAT, Display, Progress, parse_progress
@@ -89,3 +94,13 @@ def test_a_run_in_other_processes_is_followed_through_its_history_and_no_step_is
             history.add(step, {"loss": 0.5 / step})
     assert [progress.done for progress in told] == [0, 2, 3]
     assert told[-1].facts == {"loss": 0.5 / 3} and told[-1].total == job.recipe.training(job.role).steps
+
+
+def test_the_help_shows_every_command_in_its_group_in_the_order_in_which_a_user_needs_it() -> None:
+    plain = os.environ | {"NO_COLOR": "1", "COLUMNS": "120"}
+    done = subprocess.run([sys.executable, "-m", "pangu", "--help"], capture_output=True, text=True, env=plain)
+    assert done.returncode == 0, done.stderr
+    places = [done.stdout.index(f"─ {group} ─") for group in GROUPS]
+    assert places == sorted(places)
+    listed = re.findall(r"^│ (\w+) ", done.stdout, re.MULTILINE)
+    assert listed == [name for names in GROUPS.values() for name in names]
