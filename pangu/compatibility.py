@@ -1,4 +1,4 @@
-"""May this installation speak with that server? One rule for Prefect, MLflow and Ray. Knows nothing of how they are asked."""
+"""May this installation speak with that server? One rule for Prefect, MLflow and Ray."""
 
 from importlib.metadata import version
 

@@ -1,7 +1,7 @@
 """Running a `pangu` command somewhere else: as a Ray Job on a cluster, or as a process of its own beside the caller.
 
-Owns submission, following, stopping and the translation of a failed command into an error. Knows nothing of who asks
-(flows do) or of what the commands do. Talks to Ray over HTTP only: it never joins a cluster.
+Owns submission, following, stopping and the translation of a failed command into an error. Talks to Ray over HTTP only: it
+never joins a cluster.
 """
 
 import asyncio

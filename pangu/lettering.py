@@ -1,4 +1,4 @@
-"""Text in both scripts on pictures drawn with Pillow. Knows nothing of what it says."""
+"""Text in both scripts on pictures drawn with Pillow."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Waiting for a server that is being restarted. Knows nothing of which one, or of what is asked of it.
+"""Waiting for a server that is being restarted.
 
 A person who mistypes an address wants to hear so at once; a flow's commands are told by `PANGU_PATIENCE_S` to wait.
 """

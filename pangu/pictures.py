@@ -1,4 +1,4 @@
-"""Sheets of images drawn with Pillow. Knows nothing of what the images are."""
+"""Sheets of images drawn with Pillow."""
 
 import io
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""From a URL table to latents: cards, ingest, prepare, the Delta table, encoding. Knows nothing of training."""
+"""From a URL table to latents: cards, ingest, prepare, the Delta table, encoding."""

@@ -1,4 +1,4 @@
-"""Which captions a row has: two languages, and the same under its style's prefix. Knows nothing of text encoders."""
+"""Which captions a row has: two languages, and the same under its style's prefix."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

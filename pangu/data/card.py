@@ -1,6 +1,6 @@
 """The dataset card: one YAML file in `datasets/` that says where images come from and what is done to them.
 
-Owns the card's shape and how it is found and read. Knows nothing of downloads, images or tables.
+Owns the card's shape and how it is found and read.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The most memory that the whole demo held at any moment. Knows nothing of what the processes do."""
+"""The most memory that the whole demo held at any moment."""
 
 import contextlib
 import os

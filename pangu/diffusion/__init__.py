@@ -1,1 +1,1 @@
-"""The mathematics: pure functions and small values. Knows nothing of Ray, MLflow, files or diffusers pipelines."""
+"""The mathematics: pure functions and small values."""

@@ -2,7 +2,7 @@
 
 A noisy sample is z = signal z0 + sigma eps. Every kind of prediction is affine in z and z0, so one pair of coefficients per noise
 level turns any prediction into clean data and back. Models with other schedules are asked at the same signal-to-noise ratio, at
-which their noisy samples differ by a factor alone. Knows nothing of networks, schedulers or autoencoders.
+which their noisy samples differ by a factor alone.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A scheduler in the middle of a trajectory, taken to another device with its history. Knows no scheduler by name."""
+"""A scheduler in the middle of a trajectory, taken to another device with its history."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""The curve behind a recommended T_struct, as a picture. Knows nothing of how it was measured."""
+"""The curve behind a recommended T_struct, as a picture."""
 
 import io
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,4 @@
-"""CLIP score and CN-CLIP score: how well an image fits its caption, by a CLIP model that saw neither generator.
-
-Knows nothing of pairs or protocols.
-"""
+"""CLIP score and CN-CLIP score: how well an image fits its caption, by a CLIP model that saw neither generator."""
 
 from collections.abc import Sequence
 

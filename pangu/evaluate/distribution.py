@@ -1,6 +1,6 @@
 """How far two sets of images lie apart: FID, KID and IS, by torchmetrics, over features that somebody else extracted.
 
-Knows nothing of images, networks or files. A number is only as good as its feature space, so every number is named after it.
+A number is only as good as its feature space, so every number is named after it.
 """
 
 import warnings

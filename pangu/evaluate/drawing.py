@@ -1,6 +1,6 @@
 """Drawing a protocol's prompts with a pair, in two halves: structure up to the boundary, then texture.
 
-The halves are apart so that one structure generator's work can serve many texture generators. Knows nothing of metrics.
+The halves are apart so that one structure generator's work can serve many texture generators.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""From drawn images to numbers: which judges are loaded, and what each of them says. Knows nothing of how images were drawn."""
+"""From drawn images to numbers: which judges are loaded, and what each of them says."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

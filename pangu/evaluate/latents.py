@@ -1,6 +1,6 @@
 """A sample of a dataset as latents and text embeddings, for whatever is measured on the denoisers themselves.
 
-Only originals: an upscaled image is no truth about detail. Knows nothing of losses.
+Only originals: an upscaled image is no truth about detail.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The pair matrix as a sheet: a cell per pair with its score and what it drew. Knows nothing of how pairs are scored."""
+"""The pair matrix as a sheet: a cell per pair with its score and what it drew."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """What a pair is asked for: captions as listed, in templates, and a keyword instead, each with the images that answer it.
 
-Every choice is seeded and independent of the order of the table. Knows nothing of files, nor of generators.
+Every choice is seeded and independent of the order of the table.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The evaluation protocol of a pair: what is generated, from which captions, and what is measured on it.
 
-The hash of the protocol stands beside every number, so that only comparable numbers are compared. Knows nothing of models.
+The hash of the protocol stands beside every number, so that only comparable numbers are compared.
 """
 
 from collections.abc import Sequence

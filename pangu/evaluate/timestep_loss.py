@@ -1,6 +1,6 @@
 """The loss of a denoiser by timestep: on one set of latents, with one set of noises, for whichever network is asked.
 
-Pure over its arguments. Knows nothing of datasets, pairs or files.
+Pure over its arguments.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The gate between evaluation and release: may this pair take the champion's place?
 
-Owns the comparison, the decision. Knows nothing of Prefect, nor of how pairs are trained or served.
+Owns the comparison, the decision.
 """
 
 from pangu.gate.check import check_pair_at_gate

@@ -1,6 +1,6 @@
 """What a later stage of a cascade is conditioned on: the upsampled image of the stage before, as latents.
 
-Training and sampling share it, so that a stage is asked with what it was trained with. Knows nothing of either.
+Training and sampling share it, so that a stage is asked with what it was trained with.
 """
 
 from typing import Any

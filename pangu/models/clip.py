@@ -1,7 +1,4 @@
-"""Any CLIP or Chinese CLIP that transformers loads, by folder or hub id: images and captions as vectors of one space.
-
-Knows nothing of scores, cards or protocols.
-"""
+"""Any CLIP or Chinese CLIP that transformers loads, by folder or hub id: images and captions as vectors of one space."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,6 +1,6 @@
 """A ControlNet on a frozen UNet (arXiv 2302.05543), as one network: what is trained, saved, and asked.
 
-Made of diffusers' own `ControlNetModel`, so what is saved serves wherever theirs do. Knows nothing of edges or rows.
+Made of diffusers' own `ControlNetModel`, so what is saved serves wherever theirs do.
 """
 
 import math

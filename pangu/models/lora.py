@@ -1,6 +1,6 @@
 """Low-rank adapters on a generator (arXiv 2106.09685), by peft: trained, saved in diffusers' format, loaded, scaled, fused.
 
-What of a file belongs to which layer is decided in `lora_formats`. Knows nothing of the training loop or of pipelines.
+What of a file belongs to which layer is decided in `lora_formats`.
 """
 
 import re

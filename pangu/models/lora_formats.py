@@ -8,7 +8,7 @@ Every format names a layer, a side (down is A, up is B) and sometimes an alpha:
     lora_unet_down_blocks_0_attentions_0...to_q.lora_down.weight    kohya, by diffusers' names of the blocks
     lora_unet_input_blocks_1_1_...to_q.lora_down.weight             kohya, by the names of the original Stable Diffusion and SDXL
 
-Nothing is left out in silence: what can not be used is refused. Knows nothing of contracts and pipelines.
+Nothing is left out in silence: what can not be used is refused.
 """
 
 import math

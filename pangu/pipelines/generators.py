@@ -1,4 +1,4 @@
-"""The generators of a pipeline and the trajectory that they walk. Knows no text and no pictures.
+"""The generators of a pipeline and the trajectory that they walk.
 
 Which generators there are, and in which order they run, is each subclass's own.
 """

@@ -1,6 +1,6 @@
 """`pangu calibrate`: measure this installation by small real work, in core-seconds, which other work hardly moves.
 
-Stages run in a home of their own; finished trainings of the real home join the fit. Knows nothing of plans.
+Stages run in a home of their own; finished trainings of the real home join the fit.
 """
 
 import os

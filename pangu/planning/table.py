@@ -1,4 +1,4 @@
-"""A plan and a calibration as text for people. Knows nothing of how they were made."""
+"""A plan and a calibration as text for people."""
 
 import statistics
 

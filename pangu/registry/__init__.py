@@ -1,4 +1,4 @@
-"""Releases in MLflow: what goes in, how it comes out again. Knows nothing of Ray, Prefect or model code."""
+"""Releases in MLflow: what goes in, how it comes out again."""
 
 from pangu.registry.fetch import RegisteredPair, fetch_pair, resolve
 from pangu.registry.manifest import Manifest

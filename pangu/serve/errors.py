@@ -1,4 +1,4 @@
-"""Every refusal that a client can get, as OpenAI's error object. Knows no HTTP framework."""
+"""Every refusal that a client can get, as OpenAI's error object."""
 
 from pydantic import BaseModel
 

@@ -1,7 +1,7 @@
 """The order in which replicas are asked for a layout: the one whose cache may hold it first, unless others are much less busy.
 
 Requests of one prompt and seed prefer one replica, by rendezvous hashing: a replica that comes or goes moves only the requests
-that are its own. What is drawn does not depend on it. Knows nothing of Ray.
+that are its own. What is drawn does not depend on it.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The servers around the stages: Prefect, MLflow and Ray on one machine, for one home.
 
-Owns starting, finding, checking and ending them. Knows nothing of datasets, training or serving.
+Owns starting, finding, checking and ending them.
 """
 
 from pangu.stack.lifecycle import down, up

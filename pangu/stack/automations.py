@@ -1,7 +1,4 @@
-"""Automations that the stack installs in its Prefect server: what nobody else would notice.
-
-Knows nothing of how the server is started.
-"""
+"""Automations that the stack installs in its Prefect server: what nobody else would notice."""
 
 from typing import Any
 

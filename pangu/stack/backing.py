@@ -1,6 +1,6 @@
 """What stands below the servers: PostgreSQL and object storage, where the profile has them, and databases of the right version.
 
-Owns the order of these checks. Knows nothing of supervision.
+Owns the order of these checks.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """`pangu backup` and `pangu restore`: everything that matters of a home in one file, and back.
 
 SQLite databases are copied by SQLite's own online backup and PostgreSQL's by pg_dump, so that a running stack is no hindrance;
-what can be made again is left out. Knows nothing of what the files hold.
+what can be made again is left out.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""PostgreSQL's programs on this machine, wherever its package put them. Knows nothing of servers."""
+"""PostgreSQL's programs on this machine, wherever its package put them."""
 
 import shutil
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The databases `prefect` and `mlflow` on a PostgreSQL server: whether it answers, making, dumping and loading them.
 
 The password lies in a file of PostgreSQL's own format (libpq and asyncpg read it), so that it stands in no command line and
-no environment. Knows nothing of how a server is started.
+no environment.
 """
 
 import os

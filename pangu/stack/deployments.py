@@ -1,4 +1,4 @@
-"""The flows as deployments of a Prefect server: that of a stack, or any other. Knows nothing of how servers are started."""
+"""The flows as deployments of a Prefect server: that of a stack, or any other."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Is each part of the stack there? Real requests to real servers. Knows nothing of how they were started."""
+"""Is each part of the stack there? Real requests to real servers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

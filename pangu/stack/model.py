@@ -1,7 +1,4 @@
-"""What is known of a running stack: its addresses, its token and its processes, kept in `stack.json`.
-
-Knows nothing of how the processes are started or ended.
-"""
+"""What is known of a running stack: its addresses, its token and its processes, kept in `stack.json`."""
 
 import os
 import sys

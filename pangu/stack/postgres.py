@@ -1,7 +1,4 @@
-"""A PostgreSQL server of our own, inside the home: its folder, its unprivileged user, its command line.
-
-Knows nothing of what is in the databases.
-"""
+"""A PostgreSQL server of our own, inside the home: its folder, its unprivileged user, its command line."""
 
 import os
 import pwd

@@ -1,7 +1,4 @@
-"""Processes: remembered so that a recycled pid is never taken for them, found by a mark in their environment, ended.
-
-Knows nothing of what they run.
-"""
+"""Processes: remembered so that a recycled pid is never taken for them, found by a mark in their environment, ended."""
 
 import contextlib
 import os

@@ -1,6 +1,6 @@
 """Where a home keeps databases, tables and artefacts: in files (laptop), or in PostgreSQL and object storage (server).
 
-Owns the choice, and what is remembered of it in `stack/profile.json`: addresses, never a secret. Knows nothing of servers.
+Owns the choice, and what is remembered of it in `stack/profile.json`: addresses, never a secret.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The command lines of the servers. Knows nothing of how they are supervised."""
+"""The command lines of the servers."""
 
 import sys
 from dataclasses import dataclass, field

@@ -1,7 +1,4 @@
-"""supervisord: its configuration, its start, and what it says about its programs over a Unix socket.
-
-Knows nothing of what the programs serve.
-"""
+"""supervisord: its configuration, its start, and what it says about its programs over a Unix socket."""
 
 import contextlib
 import os

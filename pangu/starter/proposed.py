@@ -1,4 +1,4 @@
-"""What the starter pair is proposed to be asked for: a few drawings of its list, in the words of people. Knows no pair."""
+"""What the starter pair is proposed to be asked for: a few drawings of its list, in the words of people."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,7 +1,7 @@
 """Checkpoints of one generator: safetensors and JSON, hashed, and moved into place as a whole.
 
 There is no generator state to keep: every random draw is a function of the step (`pangu.train.draws`), and so is the
-position in the data (`pangu.train.ledger`). Knows nothing of Ray.
+position in the data (`pangu.train.ledger`).
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The loss curve of a run as a small PNG, drawn with Pillow from its history. Knows nothing of who shows it."""
+"""The loss curve of a run as a small PNG, drawn with Pillow from its history."""
 
 import io
 from collections.abc import Sequence

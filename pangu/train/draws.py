@@ -1,7 +1,7 @@
 """Every random draw of training, as a function of (seed, step, position in the global batch).
 
 So a draw depends neither on how many workers share the batch nor on what was drawn before, and a resumed run needs no
-generator state. Knows nothing of models.
+generator state.
 """
 
 import hashlib

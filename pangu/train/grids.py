@@ -1,7 +1,7 @@
 """Sample grids of a run while it trains: of a pair with the newest of the other run, of a generator for all timesteps alone.
 
 Captions, languages and noise are the same at every step and for both runs of a pair. Draws from sources of its own, so training
-does not notice. Knows nothing of MLflow.
+does not notice.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """The metrics of a run as lines of JSON in its folder: what MLflow and the dashboard are given, and may have missed.
 
-A line is written once per step: a resumed run repeats steps, but not their lines. Knows neither MLflow nor Prefect.
+A line is written once per step: a resumed run repeats steps, but not their lines.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What a training job is, and the files by which its run folder says so to everyone else.
 
-Owns `job.json` and `rows.parquet` of a run folder. Knows nothing of how the job trains.
+Owns `job.json` and `rows.parquet` of a run folder.
 """
 
 import json

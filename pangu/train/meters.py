@@ -1,4 +1,4 @@
-"""What is measured while training runs: loss by timestep, gradient norm, speed, memory. Knows no MLflow."""
+"""What is measured while training runs: loss by timestep, gradient norm, speed, memory."""
 
 import math
 import resource

@@ -1,7 +1,4 @@
-"""The other half of the pair while it trains too: its newest running mean, read from its run folder.
-
-Knows nothing of what is drawn with it.
-"""
+"""The other half of the pair while it trains too: its newest running mean, read from its run folder."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Batches drawn ahead of the step that uses them. Knows nothing of what is drawn."""
+"""Batches drawn ahead of the step that uses them."""
 
 from collections import deque
 from collections.abc import Callable, Iterator

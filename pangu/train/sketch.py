@@ -1,4 +1,4 @@
-"""What a training shows of itself: captions, noise and control images in, pictures out. Knows nothing of files or of when."""
+"""What a training shows of itself: captions, noise and control images in, pictures out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

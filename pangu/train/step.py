@@ -1,4 +1,4 @@
-"""One training step. Knows no Ray, no MLflow and no files."""
+"""One training step."""
 
 import contextlib
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What surrounds the loop on rank 0: the run's description and history, MLflow, progress, sample grids, copies elsewhere.
 
-Gives the loop its hooks, and settles everything at the end. Knows nothing of how a step is computed.
+Gives the loop its hooks, and settles everything at the end.
 """
 
 import logging

@@ -1,7 +1,4 @@
-"""What an encoded dataset is: the facts in its manifest, and which of its files a training job opens.
-
-Knows nothing of how it is made or read.
-"""
+"""What an encoded dataset is: the facts in its manifest, and which of its files a training job opens."""
 
 from collections.abc import Mapping
 from pathlib import Path

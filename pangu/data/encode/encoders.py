@@ -1,4 +1,4 @@
-"""The frozen encoders of a recipe, loaded, and the facts about them. Knows nothing of rows or files."""
+"""The frozen encoders of a recipe, loaded, and the facts about them."""
 
 from dataclasses import dataclass
 from typing import Any

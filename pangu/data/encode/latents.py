@@ -1,4 +1,4 @@
-"""Images to latents at the sizes of a view, as precomputed and on-the-fly rows share it. Knows nothing of tables or files."""
+"""Images to latents at the sizes of a view, as precomputed and on-the-fly rows share it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

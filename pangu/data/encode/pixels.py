@@ -1,4 +1,4 @@
-"""Encoded image bytes to arrays of one size, as the autoencoder gets them. Knows nothing of latents or rows."""
+"""Encoded image bytes to arrays of one size, as the autoencoder gets them."""
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """Images and captions to latents and text embeddings, once per dataset version, set of encoders and way of looking at images.
 
 Originals and upscaled rows never share a file, so a job that trains on originals opens none that holds an upscaled row; jobs that
-look at images alike share the files. Knows nothing of training.
+look at images alike share the files.
 """
 
 import io

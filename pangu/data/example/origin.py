@@ -1,6 +1,6 @@
 """The image origin of the demo and the tests: a loopback server with OpenMoji drawings and a dozen broken URLs.
 
-Owns the server and the URL table that lists it. Knows nothing of cards or ingest.
+Owns the server and the URL table that lists it.
 """
 
 import functools

@@ -1,7 +1,4 @@
-"""The download process of an ingest: started, watched, started again until every shard accounts for every one of its rows.
-
-Knows nothing of tables, retries by reason, or what images are for.
-"""
+"""The download process of an ingest: started, watched, started again until every shard accounts for every one of its rows."""
 
 import os
 import sys

@@ -1,7 +1,7 @@
 """What makes a hostile URL list harmless: an opener for urllib that reaches public addresses only and reads so much.
 
 Addresses are checked where the socket connects, so redirects, odd spellings of addresses and names that resolve to
-private ones all meet the same check. Knows nothing of img2dataset, cards or tables.
+private ones all meet the same check.
 """
 
 import heapq

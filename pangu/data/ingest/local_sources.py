@@ -1,6 +1,6 @@
 """Sources that hold the images themselves: folders, webdataset archives, Parquet with bytes, other datasets.
 
-They are read once, in order, into the same raw shards that downloads end in. Knows nothing of URLs or of what follows.
+They are read once, in order, into the same raw shards that downloads end in.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The downloads of an ingest on every node of a Ray cluster: one guarded process a node at a time, over whole shards.
 
 A node fetches into a folder of its own in the shared home; the driver alone moves finished shards to their place. So a node
-that was given up, and still goes on behind a cut, tears nothing. Knows nothing of tables or of what images are for.
+that was given up, and still goes on behind a cut, tears nothing.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a card's source lists, whatever its format, as one Arrow table of rows. Knows nothing of downloads."""
+"""What a card's source lists, whatever its format, as one Arrow table of rows."""
 
 import glob
 import hashlib

@@ -1,7 +1,6 @@
 """Ingest: from a card's table to raw shards, by img2dataset in a guarded subprocess. Every listed row is accounted for.
 
-What earlier ingests of the dataset have is not fetched again; failures are tried again only when asked. Knows nothing of what the
-images are for.
+What earlier ingests of the dataset have is not fetched again; failures are tried again only when asked.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Files of tables as columns of text: what a file says, never what a reader guesses a value to be.
 
 A value is read whole and as it is written: 007 stays 007, NA stays NA, and neither the size of a file nor the rows beside it
-change it. Bytes that are not UTF-8 become U+FFFD. Knows nothing of cards or of what a column means.
+change it. Bytes that are not UTF-8 become U+FFFD.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""Runs a command that may hang, in its own process group, with a deadline and a stall limit. Knows not what it runs."""
+"""Runs a command that may hang, in its own process group, with a deadline and a stall limit."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Images to captions, by any image-to-text model that transformers loads. Knows nothing of rows, tables or languages."""
+"""Images to captions, by any image-to-text model that transformers loads."""
 
 from collections.abc import Sequence
 from typing import Any

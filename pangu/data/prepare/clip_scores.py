@@ -1,4 +1,4 @@
-"""CLIP score and aesthetic score of one image, by models given by path. Knows nothing of cards or thresholds."""
+"""CLIP score and aesthetic score of one image, by models given by path."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 """A missing language of a caption, written by a model and marked as such: translated where the other language is there, or else
-read off the image. Knows nothing of tables.
+read off the image.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""Landing: from rows and the verdicts on them to files of the table, rows put aside, a report, and one commit.
-
-Knows nothing of how rows are made.
-"""
+"""Landing: from rows and the verdicts on them to files of the table, rows put aside, a report, and one commit."""
 
 import shutil
 from collections import Counter

@@ -1,6 +1,6 @@
 """Where rows come from that are to be selected: shards just made, or an earlier version with what it rejected.
 
-A piece is what is read, decided and written at a time. Knows nothing of thresholds.
+A piece is what is read, decided and written at a time.
 """
 
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a selection kept and dropped, as one self-contained HTML page with examples. Knows nothing of how it was decided."""
+"""What a selection kept and dropped, as one self-contained HTML page with examples."""
 
 import base64
 import html

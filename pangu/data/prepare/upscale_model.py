@@ -1,7 +1,7 @@
 """Makes images larger by a network that the user brings: any architecture that spandrel reads, on CUDA or the CPU.
 
 spandrel (MIT) tells from the weights which network they belong to: ESRGAN, SPAN, SwinIR, HAT, DAT and some forty more. Weights
-come as safetensors only, because the other formats that it reads are pickles. Knows nothing of cards or rows.
+come as safetensors only, because the other formats that it reads are pickles.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Making rows: from the raw images of a shard to rows with every score, before anything decides which of them are kept.
 
 Works shard by shard, in this process, in several, or on Ray's actors; each shard leaves one file and a manifest, so that a killed
-run goes on after the last one. Knows nothing of thresholds, tables or commits.
+run goes on after the last one.
 """
 
 import hashlib

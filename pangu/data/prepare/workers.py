@@ -1,6 +1,6 @@
 """Many shards, several workers: in this process, in processes of this machine, or in Ray Data's actors on a cluster.
 
-Ray pays where one machine is too slow; on one machine plain processes start faster. Knows nothing of what a shard is.
+Ray pays where one machine is too slow; on one machine plain processes start faster.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """The local copy of the images of one training job: their bytes one after another, and a table that says where each lies.
 
-Read from the dataset's table at the pinned version. Knows nothing of encoders.
+Read from the dataset's table at the pinned version.
 """
 
 from collections.abc import Iterator, Sequence

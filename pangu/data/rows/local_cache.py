@@ -1,6 +1,6 @@
 """Columns of fixed width in files of this machine, read by row index through the page cache: rows need not fit into memory.
 
-Made once from the files that are the truth, by whoever comes first; may be deleted at any time. Knows nothing of what they mean.
+Made once from the files that are the truth, by whoever comes first; may be deleted at any time.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The local copy of the rows of one training job: a column of latents per preset, and columns of token and pooled
 embeddings, or the texts themselves where training words them anew.
 
-Owns how Parquet files become those columns. Rows lie in the files' order; `rows.arrow` lists them by key. Knows no batches.
+Owns how Parquet files become those columns. Rows lie in the files' order; `rows.arrow` lists them by key.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Precomputed rows of one training job, read by row index from a local copy of the Parquet files. Knows nothing of the images."""
+"""Precomputed rows of one training job, read by row index from a local copy of the Parquet files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Captions that are worded anew for each sample, and embedded in the loop. Knows nothing of what chance decides about them."""
+"""Captions that are worded anew for each sample, and embedded in the loop."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The dataset table: a Delta table, partitioned so that originals and upscaled rows never share a file.
 
-Owns how files are laid out, the one transaction that makes them visible, and reading a pinned version. Knows nothing of
-where rows come from. Workers write files first (`write_part`), then one `commit` shows all of them or none.
+Owns how files are laid out, the one transaction that makes them visible, and reading a pinned version. Workers write files
+first (`write_part`), then one `commit` shows all of them or none.
 """
 
 import hashlib

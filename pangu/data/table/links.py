@@ -1,7 +1,4 @@
-"""Plain names for folders whose paths a library cannot take: links below the temporary folder, made anew whenever needed.
-
-Knows nothing of what is in the folders.
-"""
+"""Plain names for folders whose paths a library cannot take: links below the temporary folder, made anew whenever needed."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The columns of a dataset table: names, types and meanings. Knows nothing of files or of where rows come from."""
+"""The columns of a dataset table: names, types and meanings."""
 
 from collections.abc import Iterable
 

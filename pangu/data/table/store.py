@@ -1,4 +1,4 @@
-"""Where a dataset table lies, on a disk or in S3, and how its files are written and opened. Knows nothing of rows.
+"""Where a dataset table lies, on a disk or in S3, and how its files are written and opened.
 
 S3 is addressed as everywhere: AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and its like in the environment.
 """

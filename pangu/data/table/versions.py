@@ -1,7 +1,4 @@
-"""Looking at the versions of a dataset: their log, one version, the difference of two, and which are kept.
-
-Knows nothing of how a version is made.
-"""
+"""Looking at the versions of a dataset: their log, one version, the difference of two, and which are kept."""
 
 from collections import Counter
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What a `CoopPipeline` is made of: its models, where they are, and how they are saved. Knows no denoising."""
+"""What a `CoopPipeline` is made of: its models, where they are, and how they are saved."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The gap of resolutions (PanGu-Draw, Algorithm 1, part 2): a low-resolution model begins, the high-resolution one finishes.
 
-Owns when the one stops and the other begins, and what is carried across. Knows nothing of prompts.
+Owns when the one stops and the other begins, and what is carried across.
 """
 
 from collections.abc import Mapping

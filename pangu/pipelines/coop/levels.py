@@ -1,4 +1,4 @@
-"""Noise levels of diffusers: what a network was trained with, and where a sampler stands. Knows no pipeline.
+"""Noise levels of diffusers: what a network was trained with, and where a sampler stands.
 
 A `TrainedLevels` maps a network's continuous timestep to a noise level and back, through the logarithm of the signal-to-noise
 ratio. Schedulers interpolate their sigmas in the same logarithm, so both agree between the indices as well.

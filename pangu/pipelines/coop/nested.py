@@ -1,4 +1,4 @@
-"""A diffusers pipeline that is made of pipelines: what diffusers asks of one, asked of each. Knows no denoising."""
+"""A diffusers pipeline that is made of pipelines: what diffusers asks of one, asked of each."""
 
 from typing import Any, Self
 

@@ -1,4 +1,4 @@
-"""What a user says about a partner: which model, how strongly, when, and with which conditions. Knows no network."""
+"""What a user says about a partner: which model, how strongly, when, and with which conditions."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

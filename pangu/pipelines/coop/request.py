@@ -1,4 +1,4 @@
-"""One checked call of a cooperation, and how each model is asked in it. Knows no network."""
+"""One checked call of a cooperation, and how each model is asked in it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -2,7 +2,6 @@
 
 The main's sampler drives. Each bridged partner has latents of its own, kept in the scale of that sampler and advanced by a copy
 of it, so that both are always at one noise level; to be asked, they are rescaled to the partner's training at the same log-SNR.
-Knows nothing of prompts, sizes or pipelines.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The HTTP surface: OpenAI's Images endpoints over anything that can draw. Knows no Ray and no models."""
+"""The HTTP surface: OpenAI's Images endpoints over anything that can draw."""
 
 from pangu.serve.api.app import build_api
 

@@ -1,4 +1,4 @@
-"""What the API answers: OpenAI's objects with the facts that PanGu adds. Knows no HTTP framework."""
+"""What the API answers: OpenAI's objects with the facts that PanGu adds."""
 
 import base64
 import time

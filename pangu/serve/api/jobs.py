@@ -1,4 +1,4 @@
-"""From a valid request to the message that the pools understand. Knows no HTTP."""
+"""From a valid request to the message that the pools understand."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""API keys: who may draw, how often, and how much at once. Knows no HTTP framework.
+"""API keys: who may draw, how often, and how much at once.
 
 Keys are compared as hashes and in constant time, so the time of an answer says nothing about them.
 """

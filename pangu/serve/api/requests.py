@@ -1,6 +1,6 @@
 """The body of a request: OpenAI's fields, PanGu's extensions, and the one sentence that a bad one gets.
 
-Turns JSON into an `ImageRequest` or an `ApiError`. Knows nothing of Ray, FastAPI or models.
+Turns JSON into an `ImageRequest` or an `ApiError`.
 """
 
 import json

@@ -1,1 +1,1 @@
-"""Drawing with a released pair: pools, batching of steps, cooperation. Knows nothing of HTTP and Ray."""
+"""Drawing with a released pair: pools, batching of steps, cooperation."""

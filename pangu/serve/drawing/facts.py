@@ -1,7 +1,4 @@
-"""What a picture says of itself, in its file and in the answer: enough to draw it again, by the same request.
-
-Knows no pixels and no models.
-"""
+"""What a picture says of itself, in its file and in the answer: enough to draw it again, by the same request."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Values by key, bounded in bytes, the least recently used dropped first. Knows nothing of what it holds."""
+"""Values by key, bounded in bytes, the least recently used dropped first."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable

@@ -1,4 +1,4 @@
-"""Loading one part of a released pair folder, once its files are known to be the released ones. Knows no Ray."""
+"""Loading one part of a released pair folder, once its files are known to be the released ones."""
 
 import hashlib
 import json

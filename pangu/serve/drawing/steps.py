@@ -1,6 +1,6 @@
 """Step-level batching: every walk of a pool takes its next step together with all that can share a call of the network.
 
-A request joins at the next step, not at the next batch, and leaves when its last step is done. Knows no Ray and no HTTP.
+A request joins at the next step, not at the next batch, and leaves when its last step is done.
 """
 
 import asyncio

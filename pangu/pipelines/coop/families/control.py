@@ -1,4 +1,4 @@
-"""Control images and scales of ControlNets, checked and prepared alike for every family. Knows no network."""
+"""Control images and scales of ControlNets, checked and prepared alike for every family."""
 
 from typing import Any
 
