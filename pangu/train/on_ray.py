@@ -27,7 +27,7 @@ def run_on_ray(job: "TrainJob", quiet: bool = False) -> None:
     from ray.train.torch import TorchTrainer
 
     if not ray.is_initialized():
-        ray.init(**({"log_to_driver": False, "logging_level": logging.WARNING} if quiet else {}))
+        ray.init(log_to_driver=not quiet, logging_level=logging.WARNING if quiet else logging.INFO)
     least, most = job.recipe.min_workers, job.recipe.workers
     workers: Any = most if least is None else (least, most)
     # Of the cluster, not of this process, which needs no GPU and may be where there is none.
