@@ -1,7 +1,8 @@
 """The layers of the package: who may import whom, read from the source."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,31 @@ def test_one_module_reads_every_image_that_enters() -> None:
         "data/images.py",
         "data/example/openmoji.py",
     }  # the latter lays what the SVG renderer drew on white
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """Also by imports inside functions, and for types alone: files that know each other are one file, or lack a third."""
+    names = {module_name(path): path for path in SOURCES}
+    known = {name: imported_files(path, set(names)) - {name} for name, path in names.items()}
+    try:
+        order = list(TopologicalSorter(known).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert set(order) == set(names)
+
+
+def module_name(path: Path) -> str:
+    """`pangu.diffusion.noise` for pangu/diffusion/noise.py, `pangu.diffusion` for its package's own file."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_files(path: Path, names: Set[str]) -> set[str]:
+    """Modules of ours that the file names: of `from package import module` the module, not the package."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            inside = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {whole if whole in names else node.module for whole in inside.values()}
+    return found & names

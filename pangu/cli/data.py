@@ -111,7 +111,7 @@ def check_card(card: CardArgument) -> None:
     """Say whether a card and its source can be read, and show the first ten rows as ingest would read them."""
     from pangu.data.captions import LANGUAGES
     from pangu.data.card import load_card
-    from pangu.data.ingest.source import read_source
+    from pangu.data.ingest.any_source import read_source
     from pangu.data.ingest.stage import check_source
 
     parsed, home = load_card(card), Home.from_environment()

@@ -1,20 +1,18 @@
 """The curve behind a recommended T_struct, as a picture."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pangu.evaluate.boundary import Floats
-
-if TYPE_CHECKING:
-    from pangu.evaluate.probe import BoundaryOutcome
+from pangu.evaluate.boundary_outcome import BoundaryOutcome
 
 INK, FAINT, GRID = "#1f2328", "#6e7781", "#e4e7eb"
 STRUCTURE, TEXTURE = "#0b6bcb", "#c2410c"
 
 
-def draw(outcome: "BoundaryOutcome", visible_t: Floats) -> bytes:
+def draw(outcome: BoundaryOutcome, visible_t: Floats) -> bytes:
     """PNG: above, what is still open and what is still visible at each timestep, with the marks; below, loss and log-SNR."""
     from matplotlib.figure import Figure  # not pyplot, which keeps global state
 
@@ -35,7 +33,7 @@ def draw(outcome: "BoundaryOutcome", visible_t: Floats) -> bytes:
     return sink.getvalue()
 
 
-def _shares(axes: Any, outcome: "BoundaryOutcome", visible_t: Floats) -> None:
+def _shares(axes: Any, outcome: BoundaryOutcome, visible_t: Floats) -> None:
     found = outcome.recommendation
     t = np.array([point.timestep for point in outcome.curve])
     layout = np.array([point.unknown_layout for point in outcome.curve])
@@ -53,7 +51,7 @@ def _shares(axes: Any, outcome: "BoundaryOutcome", visible_t: Floats) -> None:
     axes.legend(loc="upper center", ncols=3, framealpha=1, edgecolor="white", labelcolor=INK)
 
 
-def _reason(outcome: "BoundaryOutcome") -> str:
+def _reason(outcome: BoundaryOutcome) -> str:
     found = outcome.recommendation
     if found.bound_by == "layout":
         return f"half of the layout is decided at {found.layout_mark}; lost detail drowns in noise from {found.detail_mark} on"
@@ -62,7 +60,7 @@ def _reason(outcome: "BoundaryOutcome") -> str:
     )
 
 
-def _data(outcome: "BoundaryOutcome") -> str:
+def _data(outcome: BoundaryOutcome) -> str:
     rows = "held-out" if outcome.split == "held_out" else "training"
     return (
         f"{outcome.dataset}, version {outcome.version}: {outcome.images} {rows} originals; "
@@ -70,7 +68,7 @@ def _data(outcome: "BoundaryOutcome") -> str:
     )
 
 
-def _losses(axes: Any, outcome: "BoundaryOutcome") -> None:
+def _losses(axes: Any, outcome: BoundaryOutcome) -> None:
     t = [point.timestep for point in outcome.curve]
     axes.plot(t, [point.loss for point in outcome.curve], color=INK, linewidth=1.8)
     axes.set_ylabel("loss of the probe", color=INK)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from pangu.config import Frozen, NoiseSchedule, Recipe
+from pangu.config import NoiseSchedule, Recipe
 from pangu.contract import GeneratorContract
 from pangu.data.card import Card, Split
 from pangu.data.encode.pixels import fit_pixels
@@ -23,6 +22,7 @@ from pangu.diffusion.noise import alpha_bars, log_snr
 from pangu.diffusion.trajectory import Denoiser
 from pangu.errors import UserError
 from pangu.evaluate import boundary as rule
+from pangu.evaluate.boundary_outcome import BoundaryOutcome, CurvePoint
 from pangu.evaluate.boundary_picture import draw
 from pangu.evaluate.latents import denoiser_of, encode_images, encode_sample, originals
 from pangu.evaluate.material import holds_out
@@ -35,42 +35,6 @@ from pangu.storage import Home, write_atomically, write_json
 
 PARTS = 40
 COMMON_FACTOR = 2.0
-
-
-class CurvePoint(Frozen):
-    """What the probe does on one part of the timesteps.
-
-    loss: squared error of what the network predicts (PanGu-Draw, Eq. 2).
-    unknown: squared error of the clean latents it implies, as a share of their power around the corpus mean.
-    unknown_layout: the same over the frequencies that small images hold.
-    visible_detail: share of the power that upscaling lost which z_t still shows; no matter of the probe.
-    """
-
-    timestep: float
-    log_snr: float
-    loss: float
-    unknown: float
-    unknown_layout: float
-    visible_detail: float
-
-
-class BoundaryOutcome(Frozen):
-    """The recommendation, what it was measured on, and its picture."""
-
-    dataset: str
-    version: int
-    split: Split
-    images: int
-    upscale_factor: float = Field(description="How much smaller the small images are; the median of the upscaled rows")
-    upscaler: str
-    visible_share: float
-    recommendation: rule.Recommendation
-    hand_over: float | None = Field(
-        description="Of two halves: open layout just below their boundary over just above it. Well above 1 means that "
-        "the texture generator knows less of the layout than it is given to decide: the boundary is too high for it"
-    )
-    curve: tuple[CurvePoint, ...]
-    picture: str
 
 
 def find_boundary(

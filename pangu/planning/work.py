@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pangu.config import Recipe
 from pangu.data.card import Card
-from pangu.data.ingest.source import read_source
+from pangu.data.ingest.any_source import read_source
 from pangu.data.table.delta import data_files, latest_version, read_rows
 from pangu.errors import UserError
 from pangu.planning.cluster import Corpus

@@ -10,7 +10,8 @@ from PIL import Image
 import pangu.data.table.delta
 from pangu.data.card import Card
 from pangu.data.example.openmoji import selection
-from pangu.data.ingest.source import content_digest, read_source
+from pangu.data.ingest.any_source import read_source
+from pangu.data.ingest.source import content_digest
 from pangu.data.prepare.admission import make_admitter
 from pangu.data.prepare.scores import Scorer
 from pangu.data.prepare.upscale import make_upscaler

@@ -23,7 +23,8 @@ from pangu.evaluate.boundary import (
     recommend,
     visible_detail,
 )
-from pangu.evaluate.probe import BoundaryOutcome, find_boundary, probe_curve
+from pangu.evaluate.boundary_outcome import BoundaryOutcome
+from pangu.evaluate.probe import find_boundary, probe_curve
 from pangu.evaluate.timestep_loss import Sample
 
 SCHEDULE = NoiseSchedule(prediction_type="epsilon")

@@ -1,4 +1,4 @@
-"""What a card's source lists, whatever its format, as one Arrow table of rows."""
+"""Tables that list images, of whatever format, as one Arrow table of rows with a card's columns."""
 
 import glob
 import hashlib
@@ -28,7 +28,6 @@ from pangu.data.ingest.table_files import (
 )
 from pangu.data.table.store import file_system
 from pangu.errors import UserError
-from pangu.storage import Home
 
 LISTED = pa.schema(
     [
@@ -51,21 +50,6 @@ MAX_CAPTION = 4000
 """Characters; a longer caption is no caption but a page, and counts as missing."""
 UNWRITTEN = r"[\s\x00-\x1f\x7f-\x9f\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{2069}\x{feff}]+"
 """White space, control characters and marks of writing direction; the joiner inside emoji is none of these."""
-
-
-def read_source(card: Card, home: Home) -> pa.Table:
-    """The listed rows in the source's order, schema `LISTED`; captions it does not have are empty strings.
-
-    Raises:
-        UserError: the source is missing, unreadable, empty, or lacks a column that the card names.
-    """
-    from pangu.data.ingest.local_sources import local_images
-
-    uri, local = card.source_uri(home), local_images(card, home)
-    if local is not None:
-        return listing(card, uri, local.table)
-    needed = [name for name in card.columns.model_dump(exclude={"image"}).values() if name]
-    return listing(card, uri, read_tables(card, expand(card, uri), needed))
 
 
 def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:

@@ -16,13 +16,14 @@ from pydantic import Field
 
 from pangu.config import Frozen
 from pangu.data.card import Card
+from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.download import download
 from pangu.data.ingest.guard import EgressPolicy
 from pangu.data.ingest.local_sources import LocalImages, import_images, local_images
 from pangu.data.ingest.on_nodes import download_on_nodes
 from pangu.data.ingest.raw import NO_SHARD, RawFolder, RowState, write_rows, write_table
 from pangu.data.ingest.reuse import carried, elsewhere, reuse, waits
-from pangu.data.ingest.source import content_digest, read_source
+from pangu.data.ingest.source import content_digest
 from pangu.data.ingest.table_files import UNREADABLE
 from pangu.data.ingest.urls import Failed, asked_host, origin_of, requested_or_same, requested_url
 from pangu.data.locks import only_one

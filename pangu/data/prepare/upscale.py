@@ -7,7 +7,6 @@ drawings rendered at 96 px), where Lanczos gives 23.2 dB, `spanx2_ch52` 25.1 dB 
 """
 
 import importlib.util
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +16,7 @@ from PIL import Image
 
 from pangu.data.card import Card, UpscalerName
 from pangu.data.images import ImageHWC
+from pangu.data.prepare.tiles import by_tiles
 from pangu.errors import UserError
 
 TILE = 512
@@ -93,27 +93,6 @@ class Span:
             # np.array alone is a view of ncnn's memory, which the next line frees.
             result_chw = np.array(output).copy()
         return (result_chw.transpose(1, 2, 0).clip(0, 1) * 255).round().astype(np.uint8)
-
-
-def by_tiles(
-    image_hwc: ImageHWC, factor: int, enlarge: Callable[[ImageHWC], ImageHWC], tile: int, seen: int
-) -> ImageHWC:
-    """Enlarge tile by tile, so that memory does not grow with the image.
-
-    tile: side of a tile, px. seen: by how much tiles overlap, px: as far as the network can see.
-    """
-    height, width, _ = image_hwc.shape
-    if max(height, width) <= tile + 2 * seen:
-        return enlarge(image_hwc)
-    result = np.empty((height * factor, width * factor, 3), np.uint8)
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            bottom, right = min(top + tile, height), min(left + tile, width)
-            above, before = min(seen, top), min(seen, left)
-            enlarged = enlarge(image_hwc[top - above : bottom + seen, left - before : right + seen])
-            inner = enlarged[above * factor :, before * factor :][: (bottom - top) * factor, : (right - left) * factor]
-            result[top * factor : bottom * factor, left * factor : right * factor] = inner
-    return result
 
 
 @cache

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from pangu.data.images import ImageHWC
-from pangu.data.prepare.upscale import by_tiles
+from pangu.data.prepare.tiles import by_tiles
 from pangu.errors import UserError
 
 TILE = 256

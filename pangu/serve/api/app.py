@@ -1,8 +1,7 @@
 """The FastAPI application: routes, status codes, errors. Its OpenAPI document carries every bound."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -11,37 +10,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pangu.serve.api import images, pages
+from pangu.serve.api.drawing import Drawing
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.middleware import RequestMiddleware
 from pangu.serve.api.refusals import answer_with
-from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures, Release
+from pangu.serve.drawing.messages import Release
 from pangu.serve.errors import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
-
-
-class Drawing(Protocol):
-    """Whatever draws the images."""
-
-    lineup: Lineup | None
-    warmed: set[str]
-
-    async def draw(self, job: Job, channel: str | None = None) -> Pictures:
-        """Raises ApiError."""
-        ...
-
-    def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
-        """Raises ApiError."""
-        ...
-
-    async def holdings(self) -> Mapping[str, list[str]]:
-        """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
-        ...
-
-    @property
-    def partners(self) -> list[str]: ...
 
 
 def build_api(

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from pangu.serve.api import refusals
 from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of, headers_of
 from pangu.serve.api.bodies import form_of, limited_body
+from pangu.serve.api.drawing import Drawing
 from pangu.serve.api.files import ImageFiles, address_of
 from pangu.serve.api.jobs import job_of
 from pangu.serve.api.keys import KeyRing
@@ -23,9 +24,6 @@ from pangu.serve.drawing.messages import Job, Partial, Pictures
 from pangu.serve.errors import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
-
-if TYPE_CHECKING:
-    from pangu.serve.api.app import Drawing
 
 CHANNEL_HEADER = "x-pangu-release"
 CHANNELS = ("champion", "canary")
@@ -41,14 +39,14 @@ STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 class Served:
     """What all routes need."""
 
-    studio: "Drawing"
+    studio: Drawing
     metrics: Metrics
     keys: KeyRing
     settings: ServeSettings
     files: ImageFiles
 
 
-def add_to(api: FastAPI, studio: "Drawing", metrics: Metrics, keys: KeyRing, settings: ServeSettings) -> None:
+def add_to(api: FastAPI, studio: Drawing, metrics: Metrics, keys: KeyRing, settings: ServeSettings) -> None:
     """Put the routes on `api`."""
     files = ImageFiles(settings)
     files.add_to(api)

@@ -16,9 +16,9 @@ from PIL import Image
 
 from pangu.data.card import Card
 from pangu.data.images import SUFFIXES
+from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.file_names import captions_beside, is_image, other_file
 from pangu.data.ingest.local_sources import LocalImages, local_images
-from pangu.data.ingest.source import read_source
 from pangu.data.ingest.stage import check_source, ingest
 from pangu.errors import UserError
 from pangu.storage import Home

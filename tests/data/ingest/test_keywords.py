@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pangu.data.captions import keywords_of
 from pangu.data.card import Card
 from pangu.data.example.openmoji import render_png, selection
-from pangu.data.ingest.source import content_digest, listing, read_source
+from pangu.data.ingest.any_source import read_source
+from pangu.data.ingest.source import content_digest, listing
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.stage import prepare

@@ -11,7 +11,7 @@ import pytest
 
 from pangu.data.card import Card
 from pangu.data.example.openmoji import render_png, selection
-from pangu.data.ingest.source import read_source
+from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.stage import check_source, ingest
 from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows

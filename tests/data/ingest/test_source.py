@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pangu.data.card import Card, load_card
-from pangu.data.ingest.source import LISTED, content_digest, read_source
+from pangu.data.ingest.any_source import read_source
+from pangu.data.ingest.source import LISTED, content_digest
 from pangu.errors import UserError
 from pangu.storage import Home
 

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pangu.data.ingest import table_files
-from pangu.data.ingest.source import read_source, read_tables
+from pangu.data.ingest.any_source import read_source
+from pangu.data.ingest.source import read_tables
 from pangu.data.ingest.stage import check_source
 from pangu.errors import UserError
 from pangu.storage import Home
