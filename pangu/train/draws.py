@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pangu.config import Optimization
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval
 
 Windows = Mapping[int, tuple[int, int]]

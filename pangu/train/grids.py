@@ -17,7 +17,7 @@ from PIL import Image
 from pangu.config import Strategy
 from pangu.contract import GeneratorContract
 from pangu.data.captions import LANGUAGES
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.pictures import png, sample_grid
 from pangu.storage import write_atomically
 from pangu.train.history import SAMPLES_FOLDER

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 from pangu.config import ROLES, Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import Manifest
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json

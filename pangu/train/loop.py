@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pangu.config import Execution, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.captions import Caption
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError

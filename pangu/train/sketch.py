@@ -12,7 +12,7 @@ from torch import Tensor
 from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch.distributed
 
 from pangu.contract import GeneratorContract
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.data.table.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
 from pangu.storage import Home

@@ -12,7 +12,7 @@ from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import Manifest
 from pangu.data.encode.views import windows
 from pangu.data.rows.load import load_rows
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.errors import UserError
 from pangu.storage import write_json
 from pangu.train.attempts import check_claim

@@ -8,7 +8,7 @@ from pangu.config import Recipe, Role
 from pangu.data.encode.encoded import Manifest
 from pangu.data.rows.mapped import open_mapped
 from pangu.data.rows.on_the_fly import open_on_the_fly
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.errors import UserError
 
 

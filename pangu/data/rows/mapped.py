@@ -16,9 +16,9 @@ from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Manifest, parts
 from pangu.data.encode.encoders import load_towers
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table, mapped
 from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy, with_counts
-from pangu.data.rows.protocol import Texts
 from pangu.data.rows.stored_texts import StoredTexts
 from pangu.data.rows.texts import Captioned
+from pangu.data.rows.training_rows import Texts
 from pangu.data.rows.worded_texts import WordedTexts
 from pangu.errors import UserError
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pangu.data.captions import LANGUAGES, Caption
-from pangu.data.rows.protocol import Texts
+from pangu.data.rows.training_rows import Texts
 
 
 class Captioned:

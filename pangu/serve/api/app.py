@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pangu.serve.api import images, pages
-from pangu.serve.api.drawing import Drawing
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.middleware import RequestMiddleware
 from pangu.serve.api.refusals import answer_with
+from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.drawing.messages import Release
 from pangu.serve.errors import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
 from pangu.serve.metrics import Metrics

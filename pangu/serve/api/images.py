@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 from pangu.serve.api import refusals
 from pangu.serve.api.answers import ImageResponse, Kind, answer_of, events_of, headers_of
 from pangu.serve.api.bodies import form_of, limited_body
-from pangu.serve.api.drawing import Drawing
 from pangu.serve.api.files import ImageFiles, address_of
 from pangu.serve.api.jobs import job_of
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.leaving import while_connected
 from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
+from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.drawing.messages import Job, Partial, Pictures
 from pangu.serve.errors import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
 from pangu.serve.metrics import Metrics

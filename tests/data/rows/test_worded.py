@@ -18,7 +18,7 @@ from pangu.data.example.openmoji import selection
 from pangu.data.rows.load import load_rows
 from pangu.data.rows.mapped import MappedRows
 from pangu.data.rows.on_the_fly import OnTheFlyRows
-from pangu.data.rows.protocol import Rows
+from pangu.data.rows.training_rows import Rows
 from pangu.data.table.delta import read_rows
 from pangu.data.wording import chosen, keyword
 from pangu.errors import UserError
