@@ -38,7 +38,7 @@ def stand_in(side: int) -> StableDiffusionPipeline:
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
-        vocab_size=3072,
+        vocab_size=len(tower.tokenizer),
         eos_token_id=1,
     )
     blocks = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")

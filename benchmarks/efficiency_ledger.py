@@ -36,6 +36,7 @@ from pangu.models.denoisers import build_denoiser, denoise, sees_lower
 from pangu.pictures import png, sample_grid
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.baselines import assemble_cascade, assemble_single_stage
+from pangu.planning.operations import Shapes, parameters
 from pangu.recipes import recipe as named
 from pangu.storage import Home, write_atomically, write_json
 from pangu.train.initial import pin_initial
@@ -107,11 +108,13 @@ def trained(role: Role, recipe: Recipe, home: Home, dataset: str, encode_id: str
 
 def flops(recipe: Recipe, role: Role, side: int, backward: bool) -> int:
     """Counted floating-point operations of one image at `side` px: forward, and backward where asked."""
-    network = build_denoiser(recipe.denoiser, 16, 128, 128, lower=sees_lower(role))
-    latents = torch.randn(1, 16, side // 8, side // 8)
+    shapes = Shapes(recipe)
+    channels = shapes.latent_channels, shapes.tokens, shapes.pooled
+    network = build_denoiser(recipe.denoiser, *channels, lower=sees_lower(role))
+    latents = torch.randn(1, shapes.latent_channels, side // 8, side // 8)
     lower = torch.randn_like(latents) if sees_lower(role) else None
     with FlopCounterMode(display=False) as counter:
-        text = torch.randn(1, recipe.max_tokens, 128), torch.randn(1, 128)
+        text = torch.randn(1, recipe.max_tokens, shapes.tokens), torch.randn(1, shapes.pooled)
         prediction = denoise(network, latents, torch.zeros(1).long(), *text, 0, lower_bchw=lower)
         if backward:
             prediction.sum().backward()
@@ -161,7 +164,7 @@ def account(strategy: Strategy, share: float, home: Home, dataset: str, version:
     return Account(
         strategy=strategy,
         rows=max(rows.values()),
-        parameters=sum(p.numel() for p in build_denoiser(recipe.denoiser, 16, 128, 128).parameters()),
+        parameters=parameters(Shapes(recipe), recipe.roles[0]),
         training_tflops=training / 1e12,
         training_core_s=core_s,
         sampling_gflops=sampling_flops(recipe, side) / 1e9,

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pangu.config import Execution
 from pangu.diffusion.noise import alpha_bars
 from pangu.models.denoisers import build_denoiser
+from pangu.planning.operations import Shapes
 from pangu.recipes import recipe as named
 from pangu.train.draws import Batch
 from pangu.train.laps import Laps
@@ -27,8 +28,6 @@ from pangu.train.step import loss_per_sample, train_step
 from pangu.train.world import World
 
 GOAL = 0.45
-EMBEDDED, SDXL = (16, 128, 128), (4, 768 + 1280, 1280)
-"""Channels of latents, text tokens and pooled text: of the embedded encoders, and of the published recipes."""
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -52,7 +51,7 @@ def _seconds(work: object, device: torch.device) -> float:
 
 
 def noise_batch(channels: tuple[int, int, int], side: int, tokens: int, size: int, device: torch.device) -> Batch:
-    """A batch of noise in the shapes of real data."""
+    """A batch of noise; channels: of latents, text tokens and pooled text."""
     latent, context, pooled = channels
     shape = size, latent, side // 8, side // 8
     return Batch(
@@ -85,7 +84,8 @@ def main() -> None:
         channels_last=asked.channels_last,
         gradient_checkpointing=asked.gradient_checkpointing,
     )
-    channels = EMBEDDED if recipe.autoencoder.source == "embedded" else SDXL
+    shapes = Shapes(recipe)
+    channels = shapes.latent_channels, shapes.tokens, shapes.pooled
     network = build_denoiser(recipe.denoiser, *channels).to(device).train()
     batch = noise_batch(channels, asked.side, recipe.max_tokens, asked.batch, device)
     alpha_bars_t = alpha_bars(recipe.schedule).to(device)

@@ -23,6 +23,7 @@ from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import add_noise, alpha_bars, training_target
 from pangu.models.denoisers import denoise
+from pangu.planning.operations import Shapes
 from pangu.recipes import recipe as named
 from pangu.train.loop import Hooks, initial, train_loop
 from pangu.train.world import World
@@ -30,8 +31,9 @@ from pangu.train.world import World
 GOAL = 0.97
 
 
-def random_rows(count: int, side: int) -> EncodedRows:
-    """As many rows of noise as an encoded dataset would give, in the shapes of the embedded encoders."""
+def random_rows(count: int, recipe: Recipe) -> EncodedRows:
+    """As many rows of noise as an encoded dataset would give, in the shapes of the recipe's encoders."""
+    shapes, side = Shapes(recipe), recipe.structure.resolution // 8
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -39,13 +41,13 @@ def random_rows(count: int, side: int) -> EncodedRows:
 
     return EncodedRows(
         keys=tuple(map(str, range(count))),
-        latents_nchw=draw(count, 16, side, side),
-        tokens_lnsc=draw(2, count, 32, 128),
-        pooled_lnp=draw(2, count, 128),
+        latents_nchw=draw(count, shapes.latent_channels, side, side),
+        tokens_lnsc=draw(2, count, recipe.max_tokens, shapes.tokens),
+        pooled_lnp=draw(2, count, shapes.pooled),
         min_timestep_n=torch.zeros(count, dtype=torch.int64),
         preset_n=torch.zeros(count, dtype=torch.int64),
-        empty_tokens_sc=draw(32, 128),
-        empty_pooled_p=draw(128),
+        empty_tokens_sc=draw(recipe.max_tokens, shapes.tokens),
+        empty_pooled_p=draw(shapes.pooled),
     )
 
 
@@ -121,7 +123,7 @@ def main() -> None:
             "execution": recipe.execution.model_copy(update={"precision": asked.precision}),
         }
     )
-    device, rows = torch.device(asked.device), random_rows(asked.rows, recipe.structure.resolution // 8)
+    device, rows = torch.device(asked.device), random_rows(asked.rows, recipe)
     loops = {"bare": bare_seconds, "platform": platform_seconds}
     took: dict[str, list[Seconds]] = {name: [] for name in loops}
     for number in range(asked.rounds):

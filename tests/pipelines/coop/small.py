@@ -63,7 +63,12 @@ def tokenizer() -> Any:
 def text_config(**changes: Any) -> CLIPTextConfig:
     sizes = {"hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     return CLIPTextConfig(
-        **sizes, vocab_size=3072, max_position_embeddings=32, projection_dim=WIDTH, eos_token_id=1, **changes
+        **sizes,
+        vocab_size=len(tokenizer()),
+        max_position_embeddings=32,
+        projection_dim=WIDTH,
+        eos_token_id=1,
+        **changes,
     )
 
 
@@ -180,7 +185,7 @@ def controlled_sdxl(seed: int = 0, count: int = 1) -> StableDiffusionXLControlNe
 
 
 def t5() -> T5EncoderModel:
-    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "vocab_size": 3072}
+    sizes = {"d_model": WIDTH, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "vocab_size": len(tokenizer())}
     return seeded(3, T5EncoderModel, config=T5Config(**sizes))
 
 
