@@ -4,9 +4,10 @@ A person who mistypes an address wants to hear so at once; a flow's commands are
 """
 
 import os
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 VARIABLE = "PANGU_PATIENCE_S"
 PAUSE_S = 1.0
@@ -26,11 +27,10 @@ def patiently(ask: Callable[[], Answer], failures: tuple[type[Exception], ...], 
     Raises:
         The last failure, when the time is over; anything else at once.
     """
-    deadline = time.monotonic() + (patience_s() if seconds is None else seconds)
-    while True:
-        try:
-            return ask()
-        except failures:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(PAUSE_S)
+    attempts = Retrying(
+        retry=retry_if_exception_type(failures),
+        stop=stop_after_delay(patience_s() if seconds is None else seconds),
+        wait=wait_fixed(PAUSE_S),
+        reraise=True,
+    )
+    return attempts(ask)

@@ -10,7 +10,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
-    {"config", "errors", "storage", "progress", "patience", "pictures", "sentences", "templates", "lettering"},
+    {
+        "config",
+        "errors",
+        "file_lock",
+        "storage",
+        "progress",
+        "patience",
+        "pictures",
+        "sentences",
+        "templates",
+        "lettering",
+    },
     {"diffusion", "contract", "recipes"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},

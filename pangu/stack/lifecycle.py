@@ -3,8 +3,6 @@
 Knows the order of things; the command lines, supervision and checks are in the modules beside it.
 """
 
-import contextlib
-import fcntl
 import os
 import secrets
 import shutil
@@ -12,12 +10,14 @@ import tempfile
 import time
 import uuid
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pangu
 from pangu.errors import UserError
+from pangu.file_lock import locked
 from pangu.stack import backing, databases, health, supervision
 from pangu.stack.automations import install_automations
 from pangu.stack.deployments import create_work_pool, deploy_flows
@@ -51,7 +51,7 @@ def up(
         UserError: another `up` or `down` is at work in this home, the home is of another profile, something that the profile
             needs is missing, or a part did not start; the sentence names its log.
     """
-    with exclusive(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
+    with locked(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
         chosen = choose(home, profile)
         stack = Stack.load(home)
         if stack is not None and stack.is_complete:
@@ -73,7 +73,7 @@ def up(
 
 def down(home: Home, say: Say = print) -> None:
     """End exactly what `up` started: the servers, Ray's and Prefect's children, and nothing else. Twice is once."""
-    with exclusive(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
+    with locked(home.stack / "lock", f"Another `pangu up` or `pangu down` is at work in {home.root}; wait for it."):
         stack = Stack.load(home)
         if stack is None:
             say(f"No stack is running under {home.root}.")
@@ -96,7 +96,7 @@ def find_project() -> Path:
 
 def _describe(home: Home, project: Path, customary_ports: bool, profile: Profile) -> Stack:
     token_path = home.stack / "ray_token"
-    with contextlib.suppress(FileExistsError):
+    with suppress(FileExistsError):
         descriptor = os.open(token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
@@ -186,15 +186,15 @@ def _end_everything(stack: Stack) -> None:
     known = family(supervisor) if supervisor else []
     known += [process for record in stack.processes.values() if (process := record.find())]
     if supervisor is not None:
-        with contextlib.suppress(Exception):  # whatever it cannot say or do, the processes are ended below
+        with suppress(Exception):  # whatever it cannot say or do, the processes are ended below
             for program in ("caretaker", "worker"):
-                with contextlib.suppress(xmlrpc.client.Fault):  # it does not run, or an older stack has none
+                with suppress(xmlrpc.client.Fault):  # it does not run, or an older stack has none
                     supervision.rpc(stack).stopProcess(program, True)
             known += family(supervisor)
             settle(stack, "CANCELLED", "`pangu down` ended it; run it again, and it continues.")
             supervision.stop_all(stack)
             supervision.rpc(stack).shutdown()
-        with contextlib.suppress(Exception):
+        with suppress(Exception):
             supervisor.wait(timeout=30)
     end([*known, *marked(supervision.MARK, stack.stack_id)])
     _keep_ray_logs(stack)
@@ -208,30 +208,10 @@ def _keep_ray_logs(stack: Stack) -> None:
     kept = Home(stack.home).logs / "ray"
     if logs.is_dir():
         shutil.rmtree(kept, ignore_errors=True)
-        with contextlib.suppress(OSError, shutil.Error):
+        with suppress(OSError, shutil.Error):
             shutil.copytree(logs, kept, symlinks=True)
 
 
-@contextlib.contextmanager
-def exclusive(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path`.
-
-    Raises:
-        UserError: someone else holds it; says `refusal`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(refusal) from None
-        yield
-
-
-@contextlib.contextmanager
-def _ports_lock() -> Iterator[None]:
+def _ports_lock() -> AbstractContextManager[int]:
     """Between choosing a port and listening on it, no other stack of this person chooses."""
-    path = Path(tempfile.gettempdir()) / f"pangu-ports-{os.getuid()}.lock"
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locked(Path(tempfile.gettempdir()) / f"pangu-ports-{os.getuid()}.lock", wait_s=None)

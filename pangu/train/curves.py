@@ -1,15 +1,11 @@
-"""The loss curve of a run as a small PNG, drawn with Pillow from its history."""
+"""The loss curve of a run as a small PNG, drawn from its history."""
 
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
-
 from pangu.train.history import Line
 
-WIDTH, HEIGHT = 640, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 150, 30, 30
-INK, FAINT, PAPER, FRAME = "#1f2328", "#6e7781", "#ffffff", "#d0d7de"
+INK, FAINT, GRID = "#1f2328", "#6e7781", "#e4e7eb"
 COLOURS = ("#0969da", "#1a7f37", "#bf8700", "#cf222e", "#8250df", "#57606a")
 POINTS = 160
 """Most points of one curve; each is the mean of the log lines around it."""
@@ -35,35 +31,25 @@ def thinned(points: Sequence[tuple[int, float]], most: int = POINTS) -> Curve:
 
 def draw_curves(curves: dict[str, Curve], title: str, last_step: int) -> bytes:
     """PNG of the curves over steps 0 to `last_step`; `loss` is thick and black, those of timestep buckets are coloured."""
-    sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(12)
-    values = [y for curve in curves.values() for _, y in curve]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    low, high = min(low, 0.9 * high), high or 1.0
-    draw.text((LEFT, 8), title, INK, font)
-    draw.rectangle((LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM), outline=FRAME)
-    for part in range(5):
-        y = HEIGHT - BOTTOM - part / 4 * (HEIGHT - TOP - BOTTOM)
-        draw.line((LEFT, y, WIDTH - RIGHT, y), FRAME)
-        draw.text((LEFT - 6, y), f"{low + part / 4 * (high - low):.3g}", FAINT, font, anchor="rm")
-        x = LEFT + part / 4 * (WIDTH - LEFT - RIGHT)
-        draw.text((x, HEIGHT - BOTTOM + 6), f"{round(part / 4 * last_step)}", FAINT, font, anchor="ma")
+    from matplotlib.figure import Figure  # not pyplot, which keeps global state
 
-    def place(point: tuple[float, float]) -> tuple[float, float]:
-        across, up = point[0] / max(last_step, 1), (point[1] - low) / ((high - low) or 1.0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    # The whole loss comes last, above the others.
-    for number, (name, curve) in enumerate(sorted(curves.items(), key=lambda item: item[0] == "loss")):
-        colour, width = (INK, 2) if name == "loss" else (COLOURS[number % len(COLOURS)], 1)
-        if len(curve) > 1:
-            draw.line([place(point) for point in curve], colour, width, joint="curve")
-        y = TOP + 16 * number
-        draw.line((WIDTH - RIGHT + 10, y + 7, WIDTH - RIGHT + 26, y + 7), colour, width + 1)
-        draw.text((WIDTH - RIGHT + 32, y), name.removeprefix("loss/"), INK, font)
+    figure = Figure(figsize=(6.4, 2.8), dpi=100, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for number, (name, curve) in enumerate(curves.items()):
+        whole = name == "loss"
+        colour = INK if whole else COLOURS[number % len(COLOURS)]
+        x, y = zip(*curve, strict=True) if curve else ((), ())
+        axes.plot(x, y, color=colour, linewidth=2 if whole else 1, zorder=3 if whole else 2, label=name.split("/")[-1])
+    axes.set_xlim(0, max(last_step, 1))
+    axes.set_xlabel("step", color=FAINT)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=FAINT)
+    if curves:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK, fontsize=9)
     sink = io.BytesIO()
-    sheet.save(sink, "PNG", optimize=True)
+    figure.savefig(sink, format="png")
     return sink.getvalue()
 
 

@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from pangu.errors import UserError
+from pangu.file_lock import locked
 from pangu.stack import Stack, down, up
 from pangu.stack.health import parts
-from pangu.stack.lifecycle import exclusive
 from pangu.stack.ports import is_listening
 from pangu.stack.processes import ProcessRecord, end, marked
 from pangu.stack.supervision import MARK
@@ -52,7 +52,7 @@ def test_a_second_up_says_that_it_is_up_and_starts_nothing(stack: Stack) -> None
 
 def test_two_ups_at_once_end_with_one_sentence(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    with exclusive(home.stack / "lock", "busy"), pytest.raises(UserError, match="Another `pangu up`"):
+    with locked(home.stack / "lock", "busy"), pytest.raises(UserError, match="Another `pangu up`"):
         up(home)
 
 

@@ -291,7 +291,7 @@ def test_a_failure_waits_twice_as_long_each_time_and_a_hopeless_one_not_at_all()
 
 
 def test_two_at_once_is_one_sentence(tmp_path: Path) -> None:
-    second = only_one(tmp_path / "lock", "ingest", patience_seconds=0.1)
+    second = only_one(tmp_path / "lock", "ingest", wait_s=0.1)
     with only_one(tmp_path / "lock", "ingest"), pytest.raises(UserError, match="Another ingest is running"), second:
         pass
 
