@@ -1,4 +1,4 @@
-"""Numbers in 8 bits: blocks of 256 with a scale each, and steps that grow with the size of a number (arXiv 2110.02861, Section 2).
+"""Numbers in 8 bits: blocks of 256 with a scale each, and steps that grow with a number's size (arXiv 2110.02861, Section 2).
 
 Pure functions. Reading and writing again changes nothing: the largest number of a block is kept exactly.
 """

@@ -135,9 +135,9 @@ def test_a_run_killed_and_resumed_under_the_same_switches_ends_with_the_same_bit
 def tolerance(switches: Switches, part: str) -> float:
     """Of the mean difference, relative to how far the last two steps went.
 
-    bf16 rounds to 8 bits, and Adam makes whole steps of gradients that it turns round. Moments of fewer bits move the weights by a
-    fiftieth of that. Sums in another order differ in the last bits of float32. Means that see every third step are others in the
-    first four (test_averages.py has what they keep). All else computes the same numbers.
+    bf16 rounds to 8 bits, and Adam makes whole steps of gradients that it turns round. Moments of fewer bits move the weights by
+    a fiftieth of that. Sums in another order differ in the last bits of float32. Means that see every third step are others in
+    the first four (test_averages.py has what they keep). All else computes the same numbers.
     """
     if "ema_every" in switches and part == "averages":
         return math.inf
