@@ -285,6 +285,23 @@ class Execution(Frozen):
         exclude_if=lambda asked: not asked,
         description="Write checkpoints while training goes on, from copies that take their size in host memory",
     )
+    # Left out where they are the usual ones, so that recipes are written as they were.
+    ema_device: Literal["device", "host"] = Field(
+        "device",
+        exclude_if=lambda where: where == "device",
+        description="Where the running means are: with the weights, or in the host's memory, rank 0's alone",
+    )
+    ema_every: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda steps: steps == 1,
+        description="Steps between two updates of the running means, each by the decays of all steps since the last",
+    )
+    moments: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32",
+        exclude_if=lambda form: form == "fp32",
+        description="The optimizer's two moments: bf16 with stochastic rounding, or 8 bits in blocks of 256: less memory",
+    )
     prefetch: int = Field(2, ge=0, description="Batches drawn ahead by a background thread; 0 draws them in turn")
     latents: Literal["precomputed", "on_the_fly"] = Field(
         "precomputed", description="Encode once before training, or in the loop from the images"

@@ -216,7 +216,10 @@ def sdxl_half() -> Recipe:
 
 
 def pangu_draw_5b() -> Recipe:
-    """The paper's scale: two SDXL-shaped generators, 5 B parameters in all (PanGu-Draw, Section 4)."""
+    """The paper's scale: two SDXL-shaped generators, 5 B parameters in all (PanGu-Draw, Section 4).
+
+    A half is predicted to take 67 of a card's 80 GB at 1024 px, 4 images at once (docs/performance.md).
+    """
     return _published(
         "pangu_draw_5b",
         DenoiserConfig(
@@ -227,6 +230,7 @@ def pangu_draw_5b() -> Recipe:
             attention_head_dim=64,
             preset_embed_dim=256,
         ),
+        accumulate=4,
     )
 
 
@@ -237,7 +241,7 @@ OPENCLIP_BIGG = TextEncoderSource(
 )
 
 
-def _published(name: str, denoiser: DenoiserConfig) -> Recipe:
+def _published(name: str, denoiser: DenoiserConfig, accumulate: int = 1) -> Recipe:
     """What the paper's models share: SDXL's autoencoder, 768 Chinese + 1280 English channels, 1024 px over 512 px."""
     return Recipe(
         name=name,
@@ -256,7 +260,13 @@ def _published(name: str, denoiser: DenoiserConfig) -> Recipe:
         optimization=Optimization(
             lr_peak=1e-4, warmup_steps=1000, ema_decays=(0.9999, 0.999), checkpoint_every=1000, log_every=50
         ),
-        execution=Execution(precision="bf16", gradient_checkpointing=True, compile=True, background_checkpoints=True),
+        execution=Execution(
+            precision="bf16",
+            accumulate=accumulate,
+            gradient_checkpointing=True,
+            compile=True,
+            background_checkpoints=True,
+        ),
         sampling=Sampling(num_inference_steps=40, guidance_scale=7.5),
         workers=64,
     )

@@ -18,13 +18,20 @@ def plan(
     card: Annotated[str, typer.Option(help="A dataset card: a path, or the name of a file in datasets/.")],
     cluster: Annotated[Path, typer.Option(help="YAML file of machines, prices and corpus; see infra/clusters.")],
     recipe: Annotated[str, typer.Option(help="Which recipe.")] = "demo",
+    memory_gib: Annotated[
+        float | None, typer.Option(min=0.001, help="Memory of a device, GiB; in the place of the cluster's own.")
+    ] = None,
     result: ResultOption = None,
 ) -> None:
-    """Rows, bytes, core- and device-hours, wall-clock and cost of every stage, before anything is started."""
+    """Rows, bytes, core- and device-hours, wall-clock, cost and memory of every stage, before anything is started.
+
+    Refuses a training that a device has no room for, and names the switch that helps.
+    """
     from pangu.data.card import load_card
     from pangu.planning.calibrate import with_trainings
     from pangu.planning.cluster import load_spec
     from pangu.planning.figures import Figures
+    from pangu.planning.footprint import check_fits, footprints
     from pangu.planning.plan import make_plan
     from pangu.planning.table import error_line, plan_table
     from pangu.planning.work import count_work, known_corpus, merged
@@ -34,7 +41,12 @@ def plan(
     home, read, spec = Home.from_environment(), load_card(card), load_spec(cluster)
     figures = with_trainings(Figures.load(home), home)
     corpus = merged(spec.corpus, known_corpus(read, home))
-    made = make_plan(count_work(read, named(recipe), corpus, home), figures, spec.cluster, corpus.sources)
+    asked = named(recipe)
+    memory = footprints(asked)
+    room = memory_gib or (spec.cluster.device.memory_gib if spec.cluster.device else None)
+    if room is not None:
+        check_fits(asked, memory, room)
+    made = make_plan(count_work(read, asked, corpus, home), figures, spec.cluster, corpus.sources, memory)
     if result is not None:
         write_atomically(result, made.model_dump_json(indent=2).encode())
     print(plan_table(made))

@@ -16,6 +16,9 @@ class Device(Frozen):
     peak_tflops: float = Field(gt=0, description="Dense operations of the training precision, 1e12 a second")
     utilisation: float = Field(0.35, gt=0, le=1, description="Share of the peak that training reaches")
     price_per_hour: float = Field(0.0, ge=0)
+    memory_gib: float | None = Field(
+        None, gt=0, description="What torch sees of it; a plan refuses jobs that need more"
+    )
 
 
 class Cluster(Frozen):

@@ -7,6 +7,7 @@ from pydantic import Field
 from pangu.config import Frozen, Role
 from pangu.planning.cluster import Cluster
 from pangu.planning.figures import Figures
+from pangu.planning.footprint import Footprint
 
 HOUR_S = 3600.0
 TB = 1e12
@@ -64,6 +65,7 @@ class Plan(Frozen):
     currency: str
     stages: tuple[StagePlan, ...]
     storage_cost_per_month: float
+    memory: dict[Role, Footprint] = Field({}, description="Of a device, for each training job")
     assumptions: dict[str, str] = Field({}, description="What was not measured here -> where it comes from")
 
     @property
@@ -89,7 +91,13 @@ class Plan(Frozen):
         return sum(stage.wall_hours for stage in self.stages) - sum(trainings) + max(trainings, default=0.0)
 
 
-def make_plan(work: Work, figures: Figures, cluster: Cluster, assumptions: Mapping[str, str] | None = None) -> Plan:
+def make_plan(
+    work: Work,
+    figures: Figures,
+    cluster: Cluster,
+    assumptions: Mapping[str, str] | None = None,
+    memory: Mapping[Role, Footprint] | None = None,
+) -> Plan:
     """Every stage of `work` on `cluster`."""
     stages = (
         _ingest(work, figures, cluster),
@@ -104,6 +112,7 @@ def make_plan(work: Work, figures: Figures, cluster: Cluster, assumptions: Mappi
         currency=cluster.currency,
         stages=stages,
         storage_cost_per_month=stored / TB * cluster.storage_price_per_tb_month,
+        memory=dict(memory or {}),
         assumptions=dict(assumptions or {}),
     )
 

@@ -1,8 +1,11 @@
 """A plan and a calibration as text for people."""
 
 import statistics
+from collections.abc import Mapping
 
+from pangu.config import Role
 from pangu.planning.figures import Figures, left_out_errors
+from pangu.planning.footprint import GIB, Footprint
 from pangu.planning.plan import Plan
 
 
@@ -25,10 +28,22 @@ def plan_table(plan: Plan) -> str:
         money(plan.cost, plan.currency), f"storage {money(plan.storage_cost_per_month, plan.currency)} a month",
     ]  # fmt: skip
     lines.append("| " + " | ".join(total) + " |")
+    if plan.memory:
+        lines += ["", *memory_table(plan.memory)]
     if plan.assumptions:
         lines += ["", "| assumed | from |", "|---|---|"]
         lines += [f"| {name} | {source} |" for name, source in sorted(plan.assumptions.items())]
     return "\n".join(lines)
+
+
+def memory_table(found: Mapping[Role, Footprint]) -> list[str]:
+    """Lines of a markdown table: GiB of one device, predicted, of every job."""
+    parts = ("weights", "gradients", "moments", "means", "activations", "margin", "peak", "host")
+    lines = [f"| memory, GiB | at once | {' | '.join(parts)} |", "|---" * (len(parts) + 2) + "|"]
+    for role, one in found.items():
+        figures = [f"{getattr(one, part) / GIB:.1f}" for part in parts]
+        lines.append(f"| train-{role} | {one.images} of {one.side} px | {' | '.join(figures)} |")
+    return lines
 
 
 def error_line(figures: Figures) -> str:

@@ -25,6 +25,7 @@ from pangu.errors import UserError
 from pangu.models.lora import trained_parameters
 from pangu.storage import read_json, write_json
 from pangu.train.averages import Averages
+from pangu.train.moments import CompactAdamW, converted
 from pangu.train.tensor_file import write_tensors
 from pangu.train.world import World
 
@@ -235,10 +236,15 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     """The state that `flatten_optimizer` gave, each moment with the strides of its parameter; the options stay as they are.
 
     A fused optimizer walks parameter and moments in the order of their memory: on a GPU it refuses other strides, on a CPU it
-    takes them for the parameter's.
+    takes them for the parameter's. Moments of another form (`execution.moments`) are rounded to the nearest of this one's.
     """
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(unflatten_optimizer(tensors, groups))
+    states = unflatten_optimizer(tensors)
+    if isinstance(optimizer, CompactAdamW):
+        optimizer.restore(states)
+        return
+    [group] = optimizer.param_groups
+    full = {number: converted(state, group["params"][number], "fp32") for number, state in states.items()}
+    optimizer.load_state_dict({"state": full, "param_groups": optimizer.state_dict()["param_groups"]})
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if value.shape == parameter.shape and value.stride() != parameter.stride():
@@ -256,13 +262,13 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
     return tensors, json.loads(json.dumps(state["param_groups"]))
 
 
-def unflatten_optimizer(tensors: dict[str, Tensor], groups: list[dict[str, Any]]) -> dict[str, Any]:
-    """The inverse of `flatten_optimizer`."""
+def unflatten_optimizer(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The tensors of `flatten_optimizer`, by the number of the parameter and their name."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": groups}
+    return state
 
 
 def _sha256(path: Path) -> str:

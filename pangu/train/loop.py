@@ -25,6 +25,7 @@ from pangu.train.draws import Batch, Windows, draw_batch, seed_of
 from pangu.train.laps import Laps
 from pangu.train.ledger import Ledger
 from pangu.train.meters import Meters
+from pangu.train.moments import CompactAdamW
 from pangu.train.prefetch import prefetched
 from pangu.train.rates import learning_rate
 from pangu.train.saver import Saver
@@ -35,6 +36,8 @@ from pangu.train.world import World
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
 OnSample = Callable[[int, Any], None]
+ROUNDING = -1
+"""Where a step's random rounding takes its seed; samples have the positions from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def train_loop(
 
     denoiser = (denoiser if denoiser is not None else initial(recipe, rows, role)).to(world.device).train()
     model = prepared(denoiser, recipe.execution, world)
-    averages, optimizer = start(denoiser, recipe)
+    averages, optimizer = start(denoiser, recipe, world)
     same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
     resumed = resume(checkpoints, same_run, denoiser, averages, optimizer, world)
     first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
@@ -151,6 +154,8 @@ def train_loop(
             lr = learning_rate(step, training.steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            if isinstance(optimizer, CompactAdamW):
+                optimizer.rounding_seed = seed_of(recipe.seed, step, ROUNDING)  # the same on every worker
             parts = batch.split(recipe.execution.accumulate)
             if recipe.lora is not None and recipe.lora.dropout:
                 torch.manual_seed(
@@ -203,13 +208,22 @@ def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:
         return build_denoiser(recipe.denoiser_of(role), rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])
 
 
-def start(denoiser: Any, recipe: Recipe) -> tuple[Averages, torch.optim.Optimizer]:
+def start(denoiser: Any, recipe: Recipe, world: World | None = None) -> tuple[Averages, torch.optim.Optimizer]:
     """Running means and optimizer of the trained weights at step 0."""
-    settings, parameters = recipe.optimization, trained_parameters(denoiser)
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.lr_peak, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
+    settings, execution, parameters = recipe.optimization, recipe.execution, trained_parameters(denoiser)
+    averages = Averages(parameters, settings.ema_decays, execution, (world or World()).rank)
+    options: dict[str, Any] = {
+        "lr": settings.lr_peak,
+        "betas": settings.betas,
+        "weight_decay": settings.weight_decay,
+    }
+    optimizer = (
+        torch.optim.AdamW(parameters, fused=True, **options)
+        if execution.moments == "fp32"
+        else CompactAdamW(parameters, execution.moments, **options)
     )
-    return Averages(parameters, settings.ema_decays), optimizer
+    optimizer.register_step_pre_hook(averages.before_change)
+    return averages, optimizer
 
 
 def prepared(denoiser: Any, execution: Execution, world: World) -> Any:

@@ -1,12 +1,15 @@
-"""What to change when a device has no room for a step: what the recipe leaves to try."""
+"""What to change when a device has no room for a step: what the recipe leaves to try. `pangu plan` asks here too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from pangu.config import Recipe, Role
+from pangu.config import Execution, Recipe, Role
 from pangu.errors import UserError
+
+NOTHING_LEFT = "take more workers, a lower resolution, a smaller denoiser, LoRA, or a larger device"
 
 
 @contextmanager
@@ -23,23 +26,40 @@ def no_room(role: Role, recipe: Recipe, workers: int, error: BaseException) -> s
 
     error: whose first three sentences say how much was wanted and there.
     """
-    training, execution = recipe.training(role), recipe.execution
-    share = training.batch_size // workers
-    at_once = share // execution.accumulate
-    asked = f"{at_once} image{'s' * (at_once != 1)} of {training.resolution} px at once"
+    share = recipe.training(role).batch_size // workers
     why = ", ".join(" ".join(str(error).split()).rstrip(".").split(". ")[:3])
-    return (
-        f"The device has no room for a training step of {role} with {asked} ({why}); {_remedy(recipe, share, workers)}."
+    remedy = next((set_all(changes, share) for changes in remedies(recipe.execution, share)), NOTHING_LEFT)
+    return f"The device has no room for a training step of {role} with {asked_for(recipe, role, workers)} ({why}); {remedy}."
+
+
+def asked_for(recipe: Recipe, role: Role, workers: int) -> str:
+    """How much of a batch goes through the network at once, e.g. "4 images of 1024 px at once"."""
+    training = recipe.training(role)
+    at_once = training.batch_size // workers // recipe.execution.accumulate
+    return f"{at_once} image{'s' * (at_once != 1)} of {training.resolution} px at once"
+
+
+def remedies(execution: Execution, share: int) -> list[dict[str, Any]]:
+    """Switches of `execution` that take less memory of a worker with `share` images a step, what changes least first.
+
+    Time, then rounding: recomputing, fewer images at once, bf16, means on the host, smaller moments.
+    """
+    parts = [number for number in range(execution.accumulate + 1, share + 1) if share % number == 0]
+    moments = ("fp32", "bf16", "int8")
+    smaller = moments[moments.index(execution.moments) + 1 :]
+    asked = (
+        [{"gradient_checkpointing": True}]
+        + [{"accumulate": number} for number in parts]
+        + [{"precision": "bf16"}, {"ema_device": "host"}]
+        + [{"moments": form} for form in smaller]
     )
+    return [changes for changes in asked if any(getattr(execution, name) != value for name, value in changes.items())]
 
 
-def _remedy(recipe: Recipe, share: int, workers: int) -> str:
-    execution = recipe.execution
-    if not execution.gradient_checkpointing:
-        return "set execution.gradient_checkpointing to true"
-    parts = next((n for n in range(execution.accumulate + 1, share + 1) if share % n == 0), None)
-    if parts is not None:
-        return f"set execution.accumulate to {parts}, which learns the same from {share // parts} at once"
-    if execution.precision == "fp32":
-        return "set execution.precision to bf16"
-    return f"take more than {workers} worker{'s' * (workers != 1)}, a lower resolution, LoRA, or a larger device"
+def set_all(changes: Mapping[str, Any], share: int) -> str:
+    """The advice to make these changes, e.g. "set execution.precision to bf16"."""
+    told = [f"execution.{name} to {str(value).lower()}" for name, value in changes.items()]
+    sentence = "set " + ", ".join(told[:-1]) + (" and " if told[:-1] else "") + told[-1]
+    if "accumulate" in changes:
+        sentence += f", which learns the same from {share // changes['accumulate']} at once"
+    return sentence

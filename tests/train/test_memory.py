@@ -18,6 +18,7 @@ def recipe(**execution: object) -> Recipe:
 
 
 CHECKPOINTED = {"gradient_checkpointing": True}
+SPARING = CHECKPOINTED | {"accumulate": 12, "precision": "bf16"}
 
 
 @pytest.mark.parametrize(
@@ -27,12 +28,10 @@ CHECKPOINTED = {"gradient_checkpointing": True}
         (CHECKPOINTED, 1, "12 images", "set execution.accumulate to 2, which learns the same from 6 at once."),
         (CHECKPOINTED | {"accumulate": 2}, 2, "3 images", "set execution.accumulate to 3, which"),
         (CHECKPOINTED | {"accumulate": 3}, 4, "1 image", "set execution.precision to bf16."),
-        (
-            CHECKPOINTED | {"accumulate": 12, "precision": "bf16"},
-            1,
-            "1 image",
-            "take more than 1 worker, a lower resolution",
-        ),
+        (SPARING, 1, "1 image", "set execution.ema_device to host."),
+        (SPARING | {"ema_device": "host"}, 1, "1 image", "set execution.moments to bf16."),
+        (SPARING | {"ema_device": "host", "moments": "bf16"}, 1, "1 image", "set execution.moments to int8."),
+        (SPARING | {"ema_device": "host", "moments": "int8"}, 1, "1 image", "take more workers, a lower resolution"),
     ],
 )
 def test_the_sentence_names_what_is_left_to_try(execution: dict, workers: int, at_once: str, remedy: str) -> None:

@@ -44,7 +44,12 @@ def run(recipe: Recipe, folder: Path, log_every: int, steps: int) -> Counter[str
 
 @pytest.mark.parametrize(
     "execution",
-    [Execution(prefetch=1), Execution(prefetch=1, accumulate=2, precision="bf16", gradient_checkpointing=True)],
+    [
+        Execution(prefetch=1),
+        Execution(prefetch=1, accumulate=2, precision="bf16", gradient_checkpointing=True),
+        Execution(prefetch=1, ema_device="host", moments="int8"),
+        Execution(prefetch=1, ema_device="host", ema_every=2, moments="bf16"),
+    ],
 )
 def test_steps_between_log_lines_wait_for_nothing(execution: Execution, tmp_path: Path) -> None:
     recipe = smallest_recipe(min_snr_gamma=5.0).model_copy(update={"execution": execution})
