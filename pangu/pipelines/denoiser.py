@@ -53,8 +53,9 @@ def checked_denoiser(
         lower = [] if lower_bchw is None else [lower_bchw.repeat(len(noisy) // len(lower_bchw), 1, 1, 1)]
         if replayed is None:
             return ask(noisy, timestep.to(noisy.device, non_blocking=True), tokens, pooled, *lower)
-        # One recording for all: timesteps of any dtype (UNets make them float32), pooled text of any width where it is not read.
+        # One recording for all: timesteps and text of any dtype, pooled text of any width where it is not read.
         there = timestep.float().to(noisy.device, non_blocking=True)
-        return replayed(noisy, there, tokens, pooled if sees_pooled else pooled[:, :0], *lower)
+        texts = tokens.to(dtype), (pooled if sees_pooled else pooled[:, :0]).to(dtype)
+        return replayed(noisy, there, *texts, *lower)
 
     return predict
