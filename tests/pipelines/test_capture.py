@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from pangu.config import LoraConfig
+from pangu.models.captured import Graphs
 from pangu.models.lora import add_lora
 from pangu.pipelines.assemble import untrained_pair
+from pangu.pipelines.denoiser import checked_denoiser
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
 from tests.pipelines.drawing import PROMPTS, draw
 from tests.tape import Tape
-from tests.waits import waits
 
 
 @pytest.fixture
@@ -58,12 +59,13 @@ def test_adapters_that_are_set_between_two_calls_count(pair: PanGuDrawPipeline) 
     assert len(tape.recorded) == 3  # structure, and texture under two scales
 
 
-def test_sampling_steps_wait_for_nothing_of_the_device(pair: PanGuDrawPipeline) -> None:
-    """More steps read more of the CPU's timesteps, which nobody waits for, and nothing else."""
-
-    def seen(steps: int) -> dict[str, int]:
-        with pair.capture(Tape()):
-            draw(pair, output_type="latent", num_inference_steps=2)
-            return dict(waits(lambda: draw(pair, output_type="latent", num_inference_steps=steps)))
-
-    assert seen(4) != {}
+def test_a_replay_looks_at_nothing_on_the_device(pair: PanGuDrawPipeline) -> None:
+    """Nothing can be read from tensors of the device `meta`."""
+    graphs = Graphs(lambda run, inputs, _: lambda: run(*inputs))
+    ask = checked_denoiser(pair.structure.to("meta"), pair.contract("structure"), "structure", 0, graphs=graphs)
+    config, said = pair.structure.config, pair.encode_prompt(["fox"] * 2)
+    noisy = torch.empty(2, config.in_channels, 4, 4, device="meta")
+    for timesteps in ([999, 500], [731.5, 700.25]):
+        answer = ask(noisy, torch.tensor(timesteps), said.tokens_bnc.to("meta"), said.pooled_bp.to("meta"))
+        assert answer.device.type == "meta"
+    assert graphs.recorded == len(graphs) == 1
