@@ -85,7 +85,7 @@ class Pool:
         for call in calls:
             if time.perf_counter() - clock > self._settings.ready_within_s:
                 break
-            await self._worker.run(call)
+            await self._worker.run(lambda call=call: self._batcher.aside(call))  # type: ignore[misc]
             done += 1
         logger.info(
             "version %s, %s: %d of %d shapes and batches were made ready in %.1f s",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,7 +72,7 @@ def first_calls(
     usual = (pipeline.resolution, pipeline.resolution)
     for height, width in sorted(pipeline.sizes, key=lambda size: size != usual):
         for rows in sorted(sizes, reverse=True):
-            yield lambda shape=(height // factor, width // factor), rows=rows: call(*shape, rows)  # type: ignore[misc]
+            yield partial(call, height // factor, width // factor, rows)
 
 
 def pooled_channels(generator: Any, folder: Path) -> int | None:

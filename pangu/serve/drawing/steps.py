@@ -156,6 +156,11 @@ class StepBatcher:
                 if self._is_awaited(company):
                     return
 
+    def aside(self, call: Callable[[], object]) -> None:
+        """In the drawing thread: call a network for no walk; the walks set theirs up again."""
+        self._set_up = None
+        call()
+
     def _network_of(self, walk: Walk) -> "Denoiser":
         set_up, preset = (id(walk.pipeline), walk.role, walk.lora_scale), walk.trajectory.presets[walk.role]
         if set_up != self._set_up:
