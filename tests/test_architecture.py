@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
     {"config", "errors", "storage", "progress", "patience", "pictures", "sentences", "templates", "lettering"},
-    {"diffusion", "contract", "recipes"},
+    {"diffusion", "contract", "recipes", "actors"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
     {"registry", "serve", "stack", "jobs", "compatibility"},
