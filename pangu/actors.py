@@ -179,7 +179,8 @@ def placed(stage: str, spread: Spread, gpus_of_nodes: Iterable[float], joins: bo
     if slots:
         workers = spread.workers or slots
         return Placement(workers - joins, spread.gpus, joins)
-    log.warning("No node of this cluster has a GPU, so %s computes on CPU cores.", stage)
+    if not joins:  # who holds a device was told what it got
+        log.warning("No node of this cluster has a GPU, so %s computes on CPU cores.", stage)
     workers = spread.workers or 1
     return Placement(workers - 1 if joins or workers == 1 else workers, 0.0, joins or workers == 1)
 
