@@ -101,20 +101,19 @@ class Crew(Generic[State]):
         starting = {actor.ready.remote(): actor for actor in self.actors}
         free: list[Any] = []
         running: dict[Any, tuple[Any, Item]] = {}
-        reads_beside = read is not None and self.placement.gpus > 0
-        reader: Any = ray.remote(num_cpus=1)(read) if reads_beside else None
+        beside: Any = ray.remote(num_cpus=1)(_fed) if read is not None and self.placement.gpus else None
         left = True
         while left or running:
             while free and left:
                 item, left = _next(items)
                 if left:
                     actor = free.pop(0)
-                    fed = reader.remote(item) if reads_beside else item
-                    running[actor.run.remote(compute, None if reads_beside else read, fed)] = (actor, item)
+                    fed = (None, beside.remote(read, item)) if beside else (read, item)
+                    running[actor.run.remote(compute, *fed)] = (actor, item)
             if left and self.placement.joins:
                 item, left = _next(items)
                 if left:
-                    yield item, compute(self._mine(), read(item) if read else item)  # type: ignore[arg-type]
+                    yield item, compute(self._mine(), _fed(read, item))
             waits = [*running, *(starting if left else ())]
             if not waits:
                 continue
@@ -142,7 +141,7 @@ class _Actor:
 
     def run(self, compute: Callable[[Any, Any], Any], read: Callable[[Any], Any] | None, item: Any) -> Any:
         self.ready()  # again, in an actor that was started anew
-        return compute(self._state, read(item) if read else item)
+        return compute(self._state, _fed(read, item))
 
 
 @contextlib.contextmanager
@@ -212,13 +211,18 @@ def _read_ahead(items: Iterator[Item], read: Callable[[Item], Any] | None) -> It
 
     def one() -> tuple[Item, Any] | None:
         item, there = _next(items)
-        return (item, read(item)) if there else None
+        return (item, _fed(read, item)) if there else None
 
     with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
         coming = reader.submit(one)
         while (found := coming.result()) is not None:
             coming = reader.submit(one)
             yield found
+
+
+def _fed(read: Callable[[Item], Any] | None, item: Item) -> Any:
+    """What `compute` is given for an item."""
+    return read(item) if read else item
 
 
 def _next(items: Iterator[Item]) -> tuple[Any, bool]:

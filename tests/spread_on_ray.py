@@ -1,10 +1,9 @@
-"""Stages over actors on a real Ray that says it has GPUs: `HOME`. Prints one JSON line of what was seen.
+"""Stages over actors on a real Ray that says it has GPUs: `HOME`. What was seen goes to `seen.json` in there.
 
 Ray counts what it is told, so two cores are enough to see who asks for what.
 """
 
 import hashlib
-import json
 import os
 import sys
 import time
@@ -25,7 +24,7 @@ from pangu.evaluate.pair_sources import PairFolder
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import save_pair, untrained_pair
 from pangu.recipes import tiny
-from pangu.storage import Home
+from pangu.storage import Home, write_json
 from tests.small_dataset import NAME
 
 GPUS = 2
@@ -40,11 +39,11 @@ def main(home: Home) -> None:
         "died_always": failed(always_dies),
         "bad_input": failed(bad_input),
         "bad_image": failed(partial(len), read=bad_image),
-        "encoded": {str(gpus): encoded(home, gpus) for gpus in (0.5, 1.0)},
+        "encoded": {str(workers): encoded(home, workers) for workers in (1, 2)},
         "drawn": drawn(home),
         "claimed_at_the_end": claimed_at_the_end(),
     }
-    print(json.dumps(seen))
+    write_json(home.root / "seen.json", seen)
 
 
 def claimed() -> float:
@@ -72,7 +71,7 @@ def shares(gpus: float) -> dict[str, Any]:
     """Who answers where a worker has such a share, what is claimed meanwhile, and by whom."""
     most = 0.0
     answers = []
-    with crew("test", dict, Spread(on_ray=True, gpus=gpus)) as workers:
+    with crew("test", str, Spread(on_ray=True, gpus=gpus)) as workers:
         for item, answer in workers.map(who, range(16)):
             answers.append((item, answer))
             most = max(most, claimed())
@@ -95,7 +94,7 @@ def dies_at(state: Any, item: int, mark: Path) -> int:
 
 
 def died_once(mark: Path) -> list[int]:
-    with crew("test", dict, Spread(on_ray=True)) as workers:
+    with crew("test", str, Spread(on_ray=True)) as workers:
         return sorted(answer for _, answer in workers.map(partial(dies_at, mark=mark), range(12)))
 
 
@@ -114,21 +113,19 @@ def bad_image(item: Any) -> None:
 def failed(compute: Any, read: Any = None) -> str:
     """The kind and the words of the error that the stage ends with."""
     try:
-        with crew("test", dict, Spread(on_ray=True, workers=1)) as workers:
+        with crew("test", str, Spread(on_ray=True, workers=1)) as workers:
             list(workers.map(compute, range(3), read))
     except (UserError, WorkersLost) as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
 
 
-def encoded(home: Home, gpus: float) -> dict[str, str]:
-    """Digests of the files that actors with such a share make of the dataset of the home."""
-    other = Home(home.root / f"encoded-{gpus}")
-    other.root.mkdir()
-    (other.root / "datasets").mkdir(exist_ok=True)
-    (other.root / "datasets" / NAME).mkdir(exist_ok=True)
-    os.symlink(home.table(NAME), other.table(NAME))
-    outcome = encode(NAME, 0, tiny(), other, spread=Spread(on_ray=True, gpus=gpus))
+def encoded(home: Home, workers: int) -> dict[str, str]:
+    """Digests of the files that so many actors make of the dataset of the home."""
+    other = Home(home.root / f"by-{workers}")
+    other.dataset(NAME).mkdir(parents=True)
+    other.table(NAME).symlink_to(home.table(NAME))
+    outcome = encode(NAME, 0, tiny(), other, spread=Spread(on_ray=True, workers=workers))
     return dict(digests(other.encoded(NAME, outcome.encode_id)))
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pangu.config import Recipe
+from pangu.config import Recipe, Role
+from pangu.contract import GeneratorContract
 from pangu.evaluate.drawing import ready
 from pangu.evaluate.protocol import Protocol
 from pangu.models.autoencoders import load_autoencoder
@@ -36,5 +37,5 @@ class Halves:
         structure, texture = load_generator(self.structure), load_generator(self.texture)
         towers = [load_text_tower(source) for source in self.recipe.text_encoders]
         autoencoder = load_autoencoder(self.recipe.autoencoder)
-        contracts = {"structure": structure[1], "texture": texture[1]}
+        contracts: dict[Role, GeneratorContract] = {"structure": structure[1], "texture": texture[1]}
         return ready(join(structure[0], texture[0], contracts, autoencoder, towers, self.recipe), self.protocol)
