@@ -14,4 +14,4 @@ from flows.stages import encode, recipe_of, stop_everything
 def encode_dataset(settings: EncodeDataset) -> dict[str, Any]:
     """Turn one dataset version into what the recipe's jobs read."""
     recipe = recipe_of(settings.recipe, settings.changes)
-    return {"encode": encode(settings.card, settings.version, recipe)}
+    return {"encode": encode(settings.card, settings.version, recipe, settings.devices.arguments)}

@@ -13,7 +13,7 @@ from flows.stages import evaluate, stop_everything
 @staged
 def evaluate_pair(settings: EvaluatePair) -> dict[str, Any]:
     """Assemble the pair and measure it by the evaluation protocol."""
-    options = settings.evaluation.arguments
+    options = [*settings.evaluation.arguments, *settings.devices.arguments]
     measured = evaluate(
         settings.card, settings.structure, settings.texture, settings.recipe, settings.encode_id, options
     )

@@ -263,6 +263,31 @@ class PrepareDataset(Form):
     preparing: Preparing = Field(Preparing(), description="Where rows are made", json_schema_extra=_at(3))
 
 
+class Devices(Form):
+    """Who encodes and draws; it changes how long that takes, not what comes out."""
+
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="How many compute; empty: as many as the cluster's GPUs carry, or one without any",
+        json_schema_extra=_at(0),
+    )
+    gpus: float = Field(
+        1.0,
+        gt=0,
+        le=64,
+        description="GPUs a worker, where there are any; 0.5: two workers share one",
+        json_schema_extra=_at(1),
+    )
+
+    @property
+    def arguments(self) -> list[str]:
+        """The options of `pangu encode`, `pangu evaluate` and `pangu matrix`."""
+        workers = [] if self.workers is None else ["--workers", str(self.workers)]
+        return ["--on-ray", *workers, "--gpus", f"{self.gpus:g}"]
+
+
 class EncodeDataset(Form):
     """Turn one dataset version into latents and text embeddings."""
 
@@ -273,6 +298,7 @@ class EncodeDataset(Form):
     changes: RecipeChanges = Field(
         RecipeChanges(), description="What is done otherwise than the recipe says", json_schema_extra=_at(4)
     )
+    devices: Devices = Field(Devices(), description="Who encodes", json_schema_extra=_at(5))
 
 
 class TrainGenerators(EncodeDataset):
@@ -293,6 +319,7 @@ class TrainPartner(Form):
     changes: PartnerChanges = Field(
         PartnerChanges(), description="What is done otherwise than the recipe says", json_schema_extra=_at(4)
     )
+    devices: Devices = Field(Devices(), description="Who encodes", json_schema_extra=_at(5))
 
 
 class EvaluatePair(Form):
@@ -307,6 +334,7 @@ class EvaluatePair(Form):
     evaluation: EvaluationOptions = Field(
         EvaluationOptions(), description="How the pair is measured", json_schema_extra=_at(6)
     )
+    devices: Devices = Field(Devices(), description="Who draws", json_schema_extra=_at(7))
 
 
 class ReleasePair(Form):
@@ -377,3 +405,4 @@ class RetrainPair(Form):
         json_schema_extra=_at(7),
     )
     preparing: Preparing = Field(Preparing(), description="Where rows are made", json_schema_extra=_at(8))
+    devices: Devices = Field(Devices(), description="Who encodes and who draws", json_schema_extra=_at(9))

@@ -39,15 +39,16 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
     ingested = ingest(card, every_node=settings.every_node)
     prepared = prepare(card, ingested["ingest_id"], settings.preparing.arguments)
     show_dropped(prepared)
-    encoded = encode(card, prepared["version"], recipe)
+    encoded = encode(card, prepared["version"], recipe, settings.devices.arguments)
     trained = train_both(card, encoded["encode_id"], recipe)
     structure, texture = (trained[f"train-{role}"]["generator"] for role in ROLES)
     measured, options = str(result_file("evaluate")), settings.evaluation
-    evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"], options.arguments)
+    drawing = [*options.arguments, *settings.devices.arguments]
+    evaluated = evaluate(card, structure, texture, recipe, encoded["encode_id"], drawing)
     decided = gate(card, measured, recipe, encoded["encode_id"], options.judges)
     show_samples(evaluated, decided)
     if options.matrix:
-        compare_halves(decided, card, structure, texture, recipe, encoded["encode_id"], options.arguments)
+        compare_halves(decided, card, structure, texture, recipe, encoded["encode_id"], drawing)
     pass_gate(decided, settings.approval)
     served = release_and_deploy(evaluated["pair"], structure, texture, measured, serve=settings.deploy)
     show_links(served)

@@ -57,8 +57,8 @@ def prepare(card: str, ingest_id: str, options: list[str]) -> dict[str, Any]:
 
 
 @task(name="encode", task_run_name="encode", **stage_task)
-def encode(card: str, version: int, recipe: str) -> dict[str, Any]:
-    return run_stage("encode", ["encode", card, "--version", str(version), "--recipe", recipe])
+def encode(card: str, version: int, recipe: str, devices: list[str]) -> dict[str, Any]:
+    return run_stage("encode", ["encode", card, "--version", str(version), "--recipe", recipe, *devices])
 
 
 @task(name="train", task_run_name="train-{role}", **stage_task)

@@ -37,8 +37,9 @@ SHARED_VARIABLES = (
     "PANGU_HOME", "PANGU_TABLES", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
 )  # fmt: skip
 """What a command on another node needs to know; Ray brings its own variables."""
-ON_A_GPU = ("encode", "evaluate", "matrix", "gate")
-"""Commands whose own process computes with networks. `train` asks for its workers itself, and `prepare` computes on CPU cores."""
+ON_A_GPU = ("evaluate", "matrix", "gate")
+"""Commands whose own process computes with networks. `encode` and `train` ask for their workers themselves, `prepare` computes on
+CPU cores."""
 MAX_ATTEMPTS = 20
 HEAD_PATIENCE_S = 300.0
 """How long Ray's head may be away before the command that it ran counts as failed."""

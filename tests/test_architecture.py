@@ -22,7 +22,7 @@ LAYERS = [
         "templates",
         "lettering",
     },
-    {"diffusion", "contract", "recipes"},
+    {"diffusion", "contract", "recipes", "actors"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
     {"registry", "serve", "stack", "jobs", "compatibility"},

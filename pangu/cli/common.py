@@ -3,13 +3,17 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
+from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import write_atomically
+
+if TYPE_CHECKING:
+    from pangu.actors import Spread
 
 ResultOption = Annotated[
     Path | None, typer.Option("--result", help="Also write the outcome as JSON to this file, atomically.")
@@ -17,6 +21,34 @@ ResultOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the outcome as JSON, as is done wherever output is no terminal.")
 ]
+OnRayOption = Annotated[
+    bool, typer.Option("--on-ray", help="Compute on all devices of the cluster that RAY_ADDRESS names.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, help="With --on-ray: how many compute. Default: as its GPUs carry; one without any."
+    ),
+]
+GpusOption = Annotated[
+    float,
+    typer.Option("--gpus", help="With --on-ray: GPUs a worker, where there are any; 0.5: two workers share one."),
+]
+
+
+def spread_of(on_ray: bool, workers: int | None, gpus: float) -> "Spread":
+    """Where a stage computes, as its options say.
+
+    Raises:
+        UserError: workers without a cluster, or a share that no GPU has.
+    """
+    from pangu.actors import Spread
+
+    if workers is not None and not on_ray:
+        raise UserError("--workers are those of a cluster; add --on-ray, or leave them out to compute in this process.")
+    if not (0 < gpus <= 1 or gpus == int(gpus) > 0):
+        raise UserError(f"--gpus must be a share of one GPU, such as 0.5, or a whole number of them, not {gpus:g}.")
+    return Spread(on_ray=on_ray, workers=workers, gpus=gpus)
 
 
 def finish(outcome: BaseModel, result: Path | None, as_json: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.cli.common import GpusOption, JsonOption, OnRayOption, ResultOption, WorkersOption, finish, spread_of
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,6 +83,9 @@ def evaluate(
     templates: TemplatesOption = None,
     keywords: KeywordsOption = False,
     style_scale: StyleScaleOption = 1.0,
+    on_ray: OnRayOption = False,
+    workers: WorkersOption = None,
+    gpus: GpusOption = 1.0,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -100,9 +103,14 @@ def evaluate(
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
     asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
+    spread = spread_of(on_ray, workers, gpus)
     if pair is not None:
         if structure or texture or encode_id:
             raise UserError("--pair is measured as it is; leave out --structure, --texture and --encode-id.")
+        if on_ray:
+            raise UserError(
+                "--pair is measured by this process; leave out --on-ray, or name its two generators instead."
+            )
         whole = _whole(pair)
         number = latest_version(home, dataset) if version is None else version
         protocol = _protocol(as_sampled(chosen, whole), home, dataset, number, judges, *asked)
@@ -112,7 +120,7 @@ def evaluate(
     else:
         number = Manifest.load(home.encoded(dataset, encode_id)).version
         protocol = _protocol(chosen, home, dataset, number, judges, *asked)
-        outcome = run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges)
+        outcome = run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges, spread)
     finish(outcome, result, as_json)
 
 
@@ -139,6 +147,9 @@ def matrix(
     templates: TemplatesOption = None,
     keywords: KeywordsOption = False,
     style_scale: StyleScaleOption = 1.0,
+    on_ray: OnRayOption = False,
+    workers: WorkersOption = None,
+    gpus: GpusOption = 1.0,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -156,6 +167,7 @@ def matrix(
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
     asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
+    spread = spread_of(on_ray, workers, gpus)
     number = Manifest.load(home.encoded(dataset, encode_id)).version
     protocol = _protocol(chosen, home, dataset, number, judges, *asked)
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
@@ -165,7 +177,18 @@ def matrix(
         structures += unlike(structures, released["structure"])
         textures += unlike(textures, released["texture"])
     outcome = run(
-        structures, textures, chosen, dataset, encode_id, home, target, print_progress, protocol, judges, rank_by
+        structures,
+        textures,
+        chosen,
+        dataset,
+        encode_id,
+        home,
+        target,
+        print_progress,
+        protocol,
+        judges,
+        rank_by,
+        spread,
     )
     finish(outcome, result, as_json)
 

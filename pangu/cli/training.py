@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
-from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.cli.common import GpusOption, JsonOption, OnRayOption, ResultOption, WorkersOption, finish, spread_of
 
 CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
 RecipeOption = Annotated[
@@ -27,6 +27,9 @@ def encode(
     card: CardArgument,
     version: Annotated[int, typer.Option(help="Dataset version, as `pangu prepare` printed it.")],
     recipe: RecipeOption = "demo",
+    on_ray: OnRayOption = False,
+    workers: WorkersOption = None,
+    gpus: GpusOption = 1.0,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,8 +40,9 @@ def encode(
     from pangu.recipes import recipe as named
     from pangu.storage import Home
 
-    home = Home.from_environment()
-    finish(run(load_card(card).name, version, named(recipe), home, print_progress), result, as_json)
+    home, spread = Home.from_environment(), spread_of(on_ray, workers, gpus)
+    outcome = run(load_card(card).name, version, named(recipe), home, print_progress, spread=spread)
+    finish(outcome, result, as_json)
 
 
 def train(

@@ -5,21 +5,24 @@ Owns the order of things and the outcome's files. What is measured, and how, lie
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from pangu.actors import Spread, crew
 from pangu.config import ROLES, Recipe, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.card import Split
 from pangu.data.encode.encoded import Manifest
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
-from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
+from pangu.evaluate.drawing import Drawers, Drawn, Hand, alone, draw, ready
 from pangu.evaluate.features import NAME
 from pangu.evaluate.judges import Judges, check_judges, implied_metrics
 from pangu.evaluate.latents import denoiser_of, encode_sample, originals
 from pangu.evaluate.material import Material, can_judge_styles, gather, holds_out, proposed_prompts, styles_in
+from pangu.evaluate.pair_sources import PairFolder
 from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
@@ -44,8 +47,11 @@ def evaluate(
     report: Reporter = silent,
     protocol: Protocol | None = None,
     judges: Judges | None = None,
+    spread: Spread | None = None,
 ) -> EvaluateOutcome:
     """Assemble the pair and measure it by `protocol`; None: retrieval, and understanding where rows are held out.
+
+    spread: who draws beside this process.
 
     Raises:
         UserError: the two generators do not make a pair, or the dataset lacks what the protocol asks for.
@@ -63,7 +69,20 @@ def evaluate(
 
     prompts = proposed_prompts(home, dataset, version)
     pair = assemble_pair(structure, texture, recipe, folder, prompts)
-    return _measured(pair, pair_id, str(folder), home, dataset, version, protocol, judges, report, outcome)
+    return _measured(
+        pair,
+        pair_id,
+        str(folder),
+        home,
+        dataset,
+        version,
+        protocol,
+        judges,
+        report,
+        outcome,
+        spread,
+        PairFolder(folder, protocol),
+    )
 
 
 def evaluate_whole(
@@ -117,12 +136,18 @@ def _measured(
     judges: Judges,
     report: Reporter,
     outcome: Path,
+    spread: Spread | None = None,
+    source: PairFolder | None = None,
 ) -> EvaluateOutcome:
     """Draw and measure, and leave the outcome, what every prompt reached, and the picture in files beside each other."""
     by_prompt, grid = _files(outcome)
     pair = ready(pair, protocol)
     material = gather(home, dataset, version, protocol, pair.resolution)
-    drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
+    if source is None:
+        drawn = draw(alone(pair), material, protocol, report)
+    else:
+        with crew("evaluate", Hand, spread or Spread(), partial(Hand, source, pair), joins=True) as workers:
+            drawn = draw(Drawers(workers, source), material, protocol, report)
     found = prompt_scores(material, drawn, protocol, judges)
     found.save(by_prompt)
     metrics = score(material, drawn, protocol, judges, found)
@@ -164,7 +189,7 @@ def scores_of(
         raise UserError("The evaluation was judged by other networks than those named here; name the same ones.")
     pair = ready(pair, protocol)
     material = gather(home, dataset, version, protocol, pair.resolution)
-    drawn = texture_half(pair, structure_half(pair, material, protocol, report), report)
+    drawn = draw(alone(pair), material, protocol, report)
     if grid is not None:
         write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
     return prompt_scores(material, drawn, protocol, judges)

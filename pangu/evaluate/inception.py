@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pangu.data.encode.encoders import best_device
 from pangu.errors import UserError
 
 NAME = "inception"
@@ -34,7 +35,8 @@ class Inception:
             raise UserError(f"There is no Inception network at {path}; give the path of a TorchScript file (.pt).")
         self.hash = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         try:
-            self._network = torch.jit.load(str(path), map_location="cpu").eval()
+            self._device = best_device()
+            self._network = torch.jit.load(str(path), map_location=self._device).eval()
         except RuntimeError as error:
             raise UserError(
                 f"{path} is no TorchScript network; FID takes files such as inception-2015-12-05.pt."
@@ -62,7 +64,8 @@ class Inception:
     @torch.inference_mode()
     def _run(self, images: Sequence[Image.Image], options: dict[str, bool], batch: int) -> Tensor:
         chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        return torch.cat([self._network(pixels(chunk), **options).float().flatten(1) for chunk in chunks])
+        found = (self._network(pixels(chunk).to(self._device), **options) for chunk in chunks)
+        return torch.cat([one.float().flatten(1).cpu() for one in found])
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:

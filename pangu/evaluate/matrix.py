@@ -5,26 +5,27 @@ A structure generator draws each prompt up to the boundary once; every texture g
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from pydantic import Field
 
-from pangu.config import Frozen, Recipe, Role
+from pangu.actors import Spread, crew
+from pangu.config import Frozen, Recipe
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.encode.encoded import Manifest
 from pangu.errors import UserError
-from pangu.evaluate.drawing import Drawn, ready, structure_half, texture_half
+from pangu.evaluate.drawing import Drawers, Drawn, Halfway, Hand, structure_half, texture_half
 from pangu.evaluate.evaluation import pair_digest, pair_losses, plan
 from pangu.evaluate.judges import Judges, check_judges
 from pangu.evaluate.material import Material, gather
 from pangu.evaluate.matrix_picture import Cell, draw
+from pangu.evaluate.pair_sources import Halves
 from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol, lower_is_better
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.text import TextTower, load_text_tower
+from pangu.models.text import load_text_tower
 from pangu.pictures import png
-from pangu.pipelines.assemble import check_encoders, join, load_generator
+from pangu.pipelines.assemble import check_encoders
 from pangu.progress import Reporter, silent
 from pangu.storage import Home, write_atomically, write_json
 
@@ -66,8 +67,11 @@ def matrix(
     protocol: Protocol | None = None,
     judges: Judges | None = None,
     rank_by: str | None = None,
+    spread: Spread | None = None,
 ) -> MatrixOutcome:
     """Score every structure with every texture generator; leaves `matrix.json` and `matrix.png` in `folder`.
+
+    spread: who draws beside this process.
 
     Raises:
         UserError: a combination makes no pair, a folder is named twice, or `rank_by` is not measured.
@@ -77,31 +81,32 @@ def matrix(
     version = Manifest.load(home.encoded(dataset, encode_id)).version
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)
-    autoencoder = load_autoencoder(recipe.autoencoder)
     towers = [load_text_tower(source) for source in recipe.text_encoders]
-    check_encoders(contracts[structures[0]], autoencoder, towers)
+    check_encoders(contracts[structures[0]], load_autoencoder(recipe.autoencoder), towers)
 
     material = gather(home, dataset, version, protocol, recipe.structure.resolution)
     scores: list[PairScore] = []
     shown: dict[tuple[str, str], list[Image.Image]] = {}
-    for structure in structures:
-        halfway = None
-        for texture in textures:
-            pair = _in_memory(structure, texture, autoencoder, towers, recipe, protocol)
-            halfway = halfway or structure_half(pair, material, protocol, report)
-            drawn = texture_half(pair, halfway, report)
-            metrics = score(material, drawn, protocol, judges)
-            if "loss" in protocol.metrics:
-                metrics |= pair_losses(pair, home, dataset, version, protocol)
-            scores.append(
-                PairScore(
-                    structure=str(structure),
-                    texture=str(texture),
-                    pair_id=pair_digest(structure, texture),
-                    metrics=metrics,
+    own = Hand()
+    with crew("matrix", Hand, spread or Spread(), lambda: own, joins=True) as workers:
+        for structure in structures:
+            halfway: Halfway = []
+            for texture in textures:
+                drawers = Drawers(workers, Halves(structure, texture, recipe, protocol))
+                halfway = halfway or structure_half(drawers, material, protocol, report)
+                drawn = texture_half(drawers, halfway, material, report)
+                metrics = score(material, drawn, protocol, judges)
+                if "loss" in protocol.metrics:
+                    metrics |= pair_losses(own.pair(drawers.source), home, dataset, version, protocol)
+                scores.append(
+                    PairScore(
+                        structure=str(structure),
+                        texture=str(texture),
+                        pair_id=pair_digest(structure, texture),
+                        metrics=metrics,
+                    )
                 )
-            )
-            shown[str(structure), str(texture)] = _samples(material, drawn, protocol)
+                shown[str(structure), str(texture)] = _samples(material, drawn, protocol)
     ranked_by = ranking_metrics(scores[0].metrics, rank_by)
     ranked = rank(scores, ranked_by)
     outcome = MatrixOutcome(
@@ -167,16 +172,6 @@ def rank(scores: Sequence[PairScore], ranked_by: Sequence[str]) -> list[PairScor
         return tuple(one.metrics[name] * (1 if lower_is_better(name) else -1) for name in ranked_by)
 
     return sorted(scores, key=place)
-
-
-def _in_memory(
-    structure: Path, texture: Path, autoencoder: Any, towers: list[TextTower], recipe: Recipe, protocol: Protocol
-) -> Any:
-    """The pair without a pair folder: a matrix would fill the disk with copies."""
-    found = {"structure": load_generator(structure), "texture": load_generator(texture)}
-    contracts: dict[Role, GeneratorContract] = {"structure": found["structure"][1], "texture": found["texture"][1]}
-    pair = join(found["structure"][0], found["texture"][0], contracts, autoencoder, towers, recipe)
-    return ready(pair, protocol)
 
 
 def _samples(material: Material, drawn: Drawn, protocol: Protocol) -> list[Image.Image]:

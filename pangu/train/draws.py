@@ -46,8 +46,8 @@ class Batch:
         return moved._map(lambda tensor: tensor.float() if tensor.dtype == torch.float16 else tensor)
 
     def pin(self) -> "Batch":
-        """In page-locked memory, from where a GPU fetches it while it computes."""
-        return self._map(Tensor.pin_memory)
+        """What is in the host's memory in page-locked memory, from where a GPU fetches it while it computes."""
+        return self._map(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory())
 
     def split(self, parts: int) -> list["Batch"]:
         """`parts` batches of equal size, in order."""

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
-from pangu.evaluate.drawing import draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.drawing import alone, draw, draw_whole, ready, structure_half, texture_half
 from pangu.evaluate.evaluation import evaluate, plan
 from pangu.evaluate.judges import Judges
 from pangu.evaluate.material import gather
@@ -98,9 +98,9 @@ def test_two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench
     pair = ready(untrained_pair(bench.recipe), protocol)
     material = gather(bench.home, bench.dataset, bench.version, protocol, bench.recipe.structure.resolution)
     whole = draw_whole(pair, material, protocol)
-    halfway = structure_half(pair, material, protocol)
-    for _ in range(2):
-        halves = texture_half(pair, halfway)
+    drawers = alone(pair)
+    halfway = structure_half(drawers, material, protocol)
+    for halves in (draw(drawers, material, protocol), *(texture_half(drawers, halfway, material) for _ in range(2))):
         assert halves.keys() == whole.keys()
         for key, images in halves.items():
             for one, other in zip(images, whole[key], strict=True):
@@ -112,9 +112,10 @@ def test_halves_keep_the_scheduler_s_history_and_noise(bench, protocol, schedule
     changed = protocol.model_copy(update={"scheduler": scheduler, "prompts_per_language": 2, "num_inference_steps": 5})
     pair = ready(untrained_pair(bench.recipe), changed)
     material = gather(bench.home, bench.dataset, bench.version, changed, 96)
-    whole, halfway = draw_whole(pair, material, changed), structure_half(pair, material, changed)
-    texture_half(pair, halfway)
-    again = texture_half(pair, halfway)
+    whole, drawers = draw_whole(pair, material, changed), alone(pair)
+    halfway = structure_half(drawers, material, changed)
+    texture_half(drawers, halfway, material)
+    again = texture_half(drawers, halfway, material)
     for key, images in whole.items():
         assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(images, again[key], strict=True))
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from pangu.data.example.openmoji import Emoji, selection
 from pangu.data.images import read_rgb
 from pangu.errors import UserError
-from pangu.evaluate.drawing import draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.drawing import alone, draw_whole, ready, structure_half, texture_half
 from pangu.evaluate.evaluation import as_sampled, evaluate_whole, pair_losses, plan
 from pangu.evaluate.judges import Judges, implied_metrics
 from pangu.evaluate.material import LEAST_EXAMPLES, Material, can_judge_styles, gather
@@ -116,16 +116,17 @@ def test_a_whole_pair_is_measured_as_it_is_and_once(styled, protocol, pair) -> N
 def test_halves_and_the_whole_pipeline_draw_the_same_in_every_style(material, protocol, pair) -> None:
     pair, prompts = ready(pair, protocol), material.prompts["train"]
     whole = draw_whole(pair, only_trained(material), protocol)
-    halves = texture_half(pair, structure_half(pair, only_trained(material), protocol))
+    drawers, asked_for = alone(pair), only_trained(material)
+    halves = texture_half(drawers, structure_half(drawers, asked_for, protocol), asked_for)
     assert whole.keys() == halves.keys() == {("train", "zh"), ("train", "en")}
     for key, images in whole.items():
         assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(images, halves[key], strict=True))
     place = prompts.styles.index("negative")
-    alone = pair(
+    single = pair(
         prompts.captions["en"][place], num_inference_steps=2, guidance_scale=protocol.guidance_scale,
         generator=torch.Generator().manual_seed(protocol.seed + place), styles={"negative": 2.0},
     ).images[0]  # fmt: skip
-    difference = np.asarray(alone).astype(int) - np.asarray(whole["train", "en"][place])
+    difference = np.asarray(single).astype(int) - np.asarray(whole["train", "en"][place])
     assert abs(difference).max() <= 2  # another batch size rounds otherwise
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from flows.gate import markdown
 from flows.overrides import changed
 from flows.parameters import (
+    Devices,
     EvaluatePair,
     EvaluationOptions,
     PartnerChanges,
@@ -18,6 +19,8 @@ from flows.parameters import (
     TrainPartner,
 )
 from flows.reporting import plain
+from pangu.actors import Spread
+from pangu.cli.common import spread_of
 from pangu.config import AutoencoderSource, InitialWeights, Recipe
 from pangu.data.card import Split
 from pangu.errors import UserError
@@ -181,3 +184,20 @@ def test_a_decision_is_shown_with_every_number_and_its_interval() -> None:
     assert "| retrieval_top1_zh | 0.5 | 0.75 | -0.25 [-0.4, -0.1] | **no** |" in text
     assert "| loss_structure | 0.125 | - | - | yes |" in text
     assert "open" in markdown(Decision(passed=True, reason="", verdicts=(), pair_id="p").model_dump(mode="json"))
+
+
+@given(st.one_of(st.none(), st.integers(1, 9)), st.sampled_from([0.25, 0.5, 1.0, 2.0]))
+def test_what_the_form_says_of_devices_arrives_in_the_stage(workers: int | None, gpus: float) -> None:
+    words = Devices(workers=workers, gpus=gpus).arguments
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    number = options.get("--workers")
+    found = spread_of(words[0] == "--on-ray", int(number) if number else None, float(options["--gpus"]))
+    assert found == Spread(on_ray=True, workers=workers, gpus=gpus)
+
+
+def test_workers_without_a_cluster_and_shares_that_no_gpu_has_are_refused() -> None:
+    with pytest.raises(UserError, match="--workers are those of a cluster; add --on-ray"):
+        spread_of(False, 2, 1.0)
+    for gpus in (0.0, 1.5, -1.0):
+        with pytest.raises(UserError, match=r"--gpus must be a share of one GPU, such as 0\.5, or a whole number"):
+            spread_of(True, None, gpus)

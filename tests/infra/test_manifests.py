@@ -68,13 +68,13 @@ def variables() -> set[str]:
 def commands() -> Iterator[list[str]]:
     """What is run from our own image, as `python -m` is given it."""
     for service in compose()["services"].values():
-        if service.get("image") == "pangu:cpu":
+        if str(service.get("image")).startswith("pangu:"):
             yield [str(word) for word in service["command"]]
     for _, pod in pods():
         yield from (
             container["args"]
             for container in pod["containers"]
-            if container["image"] == "pangu" and "args" in container
+            if container["image"].startswith("pangu") and "args" in container
         )
 
 
@@ -108,7 +108,7 @@ def test_every_pod_is_one_and_runs_without_rights(name: str, pod: dict[str, Any]
 def test_our_services_run_without_rights_and_listen_on_loopback_only() -> None:
     for name, service in compose()["services"].items():
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
-        if service.get("image") == "pangu:cpu":
+        if str(service.get("image")).startswith("pangu:"):
             assert service["user"] == "10001:10001" and service["cap_drop"] == ["ALL"] and service["read_only"]
 
 
@@ -122,7 +122,30 @@ def test_kustomize_gives_every_pod_of_ours_the_image_that_was_built() -> None:
     built = subprocess.run(
         ["kubectl", "kustomize", str(INFRA / "kubernetes")], capture_output=True, text=True, check=True
     ).stdout
-    assert set(re.findall(r"image: (pangu\S*)", built)) == {"pangu:cpu"}
+    assert set(re.findall(r"image: (pangu\S*)", built)) == {"pangu:cpu", "pangu:cuda"}
+
+
+def test_gpus_are_on_workers_with_the_image_for_them_and_the_head_says_that_it_has_none() -> None:
+    (ray,) = [one["spec"] for one in objects() if one["kind"] == "RayCluster"]
+    head, groups = ray["headGroupSpec"], ray["workerGroupSpecs"]
+    tags = {one["name"]: one["newTag"] for one in read(INFRA / "kubernetes/kustomization.yaml")[0]["images"]}
+    on_workers = []
+    for name, pod in pods():
+        for container in pod["containers"]:
+            has_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
+            assert has_gpu == (tags.get(container["image"]) == "cuda"), name
+            on_workers += [name] if has_gpu else []
+    assert on_workers == [f"ray-{group['groupName']}" for group in groups] and groups
+    assert head["rayStartParams"]["num-gpus"] == "0"  # or Ray would count those of its machine
+    assert all(group["minReplicas"] >= 1 for group in groups)  # stages ask for what the cluster has
+
+    services = compose()["services"]
+    command = services["ray"]["command"]
+    assert command[command.index("--num-gpus") + 1] == "0"
+    having = {name for name, service in services.items() if "deploy" in service}
+    assert (
+        having == {name for name, service in services.items() if service.get("image") == "pangu:cuda"} == {"ray-gpus"}
+    )
 
 
 def test_every_pangu_command_exists_with_its_options() -> None:

@@ -159,7 +159,7 @@ def ray_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         try:
             jobs.connect(patience_s=90)
             until = time.monotonic() + 60
-            while not jobs.gpus_for("encode", lambda line: None):  # until Ray has heard of its own node
+            while not jobs.gpus_for("evaluate", lambda line: None):  # until Ray has heard of its own node
                 assert time.monotonic() < until
                 time.sleep(0.2)
             yield
@@ -175,9 +175,9 @@ def test_a_command_that_computes_with_networks_gets_a_gpu_where_there_is_one(
     said: list[str] = []
     found = {
         command: jobs.run_as_job([command], f"test-{uuid4()}", probe_alone, silent, said.append)["gpus"]
-        for command in ("evaluate", "work")
+        for command in ("evaluate", "encode")
     }
-    assert found == {"evaluate": "0", "work": ""}
+    assert found == {"evaluate": "0", "encode": ""}  # whose actors ask for theirs
     assert not any("GPU" in line for line in said)
 
 

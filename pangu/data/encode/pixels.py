@@ -31,4 +31,7 @@ def shrink_pixels(pixels_hwc: np.ndarray, height: int, width: int) -> np.ndarray
 
 def to_unit(pixels_bhwc: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32 in [-1, 1], on `device`; what travels there are bytes."""
-    return torch.from_numpy(pixels_bhwc).to(device).permute(0, 3, 1, 2) / 127.5 - 1
+    pixels = torch.from_numpy(pixels_bhwc)
+    if torch.device(device).type == "cuda":
+        pixels = pixels.pin_memory()  # else the copy waits until the device has done what it was given before
+    return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2) / 127.5 - 1

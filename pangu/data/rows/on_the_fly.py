@@ -1,7 +1,7 @@
 """Rows of one training job as images and captions, encoded when a batch is drawn. Nothing but the images is kept."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,21 @@ from pangu.config import Recipe, Role
 from pangu.data.encode.edges import control_image, find_edges
 from pangu.data.encode.encoded import Manifest
 from pangu.data.encode.encoders import Loaded, describe
-from pangu.data.encode.latents import pixel_latents, shrunk_latents
+from pangu.data.encode.latents import BATCH, pixel_latents, shrunk_latents
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once
 from pangu.data.rows.texts import Captioned
-from pangu.data.rows.worded_texts import WordedTexts, to_host
+from pangu.data.rows.worded_texts import WordedTexts, kept
 from pangu.errors import UserError
 from pangu.storage import Home
 
 
 class OnTheFlyRows(Captioned):
-    """`Rows` whose latents and embeddings the frozen encoders compute on their device; they come back to the host's memory."""
+    """`Rows` whose latents and embeddings the frozen encoders compute on their device, where they stay.
+
+    However many rows are asked for, so few images are decoded and encoded at once that memory does not grow with them.
+    """
 
     def __init__(self, images: Images, view: View, autoencoder: Any, texts: WordedTexts) -> None:
         table = images.table
@@ -38,13 +41,18 @@ class OnTheFlyRows(Captioned):
         return len(self.keys)
 
     def latents(self, rows: Sequence[int]) -> Tensor:
-        return to_host(pixel_latents(self._images.pixels(rows), self._autoencoder))
+        return self._encoded(rows, lambda pixels: pixel_latents(pixels, self._autoencoder))
 
     def lower(self, rows: Sequence[int]) -> Tensor | None:
         if self._view.lower_sizes is None:
             return None
         size = self._view.lower_sizes[int(self._images.shape_n[rows[0]])]
-        return to_host(shrunk_latents(self._images.pixels(rows), size, self._autoencoder))
+        return self._encoded(rows, lambda pixels: shrunk_latents(pixels, size, self._autoencoder))
+
+    def _encoded(self, rows: Sequence[int], encode: Callable[[np.ndarray], Tensor]) -> Tensor:
+        """(B, C, h, w) float32 on the autoencoder's device, of `BATCH` images at a time."""
+        parts = (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+        return torch.cat([kept(encode(self._images.pixels(part))) for part in parts])
 
     def control(self, rows: Sequence[int]) -> Tensor | None:
         control = self._view.control
@@ -65,6 +73,7 @@ def open_on_the_fly(folder: Path, role: Role, recipe: Recipe, device: torch.devi
         raise UserError(
             f"The encoders of recipe '{recipe.name}' are not those of {folder}; run `pangu encode` with it."
         )
+    loaded.fast()
     plan = ImageCopy.of(Home(folder.parents[3]), manifest.dataset, manifest.version, data)
     copy = made_once(cache_folder(folder) / f"{role}-images-{FORMAT}", plan.write, plan.needed_bytes)
     threads = min(8, len(os.sched_getaffinity(0)))

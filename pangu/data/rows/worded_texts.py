@@ -21,7 +21,7 @@ from pangu.templates import Language
 class WordedTexts:
     """`Texts` that are worded as each sample asks, and that the recipe's frozen towers embed on their device.
 
-    table: `pangu.data.captions.TEXT_COLUMNS` of all rows. Embeddings come back to the host's memory in float32.
+    table: `pangu.data.captions.TEXT_COLUMNS` of all rows. Embeddings stay on their device, in float32.
     """
 
     table: pa.Table
@@ -89,9 +89,9 @@ class WordedTexts:
 
     def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         tokens, pooled = embed_captions(self.towers, self.worded(rows, captions), self.max_tokens)
-        return to_host(tokens), to_host(pooled)
+        return kept(tokens), kept(pooled)
 
 
-def to_host(values: Tensor) -> Tensor:
-    """A float copy in the host's memory that autograd may keep: encoders compute in inference mode."""
-    return values.clone().float().cpu()
+def kept(values: Tensor) -> Tensor:
+    """A float32 copy that autograd may keep: encoders compute in inference mode."""
+    return values.clone().float()

@@ -1,6 +1,7 @@
 """Rows encoded while training: the same as precomputed ones but for rounding, trainable, and of no file of an upscaled row."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,13 +12,16 @@ from pangu.data.encode.encoded import Manifest, check_encoded
 from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
 from pangu.data.example.openmoji import selection
+from pangu.data.rows import on_the_fly as on_the_fly_rows
 from pangu.data.rows.image_copy import ImageCopy
 from pangu.data.rows.load import load_rows
 from pangu.data.rows.on_the_fly import OnTheFlyRows
 from pangu.data.table.delta import read_rows
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
+from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import embed_captions, load_text_tower
+from pangu.recipes import tiny
 from pangu.storage import Home
 from pangu.train.draws import draw_batch
 from pangu.train.loop import train_loop
@@ -135,3 +139,30 @@ def test_other_encoders_than_those_of_the_contract_are_refused(both) -> None:
     _, recipe, _, now = both
     with pytest.raises(UserError, match=r"encoders of recipe 'tiny' are not those of"):
         load_rows(now, "structure", on_the_fly(recipe).model_copy(update={"max_tokens": 20}))
+
+
+class Elsewhere:
+    """An autoencoder on a device that nothing can be brought back from; keeps how many images it was given at once."""
+
+    device, dtype = torch.device("meta"), torch.float32
+    config = load_autoencoder(tiny().autoencoder).config
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def encode(self, pixels_bchw: torch.Tensor) -> SimpleNamespace:
+        self.sizes.append(len(pixels_bchw))
+        batch, _, height, width = pixels_bchw.shape
+        return SimpleNamespace(latent=torch.empty(batch, 16, height // 8, width // 8, device=self.device))
+
+
+def test_however_large_a_share_few_images_are_encoded_at_once_and_stay_on_their_device(both, monkeypatch) -> None:
+    _, recipe, _, now = both
+    monkeypatch.setattr(on_the_fly_rows, "BATCH", 2)
+    rows, elsewhere = load_rows(now, "structure", on_the_fly(recipe)), Elsewhere()
+    monkeypatch.setattr(rows, "_autoencoder", elsewhere)
+    bucket = torch.nonzero(rows.preset_n == rows.preset_n[0]).flatten().tolist()
+    share = bucket[:1] * 5
+    for found in (rows.latents(share), rows.lower(share)):
+        assert found.device.type == "meta" and len(found) == 5
+    assert elsewhere.sizes == [2, 2, 1] * 2
