@@ -3,7 +3,6 @@
 Knows nothing of networks; `edge_picture` makes for sampling exactly what training saw.
 """
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -17,6 +16,8 @@ EDGES = EdgeControl()
 
 def find_edges(pixels_hwc: np.ndarray, control: EdgeControl = EDGES) -> np.ndarray:
     """(H, W) bool: the Canny edges of an (H, W, 3) uint8 image, over the strongest of its channels."""
+    import cv2  # networks encode where it is not installed
+
     return cv2.Canny(np.ascontiguousarray(pixels_hwc), control.low_threshold, control.high_threshold) > 0
 
 
