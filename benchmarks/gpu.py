@@ -51,7 +51,10 @@ class Part:
 
     def within(self, limit_s: float) -> list[str]:
         """The command, told when to begin nothing more."""
-        return [*self.command, *([] if self.last_s is None else ["--seconds", f"{max(0.0, limit_s - self.last_s):.0f}"])]
+        return [
+            *self.command,
+            *([] if self.last_s is None else ["--seconds", f"{max(0.0, limit_s - self.last_s):.0f}"]),
+        ]
 
 
 def parts() -> dict[str, Part]:

@@ -81,7 +81,9 @@ class Enough(Exception):
     """The loop has run for as long as it was to be timed."""
 
 
-def our_loop(recipe: Recipe, role: Role, rows: EncodedRows, network: Any, device: torch.device, lines: int = 2) -> Spent:
+def our_loop(
+    recipe: Recipe, role: Role, rows: EncodedRows, network: Any, device: torch.device, lines: int = 2
+) -> Spent:
     """What `train_loop` takes from its first log line to the last of `lines`; of a single one, from the beginning."""
     marks = [moment()] if lines == 1 else []
 

@@ -1,7 +1,7 @@
 """Crowded pools beside the pipeline that they serve, called in a loop: same pair, precision and device, neither HTTP nor Ray.
 
-    python benchmarks/serve_pools.py --device cuda
-    python benchmarks/serve_pools.py --recipe tiny --side 96
+python benchmarks/serve_pools.py --device cuda
+python benchmarks/serve_pools.py --recipe tiny --side 96
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How fast one generator trains on one device: beside a plain loop, beside the device's own matrix rate, and under other switches.
+"""How fast one generator trains on one device: beside a plain loop, beside the device's matrix rate, and under other switches.
 
 All figures are of one run on one device, in the shapes that a worker of the recipe gets (`sdxl_half`: 32 images of 512 px of the
 texture half, 16 of 1024 px of the structure half), and count the operations of the network alone: what gradient checkpointing
@@ -58,7 +58,9 @@ class Case:
     def recipe(self) -> Recipe:
         return self.shapes.recipe
 
-    def loop(self, run: Callable[..., Spent], execution: Execution, log_every: int = LOG_EVERY, lines: int = 2) -> Spent:
+    def loop(
+        self, run: Callable[..., Spent], execution: Execution, log_every: int = LOG_EVERY, lines: int = 2
+    ) -> Spent:
         """What `our_loop` or `plain_loop` takes."""
         recipe = timed(self.recipe, self.role, execution, log_every)
         job = recipe.training(self.role)
@@ -92,7 +94,9 @@ def beside_plain(case: Case, budget: Budget) -> None:
     for number in range(ROUNDS):
         if budget.spent:
             break
-        speeds = {run: case.speed(own, run) for run in ((our_loop, plain_loop) if number % 2 else (plain_loop, our_loop))}
+        speeds = {
+            run: case.speed(own, run) for run in ((our_loop, plain_loop) if number % 2 else (plain_loop, our_loop))
+        }
         if None in speeds.values():
             break
         ratios.append(speeds[our_loop] / speeds[plain_loop])

@@ -9,12 +9,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from pangu.models.compiled import compile_blocks
+from pangu.models.denoisers import denoise
 from pangu.pipelines.assemble import starting_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import demo
 from tests.gpu import CUDA_ALONE, DEVICE, ON_A_GPU
 from tests.models.test_compiled import PRESETS, network
-from pangu.models.denoisers import denoise
 
 pytestmark = ON_A_GPU
 STEPS, SEEDS = 12, (0, 1, 2, 3)
@@ -93,14 +93,10 @@ def test_a_sampling_step_waits_for_nothing(pair: PanGuDrawPipeline) -> None:
     """Of all steps of both halves, the scheduler's own part included."""
     conditioning = pair.encode_prompt(["a red apple"])
     side = pair.resolution
-    trajectory = pair.start(
-        conditioning, height=side, width=side, num_inference_steps=STEPS, guidance_scale=3.0
-    )
+    trajectory = pair.start(conditioning, height=side, width=side, num_inference_steps=STEPS, guidance_scale=3.0)
     walked = pair.finish(trajectory)  # kernels are loaded
     torch.cuda.synchronize()
-    trajectory = pair.start(
-        conditioning, height=side, width=side, num_inference_steps=STEPS, guidance_scale=3.0
-    )
+    trajectory = pair.start(conditioning, height=side, width=side, num_inference_steps=STEPS, guidance_scale=3.0)
     torch.cuda.set_sync_debug_mode("error")
     try:
         again = pair.finish(trajectory)

@@ -138,7 +138,9 @@ def test_a_batch_that_the_device_has_no_room_for_is_one_sentence_that_says_what_
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
     try:
         with (
-            pytest.raises(UserError, match=r"256 images of .* set execution\.gradient_checkpointing to true") as refused,
+            pytest.raises(
+                UserError, match=r"256 images of .* set execution\.gradient_checkpointing to true"
+            ) as refused,
             one_sentence_if_full("structure", recipe, 1),
         ):
             train_loop("structure", recipe, rows, "e", tmp_path, World(device=DEVICE))

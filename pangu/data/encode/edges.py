@@ -53,6 +53,8 @@ def agreement(found_hw: np.ndarray, wanted_hw: np.ndarray, tolerance_px: int = 1
     """
     if not found_hw.any() or not wanted_hw.any():
         return float(found_hw.any() == wanted_hw.any())
+    import cv2
+
     around = np.ones((2 * tolerance_px + 1,) * 2, np.uint8)
     near_wanted, near_found = (cv2.dilate(edges.astype(np.uint8), around) > 0 for edges in (wanted_hw, found_hw))
     precision, recall = float(near_wanted[found_hw].mean()), float(near_found[wanted_hw].mean())
