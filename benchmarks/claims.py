@@ -29,6 +29,7 @@ CLAIMS: dict[str, dict[str, Goal]] = {
         "train_loop": Goal("images/s of the training loop, beside a plain loop with the same switches", 0.98, digits=3),
         "train_share_texture": Goal("share of the card's matrix rate, texture half at 512 px", 0.45),
         "train_share_structure": Goal("share of the card's matrix rate, structure half at 1024 px", 0.40),
+        "train_memory_gib": Goal("GiB at most, structure half of `pangu_draw_5b` at 1024 px", 75, True, 1),
         "train_switches": Goal("images/s under the recipe's switches, beside the best of others", 1.0),
     },
     "sampling": {

@@ -27,7 +27,7 @@ from pangu.train.meters import peak_memory_gib
 
 SWITCHES = ("gradient_checkpointing", "compile", "channels_last")
 """Which decide how fast the same numbers come; each is turned round by itself."""
-LOG_EVERY, ROUNDS = 8, 2
+LOG_EVERY, ROUNDS = 6, 2
 
 
 def turned(own: Execution, switch: str) -> Execution:
@@ -77,7 +77,7 @@ class Case:
         except torch.OutOfMemoryError:
             speed = None
         found = "no room" if speed is None else f"{speed:.2f} images/s, {peak_memory_gib(self.device):.1f} GiB at most"
-        print(f"{self.role}, {run.__name__}, {execution!r}: {found}", flush=True)
+        print(f"{self.role}, {run.__name__}, {execution.model_dump_json(exclude_defaults=True)}: {found}", flush=True)
         return speed
 
 
@@ -89,46 +89,76 @@ def first_step(case: Case) -> None:
     claim("train_first_step_s", case.loop(our_loop, case.recipe.execution, log_every=1, lines=1).clock)
 
 
-def beside_plain(case: Case, budget: Budget) -> None:
-    own, ratios = case.recipe.execution, []
+def beside_plain(case: Case, budget: Budget) -> float | None:
+    """Returns our own images/s, if there was time and room for a round."""
+    own, ours, ratios = case.recipe.execution, [], []
     for number in range(ROUNDS):
         if budget.spent:
             break
-        speeds = {
-            run: case.speed(own, run) for run in ((our_loop, plain_loop) if number % 2 else (plain_loop, our_loop))
-        }
+        order = (our_loop, plain_loop) if number % 2 else (plain_loop, our_loop)  # nobody is always the first
+        speeds = {loop: case.speed(own, loop) for loop in order}
         if None in speeds.values():
             break
+        ours.append(speeds[our_loop])
         ratios.append(speeds[our_loop] / speeds[plain_loop])
-    if ratios:
-        claim("train_loop", statistics.median(ratios), rounds=len(ratios))
-    else:
+    if not ratios:
         not_run("train_loop", "no time or no room for a round")
+        return None
+    claim("train_loop", statistics.median(ratios), rounds=len(ratios))
+    return statistics.median(ours)
 
 
-def under_switches(case: Case, budget: Budget, rate: float) -> None:
-    """The recipe's own switches beside each turned round; the share of the rate is that of the fastest."""
-    own, others = case.speed(case.recipe.execution), {}
-    if own is None:
-        for name in ("train_share_texture", "train_switches"):
-            not_run(name, "the device has no room for the recipe's own switches")
+def share(case: Case, speed: float | None, rate: float, **facts: object) -> None:
+    name, side = f"train_share_{case.role}", case.recipe.training(case.role).resolution
+    if speed is None:
+        not_run(name, "no time or no room")
         return
-    for switch in SWITCHES:
-        if not budget.spent:
-            others[switch] = case.speed(turned(case.recipe.execution, switch))
-    best = max(own, *(speed or 0.0 for speed in others.values())) if others else own
-    share(case, best, rate, own=own, turned=others)
+    operations = forward_operations(case.shapes, case.role, side)
+    facts |= {"side": side, "images_per_s": speed, "matrix_tflops": rate / 1e12}
+    claim(name, share_of_rate(operations, speed, rate), **facts)
+
+
+def memory(case: Case) -> None:
+    """The most that a device holds in a step of the largest recipe, under its own switches."""
+    execution, batch = case.recipe.execution, case.recipe.training(case.role).batch_size // case.recipe.workers
+    speed = case.speed(execution)
+    if speed is None:
+        not_run("train_memory_gib", "the device has no room for the recipe's own switches")
+    else:
+        at_once = batch // execution.accumulate
+        claim("train_memory_gib", peak_memory_gib(case.device), images_at_once=at_once, images_per_s=speed)
+
+
+def under_switches(own: float, others: Mapping[str, float | None]) -> None:
     if len(others) == len(SWITCHES):
-        claim("train_switches", fastest_of(own, others), own=own, turned=others)
+        claim("train_switches", fastest_of(own, others), own=own, turned=dict(others))
     else:
         not_run("train_switches", "no time left for every switch")
 
 
-def share(case: Case, speed: float, rate: float, **facts: object) -> None:
-    side = case.recipe.training(case.role).resolution
-    operations = forward_operations(case.shapes, case.role, side)
-    facts |= {"side": side, "images_per_s": speed, "matrix_tflops": rate / 1e12}
-    claim(f"train_share_{case.role}", share_of_rate(operations, speed, rate), **facts)
+def measure(recipe: Recipe, largest: Recipe, device: torch.device, budget: Budget) -> None:
+    """The most telling figures first."""
+    shapes = Shapes(recipe)
+    rate = matrix_rate(device, torch.bfloat16 if recipe.execution.precision == "bf16" else torch.float32)
+    texture, structure = Case(shapes, "texture", device), Case(shapes, "structure", device)
+    first_step(texture)
+    own, others = beside_plain(texture, budget), {}
+
+    def turn(switch: str) -> None:
+        if own is not None and not budget.spent:
+            others[switch] = texture.speed(turned(recipe.execution, switch))
+
+    turn(SWITCHES[0])
+    share(structure, None if budget.spent else structure.speed(recipe.execution), rate)
+    if budget.spent:
+        not_run("train_memory_gib", "no time left")
+    else:
+        memory(Case(Shapes(largest), "structure", device))
+    for switch in SWITCHES[1:]:
+        turn(switch)
+    best = max((speed for speed in (own, *others.values()) if speed is not None), default=None)
+    share(texture, best, rate, own=own, turned=others)
+    under_switches(own or 0.0, others)
 
 
 def main() -> None:
@@ -140,25 +170,11 @@ def main() -> None:
     budget, device = Budget(asked.seconds), torch.device(asked.device)
     if device.type == "cpu":
         torch.set_num_threads(1)
-    recipe = named(asked.recipe or ("sdxl_half" if device.type == "cuda" else "tiny"))
-    shapes = Shapes(recipe)
-    rate = matrix_rate(device, torch.bfloat16 if recipe.execution.precision == "bf16" else torch.float32)
-    texture, structure = Case(shapes, "texture", device), Case(shapes, "structure", device)
+    on_a_gpu = device.type == "cuda"
+    recipe = named(asked.recipe or ("sdxl_half" if on_a_gpu else "tiny"))
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # nothing is compiled beforehand
-        first_step(texture)
-        beside_plain(texture, budget)
-        if budget.spent:
-            not_run("train_share_structure", "no time left")
-        elif (speed := structure.speed(recipe.execution)) is None:
-            not_run("train_share_structure", "the device has no room for the recipe's own switches")
-        else:
-            share(structure, speed, rate)
-        if budget.spent:
-            for name in ("train_share_texture", "train_switches"):
-                not_run(name, "no time left")
-        else:
-            under_switches(texture, budget, rate)
+        measure(recipe, named("pangu_draw_5b") if on_a_gpu else recipe, device, budget)
 
 
 if __name__ == "__main__":
