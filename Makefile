@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 STACK := tests/browser tests/e2e tests/flows tests/stack
 SERVERS := tests/faults tests/registry tests/serve
 
-.PHONY: setup demo test test-stack test-servers test-units test-long kills chaos nodes bench pythons lint up down
+.PHONY: setup demo test test-stack test-servers test-units test-long kills chaos nodes bench gpu pythons lint up down
 
 setup: $(STAMP)
 
@@ -66,6 +66,10 @@ chaos: $(STAMP)
 # One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
 	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale whole_way serve serve_replicas; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+
+# Tests and benchmarks that need a GPU, on one card in eight minutes, and a table; says "not run" where there is none.
+gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 # Every supported Python on the path, each in a fresh clone: setup and demo; half an hour on two cores. See the script for others.
 pythons:

@@ -4,9 +4,10 @@ Every strategy goes the whole way: ingest, prepare, encode, train, sample, judge
 cost (counted FLOPs and measured core-seconds), sampling cost, quality by one protocol, beside the paper's figures: +48 % data,
 -51 % training cost, about -50 % inference time against resolution boost (PanGu-Draw, Section 3.2 and Fig. 2).
 
-    python benchmarks/efficiency_ledger.py [--images 210] [--steps-share 1.0] [--home FOLDER]
+    python benchmarks/efficiency_ledger.py [--images 210] [--steps-share 1.0] [--home FOLDER] [--unequal]
 
-Half an hour on one core with the defaults. With --home, a run that was stopped continues.
+Half an hour on one core with the defaults, and ten minutes more with --unequal, which adds a pair whose structure half is the
+smaller one. With --home, a run that was stopped continues.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pangu.config import STRATEGY_ROLES, Frozen, Recipe, Role, Strategy
+from pangu.config import ROLES, STRATEGY_ROLES, Frozen, Recipe, Role
 from pangu.data.card import load_card
 from pangu.data.encode.encoded import Manifest
 from pangu.data.encode.stage import encode
@@ -46,15 +47,18 @@ from pangu.train.spent import read_spent
 from pangu.train.work import work
 from pangu.train.world import World
 
-COMPARED: tuple[Strategy, ...] = ("time_decoupling", "resolution_boost", "cascaded")
+COMPARED = ("time_decoupling", "resolution_boost", "cascaded")
+UNEQUAL = "unequal halves"
+SMALLER = (24, 40, 56)
+"""Channels of the smaller structure half: coarse colour and layout need less than detail."""
 SMALL_SHARE = 0.48
 TRAINING_GOAL, SAMPLING_GOAL = 0.45, 0.50
 
 
 class Account(Frozen):
-    """What one strategy used, cost and reached."""
+    """What one strategy used, cost and reached. parameters: of its largest generator."""
 
-    strategy: Strategy
+    strategy: str
     rows: int
     parameters: int
     training_tflops: float
@@ -62,6 +66,16 @@ class Account(Frozen):
     sampling_gflops: float
     sampling_core_s: float
     quality: dict[str, float]
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of that name, or time-decoupling with a smaller structure half."""
+    if name != UNEQUAL:
+        return named(name)
+    recipe = named("time_decoupling")
+    smaller = recipe.denoiser.model_copy(update={"block_out_channels": SMALLER})
+    structure = recipe.structure.model_copy(update={"denoiser": smaller})
+    return recipe.model_copy(update={"name": "unequal_halves", "jobs": recipe.jobs | {"structure": structure}})
 
 
 def corpus(home: Home, images: int) -> tuple[str, int]:
@@ -110,7 +124,7 @@ def flops(recipe: Recipe, role: Role, side: int, backward: bool) -> int:
     """Counted floating-point operations of one image at `side` px: forward, and backward where asked."""
     shapes = Shapes(recipe)
     channels = shapes.latent_channels, shapes.tokens, shapes.pooled
-    network = build_denoiser(recipe.denoiser, *channels, lower=sees_lower(role))
+    network = build_denoiser(recipe.denoiser_of(role), *channels, lower=sees_lower(role))
     latents = torch.randn(1, shapes.latent_channels, side // 8, side // 8)
     lower = torch.randn_like(latents) if sees_lower(role) else None
     with FlopCounterMode(display=False) as counter:
@@ -122,10 +136,17 @@ def flops(recipe: Recipe, role: Role, side: int, backward: bool) -> int:
 
 
 def sampling_flops(recipe: Recipe, side: int) -> float:
-    """Counted operations of the networks for one image: two predictions a step with guidance."""
+    """Counted operations of the networks for one image: two predictions a step with guidance.
+
+    The halves of a pair take steps as their intervals are long; a later stage of resolution boost takes all.
+    """
     steps = 2 * recipe.sampling.num_inference_steps
     if recipe.strategy == "cascaded":
         return steps * sum(flops(recipe, role, recipe.training(role).resolution, False) for role in recipe.roles)
+    if recipe.strategy == "time_decoupling":
+        late = recipe.boundary / recipe.schedule.num_train_timesteps
+        above, below = (flops(recipe, role, side, False) for role in ROLES)
+        return steps * ((1 - late) * above + late * below)
     return steps * flops(recipe, recipe.roles[-1], side, False)
 
 
@@ -138,9 +159,9 @@ def pipeline_of(recipe: Recipe, generators: dict[Role, Path], home: Home) -> Any
     return assemble_cascade(*(generators[role] for role in STRATEGY_ROLES["cascaded"]), recipe)
 
 
-def account(strategy: Strategy, share: float, home: Home, dataset: str, version: int, protocol: Protocol) -> Account:
+def account(strategy: str, share: float, home: Home, dataset: str, version: int, protocol: Protocol) -> Account:
     """Train, sample and judge one strategy."""
-    recipe = shortened(named(strategy), share)
+    recipe = shortened(recipe_of(strategy), share)
     encoded = encode(dataset, version, recipe, home)
     rows = Manifest.load(home.encoded(dataset, encoded.encode_id)).rows
     generators, core_s, training = {}, 0.0, 0.0
@@ -152,7 +173,7 @@ def account(strategy: Strategy, share: float, home: Home, dataset: str, version:
         print(f"  {role}: {rows[role]} rows, {job.steps} steps, {seconds:.0f} core-seconds", flush=True)
     pipeline = pipeline_of(recipe, generators, home)
     pipeline.set_progress_bar_config(disable=True)
-    side = recipe.training(recipe.roles[0] if strategy == "time_decoupling" else recipe.roles[-1]).resolution
+    side = recipe.training(recipe.roles[0] if recipe.strategy == "time_decoupling" else recipe.roles[-1]).resolution
     material = gather(home, dataset, version, protocol, side)
     began = time.process_time()
     drawn = draw_whole(pipeline, material, protocol)
@@ -160,11 +181,11 @@ def account(strategy: Strategy, share: float, home: Home, dataset: str, version:
     seconds = (time.process_time() - began) / images
     grid = [drawn["train", language][:16] for language in material.languages]
     grid.append([material.images[key] for key in material.prompts["train"].keys[:16]])
-    write_atomically(home.root / f"{strategy}.png", png(sample_grid(grid)))
+    write_atomically(home.root / f"{recipe.name}.png", png(sample_grid(grid)))
     return Account(
         strategy=strategy,
         rows=max(rows.values()),
-        parameters=parameters(Shapes(recipe), recipe.roles[0]),
+        parameters=max(parameters(Shapes(recipe), role) for role in recipe.roles),
         training_tflops=training / 1e12,
         training_core_s=core_s,
         sampling_gflops=sampling_flops(recipe, side) / 1e9,
@@ -173,7 +194,7 @@ def account(strategy: Strategy, share: float, home: Home, dataset: str, version:
     )
 
 
-def table(accounts: dict[Strategy, Account]) -> str:
+def table(accounts: dict[str, Account]) -> str:
     """The ledger: one line a figure, resolution boost as 1.00x, the paper's figure at the end."""
     ours, boost = accounts["time_decoupling"], accounts["resolution_boost"]
 
@@ -205,6 +226,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64, help="per language")
     parser.add_argument("--steps-share", type=float, default=1.0)
     parser.add_argument("--home", type=Path, default=None)
+    parser.add_argument("--unequal", action="store_true", help="also a pair whose structure half is the smaller one")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     root = asked.home or Path(tempfile.mkdtemp(prefix="efficiency-ledger-"))
@@ -218,8 +240,8 @@ def main() -> None:
         guidance_scale=3.0,
         metrics=("retrieval", "fid", "kid"),
     )
-    accounts: dict[Strategy, Account] = {}
-    for strategy in COMPARED:
+    accounts: dict[str, Account] = {}
+    for strategy in (*COMPARED, *([UNEQUAL] if asked.unequal else [])):
         print(strategy, flush=True)
         accounts[strategy] = account(strategy, asked.steps_share, home, dataset, version, protocol)
     write_json(home.root / "efficiency_ledger.json", {k: v.model_dump(mode="json") for k, v in accounts.items()})

@@ -6,6 +6,7 @@ is compared, so that other work on the machine does not count. The last claims, 
 `serve_releases.py`, on a stack that it starts.
 
     python benchmarks/serve.py [--pair FOLDER] [--steps 20] [--rounds 5]
+    python benchmarks/serve.py --device cuda        what `serve_pools.py` claims of a GPU, without HTTP
 """
 
 import argparse
@@ -276,10 +277,9 @@ def _percentiles(seconds: list[float]) -> dict[str, float]:
     return {f"p{part}": round(ordered[int(part / 100 * (len(ordered) - 1))], 3) for part in (50, 95, 99)}
 
 
-def releases(steps: int) -> None:
-    """Swaps, the way back, and replicas that die: a script of its own, since it needs a stack."""
-    script = Path(__file__).with_name("serve_releases.py")
-    subprocess.run([sys.executable, str(script), "--steps", str(steps)], check=True)
+def script(name: str, *arguments: str) -> None:
+    """Claims of another script of this folder."""
+    subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *arguments], check=True)
 
 
 def manifest_of(folder: Path) -> None:
@@ -299,7 +299,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", help="names of claims, separated by commas")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     asked = parser.parse_args()
+    if asked.device == "cuda":
+        script("serve_pools.py", "--device", "cuda")
+        return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         pair = asked.pair or stand_in(Path(scratch) / "pair", 0)
@@ -308,7 +312,8 @@ def main() -> None:
             "single": lambda: with_server(pair, asked.steps, asked.rounds),
             "overload": lambda: overload(pair, asked.steps),
             "mixed": lambda: mixed_steps(pair, asked.steps, asked.rounds),
-            "releases": lambda: releases(asked.steps),
+            # Swaps, the way back, and replicas that die; needs a stack.
+            "releases": lambda: script("serve_releases.py", "--steps", str(asked.steps)),
         }
         for name, claim in claims.items():
             if not asked.only or name in asked.only.split(","):

@@ -1,119 +1,183 @@
-"""Images a second, memory and FLOP utilisation of one generator's training step on one device.
+"""How fast one generator trains on one device: beside a plain loop, beside the device's matrix rate, and under other switches.
 
-Utilisation is counted operations (forward and backward) over time and over the peak: the one given with --peak-tflops (989 for a
-dense bf16 H200), or else what a large matrix product reaches on this device in this run.
+All figures are of one run on one device, in the shapes that a worker of the recipe gets (`sdxl_half`: 32 images of 512 px of the
+texture half, 16 of 1024 px of the structure half), and count the operations of the network alone: what gradient checkpointing
+repeats is no work done. What does not begin in time is not run.
 
-    python benchmarks/throughput.py --recipe sdxl_half --side 1024 --device cuda --precision bf16 --compile
-    python benchmarks/throughput.py --recipe demo --side 96 --batch 32
+    python benchmarks/throughput.py --device cuda [--recipe sdxl_half] [--seconds 600]
+    python benchmarks/throughput.py --recipe tiny
 """
 
 import argparse
-import json
+import os
 import statistics
-import time
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from claims import claim, not_run
+from clock import Budget, emptied, matrix_rate
+from loops import Spent, network_of, our_loop, plain_loop, random_rows, timed
 
-from pangu.config import Execution
-from pangu.diffusion.noise import alpha_bars
-from pangu.models.denoisers import build_denoiser
-from pangu.planning.operations import Shapes
+from pangu.config import Execution, Recipe, Role
+from pangu.planning.operations import Shapes, forward_operations
 from pangu.recipes import recipe as named
-from pangu.train.draws import Batch
-from pangu.train.laps import Laps
-from pangu.train.loop import prepared, start
 from pangu.train.meters import peak_memory_gib
-from pangu.train.step import loss_per_sample, train_step
-from pangu.train.world import World
 
-GOAL = 0.45
-
-
-def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product, the best of ten."""
-    side = 8192 if device.type == "cuda" else 1536
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(10):
-        best = min(best, _seconds(lambda: left @ right, device))
-    return 2 * side**3 / best
+SWITCHES = ("gradient_checkpointing", "compile", "channels_last")
+"""Which decide how fast the same numbers come; each is turned round by itself."""
+LOG_EVERY, ROUNDS = 6, 2
 
 
-def _seconds(work: object, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    work()  # type: ignore[operator]
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+def turned(own: Execution, switch: str) -> Execution:
+    """The same execution with one of the `SWITCHES` the other way round."""
+    return own.model_copy(update={switch: not getattr(own, switch)})
 
 
-def noise_batch(channels: tuple[int, int, int], side: int, tokens: int, size: int, device: torch.device) -> Batch:
-    """A batch of noise; channels: of latents, text tokens and pooled text."""
-    latent, context, pooled = channels
-    shape = size, latent, side // 8, side // 8
-    return Batch(
-        latents_bchw=torch.randn(shape),
-        noise_bchw=torch.randn(shape),
-        tokens_bsc=torch.randn(size, tokens, context),
-        pooled_bp=torch.randn(size, pooled),
-        timestep_b=torch.randint(500, 1000, (size,)),
-        preset=0,
-    ).to(device)
+def share_of_rate(operations_an_image: float, images_per_s: float, rate: float) -> float:
+    """Of the device's matrix rate: forward and twice as much backward of every image."""
+    return 3 * operations_an_image * images_per_s / rate
+
+
+def fastest_of(own: float, others: Mapping[str, float | None]) -> float:
+    """The recipe's own images/s over the most of the others that the device has room for (None: it has not)."""
+    measured = [speed for speed in others.values() if speed is not None]
+    return own / max(measured) if measured else 1.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One job of the recipe as one of its workers meets it."""
+
+    shapes: Shapes
+    role: Role
+    device: torch.device
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.shapes.recipe
+
+    def loop(
+        self, run: Callable[..., Spent], execution: Execution, log_every: int = LOG_EVERY, lines: int = 2
+    ) -> Spent:
+        """What `our_loop` or `plain_loop` takes."""
+        recipe = timed(self.recipe, self.role, execution, log_every)
+        job = recipe.training(self.role)
+        rows = random_rows(self.shapes, 2 * job.batch_size, job.resolution // 8)
+        emptied(self.device)
+        network = network_of(self.shapes, self.role, self.device)
+        return run(recipe, self.role, rows, network, self.device, lines)
+
+    def speed(self, execution: Execution, run: Callable[..., Spent] = our_loop) -> float | None:
+        """Images a second between two log lines; None where the device has no room for it."""
+        images = LOG_EVERY * self.recipe.training(self.role).batch_size // self.recipe.workers
+        try:
+            speed = images / self.loop(run, execution).clock
+        except torch.OutOfMemoryError:
+            speed = None
+        found = "no room" if speed is None else f"{speed:.2f} images/s, {peak_memory_gib(self.device):.1f} GiB at most"
+        print(f"{self.role}, {run.__name__}, {execution.model_dump_json(exclude_defaults=True)}: {found}", flush=True)
+        return speed
+
+
+def first_step(case: Case) -> None:
+    """From random weights to the end of the first step, compilation included, with an empty cache."""
+    if not case.recipe.execution.compile:
+        not_run("train_first_step_s", "the recipe does not compile")
+        return
+    try:
+        claim("train_first_step_s", case.loop(our_loop, case.recipe.execution, log_every=1, lines=1).clock)
+    except torch.OutOfMemoryError:
+        not_run("train_first_step_s", "the device has no room for it")
+
+
+def beside_plain(case: Case, budget: Budget) -> float | None:
+    """Returns our own images/s, if there was time and room for a round."""
+    own, ours, ratios = case.recipe.execution, [], []
+    for number in range(ROUNDS):
+        if budget.spent:
+            break
+        order = (our_loop, plain_loop) if number % 2 else (plain_loop, our_loop)  # nobody is always the first
+        speeds = {loop: case.speed(own, loop) for loop in order}
+        if None in speeds.values():
+            break
+        ours.append(speeds[our_loop])
+        ratios.append(speeds[our_loop] / speeds[plain_loop])
+    if not ratios:
+        not_run("train_loop", "no time or no room for a round")
+        return None
+    claim("train_loop", statistics.median(ratios), rounds=len(ratios))
+    return statistics.median(ours)
+
+
+def share(case: Case, speed: float | None, rate: float, **facts: object) -> None:
+    name, side = f"train_share_{case.role}", case.recipe.training(case.role).resolution
+    if speed is None:
+        not_run(name, "no time or no room")
+        return
+    operations = forward_operations(case.shapes, case.role, side)
+    facts |= {"side": side, "images_per_s": speed, "matrix_tflops": rate / 1e12}
+    claim(name, share_of_rate(operations, speed, rate), **facts)
+
+
+def memory(case: Case) -> None:
+    """The most that a device holds in a step of the largest recipe, under its own switches."""
+    execution, batch = case.recipe.execution, case.recipe.training(case.role).batch_size // case.recipe.workers
+    speed = case.speed(execution)
+    if speed is None:
+        not_run("train_memory_gib", "the device has no room for the recipe's own switches")
+    else:
+        at_once = batch // execution.accumulate
+        claim("train_memory_gib", peak_memory_gib(case.device), images_at_once=at_once, images_per_s=speed)
+
+
+def under_switches(own: float, others: Mapping[str, float | None]) -> None:
+    if len(others) == len(SWITCHES):
+        claim("train_switches", fastest_of(own, others), own=own, turned=dict(others))
+    else:
+        not_run("train_switches", "no time left for every switch")
+
+
+def measure(recipe: Recipe, largest: Recipe, device: torch.device, budget: Budget) -> None:
+    """The most telling figures first."""
+    shapes = Shapes(recipe)
+    rate = matrix_rate(device, torch.bfloat16 if recipe.execution.precision == "bf16" else torch.float32)
+    texture, structure = Case(shapes, "texture", device), Case(shapes, "structure", device)
+    first_step(texture)
+    own, others = beside_plain(texture, budget), {}
+
+    def turn(switch: str) -> None:
+        if own is not None and not budget.spent:
+            others[switch] = texture.speed(turned(recipe.execution, switch))
+
+    turn(SWITCHES[0])
+    share(structure, None if budget.spent else structure.speed(recipe.execution), rate)
+    if budget.spent:
+        not_run("train_memory_gib", "no time left")
+    else:
+        memory(Case(Shapes(largest), "structure", device))
+    for switch in SWITCHES[1:]:
+        turn(switch)
+    best = max((speed for speed in (own, *others.values()) if speed is not None), default=None)
+    share(texture, best, rate, own=own, turned=others)
+    under_switches(own or 0.0, others)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="demo")
-    parser.add_argument("--side", type=int, default=96, help="px")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--recipe", help="default: sdxl_half on a GPU, tiny on a CPU")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
-    parser.add_argument("--peak-tflops", type=float, default=None)
-    for switch in ("compile", "channels-last", "gradient-checkpointing"):
-        parser.add_argument(f"--{switch}", action="store_true")
+    parser.add_argument("--seconds", type=float, default=1800, help="in which measurements may begin")
     asked = parser.parse_args()
-    torch.set_num_threads(1)
-    device, recipe = torch.device(asked.device), named(asked.recipe)
-    execution = Execution(
-        precision=asked.precision,
-        compile=asked.compile,
-        channels_last=asked.channels_last,
-        gradient_checkpointing=asked.gradient_checkpointing,
-    )
-    shapes = Shapes(recipe)
-    channels = shapes.latent_channels, shapes.tokens, shapes.pooled
-    network = build_denoiser(recipe.denoiser, *channels).to(device).train()
-    batch = noise_batch(channels, asked.side, recipe.max_tokens, asked.batch, device)
-    alpha_bars_t = alpha_bars(recipe.schedule).to(device)
-    with FlopCounterMode(display=False) as counter:
-        loss_per_sample(network, batch, alpha_bars_t, recipe.schedule.prediction_type).sum().backward()
-    flops = counter.get_total_flops()
-    model = prepared(network, execution, World(device=device))
-    averages, optimizer = start(network, recipe)
-
-    def step() -> None:
-        train_step(
-            model, optimizer, [batch], asked.batch, alpha_bars_t, recipe.schedule, recipe.optimization, execution,
-            Laps(device, every=1_000_000),
-        )  # fmt: skip
-        averages.step()
-
-    for _ in range(3):
-        step()
-    seconds = statistics.median(_seconds(step, device) for _ in range(asked.steps))
-    dtype = torch.bfloat16 if asked.precision == "bf16" else torch.float32
-    peak = asked.peak_tflops * 1e12 if asked.peak_tflops else measured_peak(device, dtype)
-    utilisation = flops / seconds / peak
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    print(f"{asked.recipe}, {parameters / 1e6:.1f} M parameters, {asked.side} px, batch {asked.batch}, {execution!r}")
-    print(f"{asked.batch / seconds:.2f} images/s, {peak_memory_gib(device):.1f} GiB, {flops / 1e12:.3f} TFLOP a step")
-    print(f"{flops / seconds / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s")
-    result = {"name": "throughput", "value": round(utilisation, 4), "goal": GOAL, "holds": utilisation >= GOAL}
-    print(json.dumps(result))
+    budget, device = Budget(asked.seconds), torch.device(asked.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    on_a_gpu = device.type == "cuda"
+    recipe = named(asked.recipe or ("sdxl_half" if on_a_gpu else "tiny"))
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # nothing is compiled beforehand
+        measure(recipe, named("pangu_draw_5b") if on_a_gpu else recipe, device, budget)
 
 
 if __name__ == "__main__":

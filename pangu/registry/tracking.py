@@ -4,13 +4,12 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-import httpx
-
 from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.patience import patiently
 
 if TYPE_CHECKING:
+    import httpx
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
@@ -46,6 +45,8 @@ def check_server_at(uri: str) -> None:
     """
     if not uri.startswith(("http://", "https://")):
         return
+    import httpx
+
     try:
         answer = patiently(lambda: _version(uri), (httpx.TransportError,))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -60,7 +61,9 @@ def check_server_at(uri: str) -> None:
     check_server("mlflow", uri, answer.text)
 
 
-def _version(uri: str) -> httpx.Response:
+def _version(uri: str) -> "httpx.Response":
+    import httpx  # whoever only loads a pair needs none
+
     return httpx.get(f"{uri.rstrip('/')}/version", timeout=30, headers=_token(), auth=_login(), follow_redirects=True)
 
 

@@ -3,7 +3,6 @@
 Knows nothing of networks; `edge_picture` makes for sampling exactly what training saw.
 """
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -17,6 +16,8 @@ EDGES = EdgeControl()
 
 def find_edges(pixels_hwc: np.ndarray, control: EdgeControl = EDGES) -> np.ndarray:
     """(H, W) bool: the Canny edges of an (H, W, 3) uint8 image, over the strongest of its channels."""
+    import cv2  # networks encode where it is not installed
+
     return cv2.Canny(np.ascontiguousarray(pixels_hwc), control.low_threshold, control.high_threshold) > 0
 
 
@@ -52,6 +53,8 @@ def agreement(found_hw: np.ndarray, wanted_hw: np.ndarray, tolerance_px: int = 1
     """
     if not found_hw.any() or not wanted_hw.any():
         return float(found_hw.any() == wanted_hw.any())
+    import cv2
+
     around = np.ones((2 * tolerance_px + 1,) * 2, np.uint8)
     near_wanted, near_found = (cv2.dilate(edges.astype(np.uint8), around) > 0 for edges in (wanted_hw, found_hw))
     precision, recall = float(near_wanted[found_hw].mean()), float(near_found[wanted_hw].mean())
