@@ -189,11 +189,12 @@ def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> T
     return guided(answer, trajectory)
 
 
-def step_together(trajectories: Sequence[Trajectory], denoiser: Denoiser) -> list[Step]:
-    """One step of each trajectory with one call of the network, whatever their timesteps, guidance and schedulers.
+def predict_together(trajectories: Sequence[Trajectory], denoiser: Denoiser) -> list[tuple[Tensor, Tensor]]:
+    """(scaled latents, guided prediction) of each trajectory by one call of the network, whatever their timesteps, guidance and
+    schedulers; none of them moves.
 
     Their latents and text tokens must have one shape, and none may be finished. A trajectory alone is computed as `predict` does;
-    in company the network rounds differently, as for any batch of another size.
+    with others the network rounds differently, as for any batch of another size.
     """
     noisy = [each.scheduler.scale_model_input(each.latents_bchw, each.timesteps[each.step]) for each in trajectories]
     asked = [question(scaled, each) for scaled, each in zip(noisy, trajectories, strict=True)]
@@ -203,13 +204,11 @@ def step_together(trajectories: Sequence[Trajectory], denoiser: Denoiser) -> lis
         torch.cat([each.tokens_bnc for each in asked]),
         torch.cat([each.pooled_bp for each in asked]),
     ).split([len(each.noisy_bchw) for each in asked])
-    return [
-        _stepped(each, scaled, guided(answer, each))
-        for each, scaled, answer in zip(trajectories, noisy, answers, strict=True)
-    ]
+    return [(scaled, guided(answer, each)) for each, scaled, answer in zip(trajectories, noisy, answers, strict=True)]
 
 
-def _stepped(trajectory: Trajectory, noisy_bchw: Tensor, prediction_bchw: Tensor) -> Step:
+def take_step(trajectory: Trajectory, noisy_bchw: Tensor, prediction_bchw: Tensor) -> Step:
+    """One step of the scheduler, which moves on in place: the state before it can not be stepped again."""
     t = trajectory.timesteps[trajectory.step]
     latents = trajectory.scheduler.step(
         prediction_bchw, t, trajectory.latents_bchw, **_step_arguments(trajectory), return_dict=False
@@ -228,7 +227,7 @@ def advance(
     for _ in range(trajectory.step, len(trajectory.timesteps)):
         if trajectory.finished or trajectory.timestep not in interval:
             break
-        trajectory = step_together([trajectory], denoiser)[0].trajectory
+        trajectory = take_step(trajectory, *predict_together([trajectory], denoiser)[0]).trajectory
         if on_step is not None:
             trajectory = on_step(trajectory)
     return trajectory

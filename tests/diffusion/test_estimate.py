@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pangu.config import NoiseSchedule
 from pangu.diffusion import noise
 from pangu.diffusion.estimate import alpha_bar_at, clean_estimate, entered, noise_estimate
-from pangu.diffusion.trajectory import Conditioning, Step, Trajectory, step_together
+from pangu.diffusion.trajectory import Conditioning, Step, Trajectory, predict_together, take_step
 from pangu.models.schedulers import SAMPLERS, named_sampler, sampler
 
 SHAPE = (2, 3, 4, 4)
@@ -58,7 +58,7 @@ def test_an_oracle_brings_an_entered_trajectory_to_the_clean_image(name: str) ->
         return noise.velocity(clean, noise.epsilon_from_clean(noisy, clean, alpha_bar), alpha_bar)
 
     while not trajectory.finished:
-        step = step_together([trajectory], oracle)[0]
+        step = take_step(trajectory, *predict_together([trajectory], oracle)[0])
         level = torch.tensor([alpha_bar_at(schedule, step.timestep)])
         expected = noise.add_noise(clean, eps, level) if trajectory.step == first else step.noisy_bchw
         torch.testing.assert_close(step.noisy_bchw, expected, atol=1e-5, rtol=0)

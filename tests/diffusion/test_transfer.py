@@ -15,7 +15,7 @@ from diffusers import (
 )
 
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, advance, step_together
+from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, advance, predict_together, take_step
 
 SCHEDULERS = [
     DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler,
@@ -99,5 +99,6 @@ def test_no_step_looks_at_what_is_on_the_device(scheduler, guidance: float) -> N
     begun = [replace(start(scheduler), guidance_scale=guidance, guidance_rescale=0.7).to("meta") for _ in range(3)]
     end = advance(begun[0], shrink, WHOLE)
     assert end.finished and end.latents_bchw.device.type == "meta"
-    together = step_together(begun[1:], shrink)
-    assert [each.trajectory.step for each in together] == [1, 1]
+    predicted = predict_together(begun[1:], shrink)
+    steps = [take_step(each, *found) for each, found in zip(begun[1:], predicted, strict=True)]
+    assert [each.trajectory.step for each in steps] == [1, 1]

@@ -40,6 +40,7 @@ class Walk:
     taken: int = 0
     company: int = 0
     alone: bool = False
+    error: Exception | None = None
 
     @property
     def over(self) -> bool:
@@ -71,9 +72,19 @@ class Walk:
         shapes = tuple(trajectory.latents_bchw.shape[1:]), tuple(trajectory.conditioning.tokens_bnc.shape[1:])
         return id(self.pipeline), self.role, shapes, trajectory.presets[self.role], self.lora_scale
 
-    def took(self, step: "Step", company: int) -> None:
-        """Move on by a step that was shared by so many."""
-        self.trajectory = step.trajectory if self.after is None else self.after(step.trajectory)
+    def take(self, noisy_bchw: "Tensor", prediction_bchw: "Tensor", company: int) -> None:
+        """A step by a prediction that was made for so many at once.
+
+        A scheduler moves on in place, so what fails from here on is this request's alone and is not tried again.
+        """
+        from pangu.diffusion.trajectory import take_step
+
+        try:
+            step = take_step(self.trajectory, noisy_bchw, prediction_bchw)
+            self.trajectory = step.trajectory if self.after is None else self.after(step.trajectory)
+        except Exception as error:
+            self.error = error
+            return
         self.last = step
         self.taken, self.company = self.taken + 1, self.company + company
 
@@ -145,14 +156,14 @@ class StepBatcher:
         """
         import torch
 
-        from pangu.diffusion.trajectory import step_together
+        from pangu.diffusion.trajectory import predict_together
 
         with torch.inference_mode():
             network = self._network_of(company[0])
             while True:
-                steps = step_together([walk.trajectory for walk in company], network)
-                for walk, step in zip(company, steps, strict=True):
-                    walk.took(step, len(company))
+                predicted = predict_together([walk.trajectory for walk in company], network)
+                for walk, (noisy, prediction) in zip(company, predicted, strict=True):
+                    walk.take(noisy, prediction, len(company))
                 if self._is_awaited(company):
                     return
 
@@ -176,22 +187,22 @@ class StepBatcher:
         """Whether anybody came or left, waits for a turn or the thread, has arrived, or looks on."""
         if self._changed or len(self._walks) > len(company) or self._worker.is_awaited:
             return True
-        return any(walk.over or walk.watch is not None for walk in company)
+        return any(walk.over or walk.error or walk.watch is not None for walk in company)
 
     def _show(self, walk: Walk) -> None:
         if walk not in self._walks:
             return
         # To the end of the queue, so that kinds take turns.
         self._walks.remove(walk)
-        if walk.watch is not None and walk.last is not None:
+        if walk.watch is not None and walk.last is not None and walk.error is None:
             walk.watch(walk.last)
-        if walk.over:
-            _settle(walk)
+        if walk.over or walk.error is not None:
+            _settle(walk, walk.error)
         else:
             self._walks.append(walk)
 
     def _failed(self, company: list[Walk], error: Exception) -> None:
-        """A call that fails for several fails only those for which it fails alone."""
+        """A call of the network that fails for several fails only those for which it fails alone."""
         for walk in company:
             if len(company) > 1:
                 walk.alone = True

@@ -138,7 +138,7 @@ def test_the_report_counts_everything_and_needs_no_network(source: Path, tmp_pat
     mine = card(source, min_side=60)
     outcome = prepare(mine, ingest(mine, home).ingest_id, home)
     page = Path(outcome.report).read_text()
-    assert f"dropped: small_side<td class=\"n\">{COUNT // 2}" in page and "data:image/jpeg;base64," in page
+    assert f'dropped: small_side<td class="n">{COUNT // 2}' in page and "data:image/jpeg;base64," in page
     assert not any(link in page for link in ("src='http", 'src="http', "<script"))
     rejected = list((home.dataset("chosen") / "rejected").rglob("*.parquet"))
     assert sum(pq.read_metadata(file).num_rows for file in rejected) == COUNT // 2

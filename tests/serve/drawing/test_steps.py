@@ -199,3 +199,28 @@ def test_who_fails_fails_alone(pair: PanGuDrawPipeline, worker: Worker) -> None:
     result, error = asyncio.run(scenario())
     assert isinstance(error, UserError)
     assert torch.equal(result.trajectory.latents_bchw, pair.advance(begun(pair, 1), "structure").latents_bchw)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_a_scheduler_that_fails_in_its_step_costs_no_other_request_a_step(
+    pair: PanGuDrawPipeline, worker: Worker, sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Schedulers move on in place: whoever stepped before the failure must not be stepped from there again."""
+    first, broken, last = (begun(pair, seed, scheduler=sampler) for seed in (1, 2, 3))
+
+    def fail(*arguments: Any, **named: Any) -> None:
+        raise UserError("this scheduler fails")
+
+    monkeypatch.setattr(broken.scheduler, "step", fail)
+    batcher = StepBatcher(worker)
+
+    async def scenario() -> list[Any]:
+        walks = (batcher.walk(pair, "structure", start) for start in (first, broken, last))
+        return await asyncio.gather(*walks, return_exceptions=True)
+
+    found, error, other = asyncio.run(scenario())
+    assert isinstance(error, UserError)
+    for seed, walk in ((1, found), (3, other)):
+        alone = pair.advance(begun(pair, seed, scheduler=sampler), "structure").latents_bchw
+        assert walk.trajectory.step == 2
+        torch.testing.assert_close(walk.trajectory.latents_bchw, alone, rtol=1e-3, atol=1e-4)
