@@ -5,42 +5,51 @@ does not depend on whether a cache had it.
 """
 
 from collections.abc import Hashable
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from pangu.diffusion.trajectory import Conditioning, Trajectory
-from pangu.serve.drawing.lru import Lru
+
+Value = TypeVar("Value")
 
 
 class StructureCache:
     """Holds at most `most_bytes` of latents and scheduler history; 0 holds nothing."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._kept: Lru[Trajectory] = Lru(most_bytes, bytes_of)
+        self._kept: LRUCache[Hashable, Trajectory] = LRUCache(most_bytes, bytes_of)
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
     def used_bytes(self) -> int:
-        return self._kept.used_bytes
+        return int(self._kept.currsize)
 
     def find(self, key: Hashable) -> Trajectory | None:
         """A trajectory of the caller's own, without conditioning; None if it is not there."""
-        kept = self._kept.find(key)
+        kept = self._kept.get(key)
         return None if kept is None else _copied(kept)
 
     def keep(self, key: Hashable, trajectory: Trajectory) -> None:
         """Remember a copy under `key`, dropping others where there is no room."""
-        self._kept.keep(key, _without_conditioning(_copied(trajectory)))
+        keep(self._kept, key, _without_conditioning(_copied(trajectory)))
 
 
-def text_cache(most_bytes: int) -> Lru[Conditioning]:
+def text_cache(most_bytes: int) -> LRUCache[Hashable, Conditioning]:
     """What the text towers said of single prompts; nobody changes a tensor of a conditioning, so it is handed out as it is."""
-    return Lru(most_bytes, bytes_of_text)
+    return LRUCache(most_bytes, bytes_of_text)
+
+
+def keep(cache: LRUCache[Hashable, Value], key: Hashable, value: Value) -> None:
+    """Remember `value` under `key`, dropping the least recently used; what is larger than the whole cache is not kept."""
+    with suppress(ValueError):
+        cache[key] = value
 
 
 def bytes_of_text(conditioning: Conditioning) -> int:

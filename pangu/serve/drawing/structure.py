@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
-from pangu.serve.drawing.cache import StructureCache, text_cache
+from pangu.serve.drawing.cache import StructureCache, keep, text_cache
 from pangu.serve.drawing.halves import checked_steps
-from pangu.serve.drawing.lru import Lru
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Received, Release, RequestError
 from pangu.serve.drawing.pool import Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
@@ -21,6 +20,8 @@ from pangu.serve.drawing.worker import Worker
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
+    from cachetools import LRUCache
+
     from pangu.diffusion.inpainting import Kept
     from pangu.diffusion.trajectory import Conditioning, Trajectory
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -162,7 +163,7 @@ class Towers:
 
     pipeline: "PanGuDrawPipeline"
     key: str
-    texts: "Lru[Conditioning]"
+    texts: "LRUCache[Hashable, Conditioning]"
 
     def encode(
         self, prompt: str, negative: str | None, styles: Mapping[str, float], images: int, param: str
@@ -173,11 +174,11 @@ class Towers:
             RequestError: this release knows no such style; it names `param`.
         """
         key = self.key, prompt, negative, tuple(styles.items())
-        once = self.texts.find(key)
+        once = self.texts.get(key)
         if once is None:
             with refusing(param):
                 once = self.pipeline.encode_prompt([prompt], None if negative is None else [negative], styles)
-            self.texts.keep(key, once)
+            keep(self.texts, key, once)
         return once.repeat(images)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pangu.diffusion.trajectory import Conditioning, Trajectory
 from pangu.models.schedulers import sampler
 from pangu.recipes import tiny
-from pangu.serve.drawing.cache import StructureCache, bytes_of, bytes_of_text, text_cache
+from pangu.serve.drawing.cache import StructureCache, bytes_of, bytes_of_text, keep, text_cache
 
 
 def trajectory(size: int, value: float = 0.0) -> Trajectory:
@@ -81,7 +81,9 @@ def test_the_text_of_a_prompt_is_kept_and_counted() -> None:
     said = trajectory(1).conditioning
     assert bytes_of_text(said) == 4 * (6 + 3 + 6 + 3)
     cache = text_cache(bytes_of_text(said))
-    cache.keep("a fox", said)
-    assert cache.find("a fox") is said
-    cache.keep("a lemon", said)
-    assert cache.find("a fox") is None
+    keep(cache, "a fox", said)
+    assert cache.get("a fox") is said
+    keep(cache, "two foxes", said.repeat(2))
+    assert cache.get("two foxes") is None, "what is larger than the cache takes nobody's place"
+    keep(cache, "a lemon", said)
+    assert cache.get("a fox") is None
