@@ -103,9 +103,9 @@ def test_actors_ask_for_their_share_and_leave_nothing_claimed(
 ) -> None:
     found = seen[name]
     assert found["items"] == list(range(16))
-    assert (found["workers"], found["asked"], found["cpus"]) == (workers, [share], [0.0])
+    assert (found["actors"], found["asked"], found["cpus"]) == (workers, [share], [0.0])
     assert not found["in_driver"]
-    assert found["most_claimed"] == 2.0 and found["left"] == 0.0
+    assert found["held"] == 2.0 and found["left"] == 0.0
     assert seen["claimed_at_the_end"] == 0.0
 
 
