@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 ENOUGH = ("torch", "diffusers", "transformers", "safetensors", "pydantic")
 COMPUTING = (
     "pangu.diffusion.trajectory", "pangu.models.denoisers", "pangu.models.text", "pangu.models.autoencoders", "pangu.models.lora",
-    "pangu.models.compiled", "pangu.pipelines.pangu_draw", "pangu.pipelines.coop", "pangu.train.step", "pangu.train.loop",
+    "pangu.models.compiled", "pangu.models.captured", "pangu.pipelines.pangu_draw", "pangu.pipelines.coop", "pangu.train.step",
+    "pangu.train.loop",
 )  # fmt: skip
 AT_WORK = """
 import torch

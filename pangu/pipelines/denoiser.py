@@ -8,6 +8,7 @@ from torch import Tensor
 from pangu.config import Role
 from pangu.contract import GeneratorContract
 from pangu.diffusion.trajectory import Denoiser
+from pangu.models.captured import Graphs
 from pangu.models.denoisers import denoise
 from pangu.pipelines import inputs
 
@@ -19,29 +20,42 @@ def checked_denoiser(
     preset: int,
     lower_bchw: Tensor | None = None,
     cross_attention_kwargs: Mapping[str, Any] | None = None,
+    graphs: Graphs | None = None,
 ) -> Denoiser:
     """The network of `role`, conditioned on `lower_bchw` where given; it raises UserError for timesteps that are not its own.
 
     The timesteps are looked at where they are: on the CPU, so that nothing waits for the network's device.
+    graphs: replay the network from these, unless there are `cross_attention_kwargs`.
     """
     dtype = unet.dtype
     height, width = inputs.presets_of(contract)[preset]
     size = height // contract.spatial_factor, width // contract.spatial_factor
 
-    def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
-        for outermost in timestep.aminmax():
-            contract.interval.check(float(outermost), role)
-        lower = None if lower_bchw is None else lower_bchw.repeat(len(noisy) // len(lower_bchw), 1, 1, 1)
-        texts = tokens.to(dtype), pooled.to(dtype)
+    def ask(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, *lower: Tensor) -> Tensor:
         return denoise(
             unet,
             noisy.to(dtype),
-            timestep.to(noisy.device, non_blocking=True),
-            *texts,
+            timestep,
+            tokens.to(dtype),
+            pooled.to(dtype),
             preset,
-            lower_bchw=lower,
+            lower_bchw=lower[0] if lower else None,
             native_size=size,
             cross_attention_kwargs=cross_attention_kwargs,
         ).float()
+
+    replayed = None if graphs is None or cross_attention_kwargs else graphs.of(role, unet, preset, ask)
+    sees_pooled = unet.config.get("addition_embed_type") is not None
+
+    def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+        for outermost in timestep.aminmax():
+            contract.interval.check(float(outermost), role)
+        lower = [] if lower_bchw is None else [lower_bchw.repeat(len(noisy) // len(lower_bchw), 1, 1, 1)]
+        if replayed is None:
+            return ask(noisy, timestep.to(noisy.device, non_blocking=True), tokens, pooled, *lower)
+        # One recording for all: timesteps and text of any dtype, pooled text of any width where it is not read.
+        there = timestep.float().to(noisy.device, non_blocking=True)
+        texts = tokens.to(dtype), (pooled if sees_pooled else pooled[:, :0]).to(dtype)
+        return replayed(noisy, there, *texts, *lower)
 
     return predict

@@ -6,7 +6,7 @@ Which generators there are, and in which order they run, is each subclass's own.
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DiffusionPipeline
@@ -19,6 +19,7 @@ from pangu.diffusion.presets import Size
 from pangu.diffusion.trajectory import Conditioning, Denoiser, OnStep, Trajectory, advance
 from pangu.errors import UserError
 from pangu.models.autoencoders import spatial_factor
+from pangu.models.captured import Graphs, Record
 from pangu.models.lora import has_lora, set_lora_scale
 from pangu.models.schedulers import check_schedule, copied
 from pangu.pipelines import callbacks, inputs, settings
@@ -37,6 +38,20 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     _callback_tensor_inputs = list(callbacks.TENSORS)  # noqa: RUF012 (diffusers reads this name from the class)
 
     _contracts: dict[Role, GeneratorContract]
+    graphs: Graphs | None = None
+    """Recordings that the generators are replayed from; None asks the networks themselves."""
+
+    @contextmanager
+    def capture(self, record: Record | None = None) -> Iterator[Self]:
+        """Within it, the first step of each shape and batch is recorded as a CUDA graph, and all others are replays of it.
+
+        Weights may be changed in place and adapters set between two calls. record: the way of recording, where it is another.
+        """
+        before, self.graphs = self.graphs, Graphs(record)
+        try:
+            yield self
+        finally:
+            self.graphs = before
 
     def contract(self, role: Role) -> GeneratorContract:
         """What the generator of `role` was trained for."""
@@ -185,7 +200,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             raise UserError(f"This pipeline was loaded without its {role} generator.")
         if has_lora(unet):
             set_lora_scale(unet, lora_scale)
-        return checked_denoiser(unet, self.contract(role), role, preset, lower_bchw, attention)
+        return checked_denoiser(unet, self.contract(role), role, preset, lower_bchw, attention, self.graphs)
 
     def _check_lora_scales(self, scales: Mapping[Role, float]) -> None:
         for role in scales:

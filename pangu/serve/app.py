@@ -60,7 +60,11 @@ def _pool(name: str, settings: ServeSettings, lineup: dict[str, Any] | None) -> 
     )
     sizes = settings.coop if name == "coop" else own
     moderation = settings.moderation.model_dump(mode="json")
-    beside: dict[str, list[Any]] = {"structure": [settings.cache_bytes], "decoder": [moderation], "coop": [moderation]}
+    beside: dict[str, list[Any]] = {
+        "structure": [settings.cache_bytes],
+        "decoder": [moderation, settings.decoded_pixels],
+        "coop": [moderation],
+    }
     return deployment.bind(sizes.model_dump(mode="json"), *beside.get(name, []))
 
 

@@ -33,9 +33,19 @@ class Metrics:
             buckets=COMPANY,
             registry=self._registry,
         )
+        self._first_image = Gauge(
+            "pangu_first_image_seconds",
+            "From the declaration of a release to its first image",
+            ["pair_version"],
+            registry=self._registry,
+        )
         self._releases = Counter(
             "pangu_release_images", "Images drawn by each release", ["pair_version"], registry=self._registry
         )
+
+    def drew_first(self, pair_version: int, seconds: float) -> None:
+        """A release became ready: its first image, from the declaration to the file."""
+        self._first_image.labels(str(pair_version)).set(seconds)
 
     def drawn(
         self,

@@ -24,24 +24,26 @@ class _Replica:
 
 class StructureReplica(_Replica, StructurePool):
     def __init__(self, pool: dict[str, Any], cache_bytes: int) -> None:
-        super().__init__(**_own(pool), crosses=True, cache_bytes=cache_bytes)
+        settings = PoolSettings.model_validate(pool)
+        super().__init__(_worker(settings), settings, crosses=True, cache_bytes=cache_bytes)
 
 
 class TextureReplica(_Replica, TexturePool):
     def __init__(self, pool: dict[str, Any]) -> None:
-        super().__init__(**_own(pool), crosses=True)
+        settings = PoolSettings.model_validate(pool)
+        super().__init__(_worker(settings), settings, crosses=True)
 
 
 class DecoderReplica(_Replica, DecoderPool):
-    def __init__(self, pool: dict[str, Any], moderation: dict[str, Any]) -> None:
-        own = _own(pool)
-        super().__init__(own["worker"], _moderator(moderation), crosses=True, precision=own["precision"])
+    def __init__(self, pool: dict[str, Any], moderation: dict[str, Any], decoded_pixels: int) -> None:
+        settings, moderator = PoolSettings.model_validate(pool), _moderator(moderation)
+        super().__init__(_worker(settings), settings, moderator, crosses=True, decoded_pixels=decoded_pixels)
 
 
 class CoopReplica(_Replica, CoopPool):
     def __init__(self, coop: dict[str, Any], moderation: dict[str, Any]) -> None:
         settings = CoopSettings.model_validate(coop)
-        super().__init__(_own(settings.pool.model_dump())["worker"], settings, _moderator(moderation))
+        super().__init__(_worker(settings.pool), settings, _moderator(moderation))
 
 
 REPLICAS: dict[str, type[Pool]] = {
@@ -52,11 +54,9 @@ REPLICAS: dict[str, type[Pool]] = {
 }
 
 
-def _own(pool: dict[str, Any]) -> dict[str, Any]:
-    """What a pool is made with, of its own settings."""
-    settings = PoolSettings.model_validate(pool)
+def _worker(settings: PoolSettings) -> Worker:
     listen_on_node_address()
-    return {"worker": Worker(settings.threads), "most_rows": settings.most_rows, "precision": settings.precision}
+    return Worker(settings.threads)
 
 
 def _moderator(moderation: dict[str, Any]) -> Moderator:

@@ -13,6 +13,7 @@ from pangu.config import Frozen
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
 HALVES = ("structure", "texture", "decoder")
+DECODED_PIXELS = 4 * 2**20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 BodyPart = Literal[
@@ -32,6 +33,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0
 
 
 Precision = Literal["auto", "fp32", "bf16"]
+Execution = Literal["auto", "eager", "compiled", "captured"]
 
 
 class PoolSettings(Frozen):
@@ -56,6 +58,21 @@ class PoolSettings(Frozen):
     precision: Precision = Field(
         "auto",
         description="Of weights and activations; latents stay fp32. auto: bf16 on a GPU that computes in it, fp32 elsewhere",
+    )
+    execution: Execution = Field(
+        "auto",
+        description="Of the generators. captured: each shape is recorded as a CUDA graph and replayed; compiled: torch.compile "
+        "block by block; eager: as they are. auto: captured on a GPU, eager elsewhere",
+    )
+    pad_batches: bool | None = Field(
+        None,
+        description="Fill calls of the network up to 1, 2, 4, 8 ... rows, so that few shapes occur. None: unless they are eager",
+    )
+    ready_within_s: float = Field(
+        20.0,
+        ge=0,
+        description="Time to record or compile every shape and batch before a replica takes requests; what is left is made when "
+        "it is first asked for",
     )
 
 
@@ -116,6 +133,11 @@ class ServeSettings(Frozen):
     texture: PoolSettings = PoolSettings()
     decoder: PoolSettings = PoolSettings()
     coop: CoopSettings = CoopSettings()
+    decoded_pixels: int = Field(
+        DECODED_PIXELS,
+        ge=64**2,
+        description="Decoded together: more images come in turns, and a larger one in tiles where the autoencoder knows how",
+    )
     cache_bytes: int = Field(64 * 2**20, ge=0, description="Of the structure cache in each structure replica")
     gateway_cpus: float = Field(0.1, ge=0)
     max_in_flight: int = Field(16, ge=1, description="Requests that are accepted at once; the next one gets a 429")

@@ -5,7 +5,7 @@ an autoencoder and a size need no bridge.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,8 @@ class Bridge:
     partner: Side
     upsample: str | None
     shared: bool
+    _crossed: list[tuple[Tensor, Tensor]] = field(default_factory=list, repr=False, compare=False)
+    """The largest values of pixels that crossed, and of the latents that they were decoded from."""
 
     def to_main(self, clean_bchw: Tensor) -> Tensor:
         """z0_tilde = E(D'(z0'_hat)) (PanGu-Draw, Algorithm 1, line 2)."""
@@ -71,9 +73,20 @@ class Bridge:
         if self.shared:
             return clean_bchw
         pixels = start.pixels(clean_bchw)
-        check_finite(pixels, clean_bchw)
+        self._crossed.append((pixels.abs().amax(), clean_bchw.abs().amax()))
         crossed = end.latents(resize_pixels(pixels, end.size, self.upsample))
         return crossed.to(end.family.device)
+
+    def check(self) -> None:
+        """Whether all that crossed since the last check was finite; reading that waits for the device, so it is done rarely.
+
+        Raises:
+            NotFinite: it was not.
+        """
+        crossed = self._crossed.copy()
+        self._crossed.clear()
+        for pixels, latents in crossed:
+            check_finite(pixels, latents)
 
 
 def bridge_between(main: Side, partner: Side, upsample: str | None) -> Bridge:
@@ -174,10 +187,12 @@ def roundtrip_error(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
         return RoundTrip(float("inf"), float("inf"))
     there = bridge.partner.latents(resize_pixels(pixels_bchw, bridge.partner.size, bridge.upsample))
     here = bridge.main.latents(pixels_bchw)
-    return RoundTrip(
+    found = RoundTrip(
         to_main=_seen_through(bridge.partner, there, bridge.main, bridge.to_main(there), bridge.upsample),
         to_partner=_seen_through(bridge.main, here, bridge.partner, bridge.to_partner(here), bridge.upsample),
     )
+    bridge.check()
+    return found
 
 
 def checked_roundtrip(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:

@@ -110,7 +110,10 @@ class Family(ABC):
 
     @abstractmethod
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        """What the network answers, (B, C or more, H, W); the channels after C are not part of the prediction."""
+        """What the network answers, (B, C or more, H, W); the channels after C are not part of the prediction.
+
+        timestep: without dimensions, on the CPU, where it is looked at; `there` brings it to the network.
+        """
 
     @abstractmethod
     def to_pixels(self, latents_bchw: Tensor, vae: Any = None) -> Tensor:
@@ -202,7 +205,7 @@ class Family(ABC):
         """
         scheduler = copied(self.pipe.scheduler)
         arguments = self.timestep_arguments(steps, height, width)
-        set_timesteps(scheduler, steps, self.device, timesteps, sigmas, arguments)
+        set_timesteps(scheduler, steps, "cpu", timesteps, sigmas, arguments)
         if timesteps is not None or sigmas is not None:
             check_falling(scheduler.timesteps)
             check_timesteps(scheduler)
@@ -243,7 +246,7 @@ class Family(ABC):
     def predict(self, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The guided answer of the network, float32, at a timestep that need not be an index.
 
-        noisy_bchw: (B, C, H, W) in the scale that the network was trained with.
+        noisy_bchw: (B, C, H, W) in the scale that the network was trained with. timestep: on the CPU.
         """
         if not condition.guided:
             return self._answer(noisy_bchw, timestep, condition.tensors, condition)
@@ -259,8 +262,11 @@ class Family(ABC):
         return torch.cat([guided, conditional[:, kept:]], dim=1) if conditional.shape[1] > kept else guided
 
     def _answer(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        moved = noisy_bchw.to(self.device, self.dtype), timestep.to(self.device)
-        return self.network_call(*moved, tensors, condition).float()
+        return self.network_call(noisy_bchw.to(self.device, self.dtype), timestep, tensors, condition).float()
+
+    def there(self, timestep: Tensor) -> Tensor:
+        """The timestep on the device of the networks, without waiting for it."""
+        return timestep.to(self.device, non_blocking=True)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:

@@ -87,4 +87,5 @@ def carried_over(clean_bchw: Tensor, bridge: Bridge, high: Sampler, call: int, g
     Fresh, because noise that was resized with the sample is correlated between neighbours, which no model was trained on.
     """
     clean = bridge.to_main(clean_bchw)
+    bridge.check()
     return renoised(clean, draw_noise(tuple(clean.shape), generators, clean.device), high.level_at(call))

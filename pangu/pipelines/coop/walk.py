@@ -104,7 +104,11 @@ class Cooperation:
         guest.latents_bchw = noise_bchw * getattr(self.pristine, "init_noise_sigma", 1.0)
 
     def run(self, until: int | None = None) -> Tensor:
-        """Walk on to the call `until`, or to the end, and return z there."""
+        """Walk on to the call `until`, or to the end, and return z there. No call waits for the device that it runs on.
+
+        Raises:
+            NotFinite: what crossed a bridge on the way was not finite.
+        """
         until = self.sampler.calls if until is None else until
         for _ in range(self.sampler.at, until):
             if self.stopped:
@@ -112,6 +116,7 @@ class Cooperation:
             self._advance()
             if self.on_call is not None:
                 self.on_call(self)
+        self._check_crossings()
         return self.latents_bchw
 
     def estimate(self) -> Tensor:
@@ -120,7 +125,12 @@ class Cooperation:
             return self.latents_bchw
         level = self.sampler.level()
         fused, _ = self._fused(self._call(), level)
+        self._check_crossings()
         return clean_from_prediction(self.latents_bchw, fused, level, self.sampler.prediction)
+
+    def _check_crossings(self) -> None:
+        for guest in self.guests:
+            guest.bridge.check()
 
     def _call(self) -> Call:
         return self.calls[self.sampler.at - self.first]
@@ -173,7 +183,7 @@ class Cooperation:
         scaled = rescaled(noisy, level, there)
         with guest.family.at_work():
             # Tables of timesteps are float32, as are those that networks know.
-            asked = torch.tensor(timestep, dtype=torch.float32, device=noisy.device)
+            asked = torch.tensor(timestep, dtype=torch.float32)
             answer = guest.family.predict(scaled, asked, guest.condition)[:, : scaled.shape[1]].to(scaled.device)
         guest.clean_bchw = clean_from_prediction(scaled, answer, there, levels.prediction)
         guest.crossed_bchw = guest.bridge.to_main(guest.clean_bchw).to(self.latents_bchw.device)

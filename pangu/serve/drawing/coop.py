@@ -48,17 +48,17 @@ class CoopPool(Pool):
     def __init__(
         self, worker: Worker, settings: CoopSettings, moderator: Moderator | None = None, *, load: Loader | None = None
     ) -> None:
-        super().__init__(worker, load=load, precision=settings.pool.precision)
-        self._settings, self._moderator = settings, moderator or Moderator()
+        super().__init__(worker, settings.pool, load=load)
+        self._coop, self._moderator = settings, moderator or Moderator()
         self._partners: Shelf[str, Any] = Shelf(self._load_partner, lambda name: name, settings.held)
 
     def _load_partner(self, name: str) -> Any:
         from pangu.pipelines.coop.loading import load_pipeline
 
-        declared = self._settings.partners[name]
+        declared = self._coop.partners[name]
         pipeline = load_pipeline(declared.source, list(declared.controlnets) or None)
         pipeline.set_progress_bar_config(disable=True)
-        return placed(pipeline, self._settings.pool.precision)
+        return placed(pipeline, self._coop.pool.precision)
 
     @property
     def loaded(self) -> list[str]:
@@ -91,7 +91,7 @@ class CoopPool(Pool):
     async def _drawn(self, release: Release, job: Job, show: Show | None) -> Pictures:
         assert job.coop is not None, "only requests with a coop field come here"
         names = job.coop.partners
-        check_partners(names, self._settings)
+        check_partners(names, self._coop)
         async with AsyncExitStack() as stack:
             pipeline = await stack.enter_async_context(self._shelf.hold(release))
             try:
@@ -99,7 +99,7 @@ class CoopPool(Pool):
                 held = {name: await stack.enter_async_context(self._partners.hold(name)) for name in sorted(set(names))}
             except UserError as error:
                 raise RuntimeError(f"A declared partner can not be loaded: {error}") from error
-            declared = [self._settings.partners[name] for name in names]
+            declared = [self._coop.partners[name] for name in names]
             return await self._run(
                 lambda stop: cooperate(
                     pipeline, [held[name] for name in names], declared, release, job, self._moderator, stop, show

@@ -1,6 +1,8 @@
 """The decoder pool: clean latents -> image files, and the image of an edit -> latents."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +12,10 @@ from pangu.serve.drawing.masks import drawn_cells, fitted, read_mask
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Partial, Pictures, Received, Release
 from pangu.serve.drawing.moderation import Moderator
 from pangu.serve.drawing.pictures import files_of, finite_images, read_image
-from pangu.serve.drawing.pool import Loader, Pool
+from pangu.serve.drawing.pool import Pool
 from pangu.serve.drawing.structure import checked_size
 from pangu.serve.drawing.worker import Worker
-from pangu.serve.settings import Precision
+from pangu.serve.settings import DECODED_PIXELS, PoolSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,31 +28,35 @@ MOST_AT_ONCE = 4
 
 
 class DecoderPool(Pool):
-    """The autoencoder, and the moderator of what it decodes."""
+    """The autoencoder, and the moderator of what it decodes.
+
+    decoded_pixels: at once. way: what else a `Pool` takes.
+    """
 
     part = "decoder"
 
     def __init__(
         self,
         worker: Worker,
+        settings: PoolSettings | None = None,
         moderator: Moderator | None = None,
         *,
-        crosses: bool = False,
-        load: Loader | None = None,
-        precision: Precision = "auto",
+        decoded_pixels: int = DECODED_PIXELS,
+        **way: Any,
     ) -> None:
-        super().__init__(worker, crosses=crosses, load=load, precision=precision)
+        super().__init__(worker, settings, **way)
+        self._decoded_pixels = decoded_pixels
         self._moderator = moderator or Moderator()
 
     async def develop(self, handoff: Handoff) -> Pictures:
         """The image files of finished latents."""
         async with self._shelf.hold(handoff.release) as pipeline:
-            return await self._worker.run(lambda: developed(pipeline, handoff, self._moderator))
+            return await self._worker.run(lambda: developed(pipeline, handoff, self._moderator, self._decoded_pixels))
 
     async def glimpse(self, glimpse: Glimpse) -> Partial:
         """The image files of a clean estimate, none where it is not finite; they carry no facts, because they are no results."""
         async with self._shelf.hold(glimpse.release) as pipeline:
-            return await self._worker.run(lambda: shown(pipeline, glimpse, self._moderator))
+            return await self._worker.run(lambda: shown(pipeline, glimpse, self._moderator, self._decoded_pixels))
 
     async def receive(self, release: Release, job: Job) -> Received:
         """Latents of the image that an edit begins with, and where its mask lets it be edited.
@@ -62,12 +68,12 @@ class DecoderPool(Pool):
             return await self._worker.run(lambda: received(pipeline, job))
 
 
-def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Moderator) -> Pictures:
+def developed(pipeline: "PanGuDrawPipeline", handoff: Handoff, moderator: Moderator, most_pixels: int) -> Pictures:
     clock = time.perf_counter()
     job, trajectory = handoff.job, handoff.trajectory
     scheduler = type(trajectory.scheduler).__name__
     facts = facts_of(handoff.release, job, scheduler, handoff.role_steps)
-    images = decoded(pipeline, trajectory.latents_bchw)
+    images = decoded(pipeline, trajectory.latents_bchw, most_pixels)
     if job.mask is not None:
         images = _with_kept_pixels(images, job, handoff.width_height)
     files, looking = files_of(images, job, facts, moderator)
@@ -108,25 +114,43 @@ def _source_of(job: Job, width_height: tuple[int, int]) -> tuple[Any, Any]:
     return fitted(image, width_height, job), mask
 
 
-def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse, moderator: Moderator) -> Partial:
+def shown(pipeline: "PanGuDrawPipeline", glimpse: Glimpse, moderator: Moderator, most_pixels: int) -> Partial:
     try:
-        images = decoded(pipeline, glimpse.latents_bchw)
+        images = decoded(pipeline, glimpse.latents_bchw, most_pixels)
     except NotFinite:
         return Partial(glimpse.index, [])
     job = glimpse.job
     return Partial(glimpse.index, files_of(images, job, {}, moderator)[0], job.unread, job.unknown)
 
 
-def decoded(pipeline: "PanGuDrawPipeline", latents_bchw: "Tensor") -> list[Any]:
+def decoded(pipeline: "PanGuDrawPipeline", latents_bchw: "Tensor", most_pixels: int = DECODED_PIXELS) -> list[Any]:
     """PIL images of clean latents (B, C, h, w).
+
+    most_pixels: of the images that are decoded together; one that is larger comes in tiles where its autoencoder knows how.
 
     Raises:
         NotFinite: a pixel is NaN or infinite.
     """
+    latents = latents_bchw.to(pipeline.device)
+    pixels = latents.shape[2] * latents.shape[3] * pipeline.reference.spatial_factor**2
     images = []
-    for part in latents_bchw.to(pipeline.device).split(MOST_AT_ONCE):
-        images += finite_images(pipeline.decode(part, output_type="pt"), pipeline.image_processor)
+    with tiled(pipeline.vae, pixels > most_pixels):
+        for part in latents.split(max(1, min(MOST_AT_ONCE, most_pixels // pixels))):
+            images += finite_images(pipeline.decode(part, output_type="pt"), pipeline.image_processor)
     return images
+
+
+@contextmanager
+def tiled(autoencoder: Any, wanted: bool) -> Iterator[None]:
+    """Within it, large images are decoded in overlapping tiles, where that is `wanted` and the autoencoder knows how."""
+    if not wanted or getattr(autoencoder, "use_tiling", None) is not False:
+        yield
+        return
+    autoencoder.enable_tiling()
+    try:
+        yield
+    finally:
+        autoencoder.disable_tiling()
 
 
 def received(pipeline: "PanGuDrawPipeline", job: Job) -> Received:

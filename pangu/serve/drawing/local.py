@@ -1,6 +1,7 @@
 """All pools in one process: both halves of the pair take turns on one thread and one device. No Ray."""
 
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from pangu.serve.drawing.coop import CoopPool
 from pangu.serve.drawing.decoder import DecoderPool
@@ -15,24 +16,32 @@ from pangu.serve.drawing.worker import Worker
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
+if TYPE_CHECKING:
+    from pangu.models.captured import Record
+
 
 class LocalStudio(Studio):
-    """A studio with its own pools. load: makes a part of a release; None loads what was registered."""
+    """A studio with its own pools.
 
-    def __init__(self, settings: ServeSettings, metrics: Metrics, load: Loader | None = None) -> None:
+    load: makes a part of a release; None loads what was registered. record: the way to capture, where it is not that of CUDA.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        metrics: Metrics,
+        load: Loader | None = None,
+        record: "Record | None" = None,
+    ) -> None:
         self.worker = Worker(settings.structure.threads)
         moderator = Moderator(settings.moderation)
-        rows = settings.structure.most_rows, settings.texture.most_rows
+        way: dict[str, Any] = {"load": load, "record": record}
         self.pools: dict[str, Any] = {
-            "structure": StructurePool(
-                self.worker,
-                rows[0],
-                load=load,
-                precision=settings.structure.precision,
-                cache_bytes=settings.cache_bytes,
+            "structure": StructurePool(self.worker, settings.structure, cache_bytes=settings.cache_bytes, **way),
+            "texture": TexturePool(self.worker, settings.texture, **way),
+            "decoder": DecoderPool(
+                self.worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way
             ),
-            "texture": TexturePool(self.worker, rows[1], load=load, precision=settings.texture.precision),
-            "decoder": DecoderPool(self.worker, moderator, load=load, precision=settings.decoder.precision),
         }
         if settings.coop.partners:
             self.pools["coop"] = CoopPool(self.worker, settings.coop, moderator, load=load)
@@ -40,9 +49,10 @@ class LocalStudio(Studio):
 
     async def take(self, lineup: Lineup) -> None:
         """Load every release of the lineup, then let new requests use it."""
+        clock = time.perf_counter()
         for pool in self.pools.values():
             await pool.take(lineup)
-        await self.warm(lineup)
+        await self.warm(lineup, clock)
         self.lineup = lineup
 
     def close(self) -> None:

@@ -1,20 +1,24 @@
 """What all pools share: the releases at hand, the thread that computes, the device, and how steps are watched."""
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from pangu.config import ROLES, Role
 from pangu.errors import UserError
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Release
 from pangu.serve.drawing.parts import best_device, load_part, placed
+from pangu.serve.drawing.readiness import first_calls, made_fast, sizes_of
 from pangu.serve.drawing.shelf import Shelf
 from pangu.serve.drawing.steps import StepBatcher, Watcher
 from pangu.serve.drawing.worker import Worker
-from pangu.serve.settings import Precision
+from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
     from pangu.diffusion.trajectory import Step, Trajectory
+    from pangu.models.captured import Record
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 logger = logging.getLogger(__name__)
@@ -25,7 +29,7 @@ class Pool:
     """One part of the pair in one process.
 
     worker: shared by pools of one process. crosses: messages leave this process, so they go over the CPU.
-    load: makes the pipeline of one part of a release. precision: of its networks.
+    load: makes the pipeline of one part of a release. record: the way to capture, where it is not that of CUDA.
     """
 
     part: str
@@ -33,27 +37,33 @@ class Pool:
     def __init__(
         self,
         worker: Worker,
-        most_rows: int = 16,
+        settings: PoolSettings | None = None,
         *,
         crosses: bool = False,
         load: "Loader | None" = None,
-        precision: Precision = "auto",
+        record: "Record | None" = None,
     ) -> None:
-        load = load or load_part
-        self._worker, self._crosses = worker, crosses
-        self._batcher = StepBatcher(worker, most_rows)
-        self._shelf: Shelf[Release, PanGuDrawPipeline] = Shelf(
-            lambda release: placed(load(release, self.part), precision), lambda release: release.key(self.part)
-        )
+        self._settings = settings or PoolSettings()
+        self._worker, self._crosses, self._load, self._record = worker, crosses, load or load_part, record
+        self._sizes = sizes_of(self._settings)
+        self._batcher = StepBatcher(worker, self._settings.most_rows, self._sizes)
+        self._shelf: Shelf[Release, PanGuDrawPipeline] = Shelf(self._loaded, lambda release: release.key(self.part))
         self._lineup: Lineup | None = None
+        self._ready: set[str] = set()
+
+    def _loaded(self, release: Release) -> "PanGuDrawPipeline":
+        pipeline: PanGuDrawPipeline = placed(self._load(release, self.part), self._settings.precision)
+        if self.part in ROLES:
+            made_fast(pipeline, self._settings.execution, self._record)
+        return pipeline
 
     async def take(self, lineup: Lineup) -> None:
         """Load every release of the lineup, then let go of the others once no request needs them."""
         self._shelf.retain([*(self._lineup.releases if self._lineup else ()), *lineup.releases])
         for release in lineup.releases:
             try:
-                async with self._shelf.hold(release):
-                    pass
+                async with self._shelf.hold(release) as pipeline:
+                    await self._make_ready(release, pipeline)
             except UserError:
                 # Nobody is sent to a release that a pool does not hold; without its champion a pool is of no use.
                 if release == lineup.champion:
@@ -61,6 +71,26 @@ class Pool:
                 logger.exception("version %s can not be loaded", release.pair_version)
         self._lineup = lineup
         self._shelf.retain(lineup.releases)
+        self._ready &= {release.key(self.part) for release in lineup.releases}
+
+    async def _make_ready(self, release: Release, pipeline: "PanGuDrawPipeline") -> None:
+        """Call the generator once in every shape and batch that there are graphs for, as far as time allows; requests go on."""
+        key = release.key(self.part)
+        if self.part not in ROLES or self._sizes is None or key in self._ready:
+            return
+        self._ready.add(key)
+        role = cast("Role", self.part)
+        clock, done = time.perf_counter(), 0
+        calls = list(first_calls(pipeline, release.folder, role, self._sizes))
+        for call in calls:
+            if time.perf_counter() - clock > self._settings.ready_within_s:
+                break
+            await self._worker.run(lambda call=call: self._batcher.aside(call))  # type: ignore[misc]
+            done += 1
+        logger.info(
+            "version %s, %s: %d of %d shapes and batches were made ready in %.1f s",
+            release.pair_version, self.part, done, len(calls), time.perf_counter() - clock,
+        )  # fmt: skip
 
     async def holds(self) -> list[str]:
         """Content hashes of the releases that this pool draws with at once."""

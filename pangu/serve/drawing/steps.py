@@ -5,11 +5,12 @@ A request joins at the next step, not at the next batch, and leaves when its las
 
 import asyncio
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pangu.config import Role
+from pangu.serve.drawing.padding import padded
 from pangu.serve.drawing.worker import Worker
 
 if TYPE_CHECKING:
@@ -60,12 +61,15 @@ class Walk:
         return len(self.trajectory.latents_bchw) * parts
 
     @property
+    def lora_scale(self) -> float:
+        return self.trajectory.lora_scales.get(self.role, 1.0)
+
+    @property
     def kind(self) -> Hashable:
         """Walks of one kind can share a call: one network, one shape, one preset, one weight of the adapter."""
         trajectory = self.trajectory
         shapes = tuple(trajectory.latents_bchw.shape[1:]), tuple(trajectory.conditioning.tokens_bnc.shape[1:])
-        scale = trajectory.lora_scales.get(self.role, 1.0)
-        return id(self.pipeline), self.role, shapes, trajectory.presets[self.role], scale
+        return id(self.pipeline), self.role, shapes, trajectory.presets[self.role], self.lora_scale
 
     def took(self, step: "Step", company: int) -> None:
         """Move on by a step that was shared by so many."""
@@ -80,13 +84,15 @@ class StepBatcher:
 
     most_rows: of one call; a single walk that is larger goes alone, in several calls where it is larger than `LARGEST_CALL` too.
     1 gives every walk calls of its own, and so the same bits whatever else is drawn.
+    sizes: rows that a call may have, rising, of which it takes the least that is enough; None takes just what it needs.
     """
 
-    def __init__(self, worker: Worker, most_rows: int = 16) -> None:
-        self._worker, self._most_rows = worker, most_rows
+    def __init__(self, worker: Worker, most_rows: int = 16, sizes: Sequence[int] | None = None) -> None:
+        self._worker, self._most_rows, self._sizes = worker, most_rows, sizes
         self._walks: list[Walk] = []
         self._runner: asyncio.Task[None] | None = None
-        self._network: tuple[Hashable, Denoiser] | None = None
+        self._set_up: Hashable = None
+        self._networks: dict[int, Denoiser] = {}
         self._changed = False
 
     @property
@@ -130,30 +136,41 @@ class StepBatcher:
             for walk in company:
                 self._show(walk)
         # An idle pool keeps no network alive that its shelf lets go of.
-        self._network = None
+        self._set_up, self._networks = None, {}
 
     def _take_steps(self, company: list[Walk]) -> None:
         """Steps of all of them, each with one call of the network, until the event loop has something to decide.
 
-        The network is made ready only where it is another than before.
+        The network is made ready only where it is another than before, or has another adapter's weight.
         """
         import torch
 
         from pangu.diffusion.trajectory import step_together
 
-        first = company[0]
-        trajectory, role, kind = first.trajectory, first.role, first.kind
         with torch.inference_mode():
-            if self._network is None or self._network[0] != kind:
-                scale = trajectory.lora_scales.get(role, 1.0)
-                network = first.pipeline.denoiser(role, trajectory.presets[role], scale)
-                self._network = kind, in_parts(network, max(self._most_rows, LARGEST_CALL))
+            network = self._network_of(company[0])
             while True:
-                steps = step_together([walk.trajectory for walk in company], self._network[1])
+                steps = step_together([walk.trajectory for walk in company], network)
                 for walk, step in zip(company, steps, strict=True):
                     walk.took(step, len(company))
                 if self._is_awaited(company):
                     return
+
+    def aside(self, call: Callable[[], object]) -> None:
+        """In the drawing thread: call a network for no walk; the walks set theirs up again."""
+        self._set_up = None
+        call()
+
+    def _network_of(self, walk: Walk) -> "Denoiser":
+        set_up, preset = (id(walk.pipeline), walk.role, walk.lora_scale), walk.trajectory.presets[walk.role]
+        if set_up != self._set_up:
+            self._set_up, self._networks = set_up, {}
+        if preset not in self._networks:
+            network = walk.pipeline.denoiser(walk.role, preset, walk.lora_scale)
+            if self._sizes is not None:
+                network = padded(network, self._sizes)
+            self._networks[preset] = in_parts(network, most_at_once(self._most_rows))
+        return self._networks[preset]
 
     def _is_awaited(self, company: list[Walk]) -> bool:
         """Whether anybody came or left, waits for a turn or the thread, has arrived, or looks on."""
@@ -182,6 +199,11 @@ class StepBatcher:
             if walk in self._walks:
                 self._walks.remove(walk)
             _settle(walk, error)
+
+
+def most_at_once(most_rows: int) -> int:
+    """Rows of the largest call, where walks share calls of at most `most_rows`."""
+    return max(most_rows, LARGEST_CALL)
 
 
 def in_parts(network: "Denoiser", most_rows: int) -> "Denoiser":

@@ -12,13 +12,13 @@ from pangu.serve.drawing.cache import StructureCache, text_cache
 from pangu.serve.drawing.halves import checked_steps
 from pangu.serve.drawing.lru import Lru
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Received, Release, RequestError
-from pangu.serve.drawing.pool import Loader, Pool, glimpsing, steps_of
+from pangu.serve.drawing.pool import Pool, glimpsing, steps_of
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.drawing.steps import Watcher
 from pangu.serve.drawing.unknown import unknown_in
 from pangu.serve.drawing.unread import unread_in
 from pangu.serve.drawing.worker import Worker
-from pangu.serve.settings import Precision
+from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
     from pangu.diffusion.inpainting import Kept
@@ -44,6 +44,7 @@ class StructurePool(Pool):
     """The half above the boundary.
 
     cache_bytes: of the structure cache; 0 draws every structure anew. What the text towers say may take a quarter of it more.
+    way: what else a `Pool` takes.
     """
 
     part = "structure"
@@ -51,14 +52,12 @@ class StructurePool(Pool):
     def __init__(
         self,
         worker: Worker,
-        most_rows: int = 16,
+        settings: PoolSettings | None = None,
         *,
-        crosses: bool = False,
-        load: Loader | None = None,
-        precision: Precision = "auto",
         cache_bytes: int = 0,
+        **way: Any,
     ) -> None:
-        super().__init__(worker, most_rows, crosses=crosses, load=load, precision=precision)
+        super().__init__(worker, settings, **way)
         self._cache = StructureCache(cache_bytes)
         self._texts = text_cache(cache_bytes // 4)
 

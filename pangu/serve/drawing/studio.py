@@ -68,13 +68,20 @@ class Studio:
             async for message in messages:
                 yield message
 
-    async def warm(self, lineup: Lineup) -> None:
-        """One small image with every release of `lineup` that is new here: the first request should not be the slow one."""
+    async def warm(self, lineup: Lineup, since: float | None = None) -> None:
+        """One small image with every release of `lineup` that is new here: the first request should not be the slow one.
+
+        since: when the lineup was declared, by `time.perf_counter`; None means now.
+        """
+        clock = time.perf_counter() if since is None else since
         for release in lineup.releases:
             if release.sha256 not in self.warmed:
                 try:
                     await self.first_image(release)
                     self.warmed.add(release.sha256)
+                    seconds = time.perf_counter() - clock
+                    self._metrics.drew_first(release.pair_version, seconds)
+                    logger.info("version %s drew its first image after %.1f s", release.pair_version, seconds)
                 except UserError as error:
                     logger.error("version %s could not draw its first image: %s", release.pair_version, error)
                 except Exception:

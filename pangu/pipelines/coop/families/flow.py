@@ -40,7 +40,7 @@ class StableDiffusion3(LatentFamily):
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         return self.network(
             hidden_states=noisy_bchw,
-            timestep=timestep.expand(len(noisy_bchw)),
+            timestep=self.there(timestep).expand(len(noisy_bchw)),
             encoder_hidden_states=tensors["tokens"],
             pooled_projections=tensors["pooled"],
             return_dict=False,
@@ -111,7 +111,7 @@ class Flux(StableDiffusion3):
         tokens_bnc = self.pipe._pack_latents(noisy_bchw, batch, channels, height, width)
         answer = self.network(
             hidden_states=tokens_bnc,
-            timestep=timestep.expand(batch).to(noisy_bchw.dtype) / 1000,
+            timestep=self.there(timestep).expand(batch).to(noisy_bchw.dtype) / 1000,
             guidance=tensors.get("guidance"),
             pooled_projections=tensors["pooled"],
             encoder_hidden_states=tensors["tokens"],

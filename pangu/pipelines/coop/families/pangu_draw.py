@@ -85,7 +85,9 @@ class PanGuDraw(LatentFamily):
         def ask(noisy: Tensor, timestep_b: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
             texts = tokens.to(unet.dtype), pooled.to(unet.dtype)
             control = self.control(condition, len(noisy))
-            return denoise(unet, noisy, timestep_b, *texts, preset, native_size=native, control=control).float()
+            return denoise(
+                unet, noisy, self.there(timestep_b), *texts, preset, native_size=native, control=control
+            ).float()
 
         here = Trajectory(
             latents_bchw=noisy_bchw,

@@ -44,7 +44,7 @@ class Pixels(Family):
         return Condition({}, False, 1.0)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        return self.network(noisy_bchw, timestep, return_dict=False)[0]
+        return self.network(noisy_bchw, self.there(timestep), return_dict=False)[0]
 
 
 class DeepFloyd(Pixels):
@@ -63,4 +63,5 @@ class DeepFloyd(Pixels):
         return Condition({"tokens": both}, guided, ask.guidance_scale, ask.batched_guidance)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        return self.network(noisy_bchw, timestep, encoder_hidden_states=tensors["tokens"], return_dict=False)[0]
+        text = tensors["tokens"]
+        return self.network(noisy_bchw, self.there(timestep), encoder_hidden_states=text, return_dict=False)[0]

@@ -25,6 +25,7 @@ class StableDiffusion(LatentFamily):
         return Condition({"tokens": both}, guided, ask.guidance_scale, ask.batched_guidance)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        timestep = self.there(timestep)
         return self.network(
             noisy_bchw,
             timestep,
