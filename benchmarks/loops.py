@@ -108,21 +108,23 @@ def plain_loop(
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr_peak, betas=settings.betas, fused=True)
     alpha_bars_t = alpha_bars(schedule).to(device)
     interval = interval_of(role, recipe.boundary, schedule.num_train_timesteps)
-    marks = []
+    parts = recipe.execution.accumulate
+    size, marks = training.batch_size // parts, []
     for step in range(1, lines * settings.log_every + 1):
-        picked = torch.randint(len(rows), (training.batch_size,), device=device)
-        language = torch.randint(2, (training.batch_size,), device=device)
-        clean = rows.latents_nchw[picked].float()
-        tokens, pooled = rows.tokens_lnsc[language, picked].float(), rows.pooled_lnp[language, picked].float()
-        t = torch.randint(interval.low, interval.high, (training.batch_size,), device=device)
-        noise = torch.randn_like(clean)
-        noisy = add_noise(clean, noise, alpha_bars_t[t])
-        target = training_target(clean, noise, alpha_bars_t[t], schedule.prediction_type)
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.execution.precision == "bf16"):
-            prediction = denoise(model, noisy, t, tokens, pooled, 0)
-        loss = (prediction.float() - target).square().mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for _ in range(parts):
+            picked = torch.randint(len(rows), (size,), device=device)
+            language = torch.randint(2, (size,), device=device)
+            clean = rows.latents_nchw[picked].float()
+            tokens, pooled = rows.tokens_lnsc[language, picked].float(), rows.pooled_lnp[language, picked].float()
+            t = torch.randint(interval.low, interval.high, (size,), device=device)
+            noise = torch.randn_like(clean)
+            noisy = add_noise(clean, noise, alpha_bars_t[t])
+            target = training_target(clean, noise, alpha_bars_t[t], schedule.prediction_type)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.execution.precision == "bf16"):
+                prediction = denoise(model, noisy, t, tokens, pooled, 0)
+            loss = (prediction.float() - target).square().mean()
+            (loss / parts).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
         optimizer.step()
         if step % settings.log_every == 0:

@@ -86,7 +86,10 @@ def first_step(case: Case) -> None:
     if not case.recipe.execution.compile:
         not_run("train_first_step_s", "the recipe does not compile")
         return
-    claim("train_first_step_s", case.loop(our_loop, case.recipe.execution, log_every=1, lines=1).clock)
+    try:
+        claim("train_first_step_s", case.loop(our_loop, case.recipe.execution, log_every=1, lines=1).clock)
+    except torch.OutOfMemoryError:
+        not_run("train_first_step_s", "the device has no room for it")
 
 
 def beside_plain(case: Case, budget: Budget) -> float | None:
