@@ -1,4 +1,4 @@
-"""Networks that are recorded as CUDA graphs: the predictions of the network, in every shape, with weights that change in place."""
+"""Networks recorded as CUDA graphs: the predictions of the network, in every shape, with weights that change in place."""
 
 from collections.abc import Callable
 from typing import Any
