@@ -65,7 +65,7 @@ def parts() -> dict[str, Part]:
 
     pytest = ("-m", "pytest", "-m", "gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "tests/gpu")
     return {
-        "tests": Part((sys.executable, *pytest), (TESTS,), 120),
+        "tests": Part((sys.executable, *pytest), (TESTS,), 150),
         "encode": script("encode", "encode", 40),
         "sampling": script("sampling", "sampling", 90, 30),
         "serve": script("serve_pools", "serve", 60, 40),
