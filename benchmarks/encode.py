@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from claims import claim
-from clock import in_turns
+from device_time import in_turns
 from diffusers import AutoencoderKL
 from PIL import Image
 

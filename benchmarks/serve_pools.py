@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from claims import claim, not_run
-from clock import Budget, emptied, in_turns
+from device_time import Budget, emptied, in_turns
 from in_process import serving
 from stand_in import stand_in
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from claims import claim, not_run
-from clock import Budget, emptied, matrix_rate
+from device_time import Budget, emptied, matrix_rate
 from loops import Spent, network_of, our_loop, plain_loop, random_rows, timed
 
 from pangu.config import Execution, Recipe, Role

@@ -10,7 +10,7 @@ from pangu.recipes import sdxl_half, tiny
 from tests.benchmarks import FOLDER
 
 import claims  # isort: skip (found beside the scripts)
-import clock  # isort: skip
+import device_time  # isort: skip
 import loops  # isort: skip
 import sampling  # isort: skip
 import throughput  # isort: skip
@@ -48,14 +48,14 @@ def test_every_claim_is_named_in_its_script(script: str) -> None:
 
 def test_works_take_turns_and_warm_ones_do_not_count() -> None:
     calls: list[str] = []
-    took = clock.in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2, CPU, warm=1)
+    took = device_time.in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2, CPU, warm=1)
     assert calls == ["b", "a", "a", "b", "b", "a"]
     assert {name: len(all_s) for name, all_s in took.items()} == {"a": 2, "b": 2}
 
 
 def test_a_spent_budget_begins_nothing() -> None:
-    assert clock.Budget(0).spent
-    assert not clock.Budget(60).spent
+    assert device_time.Budget(0).spent
+    assert not device_time.Budget(60).spent
 
 
 def test_the_share_of_the_rate_counts_forward_and_twice_as_much_backward() -> None:
