@@ -1,8 +1,8 @@
 """Everything that needs a GPU, on one card within eight minutes: tests marked `gpu`, then the benchmarks, then a table.
 
-Each part is a process of its own with a limit of its own. What does not begin in time, or lacks a module, is not run, and the
-table says so. Needs no network and nothing of the platform but what computes: torch, diffusers, transformers, safetensors,
-pydantic, numpy, pillow and pytest; `serve` and `sampling` also prometheus_client.
+Each part is a process of its own with a limit of its own. What does not begin in time is not run, and the table
+says so. Needs no network and nothing of the platform but what computes: torch, diffusers, transformers, safetensors,
+pydantic, numpy, pillow and pytest.
 
     python benchmarks/gpu.py [--seconds 480] [--only tests,throughput]
 
@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,14 +40,13 @@ class Part:
     """A command and its claims.
 
     limit_s: the longest that it may take. last_s: of which its last measurement may take so much, if it measures while there is
-    time (`--seconds`). modules: what it needs beside `NEEDED`.
+    time (`--seconds`).
     """
 
     command: tuple[str, ...]
     claims: tuple[str, ...]
     limit_s: float
     last_s: float | None = None
-    modules: Mapping[str, str] = field(default_factory=dict)
 
     def within(self, limit_s: float) -> list[str]:
         """The command, told when to begin nothing more."""
@@ -59,18 +58,17 @@ class Part:
 
 def parts() -> dict[str, Part]:
     """In the order in which they run: what is short first, and the rest of the time for training."""
-    served = {"prometheus_client": "prometheus-client"}
 
-    def script(name: str, claims: str, *limits: float, **more: Mapping[str, str]) -> Part:
+    def script(name: str, claims: str, *limits: float) -> Part:
         command = sys.executable, str(FOLDER / f"{name}.py"), "--device", "cuda"
-        return Part(command, tuple(CLAIMS[claims]), *limits, **more)
+        return Part(command, tuple(CLAIMS[claims]), *limits)
 
     pytest = ("-m", "pytest", "-m", "gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "tests/gpu")
     return {
         "tests": Part((sys.executable, *pytest), (TESTS,), 150),
         "encode": script("encode", "encode", 40),
-        "sampling": script("sampling", "sampling", 90, 30, modules=served),
-        "serve": script("serve_pools", "serve", 60, 40, modules=served),
+        "sampling": script("sampling", "sampling", 90, 30),
+        "serve": script("serve_pools", "serve", 60, 40),
         "throughput": script("throughput", "throughput", 300, 100),
     }
 
@@ -202,8 +200,6 @@ def main() -> None:
             found += not_run(part, "not asked for")
         elif not device:
             found += not_run(part, NO_CARD)
-        elif absent := missing(part.modules):
-            found += not_run(part, f"pip install {' '.join(absent)}")
         elif left < 5:
             found += not_run(part, "no time left")
         else:

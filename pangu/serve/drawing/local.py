@@ -13,11 +13,11 @@ from pangu.serve.drawing.structure import StructurePool
 from pangu.serve.drawing.studio import Studio
 from pangu.serve.drawing.texture import TexturePool
 from pangu.serve.drawing.worker import Worker
-from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from pangu.models.captured import Record
+    from pangu.serve.metrics import Metrics
 
 
 class LocalStudio(Studio):
@@ -29,7 +29,7 @@ class LocalStudio(Studio):
     def __init__(
         self,
         settings: ServeSettings,
-        metrics: Metrics,
+        metrics: "Metrics",
         load: Loader | None = None,
         record: "Record | None" = None,
     ) -> None:

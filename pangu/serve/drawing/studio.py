@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pangu.errors import NotFinite, UserError
 from pangu.serve import errors
@@ -18,8 +18,10 @@ from pangu.serve.drawing.links import Link
 from pangu.serve.drawing.messages import Glimpse, Handoff, Job, Lineup, Partial, Pictures, Release, RequestError
 from pangu.serve.drawing.relay import relayed
 from pangu.serve.errors import ApiError, PoolBusy, PoolUnavailable, WorkCancelled
-from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from pangu.serve.metrics import Metrics
 
 POLL_TIMEOUT_S = 5.0
 RETRY_PAUSES_S = (0.1, 1.0, 3.0)
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Studio:
     """Draws with the pools behind `links`."""
 
-    def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: Metrics) -> None:
+    def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: "Metrics") -> None:
         self._links, self._settings, self._metrics = links, settings, metrics
         self._denied = DenyList(settings.denied_words)
         self._in_flight = 0
