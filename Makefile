@@ -12,7 +12,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 STACK := tests/browser tests/e2e tests/flows tests/stack
 SERVERS := tests/faults tests/registry tests/serve
 
-.PHONY: setup demo test test-stack test-servers test-units test-long kills chaos nodes bench gpu pythons lint up down
+.PHONY: setup demo touched test test-stack test-servers test-units test-long kills chaos nodes bench gpu pythons lint up down
 
 setup: $(STAMP)
 
@@ -46,6 +46,10 @@ test-servers: $(STAMP)
 
 test-units: $(STAMP)
 	@$(BIN)/python -m pytest $(addprefix --ignore=,$(STACK) $(SERVERS))
+
+# The tests that import what changed since main; `make touched BASE=...` names another point.
+touched: $(STAMP)
+	@tests=$$($(BIN)/python -m tests.touched $(or $(BASE),main)); test -z "$$tests" || $(BIN)/python -m pytest $$tests
 
 # What takes a minute a test: twenty minutes more.
 test-long: $(STAMP)

@@ -21,7 +21,7 @@ from pangu.data.example.openmoji import every_drawing, render_png
 from pangu.data.images import SUFFIXES, decode_rgb
 from pangu.data.prepare.admission import round_trips
 from pangu.data.prepare.upscale import upscaler_of
-from pangu.diffusion.admission import first_noisier, fit, spectrum_features
+from pangu.diffusion.blur_admission import first_noisier, fit, spectrum_features
 from pangu.diffusion.noise import alpha_bars
 
 GOAL = 0.5

@@ -23,7 +23,7 @@ from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.coop import CoopPipeline, Partner
 from pangu.pipelines.coop.bridge import psnr
-from pangu.pipelines.coop.walk import Cooperation
+from pangu.pipelines.coop.sampling_run import Cooperation
 from pangu.recipes import recipe
 
 GOAL = 1.05
@@ -97,16 +97,16 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 
 def parts(cooperation: Cooperation) -> Callable[[], None]:
     """One step's parts by hand: both predictions, and both ways over the bridge."""
-    guest, family = cooperation.guests[0], cooperation.family
+    partner_state, adapter = cooperation.partner_states[0], cooperation.adapter
     here = cooperation.latents_bchw.clone()
-    there = torch.randn(guest.bridge.partner.shape(len(here)), device=guest.family.device)
+    there = torch.randn(partner_state.bridge.partner.shape(len(here)), device=partner_state.adapter.device)
     asked, other = torch.tensor(500.0), torch.tensor(500.0)
 
     def run() -> None:
-        family.predict(here, asked.to(family.device), cooperation.condition)
-        guest.family.predict(there, other.to(guest.family.device), guest.condition)
-        guest.bridge.to_main(there)
-        guest.bridge.to_partner(here)
+        adapter.predict(here, asked.to(adapter.device), cooperation.condition)
+        partner_state.adapter.predict(there, other.to(partner_state.adapter.device), partner_state.condition)
+        partner_state.bridge.to_main(there)
+        partner_state.bridge.to_partner(here)
 
     return run
 

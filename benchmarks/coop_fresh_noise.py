@@ -25,7 +25,7 @@ from torch.nn.functional import interpolate, unfold
 
 from pangu.data.example.openmoji import render_png, selection
 from pangu.diffusion.fusion import NoiseLevel
-from pangu.pictures import FAINT, INK, png, sample_grid, write
+from pangu.image_grid import FAINT, INK, png, sample_grid, write
 from pangu.pipelines.coop import CoopPipeline, Handoff
 from pangu.pipelines.coop.bridge import psnr
 from pangu.pipelines.coop.handoff import first_call

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pangu.data.encode.edges import agreement, edge_picture, find_edges
 from pangu.evaluate import distribution
-from pangu.evaluate.drawing import noise_sources
+from pangu.evaluate.eval_set import Material
 from pangu.evaluate.features import similarity, thumbnails
-from pangu.evaluate.material import Material
+from pangu.evaluate.generate import noise_sources
 from pangu.evaluate.retrieval import rank_of_truth, retrieval
-from pangu.pictures import FAINT, INK, sample_grid, write
+from pangu.image_grid import FAINT, INK, sample_grid, write
 from pangu.pipelines.coop import CoopPipeline
 from pangu.storage import read_json, write_json
 

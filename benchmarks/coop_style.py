@@ -10,7 +10,7 @@ from coop_study import LOW, Study, call, psnr, quiet, sheet
 from PIL import Image
 
 from pangu.data.example.openmoji import Emoji, render_png
-from pangu.pictures import png
+from pangu.image_grid import png
 from pangu.pipelines.coop import CoopPipeline, Partner
 from pangu.starter.pair import starter_pair
 from pangu.storage import write_atomically

@@ -28,17 +28,17 @@ from coop_style import style_and_content
 from PIL import Image
 
 from pangu.data.prepare.upscale import make_upscaler
-from pangu.evaluate.material import gather
+from pangu.evaluate.eval_set import gather
 from pangu.evaluate.protocol import Protocol
-from pangu.models.initial import STARTER
+from pangu.image_grid import png
+from pangu.models.init_weights import STARTER
 from pangu.models.sources import locate
-from pangu.pictures import png
 from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.progress import print_progress
 from pangu.starter.autoencoder import train_autoencoder
+from pangu.starter.learning_material import learning_material, pixels
 from pangu.starter.pair import starter_pair
-from pangu.starter.pictures import learning_material, pixels
 from pangu.storage import Home, write_atomically, write_json
 
 LOWEST = 32

@@ -23,28 +23,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pangu.config import ROLES, STRATEGY_ROLES, Frozen, Recipe, Role
 from pangu.data.card import load_card
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.stage import encode
 from pangu.data.example.origin import open_origin
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.stage import prepare
-from pangu.evaluate.drawing import draw_whole
-from pangu.evaluate.judges import Judges
-from pangu.evaluate.material import gather
+from pangu.evaluate.eval_set import gather
+from pangu.evaluate.generate import draw_whole
+from pangu.evaluate.metrics import Judges
 from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol
+from pangu.image_grid import png, sample_grid
 from pangu.models.denoisers import build_denoiser, denoise, sees_lower
-from pangu.pictures import png, sample_grid
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.baselines import assemble_cascade, assemble_single_stage
 from pangu.planning.operations import Shapes, parameters
 from pangu.recipes import recipe as named
 from pangu.storage import Home, write_atomically, write_json
-from pangu.train.initial import pin_initial
 from pangu.train.job import TrainJob
 from pangu.train.launch import default_run_name, earlier_generator
-from pangu.train.spent import read_spent
-from pangu.train.work import work
+from pangu.train.starting_weights import pin_initial
+from pangu.train.training_cost import read_spent
+from pangu.train.worker import work
 from pangu.train.world import World
 
 COMPARED = ("time_decoupling", "resolution_boost", "cascaded")
@@ -112,7 +112,7 @@ def trained(role: Role, recipe: Recipe, home: Home, dataset: str, encode_id: str
         role=role, run_name=name, encode_id=encode_id, recipe=recipe, encoded=encoded, run_folder=folder
     )  # fmt: skip
     if read_spent(folder) is None:
-        manifest = Manifest.load(encoded)
+        manifest = EncodedManifest.load(encoded)
         pin_initial(folder, recipe, role, job.contract(manifest), manifest.encoders, earlier_generator(job, home))
         work(job, World())
     spent = read_spent(folder)
@@ -163,7 +163,7 @@ def account(strategy: str, share: float, home: Home, dataset: str, version: int,
     """Train, sample and judge one strategy."""
     recipe = shortened(recipe_of(strategy), share)
     encoded = encode(dataset, version, recipe, home)
-    rows = Manifest.load(home.encoded(dataset, encoded.encode_id)).rows
+    rows = EncodedManifest.load(home.encoded(dataset, encoded.encode_id)).rows
     generators, core_s, training = {}, 0.0, 0.0
     for role in recipe.roles:
         generators[role], seconds = trained(role, recipe, home, dataset, encoded.encode_id)

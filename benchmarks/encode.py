@@ -21,8 +21,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from pangu.config import AutoencoderSource
-from pangu.data.encode.latents import encode_view, pixel_latents, to_bytes
 from pangu.data.encode.pixels import to_unit
+from pangu.data.encode.view_latents import encode_view, pixel_latents, to_bytes
 from pangu.data.encode.views import View
 from pangu.models.autoencoders import encode_pixels, load_autoencoder
 from pangu.planning.operations import KL_CHANNELS, KL_LEVELS

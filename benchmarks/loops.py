@@ -128,7 +128,7 @@ def plain_loop(
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
         optimizer.step()
         if step % settings.log_every == 0:
-            float(loss.detach())  # a GPU works behind the program's back
+            float(loss.detach())  # waits for the device
             marks.append(moment())
     return marks[-1].since(marks[0])
 

@@ -1,4 +1,4 @@
-"""The loaders that `benchmarks/loader.py` compares with, each in its best documented configuration. Knows nothing of ours."""
+"""The loaders that `benchmarks/loader.py` compares with, each in its best documented configuration."""
 
 import io
 import sys

@@ -24,7 +24,7 @@ from pangu.data.card import Card
 from pangu.data.example.openmoji import render_png, selection
 from pangu.data.images import decode_rgb, encode_png
 from pangu.data.ingest.stage import ingest
-from pangu.data.prepare.stage import Execution, prepare
+from pangu.data.prepare.stage import WorkerSettings, prepare
 from pangu.storage import Home
 
 GOAL = 1.10
@@ -99,7 +99,7 @@ def run(card: Card, home: Home, ingested: dict[str, Any], workers: int) -> dict[
         me = psutil.Process()
         peak = max(peak, sum(process.memory_info().rss for process in (me, *me.children(recursive=True))))
 
-    prepare(card, ingested["ingest_id"], home, watch, Execution(workers=workers))
+    prepare(card, ingested["ingest_id"], home, watch, WorkerSettings(workers=workers))
     wall = time.monotonic() - started
     return {"cpu_s": cpu_seconds() - cpu, "rows_per_s": ingested["ok"] / wall, "memory_mb": peak / 2**20}
 

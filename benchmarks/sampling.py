@@ -23,7 +23,7 @@ from pangu.models.denoisers import denoise
 from pangu.pipelines.assemble import starting_pair
 from pangu.planning.operations import Shapes
 from pangu.recipes import recipe as named
-from pangu.serve.drawing.messages import Job
+from pangu.serve.inference.messages import Job
 
 SHORT, LONG, ROUNDS = 10, 40, 5
 Channels = tuple[int, int, int]

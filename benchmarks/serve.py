@@ -31,7 +31,7 @@ import torch
 from pangu.pipelines.assemble import save_pair, untrained_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import recipe
-from pangu.serve.drawing.parts import load_unchecked, release_of
+from pangu.serve.inference.parts import load_unchecked, release_of
 from pangu.stack.ports import free_port
 
 CROWD = 8
@@ -227,15 +227,15 @@ def mixed_steps(pair: Path, steps: int, rounds: int) -> None:
     from ray import serve
 
     from pangu.serve.app import build_with
-    from pangu.serve.drawing.messages import Lineup
+    from pangu.serve.inference.messages import ReleaseRouting
 
     manifest_of(pair)
     settings = {"layout": "one_process", "structure": {"threads": 1}, "max_in_flight": 64, "gateway_cpus": 1}
-    lineup = Lineup(champion=release_of(pair)).model_dump(mode="json")
+    routing = ReleaseRouting(champion=release_of(pair)).model_dump(mode="json")
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     port = free_port()
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build_with(settings, lineup), name="ours", route_prefix="/ours")
+    serve.run(build_with(settings, routing), name="ours", route_prefix="/ours")
     serve.run(batch_of_pipelines(pair), name="batch", route_prefix="/batch")
     paths: dict[str, str] = {"ours": "/ours/v1/images/generations", "batch": "/batch"}
     took: dict[str, list[float]] = {name: [] for name in paths}

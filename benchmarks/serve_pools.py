@@ -17,7 +17,7 @@ from stand_in import stand_in
 
 from pangu.pipelines.assemble import starting_pair
 from pangu.recipes import recipe as named
-from pangu.serve.drawing.messages import Job
+from pangu.serve.inference.messages import Job
 
 STEPS, ROUNDS = 20, 3
 

@@ -23,8 +23,8 @@ from pangu.pipelines.assemble import save_pair, untrained_pair
 from pangu.recipes import tiny
 from pangu.registry.manifest import Manifest
 from pangu.serve.app import build_with
-from pangu.serve.drawing.messages import Lineup
-from pangu.serve.drawing.parts import release_of
+from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.parts import release_of
 from pangu.stack.ports import free_port
 
 CROWD = 8
@@ -46,7 +46,7 @@ class Application:
 
     def __init__(self, pair: Path, url: str) -> None:
         Manifest.of(pair).save(pair)
-        self._lineup = Lineup(champion=release_of(pair)).model_dump(mode="json")
+        self._lineup = ReleaseRouting(champion=release_of(pair)).model_dump(mode="json")
         self._client = httpx.Client(base_url=url, timeout=WAIT_S, limits=httpx.Limits(max_connections=64))
 
     def run(self, settings: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from loops import Spent, network_of, our_loop, plain_loop, random_rows, timed
 from pangu.config import Execution, Recipe, Role
 from pangu.planning.operations import Shapes, forward_operations
 from pangu.recipes import recipe as named
-from pangu.train.meters import peak_memory_gib
+from pangu.train.training_metrics import peak_memory_gib
 
 SWITCHES = ("gradient_checkpointing", "compile", "channels_last")
 """Which decide how fast the same numbers come; each is turned round by itself."""

@@ -1,7 +1,7 @@
 """Images a second of the platform's training loop against a bare PyTorch loop: same network, batches and data in memory.
 
-The bare loop is what anybody would write first: draw a batch, predict, step. The platform's loop adds the ledger, draws that do
-not depend on the number of workers, running means, meters, and the check for a finite loss. Both alternate in rounds, from the
+The bare loop is what anybody would write first: draw a batch, predict, step. The platform's loop adds the sampler, draws that do
+not depend on the number of workers, running means, metrics, and the check for a finite loss. Both alternate in rounds, from the
 first log line to the last, and the median of their ratios counts. Beside it stands the same in core seconds of all
 threads, in which the thread that draws batches ahead counts too, and other work on the machine does not.
 

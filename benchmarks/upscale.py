@@ -28,8 +28,8 @@ from pangu.data.ingest.local_sources import SHARD
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, write_rows
 from pangu.data.ingest.source import LISTED
 from pangu.data.prepare.admission import Admitter
+from pangu.data.prepare.make_rows import ShardJob, ShardWorker
 from pangu.data.prepare.upscale import upscaler_of
-from pangu.data.prepare.work import ShardJob, ShardWorker
 from pangu.data.table.store import TableStore
 
 GOAL = 0.95

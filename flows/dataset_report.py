@@ -5,13 +5,13 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.reporting import aside
+from flows.reporting import best_effort
 from pangu.data.prepare.report import markdown
-from pangu.data.table.rejects import rejected_folder
+from pangu.data.table.rejected import rejected_folder
 from pangu.storage import Home
 
 
-@aside
+@best_effort
 def show_dropped(outcome: Mapping[str, Any]) -> None:
     """How many rows were dropped for what, with example images, in the run's artifacts."""
     rejected = rejected_folder(Home.from_environment(), outcome["dataset"], outcome["key"])

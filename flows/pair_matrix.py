@@ -7,7 +7,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from flows.reporting import aside
+from flows.reporting import best_effort
 from flows.stages import matrix
 from flows.training_report import data_uri, small
 from pangu.config import ROLES
@@ -28,7 +28,7 @@ def compare_halves(decided: Mapping[str, Any], *arguments: Any) -> None:
         get_run_logger().warning("There is no pair matrix: %s", error)
 
 
-@aside
+@best_effort
 def show_matrix(compared: Mapping[str, Any]) -> None:
     create_markdown_artifact(markdown(compared), key="pair-matrix")
 

@@ -283,7 +283,7 @@ class Devices(Form):
 
     @property
     def arguments(self) -> list[str]:
-        """The options of `pangu encode`, `pangu evaluate` and `pangu matrix`."""
+        """The options of `pangu encode`, `pangu evaluate` and `pangu pair-matrix`."""
         workers = [] if self.workers is None else ["--workers", str(self.workers)]
         return ["--on-ray", *workers, "--gpus", f"{self.gpus:g}"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from prefect.artifacts import create_markdown_artifact
 
-from flows.reporting import aside
+from flows.reporting import best_effort
 from flows.training_report import LONGEST_SIDE, data_uri
 from pangu.registry.tracking import PAIR, STRUCTURE, TEXTURE
 
@@ -17,13 +17,13 @@ HEIGHT = 330
 """px of a strip: three rows of small drawings as they are, larger ones made smaller."""
 
 
-@aside
+@best_effort
 def show_samples(evaluated: Mapping[str, Any], decided: Mapping[str, Any]) -> None:
     """The new pair above the champion, on the same prompts, true images in the last row of each."""
     create_markdown_artifact(samples(evaluated, decided), key="samples-new-and-old")
 
 
-@aside
+@best_effort
 def show_links(outcomes: Mapping[str, Mapping[str, Any]]) -> None:
     """Where to look at what was released, at its jobs, and at what is served now."""
     create_markdown_artifact(links(outcomes, os.environ), key="links")

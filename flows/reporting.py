@@ -70,7 +70,7 @@ def show_outcome(stage: str, outcome: Mapping[str, Any]) -> None:
     create_markdown_artifact(f"{title}\n\n| | |\n|---|---|\n{rows}\n", key=f"{stage}-outcome")
 
 
-def aside(show: Callable[Parameters, None]) -> Callable[Parameters, None]:
+def best_effort(show: Callable[Parameters, None]) -> Callable[Parameters, None]:
     """For what is only to be looked at: if it fails it costs the artifact, and not the run."""
 
     @functools.wraps(show)

@@ -69,7 +69,7 @@ def train(card: str, encode_id: str, recipe: str, role: str) -> dict[str, Any]:
 @task(name="join", task_run_name="join", **stage_task)
 def join(generator: str, recipe: str, run_name: str) -> dict[str, Any]:
     folder = Home.from_environment().partner(run_name)
-    return run_stage("join", ["single", generator, "--recipe", recipe, "--folder", str(folder)], on_ray=False)
+    return run_stage("join", ["assemble", generator, "--recipe", recipe, "--folder", str(folder)], on_ray=False)
 
 
 @task(name="evaluate", task_run_name="evaluate", **stage_task)
@@ -93,7 +93,7 @@ def matrix(card: str, structure: str, texture: str, recipe: str, encode_id: str,
         "--folder",
         str(result_file("matrix").with_suffix("")),
     ]
-    return run_stage("matrix", ["matrix", card, *generators, *chosen])
+    return run_stage("matrix", ["pair-matrix", card, *generators, *chosen])
 
 
 @task(name="gate", task_run_name="gate", **stage_task)

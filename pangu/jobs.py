@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pangu.compatibility import check_server
 from pangu.errors import UserError
-from pangu.patience import VARIABLE as PATIENCE_VARIABLE
-from pangu.patience import patiently
 from pangu.progress import FORMAT, Reporter, parse_progress
+from pangu.retrying import VARIABLE as PATIENCE_VARIABLE
+from pangu.retrying import retrying
 from pangu.stack.processes import end, marked
 from pangu.storage import read_json
 
@@ -37,7 +37,7 @@ SHARED_VARIABLES = (
     "PANGU_HOME", "PANGU_TABLES", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
 )  # fmt: skip
 """What a command on another node needs to know; Ray brings its own variables."""
-ON_A_GPU = ("evaluate", "matrix", "gate")
+ON_A_GPU = ("evaluate", "pair-matrix", "gate")
 """Commands whose own process computes with networks. `encode` and `train` ask for their workers themselves, `prepare` computes on
 CPU cores."""
 MAX_ATTEMPTS = 20
@@ -137,7 +137,7 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
     if not address:
         raise UserError("RAY_API_SERVER_ADDRESS is not set; start the stack with `pangu up`, or name a Ray job server.")
     try:
-        client = patiently(lambda: JobSubmissionClient(address), (ConnectionError,), patience_s)
+        client = retrying(lambda: JobSubmissionClient(address), (ConnectionError,), patience_s)
     except ConnectionError as error:
         raise UserError(f"No Ray job server answers at {address}; start it, e.g. with `pangu up`.") from error
     except AuthenticationError as error:
@@ -242,7 +242,7 @@ def answer(ask: Callable[[], Answer], submission_id: str, patience_s: float = HE
             raise HeadAway from error
 
     try:
-        return patiently(ask_once, (HeadAway,), patience_s)
+        return retrying(ask_once, (HeadAway,), patience_s)
     except HeadAway as error:
         raise CommandFailed(f"Ray's head was away for {patience_s:.0f} s while {submission_id} ran.") from error
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import ImageDraw, ImageFont
 
-from pangu.pictures import INK
+from pangu.image_grid import INK
 
 CAPTION_LINES, LINE = 2, 19
 """Most lines of a caption, and px from one to the next."""

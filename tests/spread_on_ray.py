@@ -18,8 +18,8 @@ import ray
 from pangu.actors import Spread, WorkersLost, crew
 from pangu.data.encode.stage import encode
 from pangu.errors import UserError
-from pangu.evaluate.drawing import Drawers, Drawn, Hand, alone, draw, structure_half, texture_half
-from pangu.evaluate.material import Material, Prompts
+from pangu.evaluate.eval_set import Material, Prompts
+from pangu.evaluate.generate import Drawers, Drawn, Hand, alone, draw, structure_half, texture_half
 from pangu.evaluate.pair_sources import PairFolder
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import save_pair, untrained_pair

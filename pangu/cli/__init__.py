@@ -12,9 +12,9 @@ from pangu.storage import Home
 
 GROUPS = {
     "Start": ("demo", "up", "serve", "recipes", "doctor"),
-    "Data": ("cards", "origin", "ingest", "prepare", "dataset", "encode"),
-    "Train": ("plan", "calibrate", "train", "ledger", "single", "starter"),
-    "Evaluate": ("evaluate", "matrix", "boundary"),
+    "Data": ("cards", "example-server", "ingest", "prepare", "dataset", "encode"),
+    "Train": ("plan", "calibrate", "train", "samples-seen", "assemble", "starter"),
+    "Evaluate": ("evaluate", "pair-matrix", "boundary"),
     "Release and serve": ("gate", "release", "deploy", "rollback", "coop"),
     "Operate": ("status", "down", "deployments", "metrics", "backup", "restore"),
 }
@@ -71,9 +71,9 @@ def main() -> None:
         dataset,
         evaluation,
         gate,
-        ledger,
         monitoring,
         planning,
+        samples_seen,
         serving,
         stack,
         starter,
@@ -84,7 +84,7 @@ def main() -> None:
         data,
         dataset,
         training,
-        ledger,
+        samples_seen,
         evaluation,
         gate,
         coop,

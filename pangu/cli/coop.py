@@ -10,7 +10,7 @@ from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
-    from pangu.pipelines.coop import CoopPipeline, Partner, Plan
+    from pangu.pipelines.coop import CallCounts, CoopPipeline, Partner
 
 EACH = "Give it once for all partners, or once for each."
 
@@ -149,7 +149,7 @@ def _draw(pipe: "CoopPipeline", prompt: str, asked: dict[str, Any], seed: int, f
     return names
 
 
-def _outcome(images: list[str], cost: "Plan") -> Cooperated:
+def _outcome(images: list[str], cost: "CallCounts") -> Cooperated:
     counts = dict(cost.network_calls), dict(cost.decodes), dict(cost.encodes)
     return Cooperated(
         images=images, network_calls=counts[0], decodes=counts[1], encodes=counts[2], seconds=cost.seconds

@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(ingest)
     app.command()(prepare)
-    app.command()(origin)
+    app.command()(example_server)
     cards = typer.Typer(help="Look at dataset cards.", no_args_is_help=True)
     cards.callback()(lambda: None)
     cards.command("check")(check_card)
@@ -58,13 +58,13 @@ def prepare(
 ) -> None:
     """Decode, score, upscale what is small, filter, drop duplicates, and commit one version of the dataset."""
     from pangu.data.card import load_card
-    from pangu.data.prepare.stage import Execution, prepare
+    from pangu.data.prepare.stage import WorkerSettings, prepare
 
-    execution = Execution(threads, workers, on_ray)
+    execution = WorkerSettings(threads, workers, on_ray)
     finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, execution), result, as_json)
 
 
-def origin(
+def example_server(
     write_table: Annotated[
         Path | None, typer.Option(help="Where to write the URL table; by default where the card reads it.")
     ] = None,

@@ -1,4 +1,4 @@
-"""`pangu evaluate`, `pangu matrix`, `pangu boundary`: how good a pair is, which pair is best, and where its boundary belongs."""
+"""`pangu evaluate`, `pangu pair-matrix`, `pangu boundary`: how good a pair is, which is best, and where its boundary belongs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +11,7 @@ from pangu.errors import UserError
 
 if TYPE_CHECKING:
     from pangu.config import Recipe
-    from pangu.evaluate.judges import Judges
+    from pangu.evaluate.metrics import Judges
     from pangu.evaluate.protocol import Protocol
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.storage import Home
@@ -57,7 +57,7 @@ SeedOption = Annotated[int, typer.Option("--seed", help="Seed of the choice of p
 def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(evaluate)
-    app.command()(matrix)
+    app.command()(pair_matrix)
     app.command()(boundary)
 
 
@@ -91,11 +91,11 @@ def evaluate(
 ) -> None:
     """Assemble a pair, or take a whole one, and measure it by the evaluation protocol."""
     from pangu.data.card import load_card
-    from pangu.data.encode.encoded import Manifest
+    from pangu.data.encode.encoded import EncodedManifest
     from pangu.data.table.delta import latest_version
     from pangu.evaluate.evaluation import as_sampled, evaluate_whole
     from pangu.evaluate.evaluation import evaluate as run
-    from pangu.evaluate.judges import load_judges
+    from pangu.evaluate.metrics import load_judges
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home
@@ -118,13 +118,13 @@ def evaluate(
     elif structure is None or texture is None or encode_id is None:
         raise UserError("Name --structure, --texture and --encode-id, or a whole --pair.")
     else:
-        number = Manifest.load(home.encoded(dataset, encode_id)).version
+        number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
         protocol = _protocol(chosen, home, dataset, number, judges, *asked)
         outcome = run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges, spread)
     finish(outcome, result, as_json)
 
 
-def matrix(
+def pair_matrix(
     card: CardArgument,
     structure: Annotated[list[Path], typer.Option(help="Folder of a structure generator; may be given again.")],
     texture: Annotated[list[Path], typer.Option(help="Folder of a texture generator; may be given again.")],
@@ -155,9 +155,9 @@ def matrix(
 ) -> None:
     """Score every structure with every texture generator and propose the best pair."""
     from pangu.data.card import load_card
-    from pangu.data.encode.encoded import Manifest
-    from pangu.evaluate.judges import load_judges
+    from pangu.data.encode.encoded import EncodedManifest
     from pangu.evaluate.matrix import matrix as run
+    from pangu.evaluate.metrics import load_judges
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.registry.fetch import fetch_halves, unlike
@@ -168,7 +168,7 @@ def matrix(
     judges = load_judges(inception, clip, cn_clip)
     asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
     spread = spread_of(on_ray, workers, gpus)
-    number = Manifest.load(home.encoded(dataset, encode_id)).version
+    number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     protocol = _protocol(chosen, home, dataset, number, judges, *asked)
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
     structures, textures = list(structure), list(texture)
@@ -210,7 +210,7 @@ def boundary(
 ) -> None:
     """Recommend T_struct from a short probe run and from what upscaling lost, with the curve as a picture."""
     from pangu.data.card import load_card
-    from pangu.evaluate.probe import find_boundary
+    from pangu.evaluate.boundary_probe import find_boundary
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home

@@ -32,15 +32,15 @@ def gate(
 
     A first pair is compared with what its training started from."""
     from pangu.data.card import load_card
-    from pangu.data.encode.encoded import Manifest
-    from pangu.evaluate.judges import load_judges
+    from pangu.data.encode.encoded import EncodedManifest
+    from pangu.evaluate.metrics import load_judges
     from pangu.gate import check_pair_at_gate
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home
 
     home, dataset = Home.from_environment(), load_card(card).name
-    version = Manifest.load(home.encoded(dataset, encode_id)).version
+    version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     judges, chosen = load_judges(inception, clip, cn_clip), named(recipe)
     decision = check_pair_at_gate(metrics, chosen, dataset, version, home, judges, print_progress, alias)
     finish(decision, result, as_json)

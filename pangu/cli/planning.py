@@ -29,12 +29,12 @@ def plan(
     """
     from pangu.data.card import load_card
     from pangu.planning.calibrate import with_trainings
-    from pangu.planning.cluster import load_spec
+    from pangu.planning.cluster_spec import load_spec
     from pangu.planning.figures import Figures
     from pangu.planning.footprint import check_fits, footprints
     from pangu.planning.plan import make_plan
     from pangu.planning.table import error_line, plan_table
-    from pangu.planning.work import count_work, known_corpus, merged
+    from pangu.planning.workload import count_work, known_corpus, merged
     from pangu.recipes import recipe as named
     from pangu.storage import Home, write_atomically
 

@@ -41,7 +41,7 @@ def autoencoder(
 
     from pangu.progress import print_progress
     from pangu.starter.autoencoder import train_autoencoder
-    from pangu.starter.pictures import material, pixels
+    from pangu.starter.learning_material import material, pixels
 
     torch.set_num_threads(1)
     images = torch.from_numpy(pixels(material(artists), side))
@@ -55,7 +55,7 @@ def text_encoder(folder: FolderOption, minutes: MinutesOption = 36.0, artists: A
     import torch
 
     from pangu.progress import print_progress
-    from pangu.starter.pictures import material, pixels
+    from pangu.starter.learning_material import material, pixels
     from pangu.starter.text_encoder import train_text_encoder
 
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(encode)
     app.command()(train)
-    app.command()(single)
+    app.command()(assemble)
     app.command()(recipes)
 
 
@@ -83,7 +83,7 @@ def train(
     finish(outcome, result, as_json)
 
 
-def single(
+def assemble(
     generator: Annotated[Path, typer.Argument(help="Generator folder that `pangu train --role single` wrote.")],
     folder: Annotated[Path, typer.Option(help="Where to put the pipeline folder.")],
     recipe: RecipeOption = "single",

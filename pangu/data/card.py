@@ -57,7 +57,7 @@ class Licence(Frozen):
 
 
 class Admission(Frozen):
-    """How the lowest timestep of upscaled rows is estimated; see `pangu.diffusion.admission`."""
+    """How the lowest timestep of upscaled rows is estimated; see `pangu.diffusion.blur_admission`."""
 
     autoencoder: AutoencoderSource | None = Field(
         AutoencoderSource(), description="In whose latents noise hides what upscaling lost; null: in pixels"

@@ -1,4 +1,4 @@
-"""Which rows a card keeps: thresholds on columns that every row has. Pure; knows nothing of images or of how scores are made.
+"""Which rows a card keeps: thresholds on columns that every row has. Pure.
 
 Scores are columns, so that thresholds may change without computing anything again (`pangu dataset refilter`).
 """

@@ -14,7 +14,7 @@ from pangu.data.images import read_rgb
 from pangu.data.table.delta import read_rows
 from pangu.evaluate.retrieval import Retrieval, retrieval
 from pangu.stack import Stack
-from pangu.starter.pictures import unseen
+from pangu.starter.learning_material import unseen
 from pangu.storage import Home
 
 LANGUAGES = ("zh", "en")

@@ -20,7 +20,7 @@ from pangu.data.example.openmoji import IMAGES
 from pangu.demo.before import before, gain
 from pangu.demo.button import Button, RunView
 from pangu.demo.display import watch
-from pangu.demo.memory import PeakMemory
+from pangu.demo.peak_memory import PeakMemory
 from pangu.demo.queries import Answers, ask, never_trained, trained
 from pangu.demo.sheet import draw_sheet
 from pangu.demo.summary import Summary, summarise
@@ -86,7 +86,7 @@ def running_stack(home: Home, console: Console) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def image_origin(stack: Stack, drawings: int) -> Iterator[None]:
-    """`pangu origin` in a process of its own, from its first word to the end of the block.
+    """`pangu example-server` in a process of its own, from its first word to the end of the block.
 
     Raises:
         UserError: it ended before it served anything.
@@ -94,7 +94,7 @@ def image_origin(stack: Stack, drawings: int) -> Iterator[None]:
     log = Home(stack.home).logs / "origin.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pangu", "origin", "--chalk", "--count", str(drawings)],
+            [sys.executable, "-m", "pangu", "example-server", "--chalk", "--count", str(drawings)],
             env={**os.environ, **stack.environment()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from pangu.image_grid import FAINT, FRAME, INK, PAPER
 from pangu.lettering import CAPTION_LINES, LINE, caption, text
-from pangu.pictures import FAINT, FRAME, INK, PAPER
 
 CELL, GAP, LABEL, MARGIN = 128, 12, 132, 28
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion.estimate import noisy_at
+from pangu.diffusion.clean_estimate import noisy_at
 from pangu.diffusion.trajectory import Trajectory
 
 

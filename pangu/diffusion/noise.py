@@ -1,4 +1,4 @@
-"""The forward process and its inverses, one equation a function. Pure; knows nothing of networks or schedulers.
+"""The forward process and its inverses, one equation a function. Pure.
 
 Shapes: `latents_bchw` and everything like it is (B, C, H, W); `alpha_bar_b` is (B,) with values in (0, 1].
 """

@@ -127,7 +127,7 @@ OnStep = Callable[[Trajectory], Trajectory]
 
 
 @dataclass(frozen=True)
-class Question:
+class ModelInput:
     """What a `Denoiser` is asked at one step of one trajectory: null, caption and styles of its B images, as one batch."""
 
     noisy_bchw: Tensor
@@ -149,14 +149,14 @@ class Step:
     prediction_bchw: Tensor
 
 
-def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
+def question(noisy_bchw: Tensor, trajectory: Trajectory) -> ModelInput:
     """All parts of the guidance at the current timestep; without guidance (scale 1 or less) the null part is spared."""
     condition = trajectory.conditioning
     texts = [(condition.tokens_bnc, condition.pooled_bp)]
     texts += [(style.tokens_bnc, style.pooled_bp) for style in condition.styles]
     if trajectory.do_classifier_free_guidance:
         texts.insert(0, (condition.negative_tokens_bnc, condition.negative_pooled_bp))
-    return Question(
+    return ModelInput(
         torch.cat([noisy_bchw] * len(texts)),
         trajectory.timesteps[trajectory.step].expand(len(noisy_bchw) * len(texts)),
         torch.cat([tokens for tokens, _ in texts]),
@@ -164,7 +164,7 @@ def question(noisy_bchw: Tensor, trajectory: Trajectory) -> Question:
     )
 
 
-def guided(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
+def apply_guidance(answer_bchw: Tensor, trajectory: Trajectory) -> Tensor:
     """The prediction (B, C, H, W) that the answers to all parts of a `question` make.
 
     The scale of a style is a share of the guidance: 1 leads to its caption as strongly as guidance to the caption without it,
@@ -186,7 +186,7 @@ def predict(denoiser: Denoiser, noisy_bchw: Tensor, trajectory: Trajectory) -> T
     """The guided prediction at the current timestep; all parts of the guidance run as one batch: null, caption, styles."""
     asked = question(noisy_bchw, trajectory)
     answer = denoiser(asked.noisy_bchw, asked.timestep_b, asked.tokens_bnc, asked.pooled_bp)
-    return guided(answer, trajectory)
+    return apply_guidance(answer, trajectory)
 
 
 def predict_together(trajectories: Sequence[Trajectory], denoiser: Denoiser) -> list[tuple[Tensor, Tensor]]:
@@ -204,7 +204,10 @@ def predict_together(trajectories: Sequence[Trajectory], denoiser: Denoiser) -> 
         torch.cat([each.tokens_bnc for each in asked]),
         torch.cat([each.pooled_bp for each in asked]),
     ).split([len(each.noisy_bchw) for each in asked])
-    return [(scaled, guided(answer, each)) for each, scaled, answer in zip(trajectories, noisy, answers, strict=True)]
+    return [
+        (scaled, apply_guidance(answer, each))
+        for each, scaled, answer in zip(trajectories, noisy, answers, strict=True)
+    ]
 
 
 def take_step(trajectory: Trajectory, noisy_bchw: Tensor, prediction_bchw: Tensor) -> Step:

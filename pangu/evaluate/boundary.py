@@ -4,7 +4,7 @@ PanGu-Draw sets T_struct = 500 by experience. Ours is a measurement. Below `deta
 from the original that it stands for, so the generator that trains on upscaled images must not go lower. At `layout_mark` half
 of the layout is decided, so each generator has its half of that work. T_struct is the layout mark, or the detail mark
 where that is higher.
-Pure; knows nothing of networks, datasets or pictures.
+Pure.
 """
 
 import math
@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from pangu.config import Frozen
-from pangu.diffusion.admission import VISIBLE_SHARE, Floats, detail_mark, frequencies, mode_powers, visible_detail
+from pangu.diffusion.blur_admission import VISIBLE_SHARE, Floats, detail_mark, frequencies, mode_powers, visible_detail
 from pangu.errors import UserError
 
 __all__ = [

@@ -14,21 +14,21 @@ from pangu.actors import Spread, crew
 from pangu.config import ROLES, Recipe, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.card import Split
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
-from pangu.evaluate.drawing import Drawers, Drawn, Hand, alone, draw, ready
+from pangu.evaluate.eval_set import Material, can_judge_styles, gather, holds_out, proposed_prompts, styles_in
 from pangu.evaluate.features import NAME
-from pangu.evaluate.judges import Judges, check_judges, implied_metrics
-from pangu.evaluate.latents import denoiser_of, encode_sample, originals
-from pangu.evaluate.material import Material, can_judge_styles, gather, holds_out, proposed_prompts, styles_in
+from pangu.evaluate.generate import Drawers, Drawn, Hand, alone, draw, ready
+from pangu.evaluate.metrics import Judges, check_judges, implied_metrics
 from pangu.evaluate.pair_sources import PairFolder
+from pangu.evaluate.probe_latents import denoiser_of, encode_sample, originals
 from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
+from pangu.image_grid import png, sample_grid
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.whole import is_whole_pipeline
-from pangu.pictures import png, sample_grid
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
@@ -57,7 +57,7 @@ def evaluate(
         UserError: the two generators do not make a pair, or the dataset lacks what the protocol asks for.
     """
     check_pair(GeneratorContract.load(structure), GeneratorContract.load(texture))
-    version = Manifest.load(home.encoded(dataset, encode_id)).version
+    version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     judges = judges or Judges()
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)

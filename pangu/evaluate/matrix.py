@@ -1,4 +1,4 @@
-"""`pangu matrix`: N structure x M texture generators, every pair scored by one protocol, the best one proposed for release.
+"""`pangu pair-matrix`: N structure x M texture generators, every pair scored by one protocol, the best one proposed for release.
 
 A structure generator draws each prompt up to the boundary once; every texture generator finishes the same trajectories.
 """
@@ -12,19 +12,19 @@ from pydantic import Field
 from pangu.actors import Spread, crew
 from pangu.config import Frozen, Recipe
 from pangu.contract import GeneratorContract, check_pair
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.errors import UserError
-from pangu.evaluate.drawing import Drawers, Drawn, Halfway, Hand, structure_half, texture_half
+from pangu.evaluate.eval_set import Material, gather
 from pangu.evaluate.evaluation import pair_digest, pair_losses, plan
-from pangu.evaluate.judges import Judges, check_judges
-from pangu.evaluate.material import Material, gather
+from pangu.evaluate.generate import Drawers, Drawn, Halfway, Hand, structure_half, texture_half
 from pangu.evaluate.matrix_picture import Cell, draw
+from pangu.evaluate.metrics import Judges, check_judges
 from pangu.evaluate.pair_sources import Halves
 from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol, lower_is_better
+from pangu.image_grid import png
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower
-from pangu.pictures import png
 from pangu.pipelines.assemble import check_encoders
 from pangu.progress import Reporter, silent
 from pangu.storage import Home, write_atomically, write_json
@@ -78,7 +78,7 @@ def matrix(
     """
     contracts = check_all(structures, textures)
     judges = judges or Judges()
-    version = Manifest.load(home.encoded(dataset, encode_id)).version
+    version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)
     towers = [load_text_tower(source) for source in recipe.text_encoders]

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image, ImageColor, ImageDraw
 
 from pangu.evaluate.protocol import lower_is_better
-from pangu.pictures import FAINT, FRAME, INK, PAPER, shorten, write
+from pangu.image_grid import FAINT, FRAME, INK, PAPER, shorten, write
 
 MARGIN, GAP, HEADER, TITLE, FOOT = 32, 18, 44, 78, 44
 THUMB, THUMB_GAP, COLUMNS, PAD = 72, 6, 3, 12

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.evaluate.drawing import ready
+from pangu.evaluate.generate import ready
 from pangu.evaluate.protocol import Protocol
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower

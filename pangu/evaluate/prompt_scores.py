@@ -10,9 +10,9 @@ import numpy as np
 
 from pangu.config import Frozen
 from pangu.errors import UserError
-from pangu.evaluate.drawing import Drawn
-from pangu.evaluate.judges import POOLS, Judges, distances, worst_of_languages
-from pangu.evaluate.material import Material
+from pangu.evaluate.eval_set import Material
+from pangu.evaluate.generate import Drawn
+from pangu.evaluate.metrics import POOLS, Judges, distances, worst_of_languages
 from pangu.evaluate.outside import outside
 from pangu.evaluate.prompts import Prompts, template_of
 from pangu.evaluate.protocol import Protocol

@@ -20,7 +20,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Sample:
+class CleanLatents:
     """N clean latents (N, C, H, W), scaled for diffusion, with the text (N, S, C') and (N, P) of their captions."""
 
     latents_nchw: Tensor
@@ -101,7 +101,7 @@ def common_noise(shape: Sequence[int], seed: int, low: int) -> Tensor:
 
 @torch.inference_mode()
 def loss_by_bucket(
-    denoiser: Denoiser, sample: Sample, parts: Sequence[TimeInterval], schedule: NoiseSchedule, seed: int
+    denoiser: Denoiser, sample: CleanLatents, parts: Sequence[TimeInterval], schedule: NoiseSchedule, seed: int
 ) -> list[BucketLoss]:
     """The loss over each part of the timesteps: every image once per part, at timesteps spread over it."""
     found = []

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pangu.config import Recipe
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import networks_hash, scores_of
-from pangu.evaluate.judges import Judges
+from pangu.evaluate.metrics import Judges
 from pangu.evaluate.prompt_scores import PromptScores
 from pangu.evaluate.protocol import EvaluateOutcome, Protocol
 from pangu.gate.decision import Decision, Reference, compares, decide

@@ -1,4 +1,4 @@
-"""The rules of a gate applied to numbers: a decision with its reasons. Pure; knows nothing of where the numbers come from."""
+"""The rules of a gate applied to numbers: a decision with its reasons. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

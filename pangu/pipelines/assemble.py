@@ -14,7 +14,7 @@ from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.denoisers import build_denoiser, load_unet
-from pangu.models.initial import Resolve, initial_denoiser
+from pangu.models.init_weights import Resolve, initial_denoiser
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, load_text_tower
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline

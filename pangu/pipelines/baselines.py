@@ -22,7 +22,7 @@ from pangu.models.cascade import lower_latents
 from pangu.models.denoisers import sees_lower
 from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
-from pangu.pipelines import inputs
+from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.pipelines.generators import Autoencoder
@@ -92,7 +92,7 @@ class SingleStage(AdaptedPipeline):
     def reference(self) -> GeneratorContract:
         return self.contract(self.role)
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
         if self.controlnet is not None:
             raise UserError("This SingleStage has a ControlNet; draw with CoopPipeline(pipeline)(prompt, image=...).")
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
@@ -168,18 +168,18 @@ class Cascade(AdaptedPipeline):
         Raises:
             UserError: the last stage has no such preset.
         """
-        inputs.check_size(height, width, self.reference)
+        pair_inputs.check_size(height, width, self.reference)
         for stage in reversed(STAGES[STAGES.index(role) :]):
-            sizes = inputs.presets_of(self.contract(stage))
+            sizes = pair_inputs.presets_of(self.contract(stage))
             index = nearest_of(height, width, sizes)
             height, width = sizes[index]
         return index
 
     def size_of(self, role: Role, height: int, width: int) -> Size:
         """(height, width) in px of the picture that stage `role` draws when the last one draws `height` x `width`."""
-        return inputs.presets_of(self.contract(role))[self.preset_for(role, height, width)]
+        return pair_inputs.presets_of(self.contract(role))[self.preset_for(role, height, width)]
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
         """Each stage takes `num_inference_steps` steps; given latents are the noise of the first.
 
         An interrupted call ends with the stage that ran, in the size of that stage.

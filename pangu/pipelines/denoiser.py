@@ -10,7 +10,7 @@ from pangu.contract import GeneratorContract
 from pangu.diffusion.trajectory import Denoiser
 from pangu.models.captured import Graphs
 from pangu.models.denoisers import denoise
-from pangu.pipelines import inputs
+from pangu.pipelines import pair_inputs
 
 
 def checked_denoiser(
@@ -28,7 +28,7 @@ def checked_denoiser(
     graphs: replay the network from these, unless there are `cross_attention_kwargs`.
     """
     dtype = unet.dtype
-    height, width = inputs.presets_of(contract)[preset]
+    height, width = pair_inputs.presets_of(contract)[preset]
     size = height // contract.spatial_factor, width // contract.spatial_factor
 
     def ask(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor, *lower: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from pangu.models.autoencoders import spatial_factor
 from pangu.models.captured import Graphs, Record
 from pangu.models.lora import has_lora, set_lora_scale
 from pangu.models.schedulers import check_schedule, copied
-from pangu.pipelines import callbacks, inputs, settings
+from pangu.pipelines import pair_inputs, pair_settings, step_callback
 from pangu.pipelines.call_state import CallState
 from pangu.pipelines.denoiser import checked_denoiser
 from pangu.pipelines.schedules import check_own_schedule, set_timesteps, unit_noise
@@ -35,7 +35,7 @@ Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny
 class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     """Generators with their contracts, and the scheduler that they share."""
 
-    _callback_tensor_inputs = list(callbacks.TENSORS)  # noqa: RUF012 (diffusers reads this name from the class)
+    _callback_tensor_inputs = list(step_callback.TENSORS)  # noqa: RUF012 (diffusers reads this name from the class)
 
     _contracts: dict[Role, GeneratorContract]
     graphs: Graphs | None = None
@@ -74,7 +74,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """(height, width) in px of every picture that can be asked for."""
-        return inputs.presets_of(self.reference)
+        return pair_inputs.presets_of(self.reference)
 
     def preset_for(self, role: Role, height: int, width: int) -> int:
         """The preset index that the generator of `role` is conditioned on, from the list of its own resolution.
@@ -82,8 +82,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         Raises:
             UserError: the size is no preset of the images.
         """
-        inputs.check_size(height, width, self.reference)
-        return inputs.matching_preset(height, width, self.reference, self.contract(role))
+        pair_inputs.check_size(height, width, self.reference)
+        return pair_inputs.matching_preset(height, width, self.reference, self.contract(role))
 
     @property
     def _any_generator(self) -> Any:
@@ -108,7 +108,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         Raises:
             UserError: they had it in several ways.
         """
-        known = None if given["contracts"] is not None else settings.recalled(networks, cls)
+        known = None if given["contracts"] is not None else pair_settings.recalled(networks, cls)
         defaults = inspect.signature(cls).parameters
         own = {name: value for name, value in given.items() if value and value != defaults[name].default}
         return given if known is None else known | own
@@ -121,17 +121,17 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         """
         self._contracts = contracts
         names = (name for name in self.config if name not in self.components and not name.startswith("_"))
-        settings.remember(self._denoisers, type(self), {name: self.config[name] for name in names})
+        pair_settings.remember(self._denoisers, type(self), {name: self.config[name] for name in names})
         contract = self.reference
         check_schedule(self.scheduler, contract.schedule)
         if self.vae is not None:
-            inputs.check_scaling(self.vae, contract)
+            pair_inputs.check_scaling(self.vae, contract)
         self.image_processor = VaeImageProcessor(
             vae_scale_factor=spatial_factor(self.vae) if self.vae is not None else 1
         )
 
     def _begin(
-        self, conditioning: Conditioning, request: inputs.Request, presets: Mapping[Role, int], channels: int
+        self, conditioning: Conditioning, request: pair_inputs.PairInputs, presets: Mapping[Role, int], channels: int
     ) -> Trajectory:
         """Pure noise of `channels` at the first timestep.
 
@@ -211,8 +211,12 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
                 raise UserError(f"lora_scales gives {role} a scale, but it has no adapter; call load_lora first.")
 
     @contextmanager
-    def _watched(self, trajectory: Trajectory, request: inputs.Request, role: Role | None = None) -> Iterator[OnStep]:
+    def _watched(
+        self, trajectory: Trajectory, request: pair_inputs.PairInputs, role: Role | None = None
+    ) -> Iterator[OnStep]:
         """A progress bar, and the function that moves it and calls the user's callback; `role` where one takes all steps."""
         self._num_timesteps, self._guidance_scale = len(trajectory.timesteps), request.guidance_scale
         with self.progress_bar(total=self._num_timesteps) as bar:
-            yield callbacks.Watch(self, bar, request, self._contracts if role is None else {role: self.contract(role)})
+            yield step_callback.StepCallback(
+                self, bar, request, self._contracts if role is None else {role: self.contract(role)}
+            )

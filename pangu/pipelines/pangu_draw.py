@@ -20,7 +20,7 @@ from pangu.errors import UserError
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.schedulers import check_halves
-from pangu.pipelines import inputs
+from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.generators import Autoencoder
 
@@ -126,7 +126,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
             UserError: the size is no preset, the scheduler no longer fits the contracts, or a half of a whole pair would have no
                 step.
         """
-        request = inputs.Request(
+        request = pair_inputs.PairInputs(
             height=height,
             width=width,
             num_inference_steps=num_inference_steps,
@@ -138,7 +138,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
         )
         return self._start(conditioning, request)
 
-    def _start(self, conditioning: Conditioning, request: inputs.Request) -> Trajectory:
+    def _start(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
         trajectory = self._begin(conditioning, request, presets, self._any_generator.config.out_channels)
         # Where only one half is loaded, somebody else decides what the other one does.
@@ -162,7 +162,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
             trajectory = self._walk(trajectory, role, on_step, None, attention)
         return trajectory
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
         trajectory = self._start(conditioning, request)
         with self._watched(trajectory, request) as on_step:
             return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))

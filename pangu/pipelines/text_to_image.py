@@ -15,7 +15,7 @@ from pangu.diffusion.trajectory import Conditioning
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
 from pangu.models.text import TextTower
-from pangu.pipelines import inputs, prompts
+from pangu.pipelines import encode_prompts, pair_inputs
 from pangu.pipelines.generators import GeneratorPipeline
 
 
@@ -54,10 +54,12 @@ class TextToImagePipeline(GeneratorPipeline):
         Raises:
             UserError: as many negative prompts as prompts are needed, and styles that the generators know.
         """
-        texts = inputs.as_list(prompt)
-        negatives = None if negative_prompt is None else inputs.spread(negative_prompt, len(texts))
+        texts = pair_inputs.as_list(prompt)
+        negatives = None if negative_prompt is None else pair_inputs.spread(negative_prompt, len(texts))
         known = dict(self.config.get("styles") or {})
-        said = prompts.from_text(self._reader(), texts, negatives, styles or {}, known).repeat(num_images_per_prompt)
+        said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known).repeat(
+            num_images_per_prompt
+        )
         return said if device is None else said.to(device)
 
     @torch.inference_mode()
@@ -84,7 +86,7 @@ class TextToImagePipeline(GeneratorPipeline):
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: inputs.Callback | None = None,
+        callback_on_step_end: pair_inputs.Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         styles: Mapping[str, float] | None = None,
         lora_scales: Mapping[Role, float] | None = None,
@@ -108,19 +110,19 @@ class TextToImagePipeline(GeneratorPipeline):
             UserError: an argument is out of its range; the sentence names it.
         """
         given = prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
-        embeds = inputs.Embeds(*given)
-        inputs.check_embeds(prompt, negative_prompt, embeds, self._any_generator.config.cross_attention_dim)
-        texts, negatives = inputs.check(
+        embeds = pair_inputs.Embeds(*given)
+        pair_inputs.check_embeds(prompt, negative_prompt, embeds, self._any_generator.config.cross_attention_dim)
+        texts, negatives = pair_inputs.check(
             prompt, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, output_type,
             guidance_rescale, embeds.prompt,
         )  # fmt: skip
         images = len(texts) * num_images_per_prompt
-        request = inputs.Request(
+        request = pair_inputs.PairInputs(
             height=height or self.resolution,
             width=width or self.resolution,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            generators=inputs.generators(generator, images),
+            generators=pair_inputs.generators(generator, images),
             latents=latents,
             lora_scales=dict(lora_scales or {}),
             guidance_rescale=guidance_rescale,
@@ -128,7 +130,7 @@ class TextToImagePipeline(GeneratorPipeline):
             sigmas=sigmas,
             cross_attention_kwargs=cross_attention_kwargs,
             callback=callback_on_step_end,
-            callback_tensors=inputs.callback_tensors(
+            callback_tensors=pair_inputs.callback_tensors(
                 callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
             ),
         )
@@ -138,18 +140,18 @@ class TextToImagePipeline(GeneratorPipeline):
         elif styles:
             raise UserError("styles put a prefix before the prompt, so they need prompt, not prompt_embeds.")
         else:
-            said = prompts.from_embeds(self._reader(), embeds, negatives, self.do_classifier_free_guidance)
+            said = encode_prompts.from_embeds(self._reader(), embeds, negatives, self.do_classifier_free_guidance)
         result = self.decode(self._sample(said.repeat(num_images_per_prompt), request), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
-    def _sample(self, conditioning: Conditioning, request: inputs.Request) -> Tensor:
+    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
         """Clean latents (B, C, H, W) for every prompt of `conditioning`."""
         raise NotImplementedError
 
-    def _reader(self) -> prompts.Reader:
+    def _reader(self) -> encode_prompts.Reader:
         towers = self.text_towers
         # Asked only where weights may be elsewhere: diffusers looks through every module for it.
         moved = any(hasattr(tower.encoder, "_hf_hook") or tower.encoder.device.type == "meta" for tower in towers)
         device = self._execution_device if moved else None
-        return prompts.Reader(towers, self.reference.max_tokens, device, self.warns_of_text)
+        return encode_prompts.Reader(towers, self.reference.max_tokens, device, self.warns_of_text)

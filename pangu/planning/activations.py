@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
-from pangu.train.draws import Batch
+from pangu.train.randomness import Batch
 from pangu.train.step import loss_per_sample
 
 BLOCK = 512

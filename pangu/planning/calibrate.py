@@ -27,17 +27,17 @@ from pangu.data.prepare.stage import prepare
 from pangu.data.prepare.upscale import make_upscaler
 from pangu.diffusion.noise import alpha_bars
 from pangu.models.denoisers import build_denoiser
-from pangu.planning.figures import Figures, Sample, StageCost, fit, two_sizes
+from pangu.planning.figures import Figures, MeasuredTraining, StageCost, fit, two_sizes
 from pangu.planning.operations import Shapes, training_operations
 from pangu.progress import Progress, Reporter, silent
 from pangu.recipes import recipe as named
 from pangu.storage import Home
-from pangu.train.draws import Batch
 from pangu.train.job import read_job
-from pangu.train.laps import Laps
 from pangu.train.loop import prepared, start
-from pangu.train.spent import SPENT_FILE, read_spent
+from pangu.train.randomness import Batch
 from pangu.train.step import train_step
+from pangu.train.step_timer import StepTimer
+from pangu.train.training_cost import SPENT_FILE, read_spent
 from pangu.train.world import World
 
 SIZES = (32, 128)
@@ -87,7 +87,7 @@ def calibrate(home: Home, report: Reporter = silent, images: tuple[int, int] = S
     return figures
 
 
-def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> Sample:
+def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> MeasuredTraining:
     """Core-seconds of training steps of a role on noise in the shapes of real data; the median, after three to warm up."""
     shapes, device = Shapes(recipe), torch.device("cpu")
     network = build_denoiser(recipe.denoiser_of(role), shapes.latent_channels, shapes.tokens, shapes.pooled).train()
@@ -102,19 +102,19 @@ def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> Sample:
         timestep_b=torch.randint(500, 1000, (batch_size,)),
         preset=0,
     )
-    model, laps = prepared(network, Execution(), World(device=device)), Laps(device, every=1_000_000)
+    model, timer = prepared(network, Execution(), World(device=device)), StepTimer(device, every=1_000_000)
     alpha_bars_t = alpha_bars(recipe.schedule)
 
     def step() -> None:
         train_step(
-            model, optimizer, [batch], batch_size, alpha_bars_t, recipe.schedule, recipe.optimization, Execution(), laps
+            model, optimizer, [batch], batch_size, alpha_bars_t, recipe.schedule, recipe.optimization, Execution(), timer
         )  # fmt: skip
         averages.step()
 
     for _ in range(3):
         step()
     spent = statistics.median(core_seconds(step) for _ in range(steps))
-    return Sample(
+    return MeasuredTraining(
         name=f"{recipe.name} {role}, {steps} steps of {batch_size}, probe",
         steps=steps,
         operations_per_step=batch_size * training_operations(shapes, role),
@@ -187,7 +187,7 @@ def without_pixels(
     return lines | {"prepare": line.model_copy(update={"image_s": rest})}
 
 
-def finished_trainings(home: Home) -> list[Sample]:
+def finished_trainings(home: Home) -> list[MeasuredTraining]:
     """Trainings of this home on cores, of one worker or more, as samples of the step cost.
 
     A step of several workers is that many steps of a part of the batch: each pays the overhead.
@@ -199,7 +199,7 @@ def finished_trainings(home: Home) -> list[Sample]:
             continue
         images = job.recipe.training(job.role).batch_size / spent.workers
         found.append(
-            Sample(
+            MeasuredTraining(
                 name=job.run_name,
                 steps=spent.steps * spent.workers,
                 operations_per_step=images * training_operations(Shapes(job.recipe), job.role),

@@ -15,7 +15,7 @@ from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 
 
-class Sample(Frozen):
+class MeasuredTraining(Frozen):
     """A training that was measured: so many steps of so many counted operations took so many core-seconds."""
 
     name: str
@@ -48,7 +48,7 @@ class Figures(Frozen):
     machine: str
     cores: int
     step: StepCost
-    samples: tuple[Sample, ...]
+    samples: tuple[MeasuredTraining, ...]
     ingest: StageCost
     prepare: StageCost
     encode: StageCost
@@ -77,7 +77,7 @@ def file_of(home: Home) -> Path:
     return home.root / "calibration.json"
 
 
-def fit(samples: Sequence[Sample]) -> StepCost:
+def fit(samples: Sequence[MeasuredTraining]) -> StepCost:
     """The step cost with the least squared relative error over the samples; neither part below zero.
 
     Raises:
@@ -97,7 +97,7 @@ def fit(samples: Sequence[Sample]) -> StepCost:
     return StepCost(overhead_s=float(overhead), s_per_operation=float(slope))
 
 
-def left_out_errors(samples: Sequence[Sample]) -> dict[str, float]:
+def left_out_errors(samples: Sequence[MeasuredTraining]) -> dict[str, float]:
     """Relative error of each sample's prediction by a fit to all the others: (predicted - measured) / measured."""
     errors = {}
     for index, one in enumerate(samples):

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from pangu.config import DenoiserConfig, EdgeControl, Execution, Frozen, LoraConfig, Recipe, Role
 from pangu.errors import UserError
-from pangu.models.control import add_control, sees_control
+from pangu.models.controlnet import add_control, sees_control
 from pangu.models.denoisers import build_denoiser, sees_lower
 from pangu.models.lora import add_lora, trained_parameters
 from pangu.planning.activations import StepBytes, step_bytes
 from pangu.planning.operations import Shapes
-from pangu.train.draws import Batch
-from pangu.train.memory import NOTHING_LEFT, asked_for, remedies, set_all
 from pangu.train.moments import AT_ONCE, CompactAdamW
+from pangu.train.out_of_memory import NOTHING_LEFT, asked_for, remedies, set_all
+from pangu.train.randomness import Batch
 
 GIB = 2**30
 FIXED_MARGIN = 1 * GIB

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from pangu.config import Frozen, Role
-from pangu.planning.cluster import Cluster
+from pangu.planning.cluster_spec import Cluster
 from pangu.planning.figures import Figures
 from pangu.planning.footprint import Footprint
 

@@ -1,6 +1,6 @@
 """The list of files of a released folder with their SHA-256, and the refusal of anything that is not listed.
 
-Knows nothing of MLflow: it describes folders on a disk.
+It describes folders on a disk; MLflow is not involved.
 """
 
 import hashlib

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pangu.compatibility import check_server
 from pangu.errors import UserError
-from pangu.patience import patiently
+from pangu.retrying import retrying
 
 if TYPE_CHECKING:
     import httpx
@@ -48,7 +48,7 @@ def check_server_at(uri: str) -> None:
     import httpx
 
     try:
-        answer = patiently(lambda: _version(uri), (httpx.TransportError,))
+        answer = retrying(lambda: _version(uri), (httpx.TransportError,))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise UserError(f"No MLflow server answers at {uri} ({error}); start it with `pangu up`.") from error
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):

@@ -19,14 +19,14 @@ def build(settings: dict[str, Any]) -> Application:
     return build_with(settings, None)
 
 
-def build_with(settings: dict[str, Any], lineup: dict[str, Any] | None) -> Application:
-    """The same with the JSON of a `Lineup` for all parts, where no declaration brings it as `user_config`."""
+def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Application:
+    """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`."""
     chosen = ServeSettings.model_validate(settings)
-    pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen, lineup) for name in chosen.parts}
+    pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen, routing) for name in chosen.parts}
     gateway = _deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        user_config=lineup,
+        user_config=routing,
         ray_actor_options=_share_of_device(chosen),
         # Well above what it accepts, so that the gateway itself can refuse with OpenAI's error object.
         max_ongoing_requests=4 * chosen.max_in_flight + 32,
@@ -43,12 +43,12 @@ def _share_of_device(settings: ServeSettings) -> dict[str, float]:
     return {"num_cpus": settings.gateway_cpus, "num_gpus": settings.structure.num_gpus if alone else 0.0}
 
 
-def _pool(name: str, settings: ServeSettings, lineup: dict[str, Any] | None) -> Application:
+def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) -> Application:
     own: PoolSettings = settings.coop.pool if name == "coop" else getattr(settings, name)
     deployment = _deployment(
         REPLICAS[name],
         name=name,
-        user_config=lineup,
+        user_config=routing,
         ray_actor_options={"num_cpus": own.num_cpus, "num_gpus": own.num_gpus},
         # A replica takes all that the gateway may accept: waiting beside its batch is cheaper than being routed again.
         max_ongoing_requests=settings.max_in_flight + 8,

@@ -17,9 +17,9 @@ from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
 from pangu.registry import RegisteredPair, fetch_pair, resolve
 from pangu.registry.manifest import Manifest
-from pangu.serve import cluster
-from pangu.serve.drawing.messages import Lineup, Release
-from pangu.serve.drawing.parts import offers_of, part_hashes
+from pangu.serve import ray_cluster
+from pangu.serve.inference.messages import Release, ReleaseRouting
+from pangu.serve.inference.parts import capabilities_of, part_hashes
 from pangu.serve.settings import ServeSettings
 from pangu.storage import Home, write_atomically, write_json
 
@@ -76,7 +76,7 @@ def deploy(
         UserError: no such release, a damaged one, no Ray, a port that Serve did not start on, or a canary beside nothing.
     """
     port = serve_port() if port is None else port
-    url = f"http://{cluster.HOST}:{port}"
+    url = f"http://{ray_cluster.HOST}:{port}"
     _report(report, 0, str(which))
     pair = resolve(which)
     if settings is None and canary is None and served_alone(url, pair.sha256):
@@ -84,8 +84,8 @@ def deploy(
     _report(report, 1, f"version {pair.pair_version}")
     cache = home.root / "pair-cache"
     release = release_at(pair, fetch_pair(pair.pair_version, cache))
-    client = cluster.connect()
-    old_settings, old = cluster.running(client)
+    client = ray_cluster.connect()
+    old_settings, old = ray_cluster.running(client)
     if old is not None and not all(each.folder.is_dir() for each in old.releases):
         old = None
     if canary is not None and old is None:
@@ -98,7 +98,7 @@ def deploy(
         try:
             stage.show(old.model_copy(update={"held": (release,)}), release.sha256)
         except RuntimeError:
-            cluster.declare(client, old, port, stage.settings)
+            ray_cluster.declare(client, old, port, stage.settings)
             raise
         _report(report, 3, url)
         stage.show(final.model_copy(update={"held": old.releases}), release.sha256)
@@ -119,33 +119,33 @@ def remember(home: Home, pair_version: int, settings: ServeSettings) -> None:
     write_json(home.root / "served.json", {"arguments": arguments})
 
 
-def target(release: Release, old: Lineup | None, canary: float | None) -> Lineup:
-    """The lineup in which `release` answers: everything, or a share beside the champion of `old`."""
+def target(release: Release, old: ReleaseRouting | None, canary: float | None) -> ReleaseRouting:
+    """The routing in which `release` answers: everything, or a share beside the champion of `old`."""
     if canary is None or old is None:
-        return Lineup(champion=release)
-    return Lineup(champion=old.champion, canary=release, canary_share=canary)
+        return ReleaseRouting(champion=release)
+    return ReleaseRouting(champion=old.champion, canary=release, canary_share=canary)
 
 
 class Stage:
-    """The running application, shown one lineup after the other."""
+    """The running application, shown one routing after the other."""
 
     def __init__(self, client: "ServeSubmissionClient", url: str, port: int, settings: ServeSettings) -> None:
         self._client, self._url, self._port, self.settings = client, url, port, settings
 
-    def show(self, lineup: Lineup, sha256: str) -> None:
-        """Declare `lineup`, and wait until every replica runs as declared, and has drawn with the release of that hash.
+    def show(self, routing: ReleaseRouting, sha256: str) -> None:
+        """Declare `routing`, and wait until every replica runs as declared, and has drawn with the release of that hash.
 
         Raises:
             UserError: Serve listens on another port.
             RuntimeError: Serve gave up, or the time did.
         """
-        before, deadline = cluster.stamp_of(cluster.application(self._client)), time.monotonic() + WAIT_S
-        cluster.declare(self._client, lineup, self._port, self.settings)
+        before, deadline = ray_cluster.stamp_of(ray_cluster.application(self._client)), time.monotonic() + WAIT_S
+        ray_cluster.declare(self._client, routing, self._port, self.settings)
         while time.monotonic() < deadline:
-            application = cluster.application(self._client)
-            if cluster.settled(application, before) and _shows(state_of(self._url), lineup, sha256):
+            application = ray_cluster.application(self._client)
+            if ray_cluster.settled(application, before) and _shows(state_of(self._url), routing, sha256):
                 return
-            reason = cluster.failure(application, before)
+            reason = ray_cluster.failure(application, before)
             if reason is not None:
                 raise RuntimeError(f"Ray Serve could not start the application: {reason}")
             time.sleep(POLL_S)
@@ -181,7 +181,7 @@ def read_settings(path: Path) -> ServeSettings:
 def release_at(pair: RegisteredPair, folder: Path) -> Release:
     """The message that tells every pool what to load."""
     parts = part_hashes(folder, Manifest.load(folder, pair.sha256))
-    return Release(folder=folder.absolute(), parts=parts, offers=offers_of(folder), **pair.model_dump())
+    return Release(folder=folder.absolute(), parts=parts, offers=capabilities_of(folder), **pair.model_dump())
 
 
 def state_of(url: str) -> dict[str, Any]:
@@ -199,12 +199,12 @@ def served_alone(url: str, sha256: str) -> bool:
     return bool(state.get("ready")) and state["champion"]["sha256"] == sha256 and state["canary"] is None
 
 
-def _shows(state: dict[str, Any], lineup: Lineup, sha256: str) -> bool:
-    """Whether the gateway answers with `lineup`, and every part holds the release of that hash and has drawn with it."""
-    if not state or (state["champion"] or {}).get("sha256") != lineup.champion.sha256:
+def _shows(state: dict[str, Any], routing: ReleaseRouting, sha256: str) -> bool:
+    """Whether the gateway answers with `routing`, and every part holds the release of that hash and has drawn with it."""
+    if not state or (state["champion"] or {}).get("sha256") != routing.champion.sha256:
         return False
-    canary = lineup.canary.sha256 if lineup.canary else None
-    if (state["canary"] or {}).get("sha256") != canary or state["canary_share"] != lineup.canary_share:
+    canary = routing.canary.sha256 if routing.canary else None
+    if (state["canary"] or {}).get("sha256") != canary or state["canary_share"] != routing.canary_share:
         return False
     return sha256 in state["warmed"] and all(sha256 in held for held in state["parts"].values())
 

@@ -13,42 +13,42 @@ from ray.serve.handle import DeploymentHandle
 
 from pangu.serve.api import build_api
 from pangu.serve.api.keys import KeyRing
-from pangu.serve.drawing.local import LocalStudio
-from pangu.serve.drawing.messages import Lineup
-from pangu.serve.drawing.studio import Studio
 from pangu.serve.errors import PoolBusy, PoolUnavailable, WorkCancelled
+from pangu.serve.inference.engine import RequestEngine
+from pangu.serve.inference.local import LocalEngine
+from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.listening import listen_on_node_address
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
 
 class Gateway:
-    """A studio behind HTTP: over the pools of the handles, or with all of them in this process where there are none."""
+    """An engine behind HTTP: over the pools of the handles, or with all of them in this process where there are none."""
 
     def __init__(self, settings: dict[str, Any], pools: Mapping[str, DeploymentHandle]) -> None:
         listen_on_node_address()
         self._settings = ServeSettings.model_validate(settings)
         self._metrics = Metrics()
-        self._studio: Studio
+        self._studio: RequestEngine
         if pools:
             links = {name: RayLink(handle) for name, handle in pools.items()}
-            self._studio = Studio(links, self._settings, self._metrics)
+            self._studio = RequestEngine(links, self._settings, self._metrics)
         else:
-            self._studio = LocalStudio(self._settings, self._metrics)
+            self._studio = LocalEngine(self._settings, self._metrics)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Ray Serve asks for the ASGI application once the replica exists."""
         return build_api(self._studio, self._metrics, KeyRing.of(self._settings), self._settings)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve calls this with every new `user_config`: new requests get the releases of this lineup."""
-        lineup = Lineup.model_validate(user_config)
-        if isinstance(self._studio, LocalStudio):
-            await self._studio.take(lineup)
+        """Serve calls this with every new `user_config`: new requests get the releases of this routing."""
+        routing = ReleaseRouting.model_validate(user_config)
+        if isinstance(self._studio, LocalEngine):
+            await self._studio.take(routing)
         else:
-            self._studio.lineup = lineup
+            self._studio.routing = routing
             # Beside the requests: nobody is sent to a new release before it is warm, because `deploy` waits for that.
-            self._warming = asyncio.create_task(self._studio.warm(lineup))
+            self._warming = asyncio.create_task(self._studio.warm(routing))
 
 
 class RayLink:

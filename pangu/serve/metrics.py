@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 STAGE_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
-COMPANY = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
+BATCH_SIZES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
 
 class Metrics:
@@ -27,10 +27,10 @@ class Metrics:
             "pangu_stage_seconds", "Wall-clock per stage", ["stage"], buckets=STAGE_SECONDS, registry=self._registry
         )
         self._company = Histogram(
-            "pangu_step_company",
+            "pangu_step_batch_size",
             "Requests that shared a call of the network, mean over the steps of one of them",
             ["pool"],
-            buckets=COMPANY,
+            buckets=BATCH_SIZES,
             registry=self._registry,
         )
         self._first_image = Gauge(
@@ -51,7 +51,7 @@ class Metrics:
         self,
         images: int,
         seconds: Mapping[str, float],
-        company: Mapping[str, float] | None = None,
+        batch_sizes: Mapping[str, float] | None = None,
         pair_version: int = 0,
         cached: bool = False,
     ) -> None:
@@ -62,7 +62,7 @@ class Metrics:
             self._cached.inc()
         for stage, value in seconds.items():
             self._stages.labels(stage).observe(value)
-        for pool, requests in (company or {}).items():
+        for pool, requests in (batch_sizes or {}).items():
             if requests:
                 self._company.labels(pool).observe(requests)
 

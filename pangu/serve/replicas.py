@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from pangu.serve.drawing.coop import CoopPool
-from pangu.serve.drawing.decoder import DecoderPool
-from pangu.serve.drawing.messages import Lineup
-from pangu.serve.drawing.moderation import Moderator
-from pangu.serve.drawing.pool import Pool
-from pangu.serve.drawing.structure import StructurePool
-from pangu.serve.drawing.texture import TexturePool
-from pangu.serve.drawing.worker import Worker
+from pangu.serve.inference.cooperation_pool import CoopPool
+from pangu.serve.inference.decoder import DecoderPool
+from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.moderation import Moderator
+from pangu.serve.inference.pool import Pool
+from pangu.serve.inference.structure import StructurePool
+from pangu.serve.inference.texture import TexturePool
+from pangu.serve.inference.worker import Worker
 from pangu.serve.listening import listen_on_node_address
 from pangu.serve.settings import CoopSettings, ModerationSettings, PoolSettings
 
@@ -19,7 +19,7 @@ class _Replica:
 
     async def reconfigure(self: Any, user_config: dict[str, Any]) -> None:
         """Serve calls this with every new `user_config`, before it sends requests."""
-        await self.take(Lineup.model_validate(user_config))
+        await self.take(ReleaseRouting.model_validate(user_config))
 
 
 class StructureReplica(_Replica, StructurePool):

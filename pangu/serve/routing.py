@@ -2,7 +2,7 @@
 
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
-from pangu.serve.layouts import in_order, layout_of
+from pangu.serve.replica_affinity import affinity_key, in_order
 
 
 class LayoutRouter(RequestRouter):
@@ -16,7 +16,7 @@ class LayoutRouter(RequestRouter):
         if pending_request is not None:
             # All replicas are offered at once, so there is nothing to try before waiting.
             pending_request.routing_context.should_backoff = True
-            layout = layout_of(pending_request.args)
+            layout = affinity_key(pending_request.args)
         replicas = {each.replica_id.unique_id: each for each in candidate_replicas}
         lengths = self.replica_queue_len_cache
         busy = {name: lengths.get(each.replica_id) or 0 for name, each in replicas.items()}

@@ -189,5 +189,5 @@ class ServeSettings(Frozen):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The pools that take a lineup."""
+        """The pools that take a routing."""
         return (*HALVES, "coop") if self.coop.partners else HALVES

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pangu.errors import UserError
 from pangu.serve.api import build_api
 from pangu.serve.api.keys import KeyRing
-from pangu.serve.drawing.local import LocalStudio
-from pangu.serve.drawing.messages import Lineup
-from pangu.serve.drawing.parts import load_unchecked, release_of
+from pangu.serve.inference.local import LocalEngine
+from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.parts import load_unchecked, release_of
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
@@ -34,15 +34,15 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
     if not folder.is_dir():
         raise UserError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; give the folder of a pair.")
     metrics = Metrics()
-    studio = LocalStudio(settings, metrics, load=load_unchecked)
-    lineup = Lineup(champion=release_of(folder))
-    api = build_api(studio, metrics, KeyRing.of(settings), settings)
+    engine = LocalEngine(settings, metrics, load=load_unchecked)
+    routing = ReleaseRouting(champion=release_of(folder))
+    api = build_api(engine, metrics, KeyRing.of(settings), settings)
 
     async def load() -> None:
         try:
-            await studio.take(lineup)
-            if lineup.champion.sha256 not in studio.warmed:
-                await studio.first_image(lineup.champion)
+            await engine.take(routing)
+            if routing.champion.sha256 not in engine.warmed:
+                await engine.first_image(routing.champion)
         except Exception as error:
             logger.debug("the pair can not be served", exc_info=error)
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -57,7 +57,7 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
             yield
         finally:
             loading.cancel()
-            studio.close()
+            engine.close()
 
     api.router.lifespan_context = lifespan
     return api

@@ -11,7 +11,7 @@ from pangu.stack.programs import DATABASE
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One part of the stack as a person sees it."""
 
     name: str
@@ -22,26 +22,28 @@ class Part:
     optional: bool = False
 
 
-def parts(stack: Stack) -> tuple[Part, ...]:
+def parts(stack: Stack) -> tuple[Component, ...]:
     """Everything that `pangu status` shows. The served API is there once a pair was deployed."""
     return (
         *backing_parts(stack),
-        Part("Prefect", "prefect", stack.prefect_url, prefect_answers),
-        Part("Prefect worker", "worker", f"{stack.prefect_url}/work-pools/work-pool/{WORK_POOL}", worker_is_online),
-        Part("MLflow", "mlflow", stack.mlflow_url, mlflow_answers),
-        Part("Ray", "ray", stack.ray_dashboard_url, ray_answers),
-        Part("Served API", "ray", f"{stack.serve_url}/v1", api_answers, optional=True),
+        Component("Prefect", "prefect", stack.prefect_url, prefect_answers),
+        Component(
+            "Prefect worker", "worker", f"{stack.prefect_url}/work-pools/work-pool/{WORK_POOL}", worker_is_online
+        ),
+        Component("MLflow", "mlflow", stack.mlflow_url, mlflow_answers),
+        Component("Ray", "ray", stack.ray_dashboard_url, ray_answers),
+        Component("Served API", "ray", f"{stack.serve_url}/v1", api_answers, optional=True),
     )
 
 
-def backing_parts(stack: Stack) -> tuple[Part, ...]:
+def backing_parts(stack: Stack) -> tuple[Component, ...]:
     """What the profile `server` stands on."""
     if stack.database is None:
         return ()
     storage = stack.profile.endpoint or stack.profile.tables
     return (
-        Part("PostgreSQL", DATABASE, stack.database.address, databases.answers),
-        Part("Object storage", "", storage, lambda stack: object_storage.answers(stack.profile)),
+        Component("PostgreSQL", DATABASE, stack.database.address, databases.answers),
+        Component("Object storage", "", storage, lambda stack: object_storage.answers(stack.profile)),
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pangu
 from pangu.errors import UserError
 from pangu.file_lock import locked
-from pangu.stack import backing, databases, health, supervision
+from pangu.stack import backends, databases, health, supervision
 from pangu.stack.automations import install_automations
 from pangu.stack.deployments import create_work_pool, deploy_flows
 from pangu.stack.flow_runs import catch_up, settle
@@ -64,7 +64,7 @@ def up(
             stack = _describe(home, project, customary_ports, chosen)
             stack.save()
             try:
-                backing.lay(stack, upgrade, say)
+                backends.lay(stack, upgrade, say)
                 return _start(stack, upgrade, say)
             except BaseException:
                 _end_everything(stack)
@@ -104,7 +104,7 @@ def _describe(home: Home, project: Path, customary_ports: bool, profile: Profile
     ports = choose_ports(customary_ports, CUSTOMARY | POSTGRES if own_database else CUSTOMARY)
     return Stack(
         profile=profile,
-        database=backing.database_of(profile, ports.pop("postgres_port", None)),
+        database=backends.database_of(profile, ports.pop("postgres_port", None)),
         stack_id=uuid.uuid4().hex,
         home=home.root,
         project=project,
@@ -137,7 +137,7 @@ def _start_on_postgres(stack: Stack, upgrade: bool, say: Say) -> None:
     assert stack.database is not None
     if stack.database.own:
         _wait_until(stack, "postgres", databases.answers, say)
-    backing.open_databases(stack, upgrade, say)
+    backends.open_databases(stack, upgrade, say)
     for program in ("prefect", "mlflow"):
         supervision.rpc(stack).startProcess(program, False)
 
@@ -181,13 +181,13 @@ def _wait_until(stack: Stack, program: str, answers: Callable[[Stack], bool], sa
 
 
 def _end_everything(stack: Stack) -> None:
-    """End caretaker and worker first, so that nothing new is started, then the rest, then whatever they left behind."""
+    """End reconciler and worker first, so that nothing new is started, then the rest, then whatever they left behind."""
     supervisor = stack.supervisor.find() if stack.supervisor else None
     known = family(supervisor) if supervisor else []
     known += [process for record in stack.processes.values() if (process := record.find())]
     if supervisor is not None:
         with suppress(Exception):  # whatever it cannot say or do, the processes are ended below
-            for program in ("caretaker", "worker"):
+            for program in ("reconciler", "caretaker", "worker"):
                 with suppress(xmlrpc.client.Fault):  # it does not run, or an older stack has none
                     supervision.rpc(stack).stopProcess(program, True)
             known += family(supervisor)

@@ -22,12 +22,12 @@ def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
         base_url=address,
         timeout=timeout_s,
         trust_env=False,
-        transport=Patient(httpx.HTTPTransport(limits=httpx.Limits(keepalive_expiry=KEPT_ALIVE_S))),
+        transport=RetryTransport(httpx.HTTPTransport(limits=httpx.Limits(keepalive_expiry=KEPT_ALIVE_S))),
         auth=(user, password) if user else None,
     )
 
 
-class Patient(httpx.BaseTransport):
+class RetryTransport(httpx.BaseTransport):
     """Asks again after 502 and 503, which Prefect answers without having done anything (SQLite: "database is locked"), and
     where a connection ends without an answer to what only reads."""
 

@@ -29,7 +29,7 @@ class Program:
     """Where it runs; empty: in the project."""
     stop_signal: str = "TERM"
     retries: int = 1000
-    """So many failed starts in a row are borne: a port may be taken, or a disk full, for a while."""
+    """Failed starts in a row before a program is given up: a port may be taken, or a disk full, for a while."""
     is_outlived: bool = False
     """What it started goes on when it is killed, and is not ended before it starts again."""
 
@@ -153,7 +153,7 @@ def _ray(stack: Stack) -> Program:
 
 
 def _caretaker() -> Program:
-    return Program("caretaker", _python("pangu.stack.caretaker"))
+    return Program("reconciler", _python("pangu.stack.reconciler"))
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

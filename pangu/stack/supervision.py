@@ -73,7 +73,7 @@ def write_configuration(stack: Stack) -> Path:
 
 def _section(program: Program, logs: Path) -> str:
     environment = ",".join(f'{name}="{value}"' for name, value in program.environment.items())
-    fresh = () if program.is_outlived else (sys.executable, "-m", "pangu.stack.fresh", program.name)
+    fresh = () if program.is_outlived else (sys.executable, "-m", "pangu.stack.exec_fresh", program.name)
     command = shlex.join([*fresh, *program.command])
     log = str(logs / f"{program.name}.log").replace("%", "%%")  # expanded once more than everything else
     more = _quoted(user=program.user, directory=program.folder)

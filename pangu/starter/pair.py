@@ -9,7 +9,7 @@ from pangu.config import ROLES, AutoencoderSource, Recipe, TextEncoderSource
 from pangu.contract import check_pair
 from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.initial import STARTER
+from pangu.models.init_weights import STARTER
 from pangu.models.schedulers import sampler
 from pangu.models.sources import locate
 from pangu.models.text import load_text_tower

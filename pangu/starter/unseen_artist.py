@@ -9,7 +9,7 @@ from pangu.data.example.artists import ARTISTS, UNSEEN, drawings, in_style, key
 from pangu.data.example.openmoji import every_drawing
 from pangu.errors import UserError
 from pangu.starter.autoencoder import psnr
-from pangu.starter.pictures import pixels
+from pangu.starter.learning_material import pixels
 
 OPENMOJI = "openmoji"
 UNSEEN_STYLE = "unseen"

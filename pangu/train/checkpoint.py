@@ -1,7 +1,7 @@
 """Checkpoints of one generator: safetensors and JSON, hashed, and moved into place as a whole.
 
-There is no generator state to keep: every random draw is a function of the step (`pangu.train.draws`), and so is the
-position in the data (`pangu.train.ledger`).
+There is no generator state to keep: every random draw is a function of the step (`pangu.train.randomness`), and so is the
+position in the data (`pangu.train.sampler`).
 """
 
 import errno
@@ -24,7 +24,7 @@ from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.models.lora import trained_parameters
 from pangu.storage import read_json, write_json
-from pangu.train.averages import Averages
+from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW, converted
 from pangu.train.tensor_file import write_tensors
 from pangu.train.world import World
@@ -62,9 +62,7 @@ class Snapshot:
     tensors: Mapping[str, Mapping[str, Tensor]]
 
 
-def snapshot(
-    state: CheckpointState, denoiser: nn.Module, averages: Averages, optimizer: torch.optim.Optimizer
-) -> Snapshot:
+def snapshot(state: CheckpointState, denoiser: nn.Module, averages: Ema, optimizer: torch.optim.Optimizer) -> Snapshot:
     """Where model, running means and optimizer stand now: the tensors themselves, no copies."""
     moments, groups = flatten_optimizer(optimizer)
     tensors = dict(zip(FILES, (trained_state(denoiser), averages.tensors(), moments), strict=True))
@@ -175,7 +173,7 @@ def resume(
     folder: Path,
     check: Callable[[CheckpointState], None],
     denoiser: nn.Module,
-    averages: Averages,
+    averages: Ema,
     optimizer: torch.optim.Optimizer,
     world: World | None = None,
 ) -> CheckpointState | None:
@@ -205,7 +203,7 @@ def restore(
     path: Path,
     state: CheckpointState,
     denoiser: nn.Module,
-    averages: Averages,
+    averages: Ema,
     optimizer: torch.optim.Optimizer,
     world: World | None = None,
 ) -> bool:

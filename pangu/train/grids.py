@@ -18,12 +18,12 @@ from pangu.config import Strategy
 from pangu.contract import GeneratorContract
 from pangu.data.captions import LANGUAGES
 from pangu.data.rows.training_rows import Rows
-from pangu.pictures import png, sample_grid
+from pangu.image_grid import png, sample_grid
 from pangu.storage import write_atomically
 from pangu.train.history import SAMPLES_FOLDER
 from pangu.train.job import TrainJob, captions_of, other_run
-from pangu.train.partner import newest_partner
-from pangu.train.sketch import draw_alone, draw_pair, languages_of, subject_of
+from pangu.train.other_half import newest_partner
+from pangu.train.sample_grid import draw_alone, draw_pair, languages_of, subject_of
 
 COLUMNS = 8
 DRAWN: tuple[Strategy, ...] = ("time_decoupling", "single", "control")

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from pangu.config import ROLES, Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.rows.training_rows import Rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
@@ -37,7 +37,7 @@ class TrainJob(Frozen):
         """The same for the runs of all roles of one recipe on one encoded dataset."""
         return f"{self.encode_id[:8]}-{self.recipe.learning_digest()[:8]}"
 
-    def contract(self, manifest: Manifest) -> GeneratorContract:
+    def contract(self, manifest: EncodedManifest) -> GeneratorContract:
         """What the generator of this job will have been trained for, and on what."""
         steps = self.recipe.training(self.role).steps
         facts = {"dataset": manifest.dataset, "dataset_version": manifest.version, "trained_steps": steps}
@@ -58,7 +58,7 @@ class TrainOutcome(Frozen):
 
 
 def describe_run(job: TrainJob, rows: Rows) -> None:
-    """Write what the run is, and the keys and buckets of its rows in the ledger's order, unless it is there already."""
+    """Write what the run is, and the keys and buckets of its rows in the sampler's order, unless it is there already."""
     if not (job.run_folder / ROWS_FILE).is_file():
         table = pa.table(
             {"key": pa.array(list(rows.keys), pa.string()), "bucket": pa.array(rows.preset_n.tolist(), pa.int32())}
@@ -107,6 +107,6 @@ def other_run(job: TrainJob) -> TrainJob | None:
 
 def captions_of(job: TrainJob, keys: set[str]) -> dict[str, dict[str, str | None]]:
     """`caption_en` and `caption_zh` of the rows with these keys, from the dataset version that the run was encoded from."""
-    manifest, home = Manifest.load(job.encoded), Home(job.encoded.parents[3])
+    manifest, home = EncodedManifest.load(job.encoded), Home(job.encoded.parents[3])
     table = read_rows(home, manifest.dataset, manifest.version, columns=["key", "caption_en", "caption_zh"])
     return {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys}

@@ -5,18 +5,18 @@ from pathlib import Path
 
 from pangu.config import Recipe, Role
 from pangu.contract import CONTRACT_FILE
-from pangu.data.encode.encoded import Manifest, check_encoded
+from pangu.data.encode.encoded import EncodedManifest, check_encoded
 from pangu.errors import UserError
-from pangu.models.initial import Resolve
+from pangu.models.init_weights import Resolve
 from pangu.models.whole import is_whole_model
 from pangu.progress import Reporter
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
 from pangu.train.continuing import check_same_recipe
 from pangu.train.follow import followed
-from pangu.train.initial import pin_initial
 from pangu.train.job import TrainJob, TrainOutcome
 from pangu.train.on_ray import run_on_ray
+from pangu.train.starting_weights import pin_initial
 
 
 def train(
@@ -52,7 +52,7 @@ def train(
         done = TrainOutcome.model_validate(read_json(outcome))
         return done.model_copy(update={"generator": str(generator), "already_done": True})
     outcome.unlink(missing_ok=True)  # its generator is gone: made again from the last checkpoint, or from the start
-    manifest = Manifest.load(job.encoded)
+    manifest = EncodedManifest.load(job.encoded)
     earlier = earlier_generator(job, home)
     pin_initial(job.run_folder, recipe, role, job.contract(manifest), manifest.encoders, earlier, resolve)
     with followed(job, report) if report is not None else contextlib.nullcontext():
@@ -86,7 +86,7 @@ def earlier_generator(job: TrainJob, home: Home) -> Path | None:
 
 def check_job(job: TrainJob) -> None:
     """Raises UserError if the job could not train what it says, before any worker starts."""
-    check_encoded(Manifest.load(job.encoded), job.recipe, job.role)
+    check_encoded(EncodedManifest.load(job.encoded), job.recipe, job.role)
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")

@@ -19,18 +19,18 @@ from pangu.errors import UserError
 from pangu.models.compiled import compile_blocks
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import trained_parameters
-from pangu.train.averages import Averages
 from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
-from pangu.train.draws import Batch, Windows, draw_batch, seed_of
-from pangu.train.laps import Laps
-from pangu.train.ledger import Ledger
-from pangu.train.meters import Meters
+from pangu.train.ema import Ema
+from pangu.train.lr_schedule import learning_rate
 from pangu.train.moments import CompactAdamW
 from pangu.train.prefetch import prefetched
-from pangu.train.rates import learning_rate
+from pangu.train.randomness import Batch, Windows, draw_batch, seed_of
+from pangu.train.sampler import DeterministicSampler
 from pangu.train.saver import Saver
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
+from pangu.train.step_timer import StepTimer
+from pangu.train.training_metrics import TrainingMetrics
 from pangu.train.world import World
 
 OnMetrics = Callable[[int, dict[str, float]], None]
@@ -58,7 +58,7 @@ class Trained:
     """What the loop leaves behind on every worker."""
 
     denoiser: Any
-    averages: Averages
+    ema: Ema
     loss: float
     steps: int
     resumed_from: int
@@ -100,19 +100,19 @@ def train_loop(
             f"The {role} generator is to be trained on {interval}, but its contract says {contract.interval}."
         )
     alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
-    ledger = Ledger(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
+    sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
 
     denoiser = (denoiser if denoiser is not None else initial(recipe, rows, role)).to(world.device).train()
     model = prepared(denoiser, recipe.execution, world)
-    averages, optimizer = start(denoiser, recipe, world)
+    ema, optimizer = start(denoiser, recipe, world)
     same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
-    resumed = resume(checkpoints, same_run, denoiser, averages, optimizer, world)
+    resumed = resume(checkpoints, same_run, denoiser, ema, optimizer, world)
     first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
-    laps = Laps(world.device, settings.log_every)
-    meters = Meters(interval, watching.timestep_buckets, settings.log_every, world.device, skipped)
+    timer = StepTimer(world.device, settings.log_every)
+    metrics = TrainingMetrics(interval, watching.timestep_buckets, settings.log_every, world.device, skipped)
 
     def draw(step: int) -> Batch:
-        indices, position = world.share(ledger.rows_of(step).tolist())
+        indices, position = world.share(sampler.rows_of(step).tolist())
         batch = draw_batch(rows, indices, position, step, recipe.seed, interval, settings, windows)
         return batch.pin() if world.device.type == "cuda" else batch
 
@@ -127,30 +127,30 @@ def train_loop(
         state = CheckpointState(
             role=role,
             step=step,
-            skipped_steps=meters.skipped_steps,
+            skipped_steps=metrics.skipped_steps,
             encode_id=encode_id,
             recipe=recipe,
             contract=contract,
         )
-        saver(snapshot(state, denoiser, averages, optimizer))
+        saver(snapshot(state, denoiser, ema, optimizer))
 
     def settle(in_a_row: int) -> int:
         """The skipped steps in a row, when all steps so far are known, of which `in_a_row` were before the unknown ones."""
-        for taken in meters.settle():
+        for taken in metrics.settle():
             in_a_row = in_a_row + 1 if taken.skipped else 0
             if in_a_row >= most_skipped(settings, taken.step + 1 == training.steps):
                 saver.settle()  # the sentence names the checkpoints that are there
-                names = suspects(rows.keys, world.share(ledger.rows_of(taken.step).tolist())[0], taken.losses)
+                names = suspects(rows.keys, world.share(sampler.rows_of(taken.step).tolist())[0], taken.losses)
                 raise UserError(stop(role, taken, in_a_row, names, checkpoints, world.rank == 0))
         return in_a_row
 
     batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
     in_a_row, save_is_due = 0, False
-    laps.begin()
+    timer.begin()
     with saver:
         for step, drawn in enumerate(batches, start=first):
             batch = drawn.to(world.device)
-            laps.lap("data")
+            timer.lap("data")
             lr = learning_rate(step, training.steps, settings)
             for group in optimizer.param_groups:
                 group["lr"] = lr
@@ -163,11 +163,11 @@ def train_loop(
                 )  # the adapter's dropout, the same when resumed
             result = train_step(
                 model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
-                recipe.execution, laps, world,
+                recipe.execution, timer, world,
             )  # fmt: skip
-            averages.step()
-            meters.add(step, result, training.batch_size, batch.timestep_b)
-            laps.lap("optimizer")
+            ema.step()
+            metrics.add(step, result, training.batch_size, batch.timestep_b)
+            timer.lap("optimizer")
             done = step + 1
             last = done == training.steps
             log_is_due = done % settings.log_every == 0 or last
@@ -175,17 +175,17 @@ def train_loop(
             if log_is_due or save_is_due:
                 in_a_row = settle(in_a_row)
             if hooks.metrics is not None and log_is_due:
-                hooks.metrics(done, meters.metrics() | laps.shares() | {"lr": lr})
+                hooks.metrics(done, metrics.metrics() | timer.shares() | {"lr": lr})
             if last or (save_is_due and not in_a_row):
                 save_is_due = False
                 if world.rank == 0:
                     save(done)
             if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
-                with averages.applied():
+                with ema.applied():
                     hooks.sample(done, denoiser.eval())
                 denoiser.train()
-            laps.begin()
-    return Trained(denoiser, averages, meters.loss, training.steps, first, meters.skipped_steps)
+            timer.begin()
+    return Trained(denoiser, ema, metrics.loss, training.steps, first, metrics.skipped_steps)
 
 
 def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
@@ -208,10 +208,10 @@ def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:
         return build_denoiser(recipe.denoiser_of(role), rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])
 
 
-def start(denoiser: Any, recipe: Recipe, world: World | None = None) -> tuple[Averages, torch.optim.Optimizer]:
+def start(denoiser: Any, recipe: Recipe, world: World | None = None) -> tuple[Ema, torch.optim.Optimizer]:
     """Running means and optimizer of the trained weights at step 0."""
     settings, execution, parameters = recipe.optimization, recipe.execution, trained_parameters(denoiser)
-    averages = Averages(parameters, settings.ema_decays, execution, (world or World()).rank)
+    ema = Ema(parameters, settings.ema_decays, execution, (world or World()).rank)
     options: dict[str, Any] = {
         "lr": settings.lr_peak,
         "betas": settings.betas,
@@ -222,8 +222,8 @@ def start(denoiser: Any, recipe: Recipe, world: World | None = None) -> tuple[Av
         if execution.moments == "fp32"
         else CompactAdamW(parameters, execution.moments, **options)
     )
-    optimizer.register_step_pre_hook(averages.before_change)
-    return averages, optimizer
+    optimizer.register_step_pre_hook(ema.before_change)
+    return ema, optimizer
 
 
 def prepared(denoiser: Any, execution: Execution, world: World) -> Any:

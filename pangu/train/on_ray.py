@@ -66,7 +66,7 @@ def _worker(config: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     from pangu.train.job import TrainJob
-    from pangu.train.work import work
+    from pangu.train.worker import work
     from pangu.train.world import World
 
     context = ray.train.get_context()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pangu.config import Optimization, Role
 from pangu.train.checkpoint import GO_ON, whole_checkpoints
-from pangu.train.meters import Taken
+from pangu.train.training_metrics import Taken
 
 AT_THE_END = 2
 """Skipped steps in a row with which a run may not end: nothing has shown since that its weights are good."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pangu.config import Execution, NoiseSchedule, Optimization
 from pangu.diffusion.noise import add_noise, training_target
 from pangu.models.denoisers import denoise
-from pangu.train.draws import Batch
-from pangu.train.laps import Laps
+from pangu.train.randomness import Batch
+from pangu.train.step_timer import StepTimer
 from pangu.train.world import World
 
 
@@ -63,7 +63,7 @@ def train_step(
     schedule: NoiseSchedule,
     optimization: Optimization,
     execution: Execution,
-    laps: Laps,
+    timer: StepTimer,
     world: World | None = None,
 ) -> StepResult:
     """Forward and backward of each part, then one optimizer step, unless the loss or the gradient norm is not finite.
@@ -79,21 +79,21 @@ def train_step(
         with denoiser.no_sync() if waits else contextlib.nullcontext():
             with torch.autocast(part.latents_bchw.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
                 error_b = loss_per_sample(denoiser, part, alpha_bars_t, schedule.prediction_type)
-            laps.lap("forward")
+            timer.lap("forward")
             losses.append(error_b.detach())
             if optimization.min_snr_gamma is not None:
                 alpha_bar_b = alpha_bars_t[part.timestep_b]
                 error_b = error_b * min_snr_weight(alpha_bar_b, optimization.min_snr_gamma, schedule.prediction_type)
             (error_b.sum() / global_batch).backward()
-            laps.lap("backward")
+            timer.lap("backward")
     losses_b, world = torch.cat(losses), world or World()
     loss = world.total(losses_b.sum()) / (global_batch * world.size)
-    laps.lap("communication")
+    timer.lap("communication")
     trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.clip_grad_norm_(trained, optimization.grad_clip).detach()
     skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
     step_unless(skipped, optimizer)
-    laps.lap("optimizer")
+    timer.lap("optimizer")
     return StepResult(losses_b, loss, norm, skipped)
 
 

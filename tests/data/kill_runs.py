@@ -21,7 +21,7 @@ from typing import Any
 import pangu.data.encode.stage
 import pangu.models.text
 from pangu.data.card import Card
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import render_png, selection
 from pangu.data.ingest.stage import ingest
@@ -93,7 +93,7 @@ def look(home: Home, acknowledged: dict[str, Any]) -> dict[str, Any]:
             found["lost"] += 1
         if stage == "encode":
             folder = home.encoded("killed", value)
-            found["encoded"] = [Manifest.load(folder).rows, files_digest(folder)]
+            found["encoded"] = [EncodedManifest.load(folder).rows, files_digest(folder)]
     return found
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pangu.cli.data import origin as origin_command
+from pangu.cli.data import example_server
 from pangu.data.card import load_card
 from pangu.data.example.chalk import BOARD, CHALK, STYLE, chalked, in_chalk, render_styled
 from pangu.data.example.openmoji import render_png, selection
@@ -74,7 +74,7 @@ def test_every_drawing_is_in_chalk() -> None:
 
 def test_the_origin_serves_chalk_or_other_artists_but_not_both(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^The origin serves one of --artists and --chalk\.$"):
-        origin_command(artists=tmp_path, chalk=True)
+        example_server(artists=tmp_path, chalk=True)
 
 
 @pytest.fixture(scope="module")

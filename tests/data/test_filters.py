@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from pangu.data.filters import REASONS, Filters, check_measured, reason_of
-from pangu.data.prepare.neighbours import Pictures, colours_of, near_duplicates
+from pangu.data.prepare.near_duplicates import NearDuplicateIndex, colours_of, near_duplicates
 from pangu.data.prepare.scores import Scorer, english, facts_of, han_share, text_area
 from pangu.errors import UserError
 
@@ -66,7 +66,7 @@ def test_another_size_is_the_same_picture_and_another_colour_is_not() -> None:
     one = picture(1)
     smaller = np.asarray(Image.fromarray(one).resize((48, 48)))
     recoloured = np.ascontiguousarray(one[:, :, ::-1])
-    found = near_duplicates(*hashed([one, smaller, recoloured, picture(2)]), range(4), Pictures(4, 12))
+    found = near_duplicates(*hashed([one, smaller, recoloured, picture(2)]), range(4), NearDuplicateIndex(4, 12))
     assert found == [1]
 
 
@@ -81,7 +81,9 @@ def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[
     for at in order:
         near = any((hashes[at] ^ hashes[other]).bit_count() <= bits and colours[at] == colours[other] for other in kept)
         (expected if near else kept).append(at)
-    assert near_duplicates([f"{value:016x}" for value in hashes], colours, order, Pictures(bits, 12)) == expected
+    assert (
+        near_duplicates([f"{value:016x}" for value in hashes], colours, order, NearDuplicateIndex(bits, 12)) == expected
+    )
 
 
 PLAIN = """

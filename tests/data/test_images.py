@@ -19,7 +19,7 @@ from pangu.data.encode.pixels import fit_pixels
 from pangu.data.example.origin import png_header
 from pangu.data.images import FORMATS, SUFFIXES_OF, BadImage, check_header, decode_rgb, encode_png, opened_rgb
 from pangu.errors import UserError
-from pangu.serve.drawing.pictures import read_image
+from pangu.serve.inference.image_encoding import read_image
 from tests import icc
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)

@@ -17,8 +17,8 @@ import pytest
 from pangu.config import Recipe
 from pangu.data.encode.stage import encode
 from pangu.data.ingest.stage import ingest
-from pangu.data.prepare.pieces import pieces_of_version
 from pangu.data.prepare.refilter import refilter
+from pangu.data.prepare.row_sources import pieces_of_version
 from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import commit, latest_version, read_rows, write_part
 from pangu.data.table.schema import SCHEMA

@@ -13,9 +13,9 @@ from pangu.data.example.openmoji import selection
 from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.source import content_digest
 from pangu.data.prepare.admission import make_admitter
+from pangu.data.prepare.make_rows import make_row
 from pangu.data.prepare.scores import Scorer
 from pangu.data.prepare.upscale import make_upscaler
-from pangu.data.prepare.work import make_row
 from pangu.data.table.delta import SCHEMA, latest_version, read_rows
 from pangu.storage import Home
 from tests.data.shaped import styled_row

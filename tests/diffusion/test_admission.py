@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion.admission import (
+from pangu.diffusion.blur_admission import (
     detail_mark,
     first_noisier,
     fit,

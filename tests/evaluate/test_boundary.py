@@ -24,8 +24,8 @@ from pangu.evaluate.boundary import (
     visible_detail,
 )
 from pangu.evaluate.boundary_outcome import BoundaryOutcome
-from pangu.evaluate.probe import find_boundary, probe_curve
-from pangu.evaluate.timestep_loss import Sample
+from pangu.evaluate.boundary_probe import find_boundary, probe_curve
+from pangu.evaluate.timestep_loss import CleanLatents
 
 SCHEDULE = NoiseSchedule(prediction_type="epsilon")
 
@@ -96,7 +96,7 @@ def test_the_layout_of_gaussian_latents_is_half_decided_where_signal_equals_nois
     power_hw = torch.full((8, 8), 0.05, dtype=torch.float64)
     power_hw[:4, :4] = power
     latents = gaussian_latents(power_hw, 96)
-    sample = Sample(latents.float(), torch.zeros(96, 1, 1), torch.zeros(96, 1))
+    sample = CleanLatents(latents.float(), torch.zeros(96, 1, 1), torch.zeros(96, 1))
     denoisers = [(TimeInterval(0, 1000), wiener(power_hw))]
     curve = probe_curve(denoisers, sample, SCHEDULE, 0.5, np.zeros(1000), seed=0)
     t, unknown = (np.array([getattr(point, name) for point in curve]) for name in ("timestep", "unknown_layout"))

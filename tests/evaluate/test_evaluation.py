@@ -10,13 +10,13 @@ from PIL import Image
 
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
-from pangu.evaluate.drawing import alone, draw, draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.eval_set import gather
 from pangu.evaluate.evaluation import evaluate, plan
-from pangu.evaluate.judges import Judges
-from pangu.evaluate.material import gather
+from pangu.evaluate.generate import alone, draw, draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.metrics import Judges
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import untrained_pair
-from pangu.serve.drawing.parts import offers_of
+from pangu.serve.inference.parts import capabilities_of
 
 STEPS = 3
 
@@ -53,7 +53,7 @@ def test_held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
 
 def test_the_pair_proposes_captions_of_the_training_split_to_whoever_asks(bench, outcome) -> None:
     rows = read_rows(bench.home, bench.dataset, bench.version, columns=["caption_en", "caption_zh"], split="train")
-    proposed = offers_of(Path(outcome.pair)).prompts
+    proposed = capabilities_of(Path(outcome.pair)).prompts
     for language in ("zh", "en"):
         trained = [text for text in rows[f"caption_{language}"].to_pylist() if len(text) <= 40]
         assert sorted(proposed[language]) == sorted(set(trained)) and 0 < len(trained) <= 24

@@ -7,9 +7,9 @@ from PIL import Image
 
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import evaluate, plan
-from pangu.evaluate.judges import Judges
 from pangu.evaluate.matrix import MatrixOutcome, PairScore, matrix, rank, ranking_metrics
 from pangu.evaluate.matrix_picture import Cell, figure, labels, shade
+from pangu.evaluate.metrics import Judges
 from pangu.progress import Progress
 
 

@@ -18,13 +18,13 @@ from transformers import (
 )
 
 from pangu.errors import UserError
-from pangu.evaluate.clip import ClipScorer
+from pangu.evaluate.clip_score import ClipScorer
 from pangu.evaluate.distribution import fid
-from pangu.evaluate.drawing import draw_whole, ready
+from pangu.evaluate.eval_set import gather
 from pangu.evaluate.evaluation import plan
+from pangu.evaluate.generate import draw_whole, ready
 from pangu.evaluate.inception import Inception
-from pangu.evaluate.judges import load_judges
-from pangu.evaluate.material import gather
+from pangu.evaluate.metrics import load_judges
 from pangu.evaluate.prompt_scores import score
 from pangu.pipelines.assemble import untrained_pair
 

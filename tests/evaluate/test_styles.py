@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 from pangu.data.example.openmoji import Emoji, selection
 from pangu.data.images import read_rgb
 from pangu.errors import UserError
-from pangu.evaluate.drawing import alone, draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.eval_set import LEAST_EXAMPLES, Material, can_judge_styles, gather
 from pangu.evaluate.evaluation import as_sampled, evaluate_whole, pair_losses, plan
-from pangu.evaluate.judges import Judges, implied_metrics
-from pangu.evaluate.material import LEAST_EXAMPLES, Material, can_judge_styles, gather
+from pangu.evaluate.generate import alone, draw_whole, ready, structure_half, texture_half
+from pangu.evaluate.metrics import Judges, implied_metrics
 from pangu.evaluate.prompt_scores import PromptScores, score
 from pangu.evaluate.style_judge import style_features, train_judge
 from pangu.pipelines.assemble import untrained_pair

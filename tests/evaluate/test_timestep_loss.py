@@ -9,9 +9,9 @@ from pangu.config import NoiseSchedule
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import add_noise, alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
 from pangu.errors import UserError
-from pangu.evaluate.latents import denoiser_of
+from pangu.evaluate.probe_latents import denoiser_of
 from pangu.evaluate.timestep_loss import (
-    Sample,
+    CleanLatents,
     buckets,
     clean_errors,
     common_noise,
@@ -26,9 +26,9 @@ from pangu.pipelines.assemble import load_generator
 EPSILON, VELOCITY = NoiseSchedule(), NoiseSchedule(prediction_type="v_prediction")
 
 
-def unit_sample(count: int = 64) -> Sample:
+def unit_sample(count: int = 64) -> CleanLatents:
     latents = torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Sample(latents, torch.zeros(count, 1, 1), torch.zeros(count, 1))
+    return CleanLatents(latents, torch.zeros(count, 1, 1), torch.zeros(count, 1))
 
 
 def silent_denoiser(noisy, timestep, tokens, pooled):
@@ -97,7 +97,7 @@ def test_the_mean_over_buckets_is_the_mean_over_timesteps() -> None:
     def wrong_by_t(noisy, timestep, tokens, pooled):
         return timestep.float().sqrt().reshape(-1, 1, 1, 1).expand_as(noisy)
 
-    sample = Sample(torch.zeros(400, 1, 2, 2), torch.zeros(400, 1, 1), torch.zeros(400, 1))
+    sample = CleanLatents(torch.zeros(400, 1, 2, 2), torch.zeros(400, 1, 1), torch.zeros(400, 1))
     parts = [TimeInterval(0, 100), TimeInterval(100, 400)]
     found = loss_by_bucket(wrong_by_t, sample, parts, EPSILON, 0)
     # The target is unit noise, so the loss is t + 1 on average.

@@ -12,7 +12,7 @@ import pytest
 from pangu.data.encode.stage import encode
 from pangu.storage import Home, read_json
 from pangu.train.history import read_history
-from pangu.train.spent import read_spent
+from pangu.train.training_cost import read_spent
 from tests.faults.train_on_ray import STEPS
 from tests.small_dataset import NAME, small_dataset
 from tests.train.rows import small_recipe

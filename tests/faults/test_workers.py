@@ -15,8 +15,8 @@ from pangu.stack.ports import free_port
 from pangu.storage import Home, read_json
 from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob
-from pangu.train.ledger import Ledger
-from pangu.train.spent import read_spent
+from pangu.train.sampler import DeterministicSampler
+from pangu.train.training_cost import read_spent
 from tests.faults.train_worker import main, read_together
 from tests.small_dataset import NAME, small_dataset
 from tests.train.rows import small_recipe
@@ -106,8 +106,8 @@ def test_a_killed_worker_costs_the_attempt_and_nothing_else(
 
 def test_workers_skip_the_same_steps_whichever_of_them_has_the_bad_row(job: TrainJob) -> None:
     """Only one of two workers sees a loss that is not finite; were it alone to skip, their weights would part."""
-    ledger, bad = Ledger((0,) * 12, 4, job.recipe.seed), 5
-    skipped = [step for step in range(STEPS) if bad in ledger.rows_of(step)]
+    sampler, bad = DeterministicSampler((0,) * 12, 4, job.recipe.seed), 5
+    skipped = [step for step in range(STEPS) if bad in sampler.rows_of(step)]
     two = at(job, "spoilt")
     attempt(two, 2, spoilt=bad)
     state = read_json(two.run_folder / "checkpoints" / f"step-{STEPS:06d}" / "state.json")
@@ -142,12 +142,12 @@ def test_a_job_goes_on_with_other_numbers_of_workers(job: TrainJob, uninterrupte
     for size, killed_at in ((1, 3), (2, 3), (4, 0)):
         attempt(elastic, size, killed_at)
     assert distance(result(elastic), uninterrupted) < TOLERANCE * one_step
-    ledger = Ledger((0,) * 12, 4, job.recipe.seed)
+    sampler = DeterministicSampler((0,) * 12, 4, job.recipe.seed)
     # Each attempt draws from the step of the last checkpoint on; it was killed while it drew its last batch.
     for size, first, last in ((1, 0, 2), (2, 2, 4), (4, 4, STEPS - 1)):
         shares = [(elastic.run_folder / f"drawn-{size}-{rank}.txt").read_text().splitlines() for rank in range(size)]
         drawn = [[int(row) for share in step for row in share.split()] for step in zip(*shares, strict=False)]
-        expected = [ledger.rows_of(step).tolist() for step in range(first, last + 1)]
+        expected = [sampler.rows_of(step).tolist() for step in range(first, last + 1)]
         assert drawn == expected[: len(drawn)]
         assert len(drawn) >= len(expected) - 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pangu.data.encode.stage import encode
 from pangu.storage import Home
 from pangu.train.job import TrainJob
-from pangu.train.work import work
+from pangu.train.worker import work
 from pangu.train.world import World
 from tests.small_dataset import NAME
 from tests.train.rows import small_recipe

@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from pangu.stack import Stack
-from pangu.stack.caretaker import FLOW_RUN
 from pangu.stack.model import WORK_POOL
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
+from pangu.stack.reconciler import FLOW_RUN
 from tests.dashboard import finish, reach
 from tests.faults.chaos.faults import kill
 

@@ -1,4 +1,4 @@
-"""The pair matrix in the dashboard, from an outcome as `pangu matrix` leaves it; without a server."""
+"""The pair matrix in the dashboard, from an outcome as `pangu pair-matrix` leaves it; without a server."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from flows.pair_matrix import compare_halves, markdown
 from pangu.evaluate.matrix import MatrixOutcome, PairScore
 from pangu.evaluate.matrix_picture import Cell, draw
 from pangu.evaluate.protocol import Protocol
-from pangu.pictures import png
+from pangu.image_grid import png
 from tests.flows.test_release_report import pictures
 
 NEW = {"structure": "/home/runs/structure-1/generator", "texture": "/home/runs/texture-1/generator"}

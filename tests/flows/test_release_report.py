@@ -9,7 +9,7 @@ from PIL import Image
 
 from flows.release_report import HEIGHT, links, samples
 from flows.training_report import LONGEST_SIDE
-from pangu.pictures import png, sample_grid
+from pangu.image_grid import png, sample_grid
 
 ENVIRONMENT = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
 

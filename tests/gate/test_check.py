@@ -7,7 +7,7 @@ import pytest
 from pangu.config import Gate, GateRule, InitialWeights
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import evaluate, plan
-from pangu.evaluate.judges import Judges
+from pangu.evaluate.metrics import Judges
 from pangu.evaluate.prompt_scores import PromptScores
 from pangu.evaluate.protocol import EvaluateOutcome
 from pangu.gate import Decision, check_pair_at_gate

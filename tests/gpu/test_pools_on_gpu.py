@@ -12,8 +12,8 @@ from PIL import Image
 import pangu
 from pangu.pipelines.assemble import starting_pair
 from pangu.recipes import demo
-from pangu.serve.drawing.local import LocalStudio
-from pangu.serve.drawing.messages import Job, Lineup, Release
+from pangu.serve.inference.local import LocalEngine
+from pangu.serve.inference.messages import Job, Release, ReleaseRouting
 from pangu.serve.settings import PoolSettings, ServeSettings
 from tests.gpu import DEVICE, ON_A_GPU
 
@@ -36,12 +36,12 @@ def test_a_crowd_gets_the_pictures_that_the_pipeline_draws_alone() -> None:
     pair = starting_pair(demo())
     pool = PoolSettings(precision="fp32")
     asks = ServeSettings(structure=pool, texture=pool, decoder=pool, cache_bytes=0)
-    studio = LocalStudio(asks, Uncounted(), load=lambda release, part: pair)
+    studio = LocalEngine(asks, Uncounted(), load=lambda release, part: pair)
     versions = dict.fromkeys(("pair_version", "structure_version", "texture_version", "created"), 0)
     release = Release(folder=Path(pangu.__file__).parent / "assets", sha256="in memory", **versions)
 
     async def crowd() -> list[bytes]:
-        await studio.take(Lineup(champion=release))
+        await studio.take(ReleaseRouting(champion=release))
         jobs = [Job(prompt=text, seed=seed, steps=8, guidance_scale=3.0) for seed, text in enumerate(PROMPTS)]
         return [found.files[0] for found in await asyncio.gather(*map(studio.draw, jobs))]
 

@@ -12,12 +12,12 @@ from pangu.config import Execution, Recipe
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
-from pangu.train.draws import draw_batch
-from pangu.train.laps import Laps
 from pangu.train.loop import Hooks, initial, prepared, start, train_loop
-from pangu.train.memory import one_sentence_if_full
-from pangu.train.meters import Meters
+from pangu.train.out_of_memory import one_sentence_if_full
+from pangu.train.randomness import draw_batch
 from pangu.train.step import train_step
+from pangu.train.step_timer import StepTimer
+from pangu.train.training_metrics import TrainingMetrics
 from pangu.train.world import World
 from tests.gpu import CUDA_ALONE, DEVICE, ON_A_GPU
 from tests.train.rows import random_rows, small_recipe, smallest_recipe
@@ -87,7 +87,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments() -> None
     def step(batch: object) -> float:
         result = train_step(
             model, optimizer, [batch], 2, alpha_bars_t, recipe.schedule, recipe.optimization, recipe.execution,
-            Laps(DEVICE),
+            StepTimer(DEVICE),
         )  # fmt: skip
         return float(result.skipped)
 
@@ -112,9 +112,9 @@ def test_steps_between_two_log_lines_wait_for_nothing(
 ) -> None:
     """CUDA itself raises where the host waits; log lines, and the checkpoint at the end, may."""
     recipe = smallest_recipe(steps=9, log_every=3, checkpoint_every=9).model_copy(update={"execution": execution})
-    settle, lines = Meters.settle, []
+    settle, lines = TrainingMetrics.settle, []
 
-    def settled(meters: Meters) -> object:
+    def settled(meters: TrainingMetrics) -> object:
         torch.cuda.set_sync_debug_mode("default")
         return settle(meters)
 
@@ -122,7 +122,7 @@ def test_steps_between_two_log_lines_wait_for_nothing(
         lines.append(step)
         torch.cuda.set_sync_debug_mode("default" if step == 9 else "error")
 
-    monkeypatch.setattr(Meters, "settle", settled)
+    monkeypatch.setattr(TrainingMetrics, "settle", settled)
     try:
         train(recipe, tmp_path, Hooks(metrics=line))
     finally:

@@ -13,7 +13,7 @@ from pangu.config import InitialWeights, NoiseSchedule, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser, denoise
-from pangu.models.initial import initial_denoiser
+from pangu.models.init_weights import initial_denoiser
 from pangu.recipes import tiny
 from tests.models.unets import sdxl_unet, stable_diffusion_unet, write_pipeline
 

@@ -10,7 +10,7 @@ import torch
 
 from pangu.config import NoiseSchedule
 from pangu.diffusion import noise
-from pangu.diffusion.estimate import alpha_bar_at
+from pangu.diffusion.clean_estimate import alpha_bar_at
 from pangu.diffusion.interval import steps_per_role
 from pangu.errors import UserError
 from pangu.models.schedulers import (

@@ -1,7 +1,7 @@
 """Machines with addresses of their own on one box: network namespaces, joined by a bridge that nobody outside sees.
 
 Everything, the bridge too, lives in private namespaces of one process, so the system takes it all away when that process ends,
-however it ends. Knows nothing of what runs on the machines. Linux, with util-linux and iproute2; needs no root where user
+however it ends. Linux, with util-linux and iproute2; needs no root where user
 namespaces are allowed.
 """
 

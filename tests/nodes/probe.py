@@ -11,15 +11,15 @@ from pathlib import Path
 import httpx
 
 from pangu.registry.manifest import Manifest
-from pangu.serve import cluster
+from pangu.serve import ray_cluster
 from pangu.serve.deploy import Stage
-from pangu.serve.drawing.messages import Lineup
-from pangu.serve.drawing.parts import release_of
+from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.parts import release_of
 from pangu.serve.settings import PoolSettings, ServeSettings
 from tests.nodes.machines import wait_until
 
 PORT = 8000
-URL = f"http://{cluster.HOST}:{PORT}"
+URL = f"http://{ray_cluster.HOST}:{PORT}"
 POOL = PoolSettings(num_cpus=0.4, threads=1)
 SETTINGS = ServeSettings(structure=POOL, texture=POOL, decoder=POOL, timeout_s=20.0)
 """Two pools fill a machine of one slot but for the gateway, so that three machines share them."""
@@ -30,8 +30,8 @@ def declare(folder: Path) -> dict[str, float]:
     began = time.monotonic()
     Manifest.of(folder).save(folder)
     release = release_of(folder)
-    wait_until("the dashboard", lambda: cluster.connect() is not None, 300)
-    Stage(cluster.connect(), URL, PORT, SETTINGS).show(Lineup(champion=release), release.sha256)
+    wait_until("the dashboard", lambda: ray_cluster.connect() is not None, 300)
+    Stage(ray_cluster.connect(), URL, PORT, SETTINGS).show(ReleaseRouting(champion=release), release.sha256)
     wait_until("an image", draw, 120)
     return {"seconds": round(time.monotonic() - began, 1)}
 

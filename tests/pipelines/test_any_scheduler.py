@@ -11,7 +11,7 @@ import torch
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents, turns
 from pangu.errors import NotFinite, UserError
-from pangu.evaluate.drawing import scheduler_of
+from pangu.evaluate.generate import scheduler_of
 from pangu.models.autoencoders import decode_latents
 from pangu.models.schedulers import fresh_scheduler, sampler
 from pangu.pipelines.coop import CoopPipeline

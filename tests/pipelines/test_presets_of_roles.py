@@ -9,7 +9,7 @@ from pangu.config import RoleTraining
 from pangu.data.encode.views import job_data
 from pangu.diffusion.presets import HIGH_RESOLUTION, LOW_RESOLUTION
 from pangu.errors import UserError
-from pangu.pipelines import inputs
+from pangu.pipelines import pair_inputs
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from tests.pipelines.drawing import seeds
 
@@ -57,7 +57,7 @@ def test_every_shape_has_an_index_of_its_own_near_its_aspect_ratio(pair) -> None
 def test_a_list_that_is_too_short_gives_the_nearest_shape(pair) -> None:
     structure, texture = (pair.contract(role) for role in ("structure", "texture"))
     wide = structure.model_copy(update={"resolution": 1024})
-    assert {inputs.matching_preset(*size, wide, texture) for size in HIGH_RESOLUTION} == {0}
+    assert {pair_inputs.matching_preset(*size, wide, texture) for size in HIGH_RESOLUTION} == {0}
 
 
 def test_each_generator_is_told_the_index_in_its_own_list(pair) -> None:

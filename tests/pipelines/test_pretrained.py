@@ -12,7 +12,7 @@ from pangu.config import ROLES, AutoencoderSource, InitialWeights, NoiseSchedule
 from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.initial import initial_denoiser
+from pangu.models.init_weights import initial_denoiser
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import join
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline

@@ -12,20 +12,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser, denoise
 from pangu.planning.calibrate import core_seconds, finished_trainings, probe, with_trainings
-from pangu.planning.figures import Figures, Sample, StageCost, StepCost, fit, left_out_errors, two_sizes
+from pangu.planning.figures import Figures, MeasuredTraining, StageCost, StepCost, fit, left_out_errors, two_sizes
 from pangu.planning.operations import Shapes, parameters, training_operations
 from pangu.planning.table import error_line, figures_table
 from pangu.recipes import recipe
 from pangu.storage import Home, write_json
 from pangu.train.job import JOB_FILE, TrainJob
-from pangu.train.spent import SPENT_FILE, Spent
+from pangu.train.training_cost import SPENT_FILE, TrainingCost
 
 costs = st.builds(StepCost, overhead_s=st.floats(1e-3, 1.0), s_per_operation=st.floats(1e-12, 1e-9))
 
 
-def sample(cost: StepCost, steps: int, operations: float, factor: float = 1.0) -> Sample:
+def sample(cost: StepCost, steps: int, operations: float, factor: float = 1.0) -> MeasuredTraining:
     name = f"{steps} x {operations:.3g}"
-    return Sample(
+    return MeasuredTraining(
         name=name, steps=steps, operations_per_step=operations, core_s=factor * cost.core_s(steps, operations)
     )
 
@@ -124,7 +124,7 @@ def test_trainings_that_finish_later_join_the_fit_and_the_error_is_told(tmp_path
         )
         write_json(folder / JOB_FILE, job.model_dump(mode="json"))
         operations = chosen.training(role).batch_size / workers * training_operations(Shapes(chosen), role)
-        Spent(core_s=cost.core_s(50 * workers, operations), steps=50, workers=workers).save(folder)
+        TrainingCost(core_s=cost.core_s(50 * workers, operations), steps=50, workers=workers).save(folder)
     joined = with_trainings(figures, home)
     assert [one.name for one in joined.samples] == [probed.name, "structure", "texture"]
     assert joined.samples[2].steps == 100

@@ -20,10 +20,10 @@ from pangu.planning.operations import Shapes
 from pangu.planning.table import memory_table
 from pangu.recipes import recipe as named
 from pangu.storage import Home
-from pangu.train.draws import Batch
-from pangu.train.laps import Laps
 from pangu.train.loop import start
+from pangu.train.randomness import Batch
 from pangu.train.step import loss_per_sample, train_step
+from pangu.train.step_timer import StepTimer
 from tests.planning.test_plan import FIGURES
 
 SMALL = named("demo")
@@ -69,7 +69,7 @@ def test_weights_gradients_moments_and_means_are_predicted_to_the_byte(
     averages, optimizer = start(model, recipe)
     train_step(
         model, optimizer, [batch(1, 64, "cpu")], 1, alpha_bars(recipe.schedule), recipe.schedule, recipe.optimization,
-        recipe.execution, Laps(torch.device("cpu"), 10**6),
+        recipe.execution, StepTimer(torch.device("cpu"), 10**6),
     )  # fmt: skip
     averages.step()
     parameters = list(model.parameters())

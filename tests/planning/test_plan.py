@@ -7,11 +7,11 @@ import pytest
 from pangu.config import ROLES
 from pangu.data.card import load_card
 from pangu.errors import UserError
-from pangu.planning.cluster import Cluster, Corpus, Device, load_spec
+from pangu.planning.cluster_spec import Cluster, Corpus, Device, load_spec
 from pangu.planning.figures import Figures, StageCost, StepCost
 from pangu.planning.plan import JobWork, Plan, Work, make_plan
 from pangu.planning.table import duration, plan_table, size
-from pangu.planning.work import count_work, known_corpus, merged
+from pangu.planning.workload import count_work, known_corpus, merged
 from pangu.recipes import recipe
 from pangu.storage import Home, write_json
 from tests.small_dataset import NAME, small_dataset

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 
 from pangu.stack import Stack
 from pangu.train.history import read_history
-from pangu.train.tracking import EXPERIMENT, PAIR, RUN_NAME
+from pangu.train.mlflow_run import EXPERIMENT, PAIR, RUN_NAME
 from tests.train.tracked import start, tracked_job, write
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from pangu.serve.api import bounds, build_api
 from pangu.serve.connections import ConnectionLimits, limits_of, server_of
-from pangu.serve.drawing.messages import Job, Partial, Pictures, Release
+from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, Release
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 from tests.serve.local import running, wait_for
@@ -33,18 +33,18 @@ class Painter:
     """Draws files of `size` bytes at once, or once it is allowed to."""
 
     def __init__(self, size: int = 10) -> None:
-        self.lineup, self.warmed, self.partners = None, set[str](), list[str]()
+        self.routing, self.warmed, self.partners = None, set[str](), list[str]()
         self.size, self.allowed, self.begun = size, True, 0
 
-    async def draw(self, job: Job, channel: str | None = None) -> Pictures:
+    async def draw(self, job: Job, channel: str | None = None) -> GeneratedImages:
         self.begun += 1
         while not self.allowed:
             await asyncio.sleep(0.01)
-        return Pictures(
+        return GeneratedImages(
             RELEASE, [b"x" * self.size], (8, 8), "DDIM", {"num_inference_steps": 4, "guidance_scale": 1.0}, {}, {}
         )
 
-    async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
+    async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
         yield await self.draw(job, channel)
 
     async def holdings(self) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pangu.errors import UserError
-from pangu.serve import cluster
+from pangu.serve import ray_cluster
 from pangu.serve.deploy import read_settings, serve_port
 from pangu.serve.settings import ServeSettings
 
@@ -38,17 +38,17 @@ def test_bad_settings_name_the_field(tmp_path: Path, text: str, named: str) -> N
 def test_a_running_application_keeps_its_settings() -> None:
     chosen = ServeSettings(max_in_flight=5)
     details = {"applications": {"pangu": {"deployed_app_config": {"args": chosen.model_dump(mode="json")}}}}
-    assert cluster.running_settings(details) == chosen
-    assert cluster.running_settings({"applications": {}}) is None
-    assert cluster.running_settings({"applications": {"pangu": {"deployed_app_config": None}}}) is None
+    assert ray_cluster.running_settings(details) == chosen
+    assert ray_cluster.running_settings({"applications": {}}) is None
+    assert ray_cluster.running_settings({"applications": {"pangu": {"deployed_app_config": None}}}) is None
 
 
 def test_a_declaration_has_settled_once_serve_runs_it_and_not_the_one_before() -> None:
     running = {"status": "RUNNING", "last_deployed_time_s": 100.0}
-    assert cluster.settled(running, before=0.0)
-    assert not cluster.settled(running, before=100.0)
-    assert not cluster.settled(running | {"status": "DEPLOYING"}, before=0.0)
-    assert not cluster.settled({}, before=0.0)
+    assert ray_cluster.settled(running, before=0.0)
+    assert not ray_cluster.settled(running, before=100.0)
+    assert not ray_cluster.settled(running | {"status": "DEPLOYING"}, before=0.0)
+    assert not ray_cluster.settled({}, before=0.0)
     failed = {"status": "DEPLOY_FAILED", "message": "no such device", "last_deployed_time_s": 100.0}
-    assert cluster.failure(failed, before=0.0) == "no such device"
-    assert cluster.failure(failed, before=100.0) is None
+    assert ray_cluster.failure(failed, before=0.0) == "no such device"
+    assert ray_cluster.failure(failed, before=100.0) is None

@@ -17,8 +17,8 @@ from sqlalchemy import make_url
 from pangu import jobs
 from pangu.demo.run import _say
 from pangu.stack import Stack
+from pangu.stack.database_schema import revision
 from pangu.stack.programs import mlflow_folder, programs
-from pangu.stack.schema import revision
 from pangu.stack.supervision import BLANK, write_configuration
 from pangu.storage import Home
 from tests import nasty

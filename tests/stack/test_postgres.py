@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pangu.errors import UserError
-from pangu.stack import Stack, backing, databases, postgres
+from pangu.stack import Stack, backends, databases, postgres
 from pangu.stack.backup import backup, restore
 from pangu.stack.model import Database
 from pangu.stack.ports import POSTGRES, choose_ports
@@ -164,11 +164,11 @@ def test_a_server_of_others_is_entered_by_its_url_and_a_home_begins_only_where_e
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     profile = choose(home, "server")
-    database = backing.database_of(profile, None)
+    database = backends.database_of(profile, None)
     assert database == running.database.model_copy(update={"own": False})
     stack = described(home).model_copy(update={"profile": profile, "database": database, "runtime": tmp_path})
     with pytest.raises(UserError, match="No object storage answers"):
-        backing.lay(stack, False, print)
+        backends.lay(stack, False, print)
     assert databases.answers(stack)
     assert recorded(home) is None and not postgres.data_folder(home).exists()
 

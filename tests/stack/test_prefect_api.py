@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from pangu.stack.prefect_api import Patient
+from pangu.stack.prefect_api import RetryTransport
 
 
 def client(answers: list[int], asked: list[bytes]) -> httpx.Client:
@@ -11,7 +11,7 @@ def client(answers: list[int], asked: list[bytes]) -> httpx.Client:
         asked.append(request.read())
         return httpx.Response(answers.pop(0))
 
-    return httpx.Client(base_url="http://prefect", transport=Patient(httpx.MockTransport(answer), (0, 0)))
+    return httpx.Client(base_url="http://prefect", transport=RetryTransport(httpx.MockTransport(answer), (0, 0)))
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,9 @@ def test_a_connection_that_ends_without_an_answer_is_asked_again_only_for_what_r
                 raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
             return httpx.Response(200)
 
-        with httpx.Client(base_url="http://prefect", transport=Patient(httpx.MockTransport(answer), (0, 0))) as api:
+        with httpx.Client(
+            base_url="http://prefect", transport=RetryTransport(httpx.MockTransport(answer), (0, 0))
+        ) as api:
             return api.request(method, path).status_code, len(asked)
 
     assert at("/flow_runs/7", "GET", 1) == (200, 2)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pangu.errors import UserError
-from pangu.stack import backing
+from pangu.stack import backends
 from pangu.stack.binaries import postgres_programs
 from pangu.stack.profile import Login, Profile, as_name, choose, login, path_of, record, recorded
 from pangu.storage import Home
@@ -86,7 +86,7 @@ def test_the_database_is_one_url_and_its_password_is_never_remembered(
     server.delenv("PANGU_POSTGRES_URL")
     assert choose(home, None) == profile
     with pytest.raises(UserError, match=r"databases are at db\.example:6432; set PANGU_POSTGRES_URL"):
-        backing.database_of(profile, None)
+        backends.database_of(profile, None)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from pangu.errors import UserError
-from pangu.stack import Stack, schema
+from pangu.stack import Stack, database_schema
 from pangu.storage import Home
 
 OLDER = """\
@@ -53,13 +53,13 @@ def with_revision(home: Home, name: str, revision: str) -> Stack:
     ],
 )
 def test_the_newest_revision_is_the_one_that_alembic_finds(name: str, folder: str) -> None:
-    versions = schema._package(name) / folder
+    versions = database_schema._package(name) / folder
     config = Config()
     config.set_main_option("script_location", str(versions.parent))
     config.set_main_option("version_locations", str(versions))
-    known = schema.migrations(name, folder.endswith("postgresql"))
+    known = database_schema.migrations(name, folder.endswith("postgresql"))
     script = ScriptDirectory.from_config(config)
-    assert schema.heads(known) == set(script.get_heads())
+    assert database_schema.heads(known) == set(script.get_heads())
     assert known.keys() == {one.revision for one in script.walk_revisions()}
 
 
@@ -67,46 +67,46 @@ def test_the_newest_revision_is_the_one_that_alembic_finds(name: str, folder: st
 def test_an_older_database_is_refused_with_the_command_that_upgrades_it(
     tmp_path: Path, name: str, package: str
 ) -> None:
-    known = schema.migrations(name, False)
+    known = database_schema.migrations(name, False)
     (first,) = {revision for revision, before in known.items() if not before}
     stack = with_revision(Home(tmp_path), name, first)
     with pytest.raises(
         UserError, match=rf"database of {package} is of an older version \(revision {first}.*`pangu up --upgrade`"
     ):
-        schema.check(stack, False, print)
+        database_schema.check(stack, False, print)
 
 
 def test_a_newer_database_is_refused_even_where_an_upgrade_is_asked_for(tmp_path: Path) -> None:
     stack = with_revision(Home(tmp_path), "prefect", "ffffffffffff")
     with pytest.raises(UserError, match=r"of a newer version than prefect .* install the version"):
-        schema.check(stack, True, print)
+        database_schema.check(stack, True, print)
 
 
 def test_what_the_installed_version_left_half_way_is_completed_without_being_asked(tmp_path: Path) -> None:
-    known = schema.migrations("prefect", False)
+    known = database_schema.migrations("prefect", False)
     (first,) = {revision for revision, before in known.items() if not before}
-    schema.check(described(Home(tmp_path)), False, print)
-    schema.check(with_revision(Home(tmp_path), "prefect", first), False, print)
+    database_schema.check(described(Home(tmp_path)), False, print)
+    database_schema.check(with_revision(Home(tmp_path), "prefect", first), False, print)
 
 
 def test_a_new_home_and_an_empty_database_need_nothing(tmp_path: Path) -> None:
-    schema.check(described(Home(tmp_path)), False, print)
+    database_schema.check(described(Home(tmp_path)), False, print)
     (tmp_path / "stack/mlflow").mkdir(parents=True)
     sqlite3.connect(tmp_path / "stack/mlflow/mlflow.db").close()
-    schema.check(described(Home(tmp_path)), False, print)
+    database_schema.check(described(Home(tmp_path)), False, print)
 
 
 @pytest.mark.slow
 def test_an_older_mlflow_database_is_brought_up_to_date(tmp_path: Path) -> None:
     stack = described(Home(tmp_path))
     (tmp_path / "stack/mlflow").mkdir(parents=True)
-    known = schema.migrations("mlflow", False)
-    (newest,) = schema.heads(known)
+    known = database_schema.migrations("mlflow", False)
+    (newest,) = database_schema.heads(known)
     (before,) = known[newest]
     command = [sys.executable, "-c", OLDER, f"sqlite:///{tmp_path}/stack/mlflow/mlflow.db", before]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, **stack.environment()})
     with pytest.raises(UserError, match="of an older version"):
-        schema.check(stack, False, print)
-    schema.check(stack, True, print)
-    assert schema.revision(stack, "mlflow") == newest
-    schema.check(stack, False, print)
+        database_schema.check(stack, False, print)
+    database_schema.check(stack, True, print)
+    assert database_schema.revision(stack, "mlflow") == newest
+    database_schema.check(stack, False, print)

@@ -18,9 +18,9 @@ from pangu.models.denoisers import build_denoiser
 from pangu.pipelines.assemble import untrained_pair
 from pangu.planning.operations import Shapes
 from pangu.recipes import demo, recipe, starter, tiny
-from pangu.serve.drawing.parts import offers_of
+from pangu.serve.inference.parts import capabilities_of
+from pangu.starter.learning_material import learning_material
 from pangu.starter.pair import pack_pair, starter_pair
-from pangu.starter.pictures import learning_material
 from pangu.starter.proposed import DRAWINGS, WORDINGS, proposed
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_the_embedded_pair_says_what_it_was_trained_with() -> None:
     pair = starter_pair()
     assert {pair.contract(role).dataset for role in ROLES} == {"emoji_artists"}
     assert pair.config.styles == starter().styles
-    assert set(offers_of(ASSETS / "starter_pair").styles) == set(starter().styles)
+    assert set(capabilities_of(ASSETS / "starter_pair").styles) == set(starter().styles)
 
 
 @pytest.mark.parametrize("name", ["starter", "demo", "single"])
@@ -92,7 +92,7 @@ def test_what_it_proposes_finds_the_drawing_that_is_meant(language: str) -> None
 
 def test_the_pair_the_page_and_the_documentation_propose_drawings_of_the_list_in_the_words_of_people() -> None:
     known = {name for one in catalogue() for name in (one.caption_en, one.caption_zh)}
-    offered = offers_of(ASSETS / "starter_pair").model_dump(mode="json")["prompts"]
+    offered = capabilities_of(ASSETS / "starter_pair").model_dump(mode="json")["prompts"]
     assert starter_pair().config.prompts == proposed() == offered
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/serving.md")]
     called = re.compile(

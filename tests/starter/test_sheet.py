@@ -8,8 +8,8 @@ from pangu.data.example.openmoji import every_drawing
 from pangu.errors import UserError
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import tiny
-from pangu.starter.prompts import colours, two_things
-from pangu.starter.sheet import CELL, MARGIN, captioned, prompt_sheet
+from pangu.starter.prompt_sheet import CELL, MARGIN, captioned, prompt_sheet
+from pangu.starter.sheet_prompts import colours, two_things
 
 
 @pytest.mark.parametrize("listed", [two_things, colours])

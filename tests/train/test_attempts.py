@@ -7,7 +7,7 @@ import pytest
 from pangu.errors import UserError
 from pangu.train.attempts import MAX_ATTEMPTS, attempted, check_claim, claim, claim_for_group
 from pangu.train.loop import Hooks, train_loop
-from pangu.train.work import claimed
+from pangu.train.worker import claimed
 from tests.train.rows import random_rows, small_recipe
 
 

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from pangu.config import Execution
-from pangu.train.averages import Averages
+from pangu.train.ema import Ema
 from pangu.train.host_copies import HostCopies
 
 HOST = Execution(ema_device="host")
 
 
-def drift(execution: Execution, steps: int, decay: float = 0.9) -> tuple[list[nn.Parameter], Averages]:
+def drift(execution: Execution, steps: int, decay: float = 0.9) -> tuple[list[nn.Parameter], Ema]:
     """Means of weights that grow by 1 a step."""
     parameters = [nn.Parameter(torch.zeros(3, 5)), nn.Parameter(torch.zeros(7))]
-    averages = Averages(parameters, (decay, 0.5), execution)
+    averages = Ema(parameters, (decay, 0.5), execution)
     for _ in range(steps):
         averages.before_change()
         with torch.no_grad():
@@ -43,11 +43,11 @@ def test_applied_waits_for_the_thread_and_gives_the_weights_back() -> None:
 
 def test_only_the_first_worker_holds_means_on_the_host() -> None:
     parameters = [nn.Parameter(torch.zeros(3))]
-    first, second = (Averages(parameters, (0.9,), HOST, rank) for rank in (0, 1))
+    first, second = (Ema(parameters, (0.9,), HOST, rank) for rank in (0, 1))
     second.step()
     second.before_change()
     second.restore(first.tensors(), first.facts())
-    assert (len(first.tensors()), len(second.tensors()), len(Averages(parameters, (0.9,), rank=1).tensors())) == (
+    assert (len(first.tensors()), len(second.tensors()), len(Ema(parameters, (0.9,), rank=1).tensors())) == (
         1,
         0,
         1,

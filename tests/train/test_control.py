@@ -10,21 +10,21 @@ from safetensors.torch import load_file
 
 from pangu.config import InitialWeights, LoraConfig, Optimization, Recipe
 from pangu.contract import GeneratorContract
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
 from pangu.data.rows.load import load_rows
 from pangu.errors import UserError
-from pangu.models.control import ControlledUNet, add_control
+from pangu.models.controlnet import ControlledUNet, add_control
 from pangu.recipes import edge_control
 from pangu.storage import Home
 from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.continuing import continue_run
-from pangu.train.draws import draw_batch
-from pangu.train.initial import pin_initial, starting_network
 from pangu.train.job import TrainJob
 from pangu.train.loop import train_loop
-from pangu.train.work import work
+from pangu.train.randomness import draw_batch
+from pangu.train.starting_weights import pin_initial, starting_network
+from pangu.train.worker import work
 from pangu.train.world import World
 from tests.models.unets import stable_diffusion_unet
 from tests.small_dataset import NAME
@@ -43,7 +43,7 @@ def job_of(home: Home, recipe: Recipe, run_name: str) -> TrainJob:
         encoded=home.encoded(NAME, encode_id),
         run_folder=home.run(run_name),
     )
-    manifest = Manifest.load(job.encoded)
+    manifest = EncodedManifest.load(job.encoded)
     pin_initial(job.run_folder, recipe, job.role, job.contract(manifest), manifest.encoders)
     return job
 
@@ -104,7 +104,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     killed_after: int, small_home: Home, generator: Path, finished: Path
 ) -> None:
     job = job_of(small_home, control_recipe(generator), f"killed-{killed_after}")
-    manifest = Manifest.load(job.encoded)
+    manifest = EncodedManifest.load(job.encoded)
     contract = job.contract(manifest)
 
     def stop(step: int, metrics: dict) -> None:
@@ -129,7 +129,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 def test_a_window_of_latents_comes_with_the_same_window_of_edges(small_home: Home, generator: Path) -> None:
     recipe = control_recipe(generator, crop=64)
     job = job_of(small_home, recipe, "windows")
-    rows, manifest = load_rows(job.encoded, "control"), Manifest.load(job.encoded)
+    rows, manifest = load_rows(job.encoded, "control"), EncodedManifest.load(job.encoded)
     interval = job.contract(manifest).interval
     cut = windows(recipe.jobs["control"], 8)
     batch = draw_batch(rows, [0, 1, 2, 3], 0, 0, 0, interval, Optimization(), cut)

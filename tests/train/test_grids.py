@@ -6,15 +6,15 @@ import torch
 from PIL import Image
 
 from pangu.config import Recipe, Watching
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.rows.load import load_rows
 from pangu.data.table.delta import read_rows
-from pangu.pictures import GAP
+from pangu.image_grid import GAP
 from pangu.storage import Home, read_json
 from pangu.train.grids import chosen_rows
 from pangu.train.job import TrainJob
-from pangu.train.sketch import middle, subject_of
-from pangu.train.work import work
+from pangu.train.sample_grid import middle, subject_of
+from pangu.train.worker import work
 from pangu.train.world import World
 from tests.small_dataset import NAME
 from tests.train.control import control_recipe, single_recipe
@@ -100,7 +100,7 @@ def test_a_generator_alone_is_shown_with_pictures_of_one_shape() -> None:
 
 def test_a_run_on_windows_is_shown_the_middle_of_the_edges(small_home: Home, alone: TrainJob) -> None:
     job = job_of(small_home, control_recipe(alone.run_folder / "generator", crop=64), "windows")
-    rows, contract = load_rows(job.encoded, "control"), job.contract(Manifest.load(job.encoded))
+    rows, contract = load_rows(job.encoded, "control"), job.contract(EncodedManifest.load(job.encoded))
     whole, subject = rows.control([3, 4]), subject_of(rows, [3, 4], contract)
     assert whole is not None and subject.control_nchw is not None
     assert torch.equal(subject.control_nchw, whole[:, :, 16:80, 16:80].float())

@@ -12,8 +12,8 @@ from pangu.data.encode.encoded import Encoders
 from pangu.errors import UserError
 from pangu.models.lora import ADAPTER, load_lora, taken_layers
 from pangu.train.checkpoint import latest_checkpoint
-from pangu.train.initial import export_generator, pin_initial, starting_network
 from pangu.train.loop import Hooks, Trained, train_loop
+from pangu.train.starting_weights import export_generator, pin_initial, starting_network
 from tests.train.rows import random_rows, small_recipe
 
 ENCODERS = Encoders(

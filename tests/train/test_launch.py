@@ -8,7 +8,7 @@ from pangu.data.encode.stage import encode
 from pangu.storage import Home
 from pangu.train import launch
 from pangu.train.on_ray import waits_for_gpus
-from pangu.train.work import work
+from pangu.train.worker import work
 from pangu.train.world import World
 from tests import nasty
 from tests.small_dataset import NAME, small_dataset

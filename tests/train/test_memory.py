@@ -5,7 +5,7 @@ import torch
 
 from pangu.config import Execution, Recipe
 from pangu.errors import UserError
-from pangu.train.memory import one_sentence_if_full
+from pangu.train.out_of_memory import one_sentence_if_full
 from tests.train.rows import small_recipe
 
 SAID = (

@@ -10,7 +10,7 @@ from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.models.schedulers import check_usable
 from pangu.recipes import recipe, tiny
-from pangu.train.work import check_rows
+from pangu.train.worker import check_rows
 from tests.train.rows import random_rows
 
 

@@ -17,11 +17,11 @@ from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 from pangu.train.checkpoint import latest_checkpoint, whole_checkpoints
-from pangu.train.draws import draw_batch
-from pangu.train.laps import Laps
-from pangu.train.ledger import Ledger
 from pangu.train.loop import Hooks, Trained, initial, start, train_loop
+from pangu.train.randomness import draw_batch
+from pangu.train.sampler import DeterministicSampler
 from pangu.train.step import train_step
+from pangu.train.step_timer import StepTimer
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import Killed, averaged, same
 
@@ -53,8 +53,8 @@ def train(kind: str, rows: EncodedRows, folder: Path, hooks: Hooks | None = None
 
 
 def steps_with(row: int) -> list[int]:
-    ledger = Ledger((0,) * 12, 4, 0)
-    return [step for step in range(STEPS) if row in ledger.rows_of(step)]
+    sampler = DeterministicSampler((0,) * 12, 4, 0)
+    return [step for step in range(STEPS) if row in sampler.rows_of(step)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +67,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(kind: str
         batch = draw_batch(rows, picked, 0, number, 0, TimeInterval(500, 1000), recipe.optimization)
         result = train_step(
             network, optimizer, [batch], 2, alpha_bars(recipe.schedule), recipe.schedule, recipe.optimization,
-            recipe.execution, Laps(torch.device("cpu")),
+            recipe.execution, StepTimer(torch.device("cpu")),
         )  # fmt: skip
         assert (math.isfinite(result.loss), math.isfinite(result.grad_norm)) == (
             kind == "norm" or number != 1,
@@ -112,11 +112,11 @@ def test_a_run_with_skipped_steps_counts_them_and_resumes_from_every_step_to_the
 @pytest.mark.parametrize("kind", KINDS)
 def test_skipped_steps_in_a_row_stop_the_run_at_its_last_good_checkpoint(kind: str, tmp_path: Path) -> None:
     """All is well in the first two steps; then every batch has a bad row."""
-    ledger = Ledger((0,) * 12, 4, 0)
-    bad = ledger.rows_of(2).tolist()[:1] + sorted({*range(12)} - {*ledger.rows_of(0), *ledger.rows_of(1)})[:3]
+    sampler = DeterministicSampler((0,) * 12, 4, 0)
+    bad = sampler.rows_of(2).tolist()[:1] + sorted({*range(12)} - {*sampler.rows_of(0), *sampler.rows_of(1)})[:3]
     rows = rows_with(kind, *bad)
     what = "loss of structure is nan" if kind == "loss" else "gradient norm of structure is inf"
-    spoilt = [step for step in range(STEPS) if set(bad) & set(ledger.rows_of(step).tolist())]
+    spoilt = [step for step in range(STEPS) if set(bad) & set(sampler.rows_of(step).tolist())]
     assert spoilt[0] == 2, spoilt
     for _ in range(2):  # the same command stops with the same sentence
         with pytest.raises(UserError) as refused:

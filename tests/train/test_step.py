@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from pangu.config import Execution, NoiseSchedule, Optimization, Recipe
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
-from pangu.train.draws import Batch, draw_batch
-from pangu.train.laps import Laps
 from pangu.train.loop import initial, prepared, start
+from pangu.train.randomness import Batch, draw_batch
 from pangu.train.step import min_snr_weight, train_step
+from pangu.train.step_timer import StepTimer
 from pangu.train.world import World
 from tests.train.rows import random_rows, small_recipe, smallest_recipe
 
@@ -42,7 +42,7 @@ def after_one_step(execution: Execution, recipe: Recipe | None = None) -> tuple[
         recipe.schedule,
         recipe.optimization,
         execution,
-        Laps(CPU),
+        StepTimer(CPU),
     )
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()]), result.losses_b
 
@@ -120,7 +120,15 @@ def test_gradients_are_finite_at_both_ends_of_the_interval(
     optimizer = torch.optim.AdamW(smallest.parameters(), fused=True)
     batch = replace(batch_of(recipe, 2), timestep_b=torch.full((2,), timestep))
     result = train_step(
-        smallest, optimizer, [batch], 2, alpha_bars(schedule), schedule, recipe.optimization, Execution(), Laps(CPU)
+        smallest,
+        optimizer,
+        [batch],
+        2,
+        alpha_bars(schedule),
+        schedule,
+        recipe.optimization,
+        Execution(),
+        StepTimer(CPU),
     )
     assert torch.isfinite(torch.stack([result.loss, result.grad_norm])).all()
     assert float(result.skipped) == 0
@@ -162,6 +170,6 @@ def test_frozen_weights_stay_where_they_are() -> None:
     settings: Optimization = recipe.optimization
     train_step(
         network, optimizer, [batch_of(recipe)], 8, alpha_bars(recipe.schedule), recipe.schedule, settings, Execution(),
-        Laps(CPU),
+        StepTimer(CPU),
     )  # fmt: skip
     assert torch.equal(network.conv_in.weight, before)

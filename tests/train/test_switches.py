@@ -14,9 +14,9 @@ from pangu.config import Execution, Recipe
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars
 from pangu.train.checkpoint import latest_checkpoint, restore
-from pangu.train.draws import draw_batch
 from pangu.train.eight_bits import decode
 from pangu.train.loop import initial, prepared, start, train_loop
+from pangu.train.randomness import draw_batch
 from pangu.train.step import loss_per_sample
 from pangu.train.world import World
 from tests.train.rows import random_rows, smallest_recipe

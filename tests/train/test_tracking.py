@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pangu.stack.ports import free_port
-from pangu.train.tracking import PAIR, code_digest, flatten, tags_of
+from pangu.train.mlflow_run import PAIR, code_digest, flatten, tags_of
 from tests.train.tracked import start, tracked_job, write
 
 

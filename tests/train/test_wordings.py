@@ -14,7 +14,7 @@ from pangu.config import Optimization
 from pangu.data.captions import EMPTY, Caption
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval
-from pangu.train.draws import Batch, draw_batch
+from pangu.train.randomness import Batch, draw_batch
 from tests.train.rows import random_rows
 
 INTERVAL = TimeInterval(500, 1000)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pangu.train.history import History
 from pangu.train.job import TrainJob
-from pangu.train.tracking import Tracker, flatten, system_facts, tags_of
+from pangu.train.mlflow_run import Tracker, flatten, system_facts, tags_of
 from pangu.train.world import World
 from tests.train.rows import small_recipe
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from pangu.data.captions import LANGUAGES, TEXT_COLUMNS, all_captions_of, styles_of
 from pangu.data.encode.chunks import CHUNK_ROWS, Chunk
 from pangu.data.encode.edges import packed
+from pangu.data.encode.encode_plan import original_side
 from pangu.data.encode.encoders import Loaded
-from pangu.data.encode.latents import Fitted, encode_fitted, fit_images, to_bytes
-from pangu.data.encode.plan import original_side
+from pangu.data.encode.view_latents import Fitted, encode_fitted, fit_images, to_bytes
 from pangu.data.encode.views import View
 from pangu.data.table.schema import with_lacking
 from pangu.models.text import embed_captions, styled_caption

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.captions import TEXT_COLUMNS
-from pangu.data.encode.encoded import Manifest, TextKind, partition_folder
+from pangu.data.encode.encoded import EncodedManifest, TextKind, partition_folder
 from pangu.data.encode.views import View
 from pangu.data.table.delta import data_files
 from pangu.storage import Home
@@ -63,7 +63,7 @@ def _read_group(file: str, group: int) -> pa.Table:
         return source.read_row_group(group, columns=[name for name in COLUMNS if name in source.schema_arrow.names])
 
 
-def chunks_of(manifest: Manifest, home: Home, folder: Path) -> Iterator[Chunk]:
+def chunks_of(manifest: EncodedManifest, home: Home, folder: Path) -> Iterator[Chunk]:
     """All chunks of the dataset version that the manifest names, for files under `folder`."""
     for order in _orders(manifest, folder):
         for number, file in enumerate(data_files(home, manifest.dataset, manifest.version, order.upscaled)):
@@ -80,7 +80,7 @@ def rows_in(chunks: Iterable[Chunk]) -> int:
     return sum(chunk.rows for chunk in chunks)
 
 
-def _orders(manifest: Manifest, folder: Path) -> Iterator[Order]:
+def _orders(manifest: EncodedManifest, folder: Path) -> Iterator[Order]:
     for upscaled in (False, True):
         views: dict[View, int] = {}
         for data in manifest.jobs.values():

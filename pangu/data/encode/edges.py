@@ -1,6 +1,6 @@
 """Edge maps as control images: how they are found, kept at a bit per pixel, and shown to a ControlNet.
 
-Knows nothing of networks; `edge_picture` makes for sampling exactly what training saw.
+`edge_picture` makes for sampling exactly what training saw.
 """
 
 import numpy as np

@@ -59,7 +59,7 @@ def text_of(recipe: Recipe) -> TextKind:
     return "on_the_fly" if recipe.rewords else "precomputed"
 
 
-class Manifest(Frozen):
+class EncodedManifest(Frozen):
     """Written last: its presence says that the encoded dataset is whole."""
 
     dataset: str
@@ -88,7 +88,7 @@ class Manifest(Frozen):
         return self.model_copy(update={"buckets": {}}).digest()
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
+    def load(cls, folder: Path) -> "EncodedManifest":
         """Raises UserError if the encoded dataset is missing or unfinished."""
         path = folder / "manifest.json"
         if not path.is_file():
@@ -110,7 +110,7 @@ class Manifest(Frozen):
 
 def parts(folder: Path, role: Role) -> list[Path]:
     """The Parquet files that the job of `role` reads, in a fixed order."""
-    data = Manifest.load(folder).job(role)
+    data = EncodedManifest.load(folder).job(role)
     return [path for upscaled in data.partitions for path in part_files(folder, data.view, upscaled)]
 
 
@@ -123,7 +123,7 @@ def partition_folder(folder: Path, view: View, upscaled: bool) -> Path:
     return folder / f"view-{view.digest()[:8]}" / PARTITIONS[upscaled]
 
 
-def check_encoded(manifest: Manifest, recipe: Recipe, role: Role) -> None:
+def check_encoded(manifest: EncodedManifest, recipe: Recipe, role: Role) -> None:
     """Raises UserError if `recipe` would train `role` on other data than was encoded, or a preset has fewer rows than a batch."""
     data, training = manifest.job(role), recipe.training(role)
     wanted = job_data(training, manifest.encoders.spatial_factor, data.view.kept)

@@ -9,8 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from pangu.config import Frozen
-from pangu.data.encode.latents import pixel_latents
 from pangu.data.encode.pixels import fit_pixels
+from pangu.data.encode.view_latents import pixel_latents
 from pangu.diffusion.presets import Size
 from pangu.models.autoencoders import decode_latents
 from pangu.storage import read_json, write_json

@@ -17,11 +17,11 @@ from pangu.actors import Crew, Spread, crew
 from pangu.config import Frozen, Recipe, Role
 from pangu.data.encode.chunk_files import decode, write_files
 from pangu.data.encode.chunks import Chunk, chunks_of, rows_in
-from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Manifest
+from pangu.data.encode.encode_plan import plan
+from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest
 from pangu.data.encode.encoders import Loaded, best_device, describe
 from pangu.data.encode.fidelity import Fidelity, measure
-from pangu.data.encode.latents import BATCH
-from pangu.data.encode.plan import plan
+from pangu.data.encode.view_latents import BATCH
 from pangu.data.table.delta import data_files
 from pangu.models.text import embed_captions
 from pangu.progress import Progress, Reporter, silent
@@ -84,7 +84,7 @@ def encode(
     )
 
 
-def _measure_autoencoder(manifest: Manifest, home: Home, folder: Path, loaded: Loaded) -> None:
+def _measure_autoencoder(manifest: EncodedManifest, home: Home, folder: Path, loaded: Loaded) -> None:
     """At the largest size that a job sees, on originals where there are any."""
     sizes = [data.view.sizes[index] for data in manifest.jobs.values() for index in data.view.kept]
     originals = data_files(home, manifest.dataset, manifest.version, upscaled=False)

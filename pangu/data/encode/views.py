@@ -1,6 +1,6 @@
 """How images are seen by a training job: at which sizes they are encoded, which presets they fill, what is cut out of them.
 
-Pure arithmetic on sizes; knows nothing of files or models.
+Pure arithmetic on sizes.
 """
 
 from collections.abc import Mapping

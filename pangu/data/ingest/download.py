@@ -11,7 +11,7 @@ import pangu
 from pangu.data.card import Card
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, account, failures
 from pangu.data.ingest.watchdog import supervise
-from pangu.data.table.links import for_fsspec
+from pangu.data.table.folder_links import for_fsspec
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
 from pangu.storage import write_json

@@ -73,7 +73,7 @@ class Group:
 
 
 @dataclass
-class Ledger:
+class ShardQueue:
     """What is known of an ingest's rows, and which shards still wait for a node."""
 
     card: Card
@@ -88,20 +88,20 @@ class Ledger:
         return self.raw.root / "groups"
 
     @classmethod
-    def open(cls, card: Card, raw: RawFolder) -> "Ledger":
+    def open(cls, card: Card, raw: RawFolder) -> "ShardQueue":
         """Everything that earlier runs finished, on nodes or not, is known; the rest waits."""
-        ledger = cls(card, raw, raw.expected_rows())
-        ledger.groups.mkdir(parents=True, exist_ok=True)
+        queue = cls(card, raw, raw.expected_rows())
+        queue.groups.mkdir(parents=True, exist_ok=True)
         raw.shards.mkdir(parents=True, exist_ok=True)
-        for file in ledger.groups.glob("*.parquet"):
-            ledger._recall(file)
-        for folder in sorted(path for path in ledger.groups.iterdir() if path.is_dir()):
+        for file in queue.groups.glob("*.parquet"):
+            queue._recall(file)
+        for folder in sorted(path for path in queue.groups.iterdir() if path.is_dir()):
             left = Group.read(folder, raw.rows_per_shard)
             if left is not None:
-                ledger.settle(left)
+                queue.settle(left)
             shutil.rmtree(folder, ignore_errors=True)
-        ledger.waiting = account_finished(card, raw, ledger.expected, ledger.states)
-        return ledger
+        queue.waiting = account_finished(card, raw, queue.expected, queue.states)
+        return queue
 
     def _recall(self, file: Path) -> None:
         """Take over what a group was found to be, but for shards that were fetched again since, or now hold other rows."""
@@ -152,7 +152,7 @@ def fetch(card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]]) -> di
 class Fleet:
     """The nodes of the cluster, and which group each of them has."""
 
-    ledger: Ledger
+    queue: ShardQueue
     origins: frozenset[tuple[str, int]]
     deadline: float
     running: dict[Any, tuple[str, Group]] = field(default_factory=dict)
@@ -168,16 +168,16 @@ class Fleet:
         if nodes:
             self.last_seen = now
         busy = {node for node, _ in self.running.values()} | {node for node, end in self.resting.items() if now < end}
-        card, waiting = self.ledger.card, self.ledger.waiting
+        card, waiting = self.queue.card, self.queue.waiting
         limits = card.limits.model_copy(update={"total_seconds": max(1.0, self.deadline - now)})
         for node in nodes:
             if node in busy or not waiting:
                 continue
             size = group_size(len(waiting), len(nodes), card.limits.processes)
             shards, waiting[:size] = waiting[:size], []
-            self.ledger.tries.update(shards)
-            folder = self.ledger.groups / f"{shards[0]:05d}-{time.time_ns():x}"
-            group = Group.write(folder, self.ledger.raw, urls, shards)
+            self.queue.tries.update(shards)
+            folder = self.queue.groups / f"{shards[0]:05d}-{time.time_ns():x}"
+            group = Group.write(folder, self.queue.raw, urls, shards)
             # One group a node is this class's own rule, so nothing is reserved: a node whose slots are taken still downloads.
             remote = ray.remote(fetch).options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -206,24 +206,24 @@ class Fleet:
                 why = str(error)
             except ray.exceptions.RayError as error:
                 why = f"{type(error).__name__} on its node"
-            missing = self.ledger.settle(group, found)
+            missing = self.queue.settle(group, found)
             if missing:
                 self.resting[node] = time.monotonic() + REST_SECONDS
-            hopeless = [shard for shard in missing if self.ledger.tries[shard] >= TRIES]
+            hopeless = [shard for shard in missing if self.queue.tries[shard] >= TRIES]
             if hopeless:
                 raise UserError(
-                    f"Ingest of '{self.ledger.card.name}' gave up on shards {names(hopeless)} after {TRIES} nodes: {why}; "
+                    f"Ingest of '{self.queue.card.name}' gave up on shards {names(hopeless)} after {TRIES} nodes: {why}; "
                     f"see {group.raw.root / 'download.log'} and run the same command again to continue."
                 )
-            self.ledger.waiting = sorted([*self.ledger.waiting, *missing])
+            self.queue.waiting = sorted([*self.queue.waiting, *missing])
             shutil.rmtree(group.raw.root, ignore_errors=True)
 
     def check(self) -> None:
         """Raises UserError if the time is over, or if there has been no node for long."""
-        now, name = time.monotonic(), self.ledger.card.name
+        now, name = time.monotonic(), self.queue.card.name
         if now > self.deadline:
             raise UserError(
-                f"Ingest of '{name}' stopped (deadline) with {len(self.ledger.waiting)} shards waiting and "
+                f"Ingest of '{name}' stopped (deadline) with {len(self.queue.waiting)} shards waiting and "
                 f"{len(self.running)} groups under way; run the same command again to continue."
             )
         if not self.running and now - self.last_seen > PATIENCE_SECONDS:
@@ -261,11 +261,11 @@ def download_on_nodes(
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    urls, ledger = pq.read_table(raw.urls), Ledger.open(card, raw)
-    fleet = Fleet(ledger, origins, time.monotonic() + card.limits.total_seconds)
-    tell = _Teller(ledger, report)
+    urls, queue = pq.read_table(raw.urls), ShardQueue.open(card, raw)
+    fleet = Fleet(queue, origins, time.monotonic() + card.limits.total_seconds)
+    tell = _Teller(queue, report)
     try:
-        while ledger.waiting or fleet.running:
+        while queue.waiting or fleet.running:
             fleet.begin(urls)
             tell(fleet)
             fleet.collect()
@@ -273,26 +273,26 @@ def download_on_nodes(
         tell(fleet)
     finally:
         fleet.stop()
-    return ledger.states
+    return queue.states
 
 
 class _Teller:
     """Reports when another shard is finished, wherever it lies."""
 
-    def __init__(self, ledger: Ledger, report: Reporter) -> None:
-        self._ledger, self._report = ledger, report
-        self._total, self._started = sum(map(len, ledger.expected)), time.monotonic()
-        self._at_start, self._told = len(ledger.states), -1
+    def __init__(self, queue: ShardQueue, report: Reporter) -> None:
+        self._queue, self._report = queue, report
+        self._total, self._started = sum(map(len, queue.expected)), time.monotonic()
+        self._at_start, self._told = len(queue.states), -1
 
     def __call__(self, fleet: Fleet) -> None:
-        done, failed = len(self._ledger.states), Counter[str]()
+        done, failed = len(self._queue.states), Counter[str]()
         for _, group in fleet.running.values():
             for here, shard in group.finished():
-                done += len(self._ledger.expected[shard])
+                done += len(self._queue.expected[shard])
                 failed += failures(group.raw, here)
         if done == self._told:
             return
-        failed += Counter(state.reason for state in self._ledger.states.values() if state.reason)
+        failed += Counter(state.reason for state in self._queue.states.values() if state.reason)
         speed = (done - self._at_start) / max(time.monotonic() - self._started, 1e-6)
         found = progress(done, self._total, speed, failed)
         self._report(found.model_copy(update={"facts": found.facts | {"nodes": len(living_nodes())}}))

@@ -1,7 +1,7 @@
 """Blur-aware admission: learns on a dataset's own originals from which timestep on each of its upscaled rows may train.
 
 Originals are made small and enlarged again by the card's upscaler; where noise hides the difference is known for them, and the
-estimator of `pangu.diffusion.admission` learns to tell it from the enlarged image's spectrum alone.
+estimator of `pangu.diffusion.blur_admission` learns to tell it from the enlarged image's spectrum alone.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from pangu.data.card import Admission, Card
 from pangu.data.encode.pixels import to_unit
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.upscale import Upscaler, resize, upscale_to
-from pangu.diffusion.admission import Estimator, fit, hiding_noise, spectrum_features
+from pangu.diffusion.blur_admission import Estimator, fit, hiding_noise, spectrum_features
 from pangu.diffusion.noise import alpha_bars
 from pangu.progress import Progress, Reporter, silent
 
@@ -57,7 +57,7 @@ class Admitter:
 
 
 @dataclass(frozen=True)
-class RoundTrip:
+class DegradedOriginal:
     """One original made small and enlarged again: what an estimate sees, and what it should say.
 
     level: logarithm of noise over signal from which on noise hides the loss.
@@ -83,7 +83,7 @@ def make_admitter(card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler,
 
 def round_trips(
     card: Card, originals: Sequence[ImageHWC], upscaler: Upscaler, report: Reporter = silent
-) -> list[RoundTrip]:
+) -> list[DegradedOriginal]:
     """A window of every original at every factor that the card allows, with the noise that hides what was lost."""
     settings = card.upscale.admission
     latents_of = latent_encoder(settings)
@@ -92,7 +92,7 @@ def round_trips(
     crops = [cropped(whole, window_of(number, whole.shape, side)) for number, whole in enumerate(wholes)]
     truth = latents_of([crop[place] for crop, place in crops])
     factors = [one for one in FACTORS if one <= card.upscale.max_factor and side / one >= 8]
-    cases: list[RoundTrip] = []
+    cases: list[DegradedOriginal] = []
     for round_, factor in enumerate(factors):
         enlarged = []
         for number, (crop, place) in enumerate(crops):
@@ -101,7 +101,7 @@ def round_trips(
             report(Progress(stage="calibrate", done=done, total=total, unit="windows"))
         levels = hiding_noise(latents_of(enlarged) - truth, settings.visible_share)
         found = enumerate(zip(enlarged, levels, strict=True))
-        cases += [RoundTrip(number, factor, image, float(level)) for number, (image, level) in found]
+        cases += [DegradedOriginal(number, factor, image, float(level)) for number, (image, level) in found]
     return cases
 
 
@@ -148,7 +148,7 @@ def latent_encoder(settings: Admission) -> Callable[[Sequence[ImageHWC]], Tensor
     if settings.autoencoder is None:
         return lambda images: to_unit(np.stack(images))
     # It brings diffusers along, which most worker processes never need.
-    from pangu.data.encode.latents import pixel_latents
+    from pangu.data.encode.view_latents import pixel_latents
     from pangu.models.autoencoders import load_autoencoder
 
     autoencoder: Any = load_autoencoder(settings.autoencoder).to("cuda" if torch.cuda.is_available() else "cpu")

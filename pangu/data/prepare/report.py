@@ -11,12 +11,12 @@ import pyarrow as pa
 from jinja2 import Environment
 
 from pangu.data.images import read_rgb
-from pangu.data.table.rejects import examples
+from pangu.data.table.rejected import examples
 from pangu.storage import write_atomically
 
 if TYPE_CHECKING:  # flows show reports, and need no tables for it
     from pangu.data.card import Card
-    from pangu.data.prepare.pieces import Piece
+    from pangu.data.prepare.row_sources import Piece
     from pangu.data.prepare.select import Verdict
 
 EXAMPLES = 8

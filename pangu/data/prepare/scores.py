@@ -14,7 +14,7 @@ from PIL import Image
 
 from pangu.data.filters import Filters
 from pangu.data.images import ImageHWC
-from pangu.data.prepare.neighbours import colours_of
+from pangu.data.prepare.near_duplicates import colours_of
 from pangu.errors import UserError
 
 LETTERS_TO_TELL = 20

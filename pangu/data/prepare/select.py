@@ -12,7 +12,7 @@ import pyarrow as pa
 from pangu.data.captions import MORE
 from pangu.data.card import Card
 from pangu.data.filters import NearDuplicates, check_measured, reason_of
-from pangu.data.prepare.neighbours import Pictures, near_duplicates
+from pangu.data.prepare.near_duplicates import NearDuplicateIndex, near_duplicates
 from pangu.data.table.delta import latest_version, read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -36,7 +36,7 @@ class Known:
     """What the decision looks at beyond the rows: keys of the version before, and pictures of other datasets."""
 
     keys: frozenset[str]
-    pictures: Pictures | None
+    pictures: NearDuplicateIndex | None
 
 
 def known(card: Card, home: Home) -> Known:
@@ -55,8 +55,8 @@ def known(card: Card, home: Home) -> Known:
     return Known(frozenset(earlier), _pictures_of(rule, home) if rule.against else None)
 
 
-def _pictures_of(rule: NearDuplicates, home: Home) -> Pictures:
-    pictures = Pictures(rule.max_bits, rule.max_colour)
+def _pictures_of(rule: NearDuplicates, home: Home) -> NearDuplicateIndex:
+    pictures = NearDuplicateIndex(rule.max_bits, rule.max_colour)
     for dataset in rule.against:
         name, _, version = dataset.partition("@")
         if version and not version.isdigit():
@@ -102,5 +102,5 @@ def _mark_near_duplicates(
                 reasons[at] = "in_other_dataset"
     competing = [at for at in competing if not reasons[at]]
     order = sorted(competing, key=lambda at: (keys[at] not in beyond.keys, -int(pixels[at]), keys[at]))
-    for at in near_duplicates(phashes, colours, order, Pictures(rule.max_bits, rule.max_colour)):
+    for at in near_duplicates(phashes, colours, order, NearDuplicateIndex(rule.max_bits, rule.max_colour)):
         reasons[at] = "near_duplicate"

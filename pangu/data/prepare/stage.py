@@ -16,25 +16,25 @@ from pangu.data.card import Card
 from pangu.data.ingest.raw import OWN, RawFolder
 from pangu.data.ingest.stage import require_finished
 from pangu.data.locks import only_preparing
-from pangu.data.prepare import work as making
+from pangu.data.prepare import make_rows as making
 from pangu.data.prepare.admission import Admitter, make_admitter
-from pangu.data.prepare.landing import Lost, PrepareOutcome, earlier_outcome, is_whole, land, lost_file
-from pangu.data.prepare.pieces import Piece, pieces_of_version, pieces_of_work
-from pangu.data.prepare.plan import Plan, plan_rows
+from pangu.data.prepare.make_rows import CODE_VERSION, ShardJob, ShardWorker, keys_of, work_folder
+from pangu.data.prepare.publish import Lost, PrepareOutcome, earlier_outcome, is_whole, land, lost_file
+from pangu.data.prepare.row_plan import RowPlan, plan_rows
+from pangu.data.prepare.row_sources import Piece, pieces_of_version, pieces_of_work
 from pangu.data.prepare.upscale import upscaler_of
-from pangu.data.prepare.work import CODE_VERSION, ShardJob, ShardWorker, keys_of, work_folder
 from pangu.data.prepare.workers import map_unordered
 from pangu.data.table.versions import VersionEntry, log
-from pangu.diffusion.admission import Estimator
+from pangu.diffusion.blur_admission import Estimator
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
 from pangu.storage import Home, read_json, write_json
 
-__all__ = ["Execution", "PrepareOutcome", "prepare"]
+__all__ = ["PrepareOutcome", "WorkerSettings", "prepare"]
 
 
 @dataclass(frozen=True)
-class Execution:
+class WorkerSettings:
     """How rows are made: it changes how long that takes, not what comes out.
 
     threads: ncnn's for one image. workers: processes, or Ray actors. on_ray: in the cluster that RAY_ADDRESS names.
@@ -46,7 +46,7 @@ class Execution:
 
 
 def prepare(
-    card: Card, ingest_id: str, home: Home, report: Reporter = silent, execution: Execution = Execution()
+    card: Card, ingest_id: str, home: Home, report: Reporter = silent, execution: WorkerSettings = WorkerSettings()
 ) -> PrepareOutcome:
     """Make a dataset version from a finished ingest; the same card and ingest again add nothing.
 
@@ -83,7 +83,7 @@ def _same_work(home: Home, name: str, work: str) -> VersionEntry | None:
     return next((entry for entry in same if is_whole(home, name, entry.key, work)), None)
 
 
-def _jobs(raw: RawFolder, plan: Plan) -> list[ShardJob]:
+def _jobs(raw: RawFolder, plan: RowPlan) -> list[ShardJob]:
     jobs = []
     for number, ((ingest, shard), rows) in enumerate(plan.rows.items()):
         source = raw if ingest == OWN else RawFolder(raw.root.parent / ingest)
@@ -94,7 +94,7 @@ def _jobs(raw: RawFolder, plan: Plan) -> list[ShardJob]:
 
 
 def _make_rows(
-    card: Card, raw: RawFolder, home: Home, work: str, report: Reporter, execution: Execution
+    card: Card, raw: RawFolder, home: Home, work: str, report: Reporter, execution: WorkerSettings
 ) -> list[Piece]:
     plan = plan_rows(raw.read_rows(), card.describes)
     jobs, folder = _jobs(raw, plan), work_folder(home, card.name, work)

@@ -37,7 +37,7 @@ def _in_processes(make: Callable[[], Worker], jobs: Sequence[Any], workers: int)
     # Not forked from here, because that would inherit the threads of Arrow and ncnn in whatever state they are; the fork server
     # imports once and has none.
     context = get_context("forkserver")
-    context.set_forkserver_preload(["pangu.data.prepare.work"])
+    context.set_forkserver_preload(["pangu.data.prepare.make_rows"])
     with ProcessPoolExecutor(workers, context, _start, (make,)) as pool:
         futures = [pool.submit(_run, job) for job in jobs]
         try:

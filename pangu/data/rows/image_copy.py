@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.captions import TEXT_COLUMNS
+from pangu.data.encode.encode_plan import original_side
 from pangu.data.encode.pixels import fit_pixels
-from pangu.data.encode.plan import original_side
 from pangu.data.encode.views import JobData, View
 from pangu.data.rows.local_cache import map_table, write_table
 from pangu.data.table.delta import data_files

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from pangu.config import Recipe, Role
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.rows.mapped import open_mapped
 from pangu.data.rows.on_the_fly import open_on_the_fly
 from pangu.data.rows.training_rows import Rows
@@ -20,7 +20,7 @@ def load_rows(folder: Path, role: Role, recipe: Recipe | None = None, device: to
     Raises:
         UserError: the encoded dataset is unfinished, or holds no row for that role, or its encoders are not the recipe's.
     """
-    if Manifest.load(folder).latents == "precomputed":
+    if EncodedManifest.load(folder).latents == "precomputed":
         return open_mapped(folder, role, recipe, device)
     if recipe is None:
         raise UserError(f"The dataset {folder.name} is encoded on the fly, which needs the recipe's encoders.")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pangu.config import Role
 from pangu.data.captions import LANGUAGES, TEXT_COLUMNS
 from pangu.data.encode.edges import packed_width
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.rows.local_cache import Column, write_table
 
 FORMAT = 1
@@ -28,7 +28,7 @@ FACTS = ["key", "split", "min_timestep", "preset", "original_side", "styled", CO
 class LocalCopy:
     """What the copy will hold, and how it is written."""
 
-    def __init__(self, manifest: Manifest, role: Role, files: Sequence[Path]) -> None:
+    def __init__(self, manifest: EncodedManifest, role: Role, files: Sequence[Path]) -> None:
         self._encoders, self._data, self._files = manifest.encoders, manifest.job(role), files
         self._embedded = manifest.text == "precomputed"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.data.encode.edges import control_image, unpacked
-from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, Manifest, parts
+from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest, parts
 from pangu.data.encode.encoders import load_towers
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table, mapped
 from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy, with_counts
@@ -76,7 +76,7 @@ def open_mapped(
         UserError: the encoded dataset is unfinished, was not encoded for that role or with the recipe's text encoders, or
             holds no row for it; or the disk is full.
     """
-    manifest = Manifest.load(folder)
+    manifest = EncodedManifest.load(folder)
     plan = LocalCopy(manifest, role, parts(folder, role))
     if len(plan) == 0:
         raise UserError(f"The encoded dataset {folder.name} has no training rows for the {role} generator.")
@@ -85,7 +85,7 @@ def open_mapped(
     return read_copy(copy, folder, embedder)
 
 
-def _embedder(manifest: Manifest, folder: Path, recipe: Recipe | None, device: torch.device | str) -> Embedder:
+def _embedder(manifest: EncodedManifest, folder: Path, recipe: Recipe | None, device: torch.device | str) -> Embedder:
     """What makes texts of a table, with the towers that the dataset was encoded for."""
     if recipe is None:
         raise UserError(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.data.encode.edges import control_image, find_edges
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.encoders import Loaded, describe
-from pangu.data.encode.latents import BATCH, pixel_latents, shrunk_latents
+from pangu.data.encode.view_latents import BATCH, pixel_latents, shrunk_latents
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once
@@ -67,7 +67,7 @@ def open_on_the_fly(folder: Path, role: Role, recipe: Recipe, device: torch.devi
     Raises:
         UserError: the dataset was not encoded for that role, with the recipe's encoders, or the disk is full.
     """
-    manifest = Manifest.load(folder)
+    manifest = EncodedManifest.load(folder)
     data, loaded = manifest.job(role), Loaded.of(recipe, device)
     if describe(loaded.autoencoder, loaded.towers, recipe.max_tokens) != manifest.encoders:
         raise UserError(

@@ -20,7 +20,7 @@ from deltalake.transaction import AddAction, create_table_with_add_actions
 from pangu.config import Frozen
 from pangu.data.card import Split
 from pangu.data.table.schema import PARTITION, SCHEMA, STORED, with_nulls
-from pangu.data.table.store import TableStore, said_plainly, unaddressed
+from pangu.data.table.store import TableStore, storage_errors, unaddressed
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -129,7 +129,7 @@ def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dic
         app_transactions=[Transaction(key, nth)],
     )
     schema, table = Schema.from_arrow(SCHEMA), _open(home, name)
-    with said_plainly(store.uri):
+    with storage_errors(store.uri):
         if table is None:
             create_table_with_add_actions(
                 store.delta_uri, schema, actions, mode="error", partition_by=[PARTITION],
@@ -314,7 +314,7 @@ def open_table(home: Home, name: str, version: int | None = None) -> DeltaTable:
 def _open(home: Home, name: str, version: int | None = None) -> DeltaTable | None:
     store = TableStore.of(home, name)
     try:
-        with said_plainly(store.uri):
+        with storage_errors(store.uri):
             return DeltaTable(store.delta_uri, version=version, storage_options=store.options)
     except TableNotFoundError:
         return None

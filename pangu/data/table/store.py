@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from pangu.data.table import links
+from pangu.data.table import folder_links
 from pangu.errors import UserError
 from pangu.storage import Home
 
 S3 = "s3://"
 UNFIT_IN_URI = re.compile(r"[#?%\[\]^|\\]")
-"""See `links.UNFIT`; in object storage no link helps."""
+"""See `folder_links.UNFIT`; in object storage no link helps."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TableStore:
                     f"Delta's library takes no table at {self.uri}: its address has '{found[0]}' in it; choose another."
                 )
             return quoted(self.uri)
-        return str(links.for_delta(Path(self.uri)))
+        return str(folder_links.for_delta(Path(self.uri)))
 
     def file(self, logged: str) -> str:
         """The address of a data file that Delta's log names: an absolute path, or a URI that pyarrow opens.
@@ -94,7 +94,7 @@ class TableStore:
         Raises:
             UserError: the disk is full, or the bucket cannot be reached.
         """
-        with said_plainly(self.uri):
+        with storage_errors(self.uri):
             if not self.is_local:
                 sink = self._filesystem.open_output_stream(self._inside(path))
                 with sink, pq.ParquetWriter(sink, schema, **layout) as writer:
@@ -118,7 +118,7 @@ class TableStore:
         if self.is_local:
             file = Path(self.uri) / path
             return file.stat().st_size if file.is_file() else None
-        with said_plainly(self.uri):
+        with storage_errors(self.uri):
             return self._filesystem.get_file_info(self._inside(path)).size
 
     def _inside(self, path: str) -> str:
@@ -164,7 +164,7 @@ def file_system(uri: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def said_plainly(uri: str) -> Iterator[None]:
+def storage_errors(uri: str) -> Iterator[None]:
     """Turn what a disk or a bucket refuses into one sentence that names it."""
     try:
         yield

@@ -11,9 +11,9 @@ from pydantic import Field
 from pangu.config import Frozen
 from pangu.data.locks import only_preparing
 from pangu.data.table.delta import data_files, history, is_readable, latest_version, open_table, read_rows
-from pangu.data.table.rejects import rejected_folders
+from pangu.data.table.rejected import rejected_folders
 from pangu.data.table.schema import FACTS
-from pangu.data.table.store import TableStore, said_plainly
+from pangu.data.table.store import TableStore, storage_errors
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -45,7 +45,7 @@ class VersionFacts(Frozen):
     quantiles: dict[str, tuple[float, float, float]] = Field(description="5 %, 50 % and 95 % of each measured number")
 
 
-class Difference(Frozen):
+class VersionDiff(Frozen):
     """What changed between two versions, by key."""
 
     dataset: str
@@ -135,7 +135,7 @@ def _quantiles(rows: pa.Table) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def diff(home: Home, name: str, old: int, new: int) -> Difference:
+def diff(home: Home, name: str, old: int, new: int) -> VersionDiff:
     """What version `new` has that `old` has not, and the other way round."""
     before, after = (read_rows(home, name, version, columns=FACTS) for version in (old, new))
     added = after.filter(pc.invert(pc.is_in(after["key"], before["key"].combine_chunks())))
@@ -143,7 +143,7 @@ def diff(home: Home, name: str, old: int, new: int) -> Difference:
     changed, examples = _changed(before, after)
     for kind, rows in (("added", added), ("removed", removed)):
         examples[kind] = tuple(rows["source_url"].slice(0, EXAMPLES).to_pylist())
-    return Difference(
+    return VersionDiff(
         dataset=name,
         old=old,
         new=new,
@@ -200,7 +200,7 @@ def vacuum(home: Home, name: str, keep: int, dry_run: bool, unfinished_hours: in
 
 def _vacuum(home: Home, name: str, kept: list[int], dry_run: bool, full: bool, hours: int) -> set[str]:
     """One run of Delta's own vacuum: of files that versions held, or with `full` also of those that none ever did."""
-    with said_plainly(TableStore.of(home, name).uri):
+    with storage_errors(TableStore.of(home, name).uri):
         gone = open_table(home, name).vacuum(
             retention_hours=hours, dry_run=dry_run, enforce_retention_duration=False, full=full, keep_versions=kept
         )

@@ -17,7 +17,7 @@ from pangu.data.prepare.upscale import make_upscaler, resize, upscale_to
 from pangu.errors import UserError
 from pangu.models.autoencoders import check_finite
 from pangu.models.hashing import architecture
-from pangu.pipelines.coop.family import Family
+from pangu.pipelines.coop.model_adapter import ModelAdapter
 
 UPSAMPLERS = ("bilinear", "lanczos", "spanx2", "spanx4")
 LARGEST_STRETCH = 0.02
@@ -30,7 +30,7 @@ WORST_ROUNDTRIP_DB = 25.0
 class Side:
     """One end of a bridge: a model, the size of its pictures in px, and the autoencoder that stands in for its own."""
 
-    family: Family
+    adapter: ModelAdapter
     height: int
     width: int
     vae: Any = None
@@ -41,13 +41,13 @@ class Side:
 
     def shape(self, images: int) -> tuple[int, int, int, int]:
         """(B, C, h, w) of its latents."""
-        return (images, self.family.channels, *self.family.latent_size(self.height, self.width))
+        return (images, self.adapter.channels, *self.adapter.latent_size(self.height, self.width))
 
     def pixels(self, latents_bchw: Tensor) -> Tensor:
-        return self.family.to_pixels(latents_bchw, self.vae)
+        return self.adapter.to_pixels(latents_bchw, self.vae)
 
     def latents(self, pixels_bchw: Tensor) -> Tensor:
-        return self.family.to_latents(pixels_bchw, self.vae)
+        return self.adapter.to_latents(pixels_bchw, self.vae)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Bridge:
         pixels = start.pixels(clean_bchw)
         self._crossed.append((pixels.abs().amax(), clean_bchw.abs().amax()))
         crossed = end.latents(resize_pixels(pixels, end.size, self.upsample))
-        return crossed.to(end.family.device)
+        return crossed.to(end.adapter.device)
 
     def check(self) -> None:
         """Whether all that crossed since the last check was finite; reading that waits for the device, so it is done rarely.
@@ -96,8 +96,8 @@ def bridge_between(main: Side, partner: Side, upsample: str | None) -> Bridge:
         UserError: a size that a model can not draw, or two sizes without a way to resize.
     """
     for side in (main, partner):
-        side.family.check_size(*side.size)
-    who = partner.family.name
+        side.adapter.check_size(*side.size)
+    who = partner.adapter.name
     if upsample is not None and upsample not in UPSAMPLERS:
         raise UserError(f"{who}: upsample must be one of {', '.join(UPSAMPLERS)}, not '{upsample}'.")
     if partner.size != main.size:
@@ -112,11 +112,11 @@ def bridge_between(main: Side, partner: Side, upsample: str | None) -> Bridge:
                 f"{who} draws {partner.height}x{partner.width}, which would be distorted to the main model's {main.height}x"
                 f"{main.width} (height x width); give it the same aspect ratio."
             )
-    shared = partner.size == main.size and same_space(main.family, partner.family)
+    shared = partner.size == main.size and same_space(main.adapter, partner.adapter)
     return Bridge(main, partner, upsample, shared)
 
 
-def same_space(one: Family, other: Family) -> bool:
+def same_space(one: ModelAdapter, other: ModelAdapter) -> bool:
     """Whether the clean latents of two models mean the same: both are pixels, or their autoencoders are equal."""
     if one.vae is None or other.vae is None:
         return one.vae is other.vae and one.channels == other.channels
@@ -166,7 +166,7 @@ def _enlarged(image_hwc: np.ndarray, size: tuple[int, int], how: str) -> np.ndar
 
 
 @dataclass(frozen=True)
-class RoundTrip:
+class BridgePsnr:
     """What a bridge loses, as the peak signal-to-noise ratio of pictures that crossed it, dB.
 
     to_main: the partner's pictures as the main model's latents hold them (D' -> E). to_partner: the way back (D -> E').
@@ -181,13 +181,13 @@ class RoundTrip:
 
 
 @torch.inference_mode()
-def roundtrip_error(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
+def roundtrip_error(bridge: Bridge, pixels_bchw: Tensor) -> BridgePsnr:
     """Send pictures, (B, 3, H, W) in [-1, 1] at the main's size, across and back; infinite where nothing is lost."""
     if bridge.shared:
-        return RoundTrip(float("inf"), float("inf"))
+        return BridgePsnr(float("inf"), float("inf"))
     there = bridge.partner.latents(resize_pixels(pixels_bchw, bridge.partner.size, bridge.upsample))
     here = bridge.main.latents(pixels_bchw)
-    found = RoundTrip(
+    found = BridgePsnr(
         to_main=_seen_through(bridge.partner, there, bridge.main, bridge.to_main(there), bridge.upsample),
         to_partner=_seen_through(bridge.main, here, bridge.partner, bridge.to_partner(here), bridge.upsample),
     )
@@ -195,12 +195,12 @@ def roundtrip_error(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
     return found
 
 
-def checked_roundtrip(bridge: Bridge, pixels_bchw: Tensor) -> RoundTrip:
+def checked_roundtrip(bridge: Bridge, pixels_bchw: Tensor) -> BridgePsnr:
     """`roundtrip_error`, with a warning where the bridge loses too much."""
     found = roundtrip_error(bridge, pixels_bchw)
     if found.worst < WORST_ROUNDTRIP_DB:
         warnings.warn(
-            f"The bridge to {bridge.partner.family.name} keeps only {found.worst:.1f} dB of these pictures, where "
+            f"The bridge to {bridge.partner.adapter.name} keeps only {found.worst:.1f} dB of these pictures, where "
             f"{WORST_ROUNDTRIP_DB:g} dB are fair; details it draws will not arrive.",
             stacklevel=3,
         )

@@ -9,10 +9,10 @@ from diffusers.image_processor import VaeImageProcessor
 
 from pangu.errors import UserError
 from pangu.pipelines.coop import build, saving
-from pangu.pipelines.coop.families import family_of
-from pangu.pipelines.coop.family import Family
+from pangu.pipelines.coop.adapters import adapter_for
 from pangu.pipelines.coop.handoff import Handoff
 from pangu.pipelines.coop.loading import load_pipeline
+from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.pipelines.coop.nested import NestedPipeline
 from pangu.pipelines.coop.partner import Partner, names_of
 
@@ -36,12 +36,12 @@ class Cooperators(NestedPipeline):
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
         several = partners if isinstance(partners, (list, tuple)) else [partners]
         self.partners = tuple(partner if isinstance(partner, Partner) else Partner(partner) for partner in several)
-        family = family_of(load_pipeline(main, controlnet, torch_dtype), "main")
+        adapter = adapter_for(load_pipeline(main, controlnet, torch_dtype), "main")
         others = tuple(
-            family_of(load_pipeline(partner.source, partner.controlnet, torch_dtype), name)
+            adapter_for(load_pipeline(partner.source, partner.controlnet, torch_dtype), name)
             for partner, name in zip(self.partners, names_of(self.partners), strict=True)
         )
-        self.models = build.Models(family, others, bridge_vae)
+        self.models = build.Models(adapter, others, bridge_vae)
         self.handoff, self.batched_guidance = handoff, batched_guidance
         self.low: Cooperators | None = None
         if handoff is not None:
@@ -56,14 +56,14 @@ class Cooperators(NestedPipeline):
         return self.models.main.pipe
 
     @property
-    def families(self) -> list[Family]:
+    def adapters(self) -> list[ModelAdapter]:
         """The adapters of all models, the main one first."""
         return [self.models.main, *self.models.partners]
 
     @property
     def components(self) -> dict[str, Any]:
         """The models, as arguments of this class: `CoopPipeline(**coop.components)` shares them."""
-        pipes = [family.pipe for family in self.models.partners]
+        pipes = [adapter.pipe for adapter in self.models.partners]
         return {
             "main": self.main,
             "partners": tuple(
@@ -78,7 +78,7 @@ class Cooperators(NestedPipeline):
     def pipelines(self) -> list[Any]:
         """Those of all models and of the low-resolution stage, the main one first."""
         inner = [] if self.low is None else self.low.pipelines
-        every = [*(family.pipe for family in self.families), *inner]
+        every = [*(adapter.pipe for adapter in self.adapters), *inner]
         return list({id(pipe): pipe for pipe in every}.values())
 
     @property
@@ -89,12 +89,12 @@ class Cooperators(NestedPipeline):
 
     @property
     def _autoencoders(self) -> list[Any]:
-        own = [family.vae for family in self.families if family.vae is not None]
+        own = [adapter.vae for adapter in self.adapters if adapter.vae is not None]
         return [*own, *self._loose_models, *([] if self.low is None else self.low._autoencoders)]
 
     @property
     def _denoisers(self) -> list[Any]:
-        own = [part for family in self.families for part in family.denoisers]
+        own = [part for adapter in self.adapters for part in adapter.denoisers]
         return own + ([] if self.low is None else self.low._denoisers)
 
     @classmethod
@@ -135,19 +135,21 @@ class Cooperators(NestedPipeline):
     def rename(self, prefix: str) -> None:
         """Names for a cooperation inside another one."""
         self.models.main.name = prefix
-        for family, name in zip(self.models.partners, names_of(self.partners), strict=True):
-            family.name = f"{prefix} {name}"
+        for adapter, name in zip(self.models.partners, names_of(self.partners), strict=True):
+            adapter.name = f"{prefix} {name}"
 
     def offload_partners(self, offload: bool = True) -> None:
         """Keep the networks of partners on the CPU while they are idle; each prediction moves them there and back."""
-        for family in self.models.partners:
-            family.device_at_work = self.models.main.device
-            family.offloaded = offload
-            for part in family.networks:
-                part.to("cpu" if offload else family.device_at_work)
+        for adapter in self.models.partners:
+            adapter.device_at_work = self.models.main.device
+            adapter.offloaded = offload
+            for part in adapter.networks:
+                part.to("cpu" if offload else adapter.device_at_work)
 
     def _check_devices(self) -> None:
         home = self.models.main.device
-        for family in self.models.partners:
-            if family.device != home:
-                raise UserError(f"{family.name} is on {family.device}, but main on {home}; move both with `.to(...)`.")
+        for adapter in self.models.partners:
+            if adapter.device != home:
+                raise UserError(
+                    f"{adapter.name} is on {adapter.device}, but main on {home}; move both with `.to(...)`."
+                )

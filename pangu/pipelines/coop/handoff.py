@@ -13,7 +13,7 @@ from pangu.diffusion.fusion import renoised
 from pangu.errors import UserError
 from pangu.pipelines.coop.bridge import Bridge
 from pangu.pipelines.coop.levels import Sampler
-from pangu.pipelines.coop.walk import Generators, draw_noise
+from pangu.pipelines.coop.sampling_run import Generators, draw_noise
 
 
 @dataclass(frozen=True)

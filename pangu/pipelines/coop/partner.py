@@ -33,7 +33,7 @@ class Partner:
     height, width: of its own pictures, px; None means the main's. upsample: how pixels change their size between the two.
     bridge_vae: a smaller autoencoder of the same latents, such as a tiny one, for the bridge alone.
     latents:   its first noise, unit Gaussian, in the place of drawn noise.
-    extra:     further arguments of its family, such as `styles` of a pair or `true_cfg_scale` of Flux.
+    extra:     further arguments of its adapter, such as `styles` of a pair or `true_cfg_scale` of Flux.
     """
 
     source: Any

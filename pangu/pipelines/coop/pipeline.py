@@ -1,7 +1,7 @@
 """`CoopPipeline`: any diffusers pipelines in one denoising process, called like one of them.
 
 Owns the arguments that users know from diffusers; `nested` owns what is asked of each pipeline, `saving` the folder. What is
-computed lives in `walk`, `handoff` and `bridge`.
+computed lives in `sampling_run`, `handoff` and `bridge`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from torch import Tensor
 from pangu.data.images import opened_rgb
 from pangu.errors import UserError
 from pangu.models.autoencoders import check_finite
-from pangu.pipelines import inputs
-from pangu.pipelines.coop import build, plan
-from pangu.pipelines.coop.bridge import RoundTrip, Side, bridge_between, checked_roundtrip
+from pangu.pipelines import pair_inputs
+from pangu.pipelines.coop import build, call_counts
+from pangu.pipelines.coop.bridge import BridgePsnr, Side, bridge_between, checked_roundtrip
+from pangu.pipelines.coop.call_counts import CallCounts
+from pangu.pipelines.coop.coop_callback import OFFERED, CoopCallback
+from pangu.pipelines.coop.coop_inputs import CoopInputs, changed_partners
 from pangu.pipelines.coop.cooperators import Cooperators
 from pangu.pipelines.coop.handoff import carried_over
 from pangu.pipelines.coop.levels import Sampler
-from pangu.pipelines.coop.plan import Plan
-from pangu.pipelines.coop.request import Request, changed_partners
-from pangu.pipelines.coop.stages import LowStage, low_stage
-from pangu.pipelines.coop.walk import Cooperation
-from pangu.pipelines.coop.watch import OFFERED, Watch
+from pangu.pipelines.coop.low_resolution import LowStage, low_stage
+from pangu.pipelines.coop.sampling_run import Cooperation
 
 
 class CoopPipeline(Cooperators):
@@ -43,7 +43,7 @@ class CoopPipeline(Cooperators):
         torch_dtype: of what is loaded here.
 
     Raises:
-        UserError: a model is missing something, or belongs to no family that can cooperate; the sentence names it.
+        UserError: a model is missing something, or belongs to no adapter that can cooperate; the sentence names it.
     """
 
     _callback_tensor_inputs = list(OFFERED)  # noqa: RUF012 (diffusers reads this name from the class)
@@ -62,7 +62,7 @@ class CoopPipeline(Cooperators):
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: inputs.Callback | None = None,
+        callback_on_step_end: pair_inputs.Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         image: Any = None,
         conditioning_scale: float | list[float] = 1.0,
@@ -82,7 +82,7 @@ class CoopPipeline(Cooperators):
         Raises:
             UserError: an argument is out of its range, or does not fit a model; the sentence names it.
         """
-        names = inputs.callback_tensors(
+        names = pair_inputs.callback_tensors(
             callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
         )
         request = self._request(
@@ -109,14 +109,14 @@ class CoopPipeline(Cooperators):
         cooperation = self._begin(request)
         self._num_timesteps = cooperation.sampler.calls
         with self.progress_bar(total=cooperation.sampler.calls - cooperation.first) as bar:
-            cooperation.on_call = Watch(self, bar, callback_on_step_end, names)
+            cooperation.on_call = CoopCallback(self, bar, callback_on_step_end, names)
             clean = cooperation.run()
         result = self._output(clean, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
     @torch.no_grad()
-    def plan(self, prompt: str | list[str] | None = None, *, measure: bool = True, **arguments: Any) -> Plan:
+    def plan(self, prompt: str | list[str] | None = None, *, measure: bool = True, **arguments: Any) -> CallCounts:
         """What a call with these arguments will cost, before it runs.
 
         measure: run each part twice to say seconds too; otherwise only calls, decodes and encodes are counted.
@@ -125,22 +125,22 @@ class CoopPipeline(Cooperators):
         output_type = arguments.pop("output_type", "pil")
         request = self._request(prompt, **arguments, output_type=output_type)
         request, sampler = self._sampler(request)
-        first, total, latents, over = 0, Plan(seconds=0.0 if measure else None), None, Plan()
+        first, total, latents, over = 0, CallCounts(seconds=0.0 if measure else None), None, CallCounts()
         if request.handoff is not None:
             low = self._low_stage(request, sampler)
-            over = plan.crossing_plan(low.bridge.partner, low.bridge.main, 0 if low.bridge.shared else 1)
-            counted = plan.count(low.cooperation, low.until) + Plan(decodes=over.decodes)
-            total += plan.timed(counted, low.cooperation) if measure else counted
+            over = call_counts.crossing_plan(low.bridge.partner, low.bridge.main, 0 if low.bridge.shared else 1)
+            counted = call_counts.count(low.cooperation, low.until) + CallCounts(decodes=over.decodes)
+            total += call_counts.timed(counted, low.cooperation) if measure else counted
             first, shape = low.first, low.bridge.main.shape(request.images)
             latents = torch.zeros(shape, device=self.models.main.device)
         cooperation = build.cooperation(self.models, request, sampler, first, latents)
-        counted = plan.count(cooperation) + Plan(encodes=over.encodes)
+        counted = call_counts.count(cooperation) + CallCounts(encodes=over.encodes)
         if output_type != "latent" and self.models.main.vae is not None:
-            counted += Plan({}, {self.models.main.name: 1}, {})
-        return total + (plan.timed(counted, cooperation) if measure else counted)
+            counted += CallCounts({}, {self.models.main.name: 1}, {})
+        return total + (call_counts.timed(counted, cooperation) if measure else counted)
 
     @torch.no_grad()
-    def roundtrip_error(self, images: Any, upsample: str | None = None) -> dict[str, RoundTrip]:
+    def roundtrip_error(self, images: Any, upsample: str | None = None) -> dict[str, BridgePsnr]:
         """What each bridge loses of these pictures, dB by the partner's name; warns of one that loses too much.
 
         images: PIL images, arrays (B, H, W, 3) in [0, 1], or a tensor (B, 3, H, W) in [0, 1], at a size the main model can draw.
@@ -148,9 +148,9 @@ class CoopPipeline(Cooperators):
         pixels = self.image_processor.preprocess(opened_rgb(images)).to(self.models.main.device)
         height, width = pixels.shape[2:]
         main, found = Side(self.models.main, height, width, self.models.main_vae), {}
-        for family, partner in zip(self.models.partners, self.partners, strict=True):
-            side = Side(family, partner.height or height, partner.width or width, partner.bridge_vae)
-            found[family.name] = checked_roundtrip(bridge_between(main, side, upsample or partner.upsample), pixels)
+        for adapter, partner in zip(self.models.partners, self.partners, strict=True):
+            side = Side(adapter, partner.height or height, partner.width or width, partner.bridge_vae)
+            found[adapter.name] = checked_roundtrip(bridge_between(main, side, upsample or partner.upsample), pixels)
         return found
 
     def _request(
@@ -174,14 +174,14 @@ class CoopPipeline(Cooperators):
         timesteps: list[int] | None = None,
         sigmas: list[float] | None = None,
         guidance_rescale: float = 0.0,
-    ) -> Request:
+    ) -> CoopInputs:
         numbers = num_inference_steps, guidance_scale, num_images_per_prompt
         # Models that take no prompt are asked with the empty one.
-        prompts, negatives = inputs.check(prompt, negative_prompt, *numbers, output_type, guidance_rescale)
+        prompts, negatives = pair_inputs.check(prompt, negative_prompt, *numbers, output_type, guidance_rescale)
         if handoff is not None and self.handoff is None:
             raise UserError("handoff changes a hand-off, but this CoopPipeline was made without one.")
         default = self.models.main.default_size
-        return Request(
+        return CoopInputs(
             prompts,
             negatives,
             height or default[0],
@@ -191,7 +191,7 @@ class CoopPipeline(Cooperators):
             num_images_per_prompt,
             changed_partners(self.partners, partners),
             None if self.handoff is None else self.handoff.changed(handoff or {}),
-            inputs.generators(generator, len(prompts) * num_images_per_prompt),
+            pair_inputs.generators(generator, len(prompts) * num_images_per_prompt),
             latents,
             image,
             conditioning_scale,
@@ -202,28 +202,28 @@ class CoopPipeline(Cooperators):
             sigmas,
         )
 
-    def _sampler(self, request: Request) -> tuple[Request, Sampler]:
+    def _sampler(self, request: CoopInputs) -> tuple[CoopInputs, Sampler]:
         """The main's sampler, and the request with as many steps as it takes."""
         self.models.main.check_size(request.height, request.width)
         asked = request.num_inference_steps, request.height, request.width
         sampler = self.models.main.sampler(*asked, request.timesteps, request.sigmas)
         return replace(request, num_inference_steps=sampler.num_inference_steps), sampler
 
-    def _begin(self, request: Request) -> Cooperation:
+    def _begin(self, request: CoopInputs) -> Cooperation:
         """The main model and its partners at their first call: in noise, or where the low-resolution model stopped."""
         request, sampler = self._sampler(request)
         if request.handoff is None:
             return build.cooperation(self.models, request, sampler, 0, None)
         low = self._low_stage(request, sampler)
         with self.progress_bar(total=low.until) as bar:
-            low.cooperation.on_call = Watch(self, bar, None, ())
+            low.cooperation.on_call = CoopCallback(self, bar, None, ())
             low.cooperation.run(low.until)
         latents = carried_over(low.cooperation.estimate(), low.bridge, sampler, low.first, request.generators)
         high = build.cooperation(self.models, request, sampler, low.first, latents)
         high.stopped = self.interrupt
         return high
 
-    def _low_stage(self, request: Request, sampler: Sampler) -> LowStage:
+    def _low_stage(self, request: CoopInputs, sampler: Sampler) -> LowStage:
         assert self.low is not None
         own = self.low
         return low_stage(self.models, request, sampler, own.models, own.partners, own.batched_guidance)

@@ -38,8 +38,8 @@ def save(coop: Any, folder: Path, **arguments: Any) -> None:
     index: dict[str, Any] = {"_class_name": type(coop).__name__, "_diffusers_version": __version__}
     index["batched_guidance"] = coop.batched_guidance
     index["partners"] = [
-        _record(partner, OF_PARTNER, family.name)
-        for partner, family in zip(coop.partners, coop.models.partners, strict=True)
+        _record(partner, OF_PARTNER, adapter.name)
+        for partner, adapter in zip(coop.partners, coop.models.partners, strict=True)
     ]
     index["handoff"] = None if coop.handoff is None else _record(coop.handoff, ("low",), "handoff")
     for place, pipe in _places(coop).items():
@@ -77,8 +77,8 @@ def parts_of(source: str | Path, dtype: torch.dtype | None, variant: str | None)
 def _places(coop: Any) -> dict[str, Any]:
     """What is saved, by its folder."""
     found = {"main": coop.main, "bridge_vae": coop.models.main_vae, "low": coop.low}
-    for place, (family, partner) in enumerate(zip(coop.models.partners, coop.partners, strict=True), 1):
-        found |= {f"partner_{place}": family.pipe, f"partner_{place}_bridge_vae": partner.bridge_vae}
+    for place, (adapter, partner) in enumerate(zip(coop.models.partners, coop.partners, strict=True), 1):
+        found |= {f"partner_{place}": adapter.pipe, f"partner_{place}_bridge_vae": partner.bridge_vae}
     return {place: part for place, part in found.items() if part is not None}
 
 

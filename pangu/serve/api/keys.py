@@ -148,7 +148,7 @@ class KeyRing:
             return
 
     def _take(self, keys: list[ApiKey]) -> None:
-        # Whoever keeps its limits keeps its account, so that a changed file forgives nobody.
+        # A key whose limits are unchanged keeps what it has used, so a new file resets nobody's count.
         old = self._accounts
         self._accounts = {
             key.fingerprint: old[key.fingerprint]

@@ -3,20 +3,20 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from pangu.serve.drawing.messages import Job, Lineup, Partial, Pictures
+from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, ReleaseRouting
 
 
 class Drawing(Protocol):
     """Whatever draws the images."""
 
-    lineup: Lineup | None
+    routing: ReleaseRouting | None
     warmed: set[str]
 
-    async def draw(self, job: Job, channel: str | None = None) -> Pictures:
+    async def draw(self, job: Job, channel: str | None = None) -> GeneratedImages:
         """Raises ApiError."""
         ...
 
-    def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[Partial | Pictures]:
+    def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
         """Raises ApiError."""
         ...
 

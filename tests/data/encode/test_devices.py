@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pangu.data.encode.encoders import Loaded, dtype_on
-from pangu.data.encode.latents import in_parts, pixel_latents
+from pangu.data.encode.view_latents import in_parts, pixel_latents
 from pangu.errors import UserError
 from pangu.recipes import tiny
 

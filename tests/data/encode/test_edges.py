@@ -12,7 +12,7 @@ from PIL import Image
 
 from pangu.config import EdgeControl, Execution, Recipe
 from pangu.data.encode.edges import agreement, control_image, edge_picture, find_edges, packed, packed_width, unpacked
-from pangu.data.encode.encoded import Manifest, check_encoded, parts
+from pangu.data.encode.encoded import EncodedManifest, check_encoded, parts
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
@@ -104,7 +104,7 @@ def test_data_encoded_without_edges_or_with_others_is_refused(encoded) -> None:
     folder, _ = rows_of(home, version, control_recipe())
     other = control_recipe(control=EdgeControl(low_threshold=20))
     with pytest.raises(UserError, match="trains control with control low_threshold=20"):
-        check_encoded(Manifest.load(folder), other, "control")
+        check_encoded(EncodedManifest.load(folder), other, "control")
 
 
 def test_jobs_without_control_keep_the_ids_of_their_data(encoded) -> None:

@@ -10,16 +10,16 @@ from PIL import Image
 
 from pangu.config import Recipe, RoleTraining
 from pangu.data.captions import Caption
-from pangu.data.encode.encoded import Manifest, check_encoded, parts
+from pangu.data.encode.encoded import EncodedManifest, check_encoded, parts
 from pangu.data.encode.fidelity import LOST_BELOW_DB
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
 from pangu.data.rows.load import load_rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
+from pangu.image_grid import png
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.text import embed_captions, load_text_tower, styled_caption
-from pangu.pictures import png
 from pangu.recipes import tiny
 from pangu.storage import Home
 from tests.data.shaped import cropped, shaped_recipe, styled_row
@@ -155,7 +155,7 @@ def test_baselines_encode_a_set_per_stage(tmp_path) -> None:
     assert middle.lower([0, 1]).shape == middle.latents([0, 1]).shape == (2, 16, 8, 8)
     assert final.lower([0, 1]).shape == final.latents([0, 1]).shape == (2, 16, 12, 12)
     for role in recipe.roles:
-        check_encoded(Manifest.load(folder), recipe, role)
+        check_encoded(EncodedManifest.load(folder), recipe, role)
 
 
 def test_the_earlier_stages_image_is_the_same_image_without_detail(tmp_path) -> None:
@@ -212,15 +212,15 @@ def test_every_shape_is_encoded_at_its_own_size_and_windows_fit(tmp_path) -> Non
     rows = load_rows(folder, "structure")
     shapes = {int(preset): rows.latents([index]).shape[2:] for index, preset in enumerate(rows.preset_n)}
     assert shapes == {2: (8, 18), 5: (12, 12), 8: (18, 8)}
-    assert Manifest.load(folder).buckets["structure"] == {2: 3, 5: 4, 8: 2}
-    check_encoded(Manifest.load(folder), recipe, "texture")
+    assert EncodedManifest.load(folder).buckets["structure"] == {2: 3, 5: 4, 8: 2}
+    check_encoded(EncodedManifest.load(folder), recipe, "texture")
 
 
 def test_a_shape_with_fewer_images_than_a_batch_is_named_by_its_size(tmp_path) -> None:
     home = Home(tmp_path)
     version = cropped(home, {(96, 96): 4, (48, 120): 3})
     recipe = shaped_recipe(batch_size=4)
-    manifest = Manifest.load(home.encoded(NAME, encode(NAME, version, recipe, home).encode_id))
+    manifest = EncodedManifest.load(home.encoded(NAME, encode(NAME, version, recipe, home).encode_id))
     with pytest.raises(UserError, match="Only 3 images of structure have the shape 64x144"):
         check_encoded(manifest, recipe, "structure")
 
@@ -231,7 +231,7 @@ def test_images_of_starved_shapes_go_to_the_nearest_one_that_has_enough_if_asked
     recipe = shaped_recipe(batch_size=4, starved_presets="nearest")
     folder = home.encoded(NAME, encode(NAME, version, recipe, home).encode_id)
     rows = load_rows(folder, "structure")
-    check_encoded(Manifest.load(folder), recipe, "structure")
+    check_encoded(EncodedManifest.load(folder), recipe, "structure")
     assert sorted(rows.preset_n.tolist()) == [2] * 4 + [5] * 4
 
 
@@ -262,12 +262,12 @@ def test_a_dataset_without_originals_is_refused(tmp_path) -> None:
 
 def test_an_unfinished_encoded_dataset_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="run `pangu encode` first"):
-        Manifest.load(tmp_path)
+        EncodedManifest.load(tmp_path)
 
 
 def test_a_recipe_that_the_dataset_was_not_encoded_for_is_refused(encoded) -> None:
     home, _, outcome = encoded
-    manifest = Manifest.load(home.encoded(NAME, outcome.encode_id))
+    manifest = EncodedManifest.load(home.encoded(NAME, outcome.encode_id))
     check_encoded(manifest, tiny(), "structure")
     with pytest.raises(UserError, match="sizes in px 128x128, but the dataset was encoded with 96x96"):
         check_encoded(manifest, with_job("structure", resolution=128), "structure")

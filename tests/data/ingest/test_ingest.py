@@ -308,7 +308,7 @@ def test_the_origin_command_serves_until_sigterm_and_comes_back_with_the_same_ur
     table = Path(load_card("openmoji").source_uri(Home(tmp_path)))
     ports = []
     for _ in range(2):
-        command = pangu(tmp_path, "origin", "--port", "0", "--count", "3")
+        command = pangu(tmp_path, "example-server", "--port", "0", "--count", "3")
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(tmp_path), text=True) as process:
             assert process.stdout is not None
             facts = json.loads(process.stdout.readline())

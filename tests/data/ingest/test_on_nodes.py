@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.data.ingest.on_nodes import SHARDS_PER_PROCESS, Group, Ledger, fetch, group_size
+from pangu.data.ingest.on_nodes import SHARDS_PER_PROCESS, Group, ShardQueue, fetch, group_size
 from pangu.data.ingest.raw import RawFolder, RowState, account, write_table
 from tests.data.conftest import Ingested
 
@@ -74,49 +74,49 @@ def test_shards_that_a_dead_node_finished_are_kept_and_the_others_wait(
     ingested: Ingested, begun: RawFolder, whole: RawFolder
 ) -> None:
     leave(whole, begun, "dead", [0, 1], done=[1])
-    ledger = Ledger.open(ingested.card, begun)
-    assert ledger.waiting == [0]
-    assert ledger.states == {row: state for row, state in states_of(whole).items() if state.shard == 1}
-    assert not (ledger.groups / "dead").exists() and begun.stats_file(1).is_file()
+    queue = ShardQueue.open(ingested.card, begun)
+    assert queue.waiting == [0]
+    assert queue.states == {row: state for row, state in states_of(whole).items() if state.shard == 1}
+    assert not (queue.groups / "dead").exists() and begun.stats_file(1).is_file()
 
 
 def test_a_torn_shard_of_a_group_is_fetched_again(ingested: Ingested, begun: RawFolder, whole: RawFolder) -> None:
     leave(whole, begun, "torn", [0, 1], done=[0], torn=100)
-    ledger = Ledger.open(ingested.card, begun)
-    assert ledger.waiting == [0, 1] and not ledger.states
+    queue = ShardQueue.open(ingested.card, begun)
+    assert queue.waiting == [0, 1] and not queue.states
     assert not begun.shard_file(0).exists()
 
 
 def test_what_was_found_is_remembered_until_the_shard_is_fetched_again(
     ingested: Ingested, begun: RawFolder, whole: RawFolder
 ) -> None:
-    ledger = Ledger.open(ingested.card, begun)
+    queue = ShardQueue.open(ingested.card, begun)
     group = leave(whole, begun, "one", [0, 1], done=[0, 1])
-    assert ledger.settle(group) == []
-    assert Ledger.open(ingested.card, begun).states == ledger.states == states_of(whole)
+    assert queue.settle(group) == []
+    assert ShardQueue.open(ingested.card, begun).states == queue.states == states_of(whole)
     # Whoever replaces a shard by another one is believed, not the note of the first.
     other = begun.shard_file(0).read_bytes()
     table = pq.read_table(begun.shard_file(0))
     pq.write_table(table.slice(0, table.num_rows - 1), begun.shard_file(0))
-    assert Ledger.open(ingested.card, begun).waiting == [0]
+    assert ShardQueue.open(ingested.card, begun).waiting == [0]
     begun.shard_file(0).write_bytes(other)
 
 
 def test_what_was_found_of_a_row_that_now_belongs_to_another_shard_is_forgotten(
     ingested: Ingested, begun: RawFolder, whole: RawFolder
 ) -> None:
-    assert Ledger.open(ingested.card, begun).settle(leave(whole, begun, "one", [0, 1], done=[0, 1])) == []
+    assert ShardQueue.open(ingested.card, begun).settle(leave(whole, begun, "one", [0, 1], done=[0, 1])) == []
     urls = pq.read_table(begun.urls)
     write_table(pa.concat_tables([pa.table({"row": [999], "url": [""]}, schema=urls.schema), urls]), begun.urls)
-    assert Ledger.open(ingested.card, begun).waiting == [0, 1, 2]
+    assert ShardQueue.open(ingested.card, begun).waiting == [0, 1, 2]
 
 
 def test_a_node_that_goes_on_after_it_was_given_up_changes_nothing(
     ingested: Ingested, begun: RawFolder, whole: RawFolder
 ) -> None:
-    ledger = Ledger.open(ingested.card, begun)
+    queue = ShardQueue.open(ingested.card, begun)
     late, second = (leave(whole, begun, name, [0, 1], done=[0, 1]) for name in ("late", "second"))
-    assert ledger.settle(second) == []
+    assert queue.settle(second) == []
     before = begun.shard_file(0).stat().st_mtime_ns
     late.raw.shard_file(0).write_bytes(b"another answer of the same server")
     assert begun.shard_file(0).stat().st_mtime_ns == before and states_of(begun) == states_of(whole)

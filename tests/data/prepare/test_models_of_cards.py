@@ -30,7 +30,7 @@ from pangu.data.images import ImageHWC
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.captioning import Captioner
 from pangu.data.prepare.clip_scores import ClipScores, LinearPredictor
-from pangu.data.prepare.fill import CaptionFiller
+from pangu.data.prepare.missing_captions import CaptionFiller
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.scores import Scorer
 from pangu.data.prepare.stage import prepare

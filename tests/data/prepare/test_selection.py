@@ -13,10 +13,10 @@ from pangu.data.images import decode_rgb
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.admission import make_admitter, round_trips
 from pangu.data.prepare.refilter import refilter
-from pangu.data.prepare.stage import Execution, prepare
+from pangu.data.prepare.stage import WorkerSettings, prepare
 from pangu.data.prepare.upscale import make_upscaler
 from pangu.data.table.delta import latest_version, read_rows
-from pangu.diffusion.admission import first_noisier
+from pangu.diffusion.blur_admission import first_noisier
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -128,7 +128,7 @@ def test_other_settings_than_thresholds_are_no_refilter(source: Path, tmp_path: 
 
 def test_several_processes_make_the_same_rows(source: Path, tmp_path: Path) -> None:
     mine, one, two = card(source), Home(tmp_path / "one"), Home(tmp_path / "two")
-    for home, execution in ((one, Execution()), (two, Execution(workers=2))):
+    for home, execution in ((one, WorkerSettings()), (two, WorkerSettings(workers=2))):
         prepare(mine, ingest(mine, home).ingest_id, home, execution=execution)
     assert read_rows(one, "chosen", 0).equals(read_rows(two, "chosen", 0))
 

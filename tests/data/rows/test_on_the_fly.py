@@ -8,7 +8,7 @@ import torch
 
 from pangu.config import Execution, Recipe
 from pangu.data.captions import Caption
-from pangu.data.encode.encoded import Manifest, check_encoded
+from pangu.data.encode.encoded import EncodedManifest, check_encoded
 from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
 from pangu.data.example.openmoji import selection
@@ -23,8 +23,8 @@ from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import embed_captions, load_text_tower
 from pangu.recipes import tiny
 from pangu.storage import Home
-from pangu.train.draws import draw_batch
 from pangu.train.loop import train_loop
+from pangu.train.randomness import draw_batch
 from tests.data.shaped import shaped_recipe, styled_row
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
 
@@ -108,9 +108,9 @@ def test_no_latents_are_stored(both) -> None:
     assert sorted(path.name for path in now.iterdir()) == [
         "autoencoder.json", "empty_caption.safetensors", "manifest.json",
     ]  # fmt: skip
-    check_encoded(Manifest.load(now), on_the_fly(recipe), "structure")
+    check_encoded(EncodedManifest.load(now), on_the_fly(recipe), "structure")
     with pytest.raises(UserError, match="latents precomputed, but the dataset was encoded with on_the_fly"):
-        check_encoded(Manifest.load(now), recipe, "structure")
+        check_encoded(EncodedManifest.load(now), recipe, "structure")
 
 
 def test_a_generator_trains_on_them(tmp_path) -> None:
@@ -127,7 +127,7 @@ def test_a_generator_trains_on_them(tmp_path) -> None:
 
 def test_texture_opens_no_file_of_upscaled_rows(both) -> None:
     home, _, _, now = both
-    manifest = Manifest.load(now)
+    manifest = EncodedManifest.load(now)
     opened = {
         role: ImageCopy.of(home, NAME, manifest.version, manifest.job(role)).files for role in ("structure", "texture")
     }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pangu.config import Execution, Recipe, TextEncoderSource
 from pangu.data.captions import EMPTY, Caption
-from pangu.data.encode.encoded import Encoders, Manifest, check_encoded, parts
+from pangu.data.encode.encoded import EncodedManifest, Encoders, check_encoded, parts
 from pangu.data.encode.stage import encode
 from pangu.data.encode.views import windows
 from pangu.data.example.openmoji import selection
@@ -183,13 +183,13 @@ def test_texts_are_stored_in_the_place_of_embeddings_and_templates_may_change(ho
 
 def test_what_was_encoded_for_other_texts_or_towers_is_refused(home: Home, worded, tmp_path: Path) -> None:
     kind, folder, _ = worded
-    manifest = Manifest.load(folder)
+    manifest = EncodedManifest.load(folder)
     check_encoded(manifest, recipe_of(kind), "texture")
     with pytest.raises(
         UserError, match="texture with text precomputed, but the dataset was encoded with on_the_fly; run"
     ):
         check_encoded(manifest, plain(kind), "texture")
-    before = Manifest.load(home.encoded(NAME, encode(NAME, 0, plain(kind), home).encode_id))
+    before = EncodedManifest.load(home.encoded(NAME, encode(NAME, 0, plain(kind), home).encode_id))
     with pytest.raises(
         UserError, match="texture with text on_the_fly, but the dataset was encoded with precomputed; run"
     ):
@@ -205,4 +205,4 @@ def test_encode_ids_of_recipes_without_wordings_are_what_they_were() -> None:
         autoencoder_hash="a", text_encoder_hashes=("t",), latent_scaling=1, latent_shift=0, spatial_factor=8, latent_channels=4,
         context_channels=8, pooled_channels=8, max_tokens=16,
     )  # fmt: skip
-    assert Manifest(dataset="d", version=0, encoders=encoders, jobs={}).encode_id() == "13e516bbc95fcab3"
+    assert EncodedManifest(dataset="d", version=0, encoders=encoders, jobs={}).encode_id() == "13e516bbc95fcab3"

@@ -1,4 +1,4 @@
-"""One fault after the other while retrainings run: injected, survived, timed. Knows nothing of how it is started or printed."""
+"""One fault after the other while retrainings run: injected, survived, timed."""
 
 import time
 from collections import Counter

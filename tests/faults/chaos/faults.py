@@ -1,6 +1,6 @@
 """The faults: each is done to the running stack, and says what it did once it is known to have happened.
 
-Knows nothing of the work that is under way, nor of what must hold afterwards.
+The work under way and what must hold afterwards are in the modules beside it.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ import httpx
 import psutil
 
 from pangu import jobs
-from pangu.data.encode.encoded import Manifest
+from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.table.delta import read_rows
 from pangu.data.table.versions import log
 from pangu.errors import UserError
@@ -88,7 +88,7 @@ def fingerprint(home: Home, stack: Stack, kind: str, name: str) -> str | None:
     readers: dict[str, Callable[[], str]] = {
         "raw": lambda: (home.raw(NAME, name) / "outcome.json").read_text(),
         "version": lambda: rows_digest(home, int(name)),
-        "encoded": lambda: str(Manifest.load(home.encoded(NAME, name)).rows),
+        "encoded": lambda: str(EncodedManifest.load(home.encoded(NAME, name)).rows),
         "generator": lambda: file_digest(
             home.run(name) / "generator" / "diffusion_pytorch_model.safetensors", home.run(name) / "outcome.json"
         ),

@@ -1,7 +1,7 @@
 """What the stack is given to do: one retraining after the other, each with new images, a new seed and a new pair. A short
 campaign has time for the first stage only.
 
-Knows nothing of faults. A retraining that ends badly is asked for again, as a person would, until it has completed.
+A retraining that ends badly is asked for again, as a person would, until it has completed.
 """
 
 from dataclasses import dataclass, field

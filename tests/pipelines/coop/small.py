@@ -1,4 +1,4 @@
-"""Small random models of every family, built with diffusers' own classes; and autoencoders whose bridge is known exactly."""
+"""Small random models of every adapter, built with diffusers' own classes; and autoencoders whose bridge is known exactly."""
 
 from functools import cache
 from typing import Any

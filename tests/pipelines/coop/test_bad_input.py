@@ -9,8 +9,8 @@ from PIL import Image
 
 from pangu.errors import UserError
 from pangu.pipelines.coop import CoopPipeline, Partner, register
-from pangu.pipelines.coop.families import FAMILIES
-from pangu.pipelines.coop.families.stable_diffusion import StableDiffusion
+from pangu.pipelines.coop.adapters import ADAPTERS
+from pangu.pipelines.coop.adapters.stable_diffusion import StableDiffusion
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
@@ -168,9 +168,9 @@ def test_a_new_family_is_one_registered_class(main) -> None:
     register(Mine, Adapter)
     try:
         coop = CoopPipeline(main, Mine(**small.sd_parts(1)))
-        assert isinstance(coop.families[1], Adapter)
+        assert isinstance(coop.adapters[1], Adapter)
     finally:
-        del FAMILIES[Mine]
+        del ADAPTERS[Mine]
 
 
 def test_folders_controlnets_and_tiny_autoencoders_load(main, tmp_path) -> None:

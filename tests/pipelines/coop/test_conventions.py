@@ -57,7 +57,7 @@ def test_it_is_saved_and_loaded_as_one_folder(tmp_path) -> None:
     again = CoopPipeline.from_pretrained(tmp_path / "coop", variant="fp32")
     again.set_progress_bar_config(disable=True)
     close(draw(again), expected)  # weights that a file maps lie elsewhere in memory, which moves the last digit
-    assert [family.name for family in again.families] == ["main", "old", "beside"]
+    assert [adapter.name for adapter in again.adapters] == ["main", "old", "beside"]
     half = CoopPipeline.from_pretrained(tmp_path / "coop", torch_dtype=torch.bfloat16, variant="fp32")
     assert {pipe.dtype for pipe in half.pipelines} == {torch.bfloat16}
     with pytest.raises(UserError, match="holds no CoopPipeline"):

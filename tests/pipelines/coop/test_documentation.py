@@ -11,7 +11,7 @@ from typer.core import TyperGroup as Group
 
 from pangu.cli import coop, starter, training
 from pangu.pipelines.coop import Partner
-from pangu.pipelines.coop.families import FAMILIES
+from pangu.pipelines.coop.adapters import ADAPTERS
 from tests.pipelines.coop import small
 
 DOCUMENT = Path(__file__).parents[3] / "docs/coop.md"
@@ -70,7 +70,7 @@ def test_every_family_is_named() -> None:
     text = DOCUMENT.read_text().split("## Families")[1].split("## What it costs")[0]
     controlled = ("StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline")
     assert not [
-        cls.__name__ for cls in FAMILIES if cls.__name__ not in (*controlled,) and f"`{cls.__name__}`" not in text
+        cls.__name__ for cls in ADAPTERS if cls.__name__ not in (*controlled,) and f"`{cls.__name__}`" not in text
     ]
 
 

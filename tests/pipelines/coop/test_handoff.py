@@ -9,8 +9,8 @@ from torch.nn.functional import interpolate
 from pangu.diffusion.fusion import renoised
 from pangu.errors import UserError
 from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
+from pangu.pipelines.coop.adapters import adapter_for
 from pangu.pipelines.coop.bridge import Side, bridge_between, resize_pixels
-from pangu.pipelines.coop.families import family_of
 from pangu.pipelines.coop.handoff import carried_over, first_call, last_call
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
@@ -27,7 +27,7 @@ def neighbour_correlation(noise_bchw: Tensor) -> float:
 
 
 def test_noise_is_white_after_the_handoff_and_is_not_on_the_naive_path() -> None:
-    low, high = family_of(small.stable_diffusion(), "low"), family_of(small.stable_diffusion(1), "main")
+    low, high = adapter_for(small.stable_diffusion(), "low"), adapter_for(small.stable_diffusion(1), "main")
     bridge = bridge_between(Side(high, 256, 256), Side(low, 128, 128), "bilinear")
     sampler = high.sampler(10, 256, 256)
     generator = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def test_a_low_model_begins_and_the_main_finishes(sampler) -> None:
 
 
 def test_the_levels_of_both_models_meet_whatever_their_schedules() -> None:
-    low, high = family_of(small.stable_diffusion_3(), "low"), family_of(small.stable_diffusion(), "main")
+    low, high = adapter_for(small.stable_diffusion_3(), "low"), adapter_for(small.stable_diffusion(), "main")
     ours, theirs = high.sampler(10, 32, 32), low.sampler(12, 16, 16)
     first = first_call(ours, 400)
     until = last_call(theirs, ours.level_at(first).log_snr)

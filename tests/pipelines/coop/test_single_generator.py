@@ -10,7 +10,7 @@ from PIL import Image
 from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.control import ControlledUNet, add_control
+from pangu.models.controlnet import ControlledUNet, add_control
 from pangu.models.denoisers import build_denoiser, denoise
 from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower

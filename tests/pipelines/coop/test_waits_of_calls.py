@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_map
 from pangu.errors import NotFinite
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.coop import Partner
-from pangu.pipelines.coop.family import Condition, Family
-from pangu.pipelines.coop.walk import Cooperation
+from pangu.pipelines.coop.model_adapter import Condition, ModelAdapter
+from pangu.pipelines.coop.sampling_run import Cooperation
 from pangu.recipes import tiny
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
@@ -37,13 +37,13 @@ def elsewhere(value: Any) -> Any:
 
 
 def moved(cooperation: Cooperation) -> Cooperation:
-    families: list[Family] = [cooperation.family, *(guest.family for guest in cooperation.guests)]
-    for family in families:
-        for part in family.pipe.components.values():
+    adapters: list[ModelAdapter] = [cooperation.adapter, *(guest.adapter for guest in cooperation.partner_states)]
+    for adapter in adapters:
+        for part in adapter.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to("meta")
     cooperation.condition, cooperation.latents_bchw = map(elsewhere, (cooperation.condition, cooperation.latents_bchw))
-    for guest in cooperation.guests:
+    for guest in cooperation.partner_states:
         guest.condition, guest.latents_bchw = map(elsewhere, (guest.condition, guest.latents_bchw))
         # Where the crossings are read is the end of a run.
         object.__setattr__(guest.bridge, "check", lambda: None)
@@ -69,9 +69,9 @@ def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_timesteps_are_on_the_cpu_wherever_the_model_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = together(MODELS[name]()).models.main
-    monkeypatch.setattr(Family, "device", torch.device("meta"))
-    scheduler = family.sampler(4, *family.default_size).scheduler
+    adapter = together(MODELS[name]()).models.main
+    monkeypatch.setattr(ModelAdapter, "device", torch.device("meta"))
+    scheduler = adapter.sampler(4, *adapter.default_size).scheduler
     assert {each.device.type for each in vars(scheduler).values() if isinstance(each, torch.Tensor)} == {"cpu"}
 
 

@@ -14,8 +14,8 @@ import openai
 import pytest
 from PIL import Image
 
-from pangu.serve.api.files import ImageFiles
-from pangu.serve.drawing.steps import LARGEST_CALL, in_parts
+from pangu.serve.api.image_urls import ImageUrls
+from pangu.serve.inference.steps import LARGEST_CALL, in_parts
 from pangu.serve.settings import ServeSettings
 from tests.serve.local import LocalServer, serving
 
@@ -175,10 +175,10 @@ def test_names_of_dall_e_answer_with_urls_unless_asked_otherwise(open_server: Lo
 
 def test_image_urls_last_as_long_as_the_owner_says() -> None:
     file, base = picture(), "http://host:1/"
-    data_url = ImageFiles(ServeSettings(url_s=0)).url_of(file, "webp", base)
+    data_url = ImageUrls(ServeSettings(url_s=0)).url_of(file, "webp", base)
     assert base64.b64decode(data_url.removeprefix("data:image/webp;base64,")) == file
     clock = [100.0]
-    files = ImageFiles(ServeSettings(url_s=60, public_url="https://host/images"), now=lambda: clock[0])
+    files = ImageUrls(ServeSettings(url_s=60, public_url="https://host/images"), now=lambda: clock[0])
     url = files.url_of(file, "jpeg", base)
     assert url.startswith("https://host/images/v1/images/files/") and url.endswith(".jpg")
     name = url.rsplit("/", 1)[1]

@@ -16,7 +16,7 @@ from PIL import Image
 from pangu.pipelines import CoopPipeline, Partner
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-from pangu.serve.drawing.pictures import facts_in
+from pangu.serve.inference.image_encoding import facts_in
 from tests.pipelines.coop import small
 from tests.serve.local import LocalServer, serving
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pangu.serve.drawing.pictures import facts_in
+from pangu.serve.inference.image_encoding import facts_in
 from tests.serve.local import LocalServer
 
 LONG = "一只坐在开满鲜花的山坡上看着远方大海和白色帆船慢慢驶过的橙色小狐狸，天空中有云"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pangu.pipelines.assemble import save_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-from pangu.serve.drawing.moderation import Moderator
+from pangu.serve.inference.moderation import Moderator
 from pangu.serve.settings import BodyPart, ModerationSettings
 from pangu.starter.pair import starter_pair
 from tests.pipelines.coop import small

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from pangu.serve.api import build_api
 from pangu.serve.api.pages import FILES, SWAGGER
-from pangu.serve.drawing.studio import Studio
+from pangu.serve.inference.engine import RequestEngine
 from pangu.serve.metrics import Metrics
 from pangu.serve.settings import ServeSettings
 
@@ -35,7 +35,7 @@ class References(HTMLParser):
 @pytest.fixture(scope="module")
 def client() -> TestClient:
     metrics = Metrics()
-    api = build_api(Studio({}, ServeSettings(), metrics), metrics)
+    api = build_api(RequestEngine({}, ServeSettings(), metrics), metrics)
     return TestClient(api, follow_redirects=False)
 
 

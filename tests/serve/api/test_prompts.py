@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pangu.pipelines.assemble import save_pair
-from pangu.serve.drawing.pictures import facts_in
+from pangu.serve.inference.image_encoding import facts_in
 from pangu.starter.pair import starter_pair
 from tests.serve.local import LocalServer, serving
 

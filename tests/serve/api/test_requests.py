@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pangu.serve.api import bounds
-from pangu.serve.api.jobs import job_of
 from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
-from pangu.serve.drawing.facts import request_of
+from pangu.serve.api.translate import job_of
 from pangu.serve.errors import ApiError
+from pangu.serve.inference.facts import request_of
 
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
 any_text = st.text(st.characters(), max_size=20)

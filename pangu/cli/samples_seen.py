@@ -1,0 +1,28 @@
+"""`pangu samples-seen`: which rows a checkpoint has seen."""
+
+from typing import Annotated, Literal
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this part's commands to `app`."""
+    app.command()(samples_seen)
+
+
+def samples_seen(
+    run: Annotated[str, typer.Argument(help="The name of a training run, as `pangu train` printed it.")],
+    step: Annotated[int | None, typer.Option(min=0, help="Default: the step of the newest checkpoint.")] = None,
+    output: Annotated[Literal["json", "csv"], typer.Option("--format", help="json or csv.")] = "json",
+    count: Annotated[bool, typer.Option("--count", help="Only the totals, in all and per bucket.")] = False,
+    captions: Annotated[bool, typer.Option("--captions", help="Also the captions of each row.")] = False,
+) -> None:
+    """List which rows a checkpoint has seen, and how often; also while the run trains."""
+    from pangu.storage import Home
+    from pangu.train.job import captions_of, find_job
+    from pangu.train.samples_seen import as_csv, as_json, seen
+
+    found = seen(find_job(Home.from_environment(), run), step)
+    texts = captions_of(found.job, set(found.keys)) if captions and not count else None
+    rows = None if count else found.rows(texts)
+    print((as_json if output == "json" else as_csv)(found.totals(), rows))

@@ -1,0 +1,90 @@
+"""What is to be encoded for which job, from the facts of the rows alone. Reads no image and loads no model."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+
+from pangu.config import Recipe, Role
+from pangu.data.encode.encoded import EncodedManifest, Encoders, text_of
+from pangu.data.encode.views import JobData, fill_buckets, job_data, kept_presets
+from pangu.data.table.delta import files_digest, read_rows
+from pangu.errors import UserError
+from pangu.storage import Home
+
+FACTS = ["width", "height", "original_width", "original_height", "split", "style", "upscaled"]
+
+
+def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encoders) -> EncodedManifest:
+    """What is to be encoded for which job, from the facts of the rows alone; no image is read.
+
+    Raises:
+        UserError: a job of the recipe would have no row to learn from, or a row has a style that the recipe does not know.
+    """
+    facts = read_rows(home, dataset, version, columns=FACTS)
+    if facts.num_rows == 0:
+        raise UserError(f"Version {version} of dataset '{dataset}' has no rows; look at the report of `pangu prepare`.")
+    check_styles(dataset, facts, recipe.styles)
+    jobs: dict[Role, JobData] = {}
+    buckets: dict[Role, dict[int, int]] = {}
+    for role in recipe.roles:
+        training = recipe.training(role)
+        counts = count_sizes(facts, training.rows == "originals", training.min_original_side)
+        if not counts:
+            raise UserError(nothing_to_learn(dataset, role, recipe))
+        kept = kept_presets(counts, training, encoders.spatial_factor)
+        jobs[role] = job_data(training, encoders.spatial_factor, kept)
+        buckets[role] = fill_buckets(counts, jobs[role].view)
+    return EncodedManifest(
+        dataset=dataset,
+        version=version,
+        files=files_digest(home, dataset, version),
+        latents=recipe.execution.latents,
+        text=text_of(recipe),
+        encoders=encoders,
+        styles=recipe.styles,
+        jobs=jobs,
+        buckets=buckets,
+    )
+
+
+def count_sizes(facts: pa.Table, originals: bool, min_original_side: int) -> Counter[tuple[int, int]]:
+    """Training images of each (height, width) that a job with these filters sees."""
+    chosen = np.asarray(facts["split"]) == "train"
+    chosen &= original_side(facts) >= min_original_side
+    if originals:
+        chosen &= ~np.asarray(facts["upscaled"])
+    sizes = np.stack([np.asarray(facts["height"]), np.asarray(facts["width"])], axis=1)[chosen]
+    found, counts = np.unique(sizes, axis=0, return_counts=True)
+    return Counter({(int(h), int(w)): int(count) for (h, w), count in zip(found, counts, strict=True)})
+
+
+def original_side(rows: pa.Table) -> np.ndarray:
+    """(N,) smaller side of each image before it was upscaled, px."""
+    return np.minimum(np.asarray(rows["original_width"]), np.asarray(rows["original_height"]))
+
+
+def check_styles(dataset: str, facts: pa.Table, styles: dict[str, str]) -> None:
+    """Raises UserError if rows have a style that a recipe with styles does not know."""
+    found = {style for style in facts["style"].unique().to_pylist() if style}
+    if styles and (unknown := sorted(found - styles.keys())):
+        raise UserError(
+            f"Rows of dataset '{dataset}' have the style '{unknown[0]}', but the recipe's styles are {', '.join(styles)}; "
+            f"give it a prefix in the recipe's styles, or correct the card."
+        )
+
+
+def nothing_to_learn(dataset: str, role: Role, recipe: Recipe) -> str:
+    """The sentence for a job without rows."""
+    training = recipe.training(role)
+    if training.min_original_side:
+        return (
+            f"No training image of dataset '{dataset}' has a smaller side of {training.min_original_side} px or more, so the "
+            f"{role} generator has nothing to learn from; lower min_original_side in the recipe or add larger images."
+        )
+    if training.rows == "originals":
+        return (
+            f"No image of dataset '{dataset}' is above its size threshold, so the {role} generator has nothing to learn "
+            f"from; lower texture_min_side in its card or add larger images."
+        )
+    return f"All rows of dataset '{dataset}' are held out, so the {role} generator has nothing to learn from."

@@ -1,0 +1,219 @@
+"""Making rows: from the raw images of a shard to rows with every score, before anything decides which of them are kept.
+
+Works shard by shard, in this process, in several, or on Ray's actors; each shard leaves one file and a manifest, so that a killed
+run goes on after the last one.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pangu.config import Frozen
+from pangu.data.captions import KEYWORDS, MORE
+from pangu.data.card import Card
+from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
+from pangu.data.ingest.raw import RawFolder
+from pangu.data.prepare.admission import Admitter
+from pangu.data.prepare.scores import Scorer, facts_of
+from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of, weights_digest
+from pangu.data.table.schema import SCHEMA
+from pangu.data.table.store import TableStore
+from pangu.diffusion.presets import presets_for
+from pangu.storage import Home, read_json, write_json
+
+CODE_VERSION = 5
+"""Raise it whenever the same card and ingest would give other rows."""
+ROWS_AT_ONCE = 64
+"""So many rows wait in memory before they are written."""
+
+
+def keys_of(card: Card, ingest_id: str, code_version: object = CODE_VERSION) -> tuple[str, str]:
+    """The key of a version, and that of the work behind it: what any of card, images, code and upscaler changes.
+
+    Raises:
+        UserError: the weights of the card's upscaler cannot be read.
+    """
+    made_by = f"{ingest_id} {code_version}{weights_digest(card)}"
+    digests = card.digest(), card.work_digest()
+    key, work = (hashlib.sha256(f"{digest} {made_by}".encode()).hexdigest()[:16] for digest in digests)
+    return key, work
+
+
+class Made(Frozen):
+    """The manifest of one finished shard."""
+
+    rows: int
+    size: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One raw shard, and which of its rows are wanted, as the ingest listed them (`pangu.data.ingest.raw.ROWS`)."""
+
+    number: int
+    raw: RawFolder
+    shard: int
+    rows: pa.Table
+
+    def wanted(self) -> dict[int, dict[str, Any]]:
+        """The rows by their number in the ingest that holds the shard."""
+        return {row["raw_row"]: row for row in self.rows.to_pylist()}
+
+
+def work_folder(home: Home, name: str, work: str) -> Path:
+    """Where the shards of one piece of work wait for their selection."""
+    return home.dataset(name) / "staging" / work
+
+
+def made_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.parquet"
+
+
+def made(folder: Path, number: int) -> Made | None:
+    """The finished shard, if its file is still whole."""
+    manifest, file = folder / f"{number:05d}.json", made_file(folder, number)
+    if not manifest.is_file():
+        return None
+    found = Made.model_validate(read_json(manifest))
+    return found if file.is_file() and file.stat().st_size == found.size else None
+
+
+class ShardWorker:
+    """Makes the rows of shards; holds the networks, so one per process serves many shards.
+
+    Args:
+        threads: ncnn's threads for one image.
+    """
+
+    def __init__(self, card: Card, admitter: Admitter, folder: Path, threads: int = 1) -> None:
+        self._card, self._admitter, self._folder = card, admitter, folder
+        self._upscaler = upscaler_of(card, threads)
+        self._scorer = Scorer(card.filters)
+        self._filler = _filler(card)
+
+    def __call__(self, job: ShardJob) -> int:
+        """Make one shard, unless an earlier run has; returns its number."""
+        if made(self._folder, job.number) is None:
+            look = partial(decoded, self._card, job)
+            wanted = job.wanted()
+            self._write(job, self._filler.fill(wanted, look) if self._filler else wanted)
+        return job.number
+
+    def _write(self, job: ShardJob, wanted: Mapping[int, dict[str, Any]]) -> None:
+        dropped, rows = Counter[str](), 0
+        layout = {"compression": "none", "write_page_index": False}
+        store = TableStore(str(self._folder))
+        with store.parquet_writer(made_file(self._folder, job.number).name, SCHEMA, **layout) as writer:
+            batch: list[dict[str, Any]] = []
+            for row, data, _ in job.raw.images(job.shard):
+                if row not in wanted or data is None:
+                    continue
+                try:
+                    batch.append(make_row(self._card, wanted[row], data, self._upscaler, self._scorer, self._admitter))
+                except BadImage as error:
+                    dropped[error.reason] += 1
+                if len(batch) >= ROWS_AT_ONCE:
+                    rows += _flush(writer, batch)
+            rows += _flush(writer, batch)
+        size = made_file(self._folder, job.number).stat().st_size
+        manifest = Made(rows=rows, size=size, dropped=dict(dropped))
+        write_json(self._folder / f"{job.number:05d}.json", manifest.model_dump(mode="json"))
+
+
+def _filler(card: Card) -> Any:
+    if card.fill_captions is None:
+        return None
+    from pangu.data.prepare.missing_captions import CaptionFiller  # brings transformers along
+
+    return CaptionFiller(card.fill_captions)
+
+
+def _flush(writer: pq.ParquetWriter, batch: list[dict[str, Any]]) -> int:
+    count = len(batch)
+    if batch:
+        writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
+        batch.clear()
+    return count
+
+
+def make_row(
+    card: Card, listed: Mapping[str, Any], data: bytes, upscaler: Upscaler, scorer: Scorer, admitter: Admitter
+) -> dict[str, Any]:
+    """One dataset row from downloaded bytes.
+
+    Raises:
+        BadImage: it cannot be decoded, is too small to be upscaled, or has no caption and no model wrote one.
+    """
+    found = decode_rgb(data, card.limits.max_pixels)
+    original_hwc, key = found.image_hwc, listed["sha256"]
+    original_height, original_width, _ = original_hwc.shape
+    side = min(original_height, original_width)
+    factor = card.upscale.target_side / side
+    is_small = side < card.texture_min_side
+    if is_small and factor > card.upscale.max_factor:
+        raise BadImage("too_small")
+    captions = listed["caption_en"], listed["caption_zh"]
+    if not any(captions):
+        raise BadImage("missing_caption")
+    more = {name: listed.get(name) or [] for name in MORE.values()}
+    listed_captions = ([first, *others] for first, others in zip(captions, more.values(), strict=True))
+    facts = facts_of(original_hwc, *listed_captions) | scorer.scores(original_hwc, *captions)
+    image_hwc, upscaler_name = original_hwc, ""
+    if is_small:
+        image_hwc, upscaler_name = upscale_to(original_hwc, card.upscale.target_side, upscaler)
+    height, width, _ = image_hwc.shape
+    return facts | {
+        "key": key,
+        "image": data if found.is_plain and not is_small else encode_png(image_hwc),
+        "width": width,
+        "height": height,
+        "caption_en": captions[0],
+        "caption_zh": captions[1],
+        "caption_en_by": listed.get("caption_en_by", ""),
+        "caption_zh_by": listed.get("caption_zh_by", ""),
+        "source_url": listed["url"],
+        "license": listed["license"],
+        "original_width": original_width,
+        "original_height": original_height,
+        "upscaled": is_small,
+        "upscale_factor": factor if is_small else 1.0,
+        "upscaler": upscaler_name,
+        "min_timestep": admitter.min_timestep(image_hwc, factor) if is_small else 0,
+        "bucket": bucket_of(width, height, card.upscale.target_side),
+        "split": "train",  # decided with the thresholds
+        "style": listed.get("style") or card.style,
+        **{name: texts or None for name, texts in more.items()},
+        **{name: listed.get(name) or None for name in KEYWORDS.values()},
+    }
+
+
+def bucket_of(width: int, height: int, resolution: int) -> int:
+    """The index of the preset of a base resolution whose aspect ratio is nearest; 0 where only the square one exists."""
+    presets = presets_for(resolution)
+    return min(range(len(presets)), key=lambda i: abs(math.log(presets[i][0] / presets[i][1] * width / height)))
+
+
+def decoded(card: Card, job: ShardJob, rows: Collection[int]) -> Iterator[tuple[int, ImageHWC]]:
+    """Number and pixels of those of the asked rows of a shard that can be decoded."""
+    for row, data, _ in job.raw.images(job.shard) if rows else ():
+        if row in rows and data is not None:
+            with suppress(BadImage):
+                yield row, decode_rgb(data, card.limits.max_pixels).image_hwc
+
+
+def originals_of(card: Card, jobs: Sequence[ShardJob]) -> Iterator[ImageHWC]:
+    """Pixels of images at least as large as the texture threshold, in the order of the jobs."""
+    for job in jobs:
+        for _, image_hwc in decoded(card, job, set(job.rows["raw_row"].to_pylist())):
+            if min(image_hwc.shape[:2]) >= card.texture_min_side:
+                yield image_hwc

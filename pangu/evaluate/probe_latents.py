@@ -1,0 +1,97 @@
+"""A sample of a dataset as latents and text embeddings, for whatever is measured on the denoisers themselves.
+
+Only originals: an upscaled image is no truth about detail.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pangu.contract import GeneratorContract
+from pangu.data.card import Split
+from pangu.data.encode.pixels import fit_pixels
+from pangu.data.table.delta import read_rows
+from pangu.diffusion.presets import preset_index
+from pangu.diffusion.trajectory import Denoiser
+from pangu.errors import UserError
+from pangu.evaluate.prompts import choose_prompts, languages_of
+from pangu.evaluate.timestep_loss import CleanLatents
+from pangu.models.autoencoders import encode_pixels
+from pangu.models.denoisers import denoise
+from pangu.models.text import TextTower, embed_captions, styled_caption
+from pangu.storage import Home
+
+BATCH = 16
+
+
+def originals(
+    home: Home,
+    dataset: str,
+    version: int,
+    split: Split,
+    count: int | None,
+    seed: int,
+    prefixes: Mapping[str, str] | None = None,
+) -> tuple[list[bytes], list[str]]:
+    """Encoded images of a seeded choice of a split's originals, and one caption of each, its languages in turn.
+
+    prefixes: style -> what its captions begin with.
+
+    Raises:
+        UserError: the split has no captioned originals.
+    """
+    columns = ["key", "image", "caption_en", "caption_zh", "split", "style"]
+    rows = read_rows(home, dataset, version, columns=columns, upscaled=False)
+    languages = languages_of(rows)
+    prompts = choose_prompts(rows, split, languages, count, seed, tuple(prefixes or {}))
+    if not languages or not prompts.keys:
+        raise UserError(f"Dataset '{dataset}', version {version}, has no captioned originals in split '{split}'.")
+    place = {key: index for index, key in enumerate(rows["key"].to_pylist())}
+    images = [rows["image"][place[key]].as_py() for key in prompts.keys]
+    captions = [prompts.captions[languages[index % len(languages)]][index] for index in range(len(images))]
+    styles = [(prefixes or {}).get(prompts.style(index)) for index in range(len(images))]
+    return images, [
+        styled_caption(text, prefix) if prefix else text for text, prefix in zip(captions, styles, strict=True)
+    ]
+
+
+def encode_images(arrays: Sequence[np.ndarray], autoencoder: Any) -> Tensor:
+    """(N, C, H, W) float32 latents, scaled for diffusion, of equally sized (side, side, 3) uint8 images; on the CPU."""
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(arrays), BATCH):
+            pixels = torch.from_numpy(np.stack(arrays[start : start + BATCH])).permute(0, 3, 1, 2) / 127.5 - 1
+            found.append(encode_pixels(autoencoder, pixels.to(autoencoder.device)).float().cpu())
+    return torch.cat(found)
+
+
+def encode_sample(
+    images: Sequence[bytes], captions: Sequence[str], side: int, autoencoder: Any, towers: list[TextTower], tokens: int
+) -> CleanLatents:
+    """Images and captions as a denoiser meets them, at `side` px, captions padded or cut to `tokens` tokens."""
+    latents = encode_images([fit_pixels(image, side) for image in images], autoencoder)
+    tokens_nsc, pooled = embed_captions(towers, captions, tokens)
+    return CleanLatents(latents, tokens_nsc.float().cpu(), pooled.float().cpu())
+
+
+def denoiser_of(network: Any, contract: GeneratorContract, side: int, whole_range: bool = False) -> Denoiser:
+    """The network as a function on the CPU's tensors, for square images of `side` px.
+
+    It refuses timesteps that the contract says it never trained, unless `whole_range`.
+    """
+    native = contract.resolution // contract.spatial_factor
+    trained = contract.resolution
+    square = preset_index(trained, trained, trained, contract.presets, contract.spatial_factor)
+
+    def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+        if not whole_range:
+            for t in (timestep.min(), timestep.max()):
+                contract.interval.check(float(t), contract.role)
+        place = {"device": network.device, "dtype": network.dtype}
+        moved = noisy.to(**place), timestep.to(network.device), tokens.to(**place), pooled.to(**place)
+        return denoise(network, *moved, square, native_size=(native, native)).float().cpu()
+
+    return predict

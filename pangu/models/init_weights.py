@@ -1,0 +1,257 @@
+"""What a generator starts from: random weights, or those of a generator, a pair, or any diffusers text-to-image UNet.
+
+Owns the checks that keep a run from tuning weights that mean something else. Knows no registry: who does passes a resolver.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from pydantic import ValidationError
+
+from pangu.config import ROLES, InitialWeights, NoiseSchedule, Recipe, Role
+from pangu.contract import CONTRACT_FILE, GeneratorContract
+from pangu.errors import UserError
+from pangu.models.controlnet import sees_control
+from pangu.models.denoisers import build_denoiser, condition_of, load_unet, sees_lower
+from pangu.models.sources import locate, read_config
+
+STARTER = "starter_pair"
+"""Folder under `pangu/assets` that 'embedded' means here."""
+MUST_AGREE = ("autoencoder_hash", "text_encoder_hashes", "latent_scaling", "latent_shift")
+
+Resolve = Callable[[str], Path]
+"""A registry URI (models:/...) -> the folder of that pair on this machine."""
+
+
+@dataclass(frozen=True)
+class FoundWeights:
+    """A UNet on disk or on the hub, and what is known of its training."""
+
+    root: str
+    subfolder: str | None
+    contract: GeneratorContract | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.root}/{self.subfolder}" if self.subfolder else self.root
+
+
+def is_registered(source: str) -> bool:
+    """Whether a source names a pair in the model registry, which a resolver must fetch first."""
+    return source.startswith("models:/")
+
+
+def initial_denoiser(
+    recipe: Recipe,
+    role: Role,
+    latent_channels: int,
+    context: int,
+    pooled: int,
+    contract_of_run: GeneratorContract | None = None,
+    resolve: Resolve | None = None,
+) -> UNet2DConditionModel:
+    """The network of `role` at step 0: random from the recipe's seed, the same for each role, or what `init_from` names.
+
+    `context` and `pooled` are channels of the text tokens and the pooled text. `contract_of_run` is what the run will write,
+    and needed with `init_from`.
+
+    Raises:
+        UserError: the weights are not there, or do not fit the encoders or the schedule of the run.
+    """
+    if recipe.init_from is not None:
+        assert contract_of_run is not None, "weights are checked against the contract of the run"
+        channels = latent_channels, context, pooled
+        return pretrained_denoiser(recipe.init_from, *channels, contract_of_run, resolve, recipe.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return build_denoiser(recipe.denoiser_of(role), latent_channels, context, pooled, lower=sees_lower(role))
+
+
+def pretrained_denoiser(
+    start: InitialWeights,
+    latent_channels: int,
+    context: int,
+    pooled: int,
+    contract_of_run: GeneratorContract,
+    resolve: Resolve | None = None,
+    seed: int = 0,
+) -> UNet2DConditionModel:
+    """The UNet that `start` names, in float32; its own configuration decides the architecture.
+
+    With `new_latents` its first and last layer are drawn from `seed`, for the channels of another autoencoder.
+
+    The time interval that it was trained on may differ from that of the run: a common start for both halves is the point.
+    A later stage of a cascade may start from a UNet that has seen no lower image: its new input channels begin at zero.
+
+    Raises:
+        UserError: as `initial_denoiser`.
+    """
+    found = find_weights(start, contract_of_run.role, resolve)
+    config = read_config(found.root, _file(found.subfolder, "config.json"))
+    if config is None or config.get("_class_name") != "UNet2DConditionModel":
+        what = "nothing" if config is None else config.get("_class_name") or "a configuration without a class"
+        raise UserError(
+            f"init_from: {found.name} holds {what}, but a UNet2DConditionModel is needed; name its folder, with subfolder."
+        )
+    _check_schedule(found, contract_of_run.schedule)
+    _check_contract(found, contract_of_run, start.new_latents)
+    if not start.new_latents:
+        _check_latents(found, config, latent_channels, lower=sees_lower(contract_of_run.role))
+    _check_context(found, config, context)
+    condition_of(config, pooled)
+    unet = load_unet(found.root, found.subfolder)
+    if start.new_latents:
+        doubled = 2 if sees_lower(contract_of_run.role) else 1
+        return with_new_latents(unet, doubled * latent_channels, latent_channels, seed)
+    widen = sees_lower(contract_of_run.role) and config["in_channels"] == latent_channels
+    return with_lower_channels(unet) if widen else unet
+
+
+def find_weights(start: InitialWeights, role: Role, resolve: Resolve | None = None) -> FoundWeights:
+    """Where the UNet for `role` lies: its own half of a pair, the `unet` of a diffusers pipeline, or the folder itself.
+
+    Raises:
+        UserError: nothing is there, or it does not say which of its networks is meant.
+    """
+    if is_registered(start.source):
+        if resolve is None:
+            raise UserError(f"init_from: {start.source} is in the model registry; fetch it first and name its folder.")
+        root, subfolder = str(resolve(start.source)), start.subfolder
+    else:
+        root, subfolder = locate(start.source, STARTER), start.subfolder
+        if start.source == "embedded" and not Path(root).is_dir():
+            raise UserError("init_from: this installation carries no embedded pair; name a folder or a hub id.")
+    index = read_config(root, "model_index.json")
+    parent = Path(root).parent
+    if index is None and subfolder is None and Path(root).is_dir() and (parent / "model_index.json").is_file():
+        # A network inside a pipeline folder: what is known of it stands beside it.
+        index, root, subfolder = read_config(str(parent), "model_index.json"), str(parent), Path(root).name
+    if index is None:
+        return FoundWeights(root, subfolder, _own_contract(root, subfolder))
+    if "contracts" in index:
+        stages = list(index["contracts"] or ())
+        alone = len(stages) == 1 and "unet" in index
+        return _part_of_own(root, index, *(("unet", stages[0]) if alone else _half(root, subfolder or role)))
+    if subfolder is None and "unet" not in index:
+        raise UserError(
+            f"init_from: {root} is a {index.get('_class_name')} without a UNet; a UNet2DConditionModel is needed."
+        )
+    return FoundWeights(root, subfolder or "unet", None)
+
+
+def with_lower_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same UNet with twice the input channels; the new ones have zero weights, so its predictions are the same."""
+    old = unet.conv_in
+    new = torch.nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    weight = torch.cat([old.weight.data, torch.zeros_like(old.weight)], dim=1)
+    new.weight, new.bias = torch.nn.Parameter(weight), old.bias
+    unet.conv_in = new
+    unet.register_to_config(in_channels=new.in_channels)
+    return unet
+
+
+def with_new_latents(unet: UNet2DConditionModel, incoming: int, outgoing: int, seed: int) -> UNet2DConditionModel:
+    """The same UNet between a fresh first and a fresh last layer, for latents of other channels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, channels in (("conv_in", (incoming, None)), ("conv_out", (None, outgoing))):
+            old = getattr(unet, name)
+            into, out = (new or kept for new, kept in zip(channels, (old.in_channels, old.out_channels), strict=True))
+            setattr(unet, name, torch.nn.Conv2d(into, out, old.kernel_size, old.stride, old.padding))
+    unet.register_to_config(in_channels=incoming, out_channels=outgoing)
+    return unet
+
+
+def _half(root: str, half: str) -> tuple[str, str]:
+    """Subfolder and role of one half of a pair."""
+    if half not in ROLES:
+        raise UserError(f"init_from: {root} is a pair; set subfolder to 'structure' or 'texture', not '{half}'.")
+    return half, half
+
+
+def _part_of_own(root: str, index: dict[str, Any], subfolder: str, role: str) -> FoundWeights:
+    """One network of a pipeline folder that the platform wrote, with its contract."""
+    try:
+        return FoundWeights(root, subfolder, GeneratorContract.model_validate(index["contracts"][role]))
+    except (KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"init_from: model_index.json of {root} carries no contract of {role}.") from error
+
+
+def _own_contract(root: str, subfolder: str | None) -> GeneratorContract | None:
+    values = read_config(root, _file(subfolder, CONTRACT_FILE)) if Path(root).is_dir() else None
+    try:
+        return None if values is None else GeneratorContract.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"init_from: {_file(subfolder, CONTRACT_FILE)} of {root} is no interval contract.") from error
+
+
+def _file(subfolder: str | None, name: str) -> str:
+    return f"{subfolder}/{name}" if subfolder else name
+
+
+def _check_contract(found: FoundWeights, run: GeneratorContract, new_latents: bool) -> None:
+    must_agree = ("text_encoder_hashes",) if new_latents else MUST_AGREE
+    for name in must_agree if found.contract is not None else ():
+        theirs, ours = getattr(found.contract, name), getattr(run, name)
+        if theirs != ours:
+            raise UserError(
+                f"init_from: {found.name} was trained with {name} {theirs}, but this run has {ours}; use the encoders that "
+                f"it was trained with."
+            )
+    if found.contract is not None and sees_control(run.role):
+        whole = run.interval
+        if (found.contract.low, found.contract.high) != (whole.low, whole.high):
+            raise UserError(
+                f"init_from: {found.name} was trained for t in {found.contract.interval}, but a ControlNet needs a generator "
+                f"for all of {whole}; name one that recipe 'single' trained, or one that is no half of a pair."
+            )
+
+
+def _check_schedule(found: FoundWeights, ours: NoiseSchedule) -> None:
+    """Raises UserError if the weights are known to have been trained over other noise levels, or to predict something else."""
+    theirs = found.contract.schedule.model_dump() if found.contract else _scheduler_values(found)
+    for name, value in ours.model_dump().items() if theirs is not None else ():
+        if theirs is not None and theirs.get(name) != value:
+            raise UserError(
+                f"init_from: {found.name} was trained with schedule.{name} = {theirs.get(name)}, but the recipe says {value}; "
+                f"set the recipe's schedule to that of the weights."
+            )
+
+
+def _scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
+    """The noise schedule that a diffusers pipeline folder says of itself; what it leaves out is its class's default."""
+    import inspect
+
+    import diffusers
+
+    config = read_config(found.root, "scheduler/scheduler_config.json")
+    if config is None:
+        return None
+    scheduler = getattr(diffusers, str(config.get("_class_name")), None)
+    parameters = inspect.signature(scheduler.__init__).parameters if scheduler is not None else {}
+    values: dict[str, Any] = {"rescale_betas_zero_snr": False}  # classes that lack it never rescale
+    values |= {name: parameters[name].default for name in NoiseSchedule.model_fields if name in parameters}
+    return values | {name: config[name] for name in NoiseSchedule.model_fields if name in config}
+
+
+def _check_latents(found: FoundWeights, config: dict[str, Any], latent: int, lower: bool) -> None:
+    accepted = (latent, 2 * latent) if lower else (latent,)
+    if config["in_channels"] not in accepted or config["out_channels"] != latent:
+        raise UserError(
+            f"init_from: {found.name} takes {config['in_channels']} and gives {config['out_channels']} channels, but the "
+            f"autoencoder has {latent}; use the autoencoder that it was trained with, or set new_latents."
+        )
+
+
+def _check_context(found: FoundWeights, config: dict[str, Any], context: int) -> None:
+    projected = config.get("encoder_hid_dim_type") == "text_proj"
+    width = config["encoder_hid_dim"] if projected else config["cross_attention_dim"]
+    if config.get("encoder_hid_dim_type") not in (None, "text_proj") or width != context:
+        raise UserError(
+            f"init_from: {found.name} attends to {width} channels of text, but the text encoders give {context}; use the "
+            f"text encoders that it was trained with."
+        )

@@ -1,0 +1,129 @@
+"""Flow-matching transformers: Stable Diffusion 3 and Flux."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
+from torch import Tensor
+
+from pangu.pipelines.coop.adapters.latent import LatentAdapter
+from pangu.pipelines.coop.model_adapter import Condition, GenerationRequest, Tensors
+
+
+class StableDiffusion3(LatentAdapter):
+    """`StableDiffusion3Pipeline` (arXiv 2403.03206)."""
+
+    network_name = "transformer"
+    largest_shift = 1.16
+
+    @property
+    def size_step(self) -> int:
+        return self.pixels_per_latent * int(self.network.config.patch_size)
+
+    def condition(self, request: GenerationRequest) -> Condition:
+        guided = request.guidance_scale > 1
+        tokens, negative, pooled, negative_pooled = self.pipe.encode_prompt(
+            prompt=request.prompts,
+            prompt_2=None,
+            prompt_3=None,
+            device=self.device,
+            num_images_per_prompt=request.images_per_prompt,
+            do_classifier_free_guidance=guided,
+            negative_prompt=request.negatives,
+        )
+        if guided:
+            tokens, pooled = torch.cat([negative, tokens]), torch.cat([negative_pooled, pooled])
+        return Condition({"tokens": tokens, "pooled": pooled}, guided, request.guidance_scale, request.batched_guidance)
+
+    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        return self.network(
+            hidden_states=noisy_bchw,
+            timestep=self.there(timestep).expand(len(noisy_bchw)),
+            encoder_hidden_states=tensors["tokens"],
+            pooled_projections=tensors["pooled"],
+            return_dict=False,
+        )[0]
+
+    def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:
+        return {"mu": self.shift(height, width)} if self.pipe.scheduler.config.get("use_dynamic_shifting") else {}
+
+    def shift(self, height: int, width: int) -> float:
+        """How far larger pictures move the steps towards noise (arXiv 2403.03206, Section 5.3.2)."""
+        config = self.pipe.scheduler.config
+        return calculate_shift(
+            height // self.size_step * (width // self.size_step),
+            config.get("base_image_seq_len", 256),
+            config.get("max_image_seq_len", 4096),
+            config.get("base_shift", 0.5),
+            config.get("max_shift", self.largest_shift),
+        )
+
+
+class Flux(StableDiffusion3):
+    """`FluxPipeline`: its transformer sees 2 x 2 latents as one token, and is told the scale of its distilled guidance."""
+
+    extras = ("true_cfg_scale",)
+    largest_shift = 1.15
+
+    @property
+    def channels(self) -> int:
+        return int(self.network.config.in_channels) // 4
+
+    @property
+    def size_step(self) -> int:
+        return self.pixels_per_latent * 2
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        side = self.pipe.default_sample_size * self.pipe.vae_scale_factor
+        return side, side
+
+    def condition(self, request: GenerationRequest) -> Condition:
+        tokens, pooled, text_ids = self._embed(request.prompts, request)
+        scale = float(request.extra.get("true_cfg_scale", 1.0))
+        guided = scale > 1 and request.negatives is not None
+        if guided:
+            negative, negative_pooled, _ = self._embed(request.negatives, request)
+            tokens, pooled = torch.cat([negative, tokens]), torch.cat([negative_pooled, pooled])
+        tensors: Tensors = {"tokens": tokens, "pooled": pooled}
+        if self.network.config.guidance_embeds:
+            tensors["guidance"] = torch.full((len(tokens),), request.guidance_scale, device=self.device)
+        height, width = self.latent_size(request.height, request.width)
+        ids = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, tokens.dtype)
+        return Condition(tensors, guided, scale, request.batched_guidance, {"text_ids": text_ids, "image_ids": ids})
+
+    def reguided(self, condition: Condition, scale: float) -> Condition:
+        """The scale that its network is told; the true guidance stays as the call began."""
+        if "guidance" not in condition.tensors:
+            return condition
+        told = torch.full_like(condition.tensors["guidance"], scale)
+        return replace(condition, tensors=condition.tensors | {"guidance": told})
+
+    def _embed(self, prompts: list[str] | None, request: GenerationRequest) -> tuple[Tensor, Tensor, Tensor]:
+        return self.pipe.encode_prompt(
+            prompt=prompts, prompt_2=None, device=self.device, num_images_per_prompt=request.images_per_prompt
+        )
+
+    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        batch, channels, height, width = noisy_bchw.shape
+        tokens_bnc = self.pipe._pack_latents(noisy_bchw, batch, channels, height, width)
+        answer = self.network(
+            hidden_states=tokens_bnc,
+            timestep=self.there(timestep).expand(batch).to(noisy_bchw.dtype) / 1000,
+            guidance=tensors.get("guidance"),
+            pooled_projections=tensors["pooled"],
+            encoder_hidden_states=tensors["tokens"],
+            txt_ids=condition.facts["text_ids"],
+            img_ids=condition.facts["image_ids"],
+            return_dict=False,
+        )[0]
+        factor = self.pipe.vae_scale_factor
+        return self.pipe._unpack_latents(answer, height * factor, width * factor, factor)
+
+    def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"mu": self.shift(height, width)}
+        if not self.pipe.scheduler.config.get("use_flow_sigmas"):
+            arguments["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+        return arguments

@@ -1,0 +1,84 @@
+"""Text, or embeddings of text, as the conditioning of a trajectory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pangu.diffusion.trajectory import Conditioning, StyleConditioning
+from pangu.errors import UserError
+from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation, warn_of_unknown_words
+from pangu.pipelines import pair_inputs
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Text towers, the tokens that each reads, and where they compute; None means where their weights are.
+
+    warns: text beyond `max_tokens`, and text of unknown words, is logged.
+    """
+
+    towers: Sequence[TextTower]
+    max_tokens: int
+    device: torch.device | None = None
+    warns: bool = True
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) and pooled (B, P) of B texts.
+
+        Raises:
+            UserError: there is no text encoder, or a text is not valid.
+        """
+        pair_inputs.check_texts(texts)
+        if not self.towers:
+            raise UserError(
+                "This pipeline was loaded without its text encoder; give embeddings, negative ones included."
+            )
+        if self.warns:
+            warn_of_truncation(self.towers, texts, self.max_tokens)
+            warn_of_unknown_words(self.towers, texts)
+        return embed_captions(self.towers, texts, self.max_tokens, self.device)
+
+
+def from_text(
+    reader: Reader,
+    prompts: Sequence[str],
+    negatives: Sequence[str] | None,
+    styles: Mapping[str, float],
+    prefixes: Mapping[str, str],
+) -> Conditioning:
+    """The conditioning of B prompts, also under the prefix of each style that has a scale other than 0.
+
+    Raises:
+        UserError: another number of negative prompts, or a style without a prefix.
+    """
+    negatives = [""] * len(prompts) if negatives is None else negatives
+    pair_inputs.check_negatives(prompts, negatives)
+    pair_inputs.check_styles(styles, prefixes)
+    both = reader.read([*prompts, *negatives])
+    (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
+    styled = [
+        StyleConditioning(*reader.read([styled_caption(prompt, prefixes[name]) for prompt in prompts]), scale)
+        for name, scale in styles.items()
+        if scale != 0
+    ]
+    return Conditioning(tokens, pooled, negative_tokens, negative_pooled, tuple(styled))
+
+
+def from_embeds(
+    reader: Reader, embeds: pair_inputs.Embeds, negatives: Sequence[str] | None, needs_negative: bool
+) -> Conditioning:
+    """The conditioning of checked embeddings; negative ones that are not given are read from text, or from the empty caption.
+
+    Raises:
+        UserError: negative ones are needed, but neither given nor readable.
+    """
+    tokens, pooled = embeds.prompt, embeds.pooled
+    assert tokens is not None and pooled is not None
+    if embeds.negative is not None and embeds.negative_pooled is not None:
+        return Conditioning(tokens, pooled, embeds.negative, embeds.negative_pooled)
+    if not reader.towers and not needs_negative:
+        return Conditioning(tokens, pooled, torch.zeros_like(tokens), torch.zeros_like(pooled))
+    negative, negative_pooled = reader.read([""] * len(tokens) if negatives is None else negatives)
+    return Conditioning(tokens, pooled, negative.to(tokens), negative_pooled.to(pooled))

@@ -1,0 +1,275 @@
+"""The way of a request: admitted, given one release, drawn by structure, texture and decoder, or by the coop pool.
+
+Knows neither HTTP nor Ray: pools are reached through links.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pangu.errors import NotFinite, UserError
+from pangu.serve import errors
+from pangu.serve.errors import ApiError, PoolBusy, PoolUnavailable, WorkCancelled
+from pangu.serve.inference.messages import (
+    GeneratedImages,
+    Job,
+    PartialImage,
+    PoolResult,
+    Preview,
+    Release,
+    ReleaseRouting,
+    RequestError,
+)
+from pangu.serve.inference.pool_handles import Link
+from pangu.serve.inference.prompt_filter import DenyList
+from pangu.serve.inference.relay import relayed
+from pangu.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from pangu.serve.metrics import Metrics
+
+POLL_TIMEOUT_S = 5.0
+RETRY_PAUSES_S = (0.1, 1.0, 3.0)
+"""Until a replica that died is replaced, or another one is chosen."""
+WARMING = Job(prompt="a red circle", seed=0, steps=2)
+logger = logging.getLogger(__name__)
+
+
+class RequestEngine:
+    """Draws with the pools behind `links`."""
+
+    def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: "Metrics") -> None:
+        self._links, self._settings, self._metrics = links, settings, metrics
+        self._denied = DenyList(settings.denied_words)
+        self._in_flight = 0
+        self.routing: ReleaseRouting | None = None
+        self.warmed: set[str] = set()
+
+    async def draw(self, job: Job, channel: str | None = None) -> GeneratedImages:
+        """One request from text to image files, within the deadline.
+
+        Raises:
+            ApiError: 400 not drawable or not to be shown, 429 too many requests, 503 a pool is not available, 504 deadline.
+        """
+        with self._admitted():
+            clock = time.perf_counter()
+            release = self._release(job, channel)
+            with self._explained():
+                async with asyncio.timeout(self._settings.timeout_s):
+                    pictures = self._shown(await self._drawn_at_last(release, job))
+            return _timed(pictures, clock)
+
+    async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
+        """As `draw`, with partial images on the way; the last message is the result."""
+
+        async def produce(put: Callable[[PartialImage | GeneratedImages], None]) -> None:
+            with self._admitted():
+                clock = time.perf_counter()
+                release = self._release(job, channel)
+                with self._explained():
+                    async with asyncio.timeout(self._settings.timeout_s):
+                        async for message in self._watched_to_the_end(release, job):
+                            put(self._seen(message, clock))
+
+        async with aclosing(relayed(produce)) as messages:
+            async for message in messages:
+                yield message
+
+    async def warm(self, routing: ReleaseRouting, since: float | None = None) -> None:
+        """One small image with every release of `routing` that is new here: the first request should not be the slow one.
+
+        since: when the routing was declared, by `time.perf_counter`; None means now.
+        """
+        clock = time.perf_counter() if since is None else since
+        for release in routing.releases:
+            if release.sha256 not in self.warmed:
+                try:
+                    await self.first_image(release)
+                    self.warmed.add(release.sha256)
+                    seconds = time.perf_counter() - clock
+                    self._metrics.drew_first(release.pair_version, seconds)
+                    logger.info("version %s drew its first image after %.1f s", release.pair_version, seconds)
+                except UserError as error:
+                    logger.error("version %s could not draw its first image: %s", release.pair_version, error)
+                except Exception:
+                    logger.exception("version %s could not draw its first image", release.pair_version)
+        self.warmed &= {release.sha256 for release in routing.releases}
+
+    async def first_image(self, release: Release) -> None:
+        """Raises whatever keeps the release from drawing."""
+        try:
+            await self._drawn(release, WARMING)
+        except NotFinite:
+            raise
+        except UserError:
+            # Too few steps for this release, whose halves each need one.
+            await self._drawn(release, replace(WARMING, steps=None))
+
+    async def holdings(self) -> dict[str, list[str]]:
+        """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
+        answers = await asyncio.gather(*(_held(link) for link in self._links.values()))
+        return dict(zip(self._links, answers, strict=True))
+
+    @property
+    def partners(self) -> list[str]:
+        """Names that a request's `coop.partners` may hold."""
+        return list(self._settings.coop.partners)
+
+    def _seen(self, message: PartialImage | GeneratedImages, clock: float) -> PartialImage | GeneratedImages:
+        if isinstance(message, GeneratedImages):
+            return _timed(self._shown(message), clock)
+        if hidden := message.files.count(None):
+            self._metrics.withheld(hidden, "partial")
+        return message
+
+    def _shown(self, pictures: GeneratedImages) -> GeneratedImages:
+        """Raises ApiError if not one of the images may be shown."""
+        if hidden := pictures.files.count(None):
+            self._metrics.withheld(hidden, "result")
+            if hidden == len(pictures.files):
+                raise errors.withheld()
+        return pictures
+
+    def _release(self, job: Job, channel: str | None) -> Release:
+        if self._denied.first_in(job) is not None:
+            raise errors.denied()
+        if self.routing is None:
+            raise errors.unavailable(self._settings.retry_after_s)
+        try:
+            return self.routing.choose(channel, f"{job.seed} {job.prompt}")
+        except RequestError as error:
+            raise errors.invalid(str(error), error.param) from None
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._in_flight >= self._settings.max_in_flight:
+            raise errors.busy(self._settings.retry_after_s)
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._metrics.in_flight.set(self._in_flight)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What a failure in a pool means for the client. Its details are in the log of that pool."""
+        try:
+            yield
+        except ApiError:
+            raise
+        except TimeoutError:
+            raise errors.too_late(self._settings.timeout_s) from None
+        except NotFinite as error:
+            raise errors.not_finite() from error
+        except UserError as error:
+            raise errors.invalid(str(error), getattr(error, "param", None)) from error
+        except WorkCancelled:
+            raise errors.client_left() from None
+        except PoolBusy:
+            raise errors.busy(self._settings.retry_after_s) from None
+        except PoolUnavailable:
+            raise errors.unavailable(self._settings.retry_after_s) from None
+        except Exception as error:
+            raise errors.internal() from error
+
+    async def _drawn_at_last(self, release: Release, job: Job) -> GeneratedImages:
+        """As `_drawn`; a request whose replica died is drawn again, which gives the same picture."""
+        for attempt, pause_s in enumerate(RETRY_PAUSES_S):
+            try:
+                return await self._drawn(release, job)
+            except PoolUnavailable:
+                self._metrics.retried.inc(attempt == 0)
+                await asyncio.sleep(pause_s)
+        return await self._drawn(release, job)
+
+    async def _drawn(self, release: Release, job: Job) -> GeneratedImages:
+        calls: list[Any] = []
+
+        def call(pool: str, method: str, *arguments: Any) -> Any:
+            calls.append(self._links[pool].call(method, *arguments))
+            return calls[-1]
+
+        if job.coop is not None:
+            last = call("coop", "draw", release, job) if "coop" in self._links else _no_partners()
+        else:
+            # Passed on unread, so a trajectory goes from pool to pool by reference.
+            if job.source is not None:
+                begun = call("structure", "resume", release, job, call("decoder", "receive", release, job))
+            else:
+                begun = call("structure", "begin", release, job)
+            last = call("decoder", "develop", call("texture", "finish", begun))
+        try:
+            result: GeneratedImages = await last
+        except asyncio.CancelledError:
+            for each in calls:
+                each.cancel()
+            raise
+        return result
+
+    async def _watched_to_the_end(self, release: Release, job: Job) -> AsyncIterator[PartialImage | GeneratedImages]:
+        """As `_watched`; a request whose replica died begins again, and shows no partial image twice."""
+        shown = -1
+        for attempt, pause_s in enumerate((*RETRY_PAUSES_S, None)):
+            try:
+                async with aclosing(self._watched(release, job)) as messages:
+                    async for message in messages:
+                        if isinstance(message, GeneratedImages) or (message.files and message.index > shown):
+                            yield message
+                        shown = shown if isinstance(message, GeneratedImages) else max(shown, message.index)
+                return
+            except PoolUnavailable:
+                if pause_s is None:
+                    raise
+                self._metrics.retried.inc(attempt == 0)
+                await asyncio.sleep(pause_s)
+
+    async def _watched(self, release: Release, job: Job) -> AsyncGenerator[PartialImage | GeneratedImages]:
+        if job.partial_images == 0 or (job.coop is not None and "coop" not in self._links):
+            yield await self._drawn(release, job)
+            return
+        if job.coop is not None:
+            async for message in self._links["coop"].stream("draw_watched", release, job):
+                yield message
+            return
+        pool_result: PoolResult | None = None
+        if job.source is not None:
+            begun = self._links["structure"].call(
+                "resume", release, job, self._links["decoder"].call("receive", release, job)
+            )
+            pool_result = await begun
+        else:
+            async for message in self._links["structure"].stream("begin_watched", release, job):
+                if isinstance(message, Preview):
+                    yield await self._links["decoder"].call("preview", message)
+                else:
+                    pool_result = message
+        assert pool_result is not None, "a run ends with its result"
+        async for message in self._links["texture"].stream("finish_watched", pool_result):
+            if isinstance(message, Preview):
+                yield await self._links["decoder"].call("preview", message)
+            else:
+                pool_result = message
+        yield await self._links["decoder"].call("develop", pool_result)
+
+
+def _no_partners() -> Any:
+    raise RequestError("Invalid value for 'coop': this server declares no partners.", "coop")
+
+
+def _timed(pictures: GeneratedImages, clock: float) -> GeneratedImages:
+    return replace(pictures, seconds=dict(pictures.seconds) | {"total": time.perf_counter() - clock})
+
+
+async def _held(link: Link) -> list[str]:
+    async def ask() -> Any:
+        return await link.call("holds")
+
+    with suppress(Exception):
+        return list(await asyncio.wait_for(ask(), POLL_TIMEOUT_S))
+    return []

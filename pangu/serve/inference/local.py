@@ -1,0 +1,60 @@
+"""All pools in one process: both halves of the pair take turns on one thread and one device. No Ray."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pangu.serve.inference.cooperation_pool import CoopPool
+from pangu.serve.inference.decoder import DecoderPool
+from pangu.serve.inference.engine import RequestEngine
+from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.moderation import Moderator
+from pangu.serve.inference.pool import Loader
+from pangu.serve.inference.pool_handles import LocalLink
+from pangu.serve.inference.structure import StructurePool
+from pangu.serve.inference.texture import TexturePool
+from pangu.serve.inference.worker import Worker
+from pangu.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from pangu.models.captured import Record
+    from pangu.serve.metrics import Metrics
+
+
+class LocalEngine(RequestEngine):
+    """An engine with its own pools.
+
+    load: makes a part of a release; None loads what was registered. record: the way to capture, where it is not that of CUDA.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        metrics: "Metrics",
+        load: Loader | None = None,
+        record: "Record | None" = None,
+    ) -> None:
+        self.worker = Worker(settings.structure.threads)
+        moderator = Moderator(settings.moderation)
+        way: dict[str, Any] = {"load": load, "record": record}
+        self.pools: dict[str, Any] = {
+            "structure": StructurePool(self.worker, settings.structure, cache_bytes=settings.cache_bytes, **way),
+            "texture": TexturePool(self.worker, settings.texture, **way),
+            "decoder": DecoderPool(
+                self.worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way
+            ),
+        }
+        if settings.coop.partners:
+            self.pools["coop"] = CoopPool(self.worker, settings.coop, moderator, load=load)
+        super().__init__({name: LocalLink(pool) for name, pool in self.pools.items()}, settings, metrics)
+
+    async def take(self, routing: ReleaseRouting) -> None:
+        """Load every release of the routing, then let new requests use it."""
+        clock = time.perf_counter()
+        for pool in self.pools.values():
+            await pool.take(routing)
+        await self.warm(routing, clock)
+        self.routing = routing
+
+    def close(self) -> None:
+        """End the drawing thread."""
+        self.worker.close()

@@ -1,0 +1,171 @@
+"""Loading one part of a released pair folder, once its files are known to be the released ones."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pangu.config import ROLES, Sampling
+from pangu.contract import SHARED
+from pangu.diffusion.presets import presets_for
+from pangu.errors import UserError
+from pangu.registry.fetch import pair_contracts
+from pangu.registry.manifest import Manifest
+from pangu.serve.inference.messages import Capabilities, Release
+from pangu.serve.settings import Precision
+from pangu.storage import read_json
+
+if TYPE_CHECKING:
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+TEXT_FOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+PARTS: dict[str, tuple[str, ...]] = {
+    "structure": ("structure", "scheduler", *TEXT_FOLDERS),
+    "texture": ("texture", "scheduler"),
+    "decoder": ("vae", "scheduler"),
+    "coop": ("structure", "texture", "vae", "scheduler", *TEXT_FOLDERS),
+}
+"""Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn."""
+
+SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets")
+"""The fields of a contract that decide what a generator draws; the others say where it comes from."""
+
+
+def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """Part -> hash of all that it draws with; two releases that share a generator share the hash of its part.
+
+    Raises:
+        UserError: the folder is no pair.
+    """
+    try:
+        index = read_json(folder / "model_index.json")
+        contracts = index.pop("contracts")
+        sampled = {role: {name: contracts[role].get(name) for name in SAMPLED} for role in ROLES}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{folder} has no model_index.json with the contracts of two generators.") from error
+    hashes = {}
+    for part, below in PARTS.items():
+        files = {name: sha256 for name, sha256 in manifest.files.items() if name.split("/")[0] in below}
+        text = json.dumps([index, sampled, files], sort_keys=True, ensure_ascii=False)
+        hashes[part] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes
+
+
+def capabilities_of(folder: Path) -> Capabilities:
+    """What the pair in `folder` can be asked for.
+
+    Raises:
+        UserError: the folder is no pair.
+    """
+    contract, index = pair_contracts(folder)["structure"], read_json(folder / "model_index.json")
+    sizes = [
+        f"{width}x{height}"
+        for height, width in presets_for(contract.resolution, contract.presets, contract.spatial_factor)
+    ]
+    preferred = f"{contract.resolution}x{contract.resolution}"
+    sampling = Sampling.model_validate(index.get("sampling") or {})
+    return Capabilities(
+        sizes=tuple(sorted(sizes, key=lambda size: size != preferred)),
+        styles=tuple(index.get("styles") or {}),
+        num_inference_steps=sampling.num_inference_steps,
+        guidance_scale=sampling.guidance_scale,
+        prompts=index.get("prompts") or {},
+    )
+
+
+def release_of(folder: Path) -> Release:
+    """A pair folder that is in no registry, as version 0.
+
+    Raises:
+        UserError: the folder is no pair, or holds a file that would have to be unpickled.
+    """
+    manifest = Manifest.of(folder)
+    parts, offers = part_hashes(folder, manifest), capabilities_of(folder)
+    check_components(folder)
+    versions = dict.fromkeys(("pair_version", "structure_version", "texture_version", "created"), 0)
+    return Release(
+        folder=folder.absolute(),
+        sha256=manifest.sha256,
+        parts=parts,
+        offers=offers,
+        **versions,
+    )
+
+
+def check_components(folder: Path) -> None:
+    """Raises UserError if a component that model_index.json names has no folder, or a configuration there is no JSON object."""
+    for name, kind in read_json(folder / "model_index.json").items():
+        if not (isinstance(kind, list) and len(kind) == 2 and all(isinstance(each, str) for each in kind)):
+            continue
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"{folder} has no folder '{name}', which its model_index.json names; the pair is not whole."
+            )
+        for file in sorted((folder / name).glob("*config.json")):
+            try:
+                whole = isinstance(read_json(file), dict)
+            except ValueError:
+                whole = False
+            if not whole:
+                raise UserError(f"{file} holds no JSON object; the pair is damaged.")
+
+
+def load_part(release: Release, part: str) -> "PanGuDrawPipeline":
+    """The pipeline of `release` with only the components of `part`.
+
+    Raises:
+        UserError: the folder is gone, a file is not the released one, or the two generators do not make a pair.
+    """
+    folder = release.folder
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is gone; `pangu deploy --pair-version {release.pair_version}` fetches the release again."
+        )
+    manifest = Manifest.load(folder, release.sha256)
+    manifest.check(folder, below=PARTS[part])
+    manifest.check_file(folder, "model_index.json")
+    return load_unchecked(release, part)
+
+
+def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
+    """As `load_part`, of a folder that nobody registered: its own contracts are still checked. In float32, on the CPU."""
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+    every = {name for names in PARTS.values() for name in names}
+    absent: dict[str, Any] = dict.fromkeys(sorted(every - set(PARTS[part])))
+    # The constructor checks the contracts of both generators, whichever of them is loaded here.
+    pipeline = PanGuDrawPipeline.from_pretrained(release.folder, use_safetensors=True, local_files_only=True, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    # Answers say what was cut or unknown; nobody's prompt belongs in the log of a server.
+    pipeline.warns_of_text = False
+    return pipeline
+
+
+def placed(pipeline: Any, precision: Precision) -> Any:
+    """The pipeline on the device of this process, its networks in the precision that is asked for.
+
+    Raises:
+        UserError: the device does not compute in it.
+    """
+    import torch
+
+    device, dtype = best_device(), dtype_of(precision)
+    return pipeline.to(device, dtype) if (device, dtype) != ("cpu", torch.float32) else pipeline
+
+
+def dtype_of(precision: Precision) -> Any:
+    """What networks are kept and computed in. On a CPU bf16 is slower than fp32, so it has to be asked for."""
+    import torch
+
+    on_a_gpu = best_device() == "cuda"
+    has_bf16 = not on_a_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
+    if precision == "bf16" and not has_bf16:
+        raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16; set precision to fp32 or auto.")
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and on_a_gpu and has_bf16) else torch.float32
+
+
+def best_device() -> str:
+    """Ray shows a replica only the devices that it reserved."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,49 @@
+"""Which texts of a request the encoders of a release do not read to their end, because captions are cut to `max_tokens`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pangu.serve.inference.messages import Job, Unread
+
+if TYPE_CHECKING:
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+ENCODERS = ("text_encoder", "text_encoder_2")
+
+
+def unread_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unread, ...]:
+    """The ends of texts that are not read: one entry for each field and each encoder that cuts it."""
+    from pangu.models.text import truncations
+
+    prefixes = dict(pipeline.config.get("styles") or {})
+    most = pipeline.reference.max_tokens
+    return tuple(
+        Unread(param, ENCODERS[cut.tower], cut.text, cut.tokens, cut.max_tokens)
+        for param, text in captions_of(job, prefixes).items()
+        for cut in truncations(pipeline.text_towers, text, most)
+    )
+
+
+def captions_of(job: Job, prefixes: Mapping[str, str]) -> dict[str, str]:
+    """Field of the request -> the caption that the encoders are asked to read for it; styles put their prefix before a prompt."""
+    own, texts = job.texture, texts_of(job)
+    texts |= _styled("style", job.styles, job.prompt, prefixes)
+    if own.prompt is not None or own.styles is not None:
+        styles, prompt = (job.styles if own.styles is None else own.styles), own.prompt or job.prompt
+        texts |= _styled("texture.style", styles, prompt, prefixes)
+    return texts
+
+
+def texts_of(job: Job) -> dict[str, str]:
+    """Field of the request -> the text that the client wrote into it, where there is one."""
+    own = job.texture
+    texts = {"prompt": job.prompt, "negative_prompt": job.negative_prompt}
+    texts |= {"texture.prompt": own.prompt, "texture.negative_prompt": own.negative_prompt}
+    return {param: text for param, text in texts.items() if text}
+
+
+def _styled(field: str, styles: Mapping[str, float], prompt: str, prefixes: Mapping[str, str]) -> dict[str, str]:
+    from pangu.models.text import styled_caption
+
+    read = [name for name, scale in styles.items() if scale != 0 and name in prefixes]
+    return {f"{field}.{name}": styled_caption(prompt, prefixes[name]) for name in read}

@@ -1,0 +1,61 @@
+"""A sheet of what a pair draws for prompts that have no true image, each picture above its prompt."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw
+
+from pangu.image_grid import FRAME, PAPER
+from pangu.lettering import CAPTION_LINES, LINE, caption
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+CELL, GAP, MARGIN = 128, 12, 16
+COLUMNS, BATCH = 8, 8
+
+
+def prompt_sheet(
+    pair: PanGuDrawPipeline,
+    asked: Sequence[tuple[str, str | None]],
+    seed: int = 0,
+    style_scale: float = 1.0,
+    num_inference_steps: int = 20,
+    guidance_scale: float = 3.0,
+) -> Image.Image:
+    """One picture for each (prompt, style or None), in rows of eight; picture i is drawn from seed + i.
+
+    Raises:
+        UserError: the pair does not know a style.
+    """
+    images: dict[int, Image.Image] = {}
+    for style in dict.fromkeys(style for _, style in asked):
+        places = [place for place, (_, own) in enumerate(asked) if own == style]
+        for start in range(0, len(places), BATCH):
+            batch = places[start : start + BATCH]
+            images |= zip(
+                batch,
+                pair(
+                    [asked[place][0] for place in batch],
+                    num_inference_steps=num_inference_steps,
+                    guidance_scale=guidance_scale,
+                    generator=[torch.Generator().manual_seed(seed + place) for place in batch],
+                    styles={style: style_scale} if style else None,
+                ).images,
+                strict=True,
+            )
+    captions = [f"{prompt} ({style})" if style else prompt for prompt, style in asked]
+    return captioned([images[place] for place in range(len(asked))], captions)
+
+
+def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: int = COLUMNS) -> Image.Image:
+    """Pictures in rows, each in a thin frame above its caption; Chinese is left out where no font here has it."""
+    columns = min(columns, len(images))
+    height = CELL + GAP + CAPTION_LINES * LINE
+    size = (2 * MARGIN + columns * (CELL + GAP) - GAP, 2 * MARGIN + -(-len(images) // columns) * height)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, words) in enumerate(zip(images, captions, strict=True)):
+        x, y = MARGIN + place % columns * (CELL + GAP), MARGIN + place // columns * height
+        sheet.paste(image.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))
+        draw.rectangle((x - 1, y - 1, x + CELL, y + CELL), outline=FRAME)
+        caption(draw, x, y + CELL + 4, CELL, words)
+    return sheet

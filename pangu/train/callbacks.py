@@ -1,0 +1,118 @@
+"""What surrounds the loop on rank 0: the run's description and history, MLflow, progress, sample grids, copies elsewhere.
+
+Gives the loop its hooks, and settles everything at the end.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch.distributed
+
+from pangu.contract import GeneratorContract
+from pangu.data.rows.training_rows import Rows
+from pangu.data.table.versions import key_of
+from pangu.progress import Progress, Reporter, print_progress
+from pangu.storage import Home
+from pangu.train.continuing import continuations, said
+from pangu.train.grids import DRAWN, Grids
+from pangu.train.history import HISTORY_FILE, History
+from pangu.train.job import TrainJob, describe_run
+from pangu.train.loop import Hooks
+from pangu.train.mlflow_run import LONGEST_VALUE, Tracker, flatten, system_facts, tags_of
+from pangu.train.upload import Uploader, fetch_missing
+from pangu.train.world import World
+
+log = logging.getLogger(__name__)
+
+IMPATIENCE_S = 10.0
+"""How long a training that fails waits for MLflow and for its last copy."""
+
+
+@dataclass
+class TrainingCallbacks:
+    """The hooks of one attempt; on other workers than rank 0 they are empty.
+
+    warnings: what went wrong without ending the run, known once it is settled.
+    """
+
+    hooks: Hooks = field(default_factory=Hooks)
+    warnings: list[str] = field(default_factory=list)
+    tracker: Tracker | None = None
+    uploader: Uploader | None = None
+
+    def settle(self, status: str, generator: Path | None = None, **patience: float) -> None:
+        """Wait for the last copies, the finished generator's too, and for MLflow, whose run ends with `status`.
+
+        Only the first call does.
+        """
+        if self.uploader is not None:
+            self._note(self.uploader.finish(generator=generator, **patience))
+        if self.tracker is not None:
+            self._note(self.tracker.finish(status, **patience))
+        self.uploader = self.tracker = None
+
+    def _note(self, sentence: str) -> None:
+        if sentence:
+            log.warning(sentence)
+            self.warnings.append(sentence)
+
+
+@contextmanager
+def watched(
+    job: TrainJob, world: World, rows: Rows, contract: GeneratorContract, report: Reporter = print_progress
+) -> Iterator[TrainingCallbacks]:
+    """The watch over one attempt. Before the loop starts, a checkpoint that only `upload_to` still has is fetched.
+
+    Raises:
+        UserError: `upload_to` cannot be read.
+    """
+    watch = TrainingCallbacks()
+    if world.rank == 0:
+        upload_to = job.recipe.watching.upload_to
+        describe_run(job, rows)
+        if upload_to is not None:
+            fetch_missing(upload_to, job.run_name, job.run_folder / "checkpoints")
+            watch.uploader = Uploader(upload_to, job.run_name, job.run_folder / ".uploads")
+        key = key_of(Home.from_environment(), contract.dataset, contract.dataset_version)
+        tags = tags_of(job, contract.dataset, contract.dataset_version, key) | system_facts(world)
+        if acts := continuations(job.run_folder):
+            tags["pangu.continued"] = said(acts)[:LONGEST_VALUE]
+        parameters = flatten(job.recipe.model_dump(mode="json"))
+        watch.tracker = Tracker(job.run_folder / HISTORY_FILE, tags, parameters)
+        watch.hooks = hooks_of(job, rows, contract, watch, report)
+    if world.size > 1:
+        torch.distributed.barrier()  # nobody looks for checkpoints before they are fetched
+    try:
+        yield watch
+    except BaseException:
+        watch.settle("FAILED", patience_s=IMPATIENCE_S)
+        raise
+    watch.settle("FINISHED")
+
+
+def hooks_of(
+    job: TrainJob, rows: Rows, contract: GeneratorContract, watch: TrainingCallbacks, report: Reporter
+) -> Hooks:
+    """The loop's hooks: each log line goes to the history, and from there to MLflow and into the progress."""
+    tracker, history = watch.tracker, History(job.run_folder / HISTORY_FILE)
+    assert tracker is not None
+    links: dict[str, str] = {"run": job.run_name}
+
+    def on_metrics(step: int, metrics: dict[str, float]) -> None:
+        history.add(step, metrics)
+        tracker.wake()
+        facts = {key: round(value, 5) for key, value in metrics.items()} | links
+        if tracker.url:
+            facts["mlflow"] = tracker.url
+        total = job.recipe.training(job.role).steps
+        report(Progress(stage=f"train-{job.role}", done=step, total=total, unit="steps", facts=facts))
+
+    def on_grid(path: Path) -> None:
+        links["sample"] = str(path)
+        tracker.picture(path, path.parent.name)
+
+    wanted = job.recipe.watching.sample_every > 0 and job.recipe.strategy in DRAWN
+    return Hooks(on_metrics, watch.uploader, Grids(job, rows, contract, on_grid) if wanted else None)

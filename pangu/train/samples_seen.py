@@ -1,0 +1,125 @@
+"""Which rows a training run has seen at a step, and how often: the sample sampler, read by people.
+
+A function of the run folder's `job.json` and `rows.parquet` and of the step; reads no weights, and works while the run trains.
+"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pangu.errors import UserError
+from pangu.storage import read_json
+from pangu.train.job import ROWS_FILE, TrainJob
+from pangu.train.sampler import DeterministicSampler
+
+
+@dataclass(frozen=True)
+class SamplesSeen:
+    """Every training row of a run, and how often the first `step` optimizer steps drew it.
+
+    keys: N content hashes; bucket_n, times_n: (N,) integers.
+    """
+
+    job: TrainJob
+    step: int
+    keys: tuple[str, ...]
+    bucket_n: np.ndarray
+    times_n: np.ndarray
+
+    def totals(self) -> dict[str, Any]:
+        """Images, epochs and rows, in all and per bucket."""
+        images = int(self.times_n.sum())
+        buckets = {
+            str(bucket): {
+                "rows": int((self.bucket_n == bucket).sum()),
+                "rows_seen": int(((self.bucket_n == bucket) & (self.times_n > 0)).sum()),
+                "images": int(self.times_n[self.bucket_n == bucket].sum()),
+            }
+            for bucket in np.unique(self.bucket_n)
+        }
+        return {
+            "run": self.job.run_name,
+            "role": self.job.role,
+            "step": self.step,
+            "images": images,
+            "epochs": images / len(self.keys),
+            "rows": len(self.keys),
+            "rows_seen": int((self.times_n > 0).sum()),
+            "buckets": buckets,
+        }
+
+    def rows(self, captions: dict[str, dict[str, str | None]] | None = None) -> list[dict[str, Any]]:
+        """The rows that were seen, the most frequent first; with both captions of those that `captions` knows."""
+        order = sorted(np.flatnonzero(self.times_n).tolist(), key=lambda row: (-self.times_n[row], self.keys[row]))
+        empty = {"caption_en": None, "caption_zh": None}
+        return [
+            {"key": self.keys[row], "bucket": int(self.bucket_n[row]), "times": int(self.times_n[row])}
+            | ({} if captions is None else captions.get(self.keys[row], empty))
+            for row in order
+        ]
+
+
+def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
+    """What the run's first `step` steps have drawn; by default, those behind its newest checkpoint.
+
+    Raises:
+        UserError: the run has not begun, has no checkpoint yet, or has fewer steps.
+    """
+    path, steps = job.run_folder / ROWS_FILE, job.recipe.training(job.role).steps
+    if not path.is_file():
+        raise UserError(f"Run '{job.run_name}' has not begun: its folder has no {ROWS_FILE}.")
+    if step is None:
+        step = newest_step(job.run_folder / "checkpoints")
+        if step is None:
+            raise UserError(f"Run '{job.run_name}' has no checkpoint yet; name a step with --step.")
+    if not 0 <= step <= steps:
+        raise UserError(
+            f"Run '{job.run_name}' has {steps} steps, so --step must lie between 0 and {steps}, not {step}."
+        )
+    table = pq.read_table(path)
+    buckets = table["bucket"].to_numpy()
+    sampler = DeterministicSampler(tuple(buckets.tolist()), job.recipe.training(job.role).batch_size, job.recipe.seed)
+    times = times_drawn(sampler, step)
+    return SamplesSeen(job, step, tuple(table["key"].to_pylist()), buckets, times)
+
+
+def times_drawn(sampler: DeterministicSampler, step: int) -> np.ndarray:
+    """(N,): how often each row was drawn before optimizer step `step`."""
+    times = np.zeros(len(sampler.bucket_of_row), np.int64)
+    for earlier in range(step):
+        times[sampler.rows_of(earlier)] += 1  # a batch holds no row twice
+    return times
+
+
+def newest_step(checkpoints: Path) -> int | None:
+    """The step of the newest checkpoint by its own word, unverified: the sampler needs no tensors."""
+    for path in sorted(checkpoints.glob("step-*"), reverse=True):
+        try:
+            return int(read_json(path / "state.json")["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def as_json(totals: dict[str, Any], rows: list[dict[str, Any]] | None) -> str:
+    """One JSON object: the totals and, unless only they are wanted, a list `seen`."""
+    return json.dumps(totals if rows is None else {**totals, "seen": rows}, indent=1, ensure_ascii=False)
+
+
+def as_csv(totals: dict[str, Any], rows: list[dict[str, Any]] | None) -> str:
+    """A table with one line per row or, where only the totals are wanted, per bucket."""
+    lines = rows
+    if lines is None:
+        same = {name: totals[name] for name in ("run", "role", "step")}
+        lines = [same | {"bucket": bucket} | counts for bucket, counts in totals["buckets"].items()]
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, list(lines[0]) if lines else ["key", "bucket", "times"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return sink.getvalue().rstrip("\n")

@@ -1,0 +1,100 @@
+"""Which rows are made: with a caption, of equal bytes one with all their captions, each under its shard; checked against a plain
+loop."""
+
+import pickle
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pangu.data.ingest.raw import ROWS
+from pangu.data.prepare.row_plan import RowPlan, plan_rows
+
+CAPTIONS = st.sampled_from(["", "a cat", "a dog", "a fox", None])
+MORE_CAPTIONS = st.sampled_from([None, None, ["a fox"], ["a cat", "a hen"]])
+LISTINGS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "reason": st.sampled_from(["", "", "", "http_404"]),
+            "caption_en": CAPTIONS,
+            "caption_zh": CAPTIONS,
+            "more_captions_en": MORE_CAPTIONS,
+            "more_captions_zh": MORE_CAPTIONS,
+            "keywords_en": MORE_CAPTIONS,
+            "keywords_zh": MORE_CAPTIONS,
+            "sha256": st.sampled_from("abcdef"),
+            "ingest": st.sampled_from(["", "earlier"]),
+            "shard": st.integers(0, 3),
+            "raw_row": st.integers(0, 1000),
+        }
+    ),
+    max_size=40,
+)
+
+
+def table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist([{"row": number, **row} for number, row in enumerate(rows)], schema=ROWS)
+
+
+def row_numbers(plan: RowPlan) -> dict[tuple[str, int], list[int]]:
+    return {shard: rows["row"].to_pylist() for shard, rows in plan.rows.items()}
+
+
+def captions_of(row: dict[str, Any], language: str) -> list[str]:
+    return [text for text in (row[f"caption_{language}"], *(row[f"more_captions_{language}"] or [])) if text]
+
+
+@given(LISTINGS, st.booleans())
+def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes: bool) -> None:
+    kept: dict[tuple[str, int], list[int]] = {}
+    dropped, seen = Counter[str](), set[str]()
+    captions: dict[tuple[str, str], list[str]] = {}
+    words: dict[tuple[str, str], list[str]] = {}
+    for number, row in enumerate(rows):
+        if row["reason"]:
+            continue
+        if not (describes or row["caption_en"] or row["caption_zh"]):
+            dropped["missing_caption"] += 1
+            continue
+        for language in ("en", "zh"):
+            captions.setdefault((row["sha256"], language), []).extend(captions_of(row, language))
+            words.setdefault((row["sha256"], language), []).extend(row[f"keywords_{language}"] or [])
+        if row["sha256"] in seen:
+            dropped["duplicate"] += 1
+        else:
+            seen.add(row["sha256"])
+            kept.setdefault((row["ingest"], row["shard"]), []).append(number)
+    plan = plan_rows(table(rows), describes)
+    assert row_numbers(plan) == kept
+    assert list(plan.rows) == sorted(kept)
+    assert plan.dropped == dropped
+    for row in (row for shard in plan.rows.values() for row in shard.to_pylist()):
+        for language in ("en", "zh"):
+            merged = dict.fromkeys(captions[row["sha256"], language])
+            assert list(dict.fromkeys(captions_of(row, language))) == list(merged)
+            assert (row[f"keywords_{language}"] or []) == list(dict.fromkeys(words[row["sha256"], language]))
+
+
+def test_the_languages_of_rows_of_equal_bytes_come_together() -> None:
+    common = {"reason": "", "sha256": "a", "ingest": "", "shard": 0, "raw_row": 0}
+    rows = [common | {"caption_en": "a cat", "caption_zh": ""}, common | {"caption_en": "", "caption_zh": "猫"}]
+    rows += [
+        common | {"caption_en": "a cat", "more_captions_en": ["a pet"]},
+        common | {"caption_zh": "猫", "sha256": "b"},
+    ]
+    first, other = plan_rows(table(rows)).rows["", 0].to_pylist()
+    assert (first["caption_en"], first["caption_zh"]) == ("a cat", "猫")
+    assert (first["more_captions_en"], first["more_captions_zh"]) == (["a pet"], None)
+    assert (other["sha256"], other["caption_zh"], other["more_captions_en"]) == ("b", "猫", None)
+
+
+def test_the_rows_of_a_shard_travel_without_those_of_the_others() -> None:
+    rows = [
+        {"reason": "", "caption_en": "x" * 100, "sha256": str(n), "ingest": "", "shard": n // 10, "raw_row": n}
+        for n in range(1000)
+    ]
+    plan = plan_rows(table(rows))
+    assert len(plan.rows) == 100
+    assert len(pickle.dumps(plan.rows["", 7])) < 20_000  # the captions of all would be 100,000

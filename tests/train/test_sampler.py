@@ -1,0 +1,92 @@
+"""The deterministic sampler: every row once an epoch, in an order that only the seed decides."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pangu.config import Optimization
+from pangu.diffusion.interval import TimeInterval
+from pangu.errors import UserError
+from pangu.train.randomness import draw_batch
+from pangu.train.sampler import DeterministicSampler
+from pangu.train.world import World
+from tests.train.rows import random_rows
+
+
+@given(batches=st.integers(1, 6), batch_size=st.integers(1, 5), seed=st.integers(0, 99), epoch=st.integers(0, 3))
+def test_an_epoch_draws_every_row_exactly_once(batches: int, batch_size: int, seed: int, epoch: int) -> None:
+    sampler = DeterministicSampler((0,) * (batches * batch_size), batch_size, seed)
+    steps = range(epoch * batches, (epoch + 1) * batches)
+    drawn = np.concatenate([sampler.rows_of(step) for step in steps])
+    assert sorted(drawn.tolist()) == list(range(batches * batch_size))
+
+
+@given(rows=st.integers(4, 30), seed=st.integers(0, 99))
+def test_an_incomplete_epoch_draws_no_row_twice(rows: int, seed: int) -> None:
+    sampler = DeterministicSampler((0,) * rows, 4, seed)
+    drawn = np.concatenate([sampler.rows_of(step) for step in range(rows // 4)])
+    assert len(set(drawn.tolist())) == len(drawn)
+
+
+@given(seed=st.integers(0, 99), step=st.integers(0, 50))
+def test_batches_never_mix_buckets(seed: int, step: int) -> None:
+    buckets = (0,) * 9 + (1,) * 7 + (2,) * 5
+    drawn = DeterministicSampler(buckets, 4, seed).rows_of(step)
+    assert len({buckets[row] for row in drawn}) == 1
+
+
+def test_order_changes_with_epoch_and_seed_only() -> None:
+    first, again, other = (DeterministicSampler((0,) * 40, 40, seed) for seed in (1, 1, 2))
+    assert first.rows_of(3).tolist() == again.rows_of(3).tolist()
+    assert first.rows_of(3).tolist() != first.rows_of(4).tolist()
+    assert first.rows_of(3).tolist() != other.rows_of(3).tolist()
+
+
+def test_a_bucket_smaller_than_a_batch_is_refused() -> None:
+    with pytest.raises(UserError, match="Bucket 1 has 2 rows, fewer than a batch of 3"):
+        DeterministicSampler((0, 0, 0, 1, 1), 3, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_share_a_batch_without_changing_any_draw(workers: int) -> None:
+    rows, interval, optimization = random_rows(), TimeInterval(500, 1000), Optimization()
+    indices = DeterministicSampler((0,) * 12, 4, 7).rows_of(5).tolist()
+    whole = draw_batch(rows, indices, 0, 5, 7, interval, optimization)
+    shares = [World(rank, workers).share(indices) for rank in range(workers)]
+    parts = [draw_batch(rows, mine, position, 5, 7, interval, optimization) for mine, position in shares]
+    for name in ("latents_bchw", "noise_bchw", "tokens_bsc", "pooled_bp", "timestep_b"):
+        joined = np.concatenate([getattr(part, name).numpy() for part in parts])
+        assert np.array_equal(joined, getattr(whole, name).numpy()), name
+
+
+@given(window=st.integers(1, 4), step=st.integers(0, 20))
+def test_a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
+    rows = random_rows()
+    batch = draw_batch(rows, [3], 0, step, 0, TimeInterval(0, 500), Optimization(), {0: (window, window)})
+    parts = rows.latents_nchw[3].float().unfold(1, window, 1).unfold(2, window, 1)
+    assert batch.latents_bchw.shape == batch.noise_bchw.shape == (1, 4, window, window)
+    found = [
+        bool((parts[:, y, x] == batch.latents_bchw[0]).all()) for y in range(5 - window) for x in range(5 - window)
+    ]
+    assert any(found)
+
+
+@given(min_timestep=st.integers(0, 990), step=st.integers(0, 100))
+def test_timesteps_stay_in_the_interval_and_above_each_rows_limit(min_timestep: int, step: int) -> None:
+    rows = random_rows(min_timestep=min_timestep)
+    batch = draw_batch(rows, list(range(12)), 0, step, 0, TimeInterval(500, 1000), Optimization())
+    assert int(batch.timestep_b.min()) >= max(500, min_timestep)
+    assert int(batch.timestep_b.max()) < 1000
+
+
+def test_caption_dropout_and_language_mix_follow_their_shares() -> None:
+    rows, optimization = random_rows(), Optimization(caption_dropout=0.25, zh_share=0.75)
+    counts = {"empty": 0, "en": 0, "zh": 0}
+    for step in range(100):
+        batch = draw_batch(rows, list(range(12)), 0, step, 0, TimeInterval(0, 500), optimization)
+        for row, pooled in enumerate(batch.pooled_bp.half()):
+            known = {"empty": rows.empty_pooled_p, "en": rows.pooled_lnp[0, row], "zh": rows.pooled_lnp[1, row]}
+            counts[next(name for name, value in known.items() if pooled.equal(value))] += 1
+    assert abs(counts["empty"] / 1200 - 0.25) < 0.05
+    assert abs(counts["zh"] / (counts["zh"] + counts["en"]) - 0.75) < 0.05
