@@ -1,6 +1,6 @@
 """The test files that a change touches: `python -m tests.touched [BASE]` prints them, `make touched` runs them.
 
-A test file is touched if it changed itself, or if it imports a module that changed, directly or by way of up to `DEPTH` modules of
+A test file is touched if it changed itself, or if it imports a module that changed, directly or by way of `DEPTH` modules of
 this repository; a `conftest.py` counts for its whole folder. What only servers reach (forms, pages, manifests) is not seen: the
 folders in `BY_FOLDER` are added where a file below their key changed.
 """

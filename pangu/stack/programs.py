@@ -37,7 +37,7 @@ class Program:
 def programs(stack: Stack) -> tuple[Program, ...]:
     """All servers of the stack. The worker waits for the Prefect server, and what needs PostgreSQL waits for that, so `up`
     starts them."""
-    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack), _caretaker())
+    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack), _reconciler())
     return (_postgres(stack), *found) if stack.database is not None and stack.database.own else found
 
 
@@ -152,7 +152,7 @@ def _ray(stack: Stack) -> Program:
     )
 
 
-def _caretaker() -> Program:
+def _reconciler() -> Program:
     return Program("reconciler", _python("pangu.stack.reconciler"))
 
 
