@@ -27,7 +27,9 @@ def changed(base: str) -> set[str]:
     """Paths from the repository's root that differ from where this branch left `base`, new files included."""
 
     def lines(*command: str) -> list[str]:
-        return subprocess.run(["git", *command], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+        return subprocess.run(
+            ["git", *command], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
 
     fork = lines("merge-base", base, "HEAD")
     return {*lines("diff", "--name-only", *fork), *lines("ls-files", "--others", "--exclude-standard")}

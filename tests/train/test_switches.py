@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +45,8 @@ SWITCHES: dict[str, dict[str, object]] = {
 NONE: Switches = frozenset()
 ALONE = [frozenset({name}) for name in SWITCHES]
 PAIRS = [frozenset(pair) for pair in itertools.combinations(SWITCHES, 2) if len({name[:7] for name in pair}) == 2]
+DAILY = {*ALONE, *random.Random(0).sample(PAIRS, 10), NONE}
+"""What `make test` tries; `make test-long` tries all."""
 STEPS = 4
 
 
@@ -98,11 +102,14 @@ def compiled_without_a_compiler() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """Of each set of switches the folder, what an uninterrupted run ends with, and what it has half-way."""
-    folders = {switches: tmp_path_factory.mktemp("whole") for switches in [NONE, *ALONE, *PAIRS]}
-    return {
-        switches: (folder, train(switches, folder), tensors_of(folder / "step-000002"))
-        for switches, folder in folders.items()
-    }
+
+    class AsNeeded(Whole):
+        def __missing__(self, switches: Switches) -> tuple[Path, Tensors, Tensors]:
+            folder = tmp_path_factory.mktemp("whole")
+            self[switches] = folder, train(switches, folder), tensors_of(folder / "step-000002")
+            return self[switches]
+
+    return AsNeeded()
 
 
 def resumed(before: Switches, after: Switches, whole: Whole, folder: Path) -> Tensors:
@@ -115,15 +122,19 @@ def named(switches: Switches) -> str:
     return "+".join(sorted(switches)) or "none"
 
 
-KEPT = [(each, each) for each in [NONE, *ALONE, *PAIRS]]
+def case(*sets: Switches) -> Any:
+    return pytest.param(*sets, marks=() if frozenset().union(*sets) in DAILY else pytest.mark.long)
+
+
+KEPT = [case(each) for each in [NONE, *ALONE, *PAIRS]]
 CHANGED = [
-    *((NONE, each) for each in [*ALONE, *PAIRS]),
-    *((each, NONE) for each in [*ALONE, *PAIRS]),
-    *itertools.permutations(ALONE, 2),
+    *(case(NONE, each) for each in [*ALONE, *PAIRS]),
+    *(case(each, NONE) for each in [*ALONE, *PAIRS]),
+    *(case(*each) for each in itertools.permutations(ALONE, 2)),
 ]
 
 
-@pytest.mark.parametrize("switches", [each for each, _ in KEPT], ids=named)
+@pytest.mark.parametrize("switches", KEPT, ids=named)
 def test_a_run_killed_and_resumed_under_the_same_switches_ends_with_the_same_bits(
     switches: Switches, whole: Whole, tmp_path: Path
 ) -> None:
