@@ -58,7 +58,8 @@ def grouped(app: typer.Typer) -> None:
     """Put every command into its group."""
     panels = {name: group for group, names in GROUPS.items() for name in names}
     for command in app.registered_commands:
-        command.rich_help_panel = panels[command.name or command.callback.__name__]  # type: ignore[union-attr]
+        name = command.name or command.callback.__name__.replace("_", "-")  # type: ignore[union-attr]
+        command.rich_help_panel = panels[name]
     for group in app.registered_groups:
         group.rich_help_panel = panels[str(group.name)]
 
