@@ -91,7 +91,7 @@ def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> MeasuredTr
     """Core-seconds of training steps of a role on noise in the shapes of real data; the median, after three to warm up."""
     shapes, device = Shapes(recipe), torch.device("cpu")
     network = build_denoiser(recipe.denoiser_of(role), shapes.latent_channels, shapes.tokens, shapes.pooled).train()
-    averages, optimizer = start(network, recipe)
+    ema, optimizer = start(network, recipe)
     side = recipe.training(role).resolution // 8
     shape = batch_size, shapes.latent_channels, side, side
     batch = Batch(
@@ -109,7 +109,7 @@ def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> MeasuredTr
         train_step(
             model, optimizer, [batch], batch_size, alpha_bars_t, recipe.schedule, recipe.optimization, Execution(), timer
         )  # fmt: skip
-        averages.step()
+        ema.step()
 
     for _ in range(3):
         step()

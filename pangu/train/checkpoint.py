@@ -62,11 +62,11 @@ class Snapshot:
     tensors: Mapping[str, Mapping[str, Tensor]]
 
 
-def snapshot(state: CheckpointState, denoiser: nn.Module, averages: Ema, optimizer: torch.optim.Optimizer) -> Snapshot:
+def snapshot(state: CheckpointState, denoiser: nn.Module, ema: Ema, optimizer: torch.optim.Optimizer) -> Snapshot:
     """Where model, running means and optimizer stand now: the tensors themselves, no copies."""
     moments, groups = flatten_optimizer(optimizer)
-    tensors = dict(zip(FILES, (trained_state(denoiser), averages.tensors(), moments), strict=True))
-    facts = {"optimizer_groups": groups, "averages": averages.facts()}
+    tensors = dict(zip(FILES, (trained_state(denoiser), ema.tensors(), moments), strict=True))
+    facts = {"optimizer_groups": groups, "averages": ema.facts()}
     return Snapshot(state.model_copy(update=facts), tensors)
 
 
@@ -173,7 +173,7 @@ def resume(
     folder: Path,
     check: Callable[[CheckpointState], None],
     denoiser: nn.Module,
-    averages: Ema,
+    ema: Ema,
     optimizer: torch.optim.Optimizer,
     world: World | None = None,
 ) -> CheckpointState | None:
@@ -189,7 +189,7 @@ def resume(
         path, state = one
         check(state)
         newest = newest or state
-        if restore(path, state, denoiser, averages, optimizer, world):
+        if restore(path, state, denoiser, ema, optimizer, world):
             return state
         log.warning("%s holds values that are not finite, and is passed over.", path)
     if newest is not None:
@@ -203,7 +203,7 @@ def restore(
     path: Path,
     state: CheckpointState,
     denoiser: nn.Module,
-    averages: Ema,
+    ema: Ema,
     optimizer: torch.optim.Optimizer,
     world: World | None = None,
 ) -> bool:
@@ -216,7 +216,7 @@ def restore(
         denoiser.load_state_dict(tensors, strict=tensors.keys() == denoiser.state_dict().keys())
 
     def put_means(tensors: dict[str, Tensor]) -> None:
-        averages.restore(tensors, state.averages)
+        ema.restore(tensors, state.averages)
 
     def put_moments(tensors: dict[str, Tensor]) -> None:
         restore_optimizer(optimizer, tensors)

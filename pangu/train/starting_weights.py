@@ -66,14 +66,14 @@ def starting_network(
     return network
 
 
-def export_generator(folder: Path, network: Any, averages: Ema, index: int, contract: GeneratorContract) -> None:
+def export_generator(folder: Path, network: Any, ema: Ema, index: int, contract: GeneratorContract) -> None:
     """The generator folder: running mean `index` as diffusers saves a UNet, and the interval contract.
 
     An adapter is also saved by itself, in `lora/`; the UNet around it has it fused. Of a controlled UNet the ControlNet is saved.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with averages.applied(index):
+    with ema.applied(index):
         whole = network
         if has_lora(network):
             save_lora(network, contract, temporary / LORA_FOLDER)

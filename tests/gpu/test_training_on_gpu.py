@@ -69,7 +69,7 @@ def test_another_memory_layout_at_a_resume_leaves_everything_of_a_parameter_with
     )  # fmt: skip
     assert trained.resumed_from == 2 and seen == [3, 4]
     assert network.conv_in.weight.is_contiguous(memory_format=torch.channels_last) == after
-    means = list(trained.averages.tensors().values())
+    means = list(trained.ema.tensors().values())
     for parameter, mean in zip(network.parameters(), means, strict=False):
         assert parameter.grad is None or parameter.grad.stride() == parameter.stride()
         assert mean.stride() == parameter.stride()

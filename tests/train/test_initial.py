@@ -47,7 +47,7 @@ def generator(tmp_path_factory) -> Path:
     """A generator folder, as a finished structure run leaves it."""
     folder = tmp_path_factory.mktemp("trained")
     trained = train_loop("structure", small_recipe(steps=2), random_rows(), "e", folder / "checkpoints")
-    export_generator(folder / "generator", trained.denoiser, trained.averages, 0, contract(small_recipe()))
+    export_generator(folder / "generator", trained.denoiser, trained.ema, 0, contract(small_recipe()))
     return folder / "generator"
 
 
@@ -124,11 +124,11 @@ def test_an_interrupted_adapter_run_equals_an_uninterrupted_one(
 
 def test_the_exported_generator_has_the_adapter_fused_and_beside_it(generator: Path, tmp_path: Path) -> None:
     trained = adapted(generator, tmp_path)
-    export_generator(tmp_path / "generator", trained.denoiser, trained.averages, 0, contract(small_recipe()))
+    export_generator(tmp_path / "generator", trained.denoiser, trained.ema, 0, contract(small_recipe()))
     fused = UNet2DConditionModel.from_pretrained(tmp_path / "generator").eval()
     alone = UNet2DConditionModel.from_pretrained(generator).eval()
     load_lora(alone, tmp_path / "generator/lora", contract(small_recipe()))
-    with trained.averages.applied():
+    with trained.ema.applied():
         taken, ours = taken_layers(alone, ADAPTER), taken_layers(trained.denoiser, ADAPTER)
         assert taken.keys() == ours.keys() and ours
         for name, low in ours.items():
@@ -136,7 +136,7 @@ def test_the_exported_generator_has_the_adapter_fused_and_beside_it(generator: P
     text = torch.randn(1, 6, 8), torch.randn(1, 8)
     latents, added = torch.randn(1, 4, 4, 4), {"text_embeds": text[1], "time_ids": torch.zeros(1, 1)}
     arguments = {"encoder_hidden_states": text[0], "added_cond_kwargs": added}
-    with torch.no_grad(), trained.averages.applied():
+    with torch.no_grad(), trained.ema.applied():
         expected = trained.denoiser.eval()(latents, 600, **arguments).sample
         torch.testing.assert_close(fused(latents, 600, **arguments).sample, expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(alone(latents, 600, **arguments).sample, expected, rtol=1e-4, atol=1e-5)

@@ -23,7 +23,7 @@ def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def averaged(trained: Trained) -> dict[str, torch.Tensor]:
     """Weights and running means, of which the second become the generator."""
-    with trained.averages.applied():
+    with trained.ema.applied():
         means = {f"mean.{name}": tensor for name, tensor in weights(trained.denoiser).items()}
     return weights(trained.denoiser) | means
 

@@ -96,7 +96,7 @@ def test_every_caption_of_a_row_is_drawn_as_often_as_the_others(both) -> None:
             drawn = [draw_batch(rows, [at], 5, step, 0, interval, optimization).pooled_bp for step in range(90)]
             expected = embed_captions(towers, texts, recipe.max_tokens)[1].float()
             nearest = torch.cdist(torch.cat(drawn).float(), expected)
-            assert nearest.min(1).values.max() < 1e-2
+            assert nearest.min(1).values.max() < 0.05, "half precision; other captions are ten away"
             counts = nearest.argmin(1).bincount(minlength=len(texts))
             assert counts.min() > 90 / len(texts) / 3, counts
             again = draw_batch(rows, [at], 5, 17, 0, interval, optimization)
