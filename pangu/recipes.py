@@ -24,10 +24,9 @@ from pangu.config import (
     Watching,
 )
 from pangu.errors import UserError
-from pangu.sentences import STYLES, TEMPLATES
 
-EMBEDDED = DenoiserConfig(block_out_channels=(48, 80, 104), norm_num_groups=8)
-"""3.86 M parameters: what the starter pair is made of, and all that may start from one of its halves."""
+SMALL = DenoiserConfig(block_out_channels=(32, 56, 72), norm_num_groups=8)
+"""1.87 M parameters: what the starter pair is made of."""
 
 
 def tiny() -> Recipe:
@@ -63,7 +62,7 @@ def demo() -> Recipe:
     return Recipe(
         name="demo",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
-        denoiser=EMBEDDED,
+        denoiser=SMALL,
         init_from=InitialWeights(source="embedded"),
         jobs={
             "structure": RoleTraining(resolution=96, steps=600, batch_size=32),
@@ -77,30 +76,22 @@ def demo() -> Recipe:
 
 
 def starter() -> Recipe:
-    """A pair like the embedded one, from random weights on the drawings of four artists (`datasets/emoji_artists.yaml`).
+    """A pair like the embedded one, from random weights on all of OpenMoji (`datasets/openmoji_all.yaml`); hours on two cores.
 
-    3.86 M parameters a generator; hours on two cores. A caption of another artist's row always names its style, so one without
-    draws OpenMoji's; 60 % stand in a template and 20 % give way to a keyword. `pangu/assets/README.md` says what came of it.
+    1.87 M parameters a generator; 240 images/s (structure) and 435 images/s (texture) on a free core. Of 400 captions trained
+    95 % find their drawing first among 400, of 213 combinations never trained 98 % theirs among 213; 9,000 and 13,000
+    more steps with `start_from: embedded` and `lr_peak: 1e-3` made the embedded pair, 96 % and 98 %.
     """
     return Recipe(
         name="starter",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
-        denoiser=EMBEDDED,
+        denoiser=SMALL,
         jobs={
             "structure": RoleTraining(resolution=96, steps=20_000, batch_size=32),
             "texture": RoleTraining(resolution=64, crop_from=96, rows="originals", steps=28_000, batch_size=32),
         },
-        styles=STYLES,
-        caption_templates=TEMPLATES,
         optimization=Optimization(
-            lr_peak=2e-3,
-            warmup_steps=200,
-            ema_decays=(0.999,),
-            style_share=1.0,
-            template_share=0.6,
-            keyword_share=0.2,
-            checkpoint_every=500,
-            log_every=100,
+            lr_peak=2e-3, warmup_steps=200, ema_decays=(0.999,), checkpoint_every=500, log_every=100
         ),
         execution=ON_A_CORE,
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
@@ -170,7 +161,7 @@ def single() -> Recipe:
         name="single",
         strategy="single",
         schedule=NoiseSchedule(prediction_type="v_prediction"),
-        denoiser=EMBEDDED,
+        denoiser=SMALL,
         jobs={"single": RoleTraining(resolution=48, steps=8000, batch_size=32)},
         optimization=Optimization(
             lr_peak=2e-3, warmup_steps=200, ema_decays=(0.999,), checkpoint_every=500, log_every=100

@@ -158,7 +158,10 @@ def test_a_style_is_one_choice_or_a_mixture_and_reuse_keeps_it(page: Page) -> No
     assert sources[0] == sources[2] and len(set(sources)) == 3
 
 
-def test_words_that_are_unknown_are_named_with_the_picture(page: Page) -> None:
+def test_words_that_are_unknown_are_named_with_the_picture(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pangu.models.known_words.SMALL_VOCABULARY", 512
+    )  # the pair's is smaller than what words are judged by
     draw(page, "рыжая лиса")
     for place in ("#unread", "#gallery figcaption .unread"):
         expect(page.locator(place)).to_contain_text("рыжая · лиса")

@@ -5,16 +5,12 @@ import torch
 from pydantic import ValidationError
 
 from pangu.config import Recipe
-from pangu.data.captions import LANGUAGES
-from pangu.data.example.artists import ARTISTS
-from pangu.data.wording import worded
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.pipelines.assemble import untrained_pair
 from pangu.planning.operations import Shapes, drawing_operations, forward_operations
 from pangu.planning.operations import parameters as planned_parameters
-from pangu.recipes import RECIPES, demo, recipe, starter, tiny
-from pangu.sentences import UNTRAINED_TEMPLATES
+from pangu.recipes import RECIPES, demo, recipe, tiny
 
 SDXL_UNET_PARAMETERS = 2_567_463_684
 PUBLISHED_TEXT = {"context": 768 + 1280, "pooled": 1280}
@@ -72,16 +68,6 @@ def test_digests_tell_recipes_apart_and_repeat() -> None:
     assert len({make().digest() for make in RECIPES.values()}) == len(RECIPES)
     assert demo().digest() == demo().digest()
     assert demo().model_copy(update={"seed": 1}).digest() != demo().digest()
-
-
-def test_the_starter_has_a_prefix_for_each_artist_and_never_trains_with_a_template_that_judges_it() -> None:
-    assert starter().styles.keys() == ARTISTS.keys()
-    for language in LANGUAGES:
-        trained, judged = (
-            {worded(template, "umbrella") for template in templates[language]}
-            for templates in (starter().caption_templates, UNTRAINED_TEMPLATES)
-        )
-        assert not trained & judged
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:

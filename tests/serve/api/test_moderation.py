@@ -5,7 +5,6 @@ No picture of this project is indecent, so faces are what is not shown here: the
 
 import io
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,11 +22,9 @@ from pangu.starter.pair import starter_pair
 from tests.pipelines.coop import small
 from tests.serve.local import LocalServer, serving
 
-FACES: tuple[BodyPart, ...] = ("FACE_FEMALE", "FACE_MALE")
 FACE: dict[str, Any] = {"prompt": "smiling face", "seed": 0, "num_inference_steps": 20}
+SECOND_IS_A_FACE: dict[str, Any] = {"prompt": "ninja", "seed": 2, "n": 2, "num_inference_steps": 20}
 TREE: dict[str, Any] = {"prompt": "tree", "seed": 0, "num_inference_steps": 20}
-DOUBTFUL = ("ninja", "vampire", "zombie", "genie", "elf")
-"""Drawings that are a face to nudenet with some seeds alone."""
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +40,10 @@ def shy(pair: PanGuDrawPipeline, tmp_path_factory: pytest.TempPathFactory) -> It
     folder: Path = tmp_path_factory.mktemp("shy")
     save_pair(pair, folder / "pair")
     small.stable_diffusion(seed=3).save_pretrained(folder / "partner")
-    moderation = {"max_score": 0.4, "parts": FACES}
+    moderation = {"max_score": 0.4, "parts": ["FACE_FEMALE", "FACE_MALE"]}
     coop = {"partners": {"style": {"source": str(folder / "partner")}}}
     with serving(folder / "pair", moderation=moderation, coop=coop) as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def second_is_a_face(pair: PanGuDrawPipeline) -> dict[str, Any]:
-    """A request of two images, found among a few: nudenet sees no face in the first, and is sure of one in the second."""
-    doubt, sure = (Moderator(ModerationSettings(max_score=score, parts=FACES)) for score in (0.3, 0.5))
-    for prompt in DOUBTFUL:
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
-        images = pair([prompt] * len(seeds), num_inference_steps=20, generator=seeds).images
-        for seed, (first, second) in enumerate(pairwise(images)):
-            if sure.withholds(second) and not doubt.withholds(first):
-                return {"prompt": prompt, "seed": seed, "n": 2, "num_inference_steps": 20}
-    pytest.fail("The embedded pair draws no two images of one prompt of which the second alone has a face.")
 
 
 @pytest.fixture(scope="module")
@@ -95,29 +79,20 @@ def test_another_image_of_the_same_server_is_shown_and_says_how_long_it_was_look
     assert set(answer.json()["seconds"]) == {"text", "structure", "texture", "decode", "moderation", "total"}
 
 
-def test_of_several_images_only_the_flagged_one_is_withheld(shy: LocalServer, second_is_a_face: dict[str, Any]) -> None:
-    answer = client(shy).images.generate(
-        model="pangu-pair", prompt=second_is_a_face["prompt"], n=2, extra_body=second_is_a_face
-    )
+def test_of_several_images_only_the_flagged_one_is_withheld(shy: LocalServer) -> None:
+    answer = client(shy).images.generate(model="pangu-pair", prompt="ninja", n=2, extra_body=SECOND_IS_A_FACE)
     shown, hidden = answer.data or []
     assert shown.b64_json
     assert hidden.b64_json is None
     assert (hidden.model_extra or {})["error"]["code"] == "moderation_blocked"
-    assert (hidden.model_extra or {})["seed"] == second_is_a_face["seed"] + 1
+    assert (hidden.model_extra or {})["seed"] == 3
 
 
-def test_a_stream_shows_neither_the_flagged_result_nor_flagged_partial_images(
-    shy: LocalServer, second_is_a_face: dict[str, Any]
-) -> None:
+def test_a_stream_shows_neither_the_flagged_result_nor_flagged_partial_images(shy: LocalServer) -> None:
     events = []
     with pytest.raises(openai.APIError, match="may not be shown"):
         for event in client(shy).images.generate(
-            model="pangu-pair",
-            prompt=second_is_a_face["prompt"],
-            n=2,
-            stream=True,
-            partial_images=3,
-            extra_body=second_is_a_face,
+            model="pangu-pair", prompt="ninja", n=2, stream=True, partial_images=3, extra_body=SECOND_IS_A_FACE
         ):
             events.append(event)
     assert events[-1].type == "image_generation.completed"
