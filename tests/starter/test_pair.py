@@ -15,8 +15,8 @@ from pangu.errors import UserError
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import demo, tiny
 from pangu.serve.inference.parts import capabilities_of
-from pangu.starter.pair import captions, pack_pair, starter_pair
 from pangu.starter.learning_material import learning_material
+from pangu.starter.pair import captions, pack_pair, starter_pair
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(str(files("pangu"))) / "assets"
@@ -67,7 +67,9 @@ def test_what_the_page_and_the_documentation_propose_are_captions_that_the_pair_
         "en": True,
         "zh": True,
     }
-    assert pair.config.prompts == captions() == capabilities_of(ASSETS / "starter_pair").model_dump(mode="json")["prompts"]
+    assert (
+        pair.config.prompts == captions() == capabilities_of(ASSETS / "starter_pair").model_dump(mode="json")["prompts"]
+    )
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/serving.md")]
     called = re.compile(
         r"""(?:prompt=|"prompt": |--prompt |(?:pair|coop(?:\.plan)?|encode_prompt)\(\[?)"([^"]+)"(?:, "([^"]+)"\])?"""
