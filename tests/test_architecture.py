@@ -1,6 +1,7 @@
 """The layers of the package: who may import whom, read from the source."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator, Set
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -134,3 +135,18 @@ def imported_files(path: Path, names: Set[str]) -> set[str]:
             inside = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
             found |= {whole if whole in names else node.module for whole in inside.values()}
     return found & names
+
+
+def test_no_two_classes_have_one_name() -> None:
+    """One word, one meaning: whoever reads a name must not ask which of two it is."""
+    names = Counter(
+        node.name for path in SOURCES for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, times in names.items() if times > 1] == []
+
+
+def test_no_two_files_have_one_name_but_commands_and_stages() -> None:
+    """The commands of a part bear its name, and every folder with a stage has it in `stage.py`."""
+    shared = {"__init__", "__main__", "stage"}
+    names = Counter(path.stem for path in SOURCES if path.parent.name != "cli")
+    assert [name for name, times in names.items() if times > 1 and name not in shared] == []

@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pangu.serve.api.middleware import OVER_LIMIT
-from pangu.serve.errors import ApiError
+from pangu.serve.error_answers import ApiError
 from pangu.serve.settings import ServeSettings
 
 MAX_HEAD_BYTES = 64 * 1024

@@ -13,12 +13,12 @@ from ray.serve.handle import DeploymentHandle
 
 from pangu.serve.api import build_api
 from pangu.serve.api.keys import KeyRing
-from pangu.serve.errors import PoolBusy, PoolUnavailable, WorkCancelled
+from pangu.serve.error_answers import PoolBusy, PoolUnavailable, WorkCancelled
 from pangu.serve.inference.engine import RequestEngine
 from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.listening import listen_on_node_address
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.cooperation_pool import CoopPool
 from pangu.serve.inference.decoder import DecoderPool
 from pangu.serve.inference.messages import ReleaseRouting
@@ -9,7 +10,6 @@ from pangu.serve.inference.moderation import Moderator
 from pangu.serve.inference.pool import Pool
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
-from pangu.serve.inference.worker import Worker
 from pangu.serve.listening import listen_on_node_address
 from pangu.serve.settings import CoopSettings, ModerationSettings, PoolSettings
 

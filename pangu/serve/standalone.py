@@ -14,7 +14,7 @@ from pangu.serve.api.keys import KeyRing
 from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.inference.parts import load_unchecked, release_of
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:

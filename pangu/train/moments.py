@@ -36,7 +36,7 @@ class CompactAdamW(torch.optim.AdamW):
         super().__init__(parameters, fused=True, **options)
         self.rounding_seed = 0
         [group] = self.param_groups
-        self._chunks = [Chunk(chunk, of) for of, chunk in chunked(group["params"], form)]
+        self._chunks = [MomentChunk(chunk, of) for of, chunk in chunked(group["params"], form)]
         for chunk in self._chunks:
             self.state.update(zip(chunk.parameters, chunk.states, strict=True))
 
@@ -84,7 +84,7 @@ class CompactAdamW(torch.optim.AdamW):
                 value.copy_(taken[name])
 
 
-class Chunk:
+class MomentChunk:
     """Parameters with their moments in one piece of memory: `states` are views of it, in the shapes of the parameters.
 
     The pieces follow the parameters' own memory, so that moments have their strides.

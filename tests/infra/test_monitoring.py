@@ -12,7 +12,7 @@ import ray
 import yaml
 
 from pangu.monitoring.exporter import Trainings
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.storage import Home
 
 MONITORING = Path(__file__).parents[2] / "infra/monitoring"

@@ -16,7 +16,7 @@ import pytest
 from pangu.serve.api import bounds, build_api
 from pangu.serve.connections import ConnectionLimits, limits_of, server_of
 from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, Release
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 from tests.serve.local import running, wait_for
 

@@ -25,7 +25,7 @@ from pangu.storage import write_atomically
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedChunk:
     """The rows of a chunk without their images, and those of each view that has no file yet: their places, and their pixels."""
 
     chunk: Chunk
@@ -33,7 +33,7 @@ class Decoded:
     fitted: dict[View, tuple[np.ndarray, Fitted]]
 
 
-def decode(chunk: Chunk, threads: int = 1) -> Decoded:
+def decode(chunk: Chunk, threads: int = 1) -> DecodedChunk:
     """Read a chunk and fit its images to every view whose file is not there."""
     rows = chunk.read()
     sides, fitted = original_side(rows), {}
@@ -44,10 +44,10 @@ def decode(chunk: Chunk, threads: int = 1) -> Decoded:
         presets = [view.preset_of(*size) for size in sizes]
         fitted[view] = places, fit_images(mine["image"].to_pylist(), presets, view, threads)
     # A copy, because a slice would travel with the whole group.
-    return Decoded(chunk, rows.drop_columns("image").take(np.arange(rows.num_rows)), fitted)
+    return DecodedChunk(chunk, rows.drop_columns("image").take(np.arange(rows.num_rows)), fitted)
 
 
-def write_files(loaded: Loaded, decoded: Decoded, batch_size: int) -> None:
+def write_files(loaded: Loaded, decoded: DecodedChunk, batch_size: int) -> None:
     """Encode a chunk and write its file of each view, as a whole or not at all."""
     text, paths = _Text(decoded.rows, loaded), decoded.chunk.missing()
     for view, (places, fitted) in decoded.fitted.items():

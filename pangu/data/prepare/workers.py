@@ -61,7 +61,7 @@ def _run(job: Any) -> Any:
     return _worker(job)
 
 
-class _Actor:
+class _RowActor:
     def __init__(self, make: Callable[[], Worker]) -> None:
         self._worker = make()
 
@@ -72,7 +72,7 @@ class _Actor:
 def _on_ray(make: Callable[[], Worker], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
     import ray
 
-    actor: Any = _Actor
+    actor: Any = _RowActor
     jobs_data = ray.data.from_items(list(jobs), override_num_blocks=len(jobs))
     pool = ray.data.ActorPoolStrategy(size=workers)
     for row in jobs_data.map(actor, fn_constructor_args=(make,), compute=pool).iter_rows():

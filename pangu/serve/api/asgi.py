@@ -14,9 +14,9 @@ from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.middleware import RequestMiddleware
 from pangu.serve.api.refusals import answer_with
 from pangu.serve.api.studio_interface import Drawing
-from pangu.serve.errors import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
+from pangu.serve.error_answers import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
 from pangu.serve.inference.messages import Release
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from pangu.serve.errors import client_left
+from pangu.serve.error_answers import client_left
 
 Result = TypeVar("Result")
 

@@ -20,9 +20,9 @@ from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
 from pangu.serve.api.responses import ImageResponse, Kind, answer_of, events_of, headers_of
 from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.api.translate import job_of
-from pangu.serve.errors import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
+from pangu.serve.error_answers import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
 from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 CHANNEL_HEADER = "x-pangu-release"

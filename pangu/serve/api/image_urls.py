@@ -11,7 +11,7 @@ from collections.abc import Callable
 from cachetools import TTLCache
 from fastapi import FastAPI, Request, Response
 
-from pangu.serve.errors import ApiError, ErrorBody
+from pangu.serve.error_answers import ApiError, ErrorBody
 from pangu.serve.settings import ServeSettings
 
 PATH = "/v1/images/files"

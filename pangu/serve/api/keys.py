@@ -18,7 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pangu.config import Frozen
 from pangu.errors import UserError
-from pangu.serve.errors import ApiError, busy
+from pangu.serve.error_answers import ApiError, busy
 from pangu.serve.settings import ServeSettings
 
 

@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pangu.serve.api import bounds
 from pangu.serve.api.refusals import answer_with
-from pangu.serve.errors import body_too_slow, overloaded
-from pangu.serve.metrics import Metrics
+from pangu.serve.error_answers import body_too_slow, overloaded
+from pangu.serve.prometheus import Metrics
 
 logger = logging.getLogger(__name__)
 OVER_LIMIT = "over_limit"

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from fastapi.responses import JSONResponse
 
-from pangu.serve.errors import ApiError, client_left
-from pangu.serve.metrics import Metrics
+from pangu.serve.error_answers import ApiError, client_left
+from pangu.serve.prometheus import Metrics
 
 
 def count(metrics: Metrics, error: ApiError) -> None:

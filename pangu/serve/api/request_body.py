@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pangu.serve.api import bounds
 from pangu.serve.api.requests import ImageRequest
-from pangu.serve.errors import ApiError, body_too_large, invalid, printable
+from pangu.serve.error_answers import ApiError, body_too_large, invalid, printable
 
 NESTED = re.compile(r"(\w+)\[(\w+)\](?:\[(\w+)\])?", re.ASCII)
 TEXTS = frozenset(

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from pangu.serve.api import bounds
-from pangu.serve.errors import MODEL, ApiError, body_too_large, printable, unknown_model
+from pangu.serve.error_answers import MODEL, ApiError, body_too_large, printable, unknown_model
 
 Prompt = Annotated[str, StringConstraints(max_length=bounds.MAX_PROMPT_CHARS)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_NAME_CHARS)]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from pangu.serve.api.requests import ImageRequest, OutputFormat
-from pangu.serve.errors import ErrorDetail, withheld
+from pangu.serve.error_answers import ErrorDetail, withheld
 from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage
 
 Kind = Literal["image_generation", "image_edit"]

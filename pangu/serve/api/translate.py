@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pangu.config import ROLES, Role
 from pangu.serve.api import bounds
 from pangu.serve.api.requests import CoopField, ImageRequest, TextureField
-from pangu.serve.errors import invalid
+from pangu.serve.error_answers import invalid
 from pangu.serve.inference.messages import CoopJob, Job, TextureJob
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import NotFinite, UserError
-from pangu.serve.errors import printable
+from pangu.serve.error_answers import printable
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.decoder import decoded
 from pangu.serve.inference.facts import facts_of, request_of
 from pangu.serve.inference.halves import steps_of_halves
@@ -26,7 +27,6 @@ from pangu.serve.inference.relay import relayed
 from pangu.serve.inference.structure import generators_of, resolved
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in
-from pangu.serve.inference.worker import Worker
 from pangu.serve.settings import CoopSettings, PartnerSettings
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import NotFinite
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.facts import facts_of, request_of
 from pangu.serve.inference.image_encoding import files_of, finite_images, read_image
 from pangu.serve.inference.masks import drawn_cells, fitted, read_mask
@@ -14,7 +15,6 @@ from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, P
 from pangu.serve.inference.moderation import Moderator
 from pangu.serve.inference.pool import Pool
 from pangu.serve.inference.structure import checked_size
-from pangu.serve.inference.worker import Worker
 from pangu.serve.settings import DECODED_PIXELS, PoolSettings
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import NotFinite, UserError
-from pangu.serve import errors
-from pangu.serve.errors import ApiError, PoolBusy, PoolUnavailable, WorkCancelled
+from pangu.serve import error_answers
+from pangu.serve.error_answers import ApiError, PoolBusy, PoolUnavailable, WorkCancelled
 from pangu.serve.inference.messages import (
     GeneratedImages,
     Job,
@@ -30,7 +30,7 @@ from pangu.serve.inference.relay import relayed
 from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from pangu.serve.metrics import Metrics
+    from pangu.serve.prometheus import Metrics
 
 POLL_TIMEOUT_S = 5.0
 RETRY_PAUSES_S = (0.1, 1.0, 3.0)
@@ -131,23 +131,23 @@ class RequestEngine:
         if hidden := pictures.files.count(None):
             self._metrics.withheld(hidden, "result")
             if hidden == len(pictures.files):
-                raise errors.withheld()
+                raise error_answers.withheld()
         return pictures
 
     def _release(self, job: Job, channel: str | None) -> Release:
         if self._denied.first_in(job) is not None:
-            raise errors.denied()
+            raise error_answers.denied()
         if self.routing is None:
-            raise errors.unavailable(self._settings.retry_after_s)
+            raise error_answers.unavailable(self._settings.retry_after_s)
         try:
             return self.routing.choose(channel, f"{job.seed} {job.prompt}")
         except RequestError as error:
-            raise errors.invalid(str(error), error.param) from None
+            raise error_answers.invalid(str(error), error.param) from None
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         if self._in_flight >= self._settings.max_in_flight:
-            raise errors.busy(self._settings.retry_after_s)
+            raise error_answers.busy(self._settings.retry_after_s)
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         try:
@@ -164,19 +164,19 @@ class RequestEngine:
         except ApiError:
             raise
         except TimeoutError:
-            raise errors.too_late(self._settings.timeout_s) from None
+            raise error_answers.too_late(self._settings.timeout_s) from None
         except NotFinite as error:
-            raise errors.not_finite() from error
+            raise error_answers.not_finite() from error
         except UserError as error:
-            raise errors.invalid(str(error), getattr(error, "param", None)) from error
+            raise error_answers.invalid(str(error), getattr(error, "param", None)) from error
         except WorkCancelled:
-            raise errors.client_left() from None
+            raise error_answers.client_left() from None
         except PoolBusy:
-            raise errors.busy(self._settings.retry_after_s) from None
+            raise error_answers.busy(self._settings.retry_after_s) from None
         except PoolUnavailable:
-            raise errors.unavailable(self._settings.retry_after_s) from None
+            raise error_answers.unavailable(self._settings.retry_after_s) from None
         except Exception as error:
-            raise errors.internal() from error
+            raise error_answers.internal() from error
 
     async def _drawn_at_last(self, release: Release, job: Job) -> GeneratedImages:
         """As `_drawn`; a request whose replica died is drawn again, which gives the same picture."""

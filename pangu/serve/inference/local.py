@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.cooperation_pool import CoopPool
 from pangu.serve.inference.decoder import DecoderPool
 from pangu.serve.inference.engine import RequestEngine
@@ -12,12 +13,11 @@ from pangu.serve.inference.pool import Loader
 from pangu.serve.inference.pool_handles import LocalLink
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
-from pangu.serve.inference.worker import Worker
 from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from pangu.models.captured import Record
-    from pangu.serve.metrics import Metrics
+    from pangu.serve.prometheus import Metrics
 
 
 class LocalEngine(RequestEngine):

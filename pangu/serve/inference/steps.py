@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pangu.config import Role
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.padding import padded
-from pangu.serve.inference.worker import Worker
 
 if TYPE_CHECKING:
     from torch import Tensor

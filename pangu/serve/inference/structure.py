@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.halves import checked_steps
 from pangu.serve.inference.messages import Job, PoolResult, Preview, Received, Release, RequestError
 from pangu.serve.inference.pool import Pool, previewing, steps_of
@@ -16,7 +17,6 @@ from pangu.serve.inference.steps import Watcher
 from pangu.serve.inference.structure_cache import StructureCache, keep, text_cache
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in
-from pangu.serve.inference.worker import Worker
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from ray.exceptions import TaskCancelledError
 from ray.serve.exceptions import RequestCancelledError
 
 from pangu.serve.api import build_api
-from pangu.serve.errors import WorkCancelled
+from pangu.serve.error_answers import WorkCancelled
 from pangu.serve.inference.engine import RequestEngine
 from pangu.serve.inference.messages import (
     GeneratedImages,
@@ -23,7 +23,7 @@ from pangu.serve.inference.messages import (
     ReleaseRouting,
 )
 from pangu.serve.inference.pool_handles import LocalLink
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 RELEASE = Release(pair_version=1, structure_version=1, texture_version=1, sha256="0", created=0, folder=Path("x"))

@@ -19,7 +19,7 @@ from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.serve.api import build_api
 from pangu.serve.inference.engine import RequestEngine
 from pangu.serve.inference.pool import preview_steps
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 from tests.serve.local import LocalServer, answering, serving, wait_for
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pangu.errors import UserError
 from pangu.serve.api.keys import Account, ApiKey, KeyRing, parse_keys
 from pangu.serve.deploy import read_settings
-from pangu.serve.errors import ApiError
+from pangu.serve.error_answers import ApiError
 from pangu.serve.settings import ServeSettings
 from tests.serve.local import serving
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from pangu.serve.api import build_api
 from pangu.serve.api.pages import FILES, SWAGGER
 from pangu.serve.inference.engine import RequestEngine
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 NAMESPACE = 'xmlns="http://www.w3.org/2000/svg"'

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pangu.serve.api import bounds
 from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
 from pangu.serve.api.translate import job_of
-from pangu.serve.errors import ApiError
+from pangu.serve.error_answers import ApiError
 from pangu.serve.inference.facts import request_of
 
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.

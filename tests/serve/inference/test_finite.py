@@ -19,7 +19,7 @@ from pangu.serve.api import build_api
 from pangu.serve.inference.image_encoding import finite_images
 from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import Release, ReleaseRouting
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
 
 RELEASE = Release(pair_version=1, structure_version=1, texture_version=1, sha256="0", created=0, folder=Path("x"))

@@ -15,7 +15,7 @@ from pangu.recipes import tiny
 from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.inference.parts import dtype_of, load_unchecked, release_of
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import PoolSettings, Precision, ServeSettings
 from tests.serve.inference.test_finite import asked
 

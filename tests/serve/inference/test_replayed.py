@@ -25,7 +25,7 @@ from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import Release, ReleaseRouting
 from pangu.serve.inference.padding import batch_sizes, padded
 from pangu.serve.inference.parts import load_unchecked, release_of
-from pangu.serve.metrics import Metrics
+from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import PoolSettings, ServeSettings
 from tests.serve.inference.test_finite import asked
 from tests.tape import Tape

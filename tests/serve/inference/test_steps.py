@@ -16,8 +16,8 @@ from pangu.models.schedulers import named_sampler
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
+from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.steps import SamplingRun, StepBatcher
-from pangu.serve.inference.worker import Worker
 
 
 @pytest.fixture(scope="module")

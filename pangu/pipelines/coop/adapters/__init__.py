@@ -18,7 +18,7 @@ from diffusers import (
 from pangu.errors import UserError
 from pangu.pipelines.baselines import SingleStage
 from pangu.pipelines.coop.adapters.flow import Flux, StableDiffusion3
-from pangu.pipelines.coop.adapters.pair import PanGuDraw, SingleGenerator
+from pangu.pipelines.coop.adapters.pangu_pair import PanGuDraw, SingleGenerator
 from pangu.pipelines.coop.adapters.pixel_space import DeepFloyd, Pixels
 from pangu.pipelines.coop.adapters.sdxl import ControlledStableDiffusionXL, StableDiffusionXL
 from pangu.pipelines.coop.adapters.stable_diffusion import ControlledStableDiffusion, ImageVariation, StableDiffusion
