@@ -40,7 +40,7 @@ def moment() -> Spent:
 def timed(recipe: Recipe, role: Role, execution: Execution, log_every: int) -> Recipe:
     """The recipe as one of its workers meets it: its share of the batch, no checkpoint, a log line every so many steps."""
     job = recipe.training(role)
-    share = {"steps": MANY, "batch_size": job.batch_size // recipe.workers, "presets": "square"}
+    share = {"steps": MANY, "batch_size": job.batch_size // recipe.workers, "presets": "square", "execution": None}
     return recipe.model_copy(
         update={
             "jobs": recipe.jobs | {role: job.model_copy(update=share)},

@@ -58,6 +58,10 @@ class Case:
     def recipe(self) -> Recipe:
         return self.shapes.recipe
 
+    @property
+    def execution(self) -> Execution:
+        return self.recipe.execution_of(self.role)
+
     def loop(
         self, run: Callable[..., Spent], execution: Execution, log_every: int = LOG_EVERY, lines: int = 2
     ) -> Spent:
@@ -83,18 +87,18 @@ class Case:
 
 def first_step(case: Case) -> None:
     """From random weights to the end of the first step, compilation included, with an empty cache."""
-    if not case.recipe.execution.compile:
+    if not case.execution.compile:
         not_run("train_first_step_s", "the recipe does not compile")
         return
     try:
-        claim("train_first_step_s", case.loop(our_loop, case.recipe.execution, log_every=1, lines=1).clock)
+        claim("train_first_step_s", case.loop(our_loop, case.execution, log_every=1, lines=1).clock)
     except torch.OutOfMemoryError:
         not_run("train_first_step_s", "the device has no room for it")
 
 
 def beside_plain(case: Case, budget: Budget) -> float | None:
     """Returns our own images/s, if there was time and room for a round."""
-    own, ours, ratios = case.recipe.execution, [], []
+    own, ours, ratios = case.execution, [], []
     for number in range(ROUNDS):
         if budget.spent:
             break
@@ -123,7 +127,7 @@ def share(case: Case, speed: float | None, rate: float, **facts: object) -> None
 
 def memory(case: Case) -> None:
     """The most that a device holds in a step of the largest recipe, under its own switches."""
-    execution, batch = case.recipe.execution, case.recipe.training(case.role).batch_size // case.recipe.workers
+    execution, batch = case.execution, case.recipe.training(case.role).batch_size // case.recipe.workers
     speed = case.speed(execution)
     if speed is None:
         not_run("train_memory_gib", "the device has no room for the recipe's own switches")
@@ -149,10 +153,10 @@ def measure(recipe: Recipe, largest: Recipe, device: torch.device, budget: Budge
 
     def turn(switch: str) -> None:
         if own is not None and not budget.spent:
-            others[switch] = texture.speed(turned(recipe.execution, switch))
+            others[switch] = texture.speed(turned(texture.execution, switch))
 
     turn(SWITCHES[0])
-    share(structure, None if budget.spent else structure.speed(recipe.execution), rate)
+    share(structure, None if budget.spent else structure.speed(structure.execution), rate)
     if budget.spent:
         not_run("train_memory_gib", "no time left")
     else:

@@ -174,6 +174,44 @@ class DenoiserConfig(Frozen):
 Resolution = Annotated[int, Field(ge=8, description="Pixels per side of the square preset")]
 
 
+class Execution(Frozen):
+    """How the same numbers are computed: what fits a device, and how fast."""
+
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast around the forward pass")
+    accumulate: int = Field(
+        1, ge=1, description="Parts of a worker's share of the batch, one forward and backward each"
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory")
+    channels_last: bool = Field(False, description="Memory layout that tensor cores like")
+    compile: bool = Field(False, description="torch.compile each block of the denoiser; one graph per block and preset")
+    background_checkpoints: bool = Field(
+        False,
+        exclude_if=lambda asked: not asked,
+        description="Write checkpoints while training goes on, from copies that take their size in host memory",
+    )
+    # Left out where they are the usual ones, so that recipes are written as they were.
+    ema_device: Literal["device", "host"] = Field(
+        "device",
+        exclude_if=lambda where: where == "device",
+        description="Where the running means are: with the weights, or in the host's memory, rank 0's alone",
+    )
+    ema_every: int = Field(
+        1,
+        ge=1,
+        exclude_if=lambda steps: steps == 1,
+        description="Steps between two updates of the running means, each by the decays of all steps since the last",
+    )
+    moments: Literal["fp32", "bf16", "int8"] = Field(
+        "fp32",
+        exclude_if=lambda form: form == "fp32",
+        description="The optimizer's two moments: bf16 with stochastic rounding, or 8 bits in blocks of 256: less memory",
+    )
+    prefetch: int = Field(2, ge=0, description="Batches drawn ahead by a background thread; 0 draws them in turn")
+    latents: Literal["precomputed", "on_the_fly"] = Field(
+        "precomputed", description="Encode once before training, or in the loop from the images"
+    )
+
+
 class RoleTraining(Frozen):
     """What differs between the training jobs of one recipe (PanGu-Draw, Section 3.2)."""
 
@@ -205,6 +243,9 @@ class RoleTraining(Frozen):
     )
     denoiser: DenoiserConfig | None = Field(
         None, exclude_if=lambda value: value is None, description="The shape of this generator; None: the recipe's"
+    )
+    execution: Execution | None = Field(
+        None, exclude_if=lambda value: value is None, description="How this job computes; None: as the recipe says"
     )
 
     @property
@@ -268,44 +309,6 @@ class Optimization(Frozen):
     )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
     log_every: int = Field(20, ge=1, description="Steps between log lines")
-
-
-class Execution(Frozen):
-    """How the same numbers are computed: what fits a device, and how fast."""
-
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast around the forward pass")
-    accumulate: int = Field(
-        1, ge=1, description="Parts of a worker's share of the batch, one forward and backward each"
-    )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory")
-    channels_last: bool = Field(False, description="Memory layout that tensor cores like")
-    compile: bool = Field(False, description="torch.compile each block of the denoiser; one graph per block and preset")
-    background_checkpoints: bool = Field(
-        False,
-        exclude_if=lambda asked: not asked,
-        description="Write checkpoints while training goes on, from copies that take their size in host memory",
-    )
-    # Left out where they are the usual ones, so that recipes are written as they were.
-    ema_device: Literal["device", "host"] = Field(
-        "device",
-        exclude_if=lambda where: where == "device",
-        description="Where the running means are: with the weights, or in the host's memory, rank 0's alone",
-    )
-    ema_every: int = Field(
-        1,
-        ge=1,
-        exclude_if=lambda steps: steps == 1,
-        description="Steps between two updates of the running means, each by the decays of all steps since the last",
-    )
-    moments: Literal["fp32", "bf16", "int8"] = Field(
-        "fp32",
-        exclude_if=lambda form: form == "fp32",
-        description="The optimizer's two moments: bf16 with stochastic rounding, or 8 bits in blocks of 256: less memory",
-    )
-    prefetch: int = Field(2, ge=0, description="Batches drawn ahead by a background thread; 0 draws them in turn")
-    latents: Literal["precomputed", "on_the_fly"] = Field(
-        "precomputed", description="Encode once before training, or in the loop from the images"
-    )
 
 
 class Sampling(Frozen):
@@ -408,6 +411,8 @@ class Recipe(Frozen):
             raise ValueError(f"min_workers must not be above workers, which is {self.workers}")
         if not self.text_encoders:
             raise ValueError("text_encoders needs at least one entry")
+        if any(self.execution_of(role).latents != self.execution.latents for role in self.jobs):
+            raise ValueError("execution.latents belongs to the encoded dataset: it must be the same in every job")
         return self
 
     def _check_pair(self) -> None:
@@ -446,10 +451,17 @@ class Recipe(Frozen):
         job = self.jobs.get(role)
         return self.denoiser if job is None or job.denoiser is None else job.denoiser
 
+    def execution_of(self, role: Role) -> Execution:
+        """How one job computes: the halves differ in resolution, and so in what fits a device."""
+        job = self.jobs.get(role)
+        return self.execution if job is None or job.execution is None else job.execution
+
     def learning_fields(self) -> dict[str, Any]:
         """What decides what is learnt: not how many workers do it, how they compute, or what they show."""
         same = {"log_every": 1, "checkpoint_every": 1, "max_skipped_steps": 5}
-        kept = self.model_copy(update={"optimization": self.optimization.model_copy(update=same), "name": ""})
+        jobs = {role: job.model_copy(update={"execution": None}) for role, job in self.jobs.items()}
+        changes = {"optimization": self.optimization.model_copy(update=same), "jobs": jobs, "name": ""}
+        kept = self.model_copy(update=changes)
         return kept.model_dump(
             mode="json", exclude={"workers", "min_workers", "execution", "watching", "sampling", "gate"}
         )

@@ -55,7 +55,7 @@ def footprint(shapes: Shapes, role: Role, execution: Execution | None = None) ->
     Not counted: the encoders of `latents: on_the_fly`, and what sample grids take.
     """
     recipe = shapes.recipe
-    job, execution = recipe.training(role), execution or recipe.execution
+    job, execution = recipe.training(role), execution or recipe.execution_of(role)
     images = max(1, job.batch_size // recipe.workers // execution.accumulate)
     apart = recipe.workers > 1 or execution.accumulate > 1
     network, trained, moments = _sizes(_kind(shapes, role), execution.moments)
@@ -101,11 +101,11 @@ def check_fits(recipe: Recipe, found: dict[Role, Footprint], memory_gib: float) 
 
 def _helps(recipe: Recipe, role: Role, share: int, memory_gib: float) -> str:
     """The first switch that is enough by itself, or else as many as it takes, from the first on."""
-    shapes, given = Shapes(recipe), remedies(recipe.execution, share)
+    shapes, given = Shapes(recipe), remedies(recipe.execution_of(role), share)
     together: dict[str, Any] = {}
 
     def fits(changes: dict[str, Any]) -> bool:
-        return footprint(shapes, role, recipe.execution.model_copy(update=changes)).peak <= memory_gib * GIB
+        return footprint(shapes, role, recipe.execution_of(role).model_copy(update=changes)).peak <= memory_gib * GIB
 
     for changes in given:
         if fits(changes):

@@ -38,7 +38,7 @@ def training_operations(shapes: Shapes, role: Role) -> float:
 
     Gradient checkpointing repeats the forward pass.
     """
-    passes = 4 if shapes.recipe.execution.gradient_checkpointing else 3
+    passes = 4 if shapes.recipe.execution_of(role).gradient_checkpointing else 3
     return passes * forward_operations(shapes, role, shapes.recipe.training(role).resolution)
 
 

@@ -93,6 +93,7 @@ def train_loop(
     """
     world, hooks = world or World(), hooks or Hooks()
     training, settings, watching = recipe.training(role), recipe.optimization, recipe.watching
+    recipe = recipe.model_copy(update={"execution": recipe.execution_of(role)})
     check_sizes(role, recipe, world)
     interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps)
     if contract is not None and contract.interval != interval:
@@ -190,7 +191,7 @@ def train_loop(
 
 def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
     """Raises UserError if a batch cannot be shared by the workers, or their shares not be divided for accumulation."""
-    batch_size, parts = recipe.training(role).batch_size, recipe.execution.accumulate
+    batch_size, parts = recipe.training(role).batch_size, recipe.execution_of(role).accumulate
     if batch_size < world.size:
         raise UserError(f"batch_size {batch_size} of {role} cannot be shared by {world.size} workers; raise it.")
     if parts > 1 and batch_size % (world.size * parts):

@@ -28,14 +28,14 @@ def no_room(role: Role, recipe: Recipe, workers: int, error: BaseException) -> s
     """
     share = recipe.training(role).batch_size // workers
     why = ", ".join(" ".join(str(error).split()).rstrip(".").split(". ")[:3])
-    remedy = next((set_all(changes, share) for changes in remedies(recipe.execution, share)), NOTHING_LEFT)
+    remedy = next((set_all(changes, share) for changes in remedies(recipe.execution_of(role), share)), NOTHING_LEFT)
     return f"The device has no room for a training step of {role} with {asked_for(recipe, role, workers)} ({why}); {remedy}."
 
 
 def asked_for(recipe: Recipe, role: Role, workers: int) -> str:
     """How much of a batch goes through the network at once, e.g. "4 images of 1024 px at once"."""
     training = recipe.training(role)
-    at_once = training.batch_size // workers // recipe.execution.accumulate
+    at_once = training.batch_size // workers // recipe.execution_of(role).accumulate
     return f"{at_once} image{'s' * (at_once != 1)} of {training.resolution} px at once"
 
 

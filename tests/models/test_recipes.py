@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from pangu.config import Recipe
+from pangu.config import Execution, Recipe
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.pipelines.assemble import untrained_pair
@@ -62,6 +62,17 @@ def test_a_recipe_survives_json(name) -> None:
     made = recipe(name)
     assert made.name == name
     assert Recipe.model_validate_json(made.model_dump_json()) == made
+
+
+def test_a_job_may_compute_otherwise_and_learns_the_same() -> None:
+    plain, own = demo(), Execution(accumulate=4)
+    texture = plain.texture.model_copy(update={"execution": own})
+    recipe = Recipe.model_validate(plain.model_dump() | {"jobs": {"structure": plain.structure, "texture": texture}})
+    assert (recipe.execution_of("structure"), recipe.execution_of("texture")) == (plain.execution, own)
+    assert recipe.learning_digest() == plain.learning_digest()
+    fly = texture.model_copy(update={"execution": Execution(latents="on_the_fly")})
+    with pytest.raises(ValidationError, match="belongs to the encoded dataset"):
+        Recipe.model_validate(plain.model_dump() | {"jobs": {"structure": plain.structure, "texture": fly}})
 
 
 def test_digests_tell_recipes_apart_and_repeat() -> None:

@@ -51,6 +51,20 @@ def test_killed_after_any_step_and_resumed_equals_uninterrupted(killed_after, un
     assert same(averaged(resumed), uninterrupted)
 
 
+def test_the_switches_of_a_job_replace_those_of_the_recipe(uninterrupted, tmp_path) -> None:
+    """Sums in parts differ in their last bits, so the two ways can be told apart; and either may go on with the other's run."""
+    whole, parts = small_recipe(), small_recipe().execution.model_copy(update={"accumulate": 2})
+    job = whole.structure.model_copy(update={"execution": parts})
+    of_job = whole.model_copy(update={"jobs": whole.jobs | {"structure": job}})
+    of_recipe = whole.model_copy(update={"execution": parts})
+    found = [
+        averaged(train_loop("structure", recipe, random_rows(), "e", tmp_path / name))
+        for name, recipe in (("job", of_job), ("recipe", of_recipe))
+    ]
+    assert same(*found) and not same(found[0], uninterrupted)
+    assert train_loop("structure", whole, random_rows(), "e", tmp_path / "job").resumed_from == whole.structure.steps
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no state"])
 def test_a_torn_checkpoint_is_passed_over(damage, uninterrupted, tmp_path) -> None:
     train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)
