@@ -16,7 +16,8 @@ from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import add_noise, alpha_bars, training_target
 from pangu.models.denoisers import build_denoiser, denoise
 from pangu.planning.operations import Shapes
-from pangu.train.loop import Hooks, prepared, train_loop
+from pangu.train.loop import Hooks, train_loop
+from pangu.train.setup import prepared
 from pangu.train.world import World
 
 MANY = 10**6

@@ -33,8 +33,8 @@ from pangu.progress import Progress, Reporter, silent
 from pangu.recipes import recipe as named
 from pangu.storage import Home
 from pangu.train.job import read_job
-from pangu.train.loop import prepared, start
 from pangu.train.randomness import Batch
+from pangu.train.setup import prepared, start
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
 from pangu.train.training_cost import SPENT_FILE, read_spent

@@ -7,18 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
-from pangu.config import Execution, Recipe, Role
+from pangu.config import Recipe, Role, RoleTraining
 from pangu.contract import GeneratorContract
-from pangu.data.captions import Caption
 from pangu.data.rows.training_rows import Rows
-from pangu.diffusion.interval import interval_of
+from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
-from pangu.models.compiled import compile_blocks
-from pangu.models.denoisers import build_denoiser
-from pangu.models.lora import trained_parameters
 from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
 from pangu.train.ema import Ema
 from pangu.train.lr_schedule import learning_rate
@@ -27,6 +22,7 @@ from pangu.train.prefetch import prefetched
 from pangu.train.randomness import Batch, Windows, draw_batch, seed_of
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.saver import Saver
+from pangu.train.setup import check_sizes, initial, prepared, start
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
@@ -91,151 +87,164 @@ def train_loop(
     Raises:
         UserError: batch and workers do not fit, a checkpoint is of another run, or `max_skipped_steps` were skipped in a row.
     """
-    world, hooks = world or World(), hooks or Hooks()
-    training, settings, watching = recipe.training(role), recipe.optimization, recipe.watching
     recipe = recipe.model_copy(update={"execution": recipe.execution_of(role)})
-    check_sizes(role, recipe, world)
-    interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps)
-    if contract is not None and contract.interval != interval:
-        raise UserError(
-            f"The {role} generator is to be trained on {interval}, but its contract says {contract.interval}."
-        )
-    alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
-    sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), training.batch_size, recipe.seed)
-
-    denoiser = (denoiser if denoiser is not None else initial(recipe, rows, role)).to(world.device).train()
-    model = prepared(denoiser, recipe.execution, world)
-    ema, optimizer = start(denoiser, recipe, world)
-    same_run = partial(check_same_run, role=role, encode_id=encode_id, recipe=recipe, earlier=continues)
-    resumed = resume(checkpoints, same_run, denoiser, ema, optimizer, world)
-    first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
-    timer = StepTimer(world.device, settings.log_every)
-    metrics = TrainingMetrics(interval, watching.timestep_buckets, settings.log_every, world.device, skipped)
-
-    def draw(step: int) -> Batch:
-        indices, position = world.share(sampler.rows_of(step).tolist())
-        batch = draw_batch(rows, indices, position, step, recipe.seed, interval, settings, windows)
-        return batch.pin() if world.device.type == "cuda" else batch
-
-    def write(taken: Snapshot) -> None:
-        path = save_checkpoint(checkpoints, taken)
-        if hooks.checkpoint is not None:
-            hooks.checkpoint(path)
-
-    saver = Saver(write, recipe.execution.background_checkpoints)
-
-    def save(step: int) -> None:
-        state = CheckpointState(
-            role=role,
-            step=step,
-            skipped_steps=metrics.skipped_steps,
-            encode_id=encode_id,
-            recipe=recipe,
-            contract=contract,
-        )
-        saver(snapshot(state, denoiser, ema, optimizer))
-
-    def settle(in_a_row: int) -> int:
-        """The skipped steps in a row, when all steps so far are known, of which `in_a_row` were before the unknown ones."""
-        for taken in metrics.settle():
-            in_a_row = in_a_row + 1 if taken.skipped else 0
-            if in_a_row >= most_skipped(settings, taken.step + 1 == training.steps):
-                saver.settle()  # the sentence names the checkpoints that are there
-                names = suspects(rows.keys, world.share(sampler.rows_of(taken.step).tolist())[0], taken.losses)
-                raise UserError(stop(role, taken, in_a_row, names, checkpoints, world.rank == 0))
-        return in_a_row
-
-    batches = prefetched(draw, range(first, training.steps), recipe.execution.prefetch)
-    in_a_row, save_is_due = 0, False
-    timer.begin()
-    with saver:
-        for step, drawn in enumerate(batches, start=first):
-            batch = drawn.to(world.device)
-            timer.lap("data")
-            lr = learning_rate(step, training.steps, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            if isinstance(optimizer, CompactAdamW):
-                optimizer.rounding_seed = seed_of(recipe.seed, step, ROUNDING)  # the same on every worker
-            parts = batch.split(recipe.execution.accumulate)
-            if recipe.lora is not None and recipe.lora.dropout:
-                torch.manual_seed(
-                    seed_of(recipe.seed, step, world.rank)
-                )  # the adapter's dropout, the same when resumed
-            result = train_step(
-                model, optimizer, parts, training.batch_size / world.size, alpha_bars_t, recipe.schedule, settings,
-                recipe.execution, timer, world,
-            )  # fmt: skip
-            ema.step()
-            metrics.add(step, result, training.batch_size, batch.timestep_b)
-            timer.lap("optimizer")
-            done = step + 1
-            last = done == training.steps
-            log_is_due = done % settings.log_every == 0 or last
-            save_is_due |= done % settings.checkpoint_every == 0
-            if log_is_due or save_is_due:
-                in_a_row = settle(in_a_row)
-            if hooks.metrics is not None and log_is_due:
-                hooks.metrics(done, metrics.metrics() | timer.shares() | {"lr": lr})
-            if last or (save_is_due and not in_a_row):
-                save_is_due = False
-                if world.rank == 0:
-                    save(done)
-            if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
-                with ema.applied():
-                    hooks.sample(done, denoiser.eval())
-                denoiser.train()
-            timer.begin()
-    return Trained(denoiser, ema, metrics.loss, training.steps, first, metrics.skipped_steps)
+    run = Run(role, recipe, encode_id, checkpoints, contract, world or World(), hooks or Hooks())
+    denoiser = denoiser if denoiser is not None else initial(recipe, rows, role)
+    return Trainer(run, rows, windows, denoiser, continues).train()
 
 
-def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
-    """Raises UserError if a batch cannot be shared by the workers, or their shares not be divided for accumulation."""
-    batch_size, parts = recipe.training(role).batch_size, recipe.execution_of(role).accumulate
-    if batch_size < world.size:
-        raise UserError(f"batch_size {batch_size} of {role} cannot be shared by {world.size} workers; raise it.")
-    if parts > 1 and batch_size % (world.size * parts):
-        raise UserError(
-            f"batch_size {batch_size} of {role} cannot be cut into {parts} equal parts on each of {world.size} workers; "
-            f"make it a multiple of {world.size * parts}."
-        )
+@dataclass(frozen=True)
+class Run:
+    """What a training is told: which job of which recipe, on which data, and who else works at it."""
+
+    role: Role
+    recipe: Recipe
+    encode_id: str
+    checkpoints: Path
+    contract: GeneratorContract | None
+    world: World
+    hooks: Hooks
+
+    @property
+    def training(self) -> RoleTraining:
+        return self.recipe.training(self.role)
+
+    def interval(self) -> TimeInterval:
+        """The timesteps that the role owns.
+
+        Raises:
+            UserError: the contract says others.
+        """
+        interval = interval_of(self.role, self.recipe.boundary, self.recipe.schedule.num_train_timesteps)
+        if self.contract is not None and self.contract.interval != interval:
+            raise UserError(
+                f"The {self.role} generator is to be trained on {interval}, but its contract says {self.contract.interval}."
+            )
+        return interval
 
 
-def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:
-    """A network of random weights: a function of the recipe's seed, the same for roles of one shape (common start)."""
-    tokens, pooled = rows.captions([0], [Caption()])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return build_denoiser(recipe.denoiser_of(role), rows.latents([0]).shape[1], tokens.shape[-1], pooled.shape[-1])
+class Trainer:
+    """One worker's training between two steps: network, means, optimizer, and what has been counted.
 
-
-def start(denoiser: Any, recipe: Recipe, world: World | None = None) -> tuple[Ema, torch.optim.Optimizer]:
-    """Running means and optimizer of the trained weights at step 0."""
-    settings, execution, parameters = recipe.optimization, recipe.execution, trained_parameters(denoiser)
-    ema = Ema(parameters, settings.ema_decays, execution, (world or World()).rank)
-    options: dict[str, Any] = {
-        "lr": settings.lr_peak,
-        "betas": settings.betas,
-        "weight_decay": settings.weight_decay,
-    }
-    optimizer = (
-        torch.optim.AdamW(parameters, fused=True, **options)
-        if execution.moments == "fp32"
-        else CompactAdamW(parameters, execution.moments, **options)
-    )
-    optimizer.register_step_pre_hook(ema.before_change)
-    return ema, optimizer
-
-
-def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
-    """What the steps call: the denoiser, shared by the workers and compiled as asked.
-
-    Lays out the weights in memory, so it comes before the optimizer and the running means, which take over their strides.
+    denoiser: on any device; it is moved, laid out and resumed here. continues: as `train_loop` has it.
     """
-    if execution.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    if execution.channels_last:
-        denoiser.to(memory_format=torch.channels_last)
-    if execution.compile:
-        compile_blocks(denoiser)
-    return DistributedDataParallel(denoiser, gradient_as_bucket_view=True) if world.size > 1 else denoiser
+
+    def __init__(
+        self, run: Run, rows: Rows, windows: Windows | None, denoiser: Any, continues: Collection[str]
+    ) -> None:
+        recipe, world, settings = run.recipe, run.world, run.recipe.optimization
+        check_sizes(run.role, recipe, world)
+        self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
+        self.alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
+        self.sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), run.training.batch_size, recipe.seed)
+        self.denoiser = denoiser.to(world.device).train()
+        self.model = prepared(self.denoiser, recipe.execution, world)
+        self.ema, self.optimizer = start(self.denoiser, recipe, world)
+        same_run = partial(check_same_run, role=run.role, encode_id=run.encode_id, recipe=recipe, earlier=continues)
+        resumed = resume(run.checkpoints, same_run, self.denoiser, self.ema, self.optimizer, world)
+        self.first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
+        self.timer = StepTimer(world.device, settings.log_every)
+        buckets = recipe.watching.timestep_buckets
+        self.metrics = TrainingMetrics(self.interval, buckets, settings.log_every, world.device, skipped)
+        self.saver = Saver(self._write, recipe.execution.background_checkpoints)
+        self.skipped_in_a_row, self._save_is_due = 0, False
+
+    def train(self) -> Trained:
+        """All steps that are left."""
+        steps, prefetch = self.run.training.steps, self.run.recipe.execution.prefetch
+        self.timer.begin()
+        with self.saver:
+            for step, drawn in enumerate(prefetched(self._draw, range(self.first, steps), prefetch), start=self.first):
+                batch = drawn.to(self.run.world.device)
+                self.timer.lap("data")
+                lr = self._step(step, batch)
+                self._after(step + 1, lr)
+                self.timer.begin()
+        return Trained(self.denoiser, self.ema, self.metrics.loss, steps, self.first, self.metrics.skipped_steps)
+
+    def _rows_of(self, step: int) -> tuple[list[int], int]:
+        """This worker's rows of a step, and the position of the first of them in the batch."""
+        return self.run.world.share(self.sampler.rows_of(step).tolist())
+
+    def _draw(self, step: int) -> Batch:
+        indices, position = self._rows_of(step)
+        recipe = self.run.recipe
+        batch = draw_batch(
+            self.rows, indices, position, step, recipe.seed, self.interval, recipe.optimization, self.windows
+        )
+        return batch.pin() if self.run.world.device.type == "cuda" else batch
+
+    def _step(self, step: int, batch: Batch) -> float:
+        """One optimizer step and its running means; returns the learning rate."""
+        recipe, world, training = self.run.recipe, self.run.world, self.run.training
+        lr = learning_rate(step, training.steps, recipe.optimization)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if isinstance(self.optimizer, CompactAdamW):
+            self.optimizer.rounding_seed = seed_of(recipe.seed, step, ROUNDING)  # the same on every worker
+        if recipe.lora is not None and recipe.lora.dropout:
+            torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
+        parts, global_batch = batch.split(recipe.execution.accumulate), training.batch_size / world.size
+        result = train_step(
+            self.model, self.optimizer, parts, global_batch, self.alpha_bars_t, recipe.schedule,
+            recipe.optimization, recipe.execution, self.timer, world,
+        )  # fmt: skip
+        self.ema.step()
+        self.metrics.add(step, result, training.batch_size, batch.timestep_b)
+        self.timer.lap("optimizer")
+        return lr
+
+    def _after(self, done: int, lr: float) -> None:
+        """What is due after so many steps: a log line, a checkpoint, a sample grid."""
+        run, hooks, settings, watching = (
+            self.run,
+            self.run.hooks,
+            self.run.recipe.optimization,
+            self.run.recipe.watching,
+        )
+        last = done == run.training.steps
+        log_is_due = done % settings.log_every == 0 or last
+        self._save_is_due |= done % settings.checkpoint_every == 0
+        if log_is_due or self._save_is_due:
+            self._settle()
+        if hooks.metrics is not None and log_is_due:
+            hooks.metrics(done, self.metrics.metrics() | self.timer.shares() | {"lr": lr})
+        if last or (self._save_is_due and not self.skipped_in_a_row):
+            self._save_is_due = False
+            if run.world.rank == 0:
+                self._save(done)
+        if hooks.sample is not None and watching.sample_every and done % watching.sample_every == 0:
+            with self.ema.applied():
+                hooks.sample(done, self.denoiser.eval())
+            self.denoiser.train()
+
+    def _settle(self) -> None:
+        """Wait for the device, and count the skipped steps in a row.
+
+        Raises:
+            UserError: there were too many.
+        """
+        run = self.run
+        for taken in self.metrics.settle():
+            self.skipped_in_a_row = self.skipped_in_a_row + 1 if taken.skipped else 0
+            if self.skipped_in_a_row >= most_skipped(run.recipe.optimization, taken.step + 1 == run.training.steps):
+                self.saver.settle()  # the sentence names the checkpoints that are there
+                names = suspects(self.rows.keys, self._rows_of(taken.step)[0], taken.losses)
+                sentence = stop(run.role, taken, self.skipped_in_a_row, names, run.checkpoints, run.world.rank == 0)
+                raise UserError(sentence)
+
+    def _save(self, step: int) -> None:
+        state = CheckpointState(
+            role=self.run.role,
+            step=step,
+            skipped_steps=self.metrics.skipped_steps,
+            encode_id=self.run.encode_id,
+            recipe=self.run.recipe,
+            contract=self.run.contract,
+        )
+        self.saver(snapshot(state, self.denoiser, self.ema, self.optimizer))
+
+    def _write(self, taken: Snapshot) -> None:
+        path = save_checkpoint(self.run.checkpoints, taken)
+        if self.run.hooks.checkpoint is not None:
+            self.run.hooks.checkpoint(path)

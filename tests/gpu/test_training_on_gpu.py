@@ -12,9 +12,10 @@ from pangu.config import Execution, Recipe
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
-from pangu.train.loop import Hooks, initial, prepared, start, train_loop
+from pangu.train.loop import Hooks, train_loop
 from pangu.train.out_of_memory import one_sentence_if_full
 from pangu.train.randomness import draw_batch
+from pangu.train.setup import initial, prepared, start
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
 from pangu.train.training_metrics import TrainingMetrics

@@ -20,8 +20,8 @@ from pangu.planning.operations import Shapes
 from pangu.planning.table import memory_table
 from pangu.recipes import recipe as named
 from pangu.storage import Home
-from pangu.train.loop import start
 from pangu.train.randomness import Batch
+from pangu.train.setup import start
 from pangu.train.step import loss_per_sample, train_step
 from pangu.train.step_timer import StepTimer
 from tests.planning.test_plan import FIGURES

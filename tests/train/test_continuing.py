@@ -11,7 +11,8 @@ from pangu.storage import Home, read_json, write_json
 from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.continuing import check_same_recipe, continuations, continued, said
 from pangu.train.job import TrainJob, describe_run, find_job
-from pangu.train.loop import Trained, initial, train_loop
+from pangu.train.loop import Trained, train_loop
+from pangu.train.setup import initial
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import averaged, same
 

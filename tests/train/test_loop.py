@@ -8,7 +8,8 @@ import torch
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.train.checkpoint import latest_checkpoint
-from pangu.train.loop import Hooks, Trained, initial, train_loop
+from pangu.train.loop import Hooks, Trained, train_loop
+from pangu.train.setup import initial
 from pangu.train.world import World
 from tests.train.rows import random_rows, small_recipe
 

@@ -17,9 +17,10 @@ from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 from pangu.train.checkpoint import latest_checkpoint, whole_checkpoints
-from pangu.train.loop import Hooks, Trained, initial, start, train_loop
+from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.randomness import draw_batch
 from pangu.train.sampler import DeterministicSampler
+from pangu.train.setup import initial, start
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
 from tests.train.rows import random_rows, smallest_recipe

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pangu.config import Execution, NoiseSchedule, Optimization, Recipe
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.noise import alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
-from pangu.train.loop import initial, prepared, start
 from pangu.train.randomness import Batch, draw_batch
+from pangu.train.setup import initial, prepared, start
 from pangu.train.step import min_snr_weight, train_step
 from pangu.train.step_timer import StepTimer
 from pangu.train.world import World

@@ -17,8 +17,9 @@ from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars
 from pangu.train.checkpoint import latest_checkpoint, restore
 from pangu.train.eight_bits import decode
-from pangu.train.loop import initial, prepared, start, train_loop
+from pangu.train.loop import train_loop
 from pangu.train.randomness import draw_batch
+from pangu.train.setup import initial, prepared, start
 from pangu.train.step import loss_per_sample
 from pangu.train.world import World
 from tests.train.rows import random_rows, smallest_recipe

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError, DeltaProtocolError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pangu.config import Frozen
@@ -26,6 +26,8 @@ from pangu.storage import Home
 
 ROW_GROUP_BYTES = 32 << 20
 COMMIT_ATTEMPTS = 20
+HOPELESS = (SchemaMismatchError, DeltaProtocolError)
+"""Errors of a commit that come again however often it is tried; all others may be another writer's turn."""
 _NO_STATISTICS = ("image", "phash", "key", "colours")
 _BOUNDED = ("width", "height", "original_width", "original_height", "bucket", "min_timestep", "split")
 
@@ -111,8 +113,8 @@ def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[s
         try:
             _transact(home, name, key, files, facts, nth)
             break
-        except (CommitFailedError, DeltaError):
-            if attempt == COMMIT_ATTEMPTS - 1:
+        except DeltaError as error:
+            if isinstance(error, HOPELESS) or attempt == COMMIT_ATTEMPTS - 1:
                 raise
             time.sleep(0.05 * (attempt + 1))
     return version_of(home, name, key)
