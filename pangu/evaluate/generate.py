@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from pangu.actors import Crew, Placement
-from pangu.data.encode.encoders import best_device
 from pangu.diffusion.trajectory import Trajectory, clean_latents
 from pangu.errors import UserError
 from pangu.evaluate.eval_set import Material
 from pangu.evaluate.prompts import Ask, Prompts
 from pangu.evaluate.protocol import Protocol
+from pangu.models.devices import best_device
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Progress, Reporter, silent
 

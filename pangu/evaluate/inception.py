@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pangu.data.encode.encoders import best_device
 from pangu.errors import UserError
+from pangu.models.devices import best_device
 
 NAME = "inception"
 

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from pangu.errors import UserError
+from pangu.models.devices import best_device
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.sources import locate
 
@@ -47,7 +48,7 @@ class Clip:
         self.model = _read(source, lambda: model.from_pretrained(place, dtype=torch.float32, use_safetensors=True))
         self.processor = _read(source, lambda: processor.from_pretrained(place))
         self.tokenizer = _read(source, lambda: AutoTokenizer.from_pretrained(place))
-        self.model.eval().requires_grad_(False)
+        self.model.to(best_device()).eval().requires_grad_(False)
 
     def hash(self) -> str:
         """Content hash of the network."""
@@ -55,18 +56,18 @@ class Clip:
 
     @torch.inference_mode()
     def look(self, images: Sequence[Image.Image]) -> Tensor:
-        """(N, D) embeddings of length 1."""
+        """(N, D) embeddings of length 1, on the CPU."""
         seen = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
-        return normalize(_embedding(self.model.get_image_features(**seen)), dim=-1)
+        return normalize(_embedding(self.model.get_image_features(**seen.to(self.model.device))), dim=-1).cpu()
 
     @torch.inference_mode()
     def read(self, captions: Sequence[str]) -> Tensor:
-        """(N, D) embeddings of length 1; what a caption has beyond the model's longest text is cut off."""
+        """(N, D) embeddings of length 1, on the CPU; what a caption has beyond the model's longest text is cut off."""
         text = getattr(self.model.config, "text_config", self.model.config)
         longest = min(int(text.max_position_embeddings), int(self.tokenizer.model_max_length))
         limits = {"padding": True, "truncation": True, "max_length": longest}
         tokens = self.tokenizer(list(captions), return_tensors="pt", **limits)
-        return normalize(_embedding(self.model.get_text_features(**tokens)), dim=-1)
+        return normalize(_embedding(self.model.get_text_features(**tokens.to(self.model.device))), dim=-1).cpu()
 
 
 def clip_score(cosines: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from pangu.config import Recipe
 from pangu.data.encode.encoded import Encoders
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder, scaling, spatial_factor
+from pangu.models.devices import best_device, dtype_on
 from pangu.models.text import TextTower, embed_captions, load_text_tower
 
 
@@ -36,16 +37,6 @@ class Loaded:
         for network in (self.autoencoder, *(tower.encoder for tower in self.towers)):
             torch.nn.Module.to(network, dtype)
         return self
-
-
-def best_device() -> torch.device:
-    """The GPU that this process may use, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def dtype_on(device: torch.device) -> torch.dtype:
-    """bf16 on GPUs that compute in it, else float32: CPUs are slower in bf16."""
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported(False) else torch.float32
 
 
 def load_towers(recipe: Recipe, device: torch.device | str) -> list[TextTower]:

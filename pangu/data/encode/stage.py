@@ -19,10 +19,11 @@ from pangu.data.encode.chunk_files import decode, write_files
 from pangu.data.encode.chunks import Chunk, chunks_of, rows_in
 from pangu.data.encode.encode_plan import plan
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest
-from pangu.data.encode.encoders import Loaded, best_device, describe
+from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.fidelity import Fidelity, measure
 from pangu.data.encode.view_latents import BATCH
 from pangu.data.table.delta import data_files
+from pangu.models.devices import best_device
 from pangu.models.text import embed_captions
 from pangu.progress import Progress, Reporter, silent
 from pangu.storage import Home, write_atomically, write_json

@@ -21,6 +21,7 @@ from pangu.data.images import ImageHWC
 from pangu.data.prepare.upscale import Upscaler, resize, upscale_to
 from pangu.diffusion.blur_admission import Estimator, fit, hiding_noise, spectrum_features
 from pangu.diffusion.noise import alpha_bars
+from pangu.models.devices import best_device
 from pangu.progress import Progress, Reporter, silent
 
 FACTORS = (1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -151,6 +152,6 @@ def latent_encoder(settings: Admission) -> Callable[[Sequence[ImageHWC]], Tensor
     from pangu.data.encode.view_latents import pixel_latents
     from pangu.models.autoencoders import load_autoencoder
 
-    autoencoder: Any = load_autoencoder(settings.autoencoder).to("cuda" if torch.cuda.is_available() else "cpu")
+    autoencoder: Any = load_autoencoder(settings.autoencoder).to(best_device())
     batches = lambda images: (images[start : start + BATCH] for start in range(0, len(images), BATCH))  # noqa: E731
     return lambda images: torch.cat([pixel_latents(np.stack(batch), autoencoder).cpu() for batch in batches(images)])

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from pangu.errors import UserError
+from pangu.models.devices import best_device
 from pangu.models.sources import locate
 
 BATCH = 8
@@ -36,7 +37,7 @@ class Captioner:
         except (OSError, ValueError, KeyError) as error:
             what = " ".join(str(error).split())[:200]
             raise UserError(f"The captioning model '{source}' of fill_captions cannot be loaded: {what}.") from error
-        self._model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.eval().to(best_device())
         self._chats = getattr(processor, "chat_template", None) is not None
         # What is generated goes on from the right end of a prompt.
         self._processor.tokenizer.padding_side = "left"

@@ -9,6 +9,7 @@ from pangu.config import ROLES, Sampling
 from pangu.contract import SHARED
 from pangu.diffusion.presets import presets_for
 from pangu.errors import UserError
+from pangu.models.devices import best_device
 from pangu.registry.fetch import pair_contracts
 from pangu.registry.manifest import Manifest
 from pangu.serve.inference.messages import Capabilities, Release
@@ -150,22 +151,15 @@ def placed(pipeline: Any, precision: Precision) -> Any:
     import torch
 
     device, dtype = best_device(), dtype_of(precision)
-    return pipeline.to(device, dtype) if (device, dtype) != ("cpu", torch.float32) else pipeline
+    return pipeline.to(device, dtype) if (device, dtype) != (torch.device("cpu"), torch.float32) else pipeline
 
 
 def dtype_of(precision: Precision) -> Any:
     """What networks are kept and computed in. On a CPU bf16 is slower than fp32, so it has to be asked for."""
     import torch
 
-    on_a_gpu = best_device() == "cuda"
+    on_a_gpu = best_device().type == "cuda"
     has_bf16 = not on_a_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
     if precision == "bf16" and not has_bf16:
         raise UserError(f"{torch.cuda.get_device_name()} does not compute in bf16; set precision to fp32 or auto.")
     return torch.bfloat16 if precision == "bf16" or (precision == "auto" and on_a_gpu and has_bf16) else torch.float32
-
-
-def best_device() -> str:
-    """Ray shows a replica only the devices that it reserved."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 from pangu.config import ROLES, Role
 from pangu.errors import UserError
+from pangu.models.devices import best_device
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.messages import Job, PoolResult, Preview, Release, ReleaseRouting
 from pangu.serve.inference.model_cache import ModelCache
-from pangu.serve.inference.parts import best_device, load_part, placed
+from pangu.serve.inference.parts import load_part, placed
 from pangu.serve.inference.readiness import first_calls, made_fast, sizes_of
 from pangu.serve.inference.steps import StepBatcher, Watcher
 from pangu.serve.settings import PoolSettings

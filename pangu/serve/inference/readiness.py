@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pangu.config import ROLES, Role
+from pangu.models.devices import best_device
 from pangu.serve.inference.padding import batch_sizes
-from pangu.serve.inference.parts import best_device
 from pangu.serve.inference.steps import most_at_once
 from pangu.serve.settings import Execution, PoolSettings
 
@@ -21,7 +21,7 @@ def chosen(execution: Execution) -> Literal["eager", "compiled", "captured"]:
     """What `auto` means on the device of this process."""
     if execution != "auto":
         return execution
-    return "captured" if best_device() == "cuda" else "eager"
+    return "captured" if best_device().type == "cuda" else "eager"
 
 
 def sizes_of(settings: PoolSettings) -> tuple[int, ...] | None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pangu.data.encode.encoders import Loaded, dtype_on
+from pangu.data.encode.encoders import Loaded
 from pangu.data.encode.view_latents import in_parts, pixel_latents
 from pangu.errors import UserError
+from pangu.models.devices import dtype_on
 from pangu.recipes import tiny
 
 

@@ -181,7 +181,7 @@ def test_compiled_generators_draw_what_eager_ones_do(square: Path, monkeypatch: 
 
 def test_a_gpu_captures_and_fills_batches_and_a_cpu_does_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, how, sizes in (("cpu", "eager", None), ("cuda", "captured", SIZES)):
-        monkeypatch.setattr(readiness, "best_device", lambda device=device: device)
+        monkeypatch.setattr(readiness, "best_device", lambda device=device: torch.device(device))
         assert readiness.chosen("auto") == how
         assert readiness.sizes_of(PoolSettings()) == sizes
         assert readiness.sizes_of(PoolSettings(pad_batches=True, most_rows=24)) == (1, 2, 4, 8, 16, 24)
