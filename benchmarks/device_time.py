@@ -1,5 +1,6 @@
-"""Time on a device that works behind the program's back, and how much of it a script may take."""
+"""Time on a device whose kernels run asynchronously, and how much of it a script may take."""
 
+import argparse
 import gc
 import time
 from collections.abc import Callable, Mapping
@@ -59,3 +60,14 @@ class Budget:
     @property
     def spent(self) -> bool:
         return time.monotonic() >= self._end
+
+
+def asked_of(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Budget, torch.device]:
+    """What the command line asks, with `--device` and `--seconds` beside the parser's own; a CPU computes with one thread."""
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seconds", type=float, default=1800, help="in which measurements may begin")
+    asked = parser.parse_args()
+    device = torch.device(asked.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    return asked, Budget(asked.seconds), device

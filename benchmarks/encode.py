@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from claims import claim
 from device_time import in_turns
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from pangu.config import AutoencoderSource
@@ -25,24 +24,14 @@ from pangu.data.encode.pixels import to_unit
 from pangu.data.encode.view_latents import encode_view, pixel_latents, to_bytes
 from pangu.data.encode.views import View
 from pangu.models.autoencoders import encode_pixels, load_autoencoder
-from pangu.planning.operations import KL_CHANNELS, KL_LEVELS
+from pangu.planning.operations import kl_autoencoder
 
 ROUNDS = 10
 
 
 def autoencoder_of(name: str, device: torch.device) -> Any:
     """The embedded one, or one of SDXL's shape with random weights; in bf16 on a GPU, as `encode` has it there."""
-    if name == "embedded":
-        found: Any = load_autoencoder(AutoencoderSource())
-    else:
-        levels = len(KL_LEVELS)
-        found = AutoencoderKL(
-            block_out_channels=KL_LEVELS,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=2,
-            latent_channels=KL_CHANNELS,
-        )
+    found: Any = load_autoencoder(AutoencoderSource()) if name == "embedded" else kl_autoencoder()
     found.requires_grad_(False).eval()
     return found.to(device, torch.bfloat16) if device.type == "cuda" else found
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from claims import claim, not_run
-from device_time import Budget, emptied, in_turns
+from device_time import asked_of, emptied, in_turns
 from in_process import Pools, serving
 from stand_in import random_network, stand_in, with_embedded_encoders
 
@@ -120,12 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="sdxl_half")
     parser.add_argument("--monolith", default="pangu_draw_5b")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seconds", type=float, default=1800, help="in which measurements may begin")
-    asked = parser.parse_args()
-    budget, device = Budget(asked.seconds), torch.device(asked.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    asked, budget, device = asked_of(parser)
     half, whole = named(asked.recipe), named(asked.monolith)
     side, rows = half.structure.resolution, 16
     measurements: dict[str, Callable[[], None]] = {

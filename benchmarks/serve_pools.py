@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from claims import claim, not_run
-from device_time import Budget, emptied, in_turns
+from device_time import asked_of, emptied, in_turns
 from in_process import serving
 from stand_in import stand_in
 
@@ -43,12 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="sdxl_half")
     parser.add_argument("--side", type=int, default=512, help="px")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seconds", type=float, default=1800, help="in which measurements may begin")
-    asked = parser.parse_args()
-    budget, device = Budget(asked.seconds), torch.device(asked.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    asked, budget, device = asked_of(parser)
     measurements: dict[str, Callable[[], None]] = {
         "pools_embedded": lambda: crowded("pools_embedded", starting_pair(named("demo")), 16, device),
         "pools_half": lambda: crowded("pools_half", stand_in(named(asked.recipe), asked.side, device), 8, device),

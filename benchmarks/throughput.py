@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 from claims import claim, not_run
-from device_time import Budget, emptied, matrix_rate
+from device_time import Budget, asked_of, emptied, matrix_rate
 from loops import Spent, network_of, our_loop, plain_loop, random_rows, timed
 
 from pangu.config import Execution, Recipe, Role
@@ -171,12 +171,7 @@ def measure(recipe: Recipe, largest: Recipe, device: torch.device, budget: Budge
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help="default: sdxl_half on a GPU, tiny on a CPU")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seconds", type=float, default=1800, help="in which measurements may begin")
-    asked = parser.parse_args()
-    budget, device = Budget(asked.seconds), torch.device(asked.device)
-    if device.type == "cpu":
-        torch.set_num_threads(1)
+    asked, budget, device = asked_of(parser)
     on_a_gpu = device.type == "cuda"
     recipe = named(asked.recipe or ("sdxl_half" if on_a_gpu else "tiny"))
     with tempfile.TemporaryDirectory() as cache:

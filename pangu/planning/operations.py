@@ -94,19 +94,23 @@ def _built(shapes: Shapes, role: Role) -> torch.nn.Module:
     return build_denoiser(shapes.recipe.denoiser_of(role), *channels, lower=sees_lower(role))
 
 
+def kl_autoencoder() -> AutoencoderKL:
+    """Random weights in the shape that Stable Diffusion and SDXL share."""
+    return AutoencoderKL(
+        block_out_channels=KL_LEVELS,
+        down_block_types=("DownEncoderBlock2D",) * len(KL_LEVELS),
+        up_block_types=("UpDecoderBlock2D",) * len(KL_LEVELS),
+        layers_per_block=2,
+        latent_channels=KL_CHANNELS,
+    )
+
+
 def _autoencoder(source: AutoencoderSource, side: int) -> float:
     if source.source == "embedded":
         vae = load_autoencoder(source).to("meta")
     else:
         with torch.device("meta"):
-            levels = len(KL_LEVELS)
-            vae = AutoencoderKL(
-                block_out_channels=KL_LEVELS,
-                down_block_types=("DownEncoderBlock2D",) * levels,
-                up_block_types=("UpDecoderBlock2D",) * levels,
-                layers_per_block=2,
-                latent_channels=KL_CHANNELS,
-            )
+            vae = kl_autoencoder()
     with FlopCounterMode(display=False) as counter:
         vae.encode(torch.empty(1, 3, side, side, device="meta"))
     return float(counter.get_total_flops())
