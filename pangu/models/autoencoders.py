@@ -1,6 +1,7 @@
 """The autoencoder between pixels and latents: any of diffusers' image autoencoders, used through three functions.
 
-Pixels are (B, 3, H, W) in [-1, 1]. Latents are scaled for diffusion: latents = (raw - shift) * scaling.
+Pixels are (B, 3, H, W) in [-1, 1]. Latents are scaled for diffusion: latents = (raw - shift) * scaling, or channel by channel
+(raw - mean) * scaling / std where the autoencoder's configuration has `latents_mean` and `latents_std`.
 """
 
 from typing import Any
@@ -49,14 +50,36 @@ def spatial_factor(autoencoder: ModelMixin) -> int:
 
 def encode_pixels(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H / factor, W / factor); the mode where the encoder is a distribution."""
-    scale, shift = scaling(autoencoder)
-    encoded = autoencoder.encode(pixels_bchw.to(autoencoder.dtype))
+    return scaled(autoencoder, raw_latents(autoencoder, pixels_bchw.to(autoencoder.dtype)))
+
+
+def raw_latents(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
+    """What the encoder makes of (B, 3, H, W) in its own dtype, not yet scaled."""
+    encoded = autoencoder.encode(pixels_bchw)
     for name in ("latent_dist", "latent", "latents"):
         if hasattr(encoded, name):
             value = getattr(encoded, name)
-            raw = value.mode() if name == "latent_dist" else value
-            return (raw - shift) * scale
+            return value.mode() if name == "latent_dist" else value
     raise UserError(f"{type(autoencoder).__name__} returns no latents.")
+
+
+def scaled(autoencoder: ModelMixin, raw_bchw: Tensor) -> Tensor:
+    """Latents for diffusion, of those that the encoder makes."""
+    (scale, shift), mean, std = scaling(autoencoder), *_channel_statistics(autoencoder, raw_bchw)
+    return (raw_bchw - shift) * scale if mean is None or std is None else (raw_bchw - mean) * scale / std
+
+
+def unscaled(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
+    """The inverse of `scaled`."""
+    (scale, shift), mean, std = scaling(autoencoder), *_channel_statistics(autoencoder, latents_bchw)
+    return latents_bchw / scale + shift if mean is None or std is None else latents_bchw * std / scale + mean
+
+
+def _channel_statistics(autoencoder: ModelMixin, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """(mean, std), each (1, C, 1, 1); None where the configuration has none."""
+    given = [autoencoder.config.get(name) for name in ("latents_mean", "latents_std")]
+    mean, std = (None if values is None else like.new_tensor(values).view(1, -1, 1, 1) for values in given)
+    return mean, std
 
 
 def decode_latents(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
@@ -65,8 +88,7 @@ def decode_latents(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
     Raises:
         NotFinite: the latents, or what the autoencoder makes of them, hold infinities or NaN.
     """
-    scale, shift = scaling(autoencoder)
-    raw = latents_bchw.to(autoencoder.dtype) / scale + shift
+    raw = unscaled(autoencoder, latents_bchw.to(autoencoder.dtype))
     pixels = autoencoder.decode(raw, return_dict=False)[0]
     check_finite(pixels, latents_bchw)
     return pixels.clamp(-1, 1)

@@ -193,3 +193,21 @@ def test_each_tower_says_what_it_cuts_also_where_its_tokenizer_knows_no_places(e
         warn_of_truncation([embedded], ["a quite long caption that is warned of once", "fox"], 8)
     said = [record.getMessage() for record in caplog.records if "truncated" in record.getMessage()]
     assert len(said) == 1 and "at most 8 tokens" in said[0]
+
+
+def test_latents_that_an_autoencoder_normalises_by_channel_are_scaled_so_and_back() -> None:
+    """As diffusers' SDXL pipelines do; such an autoencoder is another one to the contract."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4, scaling_factor=0.5).eval()
+    mean, std = [0.1, -0.2, 0.3, 0.0], [1.5, 0.5, 2.0, 1.0]
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        raw, before = plain.encode(pixels).latent_dist.mode(), autoencoder_hash(plain)
+        drawn = decode_latents(plain, encode_pixels(plain, pixels))
+        plain.register_to_config(latents_mean=mean, latents_std=std)
+        latents = encode_pixels(plain, pixels)
+        by_channel = [torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std)]
+        torch.testing.assert_close(latents, (raw - by_channel[0]) * 0.5 / by_channel[1])
+        torch.testing.assert_close(decode_latents(plain, latents), drawn)
+    assert autoencoder_hash(plain) != before

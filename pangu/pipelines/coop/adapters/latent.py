@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pangu.errors import UserError
-from pangu.models.autoencoders import scaling, spatial_factor
+from pangu.models.autoencoders import raw_latents, scaled, spatial_factor, unscaled
 from pangu.pipelines.coop.model_adapter import ModelAdapter, check_parts
 
 
@@ -48,35 +48,9 @@ class LatentAdapter(ModelAdapter):
 
     def to_pixels(self, latents_bchw: Tensor, vae: Any = None) -> Tensor:
         chosen = vae if vae is not None else self.vae
-        raw = self._raw(latents_bchw, chosen).to(self.device, chosen.dtype)
+        raw = unscaled(chosen, latents_bchw).to(self.device, chosen.dtype)
         return chosen.decode(raw, return_dict=False)[0].float()
 
     def to_latents(self, pixels_bchw: Tensor, vae: Any = None) -> Tensor:
         chosen = vae if vae is not None else self.vae
-        encoded = chosen.encode(pixels_bchw.to(self.device, chosen.dtype))
-        for name in ("latent_dist", "latent", "latents"):
-            if hasattr(encoded, name):
-                value = getattr(encoded, name)
-                raw = value.mode() if name == "latent_dist" else value
-                return self._scaled(raw.float(), chosen)
-        raise UserError(f"{type(chosen).__name__} of {self.name} returns no latents.")
-
-    def _raw(self, latents_bchw: Tensor, vae: Any) -> Tensor:
-        """Latents as the autoencoder knows them; some SDXL autoencoders normalise each channel."""
-        scale, shift = scaling(vae)
-        mean, std = _per_channel(vae, "latents_mean", latents_bchw), _per_channel(vae, "latents_std", latents_bchw)
-        if mean is not None and std is not None:
-            return latents_bchw * std / scale + mean
-        return latents_bchw / scale + shift
-
-    def _scaled(self, raw_bchw: Tensor, vae: Any) -> Tensor:
-        scale, shift = scaling(vae)
-        mean, std = _per_channel(vae, "latents_mean", raw_bchw), _per_channel(vae, "latents_std", raw_bchw)
-        if mean is not None and std is not None:
-            return (raw_bchw - mean) * scale / std
-        return (raw_bchw - shift) * scale
-
-
-def _per_channel(vae: Any, name: str, like: Tensor) -> Tensor | None:
-    values = vae.config.get(name)
-    return None if values is None else like.new_tensor(values).view(1, -1, 1, 1)
+        return scaled(chosen, raw_latents(chosen, pixels_bchw.to(self.device, chosen.dtype)).float())
