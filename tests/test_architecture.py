@@ -39,7 +39,7 @@ ALLOWED_UP = {("config", "diffusion"), ("contract", "diffusion")}
 
 
 def part_of(path: Path) -> str:
-    """`diffusion` for pangu/diffusion/noise.py, `config` for pangu/config.py."""
+    """`diffusion` for pangu/diffusion/noise.py, `config` for pangu/config/recipe.py."""
     return path.relative_to(ROOT / "pangu").parts[0].removesuffix(".py")
 
 

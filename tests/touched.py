@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DEPTH = 1
-"""Modules between a test and what changed. At 2 a change of `pangu/config.py` runs nearly everything."""
+"""Modules between a test and what changed. At 2 a change of `pangu/config` runs nearly everything."""
 BY_FOLDER = {
     "flows": ("tests/flows",),
     "infra": ("tests/infra",),

@@ -1,0 +1,38 @@
+"""The configuration tree: one frozen `Recipe` says everything about a run.
+
+YAML files, Prefect forms, MLflow parameters and Serve arguments are views of it. Needs neither torch nor Ray, MLflow or Prefect.
+"""
+
+from pangu.config.execution import Execution
+from pangu.config.network_shape import DenoiserConfig, EdgeControl, LoraConfig
+from pangu.config.noise_schedule import NoiseSchedule
+from pangu.config.recipe import Recipe
+from pangu.config.release_rules import Gate, GateRule
+from pangu.config.role_training import Optimization, RoleTraining
+from pangu.config.tree import ROLES, STRATEGY_ROLES, Frozen, Resolution, Role, Strategy
+from pangu.config.watching import Sampling, Watching
+from pangu.config.weight_sources import AutoencoderSource, InitialWeights, TextEncoderSource
+
+__all__ = [
+    "ROLES",
+    "STRATEGY_ROLES",
+    "AutoencoderSource",
+    "DenoiserConfig",
+    "EdgeControl",
+    "Execution",
+    "Frozen",
+    "Gate",
+    "GateRule",
+    "InitialWeights",
+    "LoraConfig",
+    "NoiseSchedule",
+    "Optimization",
+    "Recipe",
+    "Resolution",
+    "Role",
+    "RoleTraining",
+    "Sampling",
+    "Strategy",
+    "TextEncoderSource",
+    "Watching",
+]

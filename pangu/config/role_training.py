@@ -1,0 +1,108 @@
+"""What a training job learns from, and how."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pangu.config.execution import Execution
+from pangu.config.network_shape import DenoiserConfig, EdgeControl
+from pangu.config.tree import Frozen, Resolution, Role
+
+
+class RoleTraining(Frozen):
+    """What differs between the training jobs of one recipe (PanGu-Draw, Section 3.2)."""
+
+    resolution: Resolution
+    presets: Literal["square", "published"] = Field(
+        "square", description="One square bucket, or the paper's presets around `resolution` as buckets"
+    )
+    starved_presets: Literal["refuse", "nearest"] = Field(
+        "refuse",
+        description="Presets with fewer rows than a batch: refuse, or give their images the nearest shape that has enough",
+    )
+    rows: Literal["all", "originals"] = Field("all", description="Whether upscaled images are trained on")
+    min_original_side: int = Field(
+        0, ge=0, description="Smallest side of the original image, px; smaller ones are left out"
+    )
+    lower_side: Resolution | None = Field(
+        None, description="Cascades: side of the generated image that this stage is conditioned on, px"
+    )
+    crop_from: Resolution | None = Field(
+        None,
+        description="Cut windows of `resolution` out of images of this size; None: the whole image at `resolution`",
+    )
+    steps: int = Field(ge=1, description="Optimizer steps")
+    batch_size: int = Field(ge=1, description="Images per optimizer step, over all workers and accumulated parts")
+    init_from_role: Role | None = Field(None, description="Go on from what this earlier job of the recipe trained")
+    # Left out where there is none, so that the digests of recipes and encoded datasets without control stay what they were.
+    control: EdgeControl | None = Field(
+        None, exclude_if=lambda value: value is None, description="What the role `control` is shown of each image"
+    )
+    denoiser: DenoiserConfig | None = Field(
+        None, exclude_if=lambda value: value is None, description="The shape of this generator; None: the recipe's"
+    )
+    execution: Execution | None = Field(
+        None, exclude_if=lambda value: value is None, description="How this job computes; None: as the recipe says"
+    )
+
+    @property
+    def encoded_side(self) -> int:
+        """Pixels per side of the images that are encoded for this job."""
+        return self.crop_from or self.resolution
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> "RoleTraining":
+        if self.crop_from is not None and self.crop_from < self.resolution:
+            raise ValueError("crop_from must not be smaller than resolution")
+        return self
+
+
+class Optimization(Frozen):
+    """What is learnt and how fast; all training jobs share it."""
+
+    lr_peak: float = Field(1e-3, gt=0, allow_inf_nan=False)
+    lr_final: float = Field(1e-5, ge=0, allow_inf_nan=False)
+    lr_schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the rate goes from lr_peak to lr_final after the warm-up"
+    )
+    lr_decay_share: float = Field(
+        1.0, gt=0, le=1, description="Last share of the steps in which the rate falls; before that it stays at lr_peak"
+    )
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = Field(0.01, ge=0, allow_inf_nan=False)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    grad_clip: float = Field(1.0, gt=0)
+    max_skipped_steps: int = Field(
+        5,
+        ge=1,
+        exclude_if=lambda value: value == 5,
+        description="Steps in a row without a finite loss and gradient norm that stop the run; each of them is skipped",
+    )
+    ema_decays: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(
+        (0.995,), min_length=1, description="Running means of the weights; the first one is the exported generator"
+    )
+    min_snr_gamma: float | None = Field(
+        None, gt=0, description="Weight timesteps by min(SNR, gamma) / SNR of the clean-data loss (arXiv 2303.09556)"
+    )
+    caption_dropout: float = Field(0.1, ge=0, le=1, description="Share of captions replaced by the empty one")
+    zh_share: float = Field(0.5, ge=0, le=1, description="Share of Chinese captions")
+    style_share: float = Field(
+        0.5, ge=0, le=1, description="Share of styled rows whose caption carries the style's prefix"
+    )
+    # Left out where they are the usual ones, so that the digests of recipes stay what they were.
+    template_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: value == 0.5,
+        description="Share of captions that are put into one of the recipe's `caption_templates`, if it has any",
+    )
+    keyword_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: not value,
+        description="Share of the captions of rows with keywords that give way to one of them",
+    )
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
+    log_every: int = Field(20, ge=1, description="Steps between log lines")

@@ -1,0 +1,40 @@
+"""Roles, strategies, and the node that every part of the tree is."""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal[
+    "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final", "single", "control"
+]  # fmt: skip
+ROLES: tuple[Role, Role] = ("structure", "texture")
+"""The roles of a pair."""
+
+Strategy = Literal["time_decoupling", "resolution_boost", "cascaded", "single", "control"]
+STRATEGY_ROLES: dict[Strategy, tuple[Role, ...]] = {
+    "time_decoupling": ROLES,
+    "resolution_boost": ("boost_low", "boost_high"),
+    "cascaded": ("cascade_base", "cascade_middle", "cascade_final"),
+    "single": ("single",),
+    "control": ("control",),
+}
+"""What each strategy trains (PanGu-Draw, Section 3.2); the two of a pair are independent, those of a baseline go in turn.
+
+`single` is one generator for all timesteps, such as a partner of Coop-Diffusion; `control` a ControlNet on a given generator.
+"""
+
+
+class Frozen(BaseModel):
+    """An immutable node of the tree that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def digest(self) -> str:
+        """First 16 hex digits of the SHA-256 of the canonical JSON: equal trees, equal digests."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+Resolution = Annotated[int, Field(ge=8, description="Pixels per side of the square preset")]
