@@ -19,7 +19,6 @@ from pangu.data.prepare.upscale import resize, upscale_to, upscaler_of
 from pangu.data.table.delta import latest_version, read_rows
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import alpha_bars, log_snr
-from pangu.diffusion.trajectory import Denoiser
 from pangu.errors import UserError
 from pangu.evaluate import boundary as rule
 from pangu.evaluate.boundary_outcome import BoundaryOutcome, CurvePoint
@@ -39,6 +38,7 @@ from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.progress import Progress, Reporter, silent
+from pangu.sampling.question import Denoiser
 from pangu.storage import Home, write_atomically, write_json
 
 PARTS = 40

@@ -4,10 +4,9 @@ The halves are apart so that one structure generator's work can serve many textu
 place alone, so it is the same whichever worker draws it.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from PIL import Image
 
 from pangu.actors import Crew, Placement
-from pangu.diffusion.trajectory import Trajectory, clean_latents
 from pangu.errors import UserError
 from pangu.evaluate.eval_set import Material
 from pangu.evaluate.prompts import Ask, Prompts
@@ -24,6 +22,7 @@ from pangu.evaluate.protocol import Protocol
 from pangu.models.devices import best_device
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Progress, Reporter, silent
+from pangu.sampling.trajectory import Trajectory, clean_latents
 
 BATCH = 8
 
@@ -188,17 +187,7 @@ def scales(pair: Any, style: str, protocol: Protocol) -> dict[str, float]:
 @torch.no_grad()
 def finish(pair: PanGuDrawPipeline, trajectory: Trajectory) -> list[Image.Image]:
     """The rest of a trajectory and its decoded images; the trajectory itself is left as it is."""
-    return list(pair.decode(clean_latents(pair.finish(own_copy(trajectory)))))
-
-
-def own_copy(trajectory: Trajectory) -> Trajectory:
-    """The same state with a history and noise sources of its own: schedulers and generators change as they are used."""
-    generators = trajectory.generators
-    return replace(
-        trajectory,
-        scheduler=copy.deepcopy(trajectory.scheduler),
-        generators=tuple(generator.clone_state() for generator in generators) if generators else None,
-    )
+    return list(pair.decode(clean_latents(pair.finish(trajectory.forked()))))
 
 
 @torch.no_grad()

@@ -15,13 +15,13 @@ from pangu.data.card import Split
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.table.delta import read_rows
 from pangu.diffusion.presets import preset_index
-from pangu.diffusion.trajectory import Denoiser
 from pangu.errors import UserError
 from pangu.evaluate.prompts import choose_prompts, languages_of
 from pangu.evaluate.timestep_loss import CleanLatents
 from pangu.models.autoencoders import encode_pixels
 from pangu.models.denoisers import denoise
 from pangu.models.text import TextTower, embed_captions, styled_caption
+from pangu.sampling.question import Denoiser
 from pangu.storage import Home
 
 BATCH = 16

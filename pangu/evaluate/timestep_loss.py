@@ -14,7 +14,7 @@ from torch import Tensor
 from pangu.config import Frozen, NoiseSchedule
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import add_noise, alpha_bars, training_target
-from pangu.diffusion.trajectory import Denoiser
+from pangu.sampling.question import Denoiser
 
 BATCH = 32
 

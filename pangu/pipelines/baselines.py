@@ -15,7 +15,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pangu.config import STRATEGY_ROLES, Recipe, Role
 from pangu.contract import SHARED, GeneratorContract
 from pangu.diffusion.presets import Size, nearest_of
-from pangu.diffusion.trajectory import Conditioning, clean_latents
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.cascade import lower_latents
@@ -26,6 +25,8 @@ from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.pipelines.generators import Autoencoder
+from pangu.sampling.condition import Condition
+from pangu.sampling.trajectory import clean_latents
 
 STAGES: tuple[Role, ...] = STRATEGY_ROLES["cascaded"]
 
@@ -92,11 +93,11 @@ class SingleStage(AdaptedPipeline):
     def reference(self) -> GeneratorContract:
         return self.contract(self.role)
 
-    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
+    def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
         if self.controlnet is not None:
             raise UserError("This SingleStage has a ControlNet; draw with CoopPipeline(pipeline)(prompt, image=...).")
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
-        trajectory = self._begin(conditioning, request, presets, self.unet.config.out_channels)
+        trajectory = self._begin(condition, request, presets, self.unet.config.out_channels)
         with self._watched(trajectory, request) as on_step:
             return clean_latents(self._walk(trajectory, self.role, on_step, None, request.cross_attention_kwargs))
 
@@ -179,7 +180,7 @@ class Cascade(AdaptedPipeline):
         """(height, width) in px of the picture that stage `role` draws when the last one draws `height` x `width`."""
         return pair_inputs.presets_of(self.contract(role))[self.preset_for(role, height, width)]
 
-    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
+    def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
         """Each stage takes `num_inference_steps` steps; given latents are the noise of the first.
 
         An interrupted call ends with the stage that ran, in the size of that stage.
@@ -192,7 +193,7 @@ class Cascade(AdaptedPipeline):
             if latents is not None:
                 lower = lower_latents(self.vae, decode_latents(self.vae, latents), height, width)
             own = replace(request, height=height, width=width, latents=noise)
-            trajectory = self._begin(conditioning, own, presets, self.base.config.out_channels)
+            trajectory = self._begin(condition, own, presets, self.base.config.out_channels)
             with self._watched(trajectory, request, role) as on_step:
                 latents = clean_latents(self._walk(trajectory, role, on_step, lower, request.cross_attention_kwargs))
             noise = None

@@ -1,4 +1,4 @@
-"""A generator as the trajectory asks it: within its own timesteps, at one resolution preset."""
+"""A generator as the sampling engine asks it: within its own timesteps, at one resolution preset."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.contract import GeneratorContract
-from pangu.diffusion.trajectory import Denoiser
 from pangu.models.captured import Graphs
 from pangu.models.denoisers import denoise
 from pangu.pipelines import pair_inputs
+from pangu.sampling.question import Denoiser
 
 
 def checked_denoiser(

@@ -1,4 +1,4 @@
-"""Text, or embeddings of text, as the conditioning of a trajectory."""
+"""Text, or embeddings of text, as the condition of a trajectory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pangu.diffusion.trajectory import Conditioning, StyleConditioning
 from pangu.errors import UserError
 from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation, warn_of_unknown_words
 from pangu.pipelines import pair_inputs
+from pangu.sampling.condition import Condition, Style, text, text_condition
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def from_text(
     negatives: Sequence[str] | None,
     styles: Mapping[str, float],
     prefixes: Mapping[str, str],
-) -> Conditioning:
-    """The conditioning of B prompts, also under the prefix of each style that has a scale other than 0.
+) -> Condition:
+    """The condition of B prompts, also under the prefix of each style that has a scale other than 0.
 
     Raises:
         UserError: another number of negative prompts, or a style without a prefix.
@@ -59,17 +59,17 @@ def from_text(
     both = reader.read([*prompts, *negatives])
     (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
     styled = [
-        StyleConditioning(*reader.read([styled_caption(prompt, prefixes[name]) for prompt in prompts]), scale)
+        Style(text(*reader.read([styled_caption(prompt, prefixes[name]) for prompt in prompts])), scale)
         for name, scale in styles.items()
         if scale != 0
     ]
-    return Conditioning(tokens, pooled, negative_tokens, negative_pooled, tuple(styled))
+    return text_condition(tokens, pooled, negative_tokens, negative_pooled, styled)
 
 
 def from_embeds(
     reader: Reader, embeds: pair_inputs.Embeds, negatives: Sequence[str] | None, needs_negative: bool
-) -> Conditioning:
-    """The conditioning of checked embeddings; negative ones that are not given are read from text, or from the empty caption.
+) -> Condition:
+    """The condition of checked embeddings; negative ones that are not given are read from text, or from the empty caption.
 
     Raises:
         UserError: negative ones are needed, but neither given nor readable.
@@ -77,8 +77,8 @@ def from_embeds(
     tokens, pooled = embeds.prompt, embeds.pooled
     assert tokens is not None and pooled is not None
     if embeds.negative is not None and embeds.negative_pooled is not None:
-        return Conditioning(tokens, pooled, embeds.negative, embeds.negative_pooled)
+        return text_condition(tokens, pooled, embeds.negative, embeds.negative_pooled)
     if not reader.towers and not needs_negative:
-        return Conditioning(tokens, pooled, torch.zeros_like(tokens), torch.zeros_like(pooled))
+        return text_condition(tokens, pooled, torch.zeros_like(tokens), torch.zeros_like(pooled))
     negative, negative_pooled = reader.read([""] * len(tokens) if negatives is None else negatives)
-    return Conditioning(tokens, pooled, negative.to(tokens), negative_pooled.to(pooled))
+    return text_condition(tokens, pooled, negative.to(tokens), negative_pooled.to(pooled))

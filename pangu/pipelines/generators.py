@@ -4,8 +4,9 @@ Which generators there are, and in which order they run, is each subclass's own.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 from pangu.config import Role
 from pangu.contract import GeneratorContract
 from pangu.diffusion.presets import Size
-from pangu.diffusion.trajectory import Conditioning, Denoiser, OnStep, Trajectory, advance
 from pangu.errors import UserError
 from pangu.models.autoencoders import spatial_factor
 from pangu.models.captured import Graphs, Record
@@ -25,11 +25,19 @@ from pangu.models.schedulers import check_schedule, copied
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
 from pangu.pipelines.call_state import CallState
 from pangu.pipelines.denoiser import checked_denoiser
-from pangu.pipelines.schedules import check_own_schedule, set_timesteps, unit_noise
+from pangu.pipelines.generator_model import GeneratorModel
+from pangu.pipelines.schedules import check_own_schedule, set_timesteps
 from pangu.pipelines.switches import Switches
+from pangu.sampling.condition import Condition
+from pangu.sampling.engine import SamplingState, walk
+from pangu.sampling.noise_sources import unit_noise
+from pangu.sampling.question import Denoiser
+from pangu.sampling.trajectory import Trajectory
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny
 """Named one by one: diffusers' `from_pipe` compares the classes of components with the annotations of constructors."""
+
+OnStep = Callable[[SamplingState], None]
 
 
 class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
@@ -131,7 +139,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         )
 
     def _begin(
-        self, conditioning: Conditioning, request: pair_inputs.PairInputs, presets: Mapping[Role, int], channels: int
+        self, condition: Condition, request: pair_inputs.PairInputs, presets: Mapping[Role, int], channels: int
     ) -> Trajectory:
         """Pure noise of `channels` at the first timestep.
 
@@ -147,38 +155,52 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         if request.own_schedule:
             check_own_schedule(scheduler.timesteps, self._contracts)
         factor = self.reference.spatial_factor
-        shape = (len(conditioning.tokens_bnc), channels, request.height // factor, request.width // factor)
+        shape = (len(condition.prompt["tokens"]), channels, request.height // factor, request.width // factor)
         noise = request.latents if request.latents is not None else unit_noise(shape, request.generators, device)
+        told = replace(
+            condition.to(device),
+            guidance_scale=request.guidance_scale,
+            guidance_rescale=request.guidance_rescale,
+            facts={"presets": presets, "lora_scales": request.lora_scales},
+        )
         return Trajectory(
             latents_bchw=noise.to(device, torch.float32) * scheduler.init_noise_sigma,
             timesteps=scheduler.timesteps,
             step=0,
             scheduler=scheduler,
-            conditioning=conditioning.to(device),
-            guidance_scale=request.guidance_scale,
-            presets=presets,
+            condition=told,
             generators=request.generators,
-            lora_scales=request.lora_scales,
-            guidance_rescale=request.guidance_rescale,
         )
 
     @torch.inference_mode()
     def _walk(
         self,
         trajectory: Trajectory,
-        role: Role,
+        role: Role | None = None,
         on_step: OnStep | None = None,
         lower_bchw: Tensor | None = None,
         attention: Mapping[str, Any] | None = None,
     ) -> Trajectory:
-        """Run every next step whose current timestep belongs to `role`, conditioned on `lower_bchw` where given.
+        """Run every next step whose current timestep belongs to `role`, or to anybody, conditioned on `lower_bchw` where given.
 
         Raises:
             UserError: this process holds no generator of that role.
         """
-        scale = trajectory.lora_scales.get(role, 1.0)
-        network = self.denoiser(role, trajectory.presets[role], scale, lower_bchw, attention)
-        return advance(trajectory, network, self.contract(role).interval, on_step)
+        owned = [self.contract(each).interval for each in (self._contracts if role is None else [role])]
+        state = SamplingState(GeneratorModel(self, role, lower_bchw, attention), trajectory)
+        walk(state, lambda state: any(state.trajectory.timestep in interval for interval in owned), on_step)
+        return state.trajectory
+
+    def expert_at(self, timestep: float) -> Role:
+        """Whose interval a timestep lies in.
+
+        Raises:
+            UserError: nobody's.
+        """
+        for role, contract in self._contracts.items():
+            if timestep in contract.interval:
+                return role
+        raise UserError(f"No generator here owns t = {timestep:g}.")
 
     def denoiser(
         self,

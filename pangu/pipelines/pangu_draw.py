@@ -1,7 +1,7 @@
 """PanGu-Draw's sampler as a diffusers pipeline: two generators, one scheduler, one trajectory.
 
 Owns the order of things (encode text, start from noise, structure, texture, decode). The rule that picks the expert lives in
-`pangu.diffusion.trajectory`; training and serving live elsewhere.
+`pangu.pipelines.generator_model`; training and serving live elsewhere.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_pair
-from pangu.diffusion.trajectory import Conditioning, OnStep, Trajectory, clean_latents, turns
 from pangu.errors import UserError
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.schedulers import check_halves
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
-from pangu.pipelines.generators import Autoencoder
+from pangu.pipelines.generators import Autoencoder, OnStep
+from pangu.sampling.condition import Condition
+from pangu.sampling.trajectory import Trajectory, clean_latents
 
 
 class PanGuDrawPipeline(AdaptedPipeline):
@@ -107,7 +108,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     def start(
         self,
-        conditioning: Conditioning,
+        condition: Condition,
         *,
         height: int,
         width: int,
@@ -118,7 +119,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
         lora_scales: Mapping[Role, float] | None = None,
         scheduler: Any = None,
     ) -> Trajectory:
-        """Pure noise at the first timestep, for every prompt of `conditioning`; one generator per image, or one for all.
+        """Pure noise at the first timestep, for every prompt of `condition`; one generator per image, or one for all.
 
         `scheduler` is taken in the place of the pipeline's own.
 
@@ -136,11 +137,11 @@ class PanGuDrawPipeline(AdaptedPipeline):
             lora_scales=dict(lora_scales or {}),
             scheduler=scheduler,
         )
-        return self._start(conditioning, request)
+        return self._start(condition, request)
 
-    def _start(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Trajectory:
+    def _start(self, condition: Condition, request: pair_inputs.PairInputs) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
-        trajectory = self._begin(conditioning, request, presets, self._any_generator.config.out_channels)
+        trajectory = self._begin(condition, request, presets, self._any_generator.config.out_channels)
         # Where only one half is loaded, somebody else decides what the other one does.
         if self.structure is not None and self.texture is not None and not request.own_schedule:
             check_halves(trajectory.scheduler, self.boundary)
@@ -158,12 +159,10 @@ class PanGuDrawPipeline(AdaptedPipeline):
         self, trajectory: Trajectory, on_step: OnStep | None = None, attention: Mapping[str, Any] | None = None
     ) -> Trajectory:
         """Run every step that is left, each by the half that owns its timestep."""
-        for role in turns(trajectory, self.boundary):
-            trajectory = self._walk(trajectory, role, on_step, None, attention)
-        return trajectory
+        return self._walk(trajectory, None, on_step, None, attention)
 
-    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
-        trajectory = self._start(conditioning, request)
+    def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
+        trajectory = self._start(condition, request)
         with self._watched(trajectory, request) as on_step:
             return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
 

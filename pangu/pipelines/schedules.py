@@ -1,4 +1,4 @@
-"""How a call begins: noise, and the steps of a scheduler or a schedule of the caller's own (diffusers' `retrieve_timesteps`)."""
+"""How a call begins: the steps of a scheduler or a schedule of the caller's own (diffusers' `retrieve_timesteps`)."""
 
 import inspect
 import math
@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 
 from pangu.config import Role
 from pangu.contract import GeneratorContract
@@ -69,12 +68,3 @@ def check_own_schedule(timesteps: torch.Tensor, contracts: Mapping[Role, Generat
                 f"The schedule has no step in {contract.interval}, which the {role} generator owns; "
                 "give at least one to each generator."
             )
-
-
-def unit_noise(
-    shape: tuple[int, ...], generators: Sequence[torch.Generator] | None, device: torch.device
-) -> torch.Tensor:
-    """Unit Gaussian noise (B, C, H, W), float32, from one source for each image, one for all, or none."""
-    source = list(generators) if generators else None
-    single = source[0] if source and len(source) == 1 else source
-    return randn_tensor(shape, generator=single, device=device, dtype=torch.float32)

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.contract import GeneratorContract
-from pangu.diffusion.trajectory import Conditioning, Trajectory
 from pangu.errors import UserError
 from pangu.pipelines import pair_inputs
+from pangu.sampling.condition import Condition
+from pangu.sampling.engine import SamplingState
+from pangu.sampling.trajectory import Trajectory
 
 TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds", "add_text_embeds", "add_time_ids")
 """`add_time_ids` is the index of the resolution preset, (rows, 1); a callback may drop rows of it, but not change it."""
+EMBEDS = {"prompt_embeds": "tokens", "add_text_embeds": "pooled", "add_time_ids": "numbers"}
+"""What callbacks call the tensors of a condition."""
 
 
 class StepCallback:
@@ -31,24 +35,22 @@ class StepCallback:
     ) -> None:
         self.pipe, self.bar, self.request, self.contracts = pipe, bar, request, contracts
 
-    def __call__(self, trajectory: Trajectory) -> Trajectory:
+    def __call__(self, state: SamplingState) -> None:
         self.bar.update()
+        trajectory = state.trajectory
         if self.request.callback is not None:
             trajectory = self._called_back(trajectory, self.request.callback)
         scale, rescale = self.pipe.guidance_scale, self.pipe.guidance_rescale
-        trajectory = replace(trajectory, guidance_scale=scale, guidance_rescale=rescale)
+        own = replace(trajectory.condition, guidance_scale=scale, guidance_rescale=rescale)
         # The trajectory of an interrupted call ends here.
-        return (
-            replace(trajectory, timesteps=trajectory.timesteps[: trajectory.step])
-            if self.pipe.interrupt
-            else trajectory
-        )
+        end = trajectory.step if self.pipe.interrupt else len(trajectory.timesteps)
+        state.trajectory = replace(trajectory, condition=own, timesteps=trajectory.timesteps[:end])
 
     def _called_back(self, trajectory: Trajectory, callback: pair_inputs.Callback) -> Trajectory:
         done = trajectory.step - 1
         timestep = trajectory.timesteps[done]
         owner = next(role for role, contract in self.contracts.items() if float(timestep) in contract.interval)
-        preset = trajectory.presets[owner]
+        preset = trajectory.condition.facts["presets"][owner]
         tensors = offered(trajectory, preset)
         answer = callback(self.pipe, done, timestep, {name: tensors[name] for name in self.request.callback_tensors})
         return changed(trajectory, preset, answer or {})
@@ -56,21 +58,22 @@ class StepCallback:
 
 def offered(trajectory: Trajectory, preset: int) -> dict[str, Tensor]:
     """The tensors of `TENSORS` after a step that a network took at the resolution preset of that index."""
-    said = embeds(trajectory.conditioning, trajectory.do_classifier_free_guidance, preset)
-    return {"latents": trajectory.latents_bchw} | said
+    return {"latents": trajectory.latents_bchw} | embeds(trajectory.condition, preset)
 
 
-def embeds(said: Conditioning, guidance: bool, preset: int) -> dict[str, Tensor]:
-    """What the network is told, for B prompts with or without their negative prompts."""
-    tokens, negative_tokens, pooled, negative_pooled = said
-    if guidance:
-        tokens, pooled = torch.cat([negative_tokens, tokens]), torch.cat([negative_pooled, pooled])
-    return {
-        "prompt_embeds": tokens,
-        "negative_prompt_embeds": negative_tokens,
-        "add_text_embeds": pooled,
-        "add_time_ids": tokens.new_full((len(tokens), 1), float(preset)),
-    }
+def embeds(condition: Condition, preset: int | None = None) -> dict[str, Tensor]:
+    """What the network is told beside the latents, for B prompts with or without their negative prompts."""
+    told = {}
+    for name, key in EMBEDS.items():
+        if key in condition.prompt:
+            parts = [part[key] for part in condition.parts[: 2 if condition.guided else 1]]
+            told[name] = torch.cat(parts)
+    if condition.negative is not None and "tokens" in condition.negative:
+        told["negative_prompt_embeds"] = condition.negative["tokens"]
+    if preset is not None:
+        tokens = told["prompt_embeds"]
+        told["add_time_ids"] = tokens.new_full((len(tokens), 1), float(preset))
+    return told
 
 
 def changed(trajectory: Trajectory, preset: int, answer: Mapping[str, Any]) -> Trajectory:
@@ -82,42 +85,33 @@ def changed(trajectory: Trajectory, preset: int, answer: Mapping[str, Any]) -> T
     latents = trajectory.latents_bchw
     if "latents" in answer:
         latents = of_shape("latents", answer["latents"], tuple(latents.shape)).to(latents)
-    return replace(trajectory, latents_bchw=latents, conditioning=with_embeds(trajectory.conditioning, preset, answer))
+    return replace(trajectory, latents_bchw=latents, condition=with_embeds(trajectory.condition, answer, preset))
 
 
-def with_embeds(said: Conditioning, preset: int, answer: Mapping[str, Any]) -> Conditioning:
-    """The conditioning with what a callback returned; embeddings of B rows are those of the prompts alone.
+def with_embeds(condition: Condition, answer: Mapping[str, Any], preset: int | None = None) -> Condition:
+    """The condition with what a callback returned; embeddings of B rows are those of the prompts alone.
 
     Raises:
         UserError: a tensor of another shape, or a change that can not be followed.
     """
     ids = answer.get("add_time_ids")
-    if ids is not None and bool((ids != preset).any()):
+    if preset is not None and ids is not None and bool((ids != preset).any()):
         raise UserError("A callback may drop rows of add_time_ids, but not change them; they follow from the size.")
-    negative_tokens, tokens = _halves("prompt_embeds", answer, said.negative_tokens_bnc, said.tokens_bnc)
-    negative_pooled, pooled = _halves("add_text_embeds", answer, said.negative_pooled_bp, said.pooled_bp)
+    prompt, negative = dict(condition.prompt), None if condition.negative is None else dict(condition.negative)
+    for name, key in EMBEDS.items():
+        if name not in answer or key not in prompt:
+            continue
+        given, own = answer[name], prompt[key]
+        if given.shape == own.shape or negative is None:
+            prompt[key] = of_shape(name, given, tuple(own.shape)).to(own)
+            continue
+        both = of_shape(name, given, (2 * len(own), *own.shape[1:])).to(own)
+        negative[key], prompt[key] = both.chunk(2)
     given = answer.get("negative_prompt_embeds")
-    if given is not None and given is not said.negative_tokens_bnc:
-        negative_tokens = of_shape("negative_prompt_embeds", given, tuple(tokens.shape)).to(tokens)
-    return replace(
-        said,
-        tokens_bnc=tokens,
-        negative_tokens_bnc=negative_tokens,
-        pooled_bp=pooled,
-        negative_pooled_bp=negative_pooled,
-    )
-
-
-def _halves(name: str, answer: Mapping[str, Any], negative: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """(negative, positive) as returned: both, the positive alone, or none."""
-    given = answer.get(name)
-    if given is None:
-        return negative, positive
-    if given.shape == positive.shape:
-        return negative, given.to(positive)
-    both = (2 * len(positive), *positive.shape[1:])
-    first, second = of_shape(name, given, both).to(positive).chunk(2)
-    return first, second
+    if given is not None and negative is not None and given is not negative.get("tokens"):
+        own = prompt["tokens"]
+        negative["tokens"] = of_shape("negative_prompt_embeds", given, tuple(own.shape)).to(own)
+    return replace(condition, prompt=prompt, negative=negative)
 
 
 def of_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

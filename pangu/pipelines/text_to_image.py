@@ -11,12 +11,12 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from pangu.config import Role
-from pangu.diffusion.trajectory import Conditioning
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
 from pangu.models.text import TextTower
 from pangu.pipelines import encode_prompts, pair_inputs
 from pangu.pipelines.generators import GeneratorPipeline
+from pangu.sampling.condition import Condition
 
 
 class TextToImagePipeline(GeneratorPipeline):
@@ -43,7 +43,7 @@ class TextToImagePipeline(GeneratorPipeline):
         *,
         num_images_per_prompt: int = 1,
         device: torch.device | str | None = None,
-    ) -> Conditioning:
+    ) -> Condition:
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
         Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("fox")`.
@@ -145,8 +145,8 @@ class TextToImagePipeline(GeneratorPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
 
-    def _sample(self, conditioning: Conditioning, request: pair_inputs.PairInputs) -> Tensor:
-        """Clean latents (B, C, H, W) for every prompt of `conditioning`."""
+    def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
+        """Clean latents (B, C, H, W) for every prompt of `condition`."""
         raise NotImplementedError
 
     def _reader(self) -> encode_prompts.Reader:

@@ -63,7 +63,7 @@ def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) ->
     beside: dict[str, list[Any]] = {
         "structure": [settings.cache_bytes],
         "decoder": [moderation, settings.decoded_pixels],
-        "coop": [moderation],
+        "coop": [settings.cache_bytes],
     }
     return deployment.bind(sizes.model_dump(mode="json"), *beside.get(name, []))
 

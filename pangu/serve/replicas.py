@@ -36,14 +36,15 @@ class TextureReplica(_Replica, TexturePool):
 
 class DecoderReplica(_Replica, DecoderPool):
     def __init__(self, pool: dict[str, Any], moderation: dict[str, Any], decoded_pixels: int) -> None:
-        settings, moderator = PoolSettings.model_validate(pool), _moderator(moderation)
+        settings = PoolSettings.model_validate(pool)
+        moderator = Moderator(ModerationSettings.model_validate(moderation))
         super().__init__(_worker(settings), settings, moderator, crosses=True, decoded_pixels=decoded_pixels)
 
 
 class CoopReplica(_Replica, CoopPool):
-    def __init__(self, coop: dict[str, Any], moderation: dict[str, Any]) -> None:
+    def __init__(self, coop: dict[str, Any], cache_bytes: int) -> None:
         settings = CoopSettings.model_validate(coop)
-        super().__init__(_worker(settings.pool), settings, _moderator(moderation))
+        super().__init__(_worker(settings.pool), settings, crosses=True, cache_bytes=cache_bytes)
 
 
 REPLICAS: dict[str, type[Pool]] = {
@@ -57,7 +58,3 @@ REPLICAS: dict[str, type[Pool]] = {
 def _worker(settings: PoolSettings) -> Worker:
     listen_on_node_address()
     return Worker(settings.threads)
-
-
-def _moderator(moderation: dict[str, Any]) -> Moderator:
-    return Moderator(ModerationSettings.model_validate(moderation))

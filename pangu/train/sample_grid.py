@@ -1,7 +1,7 @@
 """What a training shows of itself: captions, noise and control images in, pictures out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,16 @@ from pangu.config import Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
 from pangu.data.rows.training_rows import Rows
-from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise
 from pangu.models.schedulers import fresh_scheduler, sampler
 from pangu.pipelines.pair_inputs import presets_of
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.sampling.condition import Condition, text_condition
+from pangu.sampling.engine import SamplingState, walk
+from pangu.sampling.noise_sources import unit_noise
+from pangu.sampling.question import DenoiserModel
+from pangu.sampling.trajectory import Trajectory, clean_latents
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Subject:
     control_nchw: (N, 3, H, W) in [0, 1], px, of the pictures' size; None unless a ControlNet is trained.
     """
 
-    conditioning: Conditioning
+    condition: Condition
     preset: int
     control_nchw: Tensor | None = None
 
@@ -41,7 +45,7 @@ def subject_of(rows: Rows, chosen: Sequence[int], contract: GeneratorContract) -
     preset = int(rows.preset_n[chosen[0]])
     control = rows.control(chosen)
     return Subject(
-        Conditioning(tokens.float(), pooled.float(), empty[0].float(), empty[1].float()),
+        text_condition(tokens.float(), pooled.float(), empty[0].float(), empty[1].float()),
         preset,
         None if control is None else middle(control.float(), *presets_of(contract)[preset]),
     )
@@ -75,7 +79,7 @@ def draw_pair(
     pair.to(device)
     side = contracts["structure"].resolution
     trajectory = pair.start(
-        subject.conditioning,
+        subject.condition,
         height=side,
         width=side,
         num_inference_steps=recipe.sampling.num_inference_steps,
@@ -98,9 +102,7 @@ def draw_alone(
         timesteps=scheduler.timesteps,
         step=0,
         scheduler=scheduler,
-        conditioning=subject.conditioning.to(device),
-        guidance_scale=recipe.sampling.guidance_scale,
-        presets={contract.role: subject.preset},
+        condition=replace(subject.condition.to(device), guidance_scale=recipe.sampling.guidance_scale),
     )
     shown = None if subject.control_nchw is None else subject.control_nchw.to(device)
 
@@ -108,7 +110,7 @@ def draw_alone(
         control = None if shown is None else {"control_bchw": shown.repeat(len(noisy) // len(shown), 1, 1, 1)}
         return denoise(network, noisy, timestep.to(device), tokens, pooled, subject.preset, control=control)
 
-    clean = clean_latents(advance(trajectory, predict, contract.interval))
+    clean = clean_latents(walk(SamplingState(DenoiserModel(predict), trajectory)).trajectory)
     drawn = pictures_of(decode_latents(load_autoencoder(recipe.autoencoder).to(device), clean))
     if shown is None:
         return drawn
@@ -118,13 +120,14 @@ def draw_alone(
 def first_noise(seed: int, network: Any, contract: GeneratorContract, subject: Subject) -> Tensor:
     """(N, C, h, w) unit noise in the network's latents, at the subject's preset."""
     (height, width), factor = presets_of(contract)[subject.preset], contract.spatial_factor
-    shape = 1, network.config.out_channels, height // factor, width // factor
-    return torch.cat([torch.randn(shape, generator=source) for source in noise_sources(seed, subject)])
+    sources = noise_sources(seed, subject)
+    shape = len(sources), network.config.out_channels, height // factor, width // factor
+    return unit_noise(shape, sources, torch.device("cpu"))
 
 
 def noise_sources(seed: int, subject: Subject) -> list[torch.Generator]:
     """One for each caption."""
-    return [torch.Generator().manual_seed(seed + place) for place in range(len(subject.conditioning.tokens_bnc))]
+    return [torch.Generator().manual_seed(seed + place) for place in range(len(subject.condition.prompt["tokens"]))]
 
 
 def pictures_of(pixels_nchw: Tensor) -> list[Image.Image]:

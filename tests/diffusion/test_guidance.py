@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.diffusion.guidance import classifier_free_guidance, style_guidance
-from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, predict
+from pangu.sampling.condition import Style, text_condition
+from pangu.sampling.engine import SamplingState, sampling_step
+from pangu.sampling.question import DenoiserModel, Networks, answered
+from pangu.sampling.trajectory import Trajectory
 
 scales = st.floats(-10, 10)
 
@@ -39,11 +42,11 @@ def walking(guidance_scale: float, pulls: list[float]) -> Trajectory:
     def text(value: float) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.full((2, 5, 7), value), torch.full((2, 3), value)
 
-    styles = tuple(StyleConditioning(*text(10.0 + i), pull) for i, pull in enumerate(pulls))
+    styles = [Style(dict(zip(("tokens", "pooled"), text(10.0 + i), strict=True)), pull) for i, pull in enumerate(pulls)]
     scheduler = DDIMScheduler()
     scheduler.set_timesteps(4)
-    condition = Conditioning(*text(2.0), *text(1.0), styles)
-    return Trajectory(torch.zeros(2, 3, 4, 4), scheduler.timesteps, 0, scheduler, condition, guidance_scale, {})
+    condition = text_condition(*text(2.0), *text(1.0), styles, guidance_scale=guidance_scale)
+    return Trajectory(torch.zeros(2, 3, 4, 4), scheduler.timesteps, 0, scheduler, condition)
 
 
 @given(scale=st.sampled_from([0.0, 0.5, 1.0, 7.5]), pulls=st.lists(scales, max_size=3))
@@ -56,7 +59,8 @@ def test_all_parts_of_the_guidance_are_one_network_call(scale: float, pulls: lis
         assert len(noisy) == len(timestep) == len(tokens) == len(pooled)
         return tokens[:, :1, :1, None] + noisy
 
-    prediction = predict(echo, trajectory.latents_bchw, trajectory)
+    step = answered(sampling_step(SamplingState(DenoiserModel(echo), trajectory)), Networks())
+    prediction = step.prediction_bchw
     guided = scale > 1
     strength = scale if guided else 1.0
     base = 1 + scale * (2 - 1) if guided else 2.0

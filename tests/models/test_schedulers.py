@@ -10,7 +10,6 @@ import torch
 
 from pangu.config import NoiseSchedule
 from pangu.diffusion import noise
-from pangu.diffusion.clean_estimate import alpha_bar_at
 from pangu.diffusion.interval import steps_per_role
 from pangu.errors import UserError
 from pangu.models.schedulers import (
@@ -47,9 +46,12 @@ def walk(
     unit = scaled(torch.ones(1), scheduler.timesteps[0])
     sample = noise.add_noise(clean, eps, first) / unit
     for t in scheduler.timesteps:
-        alpha_bar = (
-            table[int(t)].reshape(1) if float(t).is_integer() else torch.tensor([alpha_bar_at(schedule, float(t))])
-        )
+        alpha_bar = table[int(t)].reshape(1)
+        if not float(t).is_integer():
+            # Between two indices the ratio of noise to signal is linear, as in schedulers that interpolate.
+            beside = table[[int(t), int(t) + 1]].double()
+            sigma = torch.lerp(*((1 - beside) / beside).sqrt(), float(t) % 1)
+            alpha_bar = (1 / (1 + sigma**2)).float().reshape(1)
         noisy = scaled(sample, t)
         yield alpha_bar, noisy
         seen = network(noisy, alpha_bar)

@@ -8,8 +8,6 @@ import diffusers
 import pytest
 import torch
 
-from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.trajectory import Conditioning, Trajectory, advance, clean_latents, turns
 from pangu.errors import NotFinite, UserError
 from pangu.evaluate.generate import scheduler_of
 from pangu.models.autoencoders import decode_latents
@@ -17,6 +15,10 @@ from pangu.models.schedulers import fresh_scheduler, sampler
 from pangu.pipelines.coop import CoopPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
+from pangu.sampling.condition import text_condition
+from pangu.sampling.engine import SamplingState, walk
+from pangu.sampling.question import DenoiserModel, Network, Question
+from pangu.sampling.trajectory import Trajectory, clean_latents
 from tests.pipelines.coop import small
 from tests.pipelines.drawing import draw, seeds
 from tests.pipelines.test_baselines import RESOLUTIONS, Cascade, SingleStage, contracts, shared, untrained
@@ -110,7 +112,7 @@ def test_so_does_a_cooperation() -> None:
     def draw_once(scheduler: Any, steps: int) -> torch.Tensor:
         pipe.scheduler = scheduler
         coop = CoopPipeline(pipe)
-        coop.models.main.predict = lambda noisy, *_: 0.3 * noisy
+        coop.models.main.network_call = lambda noisy, *_: 0.3 * noisy
         return draw(coop, ["fox"], seeds(1), num_inference_steps=steps, output_type="latent")
 
     drew, refused = ends(draw_once, schedulers(pipe.scheduler))
@@ -131,16 +133,15 @@ def test_an_evaluation_names_a_scheduler_that_can_not_be_made(pair) -> None:
 
 def test_a_walk_ends_where_nobody_owns_the_timestep_and_says_so() -> None:
     said = torch.zeros(1, 1, 1)
-    condition = Conditioning(said, said[:, 0], said, said[:, 0])
+    condition = text_condition(said, said[:, 0], said, said[:, 0])
     scheduler = fresh_scheduler(sampler(tiny().schedule), 4)
-    start = Trajectory(torch.zeros(1, 1, 2, 2), scheduler.timesteps, 0, scheduler, condition, 1.0, {})
-    stopped = advance(start, lambda noisy, *_: noisy, TimeInterval(500, 1000))
+    start = Trajectory(torch.zeros(1, 1, 2, 2), scheduler.timesteps, 0, scheduler, condition)
+    state = SamplingState(DenoiserModel(lambda noisy, *_: noisy), start)
+    stopped = walk(state, lambda state: state.trajectory.timestep >= 500).trajectory
     assert stopped.step == 2
     with pytest.raises(UserError, match=r"DDIMScheduler stopped after step 2 of 4: no generator here owns t = 499\."):
         clean_latents(stopped)
-    assert clean_latents(advance(stopped, lambda noisy, *_: noisy, TimeInterval(0, 500))) is not None
-    dithering = Trajectory(torch.zeros(1), torch.tensor([900, 499, 500, 3]), 0, None, condition, 1.0, {})
-    assert turns(dithering, 500) == ["structure", "texture", "structure", "texture"]
+    assert torch.equal(clean_latents(walk(state).trajectory), state.trajectory.latents_bchw)
 
 
 def test_a_half_without_a_step_is_refused_where_both_are_there(pair, cascade, shared_pair) -> None:
@@ -178,9 +179,13 @@ def test_nothing_that_is_not_finite_becomes_an_image(pair, cascade, shared_pair)
     cascade.denoiser = lambda *_: lambda noisy, *__: noisy * float("inf")
     with pytest.raises(NotFinite, match="latents that are not finite"):
         draw(cascade, ["fox"])
+
+    def broken(noisy: torch.Tensor, timestep: torch.Tensor, tensors: Any, condition: Any) -> Question:
+        return Question(Network("broken", None, None, lambda: lambda noisy, *_: noisy * float("nan")), (noisy,))
+
     for main in (small.stable_diffusion(), pair):
         coop = CoopPipeline(main)
-        coop.models.main.predict = lambda noisy, *_: noisy * float("nan")
+        coop.models.main.question = broken
         with pytest.raises(NotFinite, match="latents that are not finite"):
             draw(coop, ["fox"])
     small_vae = small.vae()

@@ -156,7 +156,7 @@ def test_a_callback_may_change_what_is_drawn(pair) -> None:
         pair.encode_prompt("fox"), height=96, width=96, num_inference_steps=5, guidance_scale=3.0, generators=seeds(1)
     )
     first = pair.advance(replace(start, timesteps=start.timesteps[:1]), "structure")
-    rest = replace(first, timesteps=start.timesteps, conditioning=lemon)
+    rest = replace(first, timesteps=start.timesteps, condition=lemon)
     rest = pair.advance(pair.advance(rest, "structure"), "texture")
     assert torch.equal(drawn, rest.latents_bchw)
     refused: dict[str, Callable[[Any], Any]] = {

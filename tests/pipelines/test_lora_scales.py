@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pangu.config import ROLES, LoraConfig
-from pangu.diffusion.trajectory import Trajectory
 from pangu.errors import UserError
 from pangu.models.lora import add_lora, has_lora, save_lora
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.sampling.trajectory import Trajectory
 from tests.pipelines.drawing import draw, seeds
 
 CLOSE: dict[str, float] = {"rtol": 0, "atol": 1e-5}

@@ -84,5 +84,5 @@ def test_only_sizes_of_the_structure_list_are_drawn(pair) -> None:
         made.preset_for("texture", 960, 256)
     conditioning = made.encode_prompt(["fox"])
     trajectory = made.start(conditioning, height=512, width=2048, num_inference_steps=2, guidance_scale=1.0)
-    assert trajectory.presets == {"structure": 0, "texture": 0}
+    assert trajectory.condition.facts["presets"] == {"structure": 0, "texture": 0}
     assert isinstance(trajectory.latents_bchw, torch.Tensor) and trajectory.latents_bchw.shape[2:] == (64, 256)

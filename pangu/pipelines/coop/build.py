@@ -1,5 +1,6 @@
 """From a checked request to a cooperation that can run or be counted: bridges, conditions, masks, calls, first noise."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +10,13 @@ from torch import Tensor
 from pangu.errors import UserError
 from pangu.pipelines.coop.bridge import Bridge, Side, bridge_between
 from pangu.pipelines.coop.coop_inputs import CoopInputs
-from pangu.pipelines.coop.levels import Sampler
 from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.pipelines.coop.partner import Partner, check_masks, check_sum, mask_on, mask_plane, strengths
-from pangu.pipelines.coop.partner_schedule import Action, PartnerSchedule, call_schedule
-from pangu.pipelines.coop.sampling_run import Cooperation, PartnerState, draw_noise
+from pangu.sampling.call_schedule import Action, PartnerSchedule, call_schedule
+from pangu.sampling.engine import PartnerState, SamplingState
+from pangu.sampling.levels import Sampler, begun_at
+from pangu.sampling.noise_sources import unit_noise
+from pangu.sampling.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def partner_schedules(request: CoopInputs, names: Sequence[str], found: Sequence
 
 def cooperation(
     models: Models, request: CoopInputs, sampler: Sampler, first: int, latents: Tensor | None
-) -> Cooperation:
+) -> SamplingState:
     """Everybody at the call `first`, with z as given, or as noise where a trajectory begins.
 
     Raises:
@@ -70,27 +73,26 @@ def cooperation(
     found = bridges(models, request)
     names = [adapter.name for adapter in models.partners]
     schedules = partner_schedules(request, names, found)
-    learned = sampler.scheduler.config.get("variance_type") in ("learned", "learned_range")
-    calls = call_schedule(
-        [sampler.step_of(call) for call in range(sampler.calls)], schedules, first, main_always=learned
-    )
+    steps = [sampler.step_of(call) for call in range(sampler.calls)]
+    calls = call_schedule(steps, schedules, first, main_always=sampler.learned_variance)
     models.main.check_extra(request.extra)
     condition = replace(models.main.condition(request.of_main()), guidance_rescale=request.guidance_rescale)
-    partner_states = [
+    partners = [
         _partner_state(adapter, partner, bridge, request)
         for adapter, partner, bridge in zip(models.partners, request.partners, found, strict=True)
     ]
-    _check_weights(partner_states, schedules)
+    _check_weights(partners, schedules)
     noise = None
     if latents is None:
         noise = _first_noise(main_side(models, request), request)
         latents = noise * getattr(sampler.scheduler, "init_noise_sigma", 1.0)
-    result = Cooperation(
-        main_side(models, request), condition, sampler, partner_states, calls, latents, request.generators, first
-    )
+    pristine = copy.deepcopy(sampler.scheduler) if partners else None
+    scheduler = begun_at(sampler.scheduler, first)
+    trajectory = Trajectory(latents, scheduler.timesteps, first, scheduler, condition, request.generators)
+    state = SamplingState(models.main, trajectory, partners, calls, first, pristine)
     if noise is not None:
-        _begin_partners(result, request, noise)
-    return result
+        _begin_partners(state, found, request, noise)
+    return state
 
 
 def _partner_state(adapter: ModelAdapter, partner: Partner, bridge: Bridge, request: CoopInputs) -> PartnerState:
@@ -98,13 +100,13 @@ def _partner_state(adapter: ModelAdapter, partner: Partner, bridge: Bridge, requ
     side = bridge.partner
     asked = request.of_partner(partner, adapter.name, side.height, side.width)
     condition = replace(adapter.condition(asked), guidance_rescale=request.guidance_rescale)
-    partner_state = PartnerState(adapter, condition, bridge)
+    state = PartnerState(adapter, condition, bridge)
     if partner.mask is not None:
         main = bridge.main
         grids = [shape[2:] for shape in (main.shape(1), side.shape(1))]
         here, there = mask_on(mask_plane(partner.mask, adapter.name), main.size, grids, adapter.name)
-        partner_state.mask_here, partner_state.mask_there = here.to(main.adapter.device), there.to(adapter.device)
-    return partner_state
+        state.mask_here, state.mask_there = here.to(main.adapter.device), there.to(adapter.device)
+    return state
 
 
 def _check_weights(partner_states: Sequence[PartnerState], schedules: Sequence[PartnerSchedule]) -> None:
@@ -127,23 +129,23 @@ def _first_noise(side: Side, request: CoopInputs) -> Tensor:
     """
     shape, given = side.shape(request.images), request.latents
     if given is None:
-        return draw_noise(shape, request.generators, side.adapter.device)
+        return unit_noise(shape, request.generators, side.adapter.device)
     if tuple(given.shape) != shape:
         raise UserError(f"latents have the shape {tuple(given.shape)}, but {side.adapter.name} needs {shape}.")
     return given.to(side.adapter.device).float()
 
 
-def _begin_partners(result: Cooperation, request: CoopInputs, noise: Tensor) -> None:
+def _begin_partners(state: SamplingState, found: Sequence[Bridge], request: CoopInputs, noise: Tensor) -> None:
     """z'_T = z_T where the shapes agree (PanGu-Draw, Algorithm 1), else noise of its own."""
-    for index, (partner_state, partner) in enumerate(zip(result.partner_states, request.partners, strict=True)):
-        if partner_state.bridge.shared or result.calls[0].partner_calls[index].action is Action.OFF:
+    sigma = getattr(state.pristine, "init_noise_sigma", 1.0)
+    for index, (bridge, partner) in enumerate(zip(found, request.partners, strict=True)):
+        if bridge.shared or state.calls[0].partner_calls[index].action is Action.OFF:
             continue
-        shape = partner_state.bridge.partner.shape(request.images)
-        own = partner.latents
+        shape, own = bridge.partner.shape(request.images), partner.latents
         if own is not None and tuple(own.shape) != shape:
             raise UserError(
-                f"{partner_state.adapter.name}: latents have the shape {tuple(own.shape)}, but {shape} fits."
+                f"{bridge.partner.adapter.name}: latents have the shape {tuple(own.shape)}, but {shape} fits."
             )
         if own is None:
-            own = noise if tuple(noise.shape) == shape else result.noise(shape, noise)
-        result.begin_partner(partner_state, own.to(noise.device).float())
+            own = noise if tuple(noise.shape) == shape else unit_noise(shape, request.generators, noise.device)
+        state.begin_partner(state.partners[index], own.to(noise.device).float() * sigma)

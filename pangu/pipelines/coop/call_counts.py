@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import cast
 
 import torch
+from torch import Tensor
 
-from pangu.pipelines.coop.bridge import Side
-from pangu.pipelines.coop.model_adapter import Condition
-from pangu.pipelines.coop.partner_schedule import Action, Call
-from pangu.pipelines.coop.sampling_run import Cooperation
+from pangu.pipelines.coop.bridge import Bridge, Side
+from pangu.pipelines.coop.model_adapter import ModelAdapter
+from pangu.sampling.call_schedule import Action, Call
+from pangu.sampling.condition import Condition
+from pangu.sampling.engine import SamplingState
+from pangu.sampling.question import Networks, answered, ask
 
 
 @dataclass(frozen=True)
@@ -48,35 +52,36 @@ class CallCounts:
         return "\n".join(lines + ([] if self.seconds is None else [f"about {self.seconds:.3g} s"]))
 
 
-def count(cooperation: Cooperation, until: int | None = None) -> CallCounts:
+def count(state: SamplingState, main: Side, until: int | None = None) -> CallCounts:
     """What `run(until)` will do, and `estimate()` where it stops before the end."""
-    calls = cooperation.calls if until is None else cooperation.calls[: until - cooperation.first]
+    calls = state.calls if until is None else state.calls[: until - state.first]
     network, decodes, encodes = Counter[str](), Counter[str](), Counter[str]()
-    _count(calls, cooperation, network, decodes, encodes)
-    if until is not None and until < cooperation.sampler.calls:
-        _count([_without_return(cooperation.calls[until - cooperation.first])], cooperation, network, decodes, encodes)
+    if until is not None and until < len(state.trajectory.timesteps):
+        calls = [*calls, _without_return(state.calls[until - state.first])]
+    _count(calls, state, main, network, decodes, encodes)
     return CallCounts(dict(network), dict(decodes), dict(encodes))
 
 
 def _count(
     calls: Sequence[Call],
-    cooperation: Cooperation,
+    state: SamplingState,
+    main: Side,
     network: Counter[str],
     decodes: Counter[str],
     encodes: Counter[str],
 ) -> None:
     for call in calls:
         if call.main:
-            network[cooperation.adapter.name] += cooperation.condition.calls
-        for partner, own_call in zip(cooperation.partner_states, call.partner_calls, strict=True):
+            network[main.adapter.name] += state.trajectory.condition.calls
+        for (side, shared, condition), own_call in zip(_partners(state), call.partner_calls, strict=True):
             asked = own_call.action is Action.ASK
             if asked:
-                network[partner.adapter.name] += partner.condition.calls
-            if partner.bridge.shared:
+                network[side.adapter.name] += condition.calls
+            if shared:
                 continue
             returning = int(own_call.enters) + int(own_call.returns)
-            crossing(partner.bridge.partner, partner.bridge.main, int(asked), decodes, encodes)
-            crossing(partner.bridge.main, partner.bridge.partner, returning, decodes, encodes)
+            crossing(side, main, int(asked), decodes, encodes)
+            crossing(main, side, returning, decodes, encodes)
 
 
 def crossing_plan(start: Side, end: Side, times: int) -> CallCounts:
@@ -102,16 +107,15 @@ def _without_return(call: Call) -> Call:
     return Call(call.main, tuple(replace(own_call, returns=False) for own_call in call.partner_calls))
 
 
-def timed(plan: CallCounts, cooperation: Cooperation) -> CallCounts:
+def timed(plan: CallCounts, state: SamplingState, main: Side) -> CallCounts:
     """The plan with the seconds that its parts take, each measured once after one call that warms it up."""
-    seconds, images = 0.0, len(cooperation.latents_bchw)
-    for side, condition in _members(cooperation):
+    seconds, images = 0.0, len(state.trajectory.latents_bchw)
+    members = [(main, state.trajectory.condition), *((side, condition) for side, _, condition in _partners(state))]
+    for side, condition in members:
         adapter, name = side.adapter, side.adapter.name
         latents = torch.zeros(side.shape(images), device=adapter.device)
         if plan.network_calls.get(name):
-            timestep = torch.tensor(adapter.levels.timestep(0.0), device=adapter.device)
-            with adapter.at_work():
-                once = _seconds(partial(adapter.predict, latents, timestep, condition), adapter.device)
+            once = _seconds(partial(_predicted, adapter, latents, condition), adapter.device)
             seconds += once * plan.network_calls[name] / condition.calls
         if plan.decodes.get(name):
             seconds += plan.decodes[name] * _seconds(partial(side.pixels, latents), adapter.device)
@@ -121,10 +125,16 @@ def timed(plan: CallCounts, cooperation: Cooperation) -> CallCounts:
     return replace(plan, seconds=seconds)
 
 
-def _members(cooperation: Cooperation) -> list[tuple[Side, Condition]]:
-    """Each model's side of its bridge, and its condition; the main first."""
-    members = [(cooperation.side, cooperation.condition)]
-    return members + [(partner.bridge.partner, partner.condition) for partner in cooperation.partner_states]
+def _predicted(adapter: ModelAdapter, noisy_bchw: Tensor, condition: Condition) -> Tensor:
+    """One prediction where signal and noise are equal."""
+    timestep = torch.tensor(adapter.levels.timestep(0.0))
+    return answered(ask(adapter, noisy_bchw, timestep, condition), Networks())
+
+
+def _partners(state: SamplingState) -> list[tuple[Side, bool, Condition]]:
+    """Each partner's side of its bridge, whether nothing has to cross it, and its condition."""
+    bridges = [(cast("Bridge", partner.bridge), partner.condition) for partner in state.partners]
+    return [(bridge.partner, bridge.shared, condition) for bridge, condition in bridges]
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from pangu.errors import UserError
 from pangu.pipelines.coop.handoff import Handoff
 from pangu.pipelines.coop.model_adapter import GenerationRequest
 from pangu.pipelines.coop.partner import Partner
-from pangu.pipelines.coop.sampling_run import Generators
+from pangu.sampling.noise_sources import Generators
 
 
 @dataclass(frozen=True)

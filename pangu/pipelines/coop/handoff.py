@@ -12,8 +12,8 @@ from torch import Tensor
 from pangu.diffusion.fusion import renoised
 from pangu.errors import UserError
 from pangu.pipelines.coop.bridge import Bridge
-from pangu.pipelines.coop.levels import Sampler
-from pangu.pipelines.coop.sampling_run import Generators, draw_noise
+from pangu.sampling.levels import Sampler, first_stage, sample_level
+from pangu.sampling.noise_sources import Generators, unit_noise
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def first_call(high: Sampler, t_low: float) -> int:
     """
     timesteps = [float(t) for t in high.scheduler.timesteps]
     below = [call for call, t in enumerate(timesteps) if t <= t_low]
-    call = high.first_stage(below[0]) if below else len(timesteps)
+    call = first_stage(high.scheduler, below[0]) if below else len(timesteps)
     if call == 0 or call >= len(timesteps):
         raise UserError(
             f"t_low = {t_low:g} leaves {'everything' if call == 0 else 'nothing'} to the high-resolution model, whose timesteps "
@@ -76,8 +76,8 @@ def last_call(low: Sampler, log_snr: float) -> int:
     """The low model's call at which it predicts once more: the first that is no noisier than the main's first, or its end."""
     for call in range(low.calls):
         # Levels come from float32 tables: equal ones may differ in the last digits.
-        if low.level_at(call).log_snr >= log_snr - 1e-4:
-            return low.first_stage(call)
+        if sample_level(low.scheduler, call).log_snr >= log_snr - 1e-4:
+            return first_stage(low.scheduler, call)
     return low.calls
 
 
@@ -88,4 +88,4 @@ def carried_over(clean_bchw: Tensor, bridge: Bridge, high: Sampler, call: int, g
     """
     clean = bridge.to_main(clean_bchw)
     bridge.check()
-    return renoised(clean, draw_noise(tuple(clean.shape), generators, clean.device), high.level_at(call))
+    return renoised(clean, unit_noise(tuple(clean.shape), generators, clean.device), sample_level(high.scheduler, call))

@@ -7,16 +7,16 @@ from pangu.pipelines.coop import build
 from pangu.pipelines.coop.bridge import Bridge, Side, bridge_between
 from pangu.pipelines.coop.coop_inputs import CoopInputs
 from pangu.pipelines.coop.handoff import first_call, last_call
-from pangu.pipelines.coop.levels import Sampler
 from pangu.pipelines.coop.partner import Partner
-from pangu.pipelines.coop.sampling_run import Cooperation
+from pangu.sampling.engine import SamplingState
+from pangu.sampling.levels import Sampler, sample_level
 
 
 @dataclass(frozen=True)
 class LowStage:
     """first: the main's first call. until: the low-resolution call at which everybody predicts once more and stops."""
 
-    cooperation: Cooperation
+    state: SamplingState
     until: int
     bridge: Bridge
     first: int
@@ -59,5 +59,5 @@ def low_stage(
         batched_guidance=batched_guidance,
     )
     low_sampler = adapter.sampler(steps, height, width)
-    cooperation = build.cooperation(low, low_request, low_sampler, 0, None)
-    return LowStage(cooperation, last_call(low_sampler, sampler.level_at(first).log_snr), bridge, first)
+    state = build.cooperation(low, low_request, low_sampler, 0, None)
+    return LowStage(state, last_call(low_sampler, sample_level(sampler.scheduler, first).log_snr), bridge, first)

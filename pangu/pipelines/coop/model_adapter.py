@@ -1,33 +1,27 @@
 """What every model must be able to do to cooperate, and what all of them share.
 
-One class a family: its condition, one guided prediction at a continuous timestep, and the way between latents and pixels. Owns
-no loop and no fusion.
+One class a family: its condition, one call of its network at a continuous timestep, and the way between latents and pixels. Owns
+no loop, no guidance and no fusion.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pangu.diffusion.guidance import classifier_free_guidance, rescaled_guidance
 from pangu.errors import UserError
 from pangu.models.schedulers import check_timesteps, copied
-from pangu.pipelines.coop.levels import Sampler, TrainedLevels, trained_levels
 from pangu.pipelines.schedules import check_falling, set_timesteps
-from pangu.pipelines.step_callback import of_shape
-
-Tensors = dict[str, Any]
-"""Tensors, or lists and dictionaries of them, whose first dimension is the batch."""
-
-
-EMBEDS = {"prompt_embeds": "tokens", "add_text_embeds": "pooled", "add_time_ids": "numbers"}
-"""What callbacks call the tensors of a condition."""
+from pangu.pipelines.step_callback import embeds, with_embeds
+from pangu.sampling.condition import Condition, Tensors
+from pangu.sampling.levels import Sampler, TrainedLevels, trained_levels
+from pangu.sampling.question import Network, Question
 
 
 @dataclass(frozen=True)
@@ -48,29 +42,6 @@ class GenerationRequest:
     @property
     def images(self) -> int:
         return len(self.prompts) * self.images_per_prompt
-
-
-@dataclass(frozen=True)
-class Condition:
-    """A `GenerationRequest` as its network wants it. guided: tensors hold 2 B entries, those of the negative prompts first."""
-
-    tensors: Tensors
-    guided: bool
-    guidance_scale: float
-    batched: bool = True
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    guidance_rescale: float = 0.0
-
-    @property
-    def calls(self) -> int:
-        """Calls of the network for one prediction."""
-        return 2 if self.guided and not self.batched else 1
-
-    def prompts_alone(self) -> "Condition":
-        """The same without its negative prompts."""
-        if not self.guided:
-            return self
-        return replace(self, tensors=tree_map(lambda tensor: tensor.chunk(2)[1], self.tensors), guided=False)
 
 
 class ModelAdapter(ABC):
@@ -112,7 +83,7 @@ class ModelAdapter(ABC):
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         """What the network answers, (B, C or more, H, W); the channels after C are not part of the prediction.
 
-        timestep: without dimensions, on the CPU, where it is looked at; `there` brings it to the network.
+        timestep: (B,) float32, on the CPU, where it is looked at; `there` brings it to the network.
         """
 
     @abstractmethod
@@ -218,20 +189,15 @@ class ModelAdapter(ABC):
 
     def embeds(self, condition: Condition) -> dict[str, Tensor]:
         """What a callback may see of the condition, by the names and in the layout of diffusers' Stable Diffusion XL."""
-        return {name: condition.tensors[key] for name, key in EMBEDS.items() if key in condition.tensors}
+        return embeds(condition)
 
     def with_embeds(self, condition: Condition, answer: Mapping[str, Any]) -> Condition:
-        """The condition with what a callback returned; half of the rows are those of the prompts alone.
+        """The condition with what a callback returned.
 
         Raises:
             UserError: a tensor of another shape.
         """
-        given = {key: answer[name] for name, key in EMBEDS.items() if name in answer and key in condition.tensors}
-        if any(2 * len(tensor) == len(condition.tensors[key]) for key, tensor in given.items()):
-            condition = condition.prompts_alone()
-        for key, tensor in given.items():
-            of_shape(f"{key} of {self.name}", tensor, tuple(condition.tensors[key].shape))
-        return replace(condition, tensors=condition.tensors | given)
+        return with_embeds(condition, answer)
 
     def reguided(self, condition: Condition, scale: float) -> Condition:
         """The condition under another guidance scale; at most 1 means the prompts alone.
@@ -239,30 +205,30 @@ class ModelAdapter(ABC):
         Raises:
             UserError: the call began without negative prompts.
         """
-        if scale > 1 and not condition.guided:
+        if scale > 1 and condition.negative is None:
             raise UserError(f"{self.name} was asked without guidance, which can not be switched on under way.")
-        return replace(condition if scale > 1 else condition.prompts_alone(), guidance_scale=scale)
+        return replace(condition, guidance_scale=scale)
 
-    def predict(self, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """The guided answer of the network, float32, at a timestep that need not be an index.
+    def told(self, prompt: Tensors, negative: Tensors | None, request: GenerationRequest) -> Condition:
+        """The condition of a request from the tensors of its prompts and, under guidance, of its negative prompts."""
+        return Condition(prompt, negative, guidance_scale=request.guidance_scale, batched=request.batched_guidance)
 
-        noisy_bchw: (B, C, H, W) in the scale that the network was trained with. timestep: on the CPU.
-        """
-        if not condition.guided:
-            return self._answer(noisy_bchw, timestep, condition.tensors, condition)
-        if condition.batched:
-            both = self._answer(torch.cat([noisy_bchw] * 2), timestep, condition.tensors, condition).chunk(2)
-        else:
-            parts = [tree_map(lambda tensor, half=half: tensor.chunk(2)[half], condition.tensors) for half in (0, 1)]
-            both = tuple(self._answer(noisy_bchw, timestep, part, condition) for part in parts)
-        null, conditional = both
-        kept = noisy_bchw.shape[1]
-        guided = classifier_free_guidance(null[:, :kept], conditional[:, :kept], condition.guidance_scale)
-        guided = rescaled_guidance(guided, conditional[:, :kept], condition.guidance_rescale)
-        return torch.cat([guided, conditional[:, kept:]], dim=1) if conditional.shape[1] > kept else guided
+    def shared(self, condition: Condition) -> Hashable:
+        """What an answer depends on beside the tensors of the condition; requests for which it is equal may share a call."""
+        return id(condition.facts) if condition.facts else None
 
-    def _answer(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        return self.network_call(noisy_bchw.to(self.device, self.dtype), timestep, tensors, condition).float()
+    def question(self, noisy_bchw: Tensor, timestep_b: Tensor, tensors: Tensors, condition: Condition) -> Question:
+        """One call of the network (see `pangu.sampling.question.Model`)."""
+        leaves, structure = tree_flatten(tensors)
+
+        def denoise(noisy: Tensor, timestep: Tensor, *rest: Tensor) -> Tensor:
+            own = tree_unflatten(list(rest), structure)
+            with self.at_work():
+                return self.network_call(noisy.to(self.device, self.dtype), timestep, own, condition).float()
+
+        key = type(self), str(structure), self.shared(condition)
+        network = Network(id(self.network), None, key, lambda: denoise)
+        return Question(network, (noisy_bchw, timestep_b, *leaves))
 
     def there(self, timestep: Tensor) -> Tensor:
         """The timestep on the device of the networks, without waiting for it."""

@@ -1,7 +1,7 @@
 """`CoopPipeline`: any diffusers pipelines in one denoising process, called like one of them.
 
 Owns the arguments that users know from diffusers; `nested` owns what is asked of each pipeline, `saving` the folder. What is
-computed lives in `sampling_run`, `handoff` and `bridge`.
+computed lives in `pangu.sampling`, `handoff` and `bridge`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,10 @@ from pangu.pipelines.coop.coop_callback import OFFERED, CoopCallback
 from pangu.pipelines.coop.coop_inputs import CoopInputs, changed_partners
 from pangu.pipelines.coop.cooperators import Cooperators
 from pangu.pipelines.coop.handoff import carried_over
-from pangu.pipelines.coop.levels import Sampler
 from pangu.pipelines.coop.low_resolution import LowStage, low_stage
-from pangu.pipelines.coop.sampling_run import Cooperation
+from pangu.sampling.engine import SamplingState, clean_estimate, walk
+from pangu.sampling.levels import Sampler
+from pangu.sampling.question import Networks, answered
 
 
 class CoopPipeline(Cooperators):
@@ -106,14 +107,25 @@ class CoopPipeline(Cooperators):
             guidance_rescale=guidance_rescale,
         )
         self._begin_call(guidance_scale, guidance_rescale)
-        cooperation = self._begin(request)
-        self._num_timesteps = cooperation.sampler.calls
-        with self.progress_bar(total=cooperation.sampler.calls - cooperation.first) as bar:
-            cooperation.on_call = CoopCallback(self, bar, callback_on_step_end, names)
-            clean = cooperation.run()
-        result = self._output(clean, output_type)
+        state = self._begin(request)
+        self._num_timesteps = calls = len(state.trajectory.timesteps)
+        with self.progress_bar(total=calls - state.first) as bar:
+            called = CoopCallback(self, self.models.main, bar, callback_on_step_end, names)
+            walk(state, lambda _: not self.interrupt, called)
+        result = self._output(state.trajectory.latents_bchw, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    @torch.no_grad()
+    def begin(self, prompt: str | list[str] | None = None, **arguments: Any) -> SamplingState:
+        """Everybody before the first call, for whoever walks step by step; the arguments are those of a call, but for callbacks.
+
+        Raises:
+            UserError: as a call does.
+        """
+        request = self._request(prompt, **arguments)
+        self._begin_call(request.guidance_scale, request.guidance_rescale)
+        return self._begin(request)
 
     @torch.no_grad()
     def plan(self, prompt: str | list[str] | None = None, *, measure: bool = True, **arguments: Any) -> CallCounts:
@@ -129,15 +141,18 @@ class CoopPipeline(Cooperators):
         if request.handoff is not None:
             low = self._low_stage(request, sampler)
             over = call_counts.crossing_plan(low.bridge.partner, low.bridge.main, 0 if low.bridge.shared else 1)
-            counted = call_counts.count(low.cooperation, low.until) + CallCounts(decodes=over.decodes)
-            total += call_counts.timed(counted, low.cooperation) if measure else counted
+            counted = call_counts.count(low.state, low.bridge.partner, low.until) + CallCounts(decodes=over.decodes)
+            total += call_counts.timed(counted, low.state, low.bridge.partner) if measure else counted
             first, shape = low.first, low.bridge.main.shape(request.images)
             latents = torch.zeros(shape, device=self.models.main.device)
-        cooperation = build.cooperation(self.models, request, sampler, first, latents)
-        counted = call_counts.count(cooperation) + CallCounts(encodes=over.encodes)
+        state, main = (
+            build.cooperation(self.models, request, sampler, first, latents),
+            build.main_side(self.models, request),
+        )
+        counted = call_counts.count(state, main) + CallCounts(encodes=over.encodes)
         if output_type != "latent" and self.models.main.vae is not None:
             counted += CallCounts({}, {self.models.main.name: 1}, {})
-        return total + (call_counts.timed(counted, cooperation) if measure else counted)
+        return total + (call_counts.timed(counted, state, main) if measure else counted)
 
     @torch.no_grad()
     def roundtrip_error(self, images: Any, upsample: str | None = None) -> dict[str, BridgePsnr]:
@@ -209,19 +224,18 @@ class CoopPipeline(Cooperators):
         sampler = self.models.main.sampler(*asked, request.timesteps, request.sigmas)
         return replace(request, num_inference_steps=sampler.num_inference_steps), sampler
 
-    def _begin(self, request: CoopInputs) -> Cooperation:
+    def _begin(self, request: CoopInputs) -> SamplingState:
         """The main model and its partners at their first call: in noise, or where the low-resolution model stopped."""
         request, sampler = self._sampler(request)
         if request.handoff is None:
             return build.cooperation(self.models, request, sampler, 0, None)
         low = self._low_stage(request, sampler)
         with self.progress_bar(total=low.until) as bar:
-            low.cooperation.on_call = CoopCallback(self, bar, None, ())
-            low.cooperation.run(low.until)
-        latents = carried_over(low.cooperation.estimate(), low.bridge, sampler, low.first, request.generators)
-        high = build.cooperation(self.models, request, sampler, low.first, latents)
-        high.stopped = self.interrupt
-        return high
+            called = CoopCallback(self, low.bridge.partner.adapter, bar, None, ())
+            walk(low.state, lambda state: state.trajectory.step < low.until and not self.interrupt, called)
+        estimate = answered(clean_estimate(low.state), Networks())
+        latents = carried_over(estimate, low.bridge, sampler, low.first, request.generators)
+        return build.cooperation(self.models, request, sampler, low.first, latents)
 
     def _low_stage(self, request: CoopInputs, sampler: Sampler) -> LowStage:
         assert self.low is not None

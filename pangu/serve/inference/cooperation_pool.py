@@ -3,41 +3,32 @@
 A request names partners, never places: what a name stands for is in the settings of the server.
 """
 
-import asyncio
-import threading
+import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pangu.diffusion.interval import steps_per_role
 from pangu.errors import NotFinite, UserError
 from pangu.serve.error_answers import printable
 from pangu.serve.inference.compute_thread import Worker
-from pangu.serve.inference.decoder import decoded
-from pangu.serve.inference.facts import facts_of, request_of
-from pangu.serve.inference.halves import steps_of_halves
-from pangu.serve.inference.image_encoding import files_of, finite_images, read_image
-from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, Release, RequestError
+from pangu.serve.inference.image_encoding import read_image
+from pangu.serve.inference.messages import Job, PoolResult, Preview, Release, RequestError
 from pangu.serve.inference.model_cache import ModelCache
-from pangu.serve.inference.moderation import Moderator
 from pangu.serve.inference.parts import placed
-from pangu.serve.inference.pool import Loader, Pool, preview_steps
+from pangu.serve.inference.pool import Pool, owned_by, previewing
 from pangu.serve.inference.relay import relayed
 from pangu.serve.inference.structure import generators_of, resolved
+from pangu.serve.inference.structure_cache import StructureCache
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in
 from pangu.serve.settings import CoopSettings, PartnerSettings
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-
-
-Show = Callable[[PartialImage], None]
-
-
-class Cancelled(Exception):
-    """The client left; the remaining steps are not worth drawing."""
+    from pangu.sampling.engine import SamplingState
 
 
 class CoopPool(Pool):
@@ -45,11 +36,10 @@ class CoopPool(Pool):
 
     part = "coop"
 
-    def __init__(
-        self, worker: Worker, settings: CoopSettings, moderator: Moderator | None = None, *, load: Loader | None = None
-    ) -> None:
-        super().__init__(worker, settings.pool, load=load)
-        self._coop, self._moderator = settings, moderator or Moderator()
+    def __init__(self, worker: Worker, settings: CoopSettings, *, cache_bytes: int = 0, **way: Any) -> None:
+        super().__init__(worker, settings.pool, **way)
+        self._coop = settings
+        self._cache = StructureCache(cache_bytes)
         self._partners: ModelCache[str, Any] = ModelCache(self._load_partner, lambda name: name, settings.held)
 
     def _load_partner(self, name: str) -> Any:
@@ -65,30 +55,25 @@ class CoopPool(Pool):
         """Names of the partners at hand, least recently used first."""
         return self._partners.ready
 
-    async def draw(self, release: Release, job: Job) -> GeneratedImages:
-        """One request from text to image files.
+    async def draw(self, release: Release, job: Job) -> PoolResult:
+        """One request from text to clean latents.
 
         Raises:
             RequestError: a partner that is not declared, too many of them at once, or an image that does not fit.
         """
         return await self._drawn(release, job, None)
 
-    async def draw_watched(self, release: Release, job: Job) -> AsyncIterator[PartialImage | GeneratedImages]:
-        """As `draw`, with partial images on the way."""
-        loop = asyncio.get_running_loop()
+    async def draw_watched(self, release: Release, job: Job) -> AsyncIterator[Preview | PoolResult]:
+        """As `draw`, with clean estimates on the way."""
 
-        async def produce(put: Callable[[PartialImage | GeneratedImages], None]) -> None:
-            def show(partial: PartialImage) -> None:
-                # Called in the drawing thread; messages are relayed on the event loop.
-                loop.call_soon_threadsafe(put, partial)
-
-            put(await self._drawn(release, job, show))
+        async def produce(put: Callable[[Preview | PoolResult], None]) -> None:
+            put(await self._drawn(release, job, put))
 
         async with aclosing(relayed(produce)) as messages:
             async for message in messages:
                 yield message
 
-    async def _drawn(self, release: Release, job: Job, show: Show | None) -> GeneratedImages:
+    async def _drawn(self, release: Release, job: Job, show: Callable[[Preview], None] | None) -> PoolResult:
         assert job.coop is not None, "only requests with a coop field come here"
         names = job.coop.partners
         check_partners(names, self._coop)
@@ -102,24 +87,42 @@ class CoopPool(Pool):
             except UserError as error:
                 raise RuntimeError(f"A declared partner can not be loaded: {error}") from error
             declared = [self._coop.partners[name] for name in names]
-            return await self._run(
-                lambda stop: cooperate(
-                    pipeline, [held[name] for name in names], declared, release, job, self._moderator, stop, show
-                )
+            models = [held[name] for name in names]
+            clock = time.perf_counter()
+            begun = await self._worker.run(lambda: began(pipeline, models, declared, job))
+            return await self._walked(pipeline, release, begun, clock, show)
+
+    async def _walked(
+        self,
+        pipeline: "PanGuDrawPipeline",
+        release: Release,
+        begun: "Begun",
+        clock: float,
+        show: Callable[[Preview], None] | None,
+    ) -> PoolResult:
+        """From the first step to the last, or from the boundary where these models came to it before for the same request."""
+        state, job = begun.state, begun.job
+        key = cache_key(release, job)
+        cached, runs = self._cache.restore(key, state), []
+        watch = None if show is None else previewing(release, job, state.trajectory, show)
+        if not cached:
+            runs.append(await self._batcher.run(state, owned_by(pipeline, "structure"), watch))
+            self._cache.keep(key, state)
+        runs.append(await self._batcher.run(state, watch=watch))
+        await self._worker.run(state.check_crossings)
+        asked = sum(run.asked for run in runs)
+        return self._leaving(
+            PoolResult(
+                release,
+                job,
+                begun.width_height,
+                state.trajectory,
+                role_steps=steps_per_role(state.trajectory.timesteps.tolist(), pipeline.boundary),
+                seconds={"coop": time.perf_counter() - clock},
+                batch_sizes={"coop": sum(run.batch for run in runs) / asked if asked else 0.0},
+                cached=cached,
             )
-
-    async def _run(self, work: Callable[[Callable[[], None]], GeneratedImages]) -> GeneratedImages:
-        gone = threading.Event()
-
-        def stop_if_gone() -> None:
-            if gone.is_set():
-                raise Cancelled
-
-        try:
-            return await self._worker.run(lambda: work(stop_if_gone))
-        except asyncio.CancelledError:
-            gone.set()
-            raise
+        )
 
 
 def check_partners(names: tuple[str, ...], settings: CoopSettings) -> None:
@@ -139,78 +142,54 @@ def refusal(field: str, reason: str) -> RequestError:
     return RequestError(f"Invalid value for '{param}': {reason}.", param)
 
 
-def cooperate(
-    pipeline: "PanGuDrawPipeline",
-    partners: list[Any],
-    declared: list[PartnerSettings],
-    release: Release,
-    job: Job,
-    moderator: Moderator,
-    stop: Callable[[], None],
-    show: Show | None = None,
-) -> GeneratedImages:
-    """The cooperation itself, in the drawing thread.
+@dataclass(frozen=True)
+class Begun:
+    """A cooperation before its first step. job: nothing in it is left to the preferences of the release."""
 
-    stop: raises once nobody waits for the result. show: takes partial images; None makes none.
+    job: Job
+    state: "SamplingState"
+    width_height: tuple[int, int]
+
+
+def began(pipeline: "PanGuDrawPipeline", partners: list[Any], declared: list[PartnerSettings], job: Job) -> Begun:
+    """Text, bridges and first noise, in the drawing thread.
+
+    Raises:
+        RequestError: the release and these partners can not draw the request.
     """
+    import torch
+
     from pangu.pipelines.coop import CoopPipeline
 
-    clock = time.perf_counter()
     job = resolved(pipeline, pipeline.scheduler, job)
     job = replace(job, unread=unread_in(pipeline, job), unknown=unknown_in(pipeline, job))
     assert job.width_height is not None and job.steps is not None and job.guidance_scale is not None
-    (width, height), steps = job.width_height, job.steps
-    role_steps = steps_of_halves(pipeline.scheduler, steps, pipeline.boundary)
-
-    when = preview_steps(steps, job.partial_images) if show is not None else []
-
-    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        stop()
-        if show is not None and step + 1 in when:
-            with suppress(NotFinite):
-                seen = decoded(pipeline, tensors["clean_latents"])
-                files = files_of(seen, job, {}, moderator)[0]
-                show(PartialImage(when.index(step + 1), files, job.unread, job.unknown))
-        return {}
-
+    width, height = job.width_height
     try:
         coop = CoopPipeline(pipeline, members(job, partners, declared))
-        coop.set_progress_bar_config(disable=True)
-        pixels = coop(
-            job.prompt,
-            negative_prompt=job.negative_prompt,
-            height=height,
-            width=width,
-            num_inference_steps=steps,
-            guidance_scale=job.guidance_scale,
-            num_images_per_prompt=job.images,
-            generator=generators_of(job),
-            extra={"styles": dict(job.styles)} if job.styles else None,
-            callback_on_step_end=after_step,
-            callback_on_step_end_tensor_inputs=("clean_latents",),
-            output_type="pt",
-        ).images
-        images = finite_images(pixels, pipeline.image_processor)
+        with torch.inference_mode():
+            state = coop.begin(
+                job.prompt,
+                negative_prompt=job.negative_prompt,
+                height=height,
+                width=width,
+                num_inference_steps=job.steps,
+                guidance_scale=job.guidance_scale,
+                num_images_per_prompt=job.images,
+                generator=generators_of(job),
+                extra={"styles": dict(job.styles)} if job.styles else None,
+            )
     except (RequestError, NotFinite):
         raise
     except UserError as error:
         raise RequestError(f"Invalid value for 'coop': {error}", "coop") from error
-    drawn_s, scheduler = time.perf_counter() - clock, type(pipeline.scheduler).__name__
-    facts = facts_of(release, job, scheduler, role_steps)
-    files, looking = files_of(images, job, facts, moderator)
-    seconds = {"coop": drawn_s, **looking}
-    return GeneratedImages(
-        release,
-        files,
-        (width, height),
-        scheduler,
-        request_of(job),
-        role_steps,
-        seconds,
-        partners=job.coop.partners if job.coop else (),
-        unread=job.unread,
-        unknown=job.unknown,
-    )
+    return Begun(job, state, job.width_height)
+
+
+def cache_key(release: Release, job: Job) -> Hashable:
+    """Everything that a cooperation depends on; not what becomes of its pictures."""
+    drawn = replace(job, output_format="png", output_compression=0, partial_images=0)
+    return release.key("coop"), hashlib.sha256(repr(drawn).encode("utf-8", "backslashreplace")).digest()
 
 
 def members(job: Job, partners: list[Any], declared: list[PartnerSettings]) -> list[Any]:

@@ -93,6 +93,7 @@ def developed(
         seconds,
         pool_result.batch_sizes,
         pool_result.cached,
+        partners=job.coop.partners if job.coop else (),
         unread=job.unread,
         unknown=job.unknown,
     )

@@ -195,15 +195,15 @@ class RequestEngine:
             calls.append(self._links[pool].call(method, *arguments))
             return calls[-1]
 
+        # Passed on unread, so a trajectory goes from pool to pool by reference.
         if job.coop is not None:
-            last = call("coop", "draw", release, job) if "coop" in self._links else _no_partners()
+            finished = call("coop", "draw", release, job) if "coop" in self._links else _no_partners()
+        elif job.source is not None:
+            begun = call("structure", "resume", release, job, call("decoder", "receive", release, job))
+            finished = call("texture", "finish", begun)
         else:
-            # Passed on unread, so a trajectory goes from pool to pool by reference.
-            if job.source is not None:
-                begun = call("structure", "resume", release, job, call("decoder", "receive", release, job))
-            else:
-                begun = call("structure", "begin", release, job)
-            last = call("decoder", "develop", call("texture", "finish", begun))
+            finished = call("texture", "finish", call("structure", "begin", release, job))
+        last = call("decoder", "develop", finished)
         try:
             result: GeneratedImages = await last
         except asyncio.CancelledError:
@@ -233,29 +233,25 @@ class RequestEngine:
         if job.partial_images == 0 or (job.coop is not None and "coop" not in self._links):
             yield await self._drawn(release, job)
             return
-        if job.coop is not None:
-            async for message in self._links["coop"].stream("draw_watched", release, job):
-                yield message
-            return
-        pool_result: PoolResult | None = None
+        decoder, pool_result = self._links["decoder"], None
         if job.source is not None:
-            begun = self._links["structure"].call(
-                "resume", release, job, self._links["decoder"].call("receive", release, job)
+            pool_result = await self._links["structure"].call(
+                "resume", release, job, decoder.call("receive", release, job)
             )
-            pool_result = await begun
+            stages = [("texture", "finish_watched")]
+        elif job.coop is not None:
+            stages = [("coop", "draw_watched")]
         else:
-            async for message in self._links["structure"].stream("begin_watched", release, job):
+            stages = [("structure", "begin_watched"), ("texture", "finish_watched")]
+        for pool, method in stages:
+            given = (release, job) if pool_result is None else (pool_result,)
+            async for message in self._links[pool].stream(method, *given):
                 if isinstance(message, Preview):
-                    yield await self._links["decoder"].call("preview", message)
+                    yield await decoder.call("preview", message)
                 else:
                     pool_result = message
-        assert pool_result is not None, "a run ends with its result"
-        async for message in self._links["texture"].stream("finish_watched", pool_result):
-            if isinstance(message, Preview):
-                yield await self._links["decoder"].call("preview", message)
-            else:
-                pool_result = message
-        yield await self._links["decoder"].call("develop", pool_result)
+        assert isinstance(pool_result, PoolResult), "a run ends with its result"
+        yield await decoder.call("develop", pool_result)
 
 
 def _no_partners() -> Any:

@@ -44,7 +44,7 @@ class LocalEngine(RequestEngine):
             ),
         }
         if settings.coop.partners:
-            self.pools["coop"] = CoopPool(self.worker, settings.coop, moderator, load=load)
+            self.pools["coop"] = CoopPool(self.worker, settings.coop, cache_bytes=settings.cache_bytes, **way)
         super().__init__({name: LocalLink(pool) for name, pool in self.pools.items()}, settings, metrics)
 
     async def take(self, routing: ReleaseRouting) -> None:

@@ -14,8 +14,8 @@ from pangu.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pangu.diffusion.inpainting import Kept
-    from pangu.diffusion.trajectory import Trajectory
+    from pangu.sampling.inpainting import Kept
+    from pangu.sampling.trajectory import Trajectory
 
 
 class Capabilities(Frozen):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pangu.diffusion.trajectory import Denoiser
+    from pangu.sampling.question import Denoiser
 
 
 def batch_sizes(most: int) -> tuple[int, ...]:

@@ -18,9 +18,10 @@ from pangu.serve.inference.steps import StepBatcher, Watcher
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
-    from pangu.diffusion.trajectory import Step, Trajectory
     from pangu.models.captured import Record
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.trajectory import Step, Trajectory
 
 logger = logging.getLogger(__name__)
 Loader = Callable[[Release, str], "PanGuDrawPipeline"]
@@ -113,8 +114,21 @@ class Pool:
         return replace(pool_result, trajectory=pool_result.trajectory.to("cpu")) if self._crosses else pool_result
 
 
+def half(pipeline: "PanGuDrawPipeline", role: Role, trajectory: "Trajectory") -> "SamplingState":
+    """One half of a pair at a trajectory."""
+    from pangu.pipelines.generator_model import GeneratorModel
+    from pangu.sampling.engine import SamplingState
+
+    return SamplingState(GeneratorModel(pipeline, role), trajectory)
+
+
+def owned_by(pipeline: "PanGuDrawPipeline", role: Role) -> "Callable[[SamplingState], bool]":
+    """Whether the current timestep is one of that half's."""
+    interval = pipeline.contract(role).interval
+    return lambda state: state.trajectory.timestep in interval
+
+
 def previewing(
-    pipeline: "PanGuDrawPipeline",
     release: Release,
     job: Job,
     trajectory: "Trajectory",
@@ -130,12 +144,9 @@ def previewing(
     when = {first + place: previewed + index for index, place in enumerate(places)}
 
     def look(step: "Step") -> None:
-        from pangu.diffusion.clean_estimate import clean_estimate
-
         index = when.get(step.trajectory.step)
         if index is not None:
-            clean = clean_estimate(step, pipeline.reference.schedule).to("cpu")
-            put(Preview(release, job, index, clean))
+            put(Preview(release, job, index, step.clean_bchw.to("cpu")))
 
     return look
 

@@ -5,19 +5,19 @@ A request joins at the next step, not at the next batch, and leaves when its las
 
 import asyncio
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pangu.config import Role
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.padding import padded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pangu.diffusion.trajectory import Denoiser, OnStep, Step, Trajectory
-    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.question import Asking, Denoiser, Question
+    from pangu.sampling.trajectory import Step
 
 Watcher = Callable[["Step"], None]
 LARGEST_CALL = 16
@@ -26,18 +26,23 @@ LARGEST_CALL = 16
 
 @dataclass(eq=False)
 class SamplingRun:
-    """One request between two steps. watch is called on the event loop after each of them, after in the drawing thread: it may
-    change the state that the next step begins with."""
+    """One request between two calls of networks.
 
-    pipeline: "PanGuDrawPipeline"
-    role: Role
-    trajectory: "Trajectory"
+    goes_on: asked between two steps. watch is called on the event loop after each step, after in the drawing thread: it may
+    change the state that the next step begins with.
+    """
+
+    state: "SamplingState"
+    goes_on: Callable[["SamplingState"], bool]
     most: int | None
     watch: Watcher | None
     done: "asyncio.Future[None]"
-    after: "OnStep | None" = None
-    last: "Step | None" = None
+    after: "Callable[[SamplingState], None] | None" = None
+    asking: "Asking[Step] | None" = None
+    question: "Question | None" = None
     taken: int = 0
+    shown: int = 0
+    asked: int = 0
     batch: int = 0
     alone: bool = False
     error: Exception | None = None
@@ -45,48 +50,49 @@ class SamplingRun:
     @property
     def over(self) -> bool:
         """Whether the next step is somebody else's, or there is none."""
-        trajectory = self.trajectory
-        if trajectory.finished or (self.most is not None and self.taken >= self.most):
+        if self.question is not None:
+            return False
+        if self.state.finished or (self.most is not None and self.taken >= self.most):
             return True
-        return trajectory.timestep not in self.pipeline.contract(self.role).interval
+        return not self.goes_on(self.state)
 
     @property
     def mean_batch_size(self) -> float:
-        """Requests that shared a call with this one, itself included, on average over its steps."""
-        return self.batch / self.taken if self.taken else 0.0
+        """Requests that shared a call with this one, itself included, on average over its calls."""
+        return self.batch / self.asked if self.asked else 0.0
 
-    @property
-    def rows(self) -> int:
-        """Of the batch that one call gets: images times parts of the guidance."""
-        parts = len(self.trajectory.conditioning.styles) + (2 if self.trajectory.do_classifier_free_guidance else 1)
-        return len(self.trajectory.latents_bchw) * parts
+    def begin(self) -> None:
+        """Come to a question, unless the run is over."""
+        from pangu.sampling.engine import sampling_step
 
-    @property
-    def lora_scale(self) -> float:
-        return self.trajectory.lora_scales.get(self.role, 1.0)
+        if self.question is None and self.error is None and not self.over:
+            self.asking = sampling_step(self.state)
+            self._go_on(None)
 
-    @property
-    def kind(self) -> Hashable:
-        """Runs of one kind can share a call: one network, one shape, one preset, one weight of the adapter."""
-        trajectory = self.trajectory
-        shapes = tuple(trajectory.latents_bchw.shape[1:]), tuple(trajectory.conditioning.tokens_bnc.shape[1:])
-        return id(self.pipeline), self.role, shapes, trajectory.presets[self.role], self.lora_scale
-
-    def take(self, noisy_bchw: "Tensor", prediction_bchw: "Tensor", batch: int) -> None:
-        """A step by a prediction that was made for so many at once.
+    def take(self, answer: "Tensor", batch: int) -> None:
+        """An answer that was given to so many at once.
 
         A scheduler moves on in place, so what fails from here on is this request's alone and is not tried again.
         """
-        from pangu.diffusion.trajectory import take_step
+        self.asked, self.batch, self.question = self.asked + 1, self.batch + batch, None
+        self._go_on(answer)
 
+    def _go_on(self, answer: "Tensor | None") -> None:
+        assert self.asking is not None
         try:
-            step = take_step(self.trajectory, noisy_bchw, prediction_bchw)
-            self.trajectory = step.trajectory if self.after is None else self.after(step.trajectory)
+            self.question = self.asking.send(answer)  # type: ignore[arg-type]
+        except StopIteration:
+            self.taken += 1
+            self._end_step()
         except Exception as error:
             self.error = error
-            return
-        self.last = step
-        self.taken, self.batch = self.taken + 1, self.batch + batch
+
+    def _end_step(self) -> None:
+        try:
+            if self.after is not None:
+                self.after(self.state)
+        except Exception as error:
+            self.error = error
 
 
 class StepBatcher:
@@ -99,11 +105,12 @@ class StepBatcher:
     """
 
     def __init__(self, worker: Worker, most_rows: int = 16, sizes: Sequence[int] | None = None) -> None:
+        from pangu.sampling.question import Networks
+
         self._worker, self._most_rows, self._sizes = worker, most_rows, sizes
         self._runs: list[SamplingRun] = []
         self._runner: asyncio.Task[None] | None = None
-        self._set_up: Hashable = None
-        self._networks: dict[int, Denoiser] = {}
+        self._networks = Networks(self._bounded)
         self._changed = False
 
     @property
@@ -113,17 +120,20 @@ class StepBatcher:
 
     async def run(
         self,
-        pipeline: "PanGuDrawPipeline",
-        role: Role,
-        trajectory: "Trajectory",
+        state: "SamplingState",
+        goes_on: Callable[["SamplingState"], bool] = lambda state: True,
         watch: Watcher | None = None,
         most: int | None = None,
-        after: "OnStep | None" = None,
+        after: "Callable[[SamplingState], None] | None" = None,
     ) -> SamplingRun:
-        """Every next step that belongs to `role`, or the first `most` of them; none after the caller is cancelled."""
-        run = SamplingRun(pipeline, role, trajectory, most, watch, asyncio.get_running_loop().create_future(), after)
-        if run.over:
-            return run
+        """Every step that is left while it `goes_on`, or the first `most` of them; none after the caller is cancelled."""
+        run = SamplingRun(state, goes_on, most, watch, asyncio.get_running_loop().create_future(), after)
+        if not run.over:
+            await self.walk(run)
+        return run
+
+    async def walk(self, run: SamplingRun) -> None:
+        """The steps of a run that is not over."""
         self._runs.append(run)
         self._changed = True
         if self._runner is None or self._runner.done():
@@ -134,54 +144,65 @@ class StepBatcher:
             if run in self._runs:
                 self._runs.remove(run)
                 self._changed = True
-        return run
 
     async def _run(self) -> None:
         while self._runs:
-            batch, self._changed = choose_batch(self._runs, self._most_rows), False
+            runs, self._changed = list(self._runs), False
             try:
-                await self._worker.run(lambda batch=batch: self._take_steps(batch))  # type: ignore[misc]
-            except Exception as error:
+                batch, error = await self._worker.run(lambda runs=runs: self._take_steps(runs))  # type: ignore[misc]
+            except Exception as stopped:
+                batch, error = runs[:1], stopped
+            if error is not None:
                 self._failed(batch, error)
-                continue
-            for run in batch:
-                self._show(run)
+            for run in runs:
+                self._show(run, run in batch and error is None)
         # An idle pool keeps no network alive that its cache lets go of.
-        self._set_up, self._networks = None, {}
+        self._networks.clear()
 
-    def _take_steps(self, batch: list[SamplingRun]) -> None:
-        """Steps of all of them, each with one call of the network, until the event loop has something to decide.
+    def _take_steps(self, runs: list[SamplingRun]) -> tuple[list[SamplingRun], Exception | None]:
+        """Calls of one network for all that can share them, until the event loop has something to decide.
 
-        The network is made ready only where it is another than before, or has another adapter's weight.
+        Returns for whom, and the error of a call that failed.
         """
         import torch
 
-        from pangu.diffusion.trajectory import predict_together
-
         with torch.inference_mode():
-            network = self._network_of(batch[0])
-            while True:
-                predicted = predict_together([run.trajectory for run in batch], network)
-                for run, (noisy, prediction) in zip(batch, predicted, strict=True):
-                    run.take(noisy, prediction, len(batch))
+            for run in runs:
+                run.begin()
+            ready = [run for run in runs if run.question is not None]
+            batch = choose_batch(ready, self._most_rows)
+            while batch:
+                questions = [run.question for run in batch if run.question is not None]
+                try:
+                    answers = self._answers(questions)
+                except Exception as error:
+                    return batch, error
+                for run, answer in zip(batch, answers, strict=True):
+                    run.take(answer, len(batch))
                 if self._is_awaited(batch):
-                    return
+                    break
+                for run in batch:
+                    run.begin()
+                if len({run.question and run.question.kind for run in batch}) > 1 or batch[0].question is None:
+                    break
+            return batch, None
+
+    def _answers(self, questions: "list[Question]") -> "Sequence[Tensor]":
+        import torch
+
+        network = self._networks.of(questions[0].network)
+        inputs = [torch.cat(each) for each in zip(*(question.inputs for question in questions), strict=True)]
+        return network(*inputs).split([question.rows for question in questions])
 
     def aside(self, call: Callable[[], object]) -> None:
         """In the drawing thread: call a network for no run; the runs set theirs up again."""
-        self._set_up = None
+        self._networks.clear()
         call()
 
-    def _network_of(self, run: SamplingRun) -> "Denoiser":
-        set_up, preset = (id(run.pipeline), run.role, run.lora_scale), run.trajectory.presets[run.role]
-        if set_up != self._set_up:
-            self._set_up, self._networks = set_up, {}
-        if preset not in self._networks:
-            network = run.pipeline.denoiser(run.role, preset, run.lora_scale)
-            if self._sizes is not None:
-                network = padded(network, self._sizes)
-            self._networks[preset] = in_parts(network, most_at_once(self._most_rows))
-        return self._networks[preset]
+    def _bounded(self, network: "Denoiser") -> "Denoiser":
+        if self._sizes is not None:
+            network = padded(network, self._sizes)
+        return in_parts(network, most_at_once(self._most_rows))
 
     def _is_awaited(self, batch: list[SamplingRun]) -> bool:
         """Whether anybody came or left, waits for a turn or the thread, has arrived, or looks on."""
@@ -189,17 +210,19 @@ class StepBatcher:
             return True
         return any(run.over or run.error or run.watch is not None for run in batch)
 
-    def _show(self, run: SamplingRun) -> None:
+    def _show(self, run: SamplingRun, asked: bool) -> None:
         if run not in self._runs:
             return
-        # To the end of the queue, so that kinds take turns.
-        self._runs.remove(run)
-        if run.watch is not None and run.last is not None and run.error is None:
-            run.watch(run.last)
-        if run.over or run.error is not None:
-            _settle(run, run.error)
-        else:
+        if asked:
+            # To the end of the queue, so that kinds take turns.
+            self._runs.remove(run)
             self._runs.append(run)
+        if run.watch is not None and run.shown < run.taken and run.error is None and run.state.last is not None:
+            run.watch(run.state.last)
+        run.shown = run.taken
+        if run.over or run.error is not None:
+            self._runs.remove(run)
+            _settle(run, run.error)
 
     def _failed(self, batch: list[SamplingRun], error: Exception) -> None:
         """A call of the network that fails for several fails only those for which it fails alone."""
@@ -231,16 +254,19 @@ def in_parts(network: "Denoiser", most_rows: int) -> "Denoiser":
     return predict
 
 
-def choose_batch(runs: list[SamplingRun], most_rows: int) -> list[SamplingRun]:
-    """Whoever waits longest, and all behind it that can share its call."""
-    leader, rows = runs[0], runs[0].rows
-    batch = [leader]
-    if leader.alone:
-        return batch
-    for run in runs[1:]:
-        if run.kind == leader.kind and not run.alone and rows + run.rows <= most_rows:
+def choose_batch(ready: list[SamplingRun], most_rows: int) -> list[SamplingRun]:
+    """Of runs with an open question: whoever waits longest, and all behind it that can share its call."""
+    batch: list[SamplingRun] = []
+    kind, rows = None, 0
+    for run in ready:
+        assert run.question is not None
+        if not batch:
+            batch, kind, rows = [run], run.question.kind, run.question.rows
+            if run.alone:
+                break
+        elif not run.alone and run.question.kind == kind and rows + run.question.rows <= most_rows:
             batch.append(run)
-            rows += run.rows
+            rows += run.question.rows
     return batch
 
 

@@ -11,7 +11,7 @@ from pangu.errors import UserError
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.halves import checked_steps
 from pangu.serve.inference.messages import Job, PoolResult, Preview, Received, Release, RequestError
-from pangu.serve.inference.pool import Pool, previewing, steps_of
+from pangu.serve.inference.pool import Pool, half, owned_by, previewing, steps_of
 from pangu.serve.inference.relay import relayed
 from pangu.serve.inference.steps import Watcher
 from pangu.serve.inference.structure_cache import StructureCache, keep, text_cache
@@ -22,9 +22,10 @@ from pangu.serve.settings import PoolSettings
 if TYPE_CHECKING:
     from cachetools import LRUCache
 
-    from pangu.diffusion.inpainting import Kept
-    from pangu.diffusion.trajectory import Conditioning, Trajectory
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.condition import Condition
+    from pangu.sampling.inpainting import Kept
+    from pangu.sampling.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Prepared:
 
     job: Job
     trajectory: "Trajectory"
-    below: "Conditioning"
+    below: "Condition"
     width_height: tuple[int, int]
     text_s: float
 
@@ -80,7 +81,7 @@ class StructurePool(Pool):
                     previewed += 1
                     put(preview)
 
-                watch = previewing(pipeline, release, job, prepared.trajectory, show)
+                watch = previewing(release, job, prepared.trajectory, show)
                 pool_result = await self._run(pipeline, release, job, prepared, watch)
                 put(replace(pool_result, previewed=previewed))
 
@@ -97,7 +98,7 @@ class StructurePool(Pool):
                 release,
                 prepared.job,
                 prepared.width_height,
-                replace(trajectory, conditioning=prepared.below),
+                told(trajectory, prepared.below),
                 role_steps={"structure": 0},
                 kept=kept,
                 seconds={"text": prepared.text_s, "structure": 0.0},
@@ -113,30 +114,32 @@ class StructurePool(Pool):
     ) -> PoolResult:
         clock = time.perf_counter()
         key = cache_key(release, job, prepared)
-        trajectory, batch_sizes = self._cache.find(key), 0.0
-        cached = trajectory is not None
-        if trajectory is None:
-            run = await self._batcher.run(pipeline, "structure", prepared.trajectory, watch)
-            trajectory, batch_sizes = run.trajectory, run.mean_batch_size
-            self._cache.keep(key, trajectory)
-        scale = job.texture.guidance_scale
-        at_boundary = replace(
-            trajectory,
-            conditioning=prepared.below,
-            guidance_scale=trajectory.guidance_scale if scale is None else scale,
-        )
+        state, batch_size = half(pipeline, "structure", prepared.trajectory), 0.0
+        cached = self._cache.restore(key, state)
+        if not cached:
+            batch_size = (await self._batcher.run(state, owned_by(pipeline, "structure"), watch)).mean_batch_size
+            self._cache.keep(key, state)
+        trajectory = told(state.trajectory, prepared.below, job.texture.guidance_scale)
         seconds = {"text": prepared.text_s, "structure": time.perf_counter() - clock}
         pool_result = PoolResult(
             release,
             job,
             prepared.width_height,
-            at_boundary,
+            trajectory,
             role_steps={"structure": trajectory.step},
             seconds=seconds,
-            batch_sizes={"structure": batch_sizes},
+            batch_sizes={"structure": batch_size},
             cached=cached,
         )
         return self._leaving(pool_result)
+
+
+def told(trajectory: "Trajectory", text: "Condition", guidance_scale: float | None = None) -> "Trajectory":
+    """The trajectory with another text, and another guidance where that is given."""
+    before = trajectory.condition
+    scale = before.guidance_scale if guidance_scale is None else guidance_scale
+    condition = replace(before, prompt=text.prompt, negative=text.negative, styles=text.styles, guidance_scale=scale)
+    return replace(trajectory, condition=condition)
 
 
 def cache_key(release: Release, job: Job, prepared: Prepared) -> Hashable:
@@ -150,7 +153,7 @@ def cache_key(release: Release, job: Job, prepared: Prepared) -> Hashable:
         job.seed,
         prepared.width_height,
         steps_of(prepared.trajectory),
-        prepared.trajectory.guidance_scale,
+        prepared.trajectory.condition.guidance_scale,
         type(scheduler).__name__,
         tuple(job.styles.items()),
         job.lora_scales.get("structure"),
@@ -163,11 +166,11 @@ class Towers:
 
     pipeline: "PanGuDrawPipeline"
     key: str
-    texts: "LRUCache[Hashable, Conditioning]"
+    texts: "LRUCache[Hashable, Condition]"
 
     def encode(
         self, prompt: str, negative: str | None, styles: Mapping[str, float], images: int, param: str
-    ) -> "Conditioning":
+    ) -> "Condition":
         """What they say of one prompt, once for each of `images`.
 
         Raises:
@@ -242,13 +245,13 @@ def noised(
     pipeline: "PanGuDrawPipeline", start: "Trajectory", received: "Received"
 ) -> tuple["Trajectory", "Kept | None"]:
     """The first state below the boundary whose clean latents are those of an image, once for each seed; and what stays of it."""
-    from pangu.diffusion.clean_estimate import start_from_clean
-    from pangu.diffusion.inpainting import Kept
+    from pangu.sampling.entering import start_from_clean
+    from pangu.sampling.inpainting import Kept
 
     noise = start.latents_bchw / start.scheduler.init_noise_sigma
     clean = received.latents_1chw.to(noise.device, noise.dtype).expand_as(noise)
     kept = None if received.drawn_11hw is None else Kept(clean.cpu(), noise.cpu(), received.drawn_11hw)
-    return start_from_clean(start, pipeline.reference.schedule, pipeline.boundary, clean, noise), kept
+    return start_from_clean(start, pipeline.boundary, clean, noise), kept
 
 
 def checked_size(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[int, int]:
@@ -267,7 +270,7 @@ def checked_size(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[int, int]:
     return width, height
 
 
-def _texture_text(towers: Towers, job: Job) -> "Conditioning":
+def _texture_text(towers: Towers, job: Job) -> "Condition":
     own = job.texture
     return towers.encode(
         job.prompt if own.prompt is None else own.prompt,

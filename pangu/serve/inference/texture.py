@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from pangu.config import Role
 from pangu.serve.inference.messages import PoolResult, Preview
-from pangu.serve.inference.pool import Pool, previewing, steps_of
+from pangu.serve.inference.pool import Pool, half, owned_by, previewing, steps_of
 from pangu.serve.inference.relay import relayed
 
 if TYPE_CHECKING:
-    from pangu.diffusion.trajectory import OnStep, Step, Trajectory
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.trajectory import Step, Trajectory
 
 
 class TexturePool(Pool):
@@ -44,44 +45,46 @@ class TexturePool(Pool):
     ) -> PoolResult:
         clock = time.perf_counter()
         trajectory, own_steps = pool_result.trajectory, pool_result.job.texture.steps
-        taken, after = 0, keeping(pipeline, pool_result)
+        taken, after, owned = 0, keeping(pool_result), owned_by(pipeline, "texture")
         if own_steps is not None and own_steps != steps_of(trajectory) and not trajectory.finished:
-            first = await self._batcher.run(pipeline, "texture", trajectory, most=1)
-            if first.last is not None:
-                trajectory, taken = retimed(pipeline, first.last, own_steps), first.taken
+            first = await self._batcher.run(half(pipeline, "texture", trajectory), owned, most=1)
+            if first.state.last is not None:
+                trajectory, taken = retimed(first.state.last, own_steps), first.taken
         watch = None
         if show is not None:
             # Over the steps that are walked here, whatever was drawn above the boundary, found in a cache, or retimed.
-            watch = previewing(pipeline, pool_result.release, pool_result.job, trajectory, show, pool_result.previewed)
-        run = await self._batcher.run(pipeline, "texture", trajectory, watch, after=after)
-        if not run.trajectory.finished:
+            watch = previewing(pool_result.release, pool_result.job, trajectory, show, pool_result.previewed)
+        run = await self._batcher.run(half(pipeline, "texture", trajectory), owned, watch, after=after)
+        trajectory = run.state.trajectory
+        if not trajectory.finished:
             raise RuntimeError(
-                f"The scheduler went back above the boundary at step {run.trajectory.step}; it can not be served."
+                f"The scheduler went back above the boundary at step {trajectory.step}; it can not be served."
             )
         seconds = dict(pool_result.seconds) | {"texture": time.perf_counter() - clock}
         batch_sizes = dict(pool_result.batch_sizes) | {"texture": run.mean_batch_size}
         role_steps: dict[Role, int] = {**pool_result.role_steps, "texture": taken + run.taken}
-        done = replace(pool_result, trajectory=run.trajectory, role_steps=role_steps, kept=None)
+        done = replace(pool_result, trajectory=trajectory, role_steps=role_steps, kept=None)
         return self._leaving(replace(done, seconds=seconds, batch_sizes=batch_sizes))
 
 
-def keeping(pipeline: "PanGuDrawPipeline", pool_result: PoolResult) -> "OnStep | None":
+def keeping(pool_result: PoolResult) -> "Callable[[SamplingState], None] | None":
     """What puts the kept part of a masked edit back after each step; None where all is drawn."""
     kept = pool_result.kept
     if kept is None:
         return None
-    from pangu.diffusion.inpainting import with_kept
+    from pangu.sampling.inpainting import with_kept
 
-    return lambda trajectory: with_kept(trajectory, pipeline.reference.schedule, kept)
+    def keep(state: "SamplingState") -> None:
+        state.trajectory = with_kept(state.trajectory, kept)
+
+    return keep
 
 
-def retimed(pipeline: "PanGuDrawPipeline", step: "Step", steps: int) -> "Trajectory":
+def retimed(step: "Step", steps: int) -> "Trajectory":
     """The trajectory of a first step below the boundary, continued on the timesteps of a whole of `steps` steps."""
-    from pangu.diffusion.clean_estimate import clean_estimate, noise_estimate, start_from_clean
     from pangu.models.schedulers import fresh_scheduler
+    from pangu.sampling.entering import start_from_clean
 
-    before, schedule = step.trajectory, pipeline.reference.schedule
-    scheduler = fresh_scheduler(before.scheduler, steps)
-    fresh = replace(before, scheduler=scheduler, timesteps=scheduler.timesteps, step=0)
-    clean, noise = clean_estimate(step, schedule), noise_estimate(step, schedule)
-    return start_from_clean(fresh, schedule, step.timestep, clean, noise)
+    scheduler = fresh_scheduler(step.trajectory.scheduler, steps)
+    fresh = replace(step.trajectory, scheduler=scheduler, timesteps=scheduler.timesteps, step=0)
+    return start_from_clean(fresh, step.timestep, step.clean_bchw, step.noise_bchw)

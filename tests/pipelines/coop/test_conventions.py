@@ -108,7 +108,7 @@ def test_a_stop_ends_either_stage() -> None:
     seen: list[float] = []
 
     def interrupts(module: Any, args: Any) -> None:
-        seen.append(float(args[1]))
+        seen.append(float(args[1][0]))
         coop._interrupt = True
 
     hook = coop.low.main.unet.register_forward_pre_hook(interrupts)

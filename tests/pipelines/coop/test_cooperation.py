@@ -25,7 +25,7 @@ from pangu.diffusion.fusion import NoiseLevel, Prediction, clean_from_prediction
 from pangu.diffusion.noise import clean_from_epsilon, epsilon_from_clean
 from pangu.models.autoencoders import scaling
 from pangu.pipelines.coop import Partner
-from pangu.pipelines.coop.levels import FlowLevels, TableLevels, trained_levels
+from pangu.sampling.levels import FlowLevels, TableLevels, trained_levels
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
@@ -164,7 +164,7 @@ class Recast(nn.Module):
         self.config, self.dtype, self.device = inner.config, inner.dtype, inner.device
 
     def forward(self, noisy, timestep, **arguments):
-        level = self.levels.level(float(timestep))
+        level = self.levels.level(float(timestep[0]))
         own_timestep = self.table.timestep(level.log_snr)
         own_level = self.table.level(own_timestep)
         scaled = rescaled(noisy, level, own_level)

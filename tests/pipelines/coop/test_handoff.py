@@ -12,6 +12,7 @@ from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
 from pangu.pipelines.coop.adapters import adapter_for
 from pangu.pipelines.coop.bridge import Side, bridge_between, resize_pixels
 from pangu.pipelines.coop.handoff import carried_over, first_call, last_call
+from pangu.sampling.levels import sample_level
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
@@ -32,7 +33,7 @@ def test_noise_is_white_after_the_handoff_and_is_not_on_the_naive_path() -> None
     sampler = high.sampler(10, 256, 256)
     generator = torch.Generator().manual_seed(0)
     clean, noise = (torch.randn(1, 4, 64, 64, generator=generator) for _ in range(2))
-    level = sampler.level_at(5)
+    level = sample_level(sampler.scheduler, 5)
     with torch.no_grad():
         ours = carried_over(clean, bridge, sampler, 5, (generator,))
         carried = bridge.to_main(clean)
@@ -53,7 +54,7 @@ def test_a_low_model_begins_and_the_main_finishes(sampler) -> None:
     low = small.stable_diffusion(1, vae=small.vae(3))
     seen: dict[str, list[float]] = {"low": [], "main": []}
     for name, pipe in (("low", low), ("main", main)):
-        pipe.unet.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(float(args[1])))
+        pipe.unet.register_forward_pre_hook(lambda _, args, name=name: seen[name].append(float(args[1][0])))
     coop = together(main, handoff=Handoff(low, t_low=500, height=16, width=16))
     found = draw(coop, num_inference_steps=6, **BIG)
     assert found.shape == (1, 4, 16, 16) and found.isfinite().all()
@@ -66,8 +67,12 @@ def test_the_levels_of_both_models_meet_whatever_their_schedules() -> None:
     low, high = adapter_for(small.stable_diffusion_3(), "low"), adapter_for(small.stable_diffusion(), "main")
     ours, theirs = high.sampler(10, 32, 32), low.sampler(12, 16, 16)
     first = first_call(ours, 400)
-    until = last_call(theirs, ours.level_at(first).log_snr)
-    assert theirs.level_at(until).log_snr >= ours.level_at(first).log_snr > theirs.level_at(until - 1).log_snr
+    until = last_call(theirs, sample_level(ours.scheduler, first).log_snr)
+    assert (
+        sample_level(theirs.scheduler, until).log_snr
+        >= sample_level(ours.scheduler, first).log_snr
+        > sample_level(theirs.scheduler, until - 1).log_snr
+    )
 
 
 def test_latents_and_resolution_may_differ_at_once_and_sizes_are_free() -> None:

@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_map
 from pangu.errors import NotFinite
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.coop import Partner
-from pangu.pipelines.coop.model_adapter import Condition, ModelAdapter
-from pangu.pipelines.coop.sampling_run import Cooperation
+from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.recipes import tiny
+from pangu.sampling.condition import Condition
+from pangu.sampling.engine import SamplingState, walk
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
@@ -31,30 +32,31 @@ MODELS = {
 def elsewhere(value: Any) -> Any:
     """The same on the device `meta`, from which nothing can be read."""
     if isinstance(value, Condition):
-        facts = {name: elsewhere(fact) for name, fact in value.facts.items()}
-        return replace(value, tensors=tree_map(elsewhere, value.tensors), facts=facts)
+        return replace(value.to("meta"), facts=tree_map(elsewhere, dict(value.facts)))
     return value.to("meta") if hasattr(value, "to") else value
 
 
-def moved(cooperation: Cooperation) -> Cooperation:
-    adapters: list[ModelAdapter] = [cooperation.adapter, *(guest.adapter for guest in cooperation.partner_states)]
+def moved(state: SamplingState) -> SamplingState:
+    adapters: list[Any] = [state.model, *(guest.model for guest in state.partners)]
     for adapter in adapters:
         for part in adapter.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 part.to("meta")
-    cooperation.condition, cooperation.latents_bchw = map(elsewhere, (cooperation.condition, cooperation.latents_bchw))
-    for guest in cooperation.partner_states:
-        guest.condition, guest.latents_bchw = map(elsewhere, (guest.condition, guest.latents_bchw))
+    told = elsewhere(state.trajectory.condition)
+    state.trajectory = replace(state.trajectory.to("meta"), condition=told)
+    for guest in state.partners:
+        guest.condition = elsewhere(guest.condition)
+        guest.trajectory = guest.trajectory and guest.trajectory.to("meta")
         # Where the crossings are read is the end of a run.
         object.__setattr__(guest.bridge, "check", lambda: None)
-    return cooperation
+    return state
 
 
-def begun(name: str, partner: Any, **arguments: Any) -> Cooperation:
+def begun(name: str, partner: Any, **arguments: Any) -> SamplingState:
     size = 96 if name == "pangu_draw" else 16
     call = {"height": size, "width": size, "num_inference_steps": 4, "generator": small.seeds(1)} | arguments
     coop = together(MODELS[name](), [partner])
-    return coop._begin(coop._request("a fox", **call))
+    return coop.begin("a fox", **call)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -62,9 +64,8 @@ def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
     guest = MODELS["stable_diffusion" if name == "controlled" else name](seed=1)
     main = {"image": Image.new("RGB", (16, 16), "white")} if name == "controlled" else {}
     with torch.no_grad():
-        cooperation = moved(begun(name, Partner(guest, strength=0.5), **main))
-        end = cooperation.run()
-    assert end.device.type == "meta" and cooperation.sampler.at == cooperation.sampler.calls
+        state = walk(moved(begun(name, Partner(guest, strength=0.5), **main)))
+    assert state.finished and state.trajectory.latents_bchw.device.type == "meta"
 
 
 @pytest.mark.parametrize("name", MODELS)

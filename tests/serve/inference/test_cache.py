@@ -2,28 +2,37 @@
 
 from collections import OrderedDict
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pangu.diffusion.trajectory import Conditioning, Trajectory
 from pangu.models.schedulers import sampler
 from pangu.recipes import tiny
+from pangu.sampling.condition import Condition, text_condition
+from pangu.sampling.engine import SamplingState
+from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.structure_cache import StructureCache, bytes_of, bytes_of_text, keep, text_cache
 
 
-def trajectory(size: int, value: float = 0.0) -> Trajectory:
+def standing(size: int, value: float = 0.0) -> SamplingState:
+    """A state at the boundary, of `size` x `size` latents."""
     scheduler = sampler(tiny().schedule)
     scheduler.set_timesteps(4)
-    said = torch.zeros(1, 2, 3)
     latents = torch.full((1, 1, size, size), value)
-    condition = Conditioning(said, said[:, 0], said, said[:, 0])
     sources = (torch.Generator().manual_seed(1),)
-    return Trajectory(latents, scheduler.timesteps, 2, scheduler, condition, 3.0, {"structure": 0}, sources)
+    return SamplingState(None, Trajectory(latents, scheduler.timesteps, 2, scheduler, said(), sources))
 
 
-SMALLEST = bytes_of(trajectory(1))
+def said() -> Condition:
+    text = torch.zeros(1, 2, 3)
+    return text_condition(text, text[:, 0], text, text[:, 0])
+
+
+def size_of(size: int) -> int:
+    return bytes_of(standing(size).snapshot())
+
+
+SMALLEST = size_of(1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.integers(1, 40)), max_size=30))
@@ -32,58 +41,60 @@ def test_it_is_an_lru_bounded_in_bytes(actions: list[tuple[int, bool, int]]) -> 
     cache, model = StructureCache(most), OrderedDict()
     for key, keeps, size in actions:
         if keeps:
-            cache.keep(key, trajectory(size))
-            if bytes_of(trajectory(size)) <= most:
+            cache.keep(key, standing(size))
+            if size_of(size) <= most:
                 model.pop(key, None)
                 model[key] = size
-                while sum(bytes_of(trajectory(kept)) for kept in model.values()) > most:
+                while sum(size_of(kept) for kept in model.values()) > most:
                     model.popitem(last=False)
         else:
-            found = cache.find(key)
-            assert (found is None) == (key not in model)
-            if found is not None:
+            state = standing(50)
+            found = cache.restore(key, state)
+            assert found == (key in model)
+            assert state.trajectory.latents_bchw.shape[-1] == model.get(key, 50)
+            if found:
                 model.move_to_end(key)
-                assert found.latents_bchw.shape[-1] == model[key]
         assert len(cache) == len(model)
         assert cache.used_bytes <= most
 
 
 def test_what_is_found_can_be_walked_on_without_changing_what_is_kept() -> None:
     cache = StructureCache(10**6)
-    original = trajectory(3)
+    original = standing(3)
     cache.keep("key", original)
     for _ in range(2):
-        found = cache.find("key")
-        assert found is not None
-        assert found.generators is not None
-        drawn = torch.randn(3, generator=found.generators[0])
+        state = standing(1)
+        assert cache.restore("key", state)
+        sources = state.trajectory.generators
+        assert sources is not None
+        drawn = torch.randn(3, generator=sources[0])
         assert torch.equal(drawn, torch.randn(3, generator=torch.Generator().manual_seed(1)))
-        found.scheduler.num_inference_steps = 99
-    assert original.scheduler.num_inference_steps == 4
+        state.trajectory.scheduler.num_inference_steps = 99
+    assert original.trajectory.scheduler.num_inference_steps == 4
 
 
 def test_no_bytes_hold_nothing() -> None:
     cache = StructureCache(0)
-    cache.keep("key", trajectory(1))
-    assert cache.find("key") is None
+    cache.keep("key", standing(1))
+    assert not cache.restore("key", standing(1))
 
 
-@pytest.mark.parametrize("size", [1, 16])
-def test_text_is_not_kept(size: int) -> None:
+def test_text_is_not_kept_and_that_of_the_request_stays() -> None:
     cache = StructureCache(10**6)
-    cache.keep("key", trajectory(size))
-    found = cache.find("key")
-    assert found is not None
-    assert found.conditioning.tokens_bnc.numel() == 0
+    cache.keep("key", standing(16))
+    assert cache._kept["key"].trajectory.condition == Condition()
+    state = standing(1)
+    asked = state.trajectory.condition
+    assert cache.restore("key", state) and state.trajectory.condition is asked
 
 
 def test_the_text_of_a_prompt_is_kept_and_counted() -> None:
-    said = trajectory(1).conditioning
-    assert bytes_of_text(said) == 4 * (6 + 3 + 6 + 3)
-    cache = text_cache(bytes_of_text(said))
-    keep(cache, "a fox", said)
-    assert cache.get("a fox") is said
-    keep(cache, "two foxes", said.repeat(2))
+    asked = said()
+    assert bytes_of_text(asked) == 4 * (6 + 3 + 6 + 3)
+    cache = text_cache(bytes_of_text(asked))
+    keep(cache, "a fox", asked)
+    assert cache.get("a fox") is asked
+    keep(cache, "two foxes", asked.repeat(2))
     assert cache.get("two foxes") is None, "what is larger than the cache takes nobody's place"
-    keep(cache, "a lemon", said)
+    keep(cache, "a lemon", asked)
     assert cache.get("a fox") is None

@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pangu.diffusion.trajectory import Trajectory
 from pangu.errors import UserError
 from pangu.models.schedulers import named_sampler
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
+from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
+from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import SamplingRun, StepBatcher
 
 
@@ -45,9 +46,14 @@ def begun(pair: PanGuDrawPipeline, seed: int, steps: int = 4, **options: Any) ->
     )
 
 
+async def walked(batcher: StepBatcher, pair: PanGuDrawPipeline, start: Trajectory, **options: Any) -> SamplingRun:
+    """The structure half of a request."""
+    return await batcher.run(half(pair, "structure", start), owned_by(pair, "structure"), **options)
+
+
 def ran(batcher: StepBatcher, pair: PanGuDrawPipeline, *starts: Trajectory) -> list[SamplingRun]:
     async def together() -> list[SamplingRun]:
-        return list(await asyncio.gather(*(batcher.run(pair, "structure", start) for start in starts)))
+        return list(await asyncio.gather(*(walked(batcher, pair, start) for start in starts)))
 
     return asyncio.run(together())
 
@@ -70,26 +76,26 @@ def test_a_result_depends_on_its_company_by_less_than_a_thousandth(
     alone = [ran(StepBatcher(worker, 1), pair, begun(pair, **each))[0] for each in asked]
     together = ran(StepBatcher(worker, most_rows), pair, *(begun(pair, **each) for each in asked))
     for one, other in zip(alone, together, strict=True):
-        assert one.trajectory.step == other.trajectory.step
-        scale = max(1.0, float(one.trajectory.latents_bchw.abs().max()))
+        assert one.state.trajectory.step == other.state.trajectory.step
+        scale = max(1.0, float(one.state.trajectory.latents_bchw.abs().max()))
         torch.testing.assert_close(
-            one.trajectory.latents_bchw, other.trajectory.latents_bchw, rtol=0, atol=1e-3 * scale
+            one.state.trajectory.latents_bchw, other.state.trajectory.latents_bchw, rtol=0, atol=1e-3 * scale
         )
 
 
 def test_one_row_a_call_gives_the_same_bits_whoever_else_draws(pair: PanGuDrawPipeline, worker: Worker) -> None:
     alone = ran(StepBatcher(worker, 1), pair, begun(pair, 1))[0]
     crowd = ran(StepBatcher(worker, 1), pair, *(begun(pair, seed) for seed in (1, 2, 3)))[0]
-    assert torch.equal(alone.trajectory.latents_bchw, crowd.trajectory.latents_bchw)
+    assert torch.equal(alone.state.trajectory.latents_bchw, crowd.state.trajectory.latents_bchw)
     assert crowd.mean_batch_size == 1
 
 
 def test_the_walk_is_the_pipelines_own_and_stops_at_the_boundary(pair: PanGuDrawPipeline, worker: Worker) -> None:
     run = ran(StepBatcher(worker), pair, begun(pair, 1, steps=5))[0]
     expected = pair.advance(begun(pair, 1, steps=5), "structure")
-    assert torch.equal(run.trajectory.latents_bchw, expected.latents_bchw)
+    assert torch.equal(run.state.trajectory.latents_bchw, expected.latents_bchw)
     assert run.taken == expected.step > 0
-    assert not run.trajectory.finished
+    assert not run.state.trajectory.finished
 
 
 def test_a_request_joins_at_the_next_step(pair: PanGuDrawPipeline, worker: Worker) -> None:
@@ -100,9 +106,9 @@ def test_a_request_joins_at_the_next_step(pair: PanGuDrawPipeline, worker: Worke
 
         def join(_: Any) -> None:
             if not joined:
-                joined.append(asyncio.create_task(batcher.run(pair, "structure", begun(pair, 2, steps=6))))
+                joined.append(asyncio.create_task(walked(batcher, pair, begun(pair, 2, steps=6))))
 
-        first = await batcher.run(pair, "structure", begun(pair, 1, steps=6), watch=join)
+        first = await walked(batcher, pair, begun(pair, 1, steps=6), watch=join)
         return first, await joined[0]
 
     first, second = asyncio.run(scenario())
@@ -116,8 +122,8 @@ def test_a_cancelled_request_takes_no_further_step_and_leaves_no_trace(pair: Pan
     batcher, steps = StepBatcher(worker), []
 
     async def scenario() -> None:
-        task = asyncio.create_task(batcher.run(pair, "structure", begun(pair, 1, steps=200), watch=steps.append))
-        other = asyncio.create_task(batcher.run(pair, "structure", begun(pair, 2, steps=8)))
+        task = asyncio.create_task(walked(batcher, pair, begun(pair, 1, steps=200), watch=steps.append))
+        other = asyncio.create_task(walked(batcher, pair, begun(pair, 2, steps=8)))
         while len(steps) < 2:
             await asyncio.sleep(0.001)
         task.cancel()
@@ -161,14 +167,14 @@ def test_a_walk_that_goes_on_by_itself_lets_others_join_leave_and_work(
     batcher, order = StepBatcher(counting), []
 
     async def scenario() -> tuple[SamplingRun, SamplingRun]:
-        long = asyncio.create_task(batcher.run(pair, "structure", begun(pair, 1, steps=400)))
+        long = asyncio.create_task(walked(batcher, pair, begun(pair, 1, steps=400)))
         while counting.turns == 0:
             await asyncio.sleep(0.001)
         # Each of these has to interrupt a run of hundreds of milliseconds.
         order.append(await counting.run(lambda: "work"))
-        second = await batcher.run(pair, "structure", begun(pair, 2, steps=4))
+        second = await walked(batcher, pair, begun(pair, 2, steps=4))
         order.append("joined")
-        leaving = asyncio.create_task(batcher.run(pair, "structure", begun(pair, 3, steps=400)))
+        leaving = asyncio.create_task(walked(batcher, pair, begun(pair, 3, steps=400)))
         while batcher.waiting < 2:
             await asyncio.sleep(0.001)
         leaving.cancel()
@@ -192,13 +198,14 @@ def test_who_fails_fails_alone(pair: PanGuDrawPipeline, worker: Worker) -> None:
     batcher = StepBatcher(worker)
 
     async def scenario() -> list[Any]:
-        run = SamplingRun(pair, "structure", broken, None, None, asyncio.get_running_loop().create_future())
-        batcher._runs.append(run)
-        return await asyncio.gather(batcher.run(pair, "structure", good), run.done, return_exceptions=True)
+        done = asyncio.get_running_loop().create_future()
+        run = SamplingRun(half(pair, "structure", broken), lambda state: True, None, None, done)
+        walks = walked(batcher, pair, good), batcher.walk(run)
+        return await asyncio.gather(*walks, return_exceptions=True)
 
     result, error = asyncio.run(scenario())
     assert isinstance(error, UserError)
-    assert torch.equal(result.trajectory.latents_bchw, pair.advance(begun(pair, 1), "structure").latents_bchw)
+    assert torch.equal(result.state.trajectory.latents_bchw, pair.advance(begun(pair, 1), "structure").latents_bchw)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
@@ -215,12 +222,12 @@ def test_a_scheduler_that_fails_in_its_step_costs_no_other_request_a_step(
     batcher = StepBatcher(worker)
 
     async def scenario() -> list[Any]:
-        walks = (batcher.run(pair, "structure", start) for start in (first, broken, last))
+        walks = (walked(batcher, pair, start) for start in (first, broken, last))
         return await asyncio.gather(*walks, return_exceptions=True)
 
     found, error, other = asyncio.run(scenario())
     assert isinstance(error, UserError)
     for seed, run in ((1, found), (3, other)):
         alone = pair.advance(begun(pair, seed, scheduler=sampler), "structure").latents_bchw
-        assert run.trajectory.step == 2
-        torch.testing.assert_close(run.trajectory.latents_bchw, alone, rtol=1e-3, atol=1e-4)
+        assert run.state.trajectory.step == 2
+        torch.testing.assert_close(run.state.trajectory.latents_bchw, alone, rtol=1e-3, atol=1e-4)

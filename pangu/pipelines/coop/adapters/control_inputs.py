@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
@@ -58,8 +57,3 @@ def _prepared(image: Any, adapter: ModelAdapter, request: GenerationRequest) -> 
     pixels = PROCESSOR.preprocess(image).to(adapter.device, adapter.pipe.controlnet.dtype)
     repeats = request.images // batch
     return pixels.repeat_interleave(repeats, dim=0) if repeats > 1 else pixels
-
-
-def for_guidance(pictures: list[Tensor], guided: bool) -> list[Tensor]:
-    """The same twice over where the negative prompts stand before the prompts in one batch."""
-    return [torch.cat([one] * 2) if guided else one for one in pictures]

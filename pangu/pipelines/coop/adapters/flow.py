@@ -1,5 +1,6 @@
 """Flow-matching transformers: Stable Diffusion 3 and Flux."""
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,8 @@ from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import c
 from torch import Tensor
 
 from pangu.pipelines.coop.adapters.latent import LatentAdapter
-from pangu.pipelines.coop.model_adapter import Condition, GenerationRequest, Tensors
+from pangu.pipelines.coop.model_adapter import GenerationRequest
+from pangu.sampling.condition import Condition, Tensors, text
 
 
 class StableDiffusion3(LatentAdapter):
@@ -33,9 +35,8 @@ class StableDiffusion3(LatentAdapter):
             do_classifier_free_guidance=guided,
             negative_prompt=request.negatives,
         )
-        if guided:
-            tokens, pooled = torch.cat([negative, tokens]), torch.cat([negative_pooled, pooled])
-        return Condition({"tokens": tokens, "pooled": pooled}, guided, request.guidance_scale, request.batched_guidance)
+        beside = text(negative, negative_pooled) if guided else None
+        return self.told(text(tokens, pooled), beside, request)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         return self.network(
@@ -81,25 +82,32 @@ class Flux(StableDiffusion3):
         return side, side
 
     def condition(self, request: GenerationRequest) -> Condition:
-        tokens, pooled, text_ids = self._embed(request.prompts, request)
         scale = float(request.extra.get("true_cfg_scale", 1.0))
-        guided = scale > 1 and request.negatives is not None
-        if guided:
-            negative, negative_pooled, _ = self._embed(request.negatives, request)
-            tokens, pooled = torch.cat([negative, tokens]), torch.cat([negative_pooled, pooled])
-        tensors: Tensors = {"tokens": tokens, "pooled": pooled}
+        *prompt, text_ids = self._embed(request.prompts, request)
+        told: Tensors = {}
         if self.network.config.guidance_embeds:
-            tensors["guidance"] = torch.full((len(tokens),), request.guidance_scale, device=self.device)
+            told["guidance"] = torch.full((len(prompt[0]),), request.guidance_scale, device=self.device)
+        negative = None
+        if scale > 1 and request.negatives is not None:
+            *beside, _ = self._embed(request.negatives, request)
+            negative = text(*beside) | told
         height, width = self.latent_size(request.height, request.width)
-        ids = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, tokens.dtype)
-        return Condition(tensors, guided, scale, request.batched_guidance, {"text_ids": text_ids, "image_ids": ids})
+        ids = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, prompt[0].dtype)
+        facts = {"text_ids": text_ids, "image_ids": ids}
+        condition = self.told(text(*prompt) | told, negative, request)
+        return replace(condition, guidance_scale=scale, facts=facts)
+
+    def shared(self, condition: Condition) -> Hashable:
+        # The places of tokens follow from their number.
+        return None
 
     def reguided(self, condition: Condition, scale: float) -> Condition:
         """The scale that its network is told; the true guidance stays as the call began."""
-        if "guidance" not in condition.tensors:
+        if "guidance" not in condition.prompt:
             return condition
-        told = torch.full_like(condition.tensors["guidance"], scale)
-        return replace(condition, tensors=condition.tensors | {"guidance": told})
+        told = {"guidance": torch.full_like(condition.prompt["guidance"], scale)}
+        negative = None if condition.negative is None else condition.negative | told
+        return replace(condition, prompt=condition.prompt | told, negative=negative)
 
     def _embed(self, prompts: list[str] | None, request: GenerationRequest) -> tuple[Tensor, Tensor, Tensor]:
         return self.pipe.encode_prompt(

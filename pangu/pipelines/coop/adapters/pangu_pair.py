@@ -1,25 +1,26 @@
 """PanGu-Draw's own pair, whose expert changes at the boundary inside the cooperation, and a single generator of ours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from pangu.config import ROLES, Role
-from pangu.diffusion.interval import expert_at
 from pangu.diffusion.presets import nearest_of
-from pangu.diffusion.trajectory import Trajectory, predict
 from pangu.errors import UserError
 from pangu.models.controlnet import ControlledUNet
 from pangu.models.denoisers import denoise
 from pangu.models.schedulers import check_halves, check_schedule
-from pangu.pipelines import pair_inputs, step_callback
+from pangu.pipelines import step_callback
 from pangu.pipelines.coop.adapters.control_inputs import control_pictures, control_scales
 from pangu.pipelines.coop.adapters.latent import LatentAdapter
-from pangu.pipelines.coop.levels import Sampler
-from pangu.pipelines.coop.model_adapter import Condition, GenerationRequest, Tensors, check_parts
+from pangu.pipelines.coop.model_adapter import GenerationRequest, ModelAdapter, check_parts
+from pangu.pipelines.generator_model import GeneratorModel
 from pangu.pipelines.schedules import check_own_schedule
+from pangu.sampling.condition import Condition, Style, Tensors
+from pangu.sampling.levels import Sampler
+from pangu.sampling.question import Question
 
 
 class PanGuDraw(LatentAdapter):
@@ -71,35 +72,22 @@ class PanGuDraw(LatentAdapter):
         said = self.pipe.encode_prompt(request.prompts, request.negatives, styles)
         said = said.repeat(request.images_per_prompt).to(self.device)
         presets = {role: self.pipe.preset_for(role, request.height, request.width) for role in self.roles}
-        facts = {"presets": presets, "said": said}
-        # The pair's own rule of guidance, styles included, runs as one batch inside `network_call`.
-        return Condition({}, False, request.guidance_scale, True, facts)
+        return replace(
+            said,
+            guidance_scale=request.guidance_scale,
+            batched=request.batched_guidance,
+            facts={"presets": presets},
+        )
+
+    def question(self, noisy_bchw: Tensor, timestep_b: Tensor, tensors: Tensors, condition: Condition) -> Question:
+        """One call of the generator that owns the timestep, shared with whatever else asks this pair."""
+        if self.offloaded:
+            return super().question(noisy_bchw, timestep_b, tensors, condition)
+        return GeneratorModel(self.pipe).question(noisy_bchw.to(self.device), timestep_b, tensors, condition)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        role = self.expert(float(timestep))
-        unet, contract = self.asked(role), self.pipe.contract(role)
-        preset = condition.facts["presets"][role]
-        height, width = pair_inputs.presets_of(contract)[preset]
-        native = height // contract.spatial_factor, width // contract.spatial_factor
-
-        def ask(noisy: Tensor, timestep_b: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
-            texts = tokens.to(unet.dtype), pooled.to(unet.dtype)
-            control = self.control(condition, len(noisy))
-            return denoise(
-                unet, noisy, self.there(timestep_b), *texts, preset, native_size=native, control=control
-            ).float()
-
-        here = Trajectory(
-            latents_bchw=noisy_bchw,
-            timesteps=timestep.reshape(1),
-            step=0,
-            scheduler=None,
-            conditioning=condition.facts["said"],
-            guidance_scale=condition.guidance_scale,
-            presets=condition.facts["presets"],
-            guidance_rescale=condition.guidance_rescale,
-        )
-        return predict(ask, noisy_bchw, here)
+        asked = GeneratorModel(self.pipe).question(noisy_bchw, timestep, tensors, condition)
+        return asked.network.set_up()(*asked.inputs)
 
     def sampler(
         self,
@@ -117,27 +105,10 @@ class PanGuDraw(LatentAdapter):
         return found
 
     def embeds(self, condition: Condition) -> dict[str, Tensor]:
-        facts = condition.facts
-        return step_callback.embeds(facts["said"], condition.guidance_scale > 1, facts["presets"][self.roles[0]])
+        return step_callback.embeds(condition, condition.facts["presets"][self.roles[0]])
 
     def with_embeds(self, condition: Condition, answer: Mapping[str, Any]) -> Condition:
-        said = step_callback.with_embeds(condition.facts["said"], condition.facts["presets"][self.roles[0]], answer)
-        return replace(condition, facts={**condition.facts, "said": said})
-
-    def reguided(self, condition: Condition, scale: float) -> Condition:
-        return replace(condition, guidance_scale=scale)
-
-    def expert(self, timestep: float) -> Role:
-        """Which generator is asked."""
-        return expert_at(timestep, self.pipe.boundary)
-
-    def asked(self, role: Role) -> Any:
-        """The network that answers for a role."""
-        return self.pipe.generator(role)
-
-    def control(self, condition: Condition, count: int) -> Mapping[str, Any] | None:
-        """What the network is controlled by, for `count` entries: the images, once for each part of the guidance."""
-        return None
+        return step_callback.with_embeds(condition, answer, condition.facts["presets"][self.roles[0]])
 
 
 class SingleGenerator(PanGuDraw):
@@ -156,24 +127,36 @@ class SingleGenerator(PanGuDraw):
     def networks(self) -> list[Any]:
         return [part for part in (self.pipe.unet, self.pipe.controlnet) if part is not None]
 
-    def expert(self, timestep: float) -> Role:
-        return self.roles[0]
-
-    def asked(self, role: Role) -> Any:
-        unet, controlnet = self.pipe.unet, self.pipe.controlnet
-        return unet if controlnet is None else ControlledUNet(unet, controlnet)
-
     def condition(self, request: GenerationRequest) -> Condition:
         plain = super().condition(request)
         if self.pipe.controlnet is None:
             return plain
-        shown = control_pictures(self, request)[0]
-        facts = {"shown": shown, "scale": control_scales(self, request)[0]}
-        return replace(plain, facts={**plain.facts, **facts})
+        shown = {"control": control_pictures(self, request)[0]}
+        facts = {**plain.facts, "scale": control_scales(self, request)[0]}
+        styles = tuple(Style(style.prompt | shown, style.scale) for style in plain.styles)
+        assert plain.negative is not None
+        return replace(plain, prompt=plain.prompt | shown, negative=plain.negative | shown, styles=styles, facts=facts)
 
-    def control(self, condition: Condition, count: int) -> Mapping[str, Any] | None:
+    def question(self, noisy_bchw: Tensor, timestep_b: Tensor, tensors: Tensors, condition: Condition) -> Question:
         if self.pipe.controlnet is None:
-            return None
-        shown = condition.facts["shown"]
-        repeated = shown.repeat(count // len(shown), 1, 1, 1)
-        return {"control_bchw": repeated, "conditioning_scale": condition.facts["scale"]}
+            return super().question(noisy_bchw, timestep_b, tensors, condition)
+        return ModelAdapter.question(self, noisy_bchw, timestep_b, tensors, condition)
+
+    def shared(self, condition: Condition) -> Hashable:
+        return condition.facts["presets"][self.pipe.role], condition.facts["scale"]
+
+    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
+        """As the generator alone, with what its ControlNet adds."""
+        pipe, preset = self.pipe, condition.facts["presets"][self.pipe.role]
+        height, width = pipe.sizes[preset]
+        factor = pipe.reference.spatial_factor
+        return denoise(
+            ControlledUNet(pipe.unet, pipe.controlnet),
+            noisy_bchw,
+            self.there(timestep),
+            tensors["tokens"].to(self.dtype),
+            tensors["pooled"].to(self.dtype),
+            preset,
+            native_size=(height // factor, width // factor),
+            control={"control_bchw": tensors["control"], "conditioning_scale": condition.facts["scale"]},
+        )

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pangu.errors import UserError
-from pangu.pipelines.coop.model_adapter import Condition, GenerationRequest, ModelAdapter, Tensors, check_parts
+from pangu.pipelines.coop.model_adapter import GenerationRequest, ModelAdapter, check_parts
+from pangu.sampling.condition import Condition, Tensors
 
 
 class Pixels(ModelAdapter):
@@ -41,7 +41,7 @@ class Pixels(ModelAdapter):
         return pixels_bchw.float()
 
     def condition(self, request: GenerationRequest) -> Condition:
-        return Condition({}, False, 1.0)
+        return Condition()
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         return self.network(noisy_bchw, self.there(timestep), return_dict=False)[0]
@@ -59,8 +59,7 @@ class DeepFloyd(Pixels):
             device=self.device,
             negative_prompt=request.negatives,
         )
-        both = torch.cat([negative, tokens]) if guided else tokens
-        return Condition({"tokens": both}, guided, request.guidance_scale, request.batched_guidance)
+        return self.told({"tokens": tokens}, {"tokens": negative} if guided else None, request)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         text = tensors["tokens"]

@@ -1,10 +1,10 @@
 """SDXL, alone and under ControlNets: text tokens, pooled text, and six numbers about the size (arXiv 2307.01952, Section 2.2)."""
 
-import torch
 from torch import Tensor
 
 from pangu.pipelines.coop.adapters.stable_diffusion import Controlled, StableDiffusion
-from pangu.pipelines.coop.model_adapter import Condition, GenerationRequest, Tensors
+from pangu.pipelines.coop.model_adapter import GenerationRequest
+from pangu.sampling.condition import Condition, Tensors
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -28,10 +28,10 @@ class StableDiffusionXL(StableDiffusion):
             dtype=tokens.dtype,
             text_encoder_projection_dim=pooled.shape[-1] if second is None else second.config.projection_dim,
         )
-        if guided:
-            tokens, pooled = torch.cat([negative, tokens]), torch.cat([negative_pooled, pooled])
-        tensors = {"tokens": tokens, "pooled": pooled, "numbers": numbers.to(self.device).repeat(len(tokens), 1)}
-        return Condition(tensors, guided, request.guidance_scale, request.batched_guidance)
+        numbers = numbers.to(self.device).repeat(len(tokens), 1)
+        prompt = {"tokens": tokens, "pooled": pooled, "numbers": numbers}
+        beside = {"tokens": negative, "pooled": negative_pooled, "numbers": numbers} if guided else None
+        return self.told(prompt, beside, request)
 
     def added(self, tensors: Tensors) -> dict[str, Tensor]:
         return {"text_embeds": tensors["pooled"], "time_ids": tensors["numbers"]}

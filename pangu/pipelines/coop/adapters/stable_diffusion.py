@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x and 2.x, alone and under ControlNets, and its image variations."""
 
+from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +9,10 @@ from torch import Tensor
 
 from pangu.data.images import opened_rgb
 from pangu.errors import UserError
-from pangu.pipelines.coop.adapters.control_inputs import control_pictures, control_scales, for_guidance
+from pangu.pipelines.coop.adapters.control_inputs import control_pictures, control_scales
 from pangu.pipelines.coop.adapters.latent import LatentAdapter
-from pangu.pipelines.coop.model_adapter import Condition, GenerationRequest, Tensors
+from pangu.pipelines.coop.model_adapter import GenerationRequest
+from pangu.sampling.condition import Condition, Tensors
 
 
 class StableDiffusion(LatentAdapter):
@@ -21,8 +23,8 @@ class StableDiffusion(LatentAdapter):
         tokens, negative = self.pipe.encode_prompt(
             request.prompts, self.device, request.images_per_prompt, guided, request.negatives
         )
-        both = torch.cat([negative, tokens]) if guided else tokens
-        return Condition({"tokens": both}, guided, request.guidance_scale, request.batched_guidance)
+        beside = {"tokens": negative} if guided else None
+        return self.told({"tokens": tokens}, beside, request)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
         timestep = self.there(timestep)
@@ -49,8 +51,13 @@ class Controlled(StableDiffusion):
 
     def condition(self, request: GenerationRequest) -> Condition:
         plain = super().condition(request)
-        shown = {"controls": for_guidance(control_pictures(self, request), plain.guided)}
-        return replace(plain, tensors=plain.tensors | shown, facts={"scales": control_scales(self, request)})
+        shown = {"controls": control_pictures(self, request)}
+        negative = None if plain.negative is None else plain.negative | shown
+        facts = {"scales": control_scales(self, request)}
+        return replace(plain, prompt=plain.prompt | shown, negative=negative, facts=facts)
+
+    def shared(self, condition: Condition) -> Hashable:
+        return tuple(condition.facts["scales"])
 
     def residuals(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> dict[str, Any]:
         several = hasattr(self.pipe.controlnet, "nets")
@@ -89,4 +96,7 @@ class ImageVariation(StableDiffusion):
         images = torch.stack(each) if isinstance(each[0], Tensor) else each
         guided = request.guidance_scale > 1
         tokens = self.pipe._encode_image(images, self.device, request.images_per_prompt, guided)
-        return Condition({"tokens": tokens}, guided, request.guidance_scale, request.batched_guidance)
+        if not guided:
+            return self.told({"tokens": tokens}, None, request)
+        negative, tokens = tokens.chunk(2)
+        return self.told({"tokens": tokens}, {"tokens": negative}, request)

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from pangu.diffusion.fusion import NoiseLevel, Prediction, PredictionKind
 from pangu.errors import UserError
@@ -92,7 +91,7 @@ class EdmLevels:
         return NoiseLevel(signal, signal * sigma)
 
 
-def trained_levels(scheduler: Any, who: str) -> TrainedLevels:
+def trained_levels(scheduler: Any, who: str = "The model") -> TrainedLevels:
     """The noise levels of a network, read from the scheduler that its pipeline carries.
 
     Raises:
@@ -116,7 +115,7 @@ def trained_levels(scheduler: Any, who: str) -> TrainedLevels:
     return TableLevels(prediction, tuple(table.tolist()))
 
 
-def prediction_of(scheduler: Any, who: str) -> Prediction:
+def prediction_of(scheduler: Any, who: str = "The model") -> Prediction:
     """What a scheduler takes for the output of its network.
 
     Raises:
@@ -137,19 +136,58 @@ def prediction_of(scheduler: Any, who: str) -> Prediction:
     )
 
 
-@dataclass
+def sample_level(scheduler: Any, call: int) -> NoiseLevel:
+    """Signal and noise in the sample that a scheduler takes at call number `call`.
+
+    Raises:
+        UserError: its noise levels can not be read.
+    """
+    if not hasattr(scheduler, "sigmas"):
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise UserError(f"{type(scheduler).__name__} has noise levels that can not be read.")
+        alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[call])])
+        return NoiseLevel(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
+    sigma = float(scheduler.sigmas[call])
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return NoiseLevel(1 - sigma, sigma)
+    if hasattr(scheduler, "sigmas_interpol") or hasattr(scheduler, "_second_order_timesteps"):
+        # Every second call is at a level between two of the table; only its timestep says which.
+        trained = trained_levels(scheduler).level(float(scheduler.timesteps[call]))
+        return NoiseLevel(1.0, trained.sigma / trained.signal)
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
+        signal, sigma_t = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[call].double())
+        return NoiseLevel(float(signal), float(sigma_t))
+    return NoiseLevel(1.0, sigma)
+
+
+def first_stage(scheduler: Any, call: int) -> int:
+    """That call, or the next one that begins a step of a second-order scheduler."""
+    return call if getattr(scheduler, "order", 1) == 1 else call + call % 2
+
+
+def begun_at(scheduler: Any, call: int) -> Any:
+    """The scheduler, which starts in the middle, without history, at a call that `first_stage` gave."""
+    if call and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(call)
+    return scheduler
+
+
+@dataclass(frozen=True)
 class Sampler:
-    """A diffusers scheduler at one trajectory: timesteps are set, and `at` counts the calls of `step`.
+    """A diffusers scheduler whose timesteps are set for one trajectory.
 
     A second-order scheduler is called twice a step; a call is what the network is asked for, a step what the user counts.
+
+    Raises:
+        UserError: its noise levels can not be read.
     """
 
     scheduler: Any
     num_inference_steps: int
     who: str
-    at: int = 0
 
     def __post_init__(self) -> None:
+        # Read once, because the network of the main model is asked in the sampler's own timesteps.
         scheduler = self.scheduler
         vp_table = hasattr(scheduler, "alphas_cumprod") and not hasattr(scheduler, "sigmas")
         between = hasattr(scheduler, "sigmas_interpol")
@@ -160,60 +198,11 @@ class Sampler:
     def calls(self) -> int:
         return len(self.scheduler.timesteps)
 
-    @property
-    def timestep(self) -> torch.Tensor:
-        """The current timestep, a tensor without dimensions."""
-        return self.scheduler.timesteps[self.at]
-
-    @property
-    def prediction(self) -> Prediction:
-        return prediction_of(self.scheduler, self.who)
-
     def step_of(self, call: int) -> int:
         """Which of the user's steps a call belongs to."""
         return call * self.num_inference_steps // self.calls
 
-    def level(self) -> NoiseLevel:
-        """Signal and noise in the sample that the current call is given."""
-        return self.level_at(self.at)
-
-    def level_at(self, call: int) -> NoiseLevel:
-        scheduler = self.scheduler
-        if not hasattr(scheduler, "sigmas"):
-            alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[call])])
-            return NoiseLevel(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
-        sigma = float(scheduler.sigmas[call])
-        if type(scheduler).__name__.startswith("FlowMatch"):
-            return NoiseLevel(1 - sigma, sigma)
-        if hasattr(scheduler, "sigmas_interpol") or hasattr(scheduler, "_second_order_timesteps"):
-            # Every second call is at a level between two of the table; only its timestep says which.
-            trained = trained_levels(scheduler, self.who).level(float(scheduler.timesteps[call]))
-            return NoiseLevel(1.0, trained.sigma / trained.signal)
-        if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
-            signal, sigma_t = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[call].double())
-            return NoiseLevel(float(signal), float(sigma_t))
-        return NoiseLevel(1.0, sigma)
-
-    def scale(self, noisy_bchw: torch.Tensor) -> torch.Tensor:
-        """The sample as the network wants to see it."""
-        if not hasattr(self.scheduler, "scale_model_input"):
-            return noisy_bchw
-        return self.scheduler.scale_model_input(noisy_bchw, self.timestep)
-
-    def step(self, predicted_bchw: torch.Tensor, noisy_bchw: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
-        """The sample at the next level, float32 (PanGu-Draw, Algorithm 1, line 5)."""
-        following = self.scheduler.step(predicted_bchw, self.timestep, noisy_bchw, **arguments, return_dict=False)[0]
-        self.at += 1
-        return following
-
-    def begin_at(self, call: int) -> None:
-        """Start in the middle, without history, at a call that `first_stage` gave."""
-        self.at = call
-        if call and hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(call)
-
-    def first_stage(self, call: int) -> int:
-        """That call, or the next one that begins a step of a second-order scheduler."""
-        if getattr(self.scheduler, "order", 1) == 1:
-            return call
-        return call + call % 2
+    @property
+    def learned_variance(self) -> bool:
+        """Whether the network's further channels are a variance that the scheduler takes."""
+        return self.scheduler.config.get("variance_type") in ("learned", "learned_range")

@@ -14,14 +14,15 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.trajectory import Conditioning, StyleConditioning, Trajectory, advance, predict_together, take_step
+from pangu.sampling.condition import Style, text_condition
+from pangu.sampling.engine import SamplingState, walk
+from pangu.sampling.question import DenoiserModel
+from pangu.sampling.trajectory import Trajectory
 
 SCHEDULERS = [
     DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler,
     PNDMScheduler, UniPCMultistepScheduler,
 ]  # fmt: skip
-WHOLE = TimeInterval(0, 1000)
 
 
 def start(scheduler_class) -> Trajectory:
@@ -29,8 +30,9 @@ def start(scheduler_class) -> Trajectory:
     scheduler.set_timesteps(6)
     text = [torch.ones(2, 3, 4), torch.ones(2, 4)]
     latents = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    condition = Conditioning(*text, *text, (StyleConditioning(*text, 2.0),))
-    return Trajectory(latents * scheduler.init_noise_sigma, scheduler.timesteps, 0, scheduler, condition, 1.0, {})
+    style = Style({"tokens": text[0], "pooled": text[1]}, 2.0)
+    condition = text_condition(*text, *text, [style])
+    return Trajectory(latents * scheduler.init_noise_sigma, scheduler.timesteps, 0, scheduler, condition)
 
 
 def shrink(noisy, timestep, tokens, pooled):
@@ -39,23 +41,13 @@ def shrink(noisy, timestep, tokens, pooled):
 
 
 def steps(trajectory: Trajectory, count: int) -> Trajectory:
-    """Exactly `count` steps: the walk is broken off from outside, as a hand-off does."""
+    """Exactly `count` steps."""
     last = trajectory.step + count
-    kept: list[Trajectory] = []
-
-    def stop(after: Trajectory) -> Trajectory:
-        kept.append(after)
-        if after.step == last:
-            raise InterruptedError
-        return after
-
-    with pytest.raises(InterruptedError):
-        advance(trajectory, shrink, WHOLE, stop)
-    return kept[-1]
+    return walk(SamplingState(DenoiserModel(shrink), trajectory), lambda state: state.trajectory.step < last).trajectory
 
 
 def finish(trajectory: Trajectory) -> torch.Tensor:
-    return advance(trajectory, shrink, WHOLE).latents_bchw
+    return walk(SamplingState(DenoiserModel(shrink), trajectory)).trajectory.latents_bchw
 
 
 def tensors(value):
@@ -79,7 +71,7 @@ def test_history_moves_and_tables_stay(scheduler) -> None:
     assert moved.scheduler.timesteps.device.type == "cpu" and moved.timesteps.device.type == "cpu"
     assert moved.scheduler.alphas_cumprod.device.type == "cpu"
     assert moved.latents_bchw.device.type == "meta"
-    moved.conditioning.map(lambda tensor: tensor if tensor.device.type == "meta" else pytest.fail("left behind"))
+    moved.condition.map(lambda tensor: tensor if tensor.device.type == "meta" else pytest.fail("left behind"))
     assert all(tensor.device.type == "cpu" for tensor in tensors(middle.scheduler))
 
 
@@ -96,9 +88,8 @@ def test_a_moved_trajectory_and_its_original_end_alike(scheduler) -> None:
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_no_step_looks_at_what_is_on_the_device(scheduler, guidance: float) -> None:
     """Nothing can be read from tensors of the device `meta`: a step that asked for a value there would fail."""
-    begun = [replace(start(scheduler), guidance_scale=guidance, guidance_rescale=0.7).to("meta") for _ in range(3)]
-    end = advance(begun[0], shrink, WHOLE)
-    assert end.finished and end.latents_bchw.device.type == "meta"
-    predicted = predict_together(begun[1:], shrink)
-    steps = [take_step(each, *found) for each, found in zip(begun[1:], predicted, strict=True)]
-    assert [each.trajectory.step for each in steps] == [1, 1]
+    begun = start(scheduler)
+    told = replace(begun.condition, guidance_scale=guidance, guidance_rescale=0.7)
+    state = walk(SamplingState(DenoiserModel(shrink), replace(begun, condition=told).to("meta")))
+    assert state.finished and state.trajectory.latents_bchw.device.type == "meta"
+    assert state.last is not None and state.last.clean_bchw.device.type == "meta"

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from pangu.config import NoiseSchedule
-from pangu.diffusion.clean_estimate import noisy_at
-from pangu.diffusion.trajectory import Trajectory
+from pangu.diffusion.fusion import renoised
+from pangu.sampling.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class Kept:
     drawn_11hw: Tensor
 
 
-def with_kept(trajectory: Trajectory, schedule: NoiseSchedule, kept: Kept) -> Trajectory:
+def with_kept(trajectory: Trajectory, kept: Kept) -> Trajectory:
     """The trajectory with the kept part put back, at the noise level of its next step; clean if there is none."""
     device = trajectory.latents_bchw.device
     clean, noise, drawn = (each.to(device) for each in (kept.clean_bchw, kept.noise_bchw, kept.drawn_11hw))
-    known = clean if trajectory.finished else noisy_at(trajectory, schedule, clean, noise)
+    known = clean if trajectory.finished else renoised(clean, noise, trajectory.level)
     return replace(trajectory, latents_bchw=drawn * trajectory.latents_bchw + (1 - drawn) * known)

@@ -1,0 +1,47 @@
+"""A generator of a pipeline as the sampling engine asks it: the one that owns the timestep."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pangu.config import Role
+from pangu.sampling.condition import Condition, Tensors
+from pangu.sampling.question import Network, Question
+
+
+@dataclass(frozen=True)
+class GeneratorModel:
+    """The generators of one pipeline as one model of the engine.
+
+    pipe: whose contracts say who owns a timestep. role: whose turn it is, whatever the timestep; None leaves it to the contracts.
+    lower_bchw: what the generators are conditioned on beside the text. attention: diffusers' `cross_attention_kwargs`.
+    """
+
+    pipe: Any
+    role: Role | None = None
+    lower_bchw: Tensor | None = None
+    attention: Mapping[str, Any] | None = None
+
+    def expert(self, timestep: float) -> Role:
+        """The generator that owns the CURRENT timestep (PanGu-Draw, Section 3.2); choosing by the next one instead would let one
+        expert take a step of the other's interval.
+        """
+        return self.role or self.pipe.expert_at(timestep)
+
+    def question(self, noisy_bchw: Tensor, timestep_b: Tensor, tensors: Tensors, condition: Condition) -> Question:
+        """One call of the expert at its own resolution preset, under its own adapter's scale.
+
+        Raises:
+            UserError: nobody here owns the timestep, or this process does not hold its owner.
+        """
+        role = self.expert(float(timestep_b[0]))
+        preset, scale = condition.facts["presets"][role], condition.facts.get("lora_scales", {}).get(role, 1.0)
+        network = Network(
+            (id(self.pipe), role),
+            scale,
+            (preset, id(self.lower_bchw), id(self.attention)),
+            lambda: self.pipe.denoiser(role, preset, scale, self.lower_bchw, self.attention),
+        )
+        return Question(network, (noisy_bchw, timestep_b, tensors["tokens"], tensors["pooled"]))

@@ -1,0 +1,121 @@
+"""What one model is asked with for B pictures: prompts, negative prompts and styles as tensors, and how strongly they guide."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from pangu.diffusion.guidance import classifier_free_guidance, rescaled_guidance, style_guidance
+
+Tensors = dict[str, Any]
+"""Tensors, or lists and dictionaries of them, whose first dimension is the batch."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """The same B prompts under a style's prefix, and how strongly it pulls: a share of the guidance (see `guided_prediction`)."""
+
+    prompt: Tensors
+    scale: float
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network is given beside the noisy latents.
+
+    prompt, negative: of B pictures each; no `negative` means that guidance can not be switched on.
+    guidance_scale: at most 1 means the prompt alone, as in diffusers. guidance_rescale: phi of `rescaled_guidance`.
+    batched: all parts of the guidance in one call of the network; otherwise one after the other, in less memory.
+    facts: what else the model's own code needs, the same for all B.
+
+    Unpacks as the answer of diffusers' `encode_prompt`: tokens, negative tokens, pooled text, negative pooled text.
+    """
+
+    prompt: Tensors = field(default_factory=dict)
+    negative: Tensors | None = None
+    styles: tuple[Style, ...] = ()
+    guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+    batched: bool = True
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        negative = self.negative or {}
+        return iter((self.prompt["tokens"], negative["tokens"], self.prompt["pooled"], negative["pooled"]))
+
+    @property
+    def guided(self) -> bool:
+        """Whether the network is asked for the negative prompt too."""
+        return self.negative is not None and self.guidance_scale > 1
+
+    @property
+    def parts(self) -> list[Tensors]:
+        """What a prediction is made of, in the order of the batch: negative prompt, prompt, styles."""
+        beside = [self.negative] if self.guided and self.negative is not None else []
+        return [*beside, self.prompt, *(style.prompt for style in self.styles)]
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network for one prediction."""
+        return 1 if self.batched else len(self.parts)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """The same with `change` applied to each tensor."""
+        return replace(
+            self,
+            prompt=tree_map(change, self.prompt),
+            negative=tree_map(change, self.negative),
+            styles=tuple(Style(tree_map(change, style.prompt), style.scale) for style in self.styles),
+        )
+
+    def to(self, *args: Any, **kwargs: Any) -> "Condition":
+        """The same on another device or in another dtype."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def repeat(self, times: int) -> "Condition":
+        """Each picture `times` times in a row: B becomes B * times."""
+        return self.map(lambda tensor: tensor.repeat_interleave(times, 0))
+
+
+def text_condition(
+    tokens_bnc: Tensor, pooled_bp: Tensor, negative_tokens_bnc: Tensor, negative_pooled_bp: Tensor,
+    styles: Sequence[Style] = (), **scales: Any,
+) -> Condition:  # fmt: skip
+    """Text tokens (B, N, C) and pooled text (B, P) of prompts and negative prompts. scales: further fields of `Condition`."""
+    return Condition(
+        text(tokens_bnc, pooled_bp), text(negative_tokens_bnc, negative_pooled_bp), tuple(styles), **scales
+    )
+
+
+def text(tokens_bnc: Tensor, pooled_bp: Tensor) -> Tensors:
+    return {"tokens": tokens_bnc, "pooled": pooled_bp}
+
+
+def joined(parts: Sequence[Tensors]) -> Tensors:
+    """The parts as one batch."""
+    first: Tensors = parts[0] if len(parts) == 1 else tree_map(lambda *each: torch.cat(each), *parts)
+    return first
+
+
+def guided_prediction(answers: Sequence[Tensor], condition: Condition, channels: int) -> Tensor:
+    """The prediction that the answers to `condition.parts` make, each (B, `channels` or more, H, W).
+
+    Further channels, such as a learned variance, are those of the prompt's answer. The scale of a style is a share of the
+    guidance: 1 leads to its caption as strongly as guidance to the caption without it, which then has no part in the sum. The
+    paper's scale (PanGu-Draw, Section 3.3) is this one times that of the guidance.
+    """
+    kept = [answer[:, :channels] for answer in answers]
+    first = 1 if condition.guided else 0
+    conditional = kept[first]
+    base, strength = conditional, 1.0
+    if condition.guided:
+        strength = condition.guidance_scale
+        base = classifier_free_guidance(kept[0], conditional, strength)
+        base = rescaled_guidance(base, conditional, condition.guidance_rescale)
+    scales = [strength * style.scale for style in condition.styles]
+    predicted = style_guidance(base, conditional, kept[first + 1 :], scales)
+    further = answers[first][:, channels:]
+    return torch.cat([predicted, further], dim=1) if further.shape[1] else predicted
