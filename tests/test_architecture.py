@@ -24,6 +24,7 @@ LAYERS = [
         "lettering",
     },
     {"diffusion", "contract", "recipes", "actors"},
+    {"sampling"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
     {"registry", "serve", "stack", "jobs", "compatibility"},
@@ -72,7 +73,7 @@ def test_the_package_knows_nothing_of_prefect_or_the_flows() -> None:
 
 def test_the_equations_know_nothing_of_the_machinery() -> None:
     forbidden = ("ray", "mlflow", "diffusers.pipelines")
-    equations = [path for path in SOURCES if part_of(path) == "diffusion"]
+    equations = [path for path in SOURCES if part_of(path) in ("diffusion", "sampling")]
     assert equations
     assert [(path, name) for path in equations for name in imports(path) if name.startswith(forbidden)] == []
 

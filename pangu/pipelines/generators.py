@@ -29,9 +29,10 @@ from pangu.pipelines.generator_model import GeneratorModel
 from pangu.pipelines.schedules import check_own_schedule, set_timesteps
 from pangu.pipelines.switches import Switches
 from pangu.sampling.condition import Condition
-from pangu.sampling.engine import SamplingState, walk
 from pangu.sampling.noise_sources import unit_noise
 from pangu.sampling.question import Denoiser
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
 
 Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny

@@ -15,7 +15,7 @@ from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.pipelines import pair_inputs
 from pangu.sampling.condition import Condition
-from pangu.sampling.engine import SamplingState
+from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.trajectory import Trajectory
 
 TENSORS = ("latents", "prompt_embeds", "negative_prompt_embeds", "add_text_embeds", "add_time_ids")

@@ -67,7 +67,7 @@ class Condition:
         return replace(
             self,
             prompt=tree_map(change, self.prompt),
-            negative=tree_map(change, self.negative),
+            negative=None if self.negative is None else tree_map(change, self.negative),
             styles=tuple(Style(tree_map(change, style.prompt), style.scale) for style in self.styles),
         )
 

@@ -19,9 +19,10 @@ from pangu.models.schedulers import fresh_scheduler, sampler
 from pangu.pipelines.pair_inputs import presets_of
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.sampling.condition import Condition, text_condition
-from pangu.sampling.engine import SamplingState, walk
 from pangu.sampling.noise_sources import unit_noise
 from pangu.sampling.question import DenoiserModel
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory, clean_latents
 
 

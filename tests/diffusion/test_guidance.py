@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from pangu.diffusion.guidance import classifier_free_guidance, style_guidance
 from pangu.sampling.condition import Style, text_condition
-from pangu.sampling.engine import SamplingState, sampling_step
 from pangu.sampling.question import DenoiserModel, Networks, answered
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import sampling_step
 from pangu.sampling.trajectory import Trajectory
 
 scales = st.floats(-10, 10)

@@ -16,8 +16,9 @@ from pangu.pipelines.coop import CoopPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
 from pangu.sampling.condition import text_condition
-from pangu.sampling.engine import SamplingState, walk
 from pangu.sampling.question import DenoiserModel, Network, Question
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory, clean_latents
 from tests.pipelines.coop import small
 from tests.pipelines.drawing import draw, seeds

@@ -10,10 +10,11 @@ from pangu.config import NoiseSchedule
 from pangu.diffusion import noise
 from pangu.models.schedulers import SAMPLERS, named_sampler, sampler
 from pangu.sampling.condition import text_condition
-from pangu.sampling.engine import SamplingState, sampling_step
 from pangu.sampling.entering import start_from_clean
 from pangu.sampling.levels import sample_level
 from pangu.sampling.question import DenoiserModel, Networks, answered
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import sampling_step
 from pangu.sampling.trajectory import Step, Trajectory
 
 SHAPE = (2, 3, 4, 4)

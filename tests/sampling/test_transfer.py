@@ -15,8 +15,9 @@ from diffusers import (
 )
 
 from pangu.sampling.condition import Style, text_condition
-from pangu.sampling.engine import SamplingState, walk
 from pangu.sampling.question import DenoiserModel
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
 
 SCHEDULERS = [

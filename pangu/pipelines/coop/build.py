@@ -13,9 +13,9 @@ from pangu.pipelines.coop.coop_inputs import CoopInputs
 from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.pipelines.coop.partner import Partner, check_masks, check_sum, mask_on, mask_plane, strengths
 from pangu.sampling.call_schedule import Action, PartnerSchedule, call_schedule
-from pangu.sampling.engine import PartnerState, SamplingState
 from pangu.sampling.levels import Sampler, begun_at
 from pangu.sampling.noise_sources import unit_noise
+from pangu.sampling.sampling_state import PartnerState, SamplingState
 from pangu.sampling.trajectory import Trajectory
 
 

@@ -17,8 +17,8 @@ from pangu.pipelines.coop.bridge import Bridge, Side
 from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.sampling.call_schedule import Action, Call
 from pangu.sampling.condition import Condition
-from pangu.sampling.engine import SamplingState
 from pangu.sampling.question import Networks, answered, ask
+from pangu.sampling.sampling_state import SamplingState
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from pangu.errors import UserError
 from pangu.pipelines import pair_inputs, step_callback
 from pangu.pipelines.coop.model_adapter import ModelAdapter
-from pangu.sampling.engine import SamplingState
+from pangu.sampling.sampling_state import SamplingState
 
 OFFERED = (*step_callback.TENSORS, "partner_latents", "clean_latents")
 """What a callback may ask for; embeddings are the main model's, where it has any, and follow `pangu.pipelines.step_callback`.

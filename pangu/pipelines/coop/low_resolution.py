@@ -8,8 +8,8 @@ from pangu.pipelines.coop.bridge import Bridge, Side, bridge_between
 from pangu.pipelines.coop.coop_inputs import CoopInputs
 from pangu.pipelines.coop.handoff import first_call, last_call
 from pangu.pipelines.coop.partner import Partner
-from pangu.sampling.engine import SamplingState
 from pangu.sampling.levels import Sampler, sample_level
+from pangu.sampling.sampling_state import SamplingState
 
 
 @dataclass(frozen=True)

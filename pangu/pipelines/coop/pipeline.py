@@ -24,9 +24,10 @@ from pangu.pipelines.coop.coop_inputs import CoopInputs, changed_partners
 from pangu.pipelines.coop.cooperators import Cooperators
 from pangu.pipelines.coop.handoff import carried_over
 from pangu.pipelines.coop.low_resolution import LowStage, low_stage
-from pangu.sampling.engine import SamplingState, clean_estimate, walk
 from pangu.sampling.levels import Sampler
 from pangu.sampling.question import Networks, answered
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import clean_estimate, walk
 
 
 class CoopPipeline(Cooperators):

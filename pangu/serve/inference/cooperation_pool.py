@@ -28,7 +28,7 @@ from pangu.serve.settings import CoopSettings, PartnerSettings
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.sampling_state import SamplingState
 
 
 class CoopPool(Pool):

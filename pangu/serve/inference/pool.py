@@ -20,7 +20,7 @@ from pangu.serve.settings import PoolSettings
 if TYPE_CHECKING:
     from pangu.models.captured import Record
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.sampling_state import SamplingState
     from pangu.sampling.trajectory import Step, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Pool:
 def half(pipeline: "PanGuDrawPipeline", role: Role, trajectory: "Trajectory") -> "SamplingState":
     """One half of a pair at a trajectory."""
     from pangu.pipelines.generator_model import GeneratorModel
-    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.sampling_state import SamplingState
 
     return SamplingState(GeneratorModel(pipeline, role), trajectory)
 

@@ -15,8 +15,8 @@ from pangu.serve.inference.padding import padded
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pangu.sampling.engine import SamplingState
     from pangu.sampling.question import Asking, Denoiser, Question
+    from pangu.sampling.sampling_state import SamplingState
     from pangu.sampling.trajectory import Step
 
 Watcher = Callable[["Step"], None]
@@ -63,7 +63,7 @@ class SamplingRun:
 
     def begin(self) -> None:
         """Come to a question, unless the run is over."""
-        from pangu.sampling.engine import sampling_step
+        from pangu.sampling.sampling_step import sampling_step
 
         if self.question is None and self.error is None and not self.over:
             self.asking = sampling_step(self.state)

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from pangu.sampling.condition import Condition
-from pangu.sampling.engine import PartnerSnapshot, SamplingState, Snapshot
+from pangu.sampling.sampling_state import SamplingState, SavedPartner, SavedState
 from pangu.sampling.trajectory import Trajectory
 
 Value = TypeVar("Value")
@@ -22,7 +22,7 @@ class StructureCache:
     """Holds at most `most_bytes` of latents, estimates and scheduler history; 0 holds nothing."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._kept: LRUCache[Hashable, Snapshot] = LRUCache(most_bytes, bytes_of)
+        self._kept: LRUCache[Hashable, SavedState] = LRUCache(most_bytes, bytes_of)
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -40,7 +40,7 @@ class StructureCache:
 
     def keep(self, key: Hashable, state: SamplingState) -> None:
         """Remember where it stands under `key`, dropping others where there is no room."""
-        keep(self._kept, key, state.snapshot())
+        keep(self._kept, key, state.saved())
 
 
 def text_cache(most_bytes: int) -> LRUCache[Hashable, Condition]:
@@ -59,15 +59,15 @@ def bytes_of_text(condition: Condition) -> int:
     return _bytes_in([condition.prompt, condition.negative, [style.prompt for style in condition.styles]])
 
 
-def bytes_of(snapshot: Snapshot) -> int:
+def bytes_of(saved: SavedState) -> int:
     """Of all tensors of its trajectories and their schedulers."""
-    return _bytes_in([snapshot.trajectory, *snapshot.partners])
+    return _bytes_in([saved.trajectory, *saved.partners])
 
 
 def _bytes_in(value: Any) -> int:
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    if isinstance(value, (Trajectory, PartnerSnapshot)):
+    if isinstance(value, (Trajectory, SavedPartner)):
         value = vars(value)
     if hasattr(value, "set_timesteps"):
         value = vars(value)

@@ -13,7 +13,7 @@ from pangu.serve.inference.relay import relayed
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-    from pangu.sampling.engine import SamplingState
+    from pangu.sampling.sampling_state import SamplingState
     from pangu.sampling.trajectory import Step, Trajectory
 
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import HeunDiscreteScheduler
 
 from pangu.pipelines.coop import Handoff, Partner
-from pangu.pipelines.coop.partner_schedule import Action, PartnerSchedule, call_schedule
+from pangu.sampling.call_schedule import Action, PartnerSchedule, call_schedule
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 

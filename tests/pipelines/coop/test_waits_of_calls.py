@@ -14,7 +14,8 @@ from pangu.pipelines.coop import Partner
 from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.recipes import tiny
 from pangu.sampling.condition import Condition
-from pangu.sampling.engine import SamplingState, walk
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 

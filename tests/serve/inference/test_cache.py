@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pangu.models.schedulers import sampler
 from pangu.recipes import tiny
 from pangu.sampling.condition import Condition, text_condition
-from pangu.sampling.engine import SamplingState
+from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.structure_cache import StructureCache, bytes_of, bytes_of_text, keep, text_cache
 
@@ -29,7 +29,7 @@ def said() -> Condition:
 
 
 def size_of(size: int) -> int:
-    return bytes_of(standing(size).snapshot())
+    return bytes_of(standing(size).saved())
 
 
 SMALLEST = size_of(1)
