@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENOUGH = ("torch", "diffusers", "transformers", "safetensors", "pydantic")
 COMPUTING = (
-    "pangu.sampling.sampling_step", "pangu.models.denoisers", "pangu.models.text", "pangu.models.autoencoders", "pangu.models.lora",
+    "pangu.sampling.sampling_step", "pangu.models.denoisers", "pangu.models.text", "pangu.models.autoencoders",
+    "pangu.models.lora",
     "pangu.models.compiled", "pangu.models.captured", "pangu.pipelines.pangu_draw", "pangu.pipelines.coop", "pangu.train.step",
     "pangu.train.loop",
 )  # fmt: skip
