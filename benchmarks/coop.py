@@ -23,8 +23,10 @@ from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.coop import CoopPipeline, Partner
 from pangu.pipelines.coop.bridge import psnr
-from pangu.pipelines.coop.sampling_run import Cooperation
 from pangu.recipes import recipe
+from pangu.sampling.question import Networks, answered, ask
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 
 GOAL = 1.05
 
@@ -95,18 +97,18 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
     return clock(device) - began
 
 
-def parts(cooperation: Cooperation) -> Callable[[], None]:
+def parts(state: SamplingState) -> Callable[[], None]:
     """One step's parts by hand: both predictions, and both ways over the bridge."""
-    partner_state, adapter = cooperation.partner_states[0], cooperation.adapter
-    here = cooperation.latents_bchw.clone()
-    there = torch.randn(partner_state.bridge.partner.shape(len(here)), device=partner_state.adapter.device)
-    asked, other = torch.tensor(500.0), torch.tensor(500.0)
+    partner, networks = state.partners[0], Networks()
+    bridge: Any = partner.bridge
+    here, asked = state.trajectory.latents_bchw.clone(), torch.tensor(500.0)
+    there = torch.randn(bridge.partner.shape(len(here)), device=bridge.partner.adapter.device)
 
     def run() -> None:
-        adapter.predict(here, asked.to(adapter.device), cooperation.condition)
-        partner_state.adapter.predict(there, other.to(partner_state.adapter.device), partner_state.condition)
-        partner_state.bridge.to_main(there)
-        partner_state.bridge.to_partner(here)
+        answered(ask(state.model, here, asked, state.trajectory.condition), networks)
+        answered(ask(partner.model, there, asked, partner.condition), networks)
+        bridge.to_main(there)
+        bridge.to_partner(here)
 
     return run
 
@@ -116,10 +118,10 @@ def step_ratio(coop: CoopPipeline, arguments: dict[str, Any], rounds: int, devic
     """Seconds of all steps but the last, which needs no way back, over those of as many sums of parts."""
     ratios = []
     for number in range(rounds + 1):
-        cooperation = coop._begin(coop._request("fox", **arguments))
-        run, steps = parts(cooperation), cooperation.sampler.calls - 1
+        state = coop.begin("fox", **arguments)
+        run, steps = parts(state), len(state.trajectory.timesteps) - 1
         both = {
-            "ours": lambda c=cooperation, n=steps: c.run(n),
+            "ours": lambda s=state, n=steps: walk(s, lambda state: state.trajectory.step < n),
             "parts": lambda run=run, n=steps: [run() for _ in range(n)],
         }
         order = sorted(both, reverse=bool(number % 2))  # whoever comes second finds warmer caches

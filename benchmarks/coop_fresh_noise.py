@@ -29,7 +29,7 @@ from pangu.image_grid import FAINT, INK, png, sample_grid, write
 from pangu.pipelines.coop import CoopPipeline, Handoff
 from pangu.pipelines.coop.bridge import psnr
 from pangu.pipelines.coop.handoff import first_call
-from pangu.pipelines.coop.levels import trained_levels
+from pangu.sampling.levels import sample_level, trained_levels
 
 LOW, HIGH, PATCH, PATCHES, T_LOW, STEPS = 48, 96, 7, 4000, 340, 12
 
@@ -119,7 +119,7 @@ def both_paths(low: DDPMPipeline, high: DDPMPipeline, seed: int) -> dict[str, An
     drawn = alone(num_inference_steps=STEPS, generator=seeded(), output_type="pt").images * 2 - 1
     sampler = coop.models.main.sampler(STEPS, HIGH, HIGH)
     first = first_call(sampler, T_LOW)
-    level, states = sampler.level_at(first), {}
+    level, states = sample_level(sampler.scheduler, first), {}
     alone(
         num_inference_steps=STEPS, generator=seeded(), output_type="latent",
         callback_on_step_end=lambda pipe, step, t, tensors: states.update({step: tensors["latents"]}),

@@ -57,7 +57,7 @@ class Pool:
 
     def _loaded(self, release: Release) -> "PanGuDrawPipeline":
         pipeline: PanGuDrawPipeline = placed(self._load(release, self.part), self._settings.precision)
-        if self.part in ROLES:
+        if self.part != "decoder":
             made_fast(pipeline, self._settings.execution, self._record)
         return pipeline
 
