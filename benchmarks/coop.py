@@ -121,7 +121,7 @@ def step_ratio(coop: CoopPipeline, arguments: dict[str, Any], rounds: int, devic
         state = coop.begin("fox", **arguments)
         run, steps = parts(state), len(state.trajectory.timesteps) - 1
         both = {
-            "ours": lambda s=state, n=steps: walk(s, lambda state: state.trajectory.step < n),
+            "ours": lambda s=state, n=steps: walk(s, lambda here: here.trajectory.step < n),
             "parts": lambda run=run, n=steps: [run() for _ in range(n)],
         }
         order = sorted(both, reverse=bool(number % 2))  # whoever comes second finds warmer caches

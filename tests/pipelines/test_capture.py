@@ -66,6 +66,6 @@ def test_a_replay_looks_at_nothing_on_the_device(pair: PanGuDrawPipeline) -> Non
     config, said = pair.structure.config, pair.encode_prompt(["fox"] * 2)
     noisy = torch.empty(2, config.in_channels, 4, 4, device="meta")
     for timesteps in ([999, 500], [731.5, 700.25]):
-        answer = ask(noisy, torch.tensor(timesteps), said.tokens_bnc.to("meta"), said.pooled_bp.to("meta"))
+        answer = ask(noisy, torch.tensor(timesteps), *(said.prompt[key].to("meta") for key in ("tokens", "pooled")))
         assert answer.device.type == "meta"
     assert graphs.recorded == len(graphs) == 1

@@ -156,7 +156,8 @@ def test_a_callback_may_change_what_is_drawn(pair) -> None:
         pair.encode_prompt("fox"), height=96, width=96, num_inference_steps=5, guidance_scale=3.0, generators=seeds(1)
     )
     first = pair.advance(replace(start, timesteps=start.timesteps[:1]), "structure")
-    rest = replace(first, timesteps=start.timesteps, condition=lemon)
+    told = replace(first.condition, prompt=lemon.prompt)
+    rest = replace(first, timesteps=start.timesteps, condition=told)
     rest = pair.advance(pair.advance(rest, "structure"), "texture")
     assert torch.equal(drawn, rest.latents_bchw)
     refused: dict[str, Callable[[Any], Any]] = {
@@ -179,7 +180,7 @@ def test_embeddings_draw_what_their_text_draws(pipelines) -> None:
     for pipe in pipelines:
         said = pipe.encode_prompt("a fox", "water", num_images_per_prompt=1, device="cpu")
         assert [tuple(tensor.shape[:1]) for tensor in said] == [(1,)] * 4, "a string is one prompt, not its letters"
-        assert len(pipe.encode_prompt(PROMPTS, "water", num_images_per_prompt=3).tokens_bnc) == 6
+        assert len(pipe.encode_prompt(PROMPTS, "water", num_images_per_prompt=3).prompt["tokens"]) == 6
         call = {"num_images_per_prompt": 2, "num_inference_steps": 2}
         expected = draw(pipe, ["a fox"], seeds(1, 2), negative_prompt="water", **call)
         given = dict(zip(EMBEDS, said, strict=True))
@@ -294,7 +295,7 @@ def test_all_ways_of_offloading_draw_the_same(pipelines) -> None:
                 assert offloaded.text_encoder.device.type == "meta"
             for _ in range(2):
                 assert torch.equal(draw(offloaded, num_inference_steps=2), expected), (type(pipe).__name__, mode)
-            assert offloaded.encode_prompt("fox").tokens_bnc.device.type == "cpu"
+            assert offloaded.encode_prompt("fox").prompt["tokens"].device.type == "cpu"
 
 
 def test_components_make_the_same_pipeline_again(pipelines) -> None:

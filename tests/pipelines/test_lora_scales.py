@@ -66,6 +66,11 @@ def test_scales_equal_weights_fused_at_those_scales(own, adapters, scales) -> No
     torch.testing.assert_close(draw(own), adapted, **CLOSE)
 
 
+def scaled(trajectory: Trajectory, **scales: float) -> Trajectory:
+    told = trajectory.condition
+    return replace(trajectory, condition=replace(told, facts={**told.facts, "lora_scales": scales}))
+
+
 def test_each_scale_acts_on_its_own_half_only(own, adapters) -> None:
     own.load_lora(**adapters)
     first, second, third = (
@@ -74,9 +79,7 @@ def test_each_scale_acts_on_its_own_half_only(own, adapters) -> None:
     )
     assert torch.equal(first.latents_bchw, second.latents_bchw), "the texture scale does not touch structure"
     assert not torch.equal(first.latents_bchw, third.latents_bchw)
-    weaker = first.to("cpu")
-    other = replace(weaker, lora_scales={"structure": 0.1, "texture": 1.0})
-    silent = replace(first.to("cpu"), lora_scales={"structure": 0.5, "texture": 0.0})
+    other, silent = (scaled(first.to("cpu"), structure=s, texture=t) for s, t in ((0.1, 1.0), (0.5, 0.0)))
     full = own.advance(first, "texture").latents_bchw
     assert torch.equal(own.advance(other, "texture").latents_bchw, full), "nor the structure scale texture"
     assert not torch.equal(own.advance(silent, "texture").latents_bchw, full)

@@ -172,7 +172,7 @@ def test_a_generator_is_asked_without_a_look_at_what_is_on_its_device(shared_pai
     network = deepcopy(shared_pair.structure).to("meta")
     contract = shared_pair.contract("structure")
     ask = checked_denoiser(network, contract, "structure", 0)
-    config, pooled = network.config, shared_pair.encode_prompt(["fox"]).pooled_bp.shape[-1]
+    config, pooled = network.config, shared_pair.encode_prompt(["fox"]).prompt["pooled"].shape[-1]
     tensors = [
         torch.empty(2, config.in_channels, 4, 4),
         torch.empty(2, 6, config.cross_attention_dim),

@@ -25,7 +25,7 @@ def test_the_style_is_the_prompt_under_the_prefix(pair) -> None:
     condition = pair.encode_prompt(PROMPTS, styles={"cartoon": 4.0})
     tokens, pooled = embed_captions(pair.text_towers, [f"cartoon style, {prompt}" for prompt in PROMPTS], 16)
     (style,) = condition.styles
-    assert torch.equal(style.tokens_bnc, tokens) and torch.equal(style.pooled_bp, pooled)
+    assert torch.equal(style.prompt["tokens"], tokens) and torch.equal(style.prompt["pooled"], pooled)
     assert style.scale == 4.0
 
 

@@ -71,15 +71,15 @@ def test_alone_under_its_controlnet_it_is_the_network_that_was_trained(single, c
     scheduler = sampler(single.reference.schedule)
     scheduler.set_timesteps(4)
     latents = torch.randn(1, 16, 12, 12, generator=generator)
-    said = single.encode_prompt(["a fox"])
+    tokens, negative, pooled, negative_pooled = single.encode_prompt(["a fox"])
     shown = torch.from_numpy(np.asarray(EDGES).copy()).permute(2, 0, 1)[None].float() / 255
     for t in scheduler.timesteps:
         both = denoise(
             controlled,
             torch.cat([latents] * 2),
             t.expand(2),
-            torch.cat([said.negative_tokens_bnc, said.tokens_bnc]),
-            torch.cat([said.negative_pooled_bp, said.pooled_bp]),
+            torch.cat([negative, tokens]),
+            torch.cat([negative_pooled, pooled]),
             0,
             control={"control_bchw": torch.cat([shown] * 2), "conditioning_scale": 0.7},
         )
