@@ -75,20 +75,22 @@ def ask(model: Model, noisy_bchw: Tensor, timestep: Tensor, condition: Condition
 
 
 class Networks:
-    """Networks that are ready to be asked. wrap: put around each."""
+    """Networks that are ready to be asked, of the few owners that were asked last. wrap: put around each."""
 
-    MOST = 32
-    """Of one owner."""
+    MOST_OWNERS, MOST_KEYS = 6, 32
 
     def __init__(self, wrap: Callable[[Denoiser], Denoiser] | None = None) -> None:
         self._wrap = wrap
         self._ready: dict[Hashable, tuple[Hashable, dict[Hashable, Denoiser]]] = {}
 
     def of(self, network: Network) -> Denoiser:
-        setting, ready = self._ready.get(network.owner, (network.setting, {}))
-        if setting != network.setting or len(ready) >= self.MOST:
+        """Set up, if it was not, or if another setting of the same weights was meanwhile."""
+        setting, ready = self._ready.pop(network.owner, (network.setting, {}))
+        if setting != network.setting or len(ready) >= self.MOST_KEYS:
             ready = {}
         self._ready[network.owner] = network.setting, ready
+        if len(self._ready) > self.MOST_OWNERS:
+            del self._ready[next(iter(self._ready))]
         if network.key not in ready:
             made = network.set_up()
             ready[network.key] = made if self._wrap is None else self._wrap(made)

@@ -1,6 +1,7 @@
-"""Step-level batching: every run of a pool takes its next step together with all that can share a call of the network.
+"""Step-level batching: what a run of a pool asks of a network next is asked together with all that can share the call.
 
-A request joins at the next step, not at the next batch, and leaves when its last step is done.
+A request joins at the next call, not at the next batch, and leaves when its last step is done. Pairs, edits and cooperations are
+all runs of one `SamplingState` each.
 """
 
 import asyncio

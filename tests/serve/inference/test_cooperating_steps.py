@@ -19,6 +19,7 @@ from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import SamplingRun, StepBatcher
 from pangu.serve.inference.structure_cache import StructureCache
 from tests.pipelines.coop import small
+from tests.tape import Tape
 
 SIZE = {"height": 96, "width": 96}
 
@@ -142,3 +143,13 @@ def test_what_was_drawn_to_the_boundary_is_not_drawn_again(pair, partner, worker
         again = cooperating(pair, partner, 1, **own)
         assert cache.restore("key", again) and again.trajectory.step == 2
         assert torch.equal(latents(ran(batcher, again)[0].state), whole)
+
+
+def test_the_pair_of_a_cooperation_is_replayed_like_a_pair_alone(pair, partner) -> None:
+    with torch.inference_mode():
+        expected = latents(walk(cooperating(pair, partner, 1)))
+        tape = Tape()
+        with pair.capture(tape):
+            for _ in range(2):
+                assert torch.equal(latents(walk(cooperating(pair, partner, 1))), expected)
+    assert len(tape.recorded) == 2  # structure and texture
