@@ -1,6 +1,5 @@
 """Clean estimates of steps, and trajectories entered in their middle."""
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +9,7 @@ from pangu.diffusion import noise
 from pangu.diffusion.clean_estimate import alpha_bar_at, clean_estimate, noise_estimate, start_from_clean
 from pangu.diffusion.trajectory import Conditioning, Step, Trajectory, predict_together, take_step
 from pangu.models.schedulers import SAMPLERS, named_sampler, sampler
+from tests import subtests
 
 SHAPE = (2, 3, 4, 4)
 
@@ -22,7 +22,7 @@ def started(schedule: NoiseSchedule, name: str = "ddim", steps: int = 10) -> Tra
     return Trajectory(torch.zeros(SHAPE), scheduler.timesteps, 0, scheduler, condition, 1.0, {})
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@subtests.parametrize("prediction", ["epsilon", "v_prediction"])
 @given(t=st.integers(0, 999))
 def test_estimates_invert_the_forward_process(prediction: str, t: int) -> None:
     schedule = NoiseSchedule(prediction_type=prediction)
@@ -42,7 +42,7 @@ def test_the_signal_level_falls_between_indices_too(t: float) -> None:
     assert float(table[min(int(t) + 1, 999)]) - 1e-6 <= value <= float(table[int(t)]) + 1e-6
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@subtests.parametrize("name", sorted(SAMPLERS))
 def test_an_oracle_brings_an_entered_trajectory_to_the_clean_image(name: str) -> None:
     """Where the network knows the truth, every sampler ends at it, wherever the trajectory was entered."""
     schedule = NoiseSchedule(prediction_type="v_prediction")

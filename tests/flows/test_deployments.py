@@ -23,6 +23,7 @@ from pangu.stack.flow_runs import settle
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 from pangu.storage import Home, read_json
+from tests import subtests
 from tests.dashboard import deployment, finish, press
 from tests.small_dataset import NAME, small_dataset
 
@@ -38,7 +39,7 @@ def api(stack: Stack) -> httpx.Client:
     return prefect_api(stack)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@subtests.parametrize("name", NAMES)
 def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Client, name: str) -> None:
     found = deployment(api, name)
     assert "pangu" in found["tags"]
@@ -48,7 +49,7 @@ def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Cli
     assert found["description"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@subtests.parametrize("name", NAMES)
 def test_every_field_of_a_form_is_described_and_bounded(api: httpx.Client, name: str) -> None:
     definitions = deployment(api, name)["parameter_openapi_schema"]["definitions"]
     bounds = {"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "enum", "pattern"}
@@ -189,7 +190,7 @@ def test_a_stage_that_takes_too_long_is_stopped_and_says_so(api: httpx.Client, c
     assert marked(jobs.MARK, run["id"], prefix=True) == []
 
 
-@pytest.mark.parametrize("before", ["RUNNING", "PAUSED"])
+@subtests.parametrize("before", ["RUNNING", "PAUSED"])
 def test_a_run_that_ended_with_its_stack_is_said_to_have_ended_and_frees_its_slot(
     api: httpx.Client, stack: Stack, before: str
 ) -> None:

@@ -14,6 +14,7 @@ from pangu.pipelines.coop import Partner
 from pangu.pipelines.coop.model_adapter import Condition, ModelAdapter
 from pangu.pipelines.coop.sampling_run import Cooperation
 from pangu.recipes import tiny
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
@@ -57,7 +58,7 @@ def begun(name: str, partner: Any, **arguments: Any) -> Cooperation:
     return coop._begin(coop._request("a fox", **call))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@subtests.parametrize("name", MODELS)
 def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
     guest = MODELS["stable_diffusion" if name == "controlled" else name](seed=1)
     main = {"image": Image.new("RGB", (16, 16), "white")} if name == "controlled" else {}
@@ -67,7 +68,7 @@ def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
     assert end.device.type == "meta" and cooperation.sampler.at == cooperation.sampler.calls
 
 
-@pytest.mark.parametrize("name", MODELS)
+@subtests.parametrize("name", MODELS)
 def test_timesteps_are_on_the_cpu_wherever_the_model_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = together(MODELS[name]()).models.main
     monkeypatch.setattr(ModelAdapter, "device", torch.device("meta"))

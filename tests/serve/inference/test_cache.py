@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +10,7 @@ from pangu.diffusion.trajectory import Conditioning, Trajectory
 from pangu.models.schedulers import sampler
 from pangu.recipes import tiny
 from pangu.serve.inference.structure_cache import StructureCache, bytes_of, bytes_of_text, keep, text_cache
+from tests import subtests
 
 
 def trajectory(size: int, value: float = 0.0) -> Trajectory:
@@ -68,7 +68,7 @@ def test_no_bytes_hold_nothing() -> None:
     assert cache.find("key") is None
 
 
-@pytest.mark.parametrize("size", [1, 16])
+@subtests.parametrize("size", [1, 16])
 def test_text_is_not_kept(size: int) -> None:
     cache = StructureCache(10**6)
     cache.keep("key", trajectory(size))
