@@ -15,18 +15,19 @@ from typing import IO
 
 import pytest
 
+SERVED = ("tests/browser", "tests/e2e", "tests/serve/test_served.py", "tests/registry/test_training_runs.py")
 STREAMS = {
-    "browser": ("tests/browser", "tests/e2e"),
     "stack": ("tests/flows", "tests/stack"),
-    "servers": ("tests/faults", "tests/registry", "tests/serve"),
+    "served": SERVED,
+    "servers": ("tests/faults", "tests/registry", "tests/serve", *(f"--ignore={path}" for path in SERVED)),
     "data": ("tests/data",),
-}
-"""Each of the first two has a running stack of its own; `servers` starts what it needs."""
+    "units": tuple(f"--ignore=tests/{part}" for part in (
+        "browser", "data", "e2e", "faults", "flows", "registry", "serve", "stack",
+    )),
+}  # fmt: skip
+"""Each of the first two has a running stack of its own, `servers` starts what it needs, `units` is all else."""
 ROOT = Path(__file__).parents[1]
 PAUSE_S = 0.2
-
-STREAMS["units"] = tuple(f"--ignore={path}" for paths in STREAMS.values() for path in paths)
-"""All others."""
 
 
 def together(names: list[str]) -> int:
