@@ -15,11 +15,17 @@ from typing import IO
 
 import pytest
 
-SERVED = ("tests/browser", "tests/e2e", "tests/serve/test_served.py", "tests/registry/test_training_runs.py")
+ON_A_STACK = (
+    "tests/stack",
+    "tests/browser",
+    "tests/e2e",
+    "tests/serve/test_served.py",
+    "tests/registry/test_training_runs.py",
+)
 STREAMS = {
-    "stack": ("tests/flows", "tests/stack"),
-    "served": SERVED,
-    "servers": ("tests/faults", "tests/registry", "tests/serve", *(f"--ignore={path}" for path in SERVED)),
+    "flows": ("tests/flows",),
+    "stack": ON_A_STACK,
+    "servers": ("tests/faults", "tests/registry", "tests/serve", *(f"--ignore={path}" for path in ON_A_STACK)),
     "data": ("tests/data",),
     "units": tuple(f"--ignore=tests/{part}" for part in (
         "browser", "data", "e2e", "faults", "flows", "registry", "serve", "stack",
