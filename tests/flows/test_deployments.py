@@ -13,9 +13,7 @@ from pangu.contract import GeneratorContract
 from pangu.data.card import load_card
 from pangu.data.example.openmoji import render_png, selection
 from pangu.data.ingest.stage import ingest
-from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
-from pangu.pipelines.coop.loading import load_pipeline
 from pangu.recipes import RECIPES
 from pangu.stack import Stack
 from pangu.stack.automations import SILENT_RUN, install_automations
@@ -123,6 +121,8 @@ def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Clie
 def test_rows_that_actors_of_the_cluster_made_are_those_that_one_process_makes(
     api: httpx.Client, stack: Stack, tmp_path: Path
 ) -> None:
+    from pangu.data.prepare.stage import prepare
+
     (tmp_path / "images").mkdir()
     for index, one in enumerate(selection(8)):
         (tmp_path / f"images/{index}.png").write_bytes(render_png(one, 48 if index % 2 else 128))
@@ -146,6 +146,8 @@ def test_rows_that_actors_of_the_cluster_made_are_those_that_one_process_makes(
 def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     api: httpx.Client, stack: Stack, tmp_path: Path
 ) -> None:
+    from pangu.pipelines.coop.loading import load_pipeline
+
     home = Home(stack.home)
     card = tmp_path / "small.yaml"
     card.write_text(f"name: {NAME}\nsource: urls.csv\ncolumns: {{url: u, caption_en: c}}\nlicence: {{name: none}}\n")
