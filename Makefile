@@ -8,11 +8,9 @@ STAMP := .venv/.installed
 # The package is installed where it lies; nothing else has to be on the path.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-# Three streams, which wait in turn: tests of the running stack, tests that start servers of their own, and all others.
-STACK := tests/browser tests/e2e tests/flows tests/stack
-SERVERS := tests/faults tests/registry tests/serve
+STREAMS := flows stack servers data units
 
-.PHONY: setup demo touched test test-stack test-servers test-units test-long kills chaos nodes bench gpu pythons lint up down
+.PHONY: setup demo touched test $(STREAMS:%=test-%) test-long kills chaos nodes bench gpu pythons lint up down
 
 setup: $(STAMP)
 
@@ -35,17 +33,12 @@ up: $(STAMP)
 down: $(STAMP)
 	$(BIN)/pangu down
 
+# Everything but what takes a minute a test, in streams side by side; tests/streams.py says which.
 test: $(STAMP)
-	@$(MAKE) --no-print-directory --jobs=3 --keep-going --output-sync=target test-stack test-servers test-units
+	@$(BIN)/python -m tests.streams
 
-test-stack: $(STAMP)
-	@$(BIN)/python -m pytest $(STACK)
-
-test-servers: $(STAMP)
-	@$(BIN)/python -m pytest $(SERVERS)
-
-test-units: $(STAMP)
-	@$(BIN)/python -m pytest $(addprefix --ignore=,$(STACK) $(SERVERS))
+$(STREAMS:%=test-%): test-%: $(STAMP)
+	@$(BIN)/python -m tests.streams $*
 
 # The tests that import what changed since main; `make touched BASE=...` names another point.
 touched: $(STAMP)

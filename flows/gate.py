@@ -32,7 +32,7 @@ def pass_gate(outcome: Mapping[str, Any], approval: str) -> None:
         raise UserError(f"The gate stays closed and the champion keeps serving: {outcome['reason']}")
     if approval == "person" and not outcome["already_done"]:
         question = Approval.with_initial_data(description=text)
-        answer = pause_flow_run(wait_for_input=question, timeout=ANSWER_WITHIN_S, poll_interval=5, key="approval")
+        answer = pause_flow_run(wait_for_input=question, timeout=ANSWER_WITHIN_S, poll_interval=2, key="approval")
         if not answer.release:
             raise UserError(
                 f"A person refused the pair and the champion keeps serving: {answer.note or 'no reason given'}"

@@ -14,6 +14,7 @@ from pangu.actors import Placement, Spread, crew, placed
 from pangu.data.encode.stage import encode
 from pangu.recipes import tiny
 from pangu.storage import Home, read_json
+from tests import subtests
 from tests.small_dataset import NAME, small_dataset
 from tests.spread_on_ray import digests
 
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 WHOLE, HALF = Spread(on_ray=True), Spread(on_ray=True, gpus=0.5)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("spread", "gpus_of_nodes", "joins", "expected"),
     [
         (WHOLE, [0, 8, 8], False, Placement(16, 1.0, False)),
@@ -97,7 +98,7 @@ def seen(home: Home) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "workers", "share"), [("whole", 2, 1.0), ("shares", 4, 0.5)])
+@subtests.parametrize(("name", "workers", "share"), [("whole", 2, 1.0), ("shares", 4, 0.5)])
 def test_actors_ask_for_their_share_and_leave_nothing_claimed(
     seen: dict[str, Any], name: str, workers: int, share: float
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from pangu.retrying import VARIABLE, patience_s, retrying
 from pangu.stack.ports import free_port
+from tests import subtests
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_other_failures_are_not_waited_for() -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("", 0), ("12", 12), ("0.5", 0.5), ("long", 0), ("-3", 0)])
+@subtests.parametrize(("text", "seconds"), [("", 0), ("12", 12), ("0.5", 0.5), ("long", 0), ("-3", 0)])
 def test_the_environment_says_how_long(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float) -> None:
     monkeypatch.setenv(VARIABLE, text)
     assert patience_s() == seconds

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 DEPTH = 1
 """Modules between a test and what changed. At 2 a change of `pangu/config` runs nearly everything."""
 BY_FOLDER = {
-    "flows": ("tests/flows",),
+    "flows": ("tests/flows", "tests/forms"),
     "infra": ("tests/infra",),
     "pangu/cli": ("tests/cli",),
     "pangu/serve/static": ("tests/serve/api/test_pages.py", "tests/browser"),

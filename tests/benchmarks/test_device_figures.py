@@ -14,11 +14,12 @@ import device_time  # isort: skip
 import loops  # isort: skip
 import sampling  # isort: skip
 import throughput  # isort: skip
+from tests import subtests
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", list(claims.GOALS))
+@subtests.parametrize("name", list(claims.GOALS))
 def test_a_goal_is_kept_at_its_bound_and_not_beyond_it(name: str) -> None:
     goal = claims.GOALS[name]
     worse = goal.bound * (1.01 if goal.at_most else 0.99)
@@ -37,7 +38,7 @@ def test_a_claim_is_one_json_line_with_value_goal_and_whether_it_holds(capsys: p
     assert second == {"name": "train_switches", "value": None, "goal": 1.0, "holds": None, "why": "no time left"}
 
 
-@pytest.mark.parametrize("script", sorted(claims.CLAIMS))
+@subtests.parametrize("script", sorted(claims.CLAIMS))
 def test_every_claim_is_named_in_its_script(script: str) -> None:
     """`train_share_` and a role make two of them."""
     file = {"serve": "serve_pools"}.get(script, script)
@@ -69,7 +70,7 @@ def test_the_recipe_is_the_fastest_only_beside_all_that_fit() -> None:
     assert throughput.fastest_of(10.0, {"compile": None}) == 1.0
 
 
-@pytest.mark.parametrize("switch", throughput.SWITCHES)
+@subtests.parametrize("switch", throughput.SWITCHES)
 def test_a_switch_is_turned_round_by_itself(switch: str) -> None:
     own = sdxl_half().execution
     other = throughput.turned(own, switch)

@@ -11,6 +11,7 @@ from tests.benchmarks import FOLDER
 
 import gpu  # isort: skip (found beside the scripts)
 from claims import CLAIMS, GOALS  # isort: skip
+from tests import subtests
 
 NAMES = ("train_loop", "train_first_step_s")
 DOCUMENT = FOLDER.parent / "docs" / "performance.md"
@@ -54,7 +55,7 @@ def test_a_script_that_breaks_fails_the_claims_that_it_owes() -> None:
     assert rows["train_first_step_s"] == gpu.Row("train_first_step_s", "exit status 3", False)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("status", "holds"), [(0, True), (1, False), (5, None)], ids=["all_passed", "one_failed", "none_found"]
 )
 def test_the_tests_are_one_row_that_says_what_pytest_says(status: int, holds: bool | None) -> None:
@@ -62,7 +63,7 @@ def test_the_tests_are_one_row_that_says_what_pytest_says(status: int, holds: bo
     assert rows == {gpu.TESTS: gpu.Row(gpu.TESTS, "2 passed in 1s", holds)}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("holds", "status"), [([True, True], 0), ([True, None], 2), ([None, None], 2), ([None, False], 1)], ids=str
 )
 def test_the_exit_status_is_that_of_the_worst_row(holds: list[bool | None], status: int) -> None:

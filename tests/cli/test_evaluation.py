@@ -7,6 +7,7 @@ import pytest
 from pangu.cli.evaluation import evaluate, templates_from
 from pangu.errors import UserError
 from pangu.sentences import UNTRAINED_TEMPLATES
+from tests import subtests
 
 
 def test_templates_come_from_yaml_json_or_the_embedded_pair_s_judgement(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_templates_come_from_yaml_json_or_the_embedded_pair_s_judgement(tmp_path
     assert templates_from(None) == {}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("text", "sentence"),
     [
         ("en: [", "is not readable"),

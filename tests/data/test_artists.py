@@ -20,6 +20,7 @@ from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.tiny_artists import TAGS, square, write, write_packages
 
 DRAWINGS = 8
@@ -69,7 +70,7 @@ def test_a_drawing_is_found_by_its_alias_and_none_that_is_turned(tmp_path: Path)
     assert 'viewBox="-3 -6 56 112"' in found["🦊"]
 
 
-@pytest.mark.parametrize("box", ["0 0 36 36", "0 0 36 18", "0 0 10 36"])
+@subtests.parametrize("box", ["0 0 36 36", "0 0 36 18", "0 0 10 36"])
 def test_a_drawing_of_any_shape_stands_in_the_middle_of_a_white_square(box: str) -> None:
     body = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}"><path fill="#f00" d="M0 0h36v36H0z"/></svg>'
     pixels = decode_rgb(render_png(Emoji("🦊", "fox", "狐狸", "1F98A", drawn=body), 48)).image_hwc
@@ -78,7 +79,7 @@ def test_a_drawing_of_any_shape_stands_in_the_middle_of_a_white_square(box: str)
     assert (pixels == pixels[::-1]).all() and (pixels == pixels[:, ::-1]).all()
 
 
-@pytest.mark.parametrize("content", [None, "{"])
+@subtests.parametrize("content", [None, "{"])
 def test_a_package_that_is_missing_or_torn_is_one_sentence_with_the_command(
     content: str | None, tmp_path: Path
 ) -> None:

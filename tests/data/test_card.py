@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pangu.data.card import Card, load_card
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 
 GOOD = {
     "name": "birds",
@@ -38,7 +39,7 @@ def test_every_card_in_the_repository_can_be_read() -> None:
     assert load_card("openmoji").name == "openmoji"
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("change", "said"),
     [
         ({"colour": "red"}, "'colour'"),
@@ -61,7 +62,7 @@ def test_a_bad_value_is_one_sentence_naming_the_card_and_the_key(tmp_path: Path,
     assert sentence.endswith(".") and "\n" not in sentence and "pydantic" not in sentence
 
 
-@pytest.mark.parametrize("content", ["a: [1, 2", "- just\n- a list", "", "\t: x"])
+@subtests.parametrize("content", ["a: [1, 2", "- just\n- a list", "", "\t: x"])
 def test_what_is_no_yaml_mapping_is_one_sentence(tmp_path: Path, content: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(UserError) as error:

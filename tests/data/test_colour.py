@@ -4,11 +4,10 @@ import io
 import struct
 
 import numpy as np
-import pytest
 from PIL import Image, ImageCms
 
 from pangu.data.images import decode_rgb
-from tests import icc
+from tests import icc, subtests
 
 ROWS, COLUMNS = np.mgrid[0:96, 0:128]
 PICTURE = np.stack([COLUMNS * 2, 255 - COLUMNS - ROWS, ROWS * 2.6], -1).clip(0, 255).astype(np.uint8)
@@ -29,7 +28,7 @@ def mean_error(data: bytes, expected_hwc: np.ndarray) -> float:
     return float(np.abs(decode_rgb(data).image_hwc.astype(float) - expected_hwc).mean())
 
 
-@pytest.mark.parametrize("space", SPACES)
+@subtests.parametrize("space", SPACES)
 def test_a_picture_in_any_rgb_space_is_its_picture_in_srgb(space: str) -> None:
     stored, profile = icc.in_space(PICTURE, *SPACES[space]), icc.rgb_profile(*SPACES[space])
     if space != "sRGB":
@@ -57,7 +56,7 @@ def test_jpeg_2000_has_its_profile_in_a_box() -> None:
     assert mean_error(data, PICTURE) > 10 and mean_error(tagged, PICTURE) < 0.5
 
 
-@pytest.mark.parametrize("gamma", [1.0, 1.8])
+@subtests.parametrize("gamma", [1.0, 1.8])
 def test_gray_is_as_bright_as_its_profile_says(gamma: float) -> None:
     ramp = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
     expected = (icc.encoded((ramp / 255) ** gamma, None) * 255)[..., None]

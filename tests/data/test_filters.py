@@ -10,6 +10,7 @@ from pangu.data.filters import REASONS, Filters, check_measured, reason_of
 from pangu.data.prepare.near_duplicates import NearDuplicateIndex, colours_of, near_duplicates
 from pangu.data.prepare.scores import Scorer, english, facts_of, han_share, text_area
 from pangu.errors import UserError
+from tests import subtests
 
 ROW = {
     "original_width": 600, "original_height": 400, "caption_en": "a red fox in the snow", "caption_zh": "雪中的狐狸",
@@ -30,14 +31,14 @@ MISSED = {
 }
 
 
-@pytest.mark.parametrize("reason", REASONS)
+@subtests.parametrize("reason", REASONS)
 def test_each_threshold_drops_for_its_own_reason(reason: str) -> None:
     filters = Filters.model_validate(MISSED[reason])
     assert reason_of(ROW, filters) == reason
     assert reason_of(ROW, Filters()) == ""
 
 
-@pytest.mark.parametrize("column", ["english", "text_area", "nsfw", "clip_score", "aesthetic"])
+@subtests.parametrize("column", ["english", "text_area", "nsfw", "clip_score", "aesthetic"])
 def test_what_was_not_measured_passes_a_row_but_not_a_whole_table(column: str) -> None:
     strict = Filters.model_validate({name: value for missed in MISSED.values() for name, value in missed.items()})
     loose = Filters(min_english=0.95, max_text_area=0.05, max_nsfw=0.1, min_clip_score=26.0, min_aesthetic=5.5)

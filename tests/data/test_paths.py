@@ -19,7 +19,7 @@ from pangu.data.table.versions import diff, log, show, vacuum
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.storage import Home
-from tests import nasty
+from tests import nasty, subtests
 from tests.data.table.test_table import ROWS
 from tests.small_dataset import NAME, commit_rows
 
@@ -138,7 +138,7 @@ def test_an_address_leads_back_to_what_it_was_made_of(monkeypatch: pytest.Monkey
     assert filesystem.cat_file(path) == b"here"
 
 
-@pytest.mark.parametrize("character", ["\n", "\x7f", "\udcff", "\u2028"])
+@subtests.parametrize("character", ["\n", "\x7f", "\udcff", "\u2028"])
 def test_a_home_that_nobody_can_print_is_refused(character: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PANGU_HOME", f"/tmp/a{character}b")
     with pytest.raises(UserError, match=r"unprintable character .* set PANGU_HOME to a folder") as refused:

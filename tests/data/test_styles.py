@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 from PIL import Image
 
 import pangu.data.table.delta
@@ -18,6 +17,7 @@ from pangu.data.prepare.scores import Scorer
 from pangu.data.prepare.upscale import make_upscaler
 from pangu.data.table.delta import SCHEMA, latest_version, read_rows
 from pangu.storage import Home
+from tests import subtests
 from tests.data.shaped import styled_row
 from tests.small_dataset import NAME, commit_rows, row
 
@@ -29,7 +29,7 @@ def card_of(source: Path, style: str | None = None, column: str | None = None) -
     return Card(name="small", source=str(source), columns=columns, licence={"name": "CC0"}, style=style)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("style", "column", "expected"),
     [
         (None, None, ["", ""]),
@@ -53,7 +53,7 @@ def test_a_list_without_styles_keeps_the_digest_it_had_before_there_were_any(tmp
     assert content_digest(plain) != content_digest(styled)
 
 
-@pytest.mark.parametrize(("listed", "expected"), [("photo", "photo"), ("", "cartoon")])
+@subtests.parametrize(("listed", "expected"), [("photo", "photo"), ("", "cartoon")])
 def test_prepared_rows_carry_it(listed, expected, tmp_path: Path) -> None:
     sink = io.BytesIO()
     Image.new("RGB", (600, 600), "red").save(sink, "PNG")

@@ -13,6 +13,7 @@ from pangu.data.wording import chosen, keyword, reworded, worded
 from pangu.recipes import tiny
 from pangu.sentences import TEMPLATES, UNTRAINED_TEMPLATES
 from pangu.templates import trouble
+from tests import subtests
 
 FIELDS = ["{}", "{a}", "{plural}", "{turned}"]
 
@@ -21,7 +22,7 @@ def with_templates(templates: dict[str, list[str]]) -> Recipe:
     return Recipe.model_validate(tiny().model_dump() | {"caption_templates": templates})
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("template", "caption", "said"),
     [
         ("a picture of {a}", "umbrella", "a picture of an umbrella"),
@@ -48,9 +49,7 @@ def test_any_text_can_be_put_into_any_template(field: str, caption: str) -> None
         assert field != "{}" or caption in said
 
 
-@pytest.mark.parametrize(
-    "template", ["", "a picture", "{} {}", "{b}", "{a!r}", "{:>9}", "{", "}", "{0}", "{a.b}", "{a"]
-)
+@subtests.parametrize("template", ["", "a picture", "{} {}", "{b}", "{a!r}", "{:>9}", "{", "}", "{0}", "{a.b}", "{a"])
 def test_what_is_no_template_is_refused_with_its_language_and_text(template: str) -> None:
     assert trouble(template)
     with pytest.raises(ValueError, match=r"template|must hold"):

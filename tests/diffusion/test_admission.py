@@ -19,6 +19,7 @@ from pangu.diffusion.blur_admission import (
     visible_detail,
 )
 from pangu.diffusion.noise import alpha_bars
+from tests import subtests
 
 LINE = np.array([-3.0, 2.5, 0.5, 0.7, 0.2])
 ALPHA_BAR = alpha_bars(NoiseSchedule())
@@ -72,7 +73,7 @@ def cases(images: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return features, levels, image
 
 
-@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
+@subtests.parametrize("confidence", [0.5, 0.8, 0.95])
 def test_the_estimate_covers_as_many_unseen_images_as_it_promises(confidence: float) -> None:
     estimator = fit(*cases(200, 1), confidence)
     features, levels, _ = cases(2000, 2)

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +18,7 @@ from pangu.diffusion.fusion import (
     without,
 )
 from pangu.diffusion.noise import add_noise, clean_from_epsilon, clean_from_velocity, epsilon_from_clean, velocity
+from tests import subtests
 
 KINDS = ["epsilon", "v_prediction", "sample", "flow_prediction", "edm_epsilon", "edm_v_prediction"]
 
@@ -31,7 +31,7 @@ def tensors(count: int, seed: int = 0) -> list[torch.Tensor]:
 levels = st.tuples(st.floats(0.01, 1), st.floats(0.01, 20)).map(lambda pair: NoiseLevel(*pair))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 @given(level=levels)
 def test_every_prediction_gives_its_clean_data_back(kind, level) -> None:
     clean, noise = tensors(2)
@@ -72,7 +72,7 @@ def test_a_rescaled_sample_has_the_same_noise_and_the_same_data(level, factor) -
     torch.testing.assert_close(moved, renoised(clean, noise, other), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 @given(level=levels, weight=st.floats(0, 1))
 def test_fused_predictions_are_the_prediction_of_fused_data(kind, level, weight) -> None:
     noisy, one, other = tensors(3)

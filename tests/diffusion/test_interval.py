@@ -10,6 +10,7 @@ from pangu.config import NoiseSchedule
 from pangu.contract import GeneratorContract, check_pair
 from pangu.diffusion.interval import TimeInterval, check_partition, interval_of
 from pangu.errors import UserError
+from tests import subtests
 
 
 def contract(role: str, low: int, high: int, **changes: object) -> GeneratorContract:
@@ -46,7 +47,7 @@ def test_a_timestep_outside_is_refused_by_name() -> None:
         TimeInterval(0, 500).check(500, "texture")
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("structure", "texture", "sentence"),
     [
         ((600, 1000), (0, 500), r"Gap.*\[600, 1000\).*\[0, 500\).*\[500, 600\)"),
@@ -60,7 +61,7 @@ def test_gaps_and_overlaps_name_both_sides(structure: tuple, texture: tuple, sen
         check_pair(contract("structure", *structure), contract("texture", *texture))
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "change",
     [
         {"schedule": NoiseSchedule(beta_end=0.02)},

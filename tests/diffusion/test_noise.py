@@ -1,6 +1,5 @@
 """The equations against their closed forms and against diffusers' schedulers."""
 
-import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from hypothesis import given
@@ -8,6 +7,7 @@ from hypothesis import strategies as st
 
 from pangu.config import NoiseSchedule
 from pangu.diffusion import noise as eq
+from tests import subtests
 
 SCHEDULES = [
     NoiseSchedule(),
@@ -23,13 +23,13 @@ def draw(seed: int, shape: tuple[int, ...] = (3, 2, 4, 4)) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@subtests.parametrize("schedule", SCHEDULES, ids=str)
 def test_alpha_bars_equal_those_of_diffusers(schedule: NoiseSchedule) -> None:
     theirs = DDIMScheduler(**schedule.model_dump()).alphas_cumprod
     torch.testing.assert_close(eq.alpha_bars(schedule), theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@subtests.parametrize("schedule", SCHEDULES, ids=str)
 def test_signal_only_falls(schedule: NoiseSchedule) -> None:
     alpha_bars = eq.alpha_bars(schedule)
     assert alpha_bars.shape == (1000,)
@@ -41,7 +41,7 @@ def test_zero_terminal_snr_ends_in_pure_noise() -> None:
     assert eq.alpha_bars(NoiseSchedule(rescale_betas_zero_snr=True))[-1] == 0
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@subtests.parametrize("schedule", SCHEDULES, ids=str)
 def test_the_betas_that_are_checked_are_those_that_are_used(schedule: NoiseSchedule) -> None:
     used = eq.betas(schedule.model_copy(update={"rescale_betas_zero_snr": False}))
     torch.testing.assert_close(torch.tensor(schedule.betas()), used, rtol=1e-4, atol=1e-7)
@@ -76,7 +76,7 @@ def test_what_is_not_refused_is_finite_at_every_timestep(
         assert not finite
 
 
-@pytest.mark.parametrize("t", [0, 499, 500, 999])
+@subtests.parametrize("t", [0, 499, 500, 999])
 def test_adding_noise_and_velocity_equal_those_of_diffusers(t: int) -> None:
     scheduler = DDPMScheduler(**NoiseSchedule(prediction_type="v_prediction").model_dump())
     clean, noise = draw(1).float(), draw(2).float()

@@ -26,6 +26,7 @@ from pangu.evaluate.boundary import (
 from pangu.evaluate.boundary_outcome import BoundaryOutcome
 from pangu.evaluate.boundary_probe import find_boundary, probe_curve
 from pangu.evaluate.timestep_loss import CleanLatents
+from tests import subtests
 
 SCHEDULE = NoiseSchedule(prediction_type="epsilon")
 
@@ -90,7 +91,7 @@ def test_no_lost_detail_is_visible_nowhere() -> None:
     assert detail_mark(np.ones(1000)) == 1000
 
 
-@pytest.mark.parametrize("power", [0.5, 4.0])
+@subtests.parametrize("power", [0.5, 4.0])
 def test_the_layout_of_gaussian_latents_is_half_decided_where_signal_equals_noise(power: float) -> None:
     """Low frequencies of power P under the best denoiser: open share 1 / (1 + P SNR), one half at SNR = 1 / P."""
     power_hw = torch.full((8, 8), 0.05, dtype=torch.float64)

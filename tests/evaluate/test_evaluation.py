@@ -17,6 +17,7 @@ from pangu.evaluate.metrics import Judges
 from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import untrained_pair
 from pangu.serve.inference.parts import capabilities_of
+from tests import subtests
 
 STEPS = 3
 
@@ -107,7 +108,7 @@ def test_two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench
                 assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
-@pytest.mark.parametrize("scheduler", ["EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
+@subtests.parametrize("scheduler", ["EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_halves_keep_the_scheduler_s_history_and_noise(bench, protocol, scheduler) -> None:
     changed = protocol.model_copy(update={"scheduler": scheduler, "prompts_per_language": 2, "num_inference_steps": 5})
     pair = ready(untrained_pair(bench.recipe), changed)

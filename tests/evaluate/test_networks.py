@@ -27,6 +27,7 @@ from pangu.evaluate.inception import Inception
 from pangu.evaluate.metrics import load_judges
 from pangu.evaluate.prompt_scores import score
 from pangu.pipelines.assemble import untrained_pair
+from tests import subtests
 
 VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -115,7 +116,7 @@ def test_what_is_no_network_gets_one_sentence(tmp_path: Path) -> None:
         ClipScorer(str(tmp_path), "clip")
 
 
-@pytest.mark.parametrize(("kind", "name", "captions"), [
+@subtests.parametrize(("kind", "name", "captions"), [
     ("clip", "clip", ["a fox", "lemon", "a very long caption of many many letters"]),
     ("chinese_clip", "cn-clip", ["一只狐狸", "柠檬", "狐狸" * 400]),
 ])  # fmt: skip

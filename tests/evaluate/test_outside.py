@@ -10,6 +10,7 @@ from pangu.data.example.openmoji import render_png, selection
 from pangu.data.images import read_rgb
 from pangu.evaluate.outside import MARGIN, ground, outside
 from pangu.evaluate.protocol import METRICS, lower_is_better
+from tests import subtests
 
 BOX = (30, 30, 66, 66)
 """What the original has: pixels 30 ... 66 of 96."""
@@ -28,7 +29,7 @@ def painted(at: tuple[int, int], colour: tuple[int, ...]) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("one", selection(12), ids=lambda one: one.caption_en)
+@subtests.parametrize("one", selection(12), ids=lambda one: one.caption_en)
 def test_a_drawing_is_not_outside_itself(one) -> None:
     image = read_rgb(render_png(one, 96))
     assert outside(image, image) == pytest.approx(0, abs=0.001)

@@ -12,6 +12,7 @@ from pangu.errors import UserError
 from pangu.evaluate.pools import choose_pools
 from pangu.evaluate.prompts import by_keyword, choose_prompts, in_templates
 from pangu.evaluate.protocol import Protocol
+from tests import subtests
 
 TEMPLATES = {"en": ("draw {a}", "my {}", "{}, please"), "zh": ("一幅{}",)}
 STYLES = st.lists(st.sampled_from([None, "noto", "blob", "unknown"]), min_size=8, max_size=40)
@@ -108,7 +109,7 @@ def test_protocols_of_before_keep_their_hash() -> None:
     assert len({protocol(**one).digest() for one in asked}) == len(asked)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("templates", "sentence"),
     [
         ({"en": ["a"]}, "must hold exactly one of"),

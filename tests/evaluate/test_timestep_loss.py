@@ -22,6 +22,7 @@ from pangu.evaluate.timestep_loss import (
     spread,
 )
 from pangu.pipelines.assemble import load_generator
+from tests import subtests
 
 EPSILON, VELOCITY = NoiseSchedule(), NoiseSchedule(prediction_type="v_prediction")
 
@@ -35,7 +36,7 @@ def silent_denoiser(noisy, timestep, tokens, pooled):
     return torch.zeros_like(noisy)
 
 
-@pytest.mark.parametrize("schedule", [EPSILON, VELOCITY])
+@subtests.parametrize("schedule", [EPSILON, VELOCITY])
 def test_who_predicts_the_target_has_no_loss(schedule) -> None:
     latents, noise = torch.randn(2, 3, 4, 8, 8).unbind()
     timestep = torch.tensor([0, 400, 999])

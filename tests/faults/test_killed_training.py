@@ -11,6 +11,7 @@ import pytest
 
 from pangu.contract import GeneratorContract
 from pangu.storage import Home, read_json
+from tests import subtests
 from tests.faults.train_once import STEPS
 from tests.small_dataset import small_dataset
 
@@ -29,7 +30,7 @@ def generator(home: Home, role: str) -> bytes:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("role", "kills"), [("structure", 6), ("texture", 2)])
+@subtests.parametrize(("role", "kills"), [("structure", 6), ("texture", 2)])
 def test_killed_again_and_again_the_generator_is_the_same_to_the_bit(role: str, kills: int, tmp_path: Path) -> None:
     undisturbed, disturbed = Home(tmp_path / "whole"), Home(tmp_path / "killed")
     version = small_dataset(undisturbed)

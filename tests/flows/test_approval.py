@@ -15,6 +15,8 @@ from tests.dashboard import finish, reach
 from tests.faults.chaos.faults import kill
 
 ROOT = Path(__file__).parents[2]
+WAITING = 5
+"""Tests of a run that waits."""
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,16 @@ def start(api: httpx.Client, asking: str, **parameters: Any) -> str:
     return api.post(f"/deployments/{asking}/create_flow_run", json=asked).raise_for_status().json()["id"]
 
 
+@pytest.fixture(scope="module")
+def asked(api: httpx.Client, asking: str) -> list[str]:
+    """Runs that ask a person, one for each test: started together, they wait for their processes at the same time."""
+    return [start(api, asking) for _ in range(WAITING)]
+
+
 @pytest.fixture
-def waiting(api: httpx.Client, asking: str) -> str:
-    """A run that waits for an answer."""
-    run = start(api, asking)
+def waiting(api: httpx.Client, asked: list[str]) -> str:
+    """A run of this test's own that waits for an answer."""
+    run = asked.pop()
     reach(api, run, "PAUSED")
     return run
 
@@ -58,6 +66,7 @@ def answer(api: httpx.Client, run_id: str, **said: Any) -> None:
     assert found["status"] == "ACCEPT"
 
 
+@pytest.mark.usefixtures("asked")
 def test_at_a_closed_gate_nobody_is_asked(api: httpx.Client, asking: str) -> None:
     state = finish(api, start(api, asking, passed=False))
     assert state["type"] == "FAILED"

@@ -13,9 +13,7 @@ from pangu.contract import GeneratorContract
 from pangu.data.card import load_card
 from pangu.data.example.openmoji import render_png, selection
 from pangu.data.ingest.stage import ingest
-from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
-from pangu.pipelines.coop.loading import load_pipeline
 from pangu.recipes import RECIPES
 from pangu.stack import Stack
 from pangu.stack.automations import SILENT_RUN, install_automations
@@ -23,6 +21,7 @@ from pangu.stack.flow_runs import settle
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 from pangu.storage import Home, read_json
+from tests import subtests
 from tests.dashboard import deployment, finish, press
 from tests.small_dataset import NAME, small_dataset
 
@@ -38,7 +37,7 @@ def api(stack: Stack) -> httpx.Client:
     return prefect_api(stack)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@subtests.parametrize("name", NAMES)
 def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Client, name: str) -> None:
     found = deployment(api, name)
     assert "pangu" in found["tags"]
@@ -48,7 +47,7 @@ def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Cli
     assert found["description"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@subtests.parametrize("name", NAMES)
 def test_every_field_of_a_form_is_described_and_bounded(api: httpx.Client, name: str) -> None:
     definitions = deployment(api, name)["parameter_openapi_schema"]["definitions"]
     bounds = {"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "enum", "pattern"}
@@ -105,16 +104,21 @@ def test_the_server_refuses_parameters_outside_the_form(api: httpx.Client) -> No
     assert press(api, "retrain-pair", {"cards": "openmoji"}).is_client_error
 
 
-def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client) -> None:
-    run = press(api, "ingest-images", {"card": "no-such-card"}).raise_for_status().json()
-    state = finish(api, run["id"])
+@pytest.fixture(scope="module")
+def refused(api: httpx.Client) -> dict[str, str]:
+    """Runs by deployment that can not succeed; asked for together, so that their processes start at the same time."""
+    asked = {"ingest-images": {"card": "no-such-card"}, "rollback-pair": {"reason": "ugly reds"}}
+    return {name: press(api, name, settings).raise_for_status().json()["id"] for name, settings in asked.items()}
+
+
+def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client, refused: dict[str, str]) -> None:
+    state = finish(api, refused["ingest-images"])
     assert state["type"] == "FAILED"
     assert state["message"].startswith("There is no card 'no-such-card'")
 
 
-def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Client) -> None:
-    run = press(api, "rollback-pair", {"reason": "ugly reds"}).raise_for_status().json()
-    state = finish(api, run["id"])
+def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Client, refused: dict[str, str]) -> None:
+    state = finish(api, refused["rollback-pair"])
     assert state["type"] == "FAILED" and "has no alias 'previous' to go back to" in state["message"]
 
 
@@ -122,6 +126,8 @@ def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Clie
 def test_rows_that_actors_of_the_cluster_made_are_those_that_one_process_makes(
     api: httpx.Client, stack: Stack, tmp_path: Path
 ) -> None:
+    from pangu.data.prepare.stage import prepare
+
     (tmp_path / "images").mkdir()
     for index, one in enumerate(selection(8)):
         (tmp_path / f"images/{index}.png").write_bytes(render_png(one, 48 if index % 2 else 128))
@@ -145,6 +151,8 @@ def test_rows_that_actors_of_the_cluster_made_are_those_that_one_process_makes(
 def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     api: httpx.Client, stack: Stack, tmp_path: Path
 ) -> None:
+    from pangu.pipelines.coop.loading import load_pipeline
+
     home = Home(stack.home)
     card = tmp_path / "small.yaml"
     card.write_text(f"name: {NAME}\nsource: urls.csv\ncolumns: {{url: u, caption_en: c}}\nlicence: {{name: none}}\n")
@@ -189,7 +197,7 @@ def test_a_stage_that_takes_too_long_is_stopped_and_says_so(api: httpx.Client, c
     assert marked(jobs.MARK, run["id"], prefix=True) == []
 
 
-@pytest.mark.parametrize("before", ["RUNNING", "PAUSED"])
+@subtests.parametrize("before", ["RUNNING", "PAUSED"])
 def test_a_run_that_ended_with_its_stack_is_said_to_have_ended_and_frees_its_slot(
     api: httpx.Client, stack: Stack, before: str
 ) -> None:

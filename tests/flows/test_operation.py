@@ -56,11 +56,14 @@ def test_a_new_dataset_version_starts_a_retraining_once_that_is_switched_on(
     found = api.get(f"/automations/related-to/prefect.deployment.{deployment(api, 'retrain-pair')['id']}").json()
     automation = f"/automations/{found[0]['id']}"
     before = {run["id"] for run in runs_of(api, "retrain-pair")}
-    tell = "from flows.events import announce; announce('no-such-card', {'already_done': %s, 'dataset': 'x', 'version': 3})"
+    tell = (
+        "from flows.events import announce\n"
+        "for nothing_new in (True, False):\n"
+        "    announce('no-such-card', {'already_done': nothing_new, 'dataset': 'x', 'version': 3})"
+    )
     api.patch(automation, json={"enabled": True}).raise_for_status()
     try:
-        for nothing_new in (True, False):
-            subprocess.run([sys.executable, "-c", tell % nothing_new], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run([sys.executable, "-c", tell], cwd=ROOT, check=True, capture_output=True)
         deadline = time.monotonic() + 120
         while not (started := [run for run in runs_of(api, "retrain-pair") if run["id"] not in before]):
             assert time.monotonic() < deadline

@@ -11,6 +11,7 @@ from pangu.evaluate.bootstrap import bootstrap, paired
 from pangu.evaluate.prompt_scores import PromptScores
 from pangu.gate.decision import Decision, Reference, decide
 from pangu.recipes import RECIPES
+from tests import subtests
 
 METRIC = "retrieval_similarity_en"
 
@@ -61,7 +62,7 @@ def test_pairing_sees_what_two_bare_means_would_not() -> None:
     assert shuffled.low < 0 < shuffled.high
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("gain", "noise", "demand", "margin", "passes"),
     [
         (-0.2, 0.01, "not_shown_worse", 0.0, False),
@@ -100,7 +101,7 @@ def test_the_first_pair_meets_only_absolute_bounds() -> None:
     assert not refused.passed and refused.reason == f"{METRIC} is 0.4, below 0.5."
 
 
-@pytest.mark.parametrize("demand", ["not_shown_worse", "not_inferior", "better"])
+@subtests.parametrize("demand", ["not_shown_worse", "not_inferior", "better"])
 def test_a_first_pair_that_is_not_better_than_an_untrained_one_is_stopped(demand: str) -> None:
     """The prompts say nothing of a gain of 0.001, which every weaker demand than `better` lets pass."""
     generator = np.random.default_rng(4)
@@ -129,7 +130,7 @@ def test_a_rule_without_a_language_is_asked_of_each() -> None:
     assert {one.metric: one.passed for one in verdicts} == {"retrieval_top1_zh": False, "retrieval_top1_en": True}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("rule", "sentence"),
     [
         (GateRule(metric="beauty"), "'beauty', which was not measured"),

@@ -11,6 +11,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from tests import subtests
+
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11.0", "3.11.9", "3.12.0", "3.13.0")
 PLATFORMS = (("linux", "Linux", "x86_64"), ("linux", "Linux", "aarch64"), ("darwin", "Darwin", "arm64"))
@@ -75,7 +77,7 @@ def unmet(where: dict[str, str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@subtests.parametrize("python", PYTHONS)
 def test_every_requirement_of_every_pin_is_pinned_on_every_platform(python: str) -> None:
     for platform in PLATFORMS:
         assert unmet(environment(python, platform)) == [], f"on Python {python}, {platform}"

@@ -18,6 +18,7 @@ from prefect.settings import Settings
 
 from pangu import cli
 from pangu.stack.ports import CUSTOMARY
+from tests import subtests
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -84,14 +85,14 @@ def test_the_compose_file_is_one_by_the_published_schema() -> None:
     jsonschema.Draft7Validator(schema).validate(compose())
 
 
-@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+@subtests.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_every_manifest_is_one_by_the_published_schemas(path: Path) -> None:
     for one in read(path):
         if one["kind"] != "RayCluster":
             kubernetes_validate.validate(one, KUBERNETES, strict=True)
 
 
-@pytest.mark.parametrize(("name", "pod"), list(pods()), ids=[name for name, _ in pods()])
+@subtests.parametrize(("name", "pod"), list(pods()), ids=[name for name, _ in pods()])
 def test_every_pod_is_one_and_runs_without_rights(name: str, pod: dict[str, Any]) -> None:
     spec = {"restartPolicy": "Always"} | pod
     kubernetes_validate.validate(

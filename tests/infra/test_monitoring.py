@@ -14,6 +14,7 @@ import yaml
 from pangu.monitoring.exporter import Trainings
 from pangu.serve.prometheus import Metrics
 from pangu.storage import Home
+from tests import subtests
 
 MONITORING = Path(__file__).parents[2] / "infra/monitoring"
 DASHBOARDS = sorted((MONITORING / "grafana").glob("*.json"))
@@ -51,7 +52,7 @@ def exported_by_ray() -> str:
     return (Path(ray.__file__).parent / "dashboard/modules/reporter/reporter_agent.py").read_text()
 
 
-@pytest.mark.parametrize("expression", sorted(set(expressions())))
+@subtests.parametrize("expression", sorted(set(expressions())))
 def test_every_metric_that_is_asked_for_is_exported(expression: str) -> None:
     asked = NAME.findall(expression)
     for name in asked:
@@ -70,7 +71,7 @@ def test_every_alert_says_what_is_wrong_and_how_bad_it_is() -> None:
     assert len({rule["alert"] for rule in rules()}) == len(rules())
 
 
-@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+@subtests.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_a_dashboard_has_panels_that_do_not_overlap(path: Path) -> None:
     board = json.loads(path.read_text())
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in board["panels"]]

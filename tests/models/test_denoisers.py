@@ -6,6 +6,7 @@ import torch
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser, condition_of, denoise
 from pangu.recipes import tiny
+from tests import subtests
 from tests.models.unets import sdxl_unet, stable_diffusion_unet
 
 
@@ -62,7 +63,7 @@ def test_a_lower_image_takes_as_many_channels_again() -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("unet", "pooled", "sentence"),
     [
         (lambda: sdxl_unet(pooled=12), 20, "does not fit pooled text of 20 channels"),

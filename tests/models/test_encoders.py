@@ -25,6 +25,7 @@ from pangu.models.autoencoders import (
     spatial_factor,
 )
 from pangu.models.text import TextTower, embed_captions, load_text_tower, truncations, warn_of_truncation
+from tests import subtests
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_the_embedded_autoencoder_keeps_a_drawing(embedded) -> None:
     assert 10 * torch.log10(4 / error) > 18
 
 
-@pytest.mark.parametrize("kind", ["kl", "tiny"])
+@subtests.parametrize("kind", ["kl", "tiny"])
 def test_hub_autoencoders_load_from_folders(kind, tmp_path) -> None:
     if kind == "kl":
         made = AutoencoderKL(
@@ -168,10 +169,10 @@ def test_something_else_than_an_autoencoder_is_refused(tmp_path) -> None:
         load_autoencoder(AutoencoderSource(source=str(tmp_path)))
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "caption", ["a red fox under a tree in the snow at night", "一只坐在山坡上的橙色小狐狸", "A FOX 🦊🦊🦊 ÀÉ"]
 )
-@pytest.mark.parametrize("most", [2, 6, 9])
+@subtests.parametrize("most", [2, 6, 9])
 def test_what_is_said_to_be_cut_is_the_end_that_changes_nothing(embedded, caption, most):
     (cut,) = truncations([embedded], caption, most)
     read = caption.removesuffix(cut.text)

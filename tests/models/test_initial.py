@@ -15,6 +15,7 @@ from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser, denoise
 from pangu.models.init_weights import initial_denoiser
 from pangu.recipes import tiny
+from tests import subtests
 from tests.models.unets import sdxl_unet, stable_diffusion_unet, write_pipeline
 
 CHANNELS = {"latent_channels": 4, "context": 24, "pooled": 12}
@@ -94,7 +95,7 @@ def test_one_generator_starts_both_roles_whatever_its_interval(tmp_path) -> None
     assert same(starting(tmp_path, "texture"), unet)
 
 
-@pytest.mark.parametrize("make", [stable_diffusion_unet, sdxl_unet])
+@subtests.parametrize("make", [stable_diffusion_unet, sdxl_unet])
 def test_a_diffusers_pipeline_decides_the_architecture_and_predicts_the_same(make, tmp_path) -> None:
     unet = make(seed=4)
     write_pipeline(tmp_path, unet)
@@ -132,7 +133,7 @@ def test_widening_for_a_cascade_changes_no_prediction(tmp_path) -> None:
     assert same(starting(tmp_path / "again", "cascade_final"), widened)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("scheduler", "recipe", "sentence"),
     [
         (
@@ -166,7 +167,7 @@ def test_a_flow_matching_model_is_refused(tmp_path) -> None:
         starting(tmp_path)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("changes", "sentence"),
     [
         ({"autoencoder_hash": "b2"}, "was trained with autoencoder_hash b2, but this run has a1"),
@@ -181,7 +182,7 @@ def test_a_generator_of_other_encoders_or_noise_is_refused(changes, sentence, tm
         starting(tmp_path)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("change", "sentence"),
     [
         ({"in_channels": 8, "out_channels": 8}, "takes 8 and gives 8 channels, but the autoencoder has 4"),

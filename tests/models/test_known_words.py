@@ -14,6 +14,7 @@ from pangu.data.example.openmoji import catalogue
 from pangu.data.wording import worded
 from pangu.models.known_words import MOST_CHARACTERS, unknown_words
 from pangu.sentences import TEMPLATES
+from tests import subtests
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,7 @@ def tokenizer_of(kind: str) -> Any:
     return build(corpus, 12_000)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 def test_no_text_of_its_own_languages_is_unknown(kind: str) -> None:
     known = [text for language in KINDS[kind][2] for text in (*texts(language), *UNDERSTOOD[language])]
     found = {text: words for text in known if (words := unknown_words([tokenizer_of(kind)], text))}
@@ -105,7 +106,7 @@ def test_emoji_that_were_met_are_known_and_others_are_not() -> None:
     assert unknown_words([never_met], "🦊 🦊") == ("🦊",)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 def test_other_languages_scripts_and_gibberish_are_named(kind: str) -> None:
     found = [text for text in FOREIGN if unknown_words([tokenizer_of(kind)], text)]
     # Words of other languages in the same letters may look like those of its own.
@@ -133,7 +134,7 @@ def test_a_text_is_warned_of_only_where_the_greater_part_is_unknown() -> None:
     assert unknown_words([tokenizer], "a fox и большая красивая собака") == ("и", "большая", "красивая", "собака")
 
 
-@pytest.mark.parametrize("text", ["", " ", "...", "42", "?!—。", "\u200f\u200e", "\ufe0f", "\u0301", "\u200d"])
+@subtests.parametrize("text", ["", " ", "...", "42", "?!—。", "\u200f\u200e", "\ufe0f", "\u0301", "\u200d"])
 def test_marks_digits_and_blanks_are_no_words(text: str) -> None:
     assert unknown_words([tokenizer_of("byte-level")], text) == ()
 

@@ -22,6 +22,7 @@ from pangu.models.lora import (
     trained_parameters,
     unload_lora,
 )
+from tests import subtests
 from tests.models.test_initial import contract
 from tests.models.unets import stable_diffusion_unet
 
@@ -105,7 +106,7 @@ def test_scale_zero_is_the_plain_generator_and_one_what_was_trained(tmp_path) ->
     assert torch.equal(predict(unet), plain)
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.6, 1.0])
+@subtests.parametrize("scale", [0.0, 0.6, 1.0])
 def test_a_fused_adapter_predicts_the_same_and_saves_as_an_ordinary_unet(scale, tmp_path) -> None:
     unet = adapted()
     set_lora_scale(unet, scale)
@@ -176,7 +177,7 @@ def test_an_adapter_goes_only_where_its_timesteps_are(tmp_path) -> None:
         load_lora(stable_diffusion_unet(), tmp_path / "boost_high", contract(half))
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "change",
     [{"schedule": NoiseSchedule(beta_end=0.02)}, {"autoencoder_hash": "b2"}, {"text_encoder_hashes": ("t2",)}],
     ids=lambda change: next(iter(change)),

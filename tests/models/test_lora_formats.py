@@ -19,6 +19,7 @@ from pangu.models.lora import ADAPTER, fitted, fuse_lora, has_lora, put_adapter,
 from pangu.models.lora_files import AdapterFile, find_weights
 from pangu.models.lora_formats import adaptable_layers
 from pangu.models.original_names import original_name, original_prefixes
+from tests import subtests
 from tests.models.adapter_files import ATTENTION, FORMATS, by_hand, deep_unet, linear_unet, random_adapter, spelled
 from tests.models.test_initial import contract
 from tests.models.unets import stable_diffusion_unet
@@ -31,7 +32,7 @@ def read(file: Path, unet: Any, **options: Any) -> None:
     put_adapter(unet, ADAPTER, fitted(file, unet, contract("structure"), **options))
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@subtests.parametrize("form", FORMATS)
 def test_every_format_means_w_plus_alpha_over_rank_times_b_a(form, tmp_path) -> None:
     """On every linear and convolutional layer, and bit for bit the matrices of the file: no other, and none left out."""
     plain = deep_unet() if form.endswith("original") else linear_unet()
@@ -185,7 +186,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@subtests.parametrize("kind", REFUSED)
 def test_what_can_not_be_used_is_refused_in_one_sentence_and_changes_nothing(kind, tmp_path) -> None:
     change, sentence = REFUSED[kind]
     unet = stable_diffusion_unet()

@@ -11,6 +11,7 @@ from pangu.pipelines.assemble import untrained_pair
 from pangu.planning.operations import Shapes, drawing_operations, forward_operations
 from pangu.planning.operations import parameters as planned_parameters
 from pangu.recipes import RECIPES, demo, recipe, tiny
+from tests import subtests
 
 SDXL_UNET_PARAMETERS = 2_567_463_684
 PUBLISHED_TEXT = {"context": 768 + 1280, "pooled": 1280}
@@ -31,7 +32,7 @@ def test_large_recipes_have_the_published_sizes(capsys) -> None:
     assert 2 * counts["pangu_draw_5b"] == pytest.approx(5e9, rel=0.05)
 
 
-@pytest.mark.parametrize("side", [512, 1024])
+@subtests.parametrize("side", [512, 1024])
 def test_half_of_a_large_model_is_half_of_its_work_and_not_of_its_parameters_alone(side: int) -> None:
     half, whole = (Shapes(RECIPES[name]()) for name in ("sdxl_half", "pangu_draw_5b"))
     for count in (planned_parameters, lambda shapes, role: forward_operations(shapes, role, side)):
@@ -57,7 +58,7 @@ def test_halves_may_be_of_two_shapes() -> None:
     assert pair("fox", num_inference_steps=2, output_type="latent").images.isfinite().all()
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@subtests.parametrize("name", RECIPES)
 def test_a_recipe_survives_json(name) -> None:
     made = recipe(name)
     assert made.name == name
@@ -92,7 +93,7 @@ def texture(**change: object) -> dict:
     return {"jobs": jobs | {"texture": jobs["texture"] | change}}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("change", "sentence"),
     [
         ({"boundary": 0}, "strictly between 0 and T=1000"),
@@ -116,7 +117,7 @@ def test_a_recipe_is_frozen() -> None:
         demo().seed = 3
 
 
-@pytest.mark.parametrize("suffix", [".json", ".yaml"])
+@subtests.parametrize("suffix", [".json", ".yaml"])
 def test_a_recipe_is_read_from_a_file(suffix: str, tmp_path) -> None:
     written = RECIPES["single"]().model_copy(update={"seed": 7})
     path = tmp_path / f"mine{suffix}"
@@ -124,7 +125,7 @@ def test_a_recipe_is_read_from_a_file(suffix: str, tmp_path) -> None:
     assert recipe(str(path)) == written
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("text", "sentence"),
     [
         ("name: [", "There is no recipe at"),

@@ -21,6 +21,7 @@ from pangu.models.schedulers import (
     named_sampler,
     sampler,
 )
+from tests import subtests
 
 SPACINGS = ("trailing", "leading", "linspace")
 COUNTS = (1, 2, 3, 7, 19, 20, 33, 49, 60, 61, 97, 103, 121, 122, 170, 199, 200)
@@ -102,7 +103,7 @@ def timesteps_are_sound(name: str, spacing: str, steps: int) -> None:
     assert own == sorted(own, reverse=True) and own[0] <= 999 and own[-1] >= 0
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@subtests.parametrize("name", sorted(SAMPLERS))
 def test_every_step_ends_at_the_next_timestep_and_the_last_one_without_noise(name: str) -> None:
     for spacing, steps in itertools.product(SPACINGS, range(1, 201)):
         timesteps_are_sound(name, spacing, steps)
@@ -119,13 +120,13 @@ def test_every_step_ends_at_the_next_timestep_and_the_last_one_without_noise(nam
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@subtests.parametrize("name", sorted(SAMPLERS))
 def test_it_does_so_at_every_count(name: str) -> None:
     for spacing, steps in itertools.product(SPACINGS, range(1, 201)):
         check_walk(name, spacing, steps, EPSILON)
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"euler_ancestral"}))
+@subtests.parametrize("name", sorted(set(SAMPLERS) - {"euler_ancestral"}))
 def test_more_steps_come_nearer_to_the_exact_solution(name: str) -> None:
     """Of the probability flow of Gaussian data, N(mean, spread^2): x_t = a mean + sqrt(a^2 spread^2 + b^2) z, one z for all t."""
     schedule, (mean, z) = EPSILON, images(1)
@@ -150,7 +151,7 @@ def test_more_steps_come_nearer_to_the_exact_solution(name: str) -> None:
     assert max(errors[60], errors[61]) < errors[20] and errors[170] < 1.5 * errors[200] + 1e-3, errors
 
 
-@pytest.mark.parametrize("kind", [diffusers.DDIMScheduler, diffusers.DDIMParallelScheduler])
+@subtests.parametrize("kind", [diffusers.DDIMScheduler, diffusers.DDIMParallelScheduler])
 def test_where_diffusers_aims_right_the_bits_are_its_own(kind: Any) -> None:
     for steps, spacing, options in [
         *((steps, "trailing", {}) for steps in (1, 2, 4, 8, 20, 25, 50, 125, 1000)),
@@ -214,7 +215,7 @@ def test_zero_terminal_snr_needs_velocities() -> None:
     check_schedule(sampler(ZERO_SNR), ZERO_SNR)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
+@subtests.parametrize("spacing", SPACINGS)
 def test_the_least_number_of_steps_is_the_first_that_gives_each_half_one(spacing: str) -> None:
     for name, boundary in itertools.product(("ddim", "heun"), (40, 500, 900)):
         scheduler = configured(name, EPSILON, spacing)

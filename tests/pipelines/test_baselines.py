@@ -17,6 +17,7 @@ from pangu.models.denoisers import build_denoiser, sees_lower
 from pangu.pipelines.baselines import Cascade, SingleStage, assemble_cascade, assemble_single_stage
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
+from tests import subtests
 from tests.pipelines.drawing import draw, seeds
 
 RESOLUTIONS: dict[Role, int] = {"cascade_base": 32, "cascade_middle": 64, "cascade_final": 96}
@@ -113,7 +114,7 @@ def test_the_base_image_and_the_seed_matter(cascade) -> None:
     assert not torch.equal(draw(cascade, latents=noise), draw(cascade, latents=-noise))
 
 
-@pytest.mark.parametrize("presets", ["published", "square"])
+@subtests.parametrize("presets", ["published", "square"])
 def test_a_stage_is_given_pictures_of_the_size_that_it_was_trained_with(cascade, shared_pair, presets) -> None:
     sides = dict(zip(STRATEGY_ROLES["cascaded"], (256, 512, 1024), strict=True))
     changed = {
@@ -159,7 +160,7 @@ def test_generator_folders_become_samplers(single, cascade, shared_pair, tmp_pat
         assemble_cascade(folders[1], folders[0], folders[2], tiny())
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("roles", "changes", "sentence"),
     [
         (("structure",), {"low": 500}, r"owns t in \[500, 1000\), but it has to draw all of \[0, 1000\) alone"),

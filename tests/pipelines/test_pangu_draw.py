@@ -18,6 +18,7 @@ from diffusers import (
 from pangu.errors import UserError
 from pangu.pipelines.denoiser import checked_denoiser
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from tests import subtests
 from tests.pipelines.drawing import PROMPTS, draw, seeds
 
 
@@ -134,7 +135,7 @@ def test_the_callback_sees_every_step_and_can_change_the_latents(pair) -> None:
     assert torch.equal(changed[0], changed[1])
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("arguments", "sentence"),
     [
         ({"num_inference_steps": 0}, "num_inference_steps must lie in 1 ... 1000"),

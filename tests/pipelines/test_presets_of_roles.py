@@ -11,6 +11,7 @@ from pangu.diffusion.presets import HIGH_RESOLUTION, LOW_RESOLUTION
 from pangu.errors import UserError
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from tests import subtests
 from tests.pipelines.drawing import seeds
 
 
@@ -23,7 +24,7 @@ def trained_at(pair: PanGuDrawPipeline, structure: int, texture: int, presets: s
     return made
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("structure", "texture", "presets"),
     [
         (1024, 512, "published"),

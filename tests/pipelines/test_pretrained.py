@@ -17,6 +17,7 @@ from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import join
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
+from tests import subtests
 from tests.models.unets import sdxl_unet, stable_diffusion_unet
 
 SCHEDULE = NoiseSchedule()
@@ -90,7 +91,7 @@ def split(recipe: Recipe) -> PanGuDrawPipeline:
     return join(halves["structure"], halves["texture"], contracts, autoencoder, towers, recipe)
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@subtests.parametrize("kind", ["sd", "sdxl"])
 def test_an_untuned_split_draws_what_the_original_draws(kind, tmp_path) -> None:
     original = published(kind)
     original.save_pretrained(tmp_path)

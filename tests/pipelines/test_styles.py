@@ -6,6 +6,7 @@ import torch
 from pangu.errors import UserError
 from pangu.models.text import embed_captions
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from tests import subtests
 from tests.pipelines.drawing import PROMPTS, draw, seeds
 
 
@@ -29,7 +30,7 @@ def test_the_style_is_the_prompt_under_the_prefix(pair) -> None:
     assert style.scale == 4.0
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@subtests.parametrize("guidance", [1.0, 3.0])
 def test_a_scale_of_one_draws_what_the_styled_caption_draws(pair, guidance) -> None:
     styled = draw(pair, styles={"photo": 1.0}, guidance_scale=guidance)
     prefix = pair.config.styles["photo"]
@@ -37,7 +38,7 @@ def test_a_scale_of_one_draws_what_the_styled_caption_draws(pair, guidance) -> N
     torch.testing.assert_close(styled, asked, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@subtests.parametrize("guidance", [1.0, 3.0])
 def test_a_styled_batch_equals_single_runs(pair, guidance) -> None:
     options = {"styles": {"photo": 2.0, "cartoon": 1.0}, "guidance_scale": guidance}
     batch = draw(pair, **options)

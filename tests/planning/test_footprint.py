@@ -24,6 +24,7 @@ from pangu.train.randomness import Batch
 from pangu.train.setup import start
 from pangu.train.step import loss_per_sample, train_step
 from pangu.train.step_timer import StepTimer
+from tests import subtests
 from tests.planning.test_plan import FIGURES
 
 SMALL = named("demo")
@@ -52,9 +53,9 @@ def network(device: str = "cpu") -> torch.nn.Module:
         return build_denoiser(SMALL.denoiser, *CHANNELS).train()
 
 
-@pytest.mark.parametrize("moments", ["fp32", "bf16", "int8"])
-@pytest.mark.parametrize("ema_device", ["device", "host"])
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4)], ids=["whole", "lora"])
+@subtests.parametrize("moments", ["fp32", "bf16", "int8"])
+@subtests.parametrize("ema_device", ["device", "host"])
+@subtests.parametrize("lora", [None, LoraConfig(rank=4)], ids=["whole", "lora"])
 def test_weights_gradients_moments_and_means_are_predicted_to_the_byte(
     moments: str, ema_device: str, lora: LoraConfig | None
 ) -> None:
@@ -80,7 +81,7 @@ def test_weights_gradients_moments_and_means_are_predicted_to_the_byte(
     assert (found.means, found.host) == ((means, 0) if ema_device == "device" else (0, means + found.gradients))
 
 
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@subtests.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(bf16: bool) -> None:
     predicted = step_bytes(network("meta"), batch(16, 192, "meta"), bf16, False, False).kept
     model, saved = network(), {}
@@ -98,8 +99,8 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(bf16: bool) -
     assert predicted == pytest.approx(sum(saved.values()), rel=0.01)
 
 
-@pytest.mark.parametrize("recomputes", [False, True], ids=["kept", "recomputed"])
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@subtests.parametrize("recomputes", [False, True], ids=["kept", "recomputed"])
+@subtests.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_the_peak_of_a_pass_is_near_what_the_allocator_sees(bf16: bool, recomputes: bool) -> None:
     """On a CPU, whose kernels take a little for themselves, by torch's own profiler."""
     predicted = step_bytes(network("meta"), batch(16, 192, "meta"), bf16, recomputes, True).peak
@@ -188,7 +189,7 @@ def test_switches_take_what_they_say() -> None:
     assert peak(precision="bf16").activations < plain.activations
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("leaves", "advice"),
     [
         ({"gradient_checkpointing": True}, "set execution.gradient_checkpointing to true."),

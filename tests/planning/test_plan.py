@@ -14,6 +14,7 @@ from pangu.planning.table import duration, plan_table, size
 from pangu.planning.workload import count_work, known_corpus, merged
 from pangu.recipes import recipe
 from pangu.storage import Home, write_json
+from tests import subtests
 from tests.small_dataset import NAME, small_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -71,14 +72,14 @@ def test_the_table_names_every_stage_and_every_source() -> None:
     assert (size(2.5e15), size(1e3), size(0)) == ("2.5 PB", "1 kB", "-")
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "infra/clusters").glob("*.yaml")), ids=lambda path: path.name)
+@subtests.parametrize("path", sorted((ROOT / "infra/clusters").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_examples_can_be_read_and_say_where_their_numbers_come_from(path: Path) -> None:
     spec = load_spec(path)
     numbers = spec.corpus.model_fields_set - {"sources"}
     assert numbers == set(spec.corpus.sources)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("text", "sentence"),
     [
         ("cluster: {name: x}", "cluster.cores: Field required"),

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import pytest
 import torch
 
 from pangu.config import NoiseSchedule
@@ -16,6 +15,7 @@ from pangu.sampling.question import DenoiserModel, Networks, answered
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import sampling_step
 from pangu.sampling.trajectory import Step, Trajectory
+from tests import subtests
 
 SHAPE = (2, 3, 4, 4)
 
@@ -28,8 +28,8 @@ def started(schedule: NoiseSchedule, name: str = "ddim", steps: int = 10) -> Tra
     return Trajectory(torch.zeros(SHAPE), scheduler.timesteps, 0, scheduler, condition)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@subtests.parametrize("prediction", ["epsilon", "v_prediction"])
+@subtests.parametrize("name", sorted(SAMPLERS))
 def test_estimates_invert_the_forward_process_in_every_schedulers_own_scale(name: str, prediction: str) -> None:
     schedule = NoiseSchedule(prediction_type=prediction)
     clean, eps = torch.randn(SHAPE), torch.randn(SHAPE)
@@ -44,7 +44,7 @@ def test_estimates_invert_the_forward_process_in_every_schedulers_own_scale(name
         torch.testing.assert_close(step.noise_bchw, eps, atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@subtests.parametrize("name", sorted(SAMPLERS))
 def test_the_level_of_a_sample_is_that_of_the_training_at_its_timestep(name: str) -> None:
     """Indices of the training's table, for spacings that name no other."""
     schedule = NoiseSchedule()
@@ -57,7 +57,7 @@ def test_the_level_of_a_sample_is_that_of_the_training_at_its_timestep(name: str
         assert float(low) - 1e-6 <= alpha_bar <= float(high) + 1e-6
 
 
-@pytest.mark.parametrize("name", sorted(SAMPLERS))
+@subtests.parametrize("name", sorted(SAMPLERS))
 def test_an_oracle_brings_an_entered_trajectory_to_the_clean_image(name: str) -> None:
     """Where the network knows the truth, every sampler ends at it, wherever the trajectory was entered."""
     schedule = NoiseSchedule(prediction_type="v_prediction")

@@ -3,7 +3,6 @@
 import gc
 import weakref
 
-import pytest
 import torch
 from diffusers import DDIMScheduler
 
@@ -14,6 +13,7 @@ from pangu.sampling.question import DenoiserModel, Network, Networks, Question, 
 from pangu.sampling.sampling_state import PartnerState, SamplingState
 from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
+from tests import subtests
 
 
 def network(owner: str, setting: float = 1.0, key: int = 0, said: list[str] | None = None) -> Network:
@@ -61,7 +61,7 @@ def test_questions_of_one_network_and_of_equal_shapes_are_of_one_kind() -> None:
         assert asked.kind != other.kind
 
 
-@pytest.mark.parametrize("batched", [True, False])
+@subtests.parametrize("batched", [True, False])
 def test_timesteps_are_told_in_float32_whatever_the_weights(batched: bool) -> None:
     text = torch.zeros(2, 1, 1, dtype=torch.bfloat16), torch.zeros(2, 1, dtype=torch.bfloat16)
     condition = text_condition(*text, *text, guidance_scale=2.0, batched=batched)
@@ -85,7 +85,7 @@ class Shared:
         pass
 
 
-@pytest.mark.parametrize("boundary", [300, 700])
+@subtests.parametrize("boundary", [300, 700])
 def test_a_pair_is_the_cooperation_of_two_models_with_weight_one_on_their_own_intervals(boundary: int) -> None:
     """One walk whose network changes with the timestep, and the same by a partner that takes everything below the boundary."""
 

@@ -19,6 +19,7 @@ from pangu.sampling.question import DenoiserModel
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
+from tests import subtests
 
 SCHEDULERS = [
     DDIMScheduler, DEISMultistepScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler,
@@ -62,7 +63,7 @@ def tensors(value):
             yield from tensors(item)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@subtests.parametrize("scheduler", SCHEDULERS)
 def test_history_moves_and_tables_stay(scheduler) -> None:
     middle = steps(start(scheduler), 3)
     moved = middle.to("meta")
@@ -76,7 +77,7 @@ def test_history_moves_and_tables_stay(scheduler) -> None:
     assert all(tensor.device.type == "cpu" for tensor in tensors(middle.scheduler))
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@subtests.parametrize("scheduler", SCHEDULERS)
 def test_a_moved_trajectory_and_its_original_end_alike(scheduler) -> None:
     undisturbed = finish(start(scheduler))
     middle = steps(start(scheduler), 3)
@@ -85,8 +86,8 @@ def test_a_moved_trajectory_and_its_original_end_alike(scheduler) -> None:
     assert torch.equal(finish(middle), undisturbed)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@subtests.parametrize("guidance", [1.0, 3.0])
+@subtests.parametrize("scheduler", SCHEDULERS)
 def test_no_step_looks_at_what_is_on_the_device(scheduler, guidance: float) -> None:
     """Nothing can be read from tensors of the device `meta`: a step that asked for a value there would fail."""
     begun = start(scheduler)

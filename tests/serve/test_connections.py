@@ -18,6 +18,7 @@ from pangu.serve.connections import ConnectionLimits, limits_of, server_of
 from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, Release
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 from tests.serve.local import running, wait_for
 
 RELEASE = Release(pair_version=1, structure_version=1, texture_version=1, sha256="0", created=0, folder=Path("x"))
@@ -124,7 +125,7 @@ def test_a_server_of_the_settings_takes_at_most_half_of_the_files_that_may_be_op
     assert 32 <= most <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] / 2
 
 
-@pytest.mark.parametrize(("kind", "refused"), zip(SILENT, [None, 408, 408, None], strict=True))
+@subtests.parametrize(("kind", "refused"), zip(SILENT, [None, 408, 408, None], strict=True))
 def test_a_connection_that_is_silent_for_too_long_is_ended(
     kind: str, refused: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

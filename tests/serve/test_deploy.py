@@ -8,9 +8,10 @@ from pangu.errors import UserError
 from pangu.serve import ray_cluster
 from pangu.serve.deploy import read_settings, serve_port
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 
 
-@pytest.mark.parametrize("port", ["", "eight thousand", "0", "65536", "-1", "８０００"])
+@subtests.parametrize("port", ["", "eight thousand", "0", "65536", "-1", "８０００"])
 def test_a_port_is_a_number_from_1_to_65535(monkeypatch: pytest.MonkeyPatch, port: str) -> None:
     monkeypatch.setenv("PANGU_SERVE_PORT", port)
     with pytest.raises(UserError, match="PANGU_SERVE_PORT"):
@@ -23,7 +24,7 @@ def test_settings_come_from_a_file_and_keep_the_defaults_that_it_leaves_out(tmp_
     assert read_settings(path) == ServeSettings(max_in_flight=3)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("text", "named"), [('{"speed": 1}', "speed"), ('{"timeout_s": 0}', "timeout_s"), ("{", "the file")]
 )
 def test_bad_settings_name_the_field(tmp_path: Path, text: str, named: str) -> None:

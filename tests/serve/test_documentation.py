@@ -11,6 +11,7 @@ import pytest
 from pangu.serve.api.keys import parse_keys
 from pangu.serve.api.requests import ImageRequest
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 from tests.serve.local import LocalServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/serving.md").read_text()
@@ -21,7 +22,7 @@ def written(language: str) -> list[str]:
     return [text for kind, text in EXAMPLES if kind == language]
 
 
-@pytest.mark.parametrize("place", range(4))
+@subtests.parametrize("place", range(4))
 def test_a_python_example_runs(local: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     code = (
         written("python")[place].replace("http://127.0.0.1:8000", local.url).replace("PAIR_FOLDER", str(local.folder))

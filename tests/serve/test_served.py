@@ -18,6 +18,7 @@ from pangu.registry import fetch_pair, resolve
 from pangu.serve.deploy import deploy
 from pangu.stack.prefect_api import prefect_api
 from pangu.storage import read_json
+from tests import subtests
 from tests.dashboard import finish, press
 from tests.serve.local import wait_for
 from tests.serve.served_pair import Served, pangu_deploy, run_deploy
@@ -41,7 +42,7 @@ def in_flight(served: Served) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("pangu_requests_in_flight "))
 
 
-@pytest.mark.parametrize("prompt", ["a red apple", "一个红苹果"])
+@subtests.parametrize("prompt", ["a red apple", "一个红苹果"])
 def test_the_unmodified_openai_client_draws_in_both_languages(served: Served, prompt: str) -> None:
     answer = client(served).images.generate(model="pangu-pair", prompt=prompt, n=2, size="96x96")
     assert len(answer.data) == 2

@@ -19,6 +19,7 @@ from pangu.serve.standalone import serve
 from pangu.stack import object_storage
 from pangu.stack.deployments import check_api, check_schedules
 from pangu.stack.profile import Profile
+from tests import subtests
 
 
 class Somebody(ThreadingHTTPServer):
@@ -166,7 +167,7 @@ def test_a_port_in_use_is_refused_before_a_pair_is_loaded(somebody: type[Somebod
         serve(tmp_path, port, ServeSettings(), say=print)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("schedule", "sentence"),
     [
         ('{slug: weekly, cron: "0 3 * * 0"}', r"schedule 'weekly' of retrain-pair .* has no timezone; add one"),

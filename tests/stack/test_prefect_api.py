@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from pangu.stack.prefect_api import RetryTransport
+from tests import subtests
 
 
 def client(answers: list[int], asked: list[bytes]) -> httpx.Client:
@@ -14,7 +15,7 @@ def client(answers: list[int], asked: list[bytes]) -> httpx.Client:
     return httpx.Client(base_url="http://prefect", transport=RetryTransport(httpx.MockTransport(answer), (0, 0)))
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("answers", "seen", "times"),
     [([503, 201], 201, 2), ([502, 503, 200], 200, 3), ([503, 503, 503], 503, 3), ([409], 409, 1), ([500], 500, 1)],
 )

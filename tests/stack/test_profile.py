@@ -9,6 +9,7 @@ from pangu.stack import backends
 from pangu.stack.binaries import postgres_programs
 from pangu.stack.profile import Login, Profile, as_name, choose, login, path_of, record, recorded
 from pangu.storage import Home
+from tests import subtests
 
 URL = "postgresql://pangu:a%2Fb:c@db.example:6432"
 
@@ -64,12 +65,12 @@ def test_another_place_than_before_is_refused_by_name(tmp_path: Path, server: py
         choose(home, None)
 
 
-@pytest.mark.parametrize("variable", ["PANGU_TABLES", "PANGU_ARTIFACTS"])
-@pytest.mark.parametrize("value", ["", "/data/tables", "s3://"])
+@subtests.parametrize("variable", ["PANGU_TABLES", "PANGU_ARTIFACTS"])
+@subtests.parametrize("value", ["", "/data/tables", "s3://"])
 def test_without_object_storage_the_sentence_names_the_variable(
-    tmp_path: Path, server: pytest.MonkeyPatch, variable: str, value: str
+    tmp_path: Path, server: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    server.setenv(variable, value)
+    monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=rf"{variable} is .*; set it to s3://BUCKET/PREFIX"):
         choose(Home(tmp_path), "server")
 
@@ -89,7 +90,7 @@ def test_the_database_is_one_url_and_its_password_is_never_remembered(
         backends.database_of(profile, None)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "url",
     [
         "db.example",

@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from pangu.errors import UserError
 from pangu.stack import Stack, database_schema
 from pangu.storage import Home
+from tests import subtests
 
 OLDER = """\
 import sys
@@ -44,7 +45,7 @@ def with_revision(home: Home, name: str, revision: str) -> Stack:
     return described(home)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("name", "folder"),
     [
         ("prefect", "server/database/_migrations/versions/sqlite"),
@@ -63,7 +64,7 @@ def test_the_newest_revision_is_the_one_that_alembic_finds(name: str, folder: st
     assert known.keys() == {one.revision for one in script.walk_revisions()}
 
 
-@pytest.mark.parametrize(("name", "package"), [("prefect", "Prefect"), ("mlflow", "MLflow")])
+@subtests.parametrize(("name", "package"), [("prefect", "Prefect"), ("mlflow", "MLflow")])
 def test_an_older_database_is_refused_with_the_command_that_upgrades_it(
     tmp_path: Path, name: str, package: str
 ) -> None:

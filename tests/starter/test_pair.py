@@ -17,6 +17,7 @@ from pangu.recipes import demo, tiny
 from pangu.serve.inference.parts import capabilities_of
 from pangu.starter.learning_material import learning_material
 from pangu.starter.pair import captions, pack_pair, starter_pair
+from tests import subtests
 
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(str(files("pangu"))) / "assets"
@@ -40,7 +41,7 @@ def test_all_embedded_weights_together_stay_below_twelve_megabytes() -> None:
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 12e6
 
 
-@pytest.mark.parametrize("name", ["openmoji_all", "emoji_artists"])
+@subtests.parametrize("name", ["openmoji_all", "emoji_artists"])
 def test_no_training_of_these_cards_sees_the_held_out_combinations(name: str) -> None:
     card, (_, held_out) = load_card(name), learning_material()
     assert set(card.splits.held_out.captions_en) == {one.caption_en for one in held_out}
@@ -51,7 +52,7 @@ def test_the_embedded_pair_says_which_card_it_was_trained_with() -> None:
     assert starter_pair().contract("structure").dataset == "openmoji_all"
 
 
-@pytest.mark.parametrize("language", ["zh", "en"])
+@subtests.parametrize("language", ["zh", "en"])
 def test_combinations_never_trained_find_their_true_drawing(language: str) -> None:
     score = draw(never_trained(96, render_png), language, 8).score(language)
     assert score.candidates >= 150

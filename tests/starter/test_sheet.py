@@ -10,9 +10,10 @@ from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import tiny
 from pangu.starter.prompt_sheet import CELL, MARGIN, captioned, prompt_sheet
 from pangu.starter.sheet_prompts import colours, two_things
+from tests import subtests
 
 
-@pytest.mark.parametrize("listed", [two_things, colours])
+@subtests.parametrize("listed", [two_things, colours])
 def test_no_drawing_answers_them_and_half_are_chinese(listed) -> None:
     prompts = listed()
     assert len(set(prompts)) == 32

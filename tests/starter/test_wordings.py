@@ -12,6 +12,7 @@ from pangu.starter.spare_styles import SPARE_STYLES, looked
 from pangu.starter.text_encoder import build_encoder, contrastive_loss, masked_error, settle
 from pangu.starter.tokenizer import build_tokenizer
 from pangu.starter.wordings import Fillers, Wordings
+from tests import subtests
 
 DRAWINGS = [
     Emoji("🍎", "red apple", "红苹果", "1F34E", None, ("apple", "fruit", "🍎"), ("苹果", "水果", "🍎")),
@@ -26,7 +27,7 @@ def test_no_sentence_that_judges_is_one_that_is_trained_with() -> None:
         assert len(untrained) == 6 and not set(untrained) & set(TEMPLATES[language])
 
 
-@pytest.mark.parametrize("language", ["en", "zh"])
+@subtests.parametrize("language", ["en", "zh"])
 def test_fillers_are_nothing_that_a_drawing_is_called(language: str) -> None:
     fillers, random = Fillers(DRAWINGS), np.random.default_rng(0)
     drawn = {fillers.draw(language, random) for _ in range(500)}
@@ -63,7 +64,7 @@ def test_a_shared_keyword_suits_both_but_not_another_style() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["red apple", "红苹果", "", "🦊", "ß", "щука"])
+@subtests.parametrize("text", ["red apple", "红苹果", "", "🦊", "ß", "щука"])
 def test_any_text_has_tokens_between_the_marks_of_its_ends(text: str) -> None:
     tokenizer = build_tokenizer(DRAWINGS)
     ids = tokenizer(text).input_ids
@@ -90,7 +91,7 @@ def test_emoji_have_the_same_tokens_wherever_they_stand() -> None:
     assert ids("🦊🍎") == ids("🦊") + ids("🍎")
 
 
-@pytest.mark.parametrize("style", SPARE_STYLES)
+@subtests.parametrize("style", SPARE_STYLES)
 def test_a_spare_style_is_a_look_of_its_own_and_the_same_of_a_thumbnail_as_of_the_drawing(style: str) -> None:
     pixels = 2 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
     small = torch.nn.functional.avg_pool2d(pixels, 4)

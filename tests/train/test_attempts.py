@@ -8,6 +8,7 @@ from pangu.errors import UserError
 from pangu.train.attempts import MAX_ATTEMPTS, attempted, check_claim, claim, claim_for_group
 from pangu.train.loop import Hooks, train_loop
 from pangu.train.worker import claimed
+from tests import subtests
 from tests.train.rows import random_rows, small_recipe
 
 
@@ -38,7 +39,7 @@ def failing(*failures: Exception):
     return attempt, made
 
 
-@pytest.mark.parametrize("failures", range(MAX_ATTEMPTS))
+@subtests.parametrize("failures", range(MAX_ATTEMPTS))
 def test_a_dead_worker_is_tried_again(failures: int) -> None:
     attempt, made = failing(*[Group(RuntimeError("connection reset"))] * failures)
     assert attempted(attempt) == "done"
@@ -52,7 +53,7 @@ def test_bad_luck_ends_at_last() -> None:
     assert len(made) == MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "failure",
     [UserError("Lower it."), Group(UserError("Lower it.")), Group(RuntimeError("peer lost"), UserError("Lower it."))],
 )

@@ -9,6 +9,7 @@ from torch import nn
 from pangu.config import Execution
 from pangu.train.ema import Ema
 from pangu.train.host_copies import HostCopies
+from tests import subtests
 
 HOST = Execution(ema_device="host")
 
@@ -54,7 +55,7 @@ def test_only_the_first_worker_holds_means_on_the_host() -> None:
     )
 
 
-@pytest.mark.parametrize("every", [1, 4])
+@subtests.parametrize("every", [1, 4])
 def test_a_mean_taken_less_often_keeps_its_horizon(every: int) -> None:
     """Of weights that grow by 1 a step a mean of decay d lags by 1 / (1 - d) - 1; every k steps, by k d^k / (1 - d^k)."""
     _, averages = drift(Execution(ema_every=every), 400)

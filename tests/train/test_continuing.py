@@ -13,6 +13,7 @@ from pangu.train.continuing import check_same_recipe, continuations, continued, 
 from pangu.train.job import TrainJob, describe_run, find_job
 from pangu.train.loop import Trained, train_loop
 from pangu.train.setup import initial
+from tests import subtests
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import averaged, same
 
@@ -76,7 +77,7 @@ def test_a_stopped_run_goes_on_from_its_last_good_checkpoint_with_a_lower_rate(t
         train(home, steep)
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("changes", "sentence"),
     [
         ({"seed": 7}, "but seed would differ"),

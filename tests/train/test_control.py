@@ -26,6 +26,7 @@ from pangu.train.randomness import draw_batch
 from pangu.train.starting_weights import pin_initial, starting_network
 from pangu.train.worker import work
 from pangu.train.world import World
+from tests import subtests
 from tests.models.unets import stable_diffusion_unet
 from tests.small_dataset import NAME
 from tests.train.control import control_recipe, single_recipe
@@ -99,7 +100,7 @@ def test_a_fresh_controlnet_changes_no_prediction() -> None:
     assert not any(parameter.requires_grad for parameter in unet.parameters())
 
 
-@pytest.mark.parametrize("killed_after", [1, 3])
+@subtests.parametrize("killed_after", [1, 3])
 def test_killed_and_resumed_equals_uninterrupted(
     killed_after: int, small_home: Home, generator: Path, finished: Path
 ) -> None:
@@ -152,7 +153,7 @@ def changed(**changes: object) -> dict:
     return edge_control().model_dump() | changes
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("changes", "sentence"),
     [
         ({"init_from": None}, "name it in init_from"),

@@ -14,6 +14,7 @@ from pangu.models.lora import ADAPTER, load_lora, taken_layers
 from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.starting_weights import export_generator, pin_initial, starting_network
+from tests import subtests
 from tests.train.rows import random_rows, small_recipe
 
 ENCODERS = Encoders(
@@ -55,7 +56,7 @@ def starting_from(folder: Path, **changes: object) -> Recipe:
     return small_recipe(steps=3).model_copy(update={"init_from": InitialWeights(source=str(folder)), **changes})
 
 
-@pytest.mark.parametrize("role", ["structure", "texture"])
+@subtests.parametrize("role", ["structure", "texture"])
 def test_both_roles_can_start_from_one_generator(role: str, generator: Path, tmp_path: Path) -> None:
     recipe = starting_from(generator)
     pin_initial(tmp_path, recipe, role, contract(recipe, role), ENCODERS)
@@ -102,7 +103,7 @@ def test_only_the_adapter_is_trained_and_kept(generator: Path, tmp_path: Path) -
     assert (path / "model.safetensors").stat().st_size < 0.5 * sum(4 * t.numel() for t in base.values())
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@subtests.parametrize("dropout", [0.0, 0.5])
 def test_an_interrupted_adapter_run_equals_an_uninterrupted_one(
     dropout: float, generator: Path, tmp_path: Path
 ) -> None:

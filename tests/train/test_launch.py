@@ -10,7 +10,7 @@ from pangu.train import launch
 from pangu.train.on_ray import waits_for_gpus
 from pangu.train.worker import work
 from pangu.train.world import World
-from tests import nasty
+from tests import nasty, subtests
 from tests.small_dataset import NAME, small_dataset
 from tests.train.control import single_recipe
 
@@ -36,7 +36,7 @@ def test_a_finished_run_whose_generator_is_gone_is_made_again_to_the_bit(
     assert train().already_done
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("workers", "gpus", "waits"), [(4, 0, False), (4, 4, False), (4, 9, False), (4, 3, True), (1, 1, False)]
 )
 def test_a_cluster_with_too_few_gpus_is_waited_for_and_said(workers: int, gpus: int, waits: bool) -> None:

@@ -11,6 +11,7 @@ from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.setup import initial
 from pangu.train.world import World
+from tests import subtests
 from tests.train.rows import random_rows, small_recipe
 
 
@@ -39,7 +40,7 @@ def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
     return averaged(train_loop("structure", small_recipe(), random_rows(), "e", folder))
 
 
-@pytest.mark.parametrize("killed_after", range(1, 6))
+@subtests.parametrize("killed_after", range(1, 6))
 def test_killed_after_any_step_and_resumed_equals_uninterrupted(killed_after, uninterrupted, tmp_path) -> None:
     def stop(step: int, metrics: dict) -> None:
         if step == killed_after:
@@ -66,7 +67,7 @@ def test_the_switches_of_a_job_replace_those_of_the_recipe(uninterrupted, tmp_pa
     assert train_loop("structure", whole, random_rows(), "e", tmp_path / "job").resumed_from == whole.structure.steps
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "no state"])
+@subtests.parametrize("damage", ["truncate", "flip", "delete", "no state"])
 def test_a_torn_checkpoint_is_passed_over(damage, uninterrupted, tmp_path) -> None:
     train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)
     newest = tmp_path / "step-000006"
@@ -90,7 +91,7 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000005", "step-000006"]
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("role", "encode_id", "recipe", "sentence"),
     [
         ("texture", "e", small_recipe(), "role structure, but this run is of texture"),
@@ -138,7 +139,7 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("role", GOLDEN)
+@subtests.parametrize("role", GOLDEN)
 def test_a_refactoring_does_not_move_the_loss_curve(role, tmp_path) -> None:
     """Whoever means to change what is learnt changes these digits too; processors differ in the last ones."""
     losses: list[float] = []

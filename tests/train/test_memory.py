@@ -6,6 +6,7 @@ import torch
 from pangu.config import Execution, Recipe
 from pangu.errors import UserError
 from pangu.train.out_of_memory import one_sentence_if_full
+from tests import subtests
 from tests.train.rows import small_recipe
 
 SAID = (
@@ -21,7 +22,7 @@ CHECKPOINTED = {"gradient_checkpointing": True}
 SPARING = CHECKPOINTED | {"accumulate": 12, "precision": "bf16"}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("execution", "workers", "at_once", "remedy"),
     [
         ({}, 1, "12 images", "set execution.gradient_checkpointing to true."),

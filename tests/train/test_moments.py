@@ -8,6 +8,7 @@ from pangu.train.checkpoint import flatten_optimizer, restore_optimizer
 from pangu.train.eight_bits import BLOCK, decode, encode, levels
 from pangu.train.moments import AT_ONCE, CompactAdamW, Form, chunked, rounded
 from pangu.train.step import step_unless
+from tests import subtests
 
 FORMS: tuple[Form, ...] = ("bf16", "int8")
 CPU = torch.device("cpu")
@@ -62,7 +63,7 @@ def test_the_first_step_is_that_of_float32_and_later_ones_stay_near() -> None:
         assert torch.equal(ours[2], weights()[2])  # no gradient
 
 
-@pytest.mark.parametrize("form", FORMS)
+@subtests.parametrize("form", FORMS)
 def test_a_skipped_step_changes_no_bit(form: Form) -> None:
     parameters = weights()
     optimizer = compact(parameters, form)
@@ -74,7 +75,7 @@ def test_a_skipped_step_changes_no_bit(form: Form) -> None:
     assert all(torch.equal(one, other) for one, other in zip(parameters, kept, strict=True))
 
 
-@pytest.mark.parametrize(("form", "per_weight"), [("bf16", 4.0), ("int8", 2.0 + 8 / BLOCK)])
+@subtests.parametrize(("form", "per_weight"), [("bf16", 4.0), ("int8", 2.0 + 8 / BLOCK)])
 def test_a_form_takes_the_bytes_that_it_says(form: Form, per_weight: float) -> None:
     parameters = [nn.Parameter(torch.zeros(64, 128))]
     optimizer = compact(parameters, form)
@@ -84,8 +85,8 @@ def test_a_form_takes_the_bytes_that_it_says(form: Form, per_weight: float) -> N
     assert sum(storages.values()) == per_weight * 64 * 128
 
 
-@pytest.mark.parametrize("before", [*FORMS, "fp32"])
-@pytest.mark.parametrize("after", [*FORMS, "fp32"])
+@subtests.parametrize("before", [*FORMS, "fp32"])
+@subtests.parametrize("after", [*FORMS, "fp32"])
 def test_moments_of_another_form_are_rounded_to_nearest_and_equal_ones_kept(before: Form, after: Form) -> None:
     def made(form: Form, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         return plain(parameters) if form == "fp32" else compact(parameters, form)
@@ -117,7 +118,7 @@ def test_rounding_at_random_has_no_bias_keeps_what_is_exact_and_follows_its_seed
     assert torch.equal(rounded(value, torch.Generator().manual_seed(0)), once)
 
 
-@pytest.mark.parametrize("signed", [True, False])
+@subtests.parametrize("signed", [True, False])
 def test_eight_bits_err_by_a_share_of_the_number_and_are_read_and_written_without_a_change(signed: bool) -> None:
     values = levels(signed, CPU)
     assert len(values) == (255 if signed else 256) and bool((values.diff() > 0).all())

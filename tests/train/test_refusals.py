@@ -11,6 +11,7 @@ from pangu.errors import UserError
 from pangu.models.schedulers import check_usable
 from pangu.recipes import recipe, tiny
 from pangu.train.worker import check_rows
+from tests import subtests
 from tests.train.rows import random_rows
 
 
@@ -22,7 +23,7 @@ def contract(low: int, high: int) -> GeneratorContract:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("least", "high"), [(500, 500), (999, 500), (1000, 1000)])
+@subtests.parametrize(("least", "high"), [(500, 500), (999, 500), (1000, 1000)])
 def test_a_row_that_no_timestep_of_the_interval_may_train_is_refused(least: int, high: int) -> None:
     rows = random_rows()
     rows.min_timestep_n[7] = least
@@ -42,7 +43,7 @@ def test_fewer_workers_than_none_or_more_than_all_are_refused() -> None:
     assert tiny().learning_digest() == tiny().model_copy(update={"workers": 4, "min_workers": 2}).learning_digest()
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("changes", "sentence"),
     [
         ({"rescale_betas_zero_snr": True, "prediction_type": "epsilon"}, "set prediction_type to v_prediction"),
@@ -63,7 +64,7 @@ def test_noise_levels_that_cannot_be_learnt_are_refused_when_the_recipe_is_read(
         check_usable(tiny().schedule.model_copy(update=changes))
 
 
-@pytest.mark.parametrize("betas", [(1.0, 0.99), (0.9, 1.0), (-0.1, 0.9)])
+@subtests.parametrize("betas", [(1.0, 0.99), (0.9, 1.0), (-0.1, 0.9)])
 def test_moments_that_adam_cannot_keep_are_refused_when_the_recipe_is_read(betas: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="betas"):
         Optimization(betas=betas)

@@ -11,6 +11,7 @@ from pangu.errors import UserError
 from pangu.train.randomness import draw_batch
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.world import World
+from tests import subtests
 from tests.train.rows import random_rows
 
 
@@ -48,7 +49,7 @@ def test_a_bucket_smaller_than_a_batch_is_refused() -> None:
         DeterministicSampler((0, 0, 0, 1, 1), 3, 0)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@subtests.parametrize("workers", [1, 2, 4])
 def test_workers_share_a_batch_without_changing_any_draw(workers: int) -> None:
     rows, interval, optimization = random_rows(), TimeInterval(500, 1000), Optimization()
     indices = DeterministicSampler((0,) * 12, 4, 7).rows_of(5).tolist()

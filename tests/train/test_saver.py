@@ -18,6 +18,7 @@ from pangu.train.checkpoint import CheckpointState, Snapshot
 from pangu.train.loop import Hooks, train_loop
 from pangu.train.saver import Saver
 from pangu.train.tensor_file import NAMES, write_tensors
+from tests import subtests
 from tests.train.rows import random_rows, smallest_recipe
 
 STATE = CheckpointState(role="structure", step=1, encode_id="e", recipe=tiny())
@@ -79,7 +80,7 @@ def test_a_write_that_fails_is_told_at_the_next_one_or_at_the_end() -> None:
         raise ZeroDivisionError  # what ends the training is what is told
 
 
-@pytest.mark.parametrize("in_background", [False, True])
+@subtests.parametrize("in_background", [False, True])
 def test_every_checkpoint_is_reported_once_whole_and_in_order(in_background: bool, tmp_path: Path) -> None:
     recipe = smallest_recipe(steps=4).model_copy(update={"execution": Execution(background_checkpoints=in_background)})
     seen: list[tuple[str, bool]] = []

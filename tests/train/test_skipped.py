@@ -23,6 +23,7 @@ from pangu.train.sampler import DeterministicSampler
 from pangu.train.setup import initial, start
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
+from tests import subtests
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import Killed, averaged, same
 
@@ -58,7 +59,7 @@ def steps_with(row: int) -> list[int]:
     return [step for step in range(STEPS) if row in sampler.rows_of(step)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(kind: str) -> None:
     rows, recipe = rows_with(kind, 1), smallest_recipe()
     network = overflowing(recipe, rows).train()
@@ -82,7 +83,7 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(kind: str
     assert not any(map(torch.equal, skipped, after))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 def test_a_run_with_skipped_steps_counts_them_and_resumes_from_every_step_to_the_same_bits(
     kind: str, tmp_path: Path
 ) -> None:
@@ -110,7 +111,7 @@ def test_a_run_with_skipped_steps_counts_them_and_resumes_from_every_step_to_the
         assert (resumed.resumed_from, resumed.skipped_steps) == (max(written, default=0), 2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@subtests.parametrize("kind", KINDS)
 def test_skipped_steps_in_a_row_stop_the_run_at_its_last_good_checkpoint(kind: str, tmp_path: Path) -> None:
     """All is well in the first two steps; then every batch has a bad row."""
     sampler = DeterministicSampler((0,) * 12, 4, 0)

@@ -16,6 +16,7 @@ from pangu.train.setup import initial, prepared, start
 from pangu.train.step import min_snr_weight, train_step
 from pangu.train.step_timer import StepTimer
 from pangu.train.world import World
+from tests import subtests
 from tests.train.rows import random_rows, small_recipe, smallest_recipe
 
 CPU = torch.device("cpu")
@@ -52,7 +53,7 @@ def plain() -> tuple[torch.Tensor, torch.Tensor]:
     return after_one_step(Execution())
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "execution",
     [
         Execution(accumulate=2),
@@ -101,9 +102,9 @@ def test_min_snr_weighs_the_clean_data_loss_by_min_snr_gamma(timestep: int, gamm
     assert float(weighted) == pytest.approx(min(snr, gamma) * float(of_clean), rel=1e-4)
 
 
-@pytest.mark.parametrize("timestep", [0, 1, 998, 999])
-@pytest.mark.parametrize("gamma", [None, 0.1, 5.0])
-@pytest.mark.parametrize(
+@subtests.parametrize("timestep", [0, 1, 998, 999])
+@subtests.parametrize("gamma", [None, 0.1, 5.0])
+@subtests.parametrize(
     "schedule",
     [
         NoiseSchedule(prediction_type="v_prediction", rescale_betas_zero_snr=True),

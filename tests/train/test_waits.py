@@ -5,16 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from pangu.config import Execution, Recipe
 from pangu.train.loop import Hooks, train_loop
+from tests import subtests
 from tests.train.rows import random_rows, smallest_recipe
 from tests.waits import waits
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "ask",
     [float, bool, torch.Tensor.tolist, torch.Tensor.item, lambda one: one.numpy(), torch.nonzero],
 )
@@ -42,7 +42,7 @@ def run(recipe: Recipe, folder: Path, log_every: int, steps: int) -> Counter[str
     return seen
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "execution",
     [
         Execution(prefetch=1),

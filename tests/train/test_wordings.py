@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from pangu.data.captions import EMPTY, Caption
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval
 from pangu.train.randomness import Batch, draw_batch
+from tests import subtests
 from tests.train.rows import random_rows
 
 INTERVAL = TimeInterval(500, 1000)
@@ -51,7 +51,7 @@ def drawn(rows: EncodedRows, step: int, seed: int = 0, first: int = 0, count: in
     return draw_batch(rows, indices, first, step, seed, INTERVAL, optimization, windows)
 
 
-@pytest.mark.parametrize("zh_share", [0.0, 0.5])
+@subtests.parametrize("zh_share", [0.0, 0.5])
 def test_shares_are_met_by_what_has_a_keyword_or_a_template(zh_share: float) -> None:
     rows, steps = talkative(), 200
     for step in range(steps):

@@ -9,13 +9,14 @@ from pangu.data.encode.view_latents import in_parts, pixel_latents
 from pangu.errors import UserError
 from pangu.models.devices import dtype_on
 from pangu.recipes import tiny
+from tests import subtests
 
 
 def images(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("count", "room", "sizes"), [(7, 9, [7]), (7, 2, [7, 3, 1, 2, 4, 2, 2]), (2, 1, [2, 1, 1])])
+@subtests.parametrize(("count", "room", "sizes"), [(7, 9, [7]), (7, 2, [7, 3, 1, 2, 4, 2, 2]), (2, 1, [2, 1, 1])])
 def test_a_batch_that_does_not_fit_is_computed_in_halves(count: int, room: int, sizes: list[int]) -> None:
     tried: list[int] = []
 

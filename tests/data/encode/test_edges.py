@@ -21,6 +21,7 @@ from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.storage import Home
+from tests import subtests
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
 from tests.train.control import control_recipe
 
@@ -77,7 +78,7 @@ def rows_of(home: Home, version: int, recipe: Recipe) -> tuple[Path, object]:
     return folder, load_rows(folder, "control", recipe)
 
 
-@pytest.mark.parametrize("latents", ["precomputed", "on_the_fly"])
+@subtests.parametrize("latents", ["precomputed", "on_the_fly"])
 def test_a_row_comes_with_the_edges_of_its_own_image(latents, encoded) -> None:
     home, version = encoded
     recipe = control_recipe().model_copy(update={"execution": Execution(latents=latents, prefetch=0)})

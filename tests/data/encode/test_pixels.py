@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from pangu.data.encode.pixels import fit_pixels
+from tests import subtests
 
 
 def picture(height: int, width: int) -> Image.Image:
@@ -27,8 +28,8 @@ def decoded_whole(data: bytes, height: int, width: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 40), (40, 96), (300, 300)])
+@subtests.parametrize("orientation", [1, 6])
+@subtests.parametrize(("height", "width"), [(64, 64), (96, 40), (40, 96), (300, 300)])
 def test_a_large_jpeg_gives_the_picture_that_decoding_all_of_it_gives(
     height: int, width: int, orientation: int
 ) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pangu.data.ingest.guard import EgressPolicy, GuardedOpener, is_public
 from pangu.data.ingest.urls import Failed
+from tests import subtests
 
 OUTSIDE = EgressPolicy(frozenset(), max_bytes=1000, max_seconds=0.6)
 
@@ -88,7 +89,7 @@ def test_no_private_address_is_public_in_any_spelling(address: IPv4Address) -> N
     assert not any(is_public(spelling) for spelling in spellings)
 
 
-@pytest.mark.parametrize("address", ["::1", "fe80::1", "fe80::1%eth0", "fc00::1", "224.0.0.1", "255.255.255.255", "::"])
+@subtests.parametrize("address", ["::1", "fe80::1", "fe80::1%eth0", "fc00::1", "224.0.0.1", "255.255.255.255", "::"])
 def test_other_special_addresses_are_not_public(address: str) -> None:
     assert not is_public(address)
 
@@ -97,7 +98,7 @@ def test_public_addresses_are_public() -> None:
     assert is_public("93.184.216.34") and is_public("2606:2800:220:1::1") and is_public("::ffff:93.184.216.34")
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("url", "expected"),
     [
         ("", "missing_url"),
@@ -128,7 +129,7 @@ def test_a_private_host_is_reached_only_at_the_ports_the_table_names() -> None:
         assert reason(f"http://127.0.0.1:{port}/", elsewhere) == "refused_address"
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "target", ["file:///etc/hostname", "http://169.254.169.254/", "gopher://x/", "http://127.0.0.1:1/"]
 )
 def test_a_redirect_meets_the_same_checks(target: str) -> None:
@@ -150,7 +151,7 @@ def drip(client: socket.socket, prefix: bytes) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("prefix", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", head(), head("Content-Length: 900")])
+@subtests.parametrize("prefix", [b"", b"HTTP/1.1 200 OK\r\nX-Slow: ", head(), head("Content-Length: 900")])
 def test_a_slow_drip_ends_at_the_deadline_wherever_it_drips(prefix: bytes) -> None:
     with server(lambda client: drip(client, prefix)) as port:
         started = time.monotonic()
@@ -158,7 +159,7 @@ def test_a_slow_drip_ends_at_the_deadline_wherever_it_drips(prefix: bytes) -> No
         assert time.monotonic() - started < 3
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "prefix", [head(), head("Content-Length: 100000"), head("Transfer-Encoding: chunked") + b"fffff\r\n"]
 )
 def test_a_body_is_read_no_further_than_the_limit(prefix: bytes) -> None:
@@ -166,7 +167,7 @@ def test_a_body_is_read_no_further_than_the_limit(prefix: bytes) -> None:
         assert reason(f"http://127.0.0.1:{port}/") == "too_many_bytes"
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("answer", "expected"),
     [
         (head("Content-Length: 50") + b"short", "incomplete"),

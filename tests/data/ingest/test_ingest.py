@@ -31,6 +31,7 @@ from pangu.data.ingest.stage import ingest, only_one
 from pangu.data.prepare.stage import prepare
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.data.conftest import DRAWINGS, Ingested, small_card
 
 
@@ -323,7 +324,7 @@ def test_the_origin_command_serves_until_sigterm_and_comes_back_with_the_same_ur
     assert checked.returncode == 0 and checked.stdout.count("would be tried") == 10
 
 
-@pytest.mark.parametrize("stage", [("ingest",), ("prepare", "--ingest-id", "x"), ("cards", "check")])
+@subtests.parametrize("stage", [("ingest",), ("prepare", "--ingest-id", "x"), ("cards", "check")])
 def test_a_bad_card_is_one_sentence_and_exit_code_2(tmp_path: Path, stage: tuple[str, ...]) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("name: bad\ncolour: red\n")

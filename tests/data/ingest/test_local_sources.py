@@ -17,6 +17,7 @@ from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.small_dataset import NAME, commit_rows, row
 
 DRAWINGS = selection(7)
@@ -71,7 +72,7 @@ def parquet(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["folder", "archives", "parquet"])
+@subtests.parametrize("kind", ["folder", "archives", "parquet"])
 def test_every_kind_of_source_gives_the_same_dataset(tmp_path: Path, kind: str) -> None:
     home = Home(tmp_path / "home")
     source = {"folder": folder, "archives": archives, "parquet": parquet}[kind](tmp_path / "source")

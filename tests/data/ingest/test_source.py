@@ -14,6 +14,7 @@ from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.source import LISTED, content_digest
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 
 ROWS = [("http://a.org/1.png", "a cat", "猫"), ("http://a.org/2.png", " a dog\n", None), (None, None, "鸟")]
 CSV = 'u,en,zh\nhttp://a.org/1.png,a cat,猫\nhttp://a.org/2.png," a dog\n",\n,,鸟\n'
@@ -93,7 +94,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("shape", sorted(SHAPES))
+@subtests.parametrize("shape", sorted(SHAPES))
 def test_each_template_reads_a_table_of_its_shape(tmp_path: Path, shape: str) -> None:
     template = Path(__file__).parents[3] / "datasets" / f"{shape}.yaml.example"
     (tmp_path / "card.yaml").write_bytes(template.read_bytes())

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from pangu.data.ingest.reuse import reuse
 from pangu.data.ingest.source import LISTED
 from pangu.data.ingest.stage import private_origins, refuse
 from pangu.data.ingest.urls import Failed, asked_host, origin_of, redirect_target, requested_url
+from tests import subtests
 
 ASKED = {
     # path and query: UTF-8, percent-encoded
@@ -153,7 +153,7 @@ def test_what_needs_no_encoding_stays_and_what_was_encoded_comes_back(path: str,
     assert requested_url(f"http://host/a{encoded}") == f"http://host/a{encoded}"
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("location", "expected"),
     [
         ("/图片/全 景.png?名=狐", "http://host/%E5%9B%BE%E7%89%87/%E5%85%A8%20%E6%99%AF.png?%E5%90%8D=%E7%8B%90"),

@@ -8,6 +8,7 @@ import pytest
 
 from pangu.data.ingest import watchdog
 from pangu.data.ingest.watchdog import supervise
+from tests import subtests
 
 
 def run(folder: Path, script: str, **options: object) -> str:
@@ -35,7 +36,7 @@ def dies_soon(pid: int) -> bool:
     return not alive(pid)
 
 
-@pytest.mark.parametrize(("options", "ending"), [({"stall_seconds": 0.5}, "stalled"), ({"deadline": 0.0}, "deadline")])
+@subtests.parametrize(("options", "ending"), [({"stall_seconds": 0.5}, "stalled"), ({"deadline": 0.0}, "deadline")])
 def test_a_command_that_hangs_dies_with_its_children(tmp_path: Path, options: dict, ending: str) -> None:
     pid_file = tmp_path / "pid"
     assert run(tmp_path, f"sleep 600 & echo $! > {pid_file}; wait", **options) == ending

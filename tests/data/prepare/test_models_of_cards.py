@@ -37,6 +37,7 @@ from pangu.data.prepare.stage import prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.data.prepare.captioners import write_blip, write_llava, write_vit_gpt2
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
@@ -106,7 +107,7 @@ PICTURES = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (40, 30 + 
 PROMPTED = [("blip", ""), ("blip", "a red"), ("vit_gpt2", ""), ("vit_gpt2", "a red"), ("llava", "a fox sees ?")]
 
 
-@pytest.mark.parametrize(("kind", "prompt"), PROMPTED)
+@subtests.parametrize(("kind", "prompt"), PROMPTED)
 def test_what_a_captioner_says_depends_on_the_image_alone(captioners: dict[str, str], kind: str, prompt: str) -> None:
     captioner = Captioner(captioners[kind], prompt, 6)
     said = captioner.describe(PICTURES)

@@ -24,6 +24,7 @@ from pangu.data.table.delta import SCHEMA, data_files, latest_version, read_rows
 from pangu.errors import UserError
 from pangu.progress import Progress
 from pangu.storage import Home
+from tests import subtests
 from tests.data.conftest import DRAWINGS, Ingested
 
 
@@ -184,8 +185,8 @@ prepare(Card.model_validate_json(sys.argv[2]), sys.argv[3], Home(Path(sys.argv[4
 """
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("first", [True, False])
+@subtests.parametrize("moment", ["before", "after"])
+@subtests.parametrize("first", [True, False])
 def test_killed_at_the_commit_leaves_the_old_version_or_the_new_one(
     ingested: Ingested, prepared: Prepared, tmp_path: Path, moment: str, first: bool
 ) -> None:

@@ -12,6 +12,7 @@ from pangu.data.example import openmoji
 from pangu.data.images import ImageHWC, decode_rgb
 from pangu.data.prepare import upscale
 from pangu.data.prepare.upscale import Lanczos, Span, make_upscaler, resize, unfaithfulness, upscale_to
+from tests import subtests
 
 NAMES = ("spanx2", "spanx4", "lanczos")
 UPSCALERS = {name: make_upscaler(name) for name in NAMES}
@@ -30,7 +31,7 @@ def psnr_db(squared_errors: list[float]) -> float:
     return float(10 * np.log10(255**2 / np.mean(squared_errors)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@subtests.parametrize("name", NAMES)
 def test_a_step_enlarges_by_the_factor_and_keeps_flat_colour(name: str) -> None:
     upscaler = UPSCALERS[name]
     flat = np.full((12, 20, 3), (200, 120, 40), np.uint8)

@@ -19,6 +19,7 @@ from pangu.data.prepare.upscale_model import LoadedUpscaler, _spandrel
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 
 IMAGE = decode_rgb(openmoji.render_png(openmoji.selection(4)[2], 96)).image_hwc[:, :80]
 
@@ -50,7 +51,7 @@ def written(network: torch.nn.Module, file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("make", "scale"), [(esrgan, 2), (esrgan, 4), (span, 4), (swinir, 2)])
+@subtests.parametrize(("make", "scale"), [(esrgan, 2), (esrgan, 4), (span, 4), (swinir, 2)])
 def test_the_network_in_the_file_enlarges_by_its_factor(make, scale: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = make(scale).eval()

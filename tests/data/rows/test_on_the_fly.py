@@ -25,6 +25,7 @@ from pangu.recipes import tiny
 from pangu.storage import Home
 from pangu.train.loop import train_loop
 from pangu.train.randomness import draw_batch
+from tests import subtests
 from tests.data.shaped import shaped_recipe, styled_row
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
 
@@ -56,7 +57,7 @@ def both(tmp_path_factory) -> tuple[Home, Recipe, Path, Path]:
     return home, recipe, folders[0], folders[1]
 
 
-@pytest.mark.parametrize("role", ["structure", "texture"])
+@subtests.parametrize("role", ["structure", "texture"])
 def test_they_equal_precomputed_rows_but_for_rounding(role, both) -> None:
     _, recipe, before, now = both
     stored, fresh = load_rows(before, role), load_rows(now, role, on_the_fly(recipe))

@@ -25,6 +25,7 @@ from pangu.data.table.store import TableStore
 from pangu.data.table.versions import diff, key_of, log, show, vacuum
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.data.ingest.test_source import card_for
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
 
@@ -107,7 +108,7 @@ print(json.dumps(list(found)))
 """
 
 
-@pytest.mark.parametrize("reader", ["duckdb", "polars", "datasets"])
+@subtests.parametrize("reader", ["duckdb", "polars", "datasets"])
 def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> None:
     home = Home(tmp_path)
     commit_rows(home, [*ROWS[:5], ROWS[5] | {"more_captions_en": ["another"], "style": ""}])
@@ -157,7 +158,7 @@ print(json.dumps([[key, row["upscaled"], row.get("english"), captions[key], row[
 """
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "parquet"])
+@subtests.parametrize("kind", ["webdataset", "parquet"])
 def test_an_export_is_read_by_hugging_face_with_every_row_score_and_caption(tmp_path: Path, kind: str) -> None:
     home = Home(tmp_path)
     commit_rows(home, MIXED)

@@ -1,13 +1,13 @@
 """Every adapter alone draws what its adapter's own pipeline draws: that is what makes an adapter right."""
 
 import numpy as np
-import pytest
 import torch
 from diffusers import EDMEulerScheduler
 from PIL import Image
 
 from pangu.pipelines.baselines import SingleStage
 from pangu.pipelines.coop import CoopPipeline
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.test_baselines import contracts, shared
 
@@ -31,7 +31,7 @@ def own(pipe, **arguments):
 PROMPTS = {"prompt": ["a fox", "a lemon"], "height": 16, "width": 16}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("build", "theirs", "ours"),
     [
         (lambda: small.stable_diffusion(), PROMPTS | {"guidance_scale": 5.0}, {}),

@@ -11,6 +11,7 @@ from pangu.errors import UserError
 from pangu.pipelines.coop import CoopPipeline, Partner, register
 from pangu.pipelines.coop.adapters import ADAPTERS
 from pangu.pipelines.coop.adapters.stable_diffusion import StableDiffusion
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
@@ -27,7 +28,7 @@ def coop(main) -> CoopPipeline:
     return together(main, Partner(small.sdxl(), name="old"))
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("change", "sentence"),
     [
         ({"strength": 1.2}, r"old: strength must lie in \[0, 1\], but is 1.2 at step 0"),
@@ -55,7 +56,7 @@ def test_a_partner_that_can_not_be_asked_that_way(coop, change, sentence) -> Non
         draw(coop, partners=[change])
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("arguments", "sentence"),
     [
         ({"num_inference_steps": 0}, "num_inference_steps"),

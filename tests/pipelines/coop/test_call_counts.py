@@ -8,6 +8,7 @@ from diffusers import HeunDiscreteScheduler
 
 from pangu.pipelines.coop import Handoff, Partner
 from pangu.sampling.call_schedule import Action, PartnerSchedule, call_schedule
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
@@ -70,7 +71,7 @@ def cases():
     )
 
 
-@pytest.mark.parametrize(("name", "coop"), [pytest.param(*case, id=case[0]) for case in cases()])
+@subtests.parametrize(("name", "coop"), [pytest.param(*case, id=case[0]) for case in cases()])
 def test_the_number_of_calls_is_the_planned_one(name, coop) -> None:
     arguments = {"height": 16, "width": 16, "num_inference_steps": 6, "output_type": "pt"}
     plan = coop.plan("a fox", **arguments, measure=False)

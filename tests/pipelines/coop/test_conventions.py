@@ -10,6 +10,7 @@ from diffusers.callbacks import SDCFGCutoffCallback, SDXLCFGCutoffCallback
 
 from pangu.errors import UserError
 from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
@@ -119,7 +120,7 @@ def test_a_stop_ends_either_stage() -> None:
     main.remove()
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+@subtests.parametrize("kind", ["sd", "sdxl"])
 def test_alone_it_draws_what_diffusers_draws_under_callbacks_schedules_and_rescaled_guidance(kind) -> None:
     pipe = small.stable_diffusion() if kind == "sd" else small.sdxl()
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)

@@ -26,6 +26,7 @@ from pangu.diffusion.noise import clean_from_epsilon, epsilon_from_clean
 from pangu.models.autoencoders import scaling
 from pangu.pipelines.coop import Partner
 from pangu.sampling.levels import FlowLevels, TableLevels, trained_levels
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
@@ -36,7 +37,7 @@ SAMPLERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@subtests.parametrize("sampler", SAMPLERS)
 def test_a_model_with_itself_is_itself_for_every_strength(sampler) -> None:
     main, same = small.stable_diffusion(), small.stable_diffusion()
     main.scheduler = same.scheduler = sampler.from_config(main.scheduler.config)
@@ -45,7 +46,7 @@ def test_a_model_with_itself_is_itself_for_every_strength(sampler) -> None:
     close(draw(together(main, Partner(same, strength=0.3))), alone)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS[2:])
+@subtests.parametrize("sampler", SAMPLERS[2:])
 def test_a_partner_that_leaves_in_the_middle_does_not_break_the_sampler(sampler) -> None:
     """Whatever the solver's order: with identical models, where they take turns must not matter."""
     main, same = small.stable_diffusion(), small.stable_diffusion()
@@ -92,7 +93,7 @@ def reference(main, other, strength: float, steps: int, noise: torch.Tensor) -> 
     return z, z_prime
 
 
-@pytest.mark.parametrize("strength", [0.4, 1.0])
+@subtests.parametrize("strength", [0.4, 1.0])
 @torch.no_grad()
 def test_the_walk_is_algorithm_1_line_by_line(strength) -> None:
     main, other = small.stable_diffusion(), small.stable_diffusion(1)
@@ -139,7 +140,7 @@ def test_bounds_on_the_main_samples_do_not_bind_the_partner() -> None:
     assert torch.equal(*walks) and walks[0].abs().max() > 2
 
 
-@pytest.mark.parametrize("sampler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
+@subtests.parametrize("sampler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
 def test_an_orthonormal_bridge_is_exact(sampler) -> None:
     """Coop across two spaces that are turns of each other equals fusion within one space."""
     here, there = small.OrthonormalVAE(1), small.OrthonormalVAE(2)
@@ -173,7 +174,7 @@ class Recast(nn.Module):
         return (prediction_from_clean(noisy, clean, level, self.levels.prediction),)
 
 
-@pytest.mark.parametrize("form", ["v_prediction", "flow", "longer schedule"])
+@subtests.parametrize("form", ["v_prediction", "flow", "longer schedule"])
 def test_every_form_of_one_network_gives_the_same_picture(form) -> None:
     main, epsilon = small.stable_diffusion(), small.stable_diffusion(1)
     table = trained_levels(epsilon.scheduler, "epsilon")
@@ -190,7 +191,7 @@ def test_every_form_of_one_network_gives_the_same_picture(form) -> None:
         close(draw(together(recast)), draw(together(epsilon)), 1e-4)
 
 
-@pytest.mark.parametrize("sampler", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
+@subtests.parametrize("sampler", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
 def test_an_old_controlnet_steers_a_new_flow_model(sampler) -> None:
     main, old = small.stable_diffusion_3(), small.controlled()
     main.scheduler = sampler(shift=3.0)
@@ -222,7 +223,7 @@ def test_all_families_cooperate_with_each_other(pair) -> None:
     assert draw(varied, num_inference_steps=2).isfinite().all()
 
 
-@pytest.mark.parametrize("sampler", [DDIMScheduler, EulerAncestralDiscreteScheduler])
+@subtests.parametrize("sampler", [DDIMScheduler, EulerAncestralDiscreteScheduler])
 def test_a_batch_equals_single_runs_and_a_seed_repeats(sampler) -> None:
     main = small.stable_diffusion()
     main.scheduler = sampler.from_config(main.scheduler.config)
@@ -316,7 +317,7 @@ def test_half_precision_networks_cooperate_with_full_ones() -> None:
 LEVELS = [trained_levels(DDIMScheduler(**small.STABLE), "a"), FlowLevels(Prediction("flow_prediction"), 1000)]
 
 
-@pytest.mark.parametrize("levels", LEVELS)
+@subtests.parametrize("levels", LEVELS)
 def test_a_level_is_found_again_through_its_log_snr(levels) -> None:
     for timestep in (3.0, 250.5, 500.0, 931.25):
         level = levels.level(timestep)

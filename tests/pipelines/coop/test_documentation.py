@@ -4,7 +4,6 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-import pytest
 import typer
 from PIL import Image
 from typer.core import TyperGroup as Group
@@ -12,6 +11,7 @@ from typer.core import TyperGroup as Group
 from pangu.cli import coop, starter, training
 from pangu.pipelines.coop import Partner
 from pangu.pipelines.coop.adapters import ADAPTERS
+from tests import subtests
 from tests.pipelines.coop import small
 
 DOCUMENT = Path(__file__).parents[3] / "docs/coop.md"
@@ -31,7 +31,7 @@ def examples() -> list[str]:
     return re.findall(r"```python\n(.*?)```", worked, re.DOTALL)
 
 
-@pytest.mark.parametrize("place", range(4))
+@subtests.parametrize("place", range(4))
 def test_an_example_draws_its_picture(place, pair, tmp_path, monkeypatch) -> None:
     code = examples()[place]
     sides = {"1024": "96", "512": "48"} if "pair-folder" in code else {"1024": "32", "512": "16"}

@@ -13,6 +13,7 @@ from pangu.pipelines.coop.adapters import adapter_for
 from pangu.pipelines.coop.bridge import Side, bridge_between, resize_pixels
 from pangu.pipelines.coop.handoff import carried_over, first_call, last_call
 from pangu.sampling.levels import sample_level
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
@@ -45,7 +46,7 @@ def test_noise_is_white_after_the_handoff_and_is_not_on_the_naive_path() -> None
     assert neighbour_correlation(left) > 0.3
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "sampler", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, DPMSolverMultistepScheduler]
 )
 def test_a_low_model_begins_and_the_main_finishes(sampler) -> None:
@@ -95,7 +96,7 @@ def test_the_low_stage_may_have_partners_and_so_may_the_high_one() -> None:
     assert not torch.equal(found[:1], draw(coop, partners=[{"strength": 0.0}], **BIG))
 
 
-@pytest.mark.parametrize("how", ["bilinear", "lanczos", "spanx2", "spanx4"])
+@subtests.parametrize("how", ["bilinear", "lanczos", "spanx2", "spanx4"])
 def test_every_way_to_enlarge_gives_the_size_asked_for_and_the_same_picture(how) -> None:
     ramp = torch.linspace(-1, 1, 24).expand(1, 3, 16, 24).contiguous()
     large = resize_pixels(ramp, (36, 54), how)
@@ -103,7 +104,7 @@ def test_every_way_to_enlarge_gives_the_size_asked_for_and_the_same_picture(how)
     assert (resize_pixels(large, (16, 24), None) - ramp).abs().mean() < 0.06
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("change", "sentence"),
     [
         ({"t_low": 0.5}, "leaves nothing to the high-resolution model"),

@@ -16,6 +16,7 @@ from pangu.recipes import tiny
 from pangu.sampling.condition import Condition
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
@@ -60,7 +61,7 @@ def begun(name: str, partner: Any, **arguments: Any) -> SamplingState:
     return coop.begin("a fox", **call)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@subtests.parametrize("name", MODELS)
 def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
     guest = MODELS["stable_diffusion" if name == "controlled" else name](seed=1)
     main = {"image": Image.new("RGB", (16, 16), "white")} if name == "controlled" else {}
@@ -69,7 +70,7 @@ def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
     assert state.finished and state.trajectory.latents_bchw.device.type == "meta"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@subtests.parametrize("name", MODELS)
 def test_timesteps_are_on_the_cpu_wherever_the_model_computes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = together(MODELS[name]()).models.main
     monkeypatch.setattr(ModelAdapter, "device", torch.device("meta"))

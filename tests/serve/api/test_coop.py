@@ -17,6 +17,7 @@ from pangu.pipelines import CoopPipeline, Partner
 from pangu.pipelines.coop.loading import load_pipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.serve.inference.image_encoding import facts_in
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.serve.local import LocalServer, serving
 
@@ -127,7 +128,7 @@ def test_no_more_partners_are_held_than_declared_and_each_comes_back(coop: Local
     assert draw(coop, "style").json()["data"] == before
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("fields", "param", "says"),
     [
         ({"partners": ["/etc/passwd"]}, "coop.partners", "'/etc/passwd' is not served; known are style, edges, lost"),

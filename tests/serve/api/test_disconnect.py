@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ray.exceptions import TaskCancelledError
 from ray.serve.exceptions import RequestCancelledError
 
@@ -25,6 +24,7 @@ from pangu.serve.inference.messages import (
 from pangu.serve.inference.pool_handles import LocalLink
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 
 RELEASE = Release(pair_version=1, structure_version=1, texture_version=1, sha256="0", created=0, folder=Path("x"))
 TURNS = 3
@@ -150,8 +150,8 @@ class Visit:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("fields", [{"stream": True, "partial_images": 1}, {"stream": True}, {}], ids=str)
-@pytest.mark.parametrize("manner", ["ASGI", "lost proxy", "cancelled calls", "cancelled request"])
+@subtests.parametrize("fields", [{"stream": True, "partial_images": 1}, {"stream": True}, {}], ids=str)
+@subtests.parametrize("manner", ["ASGI", "lost proxy", "cancelled calls", "cancelled request"])
 def test_a_client_that_leaves_at_any_moment_is_no_error_of_the_server(manner: str, fields: dict[str, Any]) -> None:
     server = Server()
 

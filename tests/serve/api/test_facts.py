@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pangu.serve.inference.image_encoding import facts_in
+from tests import subtests
 from tests.serve.local import LocalServer
 
 LONG = "一只坐在开满鲜花的山坡上看着远方大海和白色帆船慢慢驶过的橙色小狐狸，天空中有云"
@@ -125,7 +126,7 @@ def mask_of(edited: Any, size: tuple[int, int] = (96, 96)) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "heun", "dpmpp_2m", "euler_ancestral"])
+@subtests.parametrize("scheduler", ["ddim", "heun", "dpmpp_2m", "euler_ancestral"])
 def test_only_where_a_mask_is_transparent_an_edit_changes_a_pixel(local: LocalServer, scheduler: str) -> None:
     source = files_of(local.draw("a lemon", seed=2, num_inference_steps=4))[0]
     edited = np.s_[10:50, 20:70]
@@ -147,7 +148,7 @@ def test_a_mask_that_lets_nothing_or_something_else_be_edited_is_refused(local: 
         assert (error["param"], error["code"]) == ("mask", "invalid_value"), error
 
 
-@pytest.mark.parametrize("scheduler", [None, "euler", "heun", "unipc"])
+@subtests.parametrize("scheduler", [None, "euler", "heun", "unipc"])
 def test_a_half_without_steps_is_refused_and_the_named_number_is_the_least(local: LocalServer, scheduler: str) -> None:
     asked = {"seed": 1, **({"scheduler": scheduler} if scheduler else {})}
     texture = {"prompt": "ice", "guidance_scale": 5.0, "num_inference_steps": 200}

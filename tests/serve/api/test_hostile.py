@@ -6,11 +6,11 @@ import socket
 from typing import Any
 
 import httpx
-import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 
+from tests import subtests
 from tests.serve.local import LocalServer
 
 JSON = {"Content-Type": "application/json"}
@@ -52,7 +52,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("name", BODIES)
+@subtests.parametrize("name", BODIES)
 def test_hostile_bodies_are_refused(local: LocalServer, name: str) -> None:
     content, status, param = BODIES[name]
     answer = post(local, content)
@@ -63,7 +63,7 @@ def test_hostile_bodies_are_refused(local: LocalServer, name: str) -> None:
     assert len(error["message"]) < 500
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     "headers",
     [
         {"Content-Type": "text/plain"},
@@ -77,7 +77,7 @@ def test_another_content_type_is_refused(local: LocalServer, headers: dict[str, 
     assert post(local, body(), headers).json()["error"]["code"] == "invalid_content_type"
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("content", "kind"),
     [
         (b"", "multipart/form-data"),

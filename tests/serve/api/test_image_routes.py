@@ -21,6 +21,7 @@ from pangu.serve.inference.engine import RequestEngine
 from pangu.serve.inference.pool import preview_steps
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 from tests.serve.local import LocalServer, answering, serving, wait_for
 
 CLIENT: dict[str, Any] = {"api_key": "none", "max_retries": 0, "timeout": 60}
@@ -96,7 +97,7 @@ def indices(events: list[dict[str, Any]]) -> list[int]:
     return [event["partial_image_index"] for event in events[:-1]]
 
 
-@pytest.mark.parametrize("wanted", [1, 2, 3])
+@subtests.parametrize("wanted", [1, 2, 3])
 def test_as_many_partial_images_as_asked_for_come_wherever_the_walk_begins(local: LocalServer, wanted: int) -> None:
     asked: dict[str, Any] = {"seed": 70 + wanted, "num_inference_steps": 8, "prompt": "partials"}
     watched = asked | {"stream": True, "partial_images": wanted}
@@ -129,7 +130,7 @@ def test_a_refused_stream_is_refused_with_its_status(local: LocalServer) -> None
     assert caught.value.param == "size"
 
 
-@pytest.mark.parametrize("options", [{}, {"scheduler": "euler_ancestral"}, {"style": {"photo": 1.5}}])
+@subtests.parametrize("options", [{}, {"scheduler": "euler_ancestral"}, {"style": {"photo": 1.5}}])
 def test_the_same_request_gives_the_same_bytes(local: LocalServer, options: dict[str, Any]) -> None:
     first, again, other = (file_of(local.draw(seed=seed, n=2, **options)) for seed in (7, 7, 8))
     assert first == again
@@ -146,7 +147,7 @@ def test_the_server_draws_what_the_pipeline_draws(local: LocalServer) -> None:
     assert np.array_equal(pixels(file_of(drawn)), np.asarray(alone).astype(int))
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "unipc"])
+@subtests.parametrize("scheduler", ["ddim", "euler", "euler_ancestral", "heun", "dpmpp_2m", "unipc"])
 def test_every_scheduler_draws_and_is_named(local: LocalServer, scheduler: str) -> None:
     answer = local.draw(seed=1, scheduler=scheduler, num_inference_steps=5)
     assert answer.status_code == 200, answer.text
@@ -197,7 +198,7 @@ def test_the_unmodified_client_edits_at_once_and_streaming(local: LocalServer) -
     assert {event.type for event in events[:-1]} == {"image_edit.partial_image"}
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("change", "param"),
     [
         ({"size": "64x64"}, "size"),
@@ -223,7 +224,7 @@ def test_what_is_no_image_of_the_right_size_is_refused(local: LocalServer) -> No
     assert missing.json()["error"]["param"] == "other"
 
 
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+@subtests.parametrize("output_format", ["png", "jpeg", "webp"])
 def test_every_output_format_is_that_format(local: LocalServer, output_format: str) -> None:
     answer = local.draw(output_format=output_format, response_format="url", seed=1)
     image = httpx.get(answer.json()["data"][0]["url"])
@@ -266,7 +267,7 @@ def test_a_deadline_is_kept_and_the_work_behind_it_stops(pair_folder: Any) -> No
         wait_for(lambda: server.metric("pangu_requests_in_flight ") == 0, 5)
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@subtests.parametrize("stream", [False, True])
 def test_the_work_stops_when_the_client_leaves(local: LocalServer, stream: bool) -> None:
     started = time.monotonic()
     local.draw("nobody waits", seed=1, num_inference_steps=30)

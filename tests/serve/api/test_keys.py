@@ -16,6 +16,7 @@ from pangu.serve.api.keys import Account, ApiKey, KeyRing, parse_keys
 from pangu.serve.deploy import read_settings
 from pangu.serve.error_answers import ApiError
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 from tests.serve.local import serving
 
 KEY, OTHER = "a-long-enough-key", "another-long-enough-key"
@@ -84,7 +85,7 @@ def test_a_changed_file_counts_at_once_and_a_broken_one_changes_nothing(tmp_path
         ring.account(f"Bearer {KEY}")
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("text", "says"),
     [
         ("{", "no JSON"),

@@ -15,6 +15,7 @@ from PIL import Image
 from pangu.pipelines.assemble import save_pair
 from pangu.serve.inference.image_encoding import facts_in
 from pangu.starter.pair import starter_pair
+from tests import subtests
 from tests.serve.local import LocalServer, serving
 
 
@@ -76,7 +77,7 @@ def pixels(answer: httpx.Response) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@subtests.parametrize("name", DRAWN)
 def test_it_is_drawn_and_drawn_again_from_what_the_file_says(embedded: LocalServer, name: str) -> None:
     answer = draw(embedded, DRAWN[name])
     assert pixels(answer).shape == (96, 96, 3)
@@ -88,7 +89,7 @@ def test_it_is_drawn_and_drawn_again_from_what_the_file_says(embedded: LocalServ
         assert value.isascii() and value.isprintable(), header
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@subtests.parametrize("name", REFUSED)
 def test_it_is_refused_in_one_sentence_that_names_the_prompt(embedded: LocalServer, name: str) -> None:
     answer = draw(embedded, REFUSED[name])
     error = answer.json()["error"]

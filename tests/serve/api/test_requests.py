@@ -13,6 +13,7 @@ from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
 from pangu.serve.api.translate import job_of
 from pangu.serve.error_answers import ApiError
 from pangu.serve.inference.facts import request_of
+from tests import subtests
 
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
 any_text = st.text(st.characters(), max_size=20)
@@ -138,7 +139,7 @@ def test_a_size_is_two_multiples_of_eight_within_bounds_or_refused(size: str) ->
         assert size == f"{width}x{height}"
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("body", "param", "code"),
     [
         ({"prompt": "x", "steps": 3}, "steps", "unknown_parameter"),

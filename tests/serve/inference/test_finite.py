@@ -21,6 +21,7 @@ from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import Release, ReleaseRouting
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
+from tests import subtests
 
 RELEASE = Release(pair_version=1, structure_version=1, texture_version=1, sha256="0", created=0, folder=Path("x"))
 
@@ -49,7 +50,7 @@ def asked(engine: LocalEngine, metrics: Metrics, **fields: Any) -> httpx.Respons
     return asyncio.run(ask())
 
 
-@pytest.mark.parametrize("broken", ["structure", "texture", "vae"])
+@subtests.parametrize("broken", ["structure", "texture", "vae"])
 def test_a_model_that_gives_nan_is_answered_with_500_and_shows_no_partial_image_of_it(broken: str) -> None:
     metrics = Metrics()
     with engine_whose(broken) as engine:
@@ -67,7 +68,7 @@ def test_a_model_that_gives_nan_is_answered_with_500_and_shows_no_partial_image_
     assert "pangu_images_total 0.0" in exposition
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@subtests.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_bad_pixel_is_enough_and_good_ones_are_what_diffusers_makes_of_them(bad: float) -> None:
     from diffusers.image_processor import VaeImageProcessor
 

@@ -11,6 +11,7 @@ from pangu.registry import Manifest
 from pangu.serve.inference.messages import Release
 from pangu.serve.inference.parts import PARTS, load_part, part_hashes
 from pangu.storage import read_json, write_json
+from tests import subtests
 from tests.serve.served_pair import write_pair
 
 
@@ -27,7 +28,7 @@ def released(folder: Path) -> Release:
     return Release(folder=folder, sha256=manifest.sha256, created=0, **versions)
 
 
-@pytest.mark.parametrize("part", sorted(PARTS))
+@subtests.parametrize("part", sorted(PARTS))
 def test_a_pool_holds_its_own_part_and_nothing_else(pair: Path, part: str) -> None:
     pipeline = load_part(released(pair), part)
     loaded = {name for name, component in pipeline.components.items() if component is not None}

@@ -4,12 +4,12 @@ import re
 import time
 from collections.abc import Sequence
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.serve.inference.messages import Job, TextureJob
 from pangu.serve.inference.prompt_filter import DenyList, plain
+from tests import subtests
 from tests.serve.local import serving
 
 WORDS = ("gun", "secret weapon", "炸弹")
@@ -47,13 +47,13 @@ def test_ten_thousand_words_cost_the_longest_prompt_a_few_milliseconds() -> None
     assert denied.first_in(Job("x " * 1900 + "BWORD  number 00001", 0)) == "bword number 00001"
 
 
-@pytest.mark.parametrize("prompt", ["a gun", "A GUN!", "ｇｕｎ", "gún", "a secret\n weapon", "画一个炸弹吧", "gun"])
+@subtests.parametrize("prompt", ["a gun", "A GUN!", "ｇｕｎ", "gún", "a secret\n weapon", "画一个炸弹吧", "gun"])
 def test_a_denied_word_is_found(prompt: str) -> None:
     assert DenyList(WORDS).first_in(Job(prompt, 0)) is not None
     assert DenyList(WORDS).first_in(Job("x", 0, texture=TextureJob(prompt=prompt))) is not None
 
 
-@pytest.mark.parametrize("prompt", ["a burgundy gown", "begun", "a secret", "炸鸡", ""])
+@subtests.parametrize("prompt", ["a burgundy gown", "begun", "a secret", "炸鸡", ""])
 def test_other_words_are_left_alone(prompt: str) -> None:
     assert DenyList(WORDS).first_in(Job(prompt, 0)) is None
     assert DenyList(()).first_in(Job("a gun", 0)) is None

@@ -19,6 +19,7 @@ from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import SamplingRun, StepBatcher
+from tests import subtests
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +209,7 @@ def test_who_fails_fails_alone(pair: PanGuDrawPipeline, worker: Worker) -> None:
     assert torch.equal(result.state.trajectory.latents_bchw, pair.advance(begun(pair, 1), "structure").latents_bchw)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+@subtests.parametrize("sampler", ["euler", "dpmpp_2m"])
 def test_a_scheduler_that_fails_in_its_step_costs_no_other_request_a_step(
     pair: PanGuDrawPipeline, worker: Worker, sampler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from pangu.evaluate.matrix import MatrixOutcome, PairScore
 from pangu.evaluate.matrix_picture import Cell, draw
 from pangu.evaluate.protocol import Protocol
 from pangu.image_grid import png
-from tests.flows.test_release_report import pictures
+from tests.forms.test_release_report import pictures
 
 NEW = {"structure": "/home/runs/structure-1/generator", "texture": "/home/runs/texture-1/generator"}
 OLD = {"structure": "/home/fetched/pangu-structure-3", "texture": "/home/fetched/pangu-texture-4"}

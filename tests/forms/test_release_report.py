@@ -4,12 +4,12 @@ import base64
 import io
 from pathlib import Path
 
-import pytest
 from PIL import Image
 
 from flows.release_report import HEIGHT, links, samples
 from flows.training_report import LONGEST_SIDE
 from pangu.image_grid import png, sample_grid
+from tests import subtests
 
 ENVIRONMENT = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
 
@@ -24,7 +24,7 @@ def pictures(text: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(base64.b64decode(one))) for one in coded]
 
 
-@pytest.mark.parametrize("side", [16, 96, 512])
+@subtests.parametrize("side", [16, 96, 512])
 def test_new_and_old_samples_stand_above_each_other_small_enough_for_a_database(tmp_path: Path, side: int) -> None:
     evaluated = {"pair_id": "abc", "sample_grid": grid(tmp_path / "new.png", side, "red")}
     decided = {"champion_version": 4, "champion_grid": grid(tmp_path / "old.png", side, "blue")}

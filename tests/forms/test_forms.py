@@ -27,9 +27,10 @@ from pangu.errors import UserError
 from pangu.evaluate.protocol import check_metrics
 from pangu.gate.decision import Decision
 from pangu.recipes import RECIPES, recipe
+from tests import subtests
 
 
-@pytest.mark.parametrize("name", [name for name, make in RECIPES.items() if make().strategy == "time_decoupling"])
+@subtests.parametrize("name", [name for name, make in RECIPES.items() if make().strategy == "time_decoupling"])
 def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> None:
     assert changed(recipe(name), RecipeChanges()) == recipe(name)
     assert changed(recipe("single"), PartnerChanges()) == recipe("single")
@@ -91,7 +92,7 @@ def test_another_source_forgets_what_belonged_to_the_old_one() -> None:
     assert changed(one, PartnerChanges(start_from="b")).init_from == InitialWeights(source="b")
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("name", "changes", "sentence"),
     [
         ("edge_control", {}, "trains a ControlNet on a given generator; name its folder in start_from"),
@@ -141,7 +142,7 @@ def test_options_left_alone_ask_for_nothing_special() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("form", [RetrainPair, EvaluatePair, TrainPartner])
+@subtests.parametrize("form", [RetrainPair, EvaluatePair, TrainPartner])
 def test_places_in_a_form_are_all_different(form: type) -> None:
     for schema in [form.model_json_schema(), *form.model_json_schema()["$defs"].values()]:
         places = [field["position"] for field in schema["properties"].values()]
@@ -153,7 +154,7 @@ def test_text_without_control_sequences_stays(text: str) -> None:
     assert plain(text) == text
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("line", "shown"),
     [
         ("\x1b[36m(RayTrainWorker pid=5)\x1b[0m step 3", "(RayTrainWorker pid=5) step 3"),

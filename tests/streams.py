@@ -1,0 +1,69 @@
+"""`python -m tests.streams [NAME ...]`: streams of tests side by side, each printed as it ends; without a name, all of them.
+
+Most of them wait for servers in turn. Each is a session of its own, since Linux shares the processor between sessions first.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+ON_A_STACK = (
+    "tests/stack",
+    "tests/browser",
+    "tests/e2e",
+    "tests/serve/test_served.py",
+    "tests/registry/test_training_runs.py",
+)
+STREAMS = {
+    "flows": ("tests/flows",),
+    "stack": ON_A_STACK,
+    "servers": ("tests/faults", "tests/registry", "tests/serve", *(f"--ignore={path}" for path in ON_A_STACK)),
+    "data": ("tests/data",),
+    "units": tuple(f"--ignore=tests/{part}" for part in (
+        "browser", "data", "e2e", "faults", "flows", "registry", "serve", "stack",
+    )),
+}  # fmt: skip
+"""Each of the first two has a running stack of its own, `servers` starts what it needs, `units` is all else."""
+ROOT = Path(__file__).parents[1]
+PAUSE_S = 0.2
+
+
+def together(names: list[str]) -> int:
+    """0 if every stream passed."""
+    begun, failed = time.monotonic(), 0
+    with ExitStack() as ended:
+        running = {name: start(name, ended.enter_context(tempfile.TemporaryFile())) for name in names}
+        try:
+            while running:
+                for name in [name for name, (process, _) in running.items() if process.poll() is not None]:
+                    process, printed = running.pop(name)
+                    printed.seek(0)
+                    print(printed.read().decode(errors="replace"), end="")
+                    print(f"{name}: exit {process.returncode}, {time.monotonic() - begun:.0f} s", flush=True)
+                    failed += process.returncode != 0
+                time.sleep(PAUSE_S)
+        finally:
+            for process, _ in running.values():
+                os.killpg(process.pid, signal.SIGINT)  # pytest ends what its fixtures started
+            for process, _ in running.values():
+                process.wait()
+    return min(failed, 1)
+
+
+def start(name: str, printed: IO[bytes]) -> tuple["subprocess.Popen[bytes]", IO[bytes]]:
+    command = [sys.executable, "-m", "pytest", *STREAMS[name]]
+    return subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=printed, start_new_session=True), printed
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    chosen = sys.argv[1:] or list(STREAMS)
+    sys.exit(pytest.main([*STREAMS[chosen[0]]]) if len(chosen) == 1 else together(chosen))
