@@ -1,16 +1,20 @@
-"""Every folder of tests is in one stream."""
+"""Every test file is in one stream."""
 
 from pathlib import Path
 
-from tests.streams import STREAMS
+from tests.streams import ROOT, STREAMS, arguments
 
 
-def test_what_units_leave_out_is_in_another_stream() -> None:
-    left_out = {argument.removeprefix("--ignore=") for argument in STREAMS["units"]}
-    others = [argument for name, arguments in STREAMS.items() if name != "units" for argument in arguments]
-    named = [Path(argument) for argument in others if not argument.startswith("--")]
-    assert left_out == {str(Path(*path.parts[:2])) for path in named}
-    assert len(named) == len(set(named)) and all(path.exists() for path in named)
-    # A file or folder that stands by itself inside another stream's is left out there.
-    inside = {path for path in named if any(other in path.parents for other in named)}
-    assert {f"--ignore={path}" for path in inside} <= set(STREAMS["servers"])
+def runs(name: str, file: str) -> bool:
+    below = [argument for argument in arguments(name) if file.startswith(argument) and not argument.startswith("--")]
+    left_out = [each for each in arguments(name) if f"--ignore={file}".startswith(each)]
+    return bool(below) and not left_out
+
+
+def test_every_test_file_is_in_one_stream() -> None:
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {file: found for file in files if len(found := [name for name in STREAMS if runs(name, file)]) != 1} == {}
+
+
+def test_every_path_of_a_stream_is_there() -> None:
+    assert [path for paths in STREAMS.values() for path in paths if not Path(ROOT, path).exists()] == []

@@ -8,11 +8,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from pangu.recipes import tiny
-from tests.pipelines.coop import small
-from tests.serve.local import LocalServer, serving
-from tests.serve.served_pair import write_pair
-
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
@@ -27,8 +22,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    """A tiny pair that knows two styles, with one declared partner under a ControlNet."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A `LocalServer` of a tiny pair that knows two styles, with one declared partner under a ControlNet."""
+    # Here, so that the tests of the dashboards start without networks.
+    from pangu.recipes import tiny
+    from tests.pipelines.coop import small
+    from tests.serve.local import serving
+    from tests.serve.served_pair import write_pair
+
     folder: Path = tmp_path_factory.mktemp("studio")
     recipe = tiny().model_copy(update={"styles": {"photo": "a photo of", "cartoon": "cartoon style,"}})
     pair = write_pair(folder, recipe, seed=0)[0]

@@ -27,6 +27,7 @@ from pangu.serve.inference.padding import batch_sizes, padded
 from pangu.serve.inference.parts import load_unchecked, release_of
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import PoolSettings, ServeSettings
+from tests import subtests
 from tests.serve.inference.test_finite import asked
 from tests.tape import Tape
 
@@ -188,7 +189,7 @@ def test_a_gpu_captures_and_fills_batches_and_a_cpu_does_neither(monkeypatch: py
         assert readiness.sizes_of(PoolSettings(execution="compiled", pad_batches=False)) is None
 
 
-@pytest.mark.parametrize(
+@subtests.parametrize(
     ("own", "text", "width"),
     [
         ({}, {"projection_dim": 12}, 0),
