@@ -9,38 +9,21 @@ import torch
 from torch import Tensor
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion import noise
+from pangu.diffusion.noise import Prediction, add_noise, clean_from_prediction, noise_from_prediction
+from pangu.diffusion.training_levels import level_at
 from pangu.diffusion.trajectory import Step, Trajectory
 
 
-def alpha_bar_at(schedule: NoiseSchedule, t: float) -> float:
-    """alpha_bar in (0, 1] at a timestep in [0, T), which may lie between two indices.
-
-    Between them the noise-to-signal ratio sigma is linear, as in diffusers' schedulers that interpolate.
-    """
-    table = noise.alpha_bars(schedule).double()
-    low = min(int(t), len(table) - 1)
-    high = min(low + 1, len(table) - 1)
-    if t == low or low == high:
-        return float(table[low])
-    sigmas = ((1 - table[[low, high]]) / table[[low, high]]).sqrt()
-    sigma = torch.lerp(sigmas[0], sigmas[1], t - low)
-    return float(1 / (1 + sigma**2))
-
-
 def clean_estimate(step: Step, schedule: NoiseSchedule) -> Tensor:
-    """z0_hat (B, C, H, W) of the step (PanGu-Draw, Eq. 3, or its form for velocities)."""
-    alpha_bar = torch.tensor([alpha_bar_at(schedule, step.timestep)])
-    invert = noise.clean_from_epsilon if schedule.prediction_type == "epsilon" else noise.clean_from_velocity
-    return invert(step.noisy_bchw, step.prediction_bchw, alpha_bar)
+    """z0_hat (B, C, H, W) of the step (PanGu-Draw, Eq. 3, or its form for what the schedule has predicted)."""
+    level, prediction = level_at(schedule, step.timestep), Prediction(schedule.prediction_type)
+    return clean_from_prediction(step.noisy_bchw, step.prediction_bchw, level, prediction)
 
 
 def noise_estimate(step: Step, schedule: NoiseSchedule) -> Tensor:
     """eps_hat (B, C, H, W) of the step."""
-    if schedule.prediction_type == "epsilon":
-        return step.prediction_bchw
-    alpha_bar = torch.tensor([alpha_bar_at(schedule, step.timestep)])
-    return noise.epsilon_from_velocity(step.noisy_bchw, step.prediction_bchw, alpha_bar)
+    level, prediction = level_at(schedule, step.timestep), Prediction(schedule.prediction_type)
+    return noise_from_prediction(step.noisy_bchw, step.prediction_bchw, level, prediction)
 
 
 def start_from_clean(
@@ -69,5 +52,4 @@ def noisy_at(trajectory: Trajectory, schedule: NoiseSchedule, clean_bchw: Tensor
     t = trajectory.timesteps[trajectory.step]
     # Schedulers differ in the scale of their samples, but all say how one becomes the input of the network.
     unit = trajectory.scheduler.scale_model_input(torch.ones(1, device=clean_bchw.device), t)
-    alpha_bar = torch.tensor([alpha_bar_at(schedule, float(t))])
-    return noise.add_noise(clean_bchw, noise_bchw, alpha_bar) / unit
+    return add_noise(clean_bchw, noise_bchw, level_at(schedule, float(t))) / unit

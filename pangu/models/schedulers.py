@@ -17,7 +17,7 @@ from diffusers import (
 
 from pangu.config import NoiseSchedule
 from pangu.diffusion.interval import steps_per_role
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.models.ddim import EXACT
 

@@ -12,10 +12,10 @@ from pangu.config import Recipe, Role, RoleTraining
 from pangu.contract import GeneratorContract
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval, interval_of
-from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
 from pangu.train.ema import Ema
+from pangu.train.losses import objective_of
 from pangu.train.lr_schedule import learning_rate
 from pangu.train.moments import CompactAdamW
 from pangu.train.prefetch import prefetched
@@ -26,6 +26,7 @@ from pangu.train.setup import check_sizes, initial, prepared, start
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
+from pangu.train.timestep_sampler import timestep_sampler
 from pangu.train.training_metrics import TrainingMetrics
 from pangu.train.world import World
 
@@ -135,7 +136,8 @@ class Trainer:
         recipe, world, settings = run.recipe, run.world, run.recipe.optimization
         check_sizes(run.role, recipe, world)
         self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
-        self.alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
+        self.objective = objective_of(recipe.schedule, settings, world.device)
+        self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)
         self.sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), run.training.batch_size, recipe.seed)
         self.denoiser = denoiser.to(world.device).train()
         self.model = prepared(self.denoiser, recipe.execution, world)
@@ -170,7 +172,7 @@ class Trainer:
         indices, position = self._rows_of(step)
         recipe = self.run.recipe
         batch = draw_batch(
-            self.rows, indices, position, step, recipe.seed, self.interval, recipe.optimization, self.windows
+            self.rows, indices, position, step, recipe.seed, self.timesteps, recipe.optimization, self.windows
         )
         return batch.pin() if self.run.world.device.type == "cuda" else batch
 
@@ -186,8 +188,8 @@ class Trainer:
             torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
         parts, global_batch = batch.split(recipe.execution.accumulate), training.batch_size / world.size
         result = train_step(
-            self.model, self.optimizer, parts, global_batch, self.alpha_bars_t, recipe.schedule,
-            recipe.optimization, recipe.execution, self.timer, world,
+            self.model, self.optimizer, parts, global_batch, self.objective, recipe.optimization, recipe.execution,
+            self.timer, world,
         )  # fmt: skip
         self.ema.step()
         self.metrics.add(step, result, training.batch_size, batch.timestep_b)

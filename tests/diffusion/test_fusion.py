@@ -18,7 +18,7 @@ from pangu.diffusion.fusion import (
     rescaled,
     without,
 )
-from pangu.diffusion.noise import add_noise, clean_from_epsilon, clean_from_velocity, epsilon_from_clean, velocity
+from tests.closed_forms import add_noise, clean_from_epsilon, clean_from_velocity, epsilon_from_clean, velocity
 
 KINDS = ["epsilon", "v_prediction", "sample", "flow_prediction", "edm_epsilon", "edm_v_prediction"]
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion import noise
-from pangu.diffusion.clean_estimate import alpha_bar_at
 from pangu.diffusion.interval import steps_per_role
+from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.models.schedulers import (
     SAMPLERS,
@@ -22,6 +21,7 @@ from pangu.models.schedulers import (
     named_sampler,
     sampler,
 )
+from tests import closed_forms as noise
 
 SPACINGS = ("trailing", "leading", "linspace")
 COUNTS = (1, 2, 3, 7, 19, 20, 33, 49, 60, 61, 97, 103, 121, 122, 170, 199, 200)
@@ -41,14 +41,14 @@ def walk(
 
     network: (noisy, alpha_bar) -> the noise it sees.
     """
-    table, scaled = noise.alpha_bars(schedule), scheduler.scale_model_input
+    table, scaled = alpha_bars(schedule), scheduler.scale_model_input
     first = table[int(scheduler.timesteps[0])].reshape(1)  # an index with every spacing
     # Schedulers differ in the scale of their samples, but all say how one becomes the input of the network.
     unit = scaled(torch.ones(1), scheduler.timesteps[0])
     sample = noise.add_noise(clean, eps, first) / unit
     for t in scheduler.timesteps:
         alpha_bar = (
-            table[int(t)].reshape(1) if float(t).is_integer() else torch.tensor([alpha_bar_at(schedule, float(t))])
+            table[int(t)].reshape(1) if float(t).is_integer() else torch.tensor([noise.alpha_bar_at(table, float(t))])
         )
         noisy = scaled(sample, t)
         yield alpha_bar, noisy
@@ -135,7 +135,7 @@ def test_more_steps_come_nearer_to_the_exact_solution(name: str) -> None:
 
     def error(steps: int) -> float:
         scheduler = fresh_scheduler(configured(name, schedule), steps)
-        first = noise.alpha_bars(schedule)[999]
+        first = alpha_bars(schedule)[999]
         # The clean image and noise whose mixture is x_999; `walk` asks for both.
         noisy = first.sqrt() * mean + (first * spread**2 + 1 - first).sqrt() * z
         eps = (noisy - first.sqrt() * mean) / (1 - first).sqrt()

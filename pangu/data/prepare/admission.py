@@ -20,7 +20,7 @@ from pangu.data.encode.pixels import to_unit
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.upscale import Upscaler, resize, upscale_to
 from pangu.diffusion.blur_admission import Estimator, fit, hiding_noise, spectrum_features
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import signal_shares
 from pangu.models.devices import best_device
 from pangu.progress import Progress, Reporter, silent
 
@@ -48,7 +48,7 @@ class Admitter:
 
     @cached_property
     def _alpha_bar_t(self) -> Tensor:
-        return alpha_bars(self.noise_schedule)
+        return signal_shares(self.noise_schedule)
 
     def min_timestep(self, image_hwc: ImageHWC, factor: float) -> int:
         """For an image that was enlarged by `factor` (above 1)."""
