@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pangu.config.execution import Execution
 from pangu.config.network_shape import DenoiserConfig, EdgeControl
 from pangu.config.tree import Frozen, Resolution, Role
-from pangu.diffusion.timestep_density import TimestepSampling
+from pangu.diffusion.timestep_density import TimestepDensity, TimestepSampling
 
 
 class RoleTraining(Frozen):
@@ -142,6 +142,17 @@ class Optimization(Frozen):
                 "min_snr_gamma is short for loss: min_snr, loss_options: {gamma: ...}; give one of the two"
             )
         return self
+
+    def density(self, num_train_timesteps: int, shift: float) -> TimestepDensity:
+        """Of the timesteps that are drawn, over all intervals."""
+        return TimestepDensity(
+            total=num_train_timesteps,
+            sampling=self.timestep_sampling,
+            logit_mean=self.logit_mean,
+            logit_std=self.logit_std,
+            mode_scale=self.mode_scale,
+            shift=shift,
+        )
 
     @property
     def named_loss(self) -> tuple[str, dict[str, Any]]:

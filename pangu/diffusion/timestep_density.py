@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Literal
 
 TimestepSampling = Literal["uniform", "logit_normal", "mode"]
-LEAST_SHARE = 1e-3
+LEAST_SHARE = 1e-4
 """Of a density, in an interval that is to be trained."""
 
 
@@ -52,6 +52,16 @@ class TimestepDensity:
         elif self.sampling == "mode":
             u = self._mode(u)
         return self.total * self.shift * u / (1 + (self.shift - 1) * u)
+
+    def trouble(self, low: float, high: float) -> str:
+        """Why low <= t < high cannot be trained, in one sentence without its full stop, or "": hardly any draw lies there."""
+        share = self.share_below(high) - self.share_below(low)
+        if share >= LEAST_SHARE:
+            return ""
+        return (
+            f"only {share:.2g} of the timesteps that {self.sampling} draws with a shift of {self.shift:.3g} lie in [{low:g}, "
+            f"{high:g}); move the boundary, or change schedule.shift or optimization.timestep_sampling"
+        )
 
     def _mode(self, x: float) -> float:
         return x - self.mode_scale * (math.sin(math.pi / 2 * x) ** 2 - x)

@@ -102,6 +102,21 @@ def level_at(schedule: NoiseSchedule, t: float) -> NoiseLevel[float]:
     return NoiseLevel(float(level.signal), float(level.sigma))
 
 
+def converted(timestep_n: Tensor, theirs: NoiseSchedule, ours: NoiseSchedule) -> Tensor:
+    """Whole timesteps (N,) of one schedule in another: the first of its own that is at least as noisy, its last if none is.
+
+    Timestep 0 stays what it is: no limit.
+    """
+    if torch.equal(signal_shares(theirs), signal_shares(ours)):
+        return timestep_n
+    known, place = timestep_n.unique(return_inverse=True)
+    levels, last = training_levels(ours), ours.num_train_timesteps - 1
+    log_snrs = training_levels(theirs).level(known).log_snr.double().tolist()
+    # A little less, because levels are float32: a timestep must not become the next one by rounding.
+    found = [min(max(math.ceil(levels.timestep(log_snr) - 0.01), 1), last) for log_snr in log_snrs]
+    return torch.where(known == 0, 0, torch.tensor(found, dtype=timestep_n.dtype))[place]
+
+
 def signal_shares(schedule: NoiseSchedule) -> Tensor:
     """signal^2 / (signal^2 + sigma^2) at every whole timestep, (T,) float32, falling: alpha_bar, and what it is of flows."""
     level = training_levels(schedule).level(torch.arange(schedule.num_train_timesteps))

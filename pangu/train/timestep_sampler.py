@@ -18,7 +18,7 @@ import torch
 from pangu.config import NoiseSchedule, Optimization
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.timestep_density import LEAST_SHARE, TimestepDensity
+from pangu.diffusion.timestep_density import TimestepDensity
 from pangu.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -110,18 +110,6 @@ class TimestepSampler:
         return self.buckets[bucket].draw(min_timestep, generator)
 
 
-def density_of(schedule: NoiseSchedule, optimization: Optimization, size: tuple[int, int] = (0, 0)) -> TimestepDensity:
-    """The recipe's density of timesteps for latents of that height and width, on which a dynamic shift depends."""
-    return TimestepDensity(
-        total=schedule.num_train_timesteps,
-        sampling=optimization.timestep_sampling,
-        logit_mean=optimization.logit_mean,
-        logit_std=optimization.logit_std,
-        mode_scale=optimization.mode_scale,
-        shift=schedule.shift_at(*size),
-    )
-
-
 def timestep_sampler(
     rows: Rows,
     interval: TimeInterval,
@@ -137,10 +125,10 @@ def timestep_sampler(
     buckets = {}
     presets, limits_n = rows.preset_n.numpy(), rows.min_timestep_n.numpy()
     for preset in np.unique(presets).tolist():
-        density = density_of(
-            schedule, optimization, _size(rows, preset, windows) if schedule.use_dynamic_shifting else (0, 0)
-        )
-        check_density(density, interval)
+        size = _size(rows, preset, windows) if schedule.use_dynamic_shifting else (0, 0)
+        density = optimization.density(schedule.num_train_timesteps, schedule.shift_at(*size))
+        if trouble := density.trouble(interval.low, interval.high):
+            raise UserError(f"Nothing can be trained on {interval}: {trouble}.")
         limits, counts = np.unique(np.maximum(limits_n[presets == preset], interval.low), return_counts=True)
         rows_g = counts / counts.sum()
         buckets[preset] = BucketTimesteps(interval, density, schedule.is_flow, tuple(limits.tolist()), rows_g)
@@ -154,13 +142,3 @@ def _size(rows: Rows, preset: int, windows: Mapping[int, tuple[int, int]] | None
         return windows[preset]
     height, width = rows.latents([int((rows.preset_n == preset).nonzero()[0])]).shape[2:]
     return height, width
-
-
-def check_density(density: TimestepDensity, interval: TimeInterval) -> None:
-    """Raises UserError if hardly any draw of the density lies in the interval: the recipe's boundary and shift do not fit."""
-    share = density.share_below(interval.high) - density.share_below(interval.low)
-    if share < LEAST_SHARE:
-        raise UserError(
-            f"{share:.2g} of the timesteps that {density.sampling} draws with a shift of {density.shift:.3g} lie in {interval}; "
-            f"move the boundary, or change schedule.shift or timestep_sampling."
-        )

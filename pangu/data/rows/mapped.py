@@ -1,7 +1,7 @@
 """Precomputed rows of one training job, read by row index from a local copy of the Parquet files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,10 @@ class MappedRows(Captioned):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def with_limits(self, min_timestep_n: Tensor) -> "MappedRows":
+        """The same rows with other lowest timesteps."""
+        return replace(self, min_timestep_n=min_timestep_n)
 
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self._images(self.latents_of, rows)

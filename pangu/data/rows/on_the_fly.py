@@ -1,5 +1,6 @@
 """Rows of one training job as images and captions, encoded when a batch is drawn. Nothing but the images is kept."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,12 @@ class OnTheFlyRows(Captioned):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def with_limits(self, min_timestep_n: Tensor) -> "OnTheFlyRows":
+        """The same rows with other lowest timesteps."""
+        other = copy.copy(self)
+        other.min_timestep_n = min_timestep_n
+        return other
 
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self._encoded(rows, lambda pixels: pixel_latents(pixels, self._autoencoder))
