@@ -66,6 +66,10 @@ class Recipe(Frozen):
             self._check_pair()
         if self.strategy == "control":
             self._check_control()
+        if self.watching.held_out_every and self.strategy in ("cascaded", "control"):
+            raise ValueError(
+                f"watching.held_out_every measures what sees noise and text alone; leave it out for {self.strategy}"
+            )
         if self.lora is not None and self.init_from is None:
             raise ValueError("lora adapts given weights: name them in init_from")
         if self.min_workers is not None and self.min_workers > self.workers:

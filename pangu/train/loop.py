@@ -33,6 +33,7 @@ from pangu.train.world import World
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
 OnSample = Callable[[int, Any], None]
+OnHeldOut = Callable[[Any], dict[str, float]]
 ROUNDING = -1
 """Where a step's random rounding takes its seed; samples have the positions from 0 on."""
 
@@ -42,12 +43,14 @@ class Hooks:
     """What rank 0 is told while the loop runs.
 
     metrics(step, values) at every log line; checkpoint(folder) after each whole checkpoint; sample(step, denoiser) every
-    `Watching.sample_every` steps, with the first running mean in the place of the weights.
+    `Watching.sample_every` steps, with the first running mean in the place of the weights; held_out(denoiser) likewise every
+    `Watching.held_out_every`, and what it measures stands in the next log line.
     """
 
     metrics: OnMetrics | None = None
     checkpoint: OnCheckpoint | None = None
     sample: OnSample | None = None
+    held_out: OnHeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class Trainer:
         self.metrics = TrainingMetrics(self.interval, buckets, settings.log_every, world.device, skipped)
         self.saver = Saver(self._write, recipe.execution.background_checkpoints)
         self.skipped_in_a_row, self._save_is_due = 0, False
+        self._held_out: dict[str, float] = {}
 
     def train(self) -> Trained:
         """All steps that are left."""
@@ -209,8 +213,14 @@ class Trainer:
         self._save_is_due |= done % settings.checkpoint_every == 0
         if log_is_due or self._save_is_due:
             self._settle()
+        every = watching.held_out_every
+        if hooks.held_out is not None and every and (done % every == 0 or last):
+            with self.ema.applied():
+                self._held_out = hooks.held_out(self.denoiser.eval())
+            self.denoiser.train()
         if hooks.metrics is not None and log_is_due:
-            hooks.metrics(done, self.metrics.metrics() | self.timer.shares() | {"lr": lr})
+            hooks.metrics(done, self.metrics.metrics() | self._held_out | self.timer.shares() | {"lr": lr})
+            self._held_out = {}
         if last or (self._save_is_due and not self.skipped_in_a_row):
             self._save_is_due = False
             if run.world.rank == 0:

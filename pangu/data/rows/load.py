@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from pangu.config import Recipe, Role
+from pangu.data.card import Split
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.rows.mapped import MappedRows, open_mapped
 from pangu.data.rows.on_the_fly import OnTheFlyRows, open_on_the_fly
@@ -13,8 +14,14 @@ from pangu.diffusion.training_levels import converted
 from pangu.errors import UserError
 
 
-def load_rows(folder: Path, role: Role, recipe: Recipe | None = None, device: torch.device | str = "cpu") -> Rows:
-    """The training split of one role, precomputed or encoded on the fly as the dataset was encoded for.
+def load_rows(
+    folder: Path,
+    role: Role,
+    recipe: Recipe | None = None,
+    device: torch.device | str = "cpu",
+    split: Split = "train",
+) -> Rows:
+    """One split of what a role trains on, precomputed or encoded on the fly as the dataset was encoded for.
 
     Lowest timesteps that were told in other noise levels than the recipe's become its own at equal log-SNR.
 
@@ -26,11 +33,11 @@ def load_rows(folder: Path, role: Role, recipe: Recipe | None = None, device: to
     manifest = EncodedManifest.load(folder)
     rows: MappedRows | OnTheFlyRows
     if manifest.latents == "precomputed":
-        rows = open_mapped(folder, role, recipe, device)
+        rows = open_mapped(folder, role, recipe, device, split)
     elif recipe is None:
         raise UserError(f"The dataset {folder.name} is encoded on the fly, which needs the recipe's encoders.")
     else:
-        rows = open_on_the_fly(folder, role, recipe, device)
+        rows = open_on_the_fly(folder, role, recipe, device, split)
     if manifest.admission is None or recipe is None:
         return rows
     return rows.with_limits(converted(rows.min_timestep_n, manifest.admission.schedule, recipe.schedule))
