@@ -111,7 +111,8 @@ def converted(timestep_n: Tensor, theirs: NoiseSchedule, ours: NoiseSchedule) ->
         return timestep_n
     known, place = timestep_n.unique(return_inverse=True)
     levels, last = training_levels(ours), ours.num_train_timesteps - 1
-    log_snrs = training_levels(theirs).level(known).log_snr.double().tolist()
+    told = known.clamp(max=theirs.num_train_timesteps - 1)
+    log_snrs = training_levels(theirs).level(told).log_snr.double().tolist()
     # A little less, because levels are float32: a timestep must not become the next one by rounding.
     found = [min(max(math.ceil(levels.timestep(log_snr) - 0.01), 1), last) for log_snr in log_snrs]
     return torch.where(known == 0, 0, torch.tensor(found, dtype=timestep_n.dtype))[place]

@@ -54,9 +54,10 @@ class HeldOutLoss:
         device = next(denoiser.parameters()).device
 
         def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
-            moved = (tensor.to(device) for tensor in (noisy, timestep, tokens, pooled))
+            text = tokens.to(device), pooled.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=self._bf16):
-                return denoise(denoiser, *moved, self._preset).float().cpu()
+                found = denoise(denoiser, noisy.to(device), timestep.to(device), *text, self._preset)
+            return found.float().cpu()
 
         found = loss_by_bucket(predict, self._sample, self._parts, self._schedule, self._seed)
         named = {f"held_out_loss/t{part.low}-{part.high - 1}": part.loss for part in found}

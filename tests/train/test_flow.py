@@ -1,5 +1,6 @@
 """Flow matching: the loss written by hand, a network that learns, resumes, and levels that are told in float32."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,29 @@ from pydantic import ValidationError
 from pangu.config import NoiseSchedule, Recipe
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.captions import Caption
+from pangu.data.encode.encoded import EncodedManifest
+from pangu.data.encode.stage import encode
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.diffusion.training_levels import training_levels
 from pangu.errors import UserError
+from pangu.evaluate.timestep_loss import losses
 from pangu.models.denoisers import denoise
 from pangu.models.schedulers import sampler
+from pangu.pipelines.assemble import load_generator
+from pangu.recipes import tiny
+from pangu.storage import Home
+from pangu.train.history import read_history
+from pangu.train.job import TrainJob
 from pangu.train.loop import Hooks, train_loop
 from pangu.train.randomness import draw_batch
 from pangu.train.setup import initial
+from pangu.train.starting_weights import pin_initial
 from pangu.train.step import loss_per_sample
 from pangu.train.timestep_sampler import timestep_sampler
+from pangu.train.worker import work
+from pangu.train.world import World
+from tests.small_dataset import NAME
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import Killed, same
 
@@ -84,6 +97,37 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     again = train_loop("structure", recipe, rows, "x", tmp_path / "killed")
     assert again.resumed_from == 3
     assert same(whole.denoiser.state_dict(), again.denoiser.state_dict())
+
+
+def test_a_whole_job_leaves_a_generator_that_says_what_it_predicts(small_home: Home) -> None:
+    """From the dataset on, whose upscaled rows are limited: nothing on the way knows discrete levels alone."""
+    recipe = tiny().model_copy(update={"schedule": FLOW})
+    encode_id = encode(NAME, 0, recipe, small_home).encode_id
+    folder = small_home.run("flow")
+    job = TrainJob(
+        role="structure", run_name="flow", encode_id=encode_id, recipe=recipe, encoded=small_home.encoded(NAME, encode_id),
+        run_folder=folder,
+    )  # fmt: skip
+    manifest = EncodedManifest.load(job.encoded)
+    pin_initial(folder, recipe, job.role, job.contract(manifest), manifest.encoders)
+    work(job, World())
+    network, contract = load_generator(folder / "generator")
+    assert contract.schedule == FLOW
+    assert math.isfinite(read_history(folder / "metrics.jsonl")[-1].metrics["loss"])
+    shape = (2, network.config.in_channels, 8, 8)
+    latents, noise, text = (
+        torch.randn(shape),
+        torch.randn(shape),
+        (
+            torch.zeros(2, 16, manifest.encoders.context_channels),
+            torch.zeros(2, manifest.encoders.pooled_channels),
+        ),
+    )
+    found = losses(
+        lambda noisy, t, tokens, pooled: denoise(network, noisy, t, tokens, pooled, 0).detach(),
+        latents, *text, torch.tensor([600.5, 1000.0]), noise, contract.schedule,
+    )  # fmt: skip
+    assert found.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

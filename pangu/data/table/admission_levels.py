@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from pangu.config import AutoencoderSource, Frozen, NoiseSchedule
-from pangu.data.table.versions import entry_of
+from pangu.data.table.delta import history
 from pangu.storage import Home
 
 FACT = "admission"
@@ -20,6 +20,7 @@ class AdmissionLevels(Frozen):
 
 
 def admission_of(home: Home, name: str, version: int) -> AdmissionLevels | None:
-    """Of one version; None where its log does not say, as of versions that were made before it did."""
-    fact = entry_of(home, name, version).facts.get(FACT)
+    """Of one version; None where its log does not say: of versions that were made before it did, or long ago."""
+    told = (entry.get(f"pangu.{FACT}") for entry in history(home, name) if entry["version"] == version)
+    fact = next(told, None)
     return AdmissionLevels.model_validate_json(fact) if fact else None
