@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pangu.config import Execution, Optimization
 from pangu.diffusion.noise import add_noise, training_target
 from pangu.diffusion.training_levels import TrainingLevels
+from pangu.errors import UserError
 from pangu.models.denoisers import denoise
 from pangu.train.losses import Objective, Predicted, squared_error
 from pangu.train.randomness import Batch
@@ -68,6 +69,9 @@ def train_step(
     Gradients are those of the mean over the global batch: each part adds its sum divided by `global_batch`, which is the
     number of samples per worker where workers average their gradients. All workers decide alike whether to skip: the norm is
     of averaged gradients, the loss of all samples. The optimizer skips on the device (`found_inf`), so that nothing waits.
+
+    Raises:
+        UserError: the loss gives other than one number for each sample.
     """
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -81,6 +85,10 @@ def train_step(
                     plain_b = loss_b if objective.loss is squared_error else squared_error(predicted)
             timer.lap("forward")
             losses.append(plain_b.detach())
+            if loss_b.shape != plain_b.shape:
+                raise UserError(
+                    f"optimization.loss must give one number for each of {len(part)} samples, not shape {tuple(loss_b.shape)}."
+                )
             if part.weight_b is not None:
                 loss_b = loss_b * part.weight_b
             (loss_b.sum() / global_batch).backward()

@@ -64,9 +64,14 @@ class BucketTimesteps:
         return np.array([self.density.share_below(t) for t in (*self.limits, self.interval.high)])
 
     @cached_property
+    def _widths(self) -> Floats:
+        """The share of draws that each segment is to have, above 0 however thin the density is there."""
+        widths = np.maximum(np.diff(self._ends), 1e-12)
+        return widths / widths.sum()
+
+    @cached_property
     def _taken(self) -> Floats:
-        widths = np.diff(self._ends)
-        return filled(widths / widths.sum(), self.rows_g)
+        return filled(self._widths, self.rows_g)
 
     @cached_property
     def _cumulative(self) -> list[list[float]]:
@@ -76,8 +81,7 @@ class BucketTimesteps:
     @cached_property
     def weights_s(self) -> Floats:
         """Of a sample in each segment: how often it should be drawn over how often it is, 1 wherever rows can fill it."""
-        widths = np.diff(self._ends)
-        weights = np.minimum(widths / widths.sum() / self._taken.sum(0), MOST_WEIGHT)
+        weights = np.minimum(self._widths / self._taken.sum(0), MOST_WEIGHT)
         return np.where(np.isclose(weights, 1, atol=1e-6), 1.0, weights)
 
     def draw(self, min_timestep: int, generator: torch.Generator) -> tuple[float, float]:

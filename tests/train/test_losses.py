@@ -9,11 +9,17 @@ import torch
 import yaml
 
 from pangu.config import NoiseSchedule, Optimization
+from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.noise import NoiseLevel, Prediction
+from pangu.diffusion.training_levels import training_levels
 from pangu.errors import UserError
 from pangu.train.loop import train_loop
-from pangu.train.losses import Predicted, find_loss, objective_of, squared_error
-from tests.train.rows import random_rows, smallest_recipe
+from pangu.train.losses import Objective, Predicted, find_loss, objective_of, squared_error
+from pangu.train.randomness import draw_batch
+from pangu.train.setup import initial, start
+from pangu.train.step import train_step
+from pangu.train.step_timer import StepTimer
+from tests.train.rows import plain_timesteps, random_rows, smallest_recipe
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -93,3 +99,23 @@ def test_min_snr_gamma_is_short_for_the_loss_of_that_name() -> None:
     assert objective_of(NoiseSchedule(), Optimization()).loss is squared_error
     with pytest.raises(ValueError, match="give one of the two"):
         Optimization(min_snr_gamma=2.0, loss="epsilon")
+
+
+def test_a_loss_of_the_whole_batch_is_refused() -> None:
+    """Its gradient would be too small by the size of the batch, and nothing would say so."""
+    recipe, rows = smallest_recipe(), random_rows()
+    network = initial(recipe, rows, "structure").train()
+    _, optimizer = start(network, recipe)
+    batch = draw_batch(rows, [0, 1], 0, 0, 0, plain_timesteps(rows, TimeInterval(500, 1000)), recipe.optimization)
+    objective = Objective(training_levels(recipe.schedule), lambda predicted: squared_error(predicted).mean())
+    with pytest.raises(UserError, match=r"one number for each of 2 samples, not shape \(\)"):
+        train_step(
+            network,
+            optimizer,
+            [batch],
+            2,
+            objective,
+            recipe.optimization,
+            recipe.execution,
+            StepTimer(torch.device("cpu")),
+        )
