@@ -22,7 +22,7 @@ from pangu.data.images import SUFFIXES, decode_rgb
 from pangu.data.prepare.admission import round_trips
 from pangu.data.prepare.upscale import upscaler_of
 from pangu.diffusion.blur_admission import first_noisier, fit, spectrum_features
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import signal_shares
 
 GOAL = 0.5
 """Of the timesteps that the best constant wastes, so many may the estimate waste."""
@@ -80,7 +80,7 @@ def compare(upscaler: str, images: list[np.ndarray], arguments: argparse.Namespa
             "upscale": {"target_side": arguments.side, "upscaler": upscaler, "admission": admission},
         }
     )  # fmt: skip
-    alpha_bar = alpha_bars(card.upscale.admission.noise_schedule)
+    alpha_bar = signal_shares(card.upscale.admission.noise_schedule)
     cases = round_trips(card, images, upscaler_of(card))
     features = np.stack([spectrum_features(case.enlarged_hwc, case.factor) for case in cases])
     levels, image = np.array([case.level for case in cases]), np.array([case.image for case in cases])

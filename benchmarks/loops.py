@@ -13,7 +13,8 @@ from torch import Tensor
 from pangu.config import Execution, Recipe, Role
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import interval_of
-from pangu.diffusion.noise import add_noise, alpha_bars, training_target
+from pangu.diffusion.noise import add_noise, training_target
+from pangu.diffusion.training_levels import training_levels
 from pangu.models.denoisers import build_denoiser, denoise
 from pangu.planning.operations import Shapes
 from pangu.train.loop import Hooks, train_loop
@@ -107,7 +108,7 @@ def plain_loop(
     rows = replace(rows, **{name: value.to(device) for name, value in _tensors(rows).items()})
     model = prepared(network.to(device).train(), recipe.execution, World(device=device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr_peak, betas=settings.betas, fused=True)
-    alpha_bars_t = alpha_bars(schedule).to(device)
+    levels = training_levels(schedule).to(device)
     interval = interval_of(role, recipe.boundary, schedule.num_train_timesteps)
     parts = recipe.execution.accumulate
     size, marks = training.batch_size // parts, []
@@ -120,8 +121,9 @@ def plain_loop(
             tokens, pooled = rows.tokens_lnsc[language, picked].float(), rows.pooled_lnp[language, picked].float()
             t = torch.randint(interval.low, interval.high, (size,), device=device)
             noise = torch.randn_like(clean)
-            noisy = add_noise(clean, noise, alpha_bars_t[t])
-            target = training_target(clean, noise, alpha_bars_t[t], schedule.prediction_type)
+            level = levels.level(t)
+            noisy = add_noise(clean, noise, level)
+            target = training_target(clean, noise, level, levels.prediction)
             with torch.autocast(device.type, torch.bfloat16, enabled=recipe.execution.precision == "bf16"):
                 prediction = denoise(model, noisy, t, tokens, pooled, 0)
             loss = (prediction.float() - target).square().mean()

@@ -40,7 +40,10 @@ class GeneratorContract(Frozen):
 
     @property
     def interval(self) -> TimeInterval:
-        return TimeInterval(self.low, self.high)
+        """In the timesteps that the generator's own network is told, which are those after any shift."""
+        return TimeInterval(
+            self.low, self.high, self.schedule.is_flow and self.high == self.schedule.num_train_timesteps
+        )
 
     def save(self, folder: Path) -> None:
         write_json(folder / CONTRACT_FILE, self.model_dump(mode="json"))

@@ -62,9 +62,14 @@ class Recipe(Frozen):
         if set(self.jobs) != set(STRATEGY_ROLES[self.strategy]):
             raise ValueError(f"jobs of {self.strategy} must be exactly {', '.join(STRATEGY_ROLES[self.strategy])}")
         if self.strategy == "time_decoupling":
+            self._check_density()
             self._check_pair()
         if self.strategy == "control":
             self._check_control()
+        if self.watching.held_out_every and self.strategy in ("cascaded", "control"):
+            raise ValueError(
+                f"watching.held_out_every measures what sees noise and text alone; leave it out for {self.strategy}"
+            )
         if self.lora is not None and self.init_from is None:
             raise ValueError("lora adapts given weights: name them in init_from")
         if self.min_workers is not None and self.min_workers > self.workers:
@@ -74,6 +79,14 @@ class Recipe(Frozen):
         if any(self.execution_of(role).latents != self.execution.latents for role in self.jobs):
             raise ValueError("execution.latents belongs to the encoded dataset: it must be the same in every job")
         return self
+
+    def _check_density(self) -> None:
+        """The boundary must leave both sides some of the timesteps; a dynamic shift is not known before the shapes are."""
+        total = self.schedule.num_train_timesteps
+        density = self.optimization.density(total, self.schedule.shift)
+        trouble = density.trouble(0, self.boundary) or density.trouble(self.boundary, total)
+        if trouble and not self.schedule.use_dynamic_shifting:
+            raise ValueError(trouble)
 
     def _check_pair(self) -> None:
         if self.texture.resolution > self.structure.resolution:

@@ -1,12 +1,13 @@
 """What a training job learns from, and how."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from pangu.config.execution import Execution
 from pangu.config.network_shape import DenoiserConfig, EdgeControl
 from pangu.config.tree import Frozen, Resolution, Role
+from pangu.diffusion.timestep_density import TimestepDensity, TimestepSampling
 
 
 class RoleTraining(Frozen):
@@ -82,7 +83,34 @@ class Optimization(Frozen):
         (0.995,), min_length=1, description="Running means of the weights; the first one is the exported generator"
     )
     min_snr_gamma: float | None = Field(
-        None, gt=0, description="Weight timesteps by min(SNR, gamma) / SNR of the clean-data loss (arXiv 2303.09556)"
+        None,
+        gt=0,
+        description="Short for loss: min_snr with this gamma: clean-data error times min(SNR, gamma) (arXiv 2303.09556)",
+    )
+    # Left out where they are the usual ones, so that the digests of recipes stay what they were.
+    loss: str = Field(
+        "prediction",
+        exclude_if=lambda value: value == "prediction",
+        description="What is learnt to be small: the squared error of the prediction, or of the epsilon, v_prediction, "
+        "flow_prediction or sample that it implies; min_snr; or the name of an entry point of the group pangu.losses",
+    )
+    loss_options: dict[str, bool | int | float | str] = Field(
+        {}, exclude_if=lambda value: not value, description="Arguments of the loss, e.g. {gamma: 5.0} for min_snr"
+    )
+    timestep_sampling: TimestepSampling = Field(
+        "uniform",
+        exclude_if=lambda value: value == "uniform",
+        description="Density of the timesteps within the interval, before any shift (arXiv 2403.03206, Section 3.1)",
+    )
+    logit_mean: float = Field(
+        0.0,
+        exclude_if=lambda value: value == 0.0,
+        allow_inf_nan=False,
+        description="Of logit_normal; above 0: more noise",
+    )
+    logit_std: float = Field(1.0, gt=0, le=10, exclude_if=lambda value: value == 1.0, description="Of logit_normal")
+    mode_scale: float = Field(
+        1.29, ge=-1, le=1.75, exclude_if=lambda value: value == 1.29, description="Of mode; below 0: more at both ends"
     )
     caption_dropout: float = Field(0.1, ge=0, le=1, description="Share of captions replaced by the empty one")
     zh_share: float = Field(0.5, ge=0, le=1, description="Share of Chinese captions")
@@ -106,3 +134,29 @@ class Optimization(Frozen):
     )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
     log_every: int = Field(20, ge=1, description="Steps between log lines")
+
+    @model_validator(mode="after")
+    def _one_loss(self) -> "Optimization":
+        if self.min_snr_gamma is not None and (self.loss not in ("prediction", "min_snr") or self.loss_options):
+            raise ValueError(
+                "min_snr_gamma is short for loss: min_snr, loss_options: {gamma: ...}; give one of the two"
+            )
+        return self
+
+    def density(self, num_train_timesteps: int, shift: float) -> TimestepDensity:
+        """Of the timesteps that are drawn, over all intervals."""
+        return TimestepDensity(
+            total=num_train_timesteps,
+            sampling=self.timestep_sampling,
+            logit_mean=self.logit_mean,
+            logit_std=self.logit_std,
+            mode_scale=self.mode_scale,
+            shift=shift,
+        )
+
+    @property
+    def named_loss(self) -> tuple[str, dict[str, Any]]:
+        """The loss and its arguments."""
+        return (
+            ("min_snr", {"gamma": self.min_snr_gamma}) if self.min_snr_gamma else (self.loss, dict(self.loss_options))
+        )

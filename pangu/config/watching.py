@@ -18,4 +18,14 @@ class Watching(Frozen):
     timestep_buckets: int = Field(4, ge=1, le=50, description="Equal parts of the interval whose loss is logged apart")
     sample_every: int = Field(0, ge=0, description="Steps between sample grids; 0: none")
     samples: int = Field(8, ge=1, le=64, description="Images in a sample grid")
+    # Left out where it is the usual one, so that recipes are written as they were.
+    held_out_every: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda value: value == 0,
+        description="Steps between measurements of the loss on held-out rows, by timestep; 0: none",
+    )
+    held_out_rows: int = Field(
+        32, ge=1, le=4096, exclude_if=lambda value: value == 32, description="Held-out rows that are measured, at most"
+    )
     upload_to: str | None = Field(None, description="An fsspec URI; every checkpoint is copied there in the background")

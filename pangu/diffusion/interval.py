@@ -1,7 +1,7 @@
 """The timestep interval that a generator owns, and how two intervals make a pair."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pangu.config import ROLES, Role
 from pangu.errors import UserError
@@ -13,20 +13,23 @@ class TimeInterval:
 
     The paper counts t = 1 ... T; indices count 0 ... T - 1. Its structure range (T_struct, T] is [T_struct, T) here,
     and its texture range (0, T_struct] is [0, T_struct) (PanGu-Draw, Section 3.2).
+
+    closed: t = high belongs to it, too, as to that of a flow's noisiest expert: timesteps are continuous, and pure noise is T.
     """
 
     low: int
     high: int
+    closed: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < self.high:
             raise UserError(f"A time interval needs 0 <= low < high, not [{self.low}, {self.high}).")
 
     def __contains__(self, t: float) -> bool:
-        return self.low <= t < self.high
+        return self.low <= t < self.high or (self.closed and t == self.high)
 
     def __str__(self) -> str:
-        return f"[{self.low}, {self.high})"
+        return f"[{self.low}, {self.high}{']' if self.closed else ')'}"
 
     def check(self, t: float, who: str) -> None:
         """Refuse a timestep outside the interval.

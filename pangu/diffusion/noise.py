@@ -1,99 +1,152 @@
-"""The forward process and its inverses, one equation a function. Pure.
+"""A noise level, and what a noisy sample, clean data and a prediction say of one another there. Pure.
 
-Shapes: `latents_bchw` and everything like it is (B, C, H, W); `alpha_bar_b` is (B,) with values in (0, 1].
+A noisy sample is z = signal z0 + sigma eps. Every kind of prediction is affine in z and z0, so one pair of coefficients per level
+turns any prediction into clean data, noise and back, whatever the schedule. A level is two numbers, or two tensors (B,) with a
+number for each sample of a batch; samples are (B, C, H, W), or any shape.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
 
-import torch
 from torch import Tensor
 
-from pangu.config import NoiseSchedule
+Number = TypeVar("Number", float, Tensor)
+PredictionKind = Literal["epsilon", "v_prediction", "sample", "flow_prediction", "edm_epsilon", "edm_v_prediction"]
 
 
-def betas(schedule: NoiseSchedule) -> Tensor:
-    """Noise added at each step, (T,) float32 in (0, 1), as diffusers' schedulers define them.
+@dataclass(frozen=True)
+class NoiseLevel(Generic[Number]):
+    """How much of z is signal and how much is noise: z = signal z0 + sigma eps, both at least 0.
 
-    With `rescale_betas_zero_snr`, shifted and scaled so that alpha_bar of the last step is 0 (arXiv 2305.08891, Alg. 1).
+    Variance-preserving models have signal^2 + sigma^2 = 1, variance-exploding ones signal = 1, flow matching signal + sigma = 1.
     """
-    total, start, end = schedule.num_train_timesteps, schedule.beta_start, schedule.beta_end
-    if schedule.beta_schedule == "linear":
-        result = torch.linspace(start, end, total, dtype=torch.float32)
-    elif schedule.beta_schedule == "scaled_linear":
-        result = torch.linspace(start**0.5, end**0.5, total, dtype=torch.float32) ** 2
-    else:
-        result = _cosine_betas(total)
-    return _zero_terminal_snr(result) if schedule.rescale_betas_zero_snr else result
+
+    signal: Number
+    sigma: Number
+
+    @property
+    def log_snr(self) -> Number:
+        """ln(signal^2 / sigma^2); minus infinity for pure noise, infinity for none."""
+        if isinstance(self.signal, Tensor):
+            return 2 * (self.signal.log() - self.sigma.log())
+        if self.sigma <= 0:
+            return math.inf
+        return 2 * math.log(self.signal / self.sigma) if self.signal > 0 else -math.inf
 
 
-def _cosine_betas(total: int) -> Tensor:
-    """Improved DDPM (arXiv 2102.09672), Eq. 17: alpha_bar falls like a squared cosine."""
+@dataclass(frozen=True)
+class Prediction:
+    """What a network predicts.
 
-    def alpha_bar(part: float) -> float:
-        return math.cos((part + 0.008) / 1.008 * math.pi / 2) ** 2
+    kind:       the noise eps; the velocity v of the variance-preserving sample (arXiv 2202.00512); the clean sample z0; the
+                flow eps - z0 (arXiv 2210.02747); or the preconditioned output of EDM (arXiv 2206.00364, Eq. 7), in both signs.
+    sigma_data: the spread of the data, for EDM alone.
+    """
 
-    return torch.tensor([min(1 - alpha_bar((i + 1) / total) / alpha_bar(i / total), 0.999) for i in range(total)])
-
-
-def _zero_terminal_snr(betas_t: Tensor) -> Tensor:
-    root = (1 - betas_t).cumprod(0).sqrt()
-    first, last = root[0].clone(), root[-1].clone()
-    alpha_bar = ((root - last) * first / (first - last)) ** 2
-    return 1 - torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    kind: PredictionKind
+    sigma_data: float = 1.0
 
 
-def alpha_bars(schedule: NoiseSchedule) -> Tensor:
-    """Cumulative signal level alpha_bar of every timestep index, (T,) float32, falling from nearly 1 towards 0."""
-    return (1 - betas(schedule)).cumprod(0)
+def add_noise(clean: Tensor, noise: Tensor, level: NoiseLevel) -> Tensor:
+    """z = signal z0 + sigma eps (PanGu-Draw, Eq. 1; with fresh noise also Algorithm 1, part 2)."""
+    return _shaped(level.signal, clean) * clean + _shaped(level.sigma, clean) * noise
 
 
-def log_snr(alpha_bar: Tensor) -> Tensor:
-    """Natural log of the signal-to-noise ratio alpha_bar / (1 - alpha_bar); any shape, alpha_bar in (0, 1)."""
-    return torch.log(alpha_bar) - torch.log1p(-alpha_bar)
+def training_target(clean: Tensor, noise: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """What the network is asked to predict: the noise (PanGu-Draw, Eq. 2), the clean sample, the flow eps - z0, or the velocity
+    signal eps - sigma z0, which is that of variance-preserving levels. Defined at every level, pure noise and none included."""
+    match prediction.kind:
+        case "epsilon":
+            return noise
+        case "sample":
+            return clean
+        case "flow_prediction":
+            return noise - clean
+        case "v_prediction":
+            return _shaped(level.signal, clean) * noise - _shaped(level.sigma, clean) * clean
+    raise ValueError(f"no network is trained to predict {prediction.kind}")
 
 
-def _levels(alpha_bar_b: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(alpha_bar) and sqrt(1 - alpha_bar), shaped to multiply `like`."""
-    shaped = alpha_bar_b.to(like.device, torch.float32).reshape(-1, *[1] * (like.ndim - 1))
-    return shaped.sqrt().to(like.dtype), (1 - shaped).sqrt().to(like.dtype)
+def coefficients(level: NoiseLevel, prediction: Prediction) -> tuple[Any, Any]:
+    """(of_noisy, of_clean), with prediction = of_noisy z + of_clean z0 at that level; needs sigma > 0."""
+    signal, sigma, norm = level.signal, level.sigma, _norm(level)
+    match prediction.kind:
+        case "epsilon":
+            return 1 / sigma, -signal / sigma
+        case "v_prediction":
+            return signal / (sigma * norm), -norm / sigma
+        case "sample":
+            return 0.0, 1.0
+        case "flow_prediction":
+            return 1 / sigma, -(signal + sigma) / sigma
+    skip, out = _edm(level, prediction)
+    return -skip / (signal * out), 1 / out
 
 
-def add_noise(clean: Tensor, noise: Tensor, alpha_bar_b: Tensor) -> Tensor:
-    """z_t = sqrt(ab) z0 + sqrt(1 - ab) eps (PanGu-Draw, Eq. 1)."""
-    signal, sigma = _levels(alpha_bar_b, clean)
-    return signal * clean + sigma * noise
+def clean_coefficients(level: NoiseLevel, prediction: Prediction) -> tuple[Any, Any]:
+    """(of_noisy, of_predicted), with z0_hat = of_noisy z + of_predicted prediction; predicted noise needs signal > 0."""
+    signal, sigma, norm = level.signal, level.sigma, _norm(level)
+    match prediction.kind:
+        case "epsilon":
+            return 1 / signal, -sigma / signal
+        case "v_prediction":
+            return signal / norm**2, -sigma / norm
+        case "sample":
+            return 0.0, 1.0
+        case "flow_prediction":
+            return 1 / (signal + sigma), -sigma / (signal + sigma)
+    skip, out = _edm(level, prediction)
+    return skip / signal, out
 
 
-def clean_from_epsilon(noisy: Tensor, epsilon: Tensor, alpha_bar_b: Tensor) -> Tensor:
-    """z0_hat = (z_t - sqrt(1 - ab) eps) / sqrt(ab) (PanGu-Draw, Eq. 3); needs ab > 0."""
-    signal, sigma = _levels(alpha_bar_b, noisy)
-    return (noisy - sigma * epsilon) / signal
+def clean_from_prediction(noisy: Tensor, predicted: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """z0_hat, any shape; for predicted noise PanGu-Draw, Eq. 3. Predicted noise needs signal > 0."""
+    of_noisy, of_predicted = clean_coefficients(level, prediction)
+    return _shaped(of_noisy, noisy) * noisy + _shaped(of_predicted, noisy) * predicted
 
 
-def epsilon_from_clean(noisy: Tensor, clean: Tensor, alpha_bar_b: Tensor) -> Tensor:
-    """eps = (z_t - sqrt(ab) z0) / sqrt(1 - ab), the inverse of PanGu-Draw, Eq. 3; needs ab < 1."""
-    signal, sigma = _levels(alpha_bar_b, noisy)
-    return (noisy - signal * clean) / sigma
+def noise_from_prediction(noisy: Tensor, predicted: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """eps_hat, any shape; predicted velocities and flows give it at every level, others need sigma > 0."""
+    signal, sigma, norm = level.signal, level.sigma, _norm(level)
+    match prediction.kind:
+        case "epsilon":
+            return predicted
+        case "v_prediction":
+            of_noisy, of_predicted = sigma / norm**2, signal / norm
+        case "flow_prediction":
+            of_noisy, of_predicted = 1 / (signal + sigma), signal / (signal + sigma)
+        case _:
+            clean_noisy, clean_predicted = clean_coefficients(level, prediction)
+            of_noisy, of_predicted = (1 - signal * clean_noisy) / sigma, -signal * clean_predicted / sigma
+    return _shaped(of_noisy, noisy) * noisy + _shaped(of_predicted, noisy) * predicted
 
 
-def velocity(clean: Tensor, noise: Tensor, alpha_bar_b: Tensor) -> Tensor:
-    """v = sqrt(ab) eps - sqrt(1 - ab) z0 (arXiv 2202.00512, Section 2.4)."""
-    signal, sigma = _levels(alpha_bar_b, clean)
-    return signal * noise - sigma * clean
+def prediction_from_clean(noisy: Tensor, clean: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """What a network would have predicted for that clean data, any shape; for predicted noise the inverse of Eq. 3."""
+    of_noisy, of_clean = coefficients(level, prediction)
+    return _shaped(of_noisy, noisy) * noisy + _shaped(of_clean, noisy) * clean
 
 
-def clean_from_velocity(noisy: Tensor, v: Tensor, alpha_bar_b: Tensor) -> Tensor:
-    """z0_hat = sqrt(ab) z_t - sqrt(1 - ab) v; defined for every ab in [0, 1]."""
-    signal, sigma = _levels(alpha_bar_b, noisy)
-    return signal * noisy - sigma * v
+def rescaled(noisy: Tensor, level: NoiseLevel[float], other: NoiseLevel[float]) -> Tensor:
+    """The same sample in the scale of another schedule at the same signal-to-noise ratio: the noise keeps its share."""
+    return noisy if level == other else noisy * (other.sigma / level.sigma)
 
 
-def epsilon_from_velocity(noisy: Tensor, v: Tensor, alpha_bar_b: Tensor) -> Tensor:
-    """eps_hat = sqrt(ab) v + sqrt(1 - ab) z_t; defined for every ab in [0, 1]."""
-    signal, sigma = _levels(alpha_bar_b, noisy)
-    return signal * v + sigma * noisy
+def _norm(level: NoiseLevel) -> Any:
+    """sqrt(signal^2 + sigma^2)."""
+    return (level.signal**2 + level.sigma**2) ** 0.5
 
 
-def training_target(clean: Tensor, noise: Tensor, alpha_bar_b: Tensor, prediction_type: str) -> Tensor:
-    """What the network is asked to predict: the noise (PanGu-Draw, Eq. 2) or the velocity."""
-    return noise if prediction_type == "epsilon" else velocity(clean, noise, alpha_bar_b)
+def _edm(level: NoiseLevel, prediction: Prediction) -> tuple[Any, Any]:
+    """c_skip and c_out of EDM (arXiv 2206.00364, Table 1), the latter with the sign of the kind."""
+    exploding, data = level.sigma / level.signal, prediction.sigma_data
+    out = exploding * data / (exploding**2 + data**2) ** 0.5
+    return data**2 / (exploding**2 + data**2), -out if prediction.kind == "edm_v_prediction" else out
+
+
+def _shaped(value: Any, like: Tensor) -> Any:
+    """A number as it is; (B,) values so that they multiply `like`."""
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return value
+    return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.device, like.dtype)

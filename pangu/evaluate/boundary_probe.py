@@ -18,7 +18,7 @@ from pangu.data.encode.pixels import fit_pixels
 from pangu.data.prepare.upscale import resize, upscale_to, upscaler_of
 from pangu.data.table.delta import latest_version, read_rows
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import alpha_bars, log_snr
+from pangu.diffusion.training_levels import signal_shares, training_levels
 from pangu.errors import UserError
 from pangu.evaluate import boundary as rule
 from pangu.evaluate.boundary_outcome import BoundaryOutcome, CurvePoint
@@ -38,11 +38,13 @@ from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.progress import Progress, Reporter, silent
-from pangu.sampling.question import Denoiser
 from pangu.storage import Home, write_atomically, write_json
+from pangu.sampling.question import Denoiser
 
 PARTS = 40
 COMMON_FACTOR = 2.0
+MOST_LOG_SNR = 27.6
+"""Stands for the infinities of no noise and of noise alone in a mean."""
 
 
 def find_boundary(
@@ -79,7 +81,7 @@ def find_boundary(
     sample = encode_sample(images, captions, side, autoencoder, towers, recipe.max_tokens)
     factor = small_image_factor(home, card.name, version)
     lost = lost_detail(sample.latents_nchw, images, side, factor, card, autoencoder)
-    visible = rule.visible_detail(rule.mode_powers(lost), alpha_bars(schedule))
+    visible = rule.visible_detail(rule.mode_powers(lost), signal_shares(schedule))
 
     denoisers = [(contract.interval, denoiser_of(network, contract, side)) for network, contract in networks]
     curve = probe_curve(denoisers, sample, schedule, 1 / factor, visible, seed, report)
@@ -151,7 +153,7 @@ def probe_curve(
     report: Reporter = silent,
 ) -> list[CurvePoint]:
     """One point per part of [0, T), each timestep asked of the first denoiser whose interval holds it."""
-    total, alpha_bar = schedule.num_train_timesteps, alpha_bars(schedule)
+    total, levels = schedule.num_train_timesteps, training_levels(schedule)
     centred = rule.frequencies(sample.latents_nchw - sample.latents_nchw.mean(0))
     power, layout_power = _power(centred), _power(rule.low_band(centred, layout_share))
     parts = [part for interval, _ in _disjoint(denoisers) for part in buckets(interval, total, PARTS)]
@@ -159,12 +161,13 @@ def probe_curve(
     for part in sorted(parts, key=lambda one: one.low):
         denoiser = next(one for interval, one in denoisers if part.low in interval and part.high - 1 in interval)
         errors, timesteps = _errors(denoiser, sample, part, schedule, seed)
-        clean = rule.frequencies(clean_errors(errors, alpha_bar[timesteps], schedule.prediction_type))
+        level = levels.level(timesteps)
+        clean = rule.frequencies(clean_errors(errors, level, levels.prediction))
         middle = (part.low + part.high - 1) / 2
         points.append(
             CurvePoint(
                 timestep=middle,
-                log_snr=float(log_snr(alpha_bar[timesteps].double().clamp(1e-12, 1 - 1e-12)).mean()),
+                log_snr=float(level.log_snr.double().clamp(-MOST_LOG_SNR, MOST_LOG_SNR).mean()),
                 loss=_power(errors),
                 unknown=_power(clean) / power,
                 unknown_layout=_power(rule.low_band(clean, layout_share)) / layout_power,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pangu.config import Frozen, NoiseSchedule
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import add_noise, alpha_bars, training_target
+from pangu.diffusion.noise import NoiseLevel, Prediction, add_noise, clean_coefficients, training_target
+from pangu.diffusion.training_levels import training_levels
 from pangu.sampling.question import Denoiser
 
 BATCH = 32
@@ -49,9 +50,10 @@ def prediction_errors(
     schedule: NoiseSchedule,
 ) -> Tensor:
     """Prediction minus what the network is asked to predict, (B, C, H, W): PanGu-Draw, Eq. 2, before the square."""
-    alpha_bar_b = alpha_bars(schedule)[timestep_b]
-    noisy = add_noise(latents_bchw, noise_bchw, alpha_bar_b)
-    target = training_target(latents_bchw, noise_bchw, alpha_bar_b, schedule.prediction_type)
+    levels = training_levels(schedule)
+    level = levels.level(timestep_b)
+    noisy = add_noise(latents_bchw, noise_bchw, level)
+    target = training_target(latents_bchw, noise_bchw, level, levels.prediction)
     return denoiser(noisy, timestep_b, tokens_bsc, pooled_bp) - target
 
 
@@ -69,14 +71,13 @@ def losses(
     return errors.square().flatten(1).mean(1)
 
 
-def clean_errors(errors_bchw: Tensor, alpha_bar_b: Tensor, prediction_type: str) -> Tensor:
+def clean_errors(errors_bchw: Tensor, level: NoiseLevel[Tensor], prediction: Prediction) -> Tensor:
     """The error of the predicted clean latents z0_hat that a prediction error implies (PanGu-Draw, Eq. 3), same shape.
 
-    -sigma / sqrt(ab) times the error of a predicted noise, -sigma times that of a predicted velocity, sigma = sqrt(1 - ab).
+    -sigma / signal times the error of a predicted noise, -sigma times that of a predicted velocity or flow.
     """
-    shaped = alpha_bar_b.to(errors_bchw).reshape(-1, *[1] * (errors_bchw.ndim - 1))
-    factor = (1 - shaped).sqrt() if prediction_type == "v_prediction" else ((1 - shaped) / shaped).sqrt()
-    return -factor * errors_bchw
+    factor = clean_coefficients(level, prediction)[1]
+    return factor.to(errors_bchw).reshape(-1, *[1] * (errors_bchw.ndim - 1)) * errors_bchw
 
 
 def buckets(interval: TimeInterval, num_train_timesteps: int, count: int) -> list[TimeInterval]:

@@ -126,6 +126,8 @@ def denoise(
 ) -> Tensor:
     """One prediction (B, C, H, W): `preset` is the index of the resolution preset of the whole batch.
 
+    timestep_b:  (B,) whole, or floating point, which reaches the network's embedding as float32, whatever the weights are in:
+                 bf16 holds no more than 8 bits of it.
     lower_bchw:  (B, C, H, W) latents of the upsampled image of an earlier stage, concatenated on the channels.
     native_size: (height, width) in latents that the generator was trained at, for UNets that are told a size (SDXL's);
                  None means that of `noisy_bchw`.
@@ -133,6 +135,7 @@ def denoise(
     cross_attention_kwargs: what diffusers' UNets pass on to their attention processors.
     """
     config = getattr(unet, "module", unet).config  # DistributedDataParallel hides its attributes
+    timestep_b = timestep_b.float() if timestep_b.is_floating_point() else timestep_b
     numbers: list[float] | None = None
     match condition_of(config, pooled_bp.shape[-1]):
         case "preset":
@@ -143,7 +146,7 @@ def denoise(
             numbers = [*size, 0.0, 0.0, *size]  # original size, top left corner of the crop, target size
     added = None
     if numbers is not None:
-        like: dict[str, Any] = {"device": noisy_bchw.device, "dtype": pooled_bp.dtype}
+        like: dict[str, Any] = {"device": noisy_bchw.device, "dtype": torch.float32}
         # Filled on the device: copying them from the host would make a GPU wait.
         ids = [torch.full((len(noisy_bchw), 1), number, **like) for number in numbers]
         added = {"text_embeds": pooled_bp, "time_ids": torch.cat(ids, dim=1)}

@@ -214,8 +214,11 @@ def _check_contract(found: FoundWeights, run: GeneratorContract, new_latents: bo
 def _check_schedule(found: FoundWeights, ours: NoiseSchedule) -> None:
     """Raises UserError if the weights are known to have been trained over other noise levels, or to predict something else."""
     theirs = found.contract.schedule.model_dump() if found.contract else _scheduler_values(found)
-    for name, value in ours.model_dump().items() if theirs is not None else ():
-        if theirs is not None and theirs.get(name) != value:
+    values = ours.model_dump()
+    # A flow's shift says which levels are drawn, not what the network is told of them.
+    names = ("prediction_type", "num_train_timesteps") if ours.is_flow else tuple(values)
+    for name in names if theirs is not None else ():
+        if theirs is not None and theirs.get(name) != (value := values[name]):
             raise UserError(
                 f"init_from: {found.name} was trained with schedule.{name} = {theirs.get(name)}, but the recipe says {value}; "
                 f"set the recipe's schedule to that of the weights."

@@ -17,7 +17,7 @@ from diffusers import (
 
 from pangu.config import NoiseSchedule
 from pangu.diffusion.interval import steps_per_role
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.models.ddim import EXACT
 
@@ -47,7 +47,12 @@ def named_sampler(name: str, trained: Any) -> Any:
 
 
 def sampler(schedule: NoiseSchedule) -> DDIMScheduler:
-    """The default sampler of a pair: DDIM (arXiv 2010.02502) over exactly the noise levels it was trained with."""
+    """The default sampler of a pair: DDIM (arXiv 2010.02502) over exactly the noise levels it was trained with.
+
+    Raises:
+        UserError: nothing finite can be drawn over them.
+    """
+    check_usable(schedule)
     return DDIMScheduler(
         **training_arguments(schedule),
         clip_sample=False,
@@ -62,7 +67,11 @@ def training_arguments(schedule: NoiseSchedule) -> dict[str, Any]:
 
 
 def check_usable(schedule: NoiseSchedule) -> None:
-    """Raises UserError if nothing finite can be drawn over noise levels that came with weights from elsewhere."""
+    """Raises UserError if nothing can be drawn over noise levels that came with weights from elsewhere."""
+    if schedule.is_flow:
+        raise UserError(
+            "Generators that predict flows are trained and measured here, but no pipeline draws with them yet."
+        )
     if trouble := schedule.trouble():
         raise UserError(f"The generators cannot be used: {trouble}.")
 

@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.checkpoint import checkpoint
 
+from pangu.diffusion.noise import Prediction
+from pangu.diffusion.training_levels import DiscreteLevels
 from pangu.train.randomness import Batch
 from pangu.train.step import loss_per_sample
 
@@ -121,9 +123,9 @@ def step_bytes(network: nn.Module, batch: Batch, bf16: bool, recomputes: bool, g
                 parameter.register_post_accumulate_grad_hook(lambda one: setattr(one, "grad", None))
     device = batch.latents_bchw.device
     with Allocated([*network.parameters(), *network.buffers()]) as allocated:
-        alpha_bars_t = torch.full((1000,), 0.5, device=device)
+        levels = DiscreteLevels(Prediction("epsilon"), torch.full((1000,), 0.5, device=device))
         with AsOnCuda(bf16):
-            loss = loss_per_sample(network, batch, alpha_bars_t, "epsilon").mean()
+            loss = loss_per_sample(network, batch, levels).mean()
         kept = allocated.now
         loss.backward()  # type: ignore[no-untyped-call]
         return StepBytes(kept, allocated.peak)

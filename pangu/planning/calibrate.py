@@ -25,7 +25,6 @@ from pangu.data.images import ImageHWC
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.stage import prepare
 from pangu.data.prepare.upscale import make_upscaler
-from pangu.diffusion.noise import alpha_bars
 from pangu.models.denoisers import build_denoiser
 from pangu.planning.figures import Figures, MeasuredTraining, StageCost, fit, two_sizes
 from pangu.planning.operations import Shapes, training_operations
@@ -33,6 +32,7 @@ from pangu.progress import Progress, Reporter, silent
 from pangu.recipes import recipe as named
 from pangu.storage import Home
 from pangu.train.job import read_job
+from pangu.train.losses import objective_of
 from pangu.train.randomness import Batch
 from pangu.train.setup import prepared, start
 from pangu.train.step import train_step
@@ -103,11 +103,11 @@ def probe(recipe: Recipe, role: Role, batch_size: int, steps: int) -> MeasuredTr
         preset=0,
     )
     model, timer = prepared(network, Execution(), World(device=device)), StepTimer(device, every=1_000_000)
-    alpha_bars_t = alpha_bars(recipe.schedule)
+    objective = objective_of(recipe.schedule, recipe.optimization)
 
     def step() -> None:
         train_step(
-            model, optimizer, [batch], batch_size, alpha_bars_t, recipe.schedule, recipe.optimization, Execution(), timer
+            model, optimizer, [batch], batch_size, objective, recipe.optimization, Execution(), timer
         )  # fmt: skip
         ema.step()
 

@@ -6,18 +6,21 @@ Gives the loop its hooks, and settles everything at the end.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch.distributed
 
 from pangu.contract import GeneratorContract
+from pangu.data.encode.views import windows
+from pangu.data.rows.load import load_rows
 from pangu.data.rows.training_rows import Rows
 from pangu.data.table.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
 from pangu.storage import Home
 from pangu.train.continuing import continuations, said
 from pangu.train.grids import DRAWN, Grids
+from pangu.train.held_out import HeldOutLoss
 from pangu.train.history import HISTORY_FILE, History
 from pangu.train.job import TrainJob, describe_run
 from pangu.train.loop import Hooks
@@ -67,11 +70,12 @@ def watched(
     """The watch over one attempt. Before the loop starts, a checkpoint that only `upload_to` still has is fetched.
 
     Raises:
-        UserError: `upload_to` cannot be read.
+        UserError: `upload_to` cannot be read, or there are no held-out rows to measure on.
     """
     watch = TrainingCallbacks()
     if world.rank == 0:
         upload_to = job.recipe.watching.upload_to
+        held_out = held_out_of(job, contract) if job.recipe.watching.held_out_every else None
         describe_run(job, rows)
         if upload_to is not None:
             fetch_missing(upload_to, job.run_name, job.run_folder / "checkpoints")
@@ -82,7 +86,7 @@ def watched(
             tags["pangu.continued"] = said(acts)[:LONGEST_VALUE]
         parameters = flatten(job.recipe.model_dump(mode="json"))
         watch.tracker = Tracker(job.run_folder / HISTORY_FILE, tags, parameters)
-        watch.hooks = hooks_of(job, rows, contract, watch, report)
+        watch.hooks = replace(hooks_of(job, rows, contract, watch, report), held_out=held_out)
     if world.size > 1:
         torch.distributed.barrier()  # nobody looks for checkpoints before they are fetched
     try:
@@ -115,4 +119,16 @@ def hooks_of(
         tracker.picture(path, path.parent.name)
 
     wanted = job.recipe.watching.sample_every > 0 and job.recipe.strategy in DRAWN
-    return Hooks(on_metrics, watch.uploader, Grids(job, rows, contract, on_grid) if wanted else None)
+    grids = Grids(job, rows, contract, on_grid) if wanted else None
+    return Hooks(on_metrics, watch.uploader, grids)
+
+
+def held_out_of(job: TrainJob, contract: GeneratorContract) -> HeldOutLoss:
+    """The loss on the held-out rows of the job's encoded dataset.
+
+    Raises:
+        UserError: it has none.
+    """
+    rows = load_rows(job.encoded, job.role, job.recipe, split="held_out")
+    cut = windows(job.recipe.training(job.role), contract.spatial_factor)
+    return HeldOutLoss(job.role, job.recipe, rows, contract.interval, cut)

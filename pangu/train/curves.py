@@ -14,8 +14,9 @@ Curve = list[tuple[float, float]]
 
 
 def curves_of(lines: Sequence[Line]) -> dict[str, Curve]:
-    """(step, value) of `loss` and of every `loss/...`, thinned to `POINTS`; only finite values."""
-    names = sorted({name for line in lines for name in line.metrics if name.startswith("loss")}, key=_by_timestep)
+    """(step, value) of `loss`, of every `loss/...` and of `held_out_loss`, thinned to `POINTS`; only finite values."""
+    found = {name for line in lines for name in line.metrics}
+    names = sorted((name for name in found if name.startswith("loss") or name == "held_out_loss"), key=_by_timestep)
     return {
         name: thinned([(line.step, line.metrics[name]) for line in lines if name in line.metrics]) for name in names
     }

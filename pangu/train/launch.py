@@ -15,6 +15,7 @@ from pangu.train.attempts import attempted
 from pangu.train.continuing import check_same_recipe
 from pangu.train.follow import followed
 from pangu.train.job import TrainJob, TrainOutcome
+from pangu.train.losses import find_loss
 from pangu.train.on_ray import run_on_ray
 from pangu.train.starting_weights import pin_initial
 
@@ -90,4 +91,5 @@ def check_job(job: TrainJob) -> None:
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")
+    find_loss(*job.recipe.optimization.named_loss)
     check_same_recipe(job.run_folder, job)

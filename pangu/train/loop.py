@@ -12,10 +12,10 @@ from pangu.config import Recipe, Role, RoleTraining
 from pangu.contract import GeneratorContract
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval, interval_of
-from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
 from pangu.train.ema import Ema
+from pangu.train.losses import objective_of
 from pangu.train.lr_schedule import learning_rate
 from pangu.train.moments import CompactAdamW
 from pangu.train.prefetch import prefetched
@@ -26,12 +26,14 @@ from pangu.train.setup import check_sizes, initial, prepared, start
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
+from pangu.train.timestep_sampler import timestep_sampler
 from pangu.train.training_metrics import TrainingMetrics
 from pangu.train.world import World
 
 OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
 OnSample = Callable[[int, Any], None]
+OnHeldOut = Callable[[Any], dict[str, float]]
 ROUNDING = -1
 """Where a step's random rounding takes its seed; samples have the positions from 0 on."""
 
@@ -41,12 +43,14 @@ class Hooks:
     """What rank 0 is told while the loop runs.
 
     metrics(step, values) at every log line; checkpoint(folder) after each whole checkpoint; sample(step, denoiser) every
-    `Watching.sample_every` steps, with the first running mean in the place of the weights.
+    `Watching.sample_every` steps, with the first running mean in the place of the weights; held_out(denoiser) likewise every
+    `Watching.held_out_every`, and what it measures stands in the next log line.
     """
 
     metrics: OnMetrics | None = None
     checkpoint: OnCheckpoint | None = None
     sample: OnSample | None = None
+    held_out: OnHeldOut | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class Trainer:
         recipe, world, settings = run.recipe, run.world, run.recipe.optimization
         check_sizes(run.role, recipe, world)
         self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
-        self.alpha_bars_t = alpha_bars(recipe.schedule).to(world.device)
+        self.objective = objective_of(recipe.schedule, settings, world.device)
+        self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)
         self.sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), run.training.batch_size, recipe.seed)
         self.denoiser = denoiser.to(world.device).train()
         self.model = prepared(self.denoiser, recipe.execution, world)
@@ -148,6 +153,7 @@ class Trainer:
         self.metrics = TrainingMetrics(self.interval, buckets, settings.log_every, world.device, skipped)
         self.saver = Saver(self._write, recipe.execution.background_checkpoints)
         self.skipped_in_a_row, self._save_is_due = 0, False
+        self._held_out: dict[str, float] = {}
 
     def train(self) -> Trained:
         """All steps that are left."""
@@ -170,7 +176,7 @@ class Trainer:
         indices, position = self._rows_of(step)
         recipe = self.run.recipe
         batch = draw_batch(
-            self.rows, indices, position, step, recipe.seed, self.interval, recipe.optimization, self.windows
+            self.rows, indices, position, step, recipe.seed, self.timesteps, recipe.optimization, self.windows
         )
         return batch.pin() if self.run.world.device.type == "cuda" else batch
 
@@ -186,8 +192,8 @@ class Trainer:
             torch.manual_seed(seed_of(recipe.seed, step, world.rank))  # the adapter's dropout, the same when resumed
         parts, global_batch = batch.split(recipe.execution.accumulate), training.batch_size / world.size
         result = train_step(
-            self.model, self.optimizer, parts, global_batch, self.alpha_bars_t, recipe.schedule,
-            recipe.optimization, recipe.execution, self.timer, world,
+            self.model, self.optimizer, parts, global_batch, self.objective, recipe.optimization, recipe.execution,
+            self.timer, world,
         )  # fmt: skip
         self.ema.step()
         self.metrics.add(step, result, training.batch_size, batch.timestep_b)
@@ -207,8 +213,14 @@ class Trainer:
         self._save_is_due |= done % settings.checkpoint_every == 0
         if log_is_due or self._save_is_due:
             self._settle()
+        every = watching.held_out_every
+        if hooks.held_out is not None and every and (done % every == 0 or last):
+            with self.ema.applied():
+                self._held_out = hooks.held_out(self.denoiser.eval())
+            self.denoiser.train()
         if hooks.metrics is not None and log_is_due:
-            hooks.metrics(done, self.metrics.metrics() | self.timer.shares() | {"lr": lr})
+            hooks.metrics(done, self.metrics.metrics() | self._held_out | self.timer.shares() | {"lr": lr})
+            self._held_out = {}
         if last or (self._save_is_due and not self.skipped_in_a_row):
             self._save_is_due = False
             if run.world.rank == 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pangu.config import Optimization
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
 from pangu.data.rows.training_rows import Rows
-from pangu.diffusion.interval import TimeInterval
+from pangu.train.timestep_sampler import TimestepSampler
 
 Windows = Mapping[int, tuple[int, int]]
 """Preset index -> (height, width) in latents of the part of an image that is trained on."""
@@ -24,8 +24,9 @@ Windows = Mapping[int, tuple[int, int]]
 class Batch:
     """One worker's share of an optimizer step, or a part of it.
 
-    latents_bchw, noise_bchw (B, C, H, W); tokens_bsc (B, S, C); pooled_bp (B, P); timestep_b (B,) int64; preset: index;
-    lower_bchw: (B, C, H, W) for a later stage of a cascade; control_bchw: (B, 3, H, W) in [0, 1], px, for a ControlNet.
+    latents_bchw, noise_bchw (B, C, H, W); tokens_bsc (B, S, C); pooled_bp (B, P); timestep_b (B,) int64, of flows float32;
+    preset: index; lower_bchw: (B, C, H, W) for a later stage of a cascade; control_bchw: (B, 3, H, W) in [0, 1], px, for a
+    ControlNet; weight_b: (B,) of the losses, where draws alone cannot give timesteps the recipe's density.
     """
 
     latents_bchw: Tensor
@@ -36,6 +37,7 @@ class Batch:
     preset: int
     lower_bchw: Tensor | None = None
     control_bchw: Tensor | None = None
+    weight_b: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.timestep_b)
@@ -63,7 +65,8 @@ class Batch:
 class Draw:
     """What chance decides about one sample, beside its noise, its window and the wording of its caption."""
 
-    timestep: int
+    timestep: float
+    weight: float
     caption: Caption
 
 
@@ -79,24 +82,23 @@ def generator_for(seed: int, step: int, position: int) -> torch.Generator:
 
 
 def draw_batch(
-    rows: Rows, indices: Sequence[int], first_position: int, step: int, seed: int, interval: TimeInterval,
+    rows: Rows, indices: Sequence[int], first_position: int, step: int, seed: int, timesteps: TimestepSampler,
     optimization: Optimization, windows: Windows | None = None,
 ) -> Batch:  # fmt: skip
     """Rows `indices`, which stand at `first_position` ... of the global batch of `step`, with all that is random about them.
 
-    Timesteps are uniform on the part of `interval` that each row may train: t >= its min_timestep. With `windows`, each sample
-    is a random part of its row's latents.
+    Each row's timestep is at least its min_timestep. With `windows`, each sample is a random part of its row's latents.
     """
     generators = [
         generator_for(seed, step, position) for position in range(first_position, first_position + len(indices))
     ]
     columns = rows.min_timestep_n, rows.styled_n, rows.captions_n
     facts = zip(*(column[list(indices)].tolist() for column in columns), strict=True)
+    preset = int(rows.preset_n[indices[0]])
     draws = [
-        _draw(min_timestep, has_style, captions, interval, optimization, generator)
+        _draw(preset, min_timestep, has_style, captions, timesteps, optimization, generator)
         for (min_timestep, has_style, captions), generator in zip(facts, generators, strict=True)
     ]
-    preset = int(rows.preset_n[indices[0]])
     latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
     height, width = (windows or {}).get(preset, latents.shape[2:])
     corners = [_corner(latents, height, width, generator) for generator in generators]
@@ -113,26 +115,28 @@ def draw_batch(
         noise_bchw=noise,
         tokens_bsc=tokens,
         pooled_bp=pooled,
-        timestep_b=torch.tensor([draw.timestep for draw in draws]),
+        timestep_b=torch.tensor(
+            [draw.timestep for draw in draws], dtype=torch.float32 if timesteps.continuous else torch.int64
+        ),
         preset=preset,
         lower_bchw=None if lower is None else _cut(lower, corners, height, width),
         control_bchw=None if control is None else _cut_pixels(control, latents, corners, height, width),
+        weight_b=torch.tensor([draw.weight for draw in draws]) if timesteps.weighs else None,
     )
 
 
 def _draw(
-    min_timestep: int, has_style: bool, captions: int, interval: TimeInterval, optimization: Optimization,
-    generator: torch.Generator,
+    preset: int, min_timestep: int, has_style: bool, captions: int, timesteps: TimestepSampler,
+    optimization: Optimization, generator: torch.Generator,
 ) -> Draw:  # fmt: skip
     """Timestep and caption of one sample; nothing is drawn where there is no choice."""
-    low = max(interval.low, min_timestep)
-    timestep = int(torch.randint(low, interval.high, (), generator=generator))
+    timestep, weight = timesteps.draw(preset, min_timestep, generator)
     dropped, chinese = torch.rand(2, generator=generator).tolist()
     variant = int(chinese < optimization.zh_share)
     if has_style and float(torch.rand((), generator=generator)) < optimization.style_share:
         variant += len(LANGUAGES)
     number = int(torch.randint(captions, (), generator=generator)) if captions > 1 else 0
-    return Draw(timestep, Caption(EMPTY if dropped < optimization.caption_dropout else variant, number))
+    return Draw(timestep, weight, Caption(EMPTY if dropped < optimization.caption_dropout else variant, number))
 
 
 def _reworded(

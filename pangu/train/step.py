@@ -8,43 +8,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pangu.config import Execution, NoiseSchedule, Optimization
+from pangu.config import Execution, Optimization
 from pangu.diffusion.noise import add_noise, training_target
+from pangu.diffusion.training_levels import TrainingLevels
+from pangu.errors import UserError
 from pangu.models.denoisers import denoise
+from pangu.train.losses import Objective, Predicted, squared_error
 from pangu.train.randomness import Batch
 from pangu.train.step_timer import StepTimer
 from pangu.train.world import World
 
 
-def loss_per_sample(denoiser: nn.Module, batch: Batch, alpha_bars_t: Tensor, prediction_type: str) -> Tensor:
-    """Squared error of the prediction, (B,), averaged over channels and pixels (PanGu-Draw, Eq. 2)."""
-    alpha_bar_b = alpha_bars_t[batch.timestep_b]
-    noisy = add_noise(batch.latents_bchw, batch.noise_bchw, alpha_bar_b)
-    target = training_target(batch.latents_bchw, batch.noise_bchw, alpha_bar_b, prediction_type)
+def predict(denoiser: nn.Module, batch: Batch, levels: TrainingLevels) -> Predicted:
+    """The network's prediction for a batch at its noise levels."""
+    level = levels.level(batch.timestep_b)
+    noisy = add_noise(batch.latents_bchw, batch.noise_bchw, level)
+    target = training_target(batch.latents_bchw, batch.noise_bchw, level, levels.prediction)
     text = batch.tokens_bsc, batch.pooled_bp
     control = None if batch.control_bchw is None else {"control_bchw": batch.control_bchw}
-    prediction = denoise(
+    found = denoise(
         denoiser, noisy, batch.timestep_b, *text, batch.preset, lower_bchw=batch.lower_bchw, control=control
     )
-    return (prediction.float() - target).square().flatten(1).mean(1)
+    return Predicted(
+        found.float(), target, batch.latents_bchw, batch.noise_bchw, noisy, level, batch.timestep_b, levels.prediction
+    )
 
 
-def min_snr_weight(alpha_bar_b: Tensor, gamma: float, prediction_type: str) -> Tensor:
-    """(B,) weights in [0, 1]: min(SNR, gamma) of the clean-data loss, told in terms of the predicted quantity.
-
-    min(SNR, gamma) / SNR for epsilon and / (SNR + 1) for v (arXiv 2303.09556, Section 3.4), with SNR = ab / (1 - ab), here
-    without a quotient that is 0 / 0 at ab = 0 or inf / inf at ab = 1.
-    """
-    if prediction_type == "epsilon":
-        return (gamma * (1 - alpha_bar_b) / alpha_bar_b).clamp(max=1)
-    return torch.minimum(alpha_bar_b, gamma * (1 - alpha_bar_b))
+def loss_per_sample(denoiser: nn.Module, batch: Batch, levels: TrainingLevels) -> Tensor:
+    """Squared error of the prediction, (B,), averaged over channels and pixels (PanGu-Draw, Eq. 2)."""
+    return squared_error(predict(denoiser, batch, levels))
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What a step leaves, still on the device: nothing here has been waited for.
 
-    losses_b: unweighted loss of each sample of this worker (B,); loss: their mean over the global batch, of all workers ();
+    losses_b: squared error of each sample of this worker (B,), whatever is minimised; loss: its mean over the whole batch ();
     grad_norm: before clipping (); skipped: 1 if loss or norm was not finite, so that nothing was learnt, else 0 ().
     """
 
@@ -59,8 +58,7 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     parts: Sequence[Batch],
     global_batch: float,
-    alpha_bars_t: Tensor,
-    schedule: NoiseSchedule,
+    objective: Objective,
     optimization: Optimization,
     execution: Execution,
     timer: StepTimer,
@@ -71,6 +69,9 @@ def train_step(
     Gradients are those of the mean over the global batch: each part adds its sum divided by `global_batch`, which is the
     number of samples per worker where workers average their gradients. All workers decide alike whether to skip: the norm is
     of averaged gradients, the loss of all samples. The optimizer skips on the device (`found_inf`), so that nothing waits.
+
+    Raises:
+        UserError: the loss gives other than one number for each sample.
     """
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -78,13 +79,19 @@ def train_step(
         waits = number < len(parts) and hasattr(denoiser, "no_sync")
         with denoiser.no_sync() if waits else contextlib.nullcontext():
             with torch.autocast(part.latents_bchw.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
-                error_b = loss_per_sample(denoiser, part, alpha_bars_t, schedule.prediction_type)
+                predicted = predict(denoiser, part, objective.levels)
+                loss_b = objective.loss(predicted)
+                with torch.no_grad():
+                    plain_b = loss_b if objective.loss is squared_error else squared_error(predicted)
             timer.lap("forward")
-            losses.append(error_b.detach())
-            if optimization.min_snr_gamma is not None:
-                alpha_bar_b = alpha_bars_t[part.timestep_b]
-                error_b = error_b * min_snr_weight(alpha_bar_b, optimization.min_snr_gamma, schedule.prediction_type)
-            (error_b.sum() / global_batch).backward()
+            losses.append(plain_b.detach())
+            if loss_b.shape != plain_b.shape:
+                raise UserError(
+                    f"optimization.loss must give one number for each of {len(part)} samples, not shape {tuple(loss_b.shape)}."
+                )
+            if part.weight_b is not None:
+                loss_b = loss_b * part.weight_b
+            (loss_b.sum() / global_batch).backward()
             timer.lap("backward")
     losses_b, world = torch.cat(losses), world or World()
     loss = world.total(losses_b.sum()) / (global_batch * world.size)

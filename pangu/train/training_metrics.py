@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor
@@ -91,9 +91,8 @@ class TrainingMetrics:
 
     def name_of(self, bucket: int) -> str:
         """E.g. `loss/t500-624`: the timesteps of the bucket, both ends included."""
-        low, width = self._interval.low, self._interval.high - self._interval.low
-        first, last = (low - (-part * width // self._buckets) for part in (bucket, bucket + 1))
-        return f"loss/t{first}-{last - 1}"
+        part = parts_of(self._interval, self._buckets)[bucket]
+        return f"loss/t{part.low}-{part.high - 1}"
 
     def metrics(self) -> dict[str, float]:
         """Means of what has settled since the last call, images a second over all workers, and peak memory of this one in GiB.
@@ -110,6 +109,14 @@ class TrainingMetrics:
             result[self.name_of(bucket)] = sum(losses) / len(losses)
         self._reset()
         return result
+
+
+def parts_of(interval: TimeInterval, count: int) -> list[TimeInterval]:
+    """`count` equal parts of an interval, fewer where it has fewer timesteps."""
+    width = interval.high - interval.low
+    count = min(count, width)
+    edges = [interval.low - (-part * width // count) for part in range(count + 1)]
+    return [TimeInterval(low, high) for low, high in pairwise(edges)]
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -18,7 +18,7 @@ from pangu.diffusion.blur_admission import (
     spectrum_features,
     visible_detail,
 )
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import alpha_bars
 from tests import subtests
 
 LINE = np.array([-3.0, 2.5, 0.5, 0.7, 0.2])

@@ -17,8 +17,8 @@ from pangu.diffusion.fusion import (
     rescaled,
     without,
 )
-from pangu.diffusion.noise import add_noise, clean_from_epsilon, clean_from_velocity, epsilon_from_clean, velocity
 from tests import subtests
+from tests.closed_forms import add_noise, clean_from_epsilon, clean_from_velocity, epsilon_from_clean, velocity
 
 KINDS = ["epsilon", "v_prediction", "sample", "flow_prediction", "edm_epsilon", "edm_v_prediction"]
 

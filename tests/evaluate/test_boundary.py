@@ -11,7 +11,7 @@ from scipy.fft import dctn
 from pangu.config import NoiseSchedule
 from pangu.data.card import load_card
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import alpha_bars, log_snr
+from pangu.diffusion.training_levels import alpha_bars, training_levels
 from pangu.errors import UserError
 from pangu.evaluate.boundary import (
     detail_mark,
@@ -33,7 +33,7 @@ SCHEDULE = NoiseSchedule(prediction_type="epsilon")
 
 def first_timestep_below(snr: float) -> int:
     """Where the schedule's signal-to-noise ratio first falls to `snr`."""
-    return int(np.flatnonzero(log_snr(alpha_bars(SCHEDULE)).exp().numpy() <= snr)[0])
+    return int(np.flatnonzero(training_levels(SCHEDULE).level(torch.arange(1000)).log_snr.exp().numpy() <= snr)[0])
 
 
 def wiener(power_hw: torch.Tensor):
@@ -69,7 +69,7 @@ def test_frequencies_are_the_orthonormal_cosine_transform() -> None:
 def test_white_detail_is_lost_where_its_snr_says(power: float, share: float) -> None:
     """One power p everywhere: the visible share is p SNR / (p SNR + 1), whatever the shape."""
     visible = visible_detail(torch.full((30,), power), alpha_bars(SCHEDULE))
-    snr = log_snr(alpha_bars(SCHEDULE)).double().exp().numpy()
+    snr = training_levels(SCHEDULE).level(torch.arange(1000)).log_snr.double().exp().numpy()
     np.testing.assert_allclose(visible, power * snr / (power * snr + 1), rtol=1e-4)
     expected = first_timestep_below(share / (1 - share) / power)
     assert abs(detail_mark(visible, share) - expected) <= 1

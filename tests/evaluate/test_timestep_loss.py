@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from pangu.config import NoiseSchedule
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import add_noise, alpha_bars, clean_from_epsilon, clean_from_velocity, training_target
+from pangu.diffusion.noise import add_noise, clean_from_prediction, training_target
+from pangu.diffusion.training_levels import training_levels
 from pangu.errors import UserError
 from pangu.evaluate.probe_latents import denoiser_of
 from pangu.evaluate.timestep_loss import (
@@ -25,6 +26,7 @@ from pangu.pipelines.assemble import load_generator
 from tests import subtests
 
 EPSILON, VELOCITY = NoiseSchedule(), NoiseSchedule(prediction_type="v_prediction")
+FLOW = NoiseSchedule(prediction_type="flow_prediction")
 
 
 def unit_sample(count: int = 64) -> CleanLatents:
@@ -36,13 +38,14 @@ def silent_denoiser(noisy, timestep, tokens, pooled):
     return torch.zeros_like(noisy)
 
 
-@subtests.parametrize("schedule", [EPSILON, VELOCITY])
+@subtests.parametrize("schedule", [EPSILON, VELOCITY, FLOW])
 def test_who_predicts_the_target_has_no_loss(schedule) -> None:
     latents, noise = torch.randn(2, 3, 4, 8, 8).unbind()
     timestep = torch.tensor([0, 400, 999])
 
     def oracle(noisy, t, tokens, pooled):
-        return training_target(latents, noise, alpha_bars(schedule)[t], schedule.prediction_type)
+        levels = training_levels(schedule)
+        return training_target(latents, noise, levels.level(t), levels.prediction)
 
     assert losses(oracle, latents, torch.zeros(3, 1, 1), torch.zeros(3, 1), timestep, noise, schedule).max() < 1e-10
 
@@ -56,18 +59,19 @@ def test_who_predicts_nothing_has_the_power_of_the_noise() -> None:
             assert part.loss == pytest.approx(1, abs=0.05)
 
 
-@given(st.integers(0, 1000), st.sampled_from([EPSILON, VELOCITY]))
+@given(st.integers(0, 1000), st.sampled_from([EPSILON, VELOCITY, FLOW]))
 def test_a_prediction_error_is_an_error_of_the_clean_latents(seed: int, schedule: NoiseSchedule) -> None:
     generator = torch.Generator().manual_seed(seed)
     latents, noise, prediction = torch.randn(3, 2, 3, 4, 4, generator=generator).unbind()
     timestep = torch.randint(0, 700, (2,), generator=generator)
-    alpha_bar = alpha_bars(schedule)[timestep]
+    levels = training_levels(schedule)
+    level = levels.level(timestep)
     errors = prediction_errors(
         lambda *_: prediction, latents, torch.zeros(2, 1, 1), torch.zeros(2, 1), timestep, noise, schedule
     )
-    back = clean_from_epsilon if schedule.prediction_type == "epsilon" else clean_from_velocity
-    expected = back(add_noise(latents, noise, alpha_bar), prediction, alpha_bar) - latents
-    found = clean_errors(errors, alpha_bar, schedule.prediction_type)
+    noisy = add_noise(latents, noise, level)
+    expected = clean_from_prediction(noisy, prediction, level, levels.prediction) - latents
+    found = clean_errors(errors, level, levels.prediction)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
 
 

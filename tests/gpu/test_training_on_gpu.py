@@ -10,9 +10,9 @@ import torch
 
 from pangu.config import Execution, Recipe
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.train.loop import Hooks, train_loop
+from pangu.train.losses import objective_of
 from pangu.train.out_of_memory import one_sentence_if_full
 from pangu.train.randomness import draw_batch
 from pangu.train.setup import initial, prepared, start
@@ -21,7 +21,7 @@ from pangu.train.step_timer import StepTimer
 from pangu.train.training_metrics import TrainingMetrics
 from pangu.train.world import World
 from tests.gpu import CUDA_ALONE, DEVICE, ON_A_GPU
-from tests.train.rows import random_rows, small_recipe, smallest_recipe
+from tests.train.rows import plain_timesteps, random_rows, small_recipe, smallest_recipe
 from tests.train.test_switches import ALONE, NONE, PAIRS, Switches, Tensors, named, recipe_of, tensors_of
 
 pytestmark = ON_A_GPU
@@ -81,13 +81,14 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments() -> None
     network = initial(recipe, random_rows(), "structure").to(DEVICE).train()
     model = prepared(network, recipe.execution, World(device=DEVICE))
     _, optimizer = start(network, recipe)
-    alpha_bars_t = alpha_bars(recipe.schedule).to(DEVICE)
-    good = draw_batch(random_rows(), [0, 1], 0, 0, 0, TimeInterval(500, 1000), recipe.optimization).to(DEVICE)
+    objective, rows = objective_of(recipe.schedule, recipe.optimization, DEVICE), random_rows()
+    timesteps = plain_timesteps(rows, TimeInterval(500, 1000))
+    good = draw_batch(rows, [0, 1], 0, 0, 0, timesteps, recipe.optimization).to(DEVICE)
     bad = replace(good, latents_bchw=good.latents_bchw * torch.inf)
 
     def step(batch: object) -> float:
         result = train_step(
-            model, optimizer, [batch], 2, alpha_bars_t, recipe.schedule, recipe.optimization, recipe.execution,
+            model, optimizer, [batch], 2, objective, recipe.optimization, recipe.execution,
             StepTimer(DEVICE),
         )  # fmt: skip
         return float(result.skipped)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion import noise
 from pangu.diffusion.interval import steps_per_role
+from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.models.schedulers import (
     SAMPLERS,
@@ -21,6 +21,7 @@ from pangu.models.schedulers import (
     named_sampler,
     sampler,
 )
+from tests import closed_forms as noise
 from tests import subtests
 
 SPACINGS = ("trailing", "leading", "linspace")
@@ -41,18 +42,15 @@ def walk(
 
     network: (noisy, alpha_bar) -> the noise it sees.
     """
-    table, scaled = noise.alpha_bars(schedule), scheduler.scale_model_input
+    table, scaled = alpha_bars(schedule), scheduler.scale_model_input
     first = table[int(scheduler.timesteps[0])].reshape(1)  # an index with every spacing
     # Schedulers differ in the scale of their samples, but all say how one becomes the input of the network.
     unit = scaled(torch.ones(1), scheduler.timesteps[0])
     sample = noise.add_noise(clean, eps, first) / unit
     for t in scheduler.timesteps:
-        alpha_bar = table[int(t)].reshape(1)
-        if not float(t).is_integer():
-            # Between two indices the ratio of noise to signal is linear, as in schedulers that interpolate.
-            beside = table[[int(t), int(t) + 1]].double()
-            sigma = torch.lerp(*((1 - beside) / beside).sqrt(), float(t) % 1)
-            alpha_bar = (1 / (1 + sigma**2)).float().reshape(1)
+        alpha_bar = (
+            table[int(t)].reshape(1) if float(t).is_integer() else torch.tensor([noise.alpha_bar_at(table, float(t))])
+        )
         noisy = scaled(sample, t)
         yield alpha_bar, noisy
         seen = network(noisy, alpha_bar)
@@ -138,7 +136,7 @@ def test_more_steps_come_nearer_to_the_exact_solution(name: str) -> None:
 
     def error(steps: int) -> float:
         scheduler = fresh_scheduler(configured(name, schedule), steps)
-        first = noise.alpha_bars(schedule)[999]
+        first = alpha_bars(schedule)[999]
         # The clean image and noise whose mixture is x_999; `walk` asks for both.
         noisy = first.sqrt() * mean + (first * spread**2 + 1 - first).sqrt() * z
         eps = (noisy - first.sqrt() * mean) / (1 - first).sqrt()

@@ -10,7 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pangu.cli.planning import plan
 from pangu.config import DenoiserConfig, Execution, LoraConfig, Recipe
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.noise import Prediction
+from pangu.diffusion.training_levels import DiscreteLevels
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.models.lora import add_lora
@@ -20,6 +21,7 @@ from pangu.planning.operations import Shapes
 from pangu.planning.table import memory_table
 from pangu.recipes import recipe as named
 from pangu.storage import Home
+from pangu.train.losses import objective_of
 from pangu.train.randomness import Batch
 from pangu.train.setup import start
 from pangu.train.step import loss_per_sample, train_step
@@ -69,7 +71,7 @@ def test_weights_gradients_moments_and_means_are_predicted_to_the_byte(
         add_lora(model, lora, 0)
     averages, optimizer = start(model, recipe)
     train_step(
-        model, optimizer, [batch(1, 64, "cpu")], 1, alpha_bars(recipe.schedule), recipe.schedule, recipe.optimization,
+        model, optimizer, [batch(1, 64, "cpu")], 1, objective_of(recipe.schedule, recipe.optimization), recipe.optimization,
         recipe.execution, StepTimer(torch.device("cpu"), 10**6),
     )  # fmt: skip
     averages.step()
@@ -94,7 +96,8 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(bf16: bool) -
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), AsOnCuda(bf16):
-        loss = loss_per_sample(model, batch(16, 192, "cpu"), torch.full((1000,), 0.5), "epsilon").mean()
+        levels = DiscreteLevels(Prediction("epsilon"), torch.full((1000,), 0.5))
+        loss = loss_per_sample(model, batch(16, 192, "cpu"), levels).mean()
     assert loss.isfinite()
     assert predicted == pytest.approx(sum(saved.values()), rel=0.01)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion import noise
+from pangu.diffusion.training_levels import alpha_bars
 from pangu.models.schedulers import SAMPLERS, named_sampler, sampler
 from pangu.sampling.condition import text_condition
 from pangu.sampling.entering import start_from_clean
@@ -15,6 +15,7 @@ from pangu.sampling.question import DenoiserModel, Networks, answered
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import sampling_step
 from pangu.sampling.trajectory import Step, Trajectory
+from tests import closed_forms as noise
 from tests import subtests
 
 SHAPE = (2, 3, 4, 4)
@@ -49,7 +50,7 @@ def test_the_level_of_a_sample_is_that_of_the_training_at_its_timestep(name: str
     """Indices of the training's table, for spacings that name no other."""
     schedule = NoiseSchedule()
     begun = started(schedule, name)
-    table = noise.alpha_bars(schedule)
+    table = alpha_bars(schedule)
     for call, t in enumerate(begun.timesteps.tolist()):
         level = sample_level(begun.scheduler, call)
         alpha_bar = level.signal**2 / (level.signal**2 + level.sigma**2)

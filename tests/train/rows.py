@@ -2,9 +2,12 @@
 
 import torch
 
-from pangu.config import DenoiserConfig, Recipe
+from pangu.config import DenoiserConfig, NoiseSchedule, Optimization, Recipe
 from pangu.data.rows.in_memory import EncodedRows
+from pangu.data.rows.training_rows import Rows
+from pangu.diffusion.interval import TimeInterval
 from pangu.recipes import tiny
+from pangu.train.timestep_sampler import TimestepSampler, timestep_sampler
 
 
 def random_rows(count: int = 12, side: int = 4, min_timestep: int = 0, buckets: int = 1) -> EncodedRows:
@@ -24,6 +27,11 @@ def random_rows(count: int = 12, side: int = 4, min_timestep: int = 0, buckets: 
         empty_tokens_sc=draw(6, 8),
         empty_pooled_p=draw(8),
     )
+
+
+def plain_timesteps(rows: Rows, interval: TimeInterval) -> TimestepSampler:
+    """Uniform ones over whole timesteps."""
+    return timestep_sampler(rows, interval, NoiseSchedule(), Optimization())
 
 
 def small_recipe(steps: int = 6, batch_size: int = 4, checkpoint_every: int = 1, **optimization: object) -> Recipe:

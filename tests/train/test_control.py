@@ -30,6 +30,7 @@ from tests import subtests
 from tests.models.unets import stable_diffusion_unet
 from tests.small_dataset import NAME
 from tests.train.control import control_recipe, single_recipe
+from tests.train.rows import plain_timesteps
 from tests.train.test_loop import Hooks, Killed, same
 
 
@@ -131,9 +132,9 @@ def test_a_window_of_latents_comes_with_the_same_window_of_edges(small_home: Hom
     recipe = control_recipe(generator, crop=64)
     job = job_of(small_home, recipe, "windows")
     rows, manifest = load_rows(job.encoded, "control"), EncodedManifest.load(job.encoded)
-    interval = job.contract(manifest).interval
+    timesteps = plain_timesteps(rows, job.contract(manifest).interval)
     cut = windows(recipe.jobs["control"], 8)
-    batch = draw_batch(rows, [0, 1, 2, 3], 0, 0, 0, interval, Optimization(), cut)
+    batch = draw_batch(rows, [0, 1, 2, 3], 0, 0, 0, timesteps, Optimization(), cut)
     whole, edges = rows.latents([0, 1, 2, 3]), rows.control([0, 1, 2, 3])
     assert batch.control_bchw is not None
     assert batch.control_bchw.shape == (4, 3, 64, 64)

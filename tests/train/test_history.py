@@ -52,8 +52,9 @@ def test_curves_are_ordered_by_timestep_and_leave_out_what_is_not_finite() -> No
         Line(step, 0, {"loss": math.nan if step == 2 else 1.0, "loss/t125-249": 2.0, "loss/t0-124": 3.0})
         for step in (1, 2, 3)
     ]
+    lines.append(Line(4, 0, {"held_out_loss": 1.5, "held_out_loss/t0-124": 1.0, "lr": 0.1}))
     curves = curves_of(lines)
-    assert list(curves) == ["loss", "loss/t0-124", "loss/t125-249"]
+    assert list(curves) == ["held_out_loss", "loss", "loss/t0-124", "loss/t125-249"]
     assert curves["loss"] == [(1.0, 1.0), (3.0, 1.0)]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from pangu.data.encode.stage import encode
+from pangu.errors import UserError
 from pangu.storage import Home
 from pangu.train import launch
 from pangu.train.on_ray import waits_for_gpus
@@ -34,6 +35,17 @@ def test_a_finished_run_whose_generator_is_gone_is_made_again_to_the_bit(
         spoil()
         assert train() == first and weights.read_bytes() == whole
     assert train().already_done
+
+
+def test_a_loss_that_nobody_brings_is_refused_before_a_worker_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "run_on_ray", lambda job, quiet: pytest.fail("a worker started"))
+    home, recipe = Home(tmp_path), single_recipe()
+    recipe = recipe.model_copy(update={"optimization": recipe.optimization.model_copy(update={"loss": "nobodys"})})
+    encode_id = encode(NAME, small_dataset(home), recipe, home).encode_id
+    with pytest.raises(UserError, match="There is no loss 'nobodys'"):
+        launch.train("single", NAME, encode_id, recipe, home)
 
 
 @subtests.parametrize(

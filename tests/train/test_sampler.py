@@ -12,7 +12,7 @@ from pangu.train.randomness import draw_batch
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.world import World
 from tests import subtests
-from tests.train.rows import random_rows
+from tests.train.rows import plain_timesteps, random_rows
 
 
 @given(batches=st.integers(1, 6), batch_size=st.integers(1, 5), seed=st.integers(0, 99), epoch=st.integers(0, 3))
@@ -51,11 +51,12 @@ def test_a_bucket_smaller_than_a_batch_is_refused() -> None:
 
 @subtests.parametrize("workers", [1, 2, 4])
 def test_workers_share_a_batch_without_changing_any_draw(workers: int) -> None:
-    rows, interval, optimization = random_rows(), TimeInterval(500, 1000), Optimization()
+    rows, optimization = random_rows(), Optimization()
+    timesteps = plain_timesteps(rows, TimeInterval(500, 1000))
     indices = DeterministicSampler((0,) * 12, 4, 7).rows_of(5).tolist()
-    whole = draw_batch(rows, indices, 0, 5, 7, interval, optimization)
+    whole = draw_batch(rows, indices, 0, 5, 7, timesteps, optimization)
     shares = [World(rank, workers).share(indices) for rank in range(workers)]
-    parts = [draw_batch(rows, mine, position, 5, 7, interval, optimization) for mine, position in shares]
+    parts = [draw_batch(rows, mine, position, 5, 7, timesteps, optimization) for mine, position in shares]
     for name in ("latents_bchw", "noise_bchw", "tokens_bsc", "pooled_bp", "timestep_b"):
         joined = np.concatenate([getattr(part, name).numpy() for part in parts])
         assert np.array_equal(joined, getattr(whole, name).numpy()), name
@@ -64,7 +65,8 @@ def test_workers_share_a_batch_without_changing_any_draw(workers: int) -> None:
 @given(window=st.integers(1, 4), step=st.integers(0, 20))
 def test_a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
     rows = random_rows()
-    batch = draw_batch(rows, [3], 0, step, 0, TimeInterval(0, 500), Optimization(), {0: (window, window)})
+    timesteps = plain_timesteps(rows, TimeInterval(0, 500))
+    batch = draw_batch(rows, [3], 0, step, 0, timesteps, Optimization(), {0: (window, window)})
     parts = rows.latents_nchw[3].float().unfold(1, window, 1).unfold(2, window, 1)
     assert batch.latents_bchw.shape == batch.noise_bchw.shape == (1, 4, window, window)
     found = [
@@ -76,7 +78,8 @@ def test_a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
 @given(min_timestep=st.integers(0, 990), step=st.integers(0, 100))
 def test_timesteps_stay_in_the_interval_and_above_each_rows_limit(min_timestep: int, step: int) -> None:
     rows = random_rows(min_timestep=min_timestep)
-    batch = draw_batch(rows, list(range(12)), 0, step, 0, TimeInterval(500, 1000), Optimization())
+    timesteps = plain_timesteps(rows, TimeInterval(500, 1000))
+    batch = draw_batch(rows, list(range(12)), 0, step, 0, timesteps, Optimization())
     assert int(batch.timestep_b.min()) >= max(500, min_timestep)
     assert int(batch.timestep_b.max()) < 1000
 
@@ -84,8 +87,9 @@ def test_timesteps_stay_in_the_interval_and_above_each_rows_limit(min_timestep: 
 def test_caption_dropout_and_language_mix_follow_their_shares() -> None:
     rows, optimization = random_rows(), Optimization(caption_dropout=0.25, zh_share=0.75)
     counts = {"empty": 0, "en": 0, "zh": 0}
+    timesteps = plain_timesteps(rows, TimeInterval(0, 500))
     for step in range(100):
-        batch = draw_batch(rows, list(range(12)), 0, step, 0, TimeInterval(0, 500), optimization)
+        batch = draw_batch(rows, list(range(12)), 0, step, 0, timesteps, optimization)
         for row, pooled in enumerate(batch.pooled_bp.half()):
             known = {"empty": rows.empty_pooled_p, "en": rows.pooled_lnp[0, row], "zh": rows.pooled_lnp[1, row]}
             counts[next(name for name, value in known.items() if pooled.equal(value))] += 1

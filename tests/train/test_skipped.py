@@ -13,18 +13,18 @@ from safetensors.torch import load_file, save
 from pangu.config import Recipe
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 from pangu.train.checkpoint import latest_checkpoint, whole_checkpoints
 from pangu.train.loop import Hooks, Trained, train_loop
+from pangu.train.losses import objective_of
 from pangu.train.randomness import draw_batch
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.setup import initial, start
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
 from tests import subtests
-from tests.train.rows import random_rows, smallest_recipe
+from tests.train.rows import plain_timesteps, random_rows, smallest_recipe
 from tests.train.test_loop import Killed, averaged, same
 
 HUGE = 1e16
@@ -64,11 +64,11 @@ def test_a_step_that_is_not_finite_changes_neither_weights_nor_moments(kind: str
     rows, recipe = rows_with(kind, 1), smallest_recipe()
     network = overflowing(recipe, rows).train()
     _, optimizer = start(network, recipe)
-    states = []
+    states, timesteps = [], plain_timesteps(rows, TimeInterval(500, 1000))
     for number, picked in enumerate(([2, 3], [0, 1], [4, 5])):
-        batch = draw_batch(rows, picked, 0, number, 0, TimeInterval(500, 1000), recipe.optimization)
+        batch = draw_batch(rows, picked, 0, number, 0, timesteps, recipe.optimization)
         result = train_step(
-            network, optimizer, [batch], 2, alpha_bars(recipe.schedule), recipe.schedule, recipe.optimization,
+            network, optimizer, [batch], 2, objective_of(recipe.schedule, recipe.optimization), recipe.optimization,
             recipe.execution, StepTimer(torch.device("cpu")),
         )  # fmt: skip
         assert (math.isfinite(result.loss), math.isfinite(result.grad_norm)) == (

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from pangu.config import Execution, Recipe
 from pangu.diffusion.interval import TimeInterval
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import training_levels
 from pangu.train.checkpoint import latest_checkpoint, restore
 from pangu.train.eight_bits import decode
 from pangu.train.loop import train_loop
@@ -22,7 +22,7 @@ from pangu.train.setup import initial, prepared, start
 from pangu.train.step import loss_per_sample
 from pangu.train.world import World
 from tests import subtests
-from tests.train.rows import random_rows, smallest_recipe
+from tests.train.rows import plain_timesteps, random_rows, smallest_recipe
 
 Switches = frozenset[str]
 Tensors = dict[str, torch.Tensor]
@@ -209,8 +209,10 @@ def test_parameters_gradients_moments_and_means_have_equal_strides_after_a_resto
     assert restore(*found, network, averages, optimizer)
     saved = tensors_of(found[0])
     parameters = list(network.parameters())
-    batch = draw_batch(random_rows(4), [0, 1], 0, 0, 0, TimeInterval(500, 1000), recipe.optimization)
-    loss_per_sample(network, batch, alpha_bars(recipe.schedule), "v_prediction").sum().backward()
+    rows = random_rows(4)
+    timesteps = plain_timesteps(rows, TimeInterval(500, 1000))
+    batch = draw_batch(rows, [0, 1], 0, 0, 0, timesteps, recipe.optimization)
+    loss_per_sample(network, batch, training_levels(recipe.schedule)).sum().backward()
     means = list(averages.tensors().values())
     for number, parameter in enumerate(parameters):
         moments = [optimizer.state[parameter][name] for name in ("exp_avg", "exp_avg_sq")]

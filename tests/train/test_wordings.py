@@ -15,7 +15,7 @@ from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval
 from pangu.train.randomness import Batch, draw_batch
 from tests import subtests
-from tests.train.rows import random_rows
+from tests.train.rows import plain_timesteps, random_rows
 
 INTERVAL = TimeInterval(500, 1000)
 SHARES = {"template_share": 0.3, "keyword_share": 0.4}
@@ -48,7 +48,7 @@ def drawn(rows: EncodedRows, step: int, seed: int = 0, first: int = 0, count: in
     """The rows at the places `first` ... of a batch, each at the place of its number."""
     optimization, windows = Optimization(**shares), {0: (4, 4)}
     indices = range(first, first + count)
-    return draw_batch(rows, indices, first, step, seed, INTERVAL, optimization, windows)
+    return draw_batch(rows, indices, first, step, seed, plain_timesteps(rows, INTERVAL), optimization, windows)
 
 
 @subtests.parametrize("zh_share", [0.0, 0.5])

@@ -8,8 +8,10 @@ import pyarrow as pa
 from pangu.config import Recipe, Role
 from pangu.data.encode.encoded import EncodedManifest, Encoders, text_of
 from pangu.data.encode.views import JobData, fill_buckets, job_data, kept_presets
+from pangu.data.table.admission_levels import AdmissionLevels, admission_of
 from pangu.data.table.delta import files_digest, read_rows
 from pangu.errors import UserError
+from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.storage import Home
 
 FACTS = ["width", "height", "original_width", "original_height", "split", "style", "upscaled"]
@@ -25,6 +27,10 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
     if facts.num_rows == 0:
         raise UserError(f"Version {version} of dataset '{dataset}' has no rows; look at the report of `pangu prepare`.")
     check_styles(dataset, facts, recipe.styles)
+    admission = admission_of(home, dataset, version)
+    limited = np.asarray(facts["upscaled"]) & (np.asarray(facts["split"]) == "train")
+    if limited.any() and any(recipe.training(role).rows == "all" for role in recipe.roles):
+        check_autoencoder(dataset, admission, recipe, encoders)
     jobs: dict[Role, JobData] = {}
     buckets: dict[Role, dict[int, int]] = {}
     for role in recipe.roles:
@@ -42,6 +48,7 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
         latents=recipe.execution.latents,
         text=text_of(recipe),
         encoders=encoders,
+        admission=admission,
         styles=recipe.styles,
         jobs=jobs,
         buckets=buckets,
@@ -71,6 +78,23 @@ def check_styles(dataset: str, facts: pa.Table, styles: dict[str, str]) -> None:
         raise UserError(
             f"Rows of dataset '{dataset}' have the style '{unknown[0]}', but the recipe's styles are {', '.join(styles)}; "
             f"give it a prefix in the recipe's styles, or correct the card."
+        )
+
+
+def check_autoencoder(dataset: str, admission: AdmissionLevels | None, recipe: Recipe, encoders: Encoders) -> None:
+    """Raises UserError if upscaled rows were admitted by what noise hides in the latents of another autoencoder."""
+    theirs = None if admission is None else admission.autoencoder
+    if theirs is None or theirs == recipe.autoencoder:
+        return
+    try:
+        same = autoencoder_hash(load_autoencoder(theirs)) == encoders.autoencoder_hash
+    except UserError:
+        same = False
+    if not same:
+        raise UserError(
+            f"The lowest timesteps of dataset '{dataset}' were estimated in the latents of {theirs.source}, but recipe "
+            f"'{recipe.name}' encodes with {recipe.autoencoder.source}; name it in the card's upscale.admission.autoencoder and "
+            f"run `pangu prepare` again."
         )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from pangu.config import Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.encode.views import JobData, View, job_data
+from pangu.data.table.admission_levels import AdmissionLevels
 from pangu.diffusion.interval import interval_of
 from pangu.diffusion.presets import Size
 from pangu.errors import UserError
@@ -74,6 +75,11 @@ class EncodedManifest(Frozen):
         description="On the fly: texts lie in the files instead of their embeddings, because training words them anew",
     )
     encoders: Encoders
+    admission: AdmissionLevels | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="In which noise levels the lowest timesteps of its rows are told; null: in those of its recipe",
+    )
     styles: dict[str, str] = Field({}, description="Style of a row -> the prefix of its captions")
     jobs: dict[Role, JobData]
     buckets: dict[Role, dict[int, int]] = Field({}, description="Rows of the training split per preset of the view")

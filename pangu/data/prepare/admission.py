@@ -19,8 +19,9 @@ from pangu.data.card import Admission, Card
 from pangu.data.encode.pixels import to_unit
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.upscale import Upscaler, resize, upscale_to
+from pangu.data.table.admission_levels import AdmissionLevels
 from pangu.diffusion.blur_admission import Estimator, fit, hiding_noise, spectrum_features
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import signal_shares
 from pangu.models.devices import best_device
 from pangu.progress import Progress, Reporter, silent
 
@@ -48,7 +49,12 @@ class Admitter:
 
     @cached_property
     def _alpha_bar_t(self) -> Tensor:
-        return alpha_bars(self.noise_schedule)
+        return signal_shares(self.noise_schedule)
+
+    def levels(self, settings: Admission) -> AdmissionLevels:
+        """In which noise levels, and in whose latents, the lowest timesteps are told."""
+        autoencoder = None if self.estimator is None else settings.autoencoder
+        return AdmissionLevels(schedule=self.noise_schedule, autoencoder=autoencoder)
 
     def min_timestep(self, image_hwc: ImageHWC, factor: float) -> int:
         """For an image that was enlarged by `factor` (above 1)."""

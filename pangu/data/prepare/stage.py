@@ -24,6 +24,7 @@ from pangu.data.prepare.row_plan import RowPlan, plan_rows
 from pangu.data.prepare.row_sources import Piece, pieces_of_version, pieces_of_work
 from pangu.data.prepare.upscale import upscaler_of
 from pangu.data.prepare.workers import map_unordered
+from pangu.data.table.admission_levels import FACT
 from pangu.data.table.versions import VersionEntry, log
 from pangu.diffusion.blur_admission import Estimator
 from pangu.errors import UserError
@@ -66,8 +67,10 @@ def prepare(
         facts = {"card": card.digest(), "ingest_id": ingest_id, "code_version": CODE_VERSION, "work": work}
         earlier = _same_work(home, card.name, work)
         if earlier is not None:
+            facts |= {FACT: earlier.facts[FACT]} if FACT in earlier.facts else {}
             return land(card, home, key, pieces_of_version(home, card.name, earlier), facts, report)
-        pieces = _make_rows(card, raw, home, work, report, execution)
+        pieces, admitter = _make_rows(card, raw, home, work, report, execution)
+        facts[FACT] = admitter.levels(card.upscale.admission).model_dump_json()
         outcome = land(card, home, key, pieces, facts, report)
         shutil.rmtree(work_folder(home, card.name, work))  # the table and the rejected rows hold all of it now
         return outcome
@@ -95,7 +98,7 @@ def _jobs(raw: RawFolder, plan: RowPlan) -> list[ShardJob]:
 
 def _make_rows(
     card: Card, raw: RawFolder, home: Home, work: str, report: Reporter, execution: WorkerSettings
-) -> list[Piece]:
+) -> tuple[list[Piece], Admitter]:
     plan = plan_rows(raw.read_rows(), card.describes)
     jobs, folder = _jobs(raw, plan), work_folder(home, card.name, work)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def _make_rows(
     listed = read_json(raw.outcome)
     lost = Lost(listed=listed["listed"], failed=listed["failed"], dropped=dict(dropped))
     write_json(lost_file(home, card.name, work), lost.model_dump())
-    return pieces_of_work([making.made_file(folder, job.number) for job in jobs])
+    return pieces_of_work([making.made_file(folder, job.number) for job in jobs]), admitter
 
 
 def _admitter(card: Card, jobs: list[ShardJob], folder: Path, threads: int, report: Reporter) -> Admitter:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.captions import TEXT_COLUMNS
+from pangu.data.card import Split
 from pangu.data.encode.encode_plan import original_side
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.views import JobData, View
@@ -34,10 +35,11 @@ class ImageCopy:
 
     files: Sequence[str]
     data: JobData
+    split: Split = "train"
 
     @classmethod
-    def of(cls, home: Home, dataset: str, version: int, data: JobData) -> "ImageCopy":
-        return cls([file for one in data.partitions for file in data_files(home, dataset, version, one)], data)
+    def of(cls, home: Home, dataset: str, version: int, data: JobData, split: Split = "train") -> "ImageCopy":
+        return cls([file for one in data.partitions for file in data_files(home, dataset, version, one)], data, split)
 
     @property
     def needed_bytes(self) -> int:
@@ -63,13 +65,13 @@ class ImageCopy:
         write_table(folder / "rows.arrow", pa.concat_tables(tables).sort_by("key"))
 
     def _groups(self) -> Iterator[pa.Table]:
-        """The training rows of each row group, with their images."""
+        """The split's rows of each row group, with their images."""
         for file in self.files:
             with pq.ParquetFile(file) as source:
                 present = [name for name in FACTS if name in source.schema_arrow.names]
                 for group in range(source.num_row_groups):
                     rows = with_lacking(source.read_row_group(group, columns=[*present, "image"]), FACTS)
-                    chosen = np.asarray(rows["split"]) == "train"
+                    chosen = np.asarray(rows["split"]) == self.split
                     yield rows.filter(pa.array(chosen & (original_side(rows) >= self.data.min_original_side)))
 
 

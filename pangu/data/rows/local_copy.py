@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pangu.config import Role
 from pangu.data.captions import LANGUAGES, TEXT_COLUMNS
+from pangu.data.card import Split
 from pangu.data.encode.edges import packed_width
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.rows.local_cache import Column, write_table
@@ -28,8 +29,8 @@ FACTS = ["key", "split", "min_timestep", "preset", "original_side", "styled", CO
 class LocalCopy:
     """What the copy will hold, and how it is written."""
 
-    def __init__(self, manifest: EncodedManifest, role: Role, files: Sequence[Path]) -> None:
-        self._encoders, self._data, self._files = manifest.encoders, manifest.job(role), files
+    def __init__(self, manifest: EncodedManifest, role: Role, files: Sequence[Path], split: Split = "train") -> None:
+        self._encoders, self._data, self._files, self._split = manifest.encoders, manifest.job(role), files, split
         self._embedded = manifest.text == "precomputed"
 
     def __len__(self) -> int:
@@ -56,9 +57,9 @@ class LocalCopy:
         write_table(folder / "rows.arrow", self._rows.sort_by("key"))
 
     def _mask(self, table: pa.Table) -> np.ndarray:
-        """(N,) which rows of a file the job trains on."""
-        trained = np.asarray(table["split"]) == "train"
-        return trained & (np.asarray(table["original_side"]) >= self._data.min_original_side)
+        """(N,) which rows of a file are those of the job and the split."""
+        chosen = np.asarray(table["split"]) == self._split
+        return chosen & (np.asarray(table["original_side"]) >= self._data.min_original_side)
 
     @cached_property
     def _rows(self) -> pa.Table:

@@ -1,7 +1,7 @@
 """Precomputed rows of one training job, read by row index from a local copy of the Parquet files."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pangu.config import Recipe, Role
+from pangu.data.card import Split
 from pangu.data.encode.edges import control_image, unpacked
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest, parts
 from pangu.data.encode.encoders import load_towers
@@ -44,6 +45,10 @@ class MappedRows(Captioned):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def with_limits(self, min_timestep_n: Tensor) -> "MappedRows":
+        """The same rows with other lowest timesteps."""
+        return replace(self, min_timestep_n=min_timestep_n)
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self._images(self.latents_of, rows)
 
@@ -66,9 +71,13 @@ class MappedRows(Captioned):
 
 
 def open_mapped(
-    folder: Path, role: Role, recipe: Recipe | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    role: Role,
+    recipe: Recipe | None = None,
+    device: torch.device | str = "cpu",
+    split: Split = "train",
 ) -> MappedRows:
-    """The training split of one role, from this machine's copy, which is made first if need be.
+    """One split of what a role trains on, from this machine's copy, which is made first if need be.
 
     Texts that are kept as such are embedded by the encoders of `recipe` on `device`.
 
@@ -77,11 +86,13 @@ def open_mapped(
             holds no row for it; or the disk is full.
     """
     manifest = EncodedManifest.load(folder)
-    plan = LocalCopy(manifest, role, parts(folder, role))
+    plan = LocalCopy(manifest, role, parts(folder, role), split)
     if len(plan) == 0:
-        raise UserError(f"The encoded dataset {folder.name} has no training rows for the {role} generator.")
+        kind = "training" if split == "train" else "held-out"
+        raise UserError(f"The encoded dataset {folder.name} has no {kind} rows for the {role} generator.")
     embedder = None if manifest.text == "precomputed" else _embedder(manifest, folder, recipe, device)
-    copy = made_once(cache_folder(folder) / f"{role}-{FORMAT}", plan.write, plan.needed_bytes)
+    name = f"{role}-{FORMAT}" if split == "train" else f"{role}-{split}-{FORMAT}"
+    copy = made_once(cache_folder(folder) / name, plan.write, plan.needed_bytes)
     return read_copy(copy, folder, embedder)
 
 

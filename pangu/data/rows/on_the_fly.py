@@ -1,5 +1,6 @@
 """Rows of one training job as images and captions, encoded when a batch is drawn. Nothing but the images is kept."""
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor
 
 from pangu.config import Recipe, Role
+from pangu.data.card import Split
 from pangu.data.encode.edges import control_image, find_edges
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.view_latents import BATCH, pixel_latents, shrunk_latents
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
-from pangu.data.rows.local_cache import Strings, cache_folder, made_once
+from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table
 from pangu.data.rows.texts import Captioned
 from pangu.data.rows.worded_texts import WordedTexts, kept
 from pangu.errors import UserError
@@ -40,6 +42,12 @@ class OnTheFlyRows(Captioned):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def with_limits(self, min_timestep_n: Tensor) -> "OnTheFlyRows":
+        """The same rows with other lowest timesteps."""
+        other = copy.copy(self)
+        other.min_timestep_n = min_timestep_n
+        return other
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self._encoded(rows, lambda pixels: pixel_latents(pixels, self._autoencoder))
 
@@ -61,8 +69,10 @@ class OnTheFlyRows(Captioned):
         return control_image(np.stack([find_edges(pixels, control) for pixels in self._images.pixels(rows)]))
 
 
-def open_on_the_fly(folder: Path, role: Role, recipe: Recipe, device: torch.device | str) -> OnTheFlyRows:
-    """The training split of one role; the first on a machine copies the images there.
+def open_on_the_fly(
+    folder: Path, role: Role, recipe: Recipe, device: torch.device | str, split: Split = "train"
+) -> OnTheFlyRows:
+    """One split of what a role trains on; the first on a machine copies the images there.
 
     Raises:
         UserError: the dataset was not encoded for that role, with the recipe's encoders, or the disk is full.
@@ -74,8 +84,12 @@ def open_on_the_fly(folder: Path, role: Role, recipe: Recipe, device: torch.devi
             f"The encoders of recipe '{recipe.name}' are not those of {folder}; run `pangu encode` with it."
         )
     loaded.fast()
-    plan = ImageCopy.of(Home(folder.parents[3]), manifest.dataset, manifest.version, data)
-    copy = made_once(cache_folder(folder) / f"{role}-images-{FORMAT}", plan.write, plan.needed_bytes)
+    plan = ImageCopy.of(Home(folder.parents[3]), manifest.dataset, manifest.version, data, split)
+    name = f"{role}-images-{FORMAT}" if split == "train" else f"{role}-{split}-images-{FORMAT}"
+    copy = made_once(cache_folder(folder) / name, plan.write, plan.needed_bytes)
+    if map_table(copy / "rows.arrow").num_rows == 0:
+        kind = "training" if split == "train" else "held-out"
+        raise UserError(f"The dataset {manifest.dataset} has no {kind} rows for the {role} generator.")
     threads = min(8, len(os.sched_getaffinity(0)))
     images = Images(copy, data.view, threads)
     return OnTheFlyRows(images, data.view, loaded.autoencoder, WordedTexts.of(images.table, recipe, loaded.towers))

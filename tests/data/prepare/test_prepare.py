@@ -20,6 +20,7 @@ from pangu.data.card import Card
 from pangu.data.images import decode_rgb
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.stage import PrepareOutcome, prepare
+from pangu.data.table.admission_levels import AdmissionLevels, admission_of
 from pangu.data.table.delta import SCHEMA, data_files, latest_version, read_rows
 from pangu.errors import UserError
 from pangu.progress import Progress
@@ -81,6 +82,15 @@ def test_originals_keep_the_bytes_that_were_downloaded(prepared: Prepared) -> No
     raw = RawFolder(prepared.home.raw("openmoji", prepared.ingest_id), prepared.card.limits.rows_per_shard)
     downloaded = {data for shard in (0, 1) for _, data, _ in raw.images(shard)}
     assert all(image in downloaded for image in prepared.rows(columns=["image"], upscaled=False)["image"].to_pylist())
+
+
+def test_the_log_says_in_which_noise_levels_rows_were_admitted(prepared: Prepared) -> None:
+    found = admission_of(prepared.home, "openmoji", 0)
+    settings = prepared.card.upscale.admission
+    estimated = prepared.card.upscale.min_timestep is None
+    assert found == AdmissionLevels(
+        schedule=settings.noise_schedule, autoencoder=settings.autoencoder if estimated else None
+    )
 
 
 def test_the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> None:

@@ -17,7 +17,7 @@ from pangu.data.prepare.stage import WorkerSettings, prepare
 from pangu.data.prepare.upscale import make_upscaler
 from pangu.data.table.delta import latest_version, read_rows
 from pangu.diffusion.blur_admission import first_noisier
-from pangu.diffusion.noise import alpha_bars
+from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import Home
 

@@ -28,6 +28,7 @@ from pangu.train.randomness import draw_batch
 from tests import subtests
 from tests.data.shaped import shaped_recipe, styled_row
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
+from tests.train.rows import plain_timesteps
 
 MORE_CAPTIONS = {
     0: {"more_captions_en": ["a drawing of it", "something else"]},  # with a style
@@ -93,14 +94,14 @@ def test_every_caption_of_a_row_is_drawn_as_often_as_the_others(both) -> None:
         assert int(rows.captions_n[at]) == max(map(len, own.values()))
         for zh_share, texts in ((0.0, own["en"]), (1.0, own["zh"])):
             optimization = plain.model_copy(update={"zh_share": zh_share})
-            interval = TimeInterval(500, 1000)
-            drawn = [draw_batch(rows, [at], 5, step, 0, interval, optimization).pooled_bp for step in range(90)]
+            timesteps = plain_timesteps(rows, TimeInterval(500, 1000))
+            drawn = [draw_batch(rows, [at], 5, step, 0, timesteps, optimization).pooled_bp for step in range(90)]
             expected = embed_captions(towers, texts, recipe.max_tokens)[1].float()
             nearest = torch.cdist(torch.cat(drawn).float(), expected)
             assert nearest.min(1).values.max() < 0.05, "half precision; other captions are ten away"
             counts = nearest.argmin(1).bincount(minlength=len(texts))
             assert counts.min() > 90 / len(texts) / 3, counts
-            again = draw_batch(rows, [at], 5, 17, 0, interval, optimization)
+            again = draw_batch(rows, [at], 5, 17, 0, timesteps, optimization)
             assert torch.equal(again.pooled_bp, drawn[17])
 
 

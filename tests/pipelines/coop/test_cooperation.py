@@ -22,11 +22,11 @@ from diffusers import (
 from torch import nn
 
 from pangu.diffusion.fusion import NoiseLevel, Prediction, clean_from_prediction, prediction_from_clean, rescaled
-from pangu.diffusion.noise import clean_from_epsilon, epsilon_from_clean
 from pangu.models.autoencoders import scaling
 from pangu.pipelines.coop import Partner
 from pangu.sampling.levels import FlowLevels, TableLevels, trained_levels
 from tests import subtests
+from tests.closed_forms import clean_from_epsilon, epsilon_from_clean
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 

@@ -18,6 +18,7 @@ from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import SamplingRun, StepBatcher
 from pangu.serve.inference.structure_cache import StructureCache
+from tests import subtests
 from tests.pipelines.coop import small
 from tests.tape import Tape
 
@@ -131,7 +132,7 @@ def test_every_step_is_shown_with_what_all_of_them_would_draw(pair, partner, wor
     torch.testing.assert_close(shown[-1].clean_bchw, shown[-1].trajectory.latents_bchw, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("own", [{}, {"every": 2}, {"strength": 1.0}, {"start": 0.5}, {"stop": 0.5}])
+@subtests.parametrize("own", [{}, {"every": 2}, {"strength": 1.0}, {"start": 0.5}, {"stop": 0.5}])
 def test_what_was_drawn_to_the_boundary_is_not_drawn_again(pair, partner, worker, own: dict[str, Any]) -> None:
     """Latents of the partner's own, and estimates that stand in for it, are kept with the rest."""
     cache, batcher = StructureCache(10**7), StepBatcher(worker, 1)
