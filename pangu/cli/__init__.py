@@ -11,7 +11,7 @@ from pangu.errors import UserError
 from pangu.storage import Home
 
 GROUPS = {
-    "Start": ("demo", "up", "serve", "recipes", "doctor"),
+    "Start": ("demo", "new", "up", "serve", "recipes", "doctor"),
     "Data": ("cards", "example-server", "ingest", "prepare", "dataset", "encode"),
     "Train": ("plan", "calibrate", "train", "samples-seen", "assemble", "starter"),
     "Evaluate": ("evaluate", "pair-matrix", "boundary"),
@@ -73,6 +73,7 @@ def main() -> None:
         evaluation,
         gate,
         monitoring,
+        new,
         planning,
         samples_seen,
         serving,
@@ -82,6 +83,7 @@ def main() -> None:
     )
 
     for part in (
+        new,
         data,
         dataset,
         training,

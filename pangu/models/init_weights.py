@@ -213,7 +213,7 @@ def _check_contract(found: FoundWeights, run: GeneratorContract, new_latents: bo
 
 def _check_schedule(found: FoundWeights, ours: NoiseSchedule) -> None:
     """Raises UserError if the weights are known to have been trained over other noise levels, or to predict something else."""
-    theirs = found.contract.schedule.model_dump() if found.contract else _scheduler_values(found)
+    theirs = found.contract.schedule.model_dump() if found.contract else scheduler_values(found)
     for name, value in ours.model_dump().items() if theirs is not None else ():
         if theirs is not None and theirs.get(name) != value:
             raise UserError(
@@ -222,7 +222,7 @@ def _check_schedule(found: FoundWeights, ours: NoiseSchedule) -> None:
             )
 
 
-def _scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
+def scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
     """The noise schedule that a diffusers pipeline folder says of itself; what it leaves out is its class's default."""
     import inspect
 
