@@ -71,10 +71,8 @@ def _sizes(read: Survey, fate: Sizes, start: ProposedStart) -> str:
         )
     smaller = f"; {_are(fate.enlarged)} smaller and will be enlarged, for structure only" if fate.enlarged else ""
     unknown = f"; of {fate.unmeasured} the size is not known yet" if fate.unmeasured else ""
-    return (
-        f"{_are(fate.large)} large enough for texture (smaller side at least {start.texture_min_side} px){smaller}{unknown}. "
-        f"Smaller sides go from {min(read.sides)} to {max(read.sides)} px."
-    )
+    enough = f"{_pictures(fate.large)} large enough for texture (smaller side at least {start.texture_min_side} px)"
+    return f"{enough}{smaller}{unknown}. Smaller sides go from {min(read.sides)} to {max(read.sides)} px."
 
 
 def _captions(fate: Sizes) -> str:
@@ -97,7 +95,7 @@ def _warnings(read: Survey, fate: Sizes, found: FoundSource, lost: Mapping[str, 
             f"{fate.usable} pictures are few: what is trained on them will repeat them; {SHORT} or more are better."
         )
     if fate.large < FEW_LARGE and not fate.unmeasured:
-        said.append(f"Only {_are(fate.large)} large enough for texture, so all detail will look like theirs.")
+        said.append(f"Only {_pictures(fate.large)} large enough for texture, so all detail will look like theirs.")
     if read.foreign * 2 > read.read:
         said.append(
             f"{read.foreign} of {read.read} captions that are long enough to tell read like another language than English or "
@@ -122,6 +120,10 @@ def _listing(counts: Mapping[str, int]) -> str:
 
 def _many(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _pictures(count: int) -> str:
+    return f"{_many(count, 'picture')} {'is' if count == 1 else 'are'}"
 
 
 def _are(count: int) -> str:

@@ -114,7 +114,8 @@ def adapter_recipe(source: str, on_gpu: bool) -> Recipe:
         raise UserError(
             f"{source} is a {index.get('_class_name')}; name a Stable Diffusion or SDXL pipeline, or a pair."
         )
-    side = int(unet["sample_size"]) * 2 ** (len(vae["block_out_channels"]) - 1)
+    configs = [read_config(root, f"{name}/config.json") or {} for name in towers]
+    side = int(unet.get("sample_size") or 64) * 2 ** (len(vae["block_out_channels"]) - 1)
     large: dict[str, Any] = {"resolution": side // 2, "crop_from": side} if side >= 1024 else {"resolution": side}
     start = InitialWeights(source=root, subfolder="unet")
     try:
@@ -136,7 +137,7 @@ def adapter_recipe(source: str, on_gpu: bool) -> Recipe:
             )
             for name in towers
         ),
-        max_tokens=77,
+        max_tokens=min(int(config.get("max_position_embeddings", 77)) for config in configs),
         init_from=start,
         lora=lora,
         jobs={
