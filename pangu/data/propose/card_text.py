@@ -39,8 +39,8 @@ def card_text(
     found: with paths as the card is to name them. captioner: a model that writes English captions where there are none.
     """
     lines = [
-        f"# Proposed by `pangu new` from {_words(found.kind)}: {survey.listed} rows, {sizes.usable} that can",
-        "# be used. Change what you like; datasets/url_table.yaml.example explains every key.",
+        f"# Proposed by `pangu new` from {_words(found.kind)}.",
+        f"# {sizes.usable} of {survey.listed} rows can be used. datasets/url_table.yaml.example explains every key.",
         _line("name", name),
         _line("source", found.source, "relative to this file"),
     ]

@@ -65,7 +65,7 @@ def guess_columns(head: Mapping[str, Sequence[Text]], file_name: str | None = No
     taken = {url, file_name}
     rest = {name: values for name, values in head.items() if name not in taken}
     for key, names in (("license", LICENCES), ("style", STYLES)):
-        if (found := _named(rest, names)) is not None:
+        if (found := _named(rest, names)) is not None and any(_each_row(rest[found])):
             columns[key] = found
     sides = _named(rest, WIDTHS), _named(rest, HEIGHTS)
     scores = tuple(name for name in rest if _plain(name) in SCORES)
@@ -118,7 +118,7 @@ def _like_captions(head: Mapping[str, Sequence[Text]], but: set[str]) -> list[st
     """The column whose texts read most like captions, if any does: words, not one text for all, no addresses, no file names."""
     lengths = dict[str, float]()
     for name, values in head.items():
-        texts = [text for row in values for text in _each(row)]
+        texts = list(_each_row(values))
         wordy = [text for text in texts if (" " in text.strip() or language_of(text) == "zh") and not WEB.match(text)]
         if name not in but and texts and len(wordy) >= MOSTLY * len(texts) and (len(set(texts)) > 1 or len(texts) == 1):
             lengths[name] = sum(map(len, texts)) / len(texts)
@@ -136,8 +136,12 @@ def _named(head: Mapping[str, Any], names: Sequence[str]) -> str | None:
     return min(found, key=lambda name: names.index(_plain(name)), default=None)
 
 
+def _each_row(values: Sequence[Text]) -> Iterator[str]:
+    return (text for row in values for text in _each(row))
+
+
 def _share(values: Sequence[Text], holds: Any) -> float:
-    texts = [text for row in values for text in _each(row)]
+    texts = list(_each_row(values))
     return sum(map(holds, texts)) / len(texts) if texts else 0.0
 
 
@@ -146,7 +150,7 @@ def _each(row: Text) -> Iterator[str]:
 
 
 def _has_letters(values: Sequence[Text]) -> bool:
-    return any(language_of(text) is not None for row in values for text in _each(row))
+    return any(language_of(text) is not None for text in _each_row(values))
 
 
 def _plain(name: str) -> str:

@@ -109,9 +109,11 @@ def _folder(folder: Path, describes: bool) -> FoundSource:
     if tables := [name for name in paths if is_table(name)]:
         found = _listed(folder, [paths[name] for name in tables])
         return _with_others(found, paths, tables)
+    if not paths:
+        raise UserError(f"The folder {folder} is empty; name the one that the pictures lie in.")
     raise UserError(
         f"The folder {folder} holds no picture ({', '.join(SUFFIXES[:6])} ...), archive or table, but "
-        f"{_counted(paths) or 'no file at all'}; name the folder that the pictures lie in."
+        f"{_counted(paths)}; name the folder that the pictures lie in."
     )
 
 
@@ -182,9 +184,9 @@ def _by_table(table: Path, places: Sequence[Path]) -> FoundSource | None:
     guessed = guess_columns(head, column)
     if not guessed.has_captions:
         return None
-    form = "a list of captions as COCO has it" if table.suffix.lower() in LISTS else "a table"
+    form = "COCO's list" if table.suffix.lower() in LISTS else "the table"
     metadata = Metadata(file=str(table), file_name=column)
-    return _of_pictures(f"a folder of pictures, captions in {form}, {table.name}", folder, guessed, metadata)
+    return _of_pictures(f"a folder of pictures, captions in {form} {table.name}", folder, guessed, metadata)
 
 
 def _share_there(folder: Path, values: Sequence[Text]) -> float:

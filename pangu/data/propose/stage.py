@@ -203,10 +203,10 @@ def _check_usable(where: str, read: Survey) -> None:
     if not read.rows and of_pictures == {"missing_caption"}:
         raise no_captions(where, read.failed["missing_caption"])
     reasons = ", ".join(f"{count} {reason}" for reason, count in read.failed.most_common(4))
-    why = f" (the others: {reasons}; datasets/README.md explains each)" if reasons else ""
+    why = f" ({reasons}; datasets/README.md explains each)" if reasons else ""
     raise UserError(
-        f"Only {len(read.rows)} of the {read.listed} rows of {where} can be trained on{why}; add pictures with captions until "
-        f"there are at least {FEWEST}, better 20 or more."
+        f"{where} has only {len(read.rows)} pictures that can be trained on, of {read.listed} rows{why}; add pictures with "
+        f"captions until there are at least {FEWEST}, better 20 or more."
     )
 
 

@@ -34,6 +34,7 @@ EN, ZH = ["a red fox in the snow", "an owl"], ["雪里的狐狸", "猫头鹰"]
             {"url": URL, "title": ["狐狸", "猫头鹰"], "text": EN},
             {"url": "url", "caption_en": "text", "caption_zh": "title"},
         ),
+        ({"url": URL, "text": EN, "license": [None, None]}, {"url": "url", "caption_en": "text"}),
         ({"url": URL, "key": ["000", "001"], "sha": ["ab12", "cd34"]}, {"url": "url"}),
     ],
 )

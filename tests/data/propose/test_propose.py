@@ -165,7 +165,9 @@ def test_rows_of_a_table_of_urls_are_counted_with_the_sizes_that_it_says(here: H
     rows += ["ftp://example.org/a.png\tan address\t90\t90\t0.3", "http://127.0.0.1:9/x.png\t\t90\t90\t0.3"]
     Path("laion.tsv").write_text("\n".join(rows))
     Path("laion.tsv.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
-    assert "Only 0 of the 32 rows" in refusal(Path("laion.tsv"), here), "loopback is refused, unless the card allows it"
+    assert "only 0 pictures that can be trained on, of 32 rows" in refusal(Path("laion.tsv"), here), (
+        "loopback is refused, unless the card allows it"
+    )
     allowed = Path("laion.tsv").read_text().replace("127.0.0.1:9", "nowhere.invalid")
     for path, data in ((Path("laion.tsv"), allowed.encode()), (Path("laion.tsv.gz"), gzip.compress(allowed.encode()))):
         path.write_bytes(data)
@@ -183,11 +185,11 @@ def test_what_cannot_be_used_is_refused_in_one_sentence_that_names_the_remedy(he
     said = refusal(mute, here)
     assert all(way in said for way in ("10 pictures and no caption", "PICTURE.txt", "metadata.csv", "--captioner"))
     assert "10 pictures and no caption" in refusal(write_tar(tmp_path / "mute.tar", mute), here)
-    assert "Only 3 of the 3 rows" in refusal(pictures(tmp_path / "three", 3), here)
+    assert "only 3 pictures that can be trained on, of 3 rows" in refusal(pictures(tmp_path / "three", 3), here)
     tiny = refusal(pictures(tmp_path / "tiny", side=20), here)
     assert "All 10 pictures" in tiny and "20 px" in tiny and "64 px" in tiny
     (tmp_path / "bare").mkdir()
-    assert "no file at all" in refusal(tmp_path / "bare", here)
+    assert "is empty" in refusal(tmp_path / "bare", here)
     (tmp_path / "bare/a.psd").write_bytes(b"8BPS")
     assert "1 .psd" in refusal(tmp_path / "bare", here)
     assert "There is no folder or table" in refusal(tmp_path / "nowhere", here)
