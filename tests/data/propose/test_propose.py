@@ -16,7 +16,9 @@ from PIL import Image
 
 from pangu.data.card import load_card
 from pangu.data.ingest.any_source import read_source
+from pangu.data.ingest.raw import RawFolder
 from pangu.data.ingest.stage import ingest
+from pangu.data.prepare.row_plan import plan_rows
 from pangu.data.prepare.stage import prepare
 from pangu.data.propose.card_text import scalar
 from pangu.data.propose.stage import NewCard, propose
@@ -101,6 +103,8 @@ def test_of_any_folder_every_file_is_counted_as_ingest_counts_it(files: list[tup
         later = ("missing_caption", "duplicate", "undecodable", "unknown_range")
         assert done.failed.items() <= dict(read.failed).items()
         assert done.ok == len(read.rows) + sum(read.failed[reason] for reason in later)
+        planned = plan_rows(RawFolder(home.raw("odd", done.ingest_id)).read_rows())
+        assert {reason: read.failed[reason] for reason in later[:2]} == {one: planned.dropped[one] for one in later[:2]}
 
 
 def write_tar(path: Path, folder: Path) -> Path:
