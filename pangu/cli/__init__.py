@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -41,8 +41,22 @@ OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo"}
 """Commands that manage the stack rather than use it."""
 
 
+def say_version(asked: bool) -> None:
+    """`pangu --version`."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"pangu {version('pangu')}")
+        raise typer.Exit
+
+
 @app.callback()
-def use_running_stack(context: typer.Context) -> None:
+def use_running_stack(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """From a table of image URLs and captions to a served pair of text-to-image generators."""
     if context.invoked_subcommand in OWN_STACK:
         return
@@ -81,6 +95,7 @@ def main() -> None:
         starter,
         training,
     )
+    from pangu.cli.next_step import first_command
 
     for part in (
         new,
@@ -101,6 +116,10 @@ def main() -> None:
     grouped(app)
     try:
         app()
+    except SystemExit:
+        if len(sys.argv) == 1:
+            print("Next: {}    ({})".format(*first_command(Home.from_environment())))
+        raise
     except UserError as error:
         print(f"pangu: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from pangu.cli.next_step import say_next
 from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import write_atomically
@@ -63,6 +64,7 @@ def finish(outcome: BaseModel, result: Path | None, as_json: bool = False) -> No
     if result is not None:
         write_atomically(result, text.encode())
     print(text if as_json or not sys.stdout.isatty() else readable(outcome.model_dump(mode="json")))
+    say_next(outcome)
 
 
 def readable(values: dict[str, Any]) -> str:
