@@ -34,7 +34,6 @@ app = typer.Typer(
     help="From a table of image URLs and captions to a served pair of text-to-image generators.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo"}
@@ -117,7 +116,7 @@ def main() -> None:
     try:
         app()
     except SystemExit:
-        if len(sys.argv) == 1:
+        if len(sys.argv) == 1 and "_PANGU_COMPLETE" not in os.environ:  # which a shell asks for proposals by
             print("Next: {}    ({})".format(*first_command(Home.from_environment())))
         raise
     except UserError as error:

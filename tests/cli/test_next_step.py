@@ -103,3 +103,23 @@ def test_pangu_alone_says_where_to_begin_and_its_version_is_that_of_the_package(
     assert run().rstrip().splitlines()[-1].startswith("Next: pangu new FOLDER")
     assert run("--version").startswith("pangu ")
     assert json.loads(run("recipes", "tiny"))["name"] == "tiny"
+
+
+def test_the_shell_completes_cards_recipes_datasets_and_runs(here: Home) -> None:
+    new_card(pictures(Path("spots"), 9), here)
+    here.run("structure-ab").mkdir(parents=True)
+    root = str(Path(__file__).parents[2])
+    called = "import sys; sys.argv[0] = 'pangu'; from pangu.cli import main; main()"
+
+    def proposed(line: str) -> list[str]:
+        asked = {"_PANGU_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        environment = os.environ | {"PANGU_HOME": str(here.root), "PYTHONPATH": root} | asked
+        return subprocess.run(
+            [sys.executable, "-c", called], env=environment, capture_output=True, text=True
+        ).stdout.split()
+
+    assert proposed("pangu ingest sp") == ["spots"] and "openmoji" in proposed("pangu prepare open")
+    assert proposed("pangu train spots --recipe de") == ["demo"]
+    assert proposed("pangu train spots --recipe data") == ["datasets/spots.recipe.json"]
+    assert proposed("pangu dataset log s") == ["spots"] and proposed("pangu samples-seen s") == ["structure-ab"]
+    assert proposed("pangu ne") == ["new"]
