@@ -10,6 +10,8 @@ from pangu.image_grid import FRAME, INK, PAPER
 
 CAPTION_LINES, LINE = 2, 19
 """Most lines of a caption, and px from one to the next."""
+CELL, GAP, MARGIN = 128, 12, 16
+"""Side of a picture on a sheet, space between two, and around all, px."""
 CJK_FILES = (
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
@@ -17,16 +19,17 @@ CJK_FILES = (
 )
 
 
-def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: int = 8, cell: int = 128) -> Image.Image:
+def captioned(
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int = 8, cell: int = CELL
+) -> Image.Image:
     """Pictures in rows, each in a thin frame above its caption; Chinese is left out where no font has it. cell: px a side."""
-    gap, margin = 12, 16
     columns = min(columns, len(images))
-    height = cell + gap + CAPTION_LINES * LINE
-    size = (2 * margin + columns * (cell + gap) - gap, 2 * margin + -(-len(images) // columns) * height)
+    height = cell + GAP + CAPTION_LINES * LINE
+    size = (2 * MARGIN + columns * (cell + GAP) - GAP, 2 * MARGIN + -(-len(images) // columns) * height)
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for place, (image, words) in enumerate(zip(images, captions, strict=True)):
-        x, y = margin + place % columns * (cell + gap), margin + place // columns * height
+        x, y = MARGIN + place % columns * (cell + GAP), MARGIN + place // columns * height
         sheet.paste(image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
         draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=FRAME)
         caption(draw, x, y + cell + 4, cell, words)

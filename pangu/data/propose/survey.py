@@ -209,8 +209,8 @@ def _missing(card: Card, texts: dict[str, str]) -> str:
 
 
 def said_of(side: int, captions: Iterable[str]) -> str:
-    """What stands under a picture of the sheet."""
-    return f"{side} px: {' / '.join(captions)}"
+    """What stands under a picture of the sheet, where two lines have room."""
+    return f"{side} px: {' / '.join(captions)}"[:200]
 
 
 def squared(picture: Image.Image) -> Image.Image:
