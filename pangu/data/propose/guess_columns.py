@@ -31,7 +31,8 @@ SCORES = (
     "similarity", "clip_score", "pwatermark", "watermark", "punsafe", "nsfw", "aesthetic", "aesthetic_score", "prediction",
 )  # fmt: skip
 """Of LAION and its like: nothing here reads them."""
-OF_LANGUAGE = re.compile(r"(.+)_(?:(en|eng|english)|(?:zh|cn|chinese|zh_cn|zho))", re.IGNORECASE)
+OF_LANGUAGE = re.compile(r"(?:(.+)_)?(?:(en|eng|english)|(?:zh|cn|chinese|zh_cn|zho))")
+"""A name with a language behind it, or of a language alone."""
 WEB = re.compile(r"https?://", re.IGNORECASE)
 MOSTLY = 0.8
 """Share of the rows that must look like what a column is taken for."""
@@ -158,10 +159,10 @@ def _plain(name: str) -> str:
 
 
 def _base(name: str) -> str:
-    """The name without its language: caption of caption_zh."""
+    """The name without its language: caption of caption_zh, and of zh."""
     plain = _plain(name)
     said = OF_LANGUAGE.fullmatch(plain)
-    return said[1] if said else plain
+    return (said[1] or CAPTIONS[0]) if said else plain
 
 
 def _place(name: str, names: Sequence[str]) -> int:

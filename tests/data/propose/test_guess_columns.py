@@ -21,6 +21,7 @@ EN, ZH = ["a red fox in the snow", "an owl"], ["雪里的狐狸", "猫头鹰"]
             {"url": URL, "caption_en": EN, "caption_zh": ZH},
             {"url": "url", "caption_en": "caption_en", "caption_zh": "caption_zh"},
         ),
+        ({"url": URL, "en": EN, "zh": ZH}, {"url": "url", "caption_en": "en", "caption_zh": "zh"}),
         ({"URL": URL, "TEXT": EN, "LICENSE": ["?", "?"]}, {"url": "URL", "license": "LICENSE", "caption_en": "TEXT"}),
         ({"where": URL, "what it shows": EN}, {"url": "where", "caption_en": "what it shows"}),
         ({"page_url": URL, "image_url": URL, "alt": EN}, {"url": "image_url", "caption_en": "alt"}),
