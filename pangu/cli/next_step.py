@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from pangu.data.card import card_folders
 from pangu.storage import Home, read_json
 
 ROLES = ("structure", "texture")
@@ -94,6 +93,8 @@ def _dataset_of(home: Home, run_name: str) -> str:
 
 def first_command(home: Home) -> tuple[str, str]:
     """(command, why) for one who has named none: the next stage of the card that was touched last in the working folder."""
+    from pangu.data.card import card_folders
+
     cards = _by_age(card_folders()[0].glob("*.yaml"))
     own = [card for card in cards if home.dataset(card.stem).is_dir()]
     if not own:
@@ -104,6 +105,8 @@ def first_command(home: Home) -> tuple[str, str]:
 
 def _recipe_beside(name: str) -> str:
     """The recipe that `pangu new` left beside a card."""
+    from pangu.data.card import card_folders
+
     file = card_folders()[0] / f"{name}.recipe.json"
     return str(file) if file.is_file() else "demo"
 
