@@ -204,6 +204,11 @@ def _check_usable(where: str, read: Survey) -> None:
         raise no_captions(where, read.failed["missing_caption"])
     reasons = ", ".join(f"{count} {reason}" for reason, count in read.failed.most_common(4))
     why = f" ({reasons}; datasets/README.md explains each)" if reasons else ""
+    if read.failed["refused_address"] > read.listed // 2:
+        raise UserError(
+            f"The addresses in {where} are on private or loopback hosts{why}; write its card by hand, from "
+            "datasets/url_table.yaml.example, and name the hosts in limits.allow_private_hosts."
+        )
     raise UserError(
         f"{where} has only {len(read.rows)} pictures that can be trained on, of {read.listed} rows{why}; add pictures with "
         f"captions until there are at least {FEWEST}, better 20 or more."
