@@ -1,19 +1,39 @@
 """Text in both scripts on pictures drawn with Pillow."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from pangu.image_grid import INK
+from pangu.image_grid import FRAME, INK, PAPER
 
 CAPTION_LINES, LINE = 2, 19
 """Most lines of a caption, and px from one to the next."""
+CELL, GAP, MARGIN = 128, 12, 16
+"""Side of a picture on a sheet, space between two, and around all, px."""
 CJK_FILES = (
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
     "/System/Library/Fonts/PingFang.ttc",
 )
+
+
+def captioned(
+    images: Sequence[Image.Image], captions: Sequence[str], columns: int = 8, cell: int = CELL
+) -> Image.Image:
+    """Pictures in rows, each in a thin frame above its caption; Chinese is left out where no font has it. cell: px a side."""
+    columns = min(columns, len(images))
+    height = cell + GAP + CAPTION_LINES * LINE
+    size = (2 * MARGIN + columns * (cell + GAP) - GAP, 2 * MARGIN + -(-len(images) // columns) * height)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, words) in enumerate(zip(images, captions, strict=True)):
+        x, y = MARGIN + place % columns * (cell + GAP), MARGIN + place // columns * height
+        sheet.paste(image.convert("RGB").resize((cell, cell), Image.Resampling.LANCZOS), (x, y))
+        draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=FRAME)
+        caption(draw, x, y + cell + 4, cell, words)
+    return sheet
 
 
 def caption(draw: ImageDraw.ImageDraw, x: int, y: int, width: int, words: str) -> None:

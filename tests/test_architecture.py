@@ -32,7 +32,7 @@ LAYERS = [
     {"cli"},
 ]
 """From the lowest to the highest; a part may import its own layer and lower ones."""
-DATA_LAYERS = ["table", "ingest", "encode", "prepare", "rows", "example"]
+DATA_LAYERS = ["table", "ingest", "encode", "prepare", "propose", "rows", "example"]
 """The folders of `pangu/data`: each may import those before it, and the files that lie beside them import none.
 
 `prepare` comes behind `encode` because blur-aware admission looks at latents."""

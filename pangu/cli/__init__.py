@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,7 +11,7 @@ from pangu.errors import UserError
 from pangu.storage import Home
 
 GROUPS = {
-    "Start": ("demo", "up", "serve", "recipes", "doctor"),
+    "Start": ("demo", "new", "up", "serve", "recipes", "doctor"),
     "Data": ("cards", "example-server", "ingest", "prepare", "dataset", "encode"),
     "Train": ("plan", "calibrate", "train", "samples-seen", "assemble", "starter"),
     "Evaluate": ("evaluate", "pair-matrix", "boundary"),
@@ -34,15 +34,28 @@ app = typer.Typer(
     help="From a table of image URLs and captions to a served pair of text-to-image generators.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo"}
 """Commands that manage the stack rather than use it."""
 
 
+def say_version(asked: bool) -> None:
+    """`pangu --version`."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"pangu {version('pangu')}")
+        raise typer.Exit
+
+
 @app.callback()
-def use_running_stack(context: typer.Context) -> None:
+def use_running_stack(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """From a table of image URLs and captions to a served pair of text-to-image generators."""
     if context.invoked_subcommand in OWN_STACK:
         return
@@ -73,6 +86,7 @@ def main() -> None:
         evaluation,
         gate,
         monitoring,
+        new,
         planning,
         samples_seen,
         serving,
@@ -80,8 +94,10 @@ def main() -> None:
         starter,
         training,
     )
+    from pangu.cli.next_step import first_command
 
     for part in (
+        new,
         data,
         dataset,
         training,
@@ -99,6 +115,10 @@ def main() -> None:
     grouped(app)
     try:
         app()
+    except SystemExit:
+        if len(sys.argv) == 1 and "_PANGU_COMPLETE" not in os.environ:  # which a shell asks for proposals by
+            print("Next: {}    ({})".format(*first_command(Home.from_environment())))
+        raise
     except UserError as error:
         print(f"pangu: {error}", file=sys.stderr)
         sys.exit(2)

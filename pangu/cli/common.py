@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import BaseModel
 
+from pangu.cli import complete
+from pangu.cli.next_step import say_next
 from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import write_atomically
@@ -15,6 +17,18 @@ from pangu.storage import write_atomically
 if TYPE_CHECKING:
     from pangu.actors import Spread
 
+CardArgument = Annotated[
+    str,
+    typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.", autocompletion=complete.cards),
+]
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        help="Which recipe, e.g. 'demo', or a .json or .yaml file of one.",
+        autocompletion=complete.recipes,
+    ),
+]
 ResultOption = Annotated[
     Path | None, typer.Option("--result", help="Also write the outcome as JSON to this file, atomically.")
 ]
@@ -63,6 +77,7 @@ def finish(outcome: BaseModel, result: Path | None, as_json: bool = False) -> No
     if result is not None:
         write_atomically(result, text.encode())
     print(text if as_json or not sys.stdout.isatty() else readable(outcome.model_dump(mode="json")))
+    say_next(outcome)
 
 
 def readable(values: dict[str, Any]) -> str:

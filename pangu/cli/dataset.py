@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from pangu.cli import complete
 from pangu.cli.common import JsonOption, ResultOption, finish
 from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home, write_json
 
-NameArgument = Annotated[str, typer.Argument(help="Name of the dataset: that of its card.")]
+NameArgument = Annotated[
+    str, typer.Argument(help="Name of the dataset: that of its card.", autocompletion=complete.datasets)
+]
 VersionOption = Annotated[int | None, typer.Option(min=0, help="By default the newest.")]
 
 

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from pangu.cli import complete
+
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
@@ -11,7 +13,10 @@ def register(app: typer.Typer) -> None:
 
 
 def samples_seen(
-    run: Annotated[str, typer.Argument(help="The name of a training run, as `pangu train` printed it.")],
+    run: Annotated[
+        str,
+        typer.Argument(help="The name of a training run, as `pangu train` printed it.", autocompletion=complete.runs),
+    ],
     step: Annotated[int | None, typer.Option(min=0, help="Default: the step of the newest checkpoint.")] = None,
     output: Annotated[Literal["json", "csv"], typer.Option("--format", help="json or csv.")] = "json",
     count: Annotated[bool, typer.Option("--count", help="Only the totals, in all and per bucket.")] = False,

@@ -1,5 +1,6 @@
 """Which captions a row has: two languages, and the same under its style's prefix."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LANGUAGES: tuple[Language, Language] = ("en", "zh")
+HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
+"""First and last code point of each block of Chinese characters."""
+_HAN = re.compile("[" + "".join(f"{chr(low)}-{chr(high)}" for low, high in HAN) + "]")
+_KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\u31f0-\u31ff\uac00-\ud7af]")
+_WORD = re.compile(r"[^\W\d_]+")
 EMPTY = -1
 """The caption variant that dropout puts in the place of any other."""
 MORE: dict[str, str] = {language: f"more_captions_{language}" for language in LANGUAGES}
@@ -31,6 +37,18 @@ class Caption:
     number: int = 0
     keyword: float | None = None
     template: float | None = None
+
+
+def language_of(text: str) -> Language | None:
+    """zh for a text with at least as many Chinese characters as words of other scripts, unless it is Japanese or Korean; else en.
+
+    None: it has no letters. Other languages than the two are taken for en, as a caption column of English would hold them.
+    """
+    han = len(_HAN.findall(text))
+    words = len(_WORD.findall(_HAN.sub(" ", text)))
+    if not han + words:
+        return None
+    return "zh" if han >= max(words, 1) and not _KANA_OR_HANGUL.search(text) else "en"
 
 
 def captions_of(rows: "pa.Table", language: str) -> list[str]:

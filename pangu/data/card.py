@@ -34,6 +34,11 @@ class Columns(Frozen):
     caption_en: str | None = None
     caption_zh: str | None = None
     # Left out where there are none, so that the digests of cards stay what they were.
+    caption: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Captions in either language: each goes to its own, behind those of caption_en or caption_zh",
+    )
     keywords_en: str | None = Field(
         None, exclude_if=lambda value: value is None, description="Single words, as lists or as text between | , or ;"
     )
@@ -43,9 +48,18 @@ class Columns(Frozen):
 
     @model_validator(mode="after")
     def _some_caption(self) -> "Columns":
-        if self.caption_en is None and self.caption_zh is None:
+        if self.caption_en is None and self.caption_zh is None and self.caption is None:
             raise ValueError("name at least one caption column, caption_en or caption_zh")
         return self
+
+
+class Metadata(Frozen):
+    """The table that says what the images of a folder show, where it is no metadata.* with `file_name` inside the folder."""
+
+    file: str = Field(
+        min_length=1, description="A table, or a list of captions as COCO has it (.json); relative to the card"
+    )
+    file_name: str = Field("file_name", description="Its column that names each image, relative to the folder")
 
 
 class Licence(Frozen):
@@ -178,6 +192,9 @@ class Card(Frozen):
         "folder of images, or dataset://NAME@VERSION. A path relative to the card, a URI, or home://PATH; names of files may "
         "hold *",
     )
+    metadata: Metadata | None = Field(
+        None, exclude_if=lambda value: value is None, description="Of a folder of images; null: metadata.* inside it"
+    )
     columns: Columns
     licence: Licence
     style: str | None = Field(
@@ -202,6 +219,10 @@ class Card(Frozen):
         if self.source.startswith(HOME_PREFIX):
             return str(home.root / self.source.removeprefix(HOME_PREFIX))
         return self.source if "://" in self.source else str(self._folder / self.source)
+
+    def metadata_file(self) -> Path | None:
+        """The table that says what the images of a folder show, where the card names one."""
+        return None if self.metadata is None else self._folder / Path(self.metadata.file).expanduser()
 
     def upscale_model(self) -> Path | None:
         """The file of the upscaler's weights, where the card brings its own."""
@@ -273,11 +294,16 @@ def load_card(path_or_name: str | Path) -> Card:
     return card
 
 
+def card_folders() -> tuple[Path, Path]:
+    """Where cards are found by their names: `datasets/` of the working folder, then that beside the package."""
+    return Path("datasets"), Path(pangu.__file__).parents[1] / "datasets"
+
+
 def _find(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    folders = (Path("datasets"), Path(pangu.__file__).parents[1] / "datasets")
+    folders = card_folders()
     for folder in folders:
         if (named := folder / f"{path_or_name}.yaml").is_file():
             return named

@@ -38,8 +38,8 @@ from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.progress import Progress, Reporter, silent
-from pangu.storage import Home, write_atomically, write_json
 from pangu.sampling.question import Denoiser
+from pangu.storage import Home, write_atomically, write_json
 
 PARTS = 40
 COMMON_FACTOR = 2.0

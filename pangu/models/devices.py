@@ -13,6 +13,13 @@ def best_device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def gpu_gib() -> float | None:
+    """Memory of the GPU that this process may use, GiB; None without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None
+
+
 def dtype_on(device: "torch.device") -> "torch.dtype":
     """bf16 on GPUs that compute in it, else float32: CPUs are slower in bf16."""
     import torch

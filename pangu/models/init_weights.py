@@ -213,7 +213,7 @@ def _check_contract(found: FoundWeights, run: GeneratorContract, new_latents: bo
 
 def _check_schedule(found: FoundWeights, ours: NoiseSchedule) -> None:
     """Raises UserError if the weights are known to have been trained over other noise levels, or to predict something else."""
-    theirs = found.contract.schedule.model_dump() if found.contract else _scheduler_values(found)
+    theirs = found.contract.schedule.model_dump() if found.contract else scheduler_values(found)
     values = ours.model_dump()
     # A flow's shift says which levels are drawn, not what the network is told of them.
     names = ("prediction_type", "num_train_timesteps") if ours.is_flow else tuple(values)
@@ -225,7 +225,7 @@ def _check_schedule(found: FoundWeights, ours: NoiseSchedule) -> None:
             )
 
 
-def _scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
+def scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
     """The noise schedule that a diffusers pipeline folder says of itself; what it leaves out is its class's default."""
     import inspect
 

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from pangu.image_grid import FRAME, PAPER
-from pangu.lettering import CAPTION_LINES, LINE, caption
+from pangu.lettering import captioned
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
-CELL, GAP, MARGIN = 128, 12, 16
-COLUMNS, BATCH = 8, 8
+BATCH = 8
 
 
 def prompt_sheet(
@@ -44,18 +42,3 @@ def prompt_sheet(
             )
     captions = [f"{prompt} ({style})" if style else prompt for prompt, style in asked]
     return captioned([images[place] for place in range(len(asked))], captions)
-
-
-def captioned(images: Sequence[Image.Image], captions: Sequence[str], columns: int = COLUMNS) -> Image.Image:
-    """Pictures in rows, each in a thin frame above its caption; Chinese is left out where no font here has it."""
-    columns = min(columns, len(images))
-    height = CELL + GAP + CAPTION_LINES * LINE
-    size = (2 * MARGIN + columns * (CELL + GAP) - GAP, 2 * MARGIN + -(-len(images) // columns) * height)
-    sheet = Image.new("RGB", size, PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for place, (image, words) in enumerate(zip(images, captions, strict=True)):
-        x, y = MARGIN + place % columns * (CELL + GAP), MARGIN + place // columns * height
-        sheet.paste(image.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), (x, y))
-        draw.rectangle((x - 1, y - 1, x + CELL, y + CELL), outline=FRAME)
-        caption(draw, x, y + CELL + 4, CELL, words)
-    return sheet

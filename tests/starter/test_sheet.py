@@ -6,9 +6,10 @@ from PIL import Image
 
 from pangu.data.example.openmoji import every_drawing
 from pangu.errors import UserError
+from pangu.lettering import CELL, MARGIN, captioned
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import tiny
-from pangu.starter.prompt_sheet import CELL, MARGIN, captioned, prompt_sheet
+from pangu.starter.prompt_sheet import prompt_sheet
 from pangu.starter.sheet_prompts import colours, two_things
 from tests import subtests
 

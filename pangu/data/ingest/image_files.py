@@ -47,15 +47,15 @@ def files_of_folder(card: Card, folder: Path) -> ImageFiles:
     Raises:
         UserError: a folder or the metadata cannot be read.
     """
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(_walk(card, folder))}
-    metadata_file, metadata = _metadata(card, folder, paths)
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(walk(card, folder))}
+    used, metadata = _metadata(card, paths)
     beside = captions_beside([name for name, path in paths.items() if is_image(name) or _is_file(path)])
-    used = {metadata_file, *(name for names in beside.values() for name in names)}
+    used |= {name for names in beside.values() for name in names}
     rows, reasons, places = list[dict[str, Any]](), dict[int, str](), list[Path | None]()
     for name in [name for name in paths if name not in used]:
         if not is_image(name):
             reasons[len(rows)] = other_file(name)
-        texts = _texts({caption: _caption(card, paths[caption]) for caption in beside.get(name, ())})
+        texts = texts_of({caption: _caption(card, paths[caption]) for caption in beside.get(name, ())})
         for said in metadata.pop(same_name(name), [{}]):
             rows.append({**said, **texts, "url": paths[name].absolute().as_uri()})
             places.append(paths[name])
@@ -99,7 +99,7 @@ def files_of_archives(card: Card, uris: Sequence[str]) -> ImageFiles:
     return ImageFiles(rows, reasons, read, stamps)
 
 
-def _walk(card: Card, folder: Path) -> Iterator[Path]:
+def walk(card: Card, folder: Path) -> Iterator[Path]:
     """Every file below a folder, whatever it is; links to folders are followed, once."""
     seen: set[str] = set()
 
@@ -156,23 +156,41 @@ def too_many_bytes(max_bytes: int) -> str:
     return f"too_many_bytes: more than {max_bytes}"
 
 
-def _metadata(card: Card, folder: Path, names: Collection[str]) -> tuple[str, dict[str, list[dict[str, Any]]]]:
-    """The name of metadata.parquet, .csv or .jsonl, "" if there is none, and the rows in which it speaks of each file."""
+def _metadata(card: Card, paths: Mapping[str, Path]) -> tuple[set[str], dict[str, list[dict[str, Any]]]]:
+    """The names of the files that say what images show, and the rows in which they speak of each image."""
+    named = [name for name in card.columns.model_dump(exclude={"url", "image"}).values() if name]
+    used, said = set[str](), dict[str, list[dict[str, Any]]]()
+    for name, path, column in _metadata_files(card, paths):
+        used.add(name)
+        within = "" if card.metadata else name[: name.rfind("/") + 1]
+        for row in read_tables(card, [str(path)], [column, *named]).to_pylist():
+            file = f"{within}{row[column]}"
+            if file not in paths:  # "./NAME", or as Windows writes it
+                file = PurePosixPath(file.replace("\\", "/")).as_posix()
+            said.setdefault(same_name(file), []).append(row)
+    return used, said
+
+
+def _metadata_files(card: Card, paths: Mapping[str, Path]) -> Iterator[tuple[str, Path, str]]:
+    """(name, path, column of file names) of the card's own table, or of metadata.parquet, .csv or .jsonl of each folder."""
+    if (own := card.metadata_file()) is not None and card.metadata is not None:
+        inside = next((name for name, path in paths.items() if _is_same(path, own)), "")
+        yield inside, own, card.metadata.file_name
+        return
+    folders = set[str]()
     for suffix in READERS:
-        for file in sorted(folder.iterdir()):
-            if file.name.lower() == f"metadata{suffix}" and file.is_file():
-                named = [name for name in card.columns.model_dump(exclude={"url", "image"}).values() if name]
-                said: dict[str, list[dict[str, Any]]] = {}
-                for row in read_tables(card, [str(file)], [FILE_NAME, *named]).to_pylist():
-                    name = str(row[FILE_NAME])
-                    if name not in names:  # "./NAME", or as Windows writes it
-                        name = PurePosixPath(name.replace("\\", "/")).as_posix()
-                    said.setdefault(same_name(name), []).append(row)
-                return file.name, said
-    return "", {}
+        for name, path in paths.items():
+            folder, _, base = name.rpartition("/")
+            if base.lower() == f"metadata{suffix}" and folder not in folders and _is_file(path):
+                folders.add(folder)
+                yield name, path, FILE_NAME
 
 
-def _texts(files: Mapping[str, bytes]) -> dict[str, Any]:
+def _is_same(path: Path, other: Path) -> bool:
+    return path.name == other.name and os.path.realpath(path) == os.path.realpath(other)
+
+
+def texts_of(files: Mapping[str, bytes]) -> dict[str, Any]:
     """What the .txt and the .json beside an image say."""
     found: dict[str, Any] = {}
     for name, data in files.items():
@@ -214,7 +232,7 @@ class _Archive:
             if name not in used:
                 shown = _without_ending(name) if is_image(name) and times[_without_ending(name)] == 1 else name
                 shown = shown.removeprefix("./").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-                texts = _texts({caption: self.captions[caption] for caption in self.beside.get(name, ())})
+                texts = texts_of({caption: self.captions[caption] for caption in self.beside.get(name, ())})
                 yield name, {"url": f"{self.uri}#{shown}", **texts}
 
     def read(self, card: Card) -> Iterator[Image]:

@@ -166,7 +166,7 @@ def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:
     """Rows of fields as a table of text with the card's columns; those that no row has are an error."""
     named = {name: value for name, value in card.columns.model_dump(exclude={"image", "url"}).items() if value}
     for column in named.values():
-        if not any(column in row for row in rows):
+        if not card.describes and not any(column in row for row in rows):
             have = ", ".join(sorted({name for row in rows for name in row} - {"url"})) or "none"
             raise UserError(f"No image of card '{card.name}' has a field '{column}'; they have {have}.")
     try:

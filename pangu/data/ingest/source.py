@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pangu.data.captions import KEYWORDS, MORE
+from pangu.data.captions import KEYWORDS, MORE, language_of
 from pangu.data.card import HOME_PREFIX, Card
 from pangu.data.ingest.table_files import (
     TEXTS,
     UNREADABLE,
     BadTable,
     concat,
+    read_coco,
     read_csv,
     read_jsonl,
     read_parquet,
@@ -44,6 +45,8 @@ LISTED = pa.schema(
 COLUMNS = ("url", "caption_en", "caption_zh", "license", "style")
 log = logging.getLogger(__name__)
 READERS = {".parquet": read_parquet, ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
+LISTS = {".json": read_coco}
+"""What is read where a card names the file itself: in a folder, a .json may be anything."""
 SEPARATORS = r"[|,;\x{ff0c}\x{ff1b}\x{3001}]"
 """Between keywords: also the comma, the semicolon and the enumeration mark of Chinese."""
 MAX_CAPTION = 4000
@@ -64,6 +67,8 @@ def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
             listed[name], listed[more] = _captions(card, uri, table, getattr(columns, name))
         else:
             listed[name] = _text(card, uri, table, getattr(columns, name))
+    if columns.caption is not None:
+        listed |= _by_language(listed, *_captions(card, uri, table, columns.caption))
     for name in KEYWORDS.values():
         listed[name] = _keywords(card, uri, table, getattr(columns, name))
     for name, otherwise in (("license", card.licence.name), ("style", card.style or "")):
@@ -148,16 +153,16 @@ def suffix_of(uri: str) -> str | None:
 
 
 def _read(card: Card, uri: str, columns: Sequence[str]) -> pa.Table:
-    suffix = suffix_of(uri)
+    suffix = suffix_of(uri) or next((one for one in LISTS if uri.lower().removesuffix(".gz").endswith(one)), None)
     if suffix is None:
         raise UserError(
-            f"Card '{card.name}' names the source {uri}; it must end in {', '.join(READERS)} (or .gz of it) or .tar, or be "
-            f"a folder of such tables or of images."
+            f"Card '{card.name}' names the source {uri}; it must end in {', '.join((*READERS, *LISTS))} (or .gz of it) or "
+            f".tar, or be a folder of such tables or of images."
         )
     try:
         filesystem, path = file_system(uri)
         with filesystem.open(path, "rb", compression="gzip" if uri.lower().endswith(".gz") else None) as file:
-            return READERS[suffix](file, columns)
+            return (READERS | LISTS)[suffix](file, columns)
     except FileNotFoundError as error:
         raise UserError(
             f"The table {uri} of card '{card.name}' does not exist; correct `source` or write it."
@@ -197,6 +202,27 @@ def _captions(card: Card, uri: str, table: pa.Table, column: str | None) -> tupl
         return _caption(card, uri, _text(card, uri, table, column), rows), pa.nulls(table.num_rows, TEXTS)
     found = _each_once(card, uri, table[column].combine_chunks(), "captions")
     return pa.array([one[0] if one else "" for one in found]), pa.array([one[1:] or None for one in found], TEXTS)
+
+
+def _by_language(listed: dict[str, Any], firsts: Any, further: Any) -> dict[str, Any]:
+    """Captions of either language, each behind those that its row has in it already."""
+    texts = [[first, *(more or ())] for first, more in zip(firsts.to_pylist(), further.to_pylist(), strict=True)]
+    found = {}
+    for language, more in MORE.items():
+        own = zip(listed[f"caption_{language}"].to_pylist(), listed[more].to_pylist(), texts, strict=True)
+        all_of = [
+            list(
+                dict.fromkeys(
+                    filter(None, [first, *(others or ()), *(t for t in new if (language_of(t) or "en") == language)])
+                )
+            )
+            for first, others, new in own
+        ]
+        found[f"caption_{language}"] = pa.chunked_array(
+            [pa.array([one[0] if one else "" for one in all_of], pa.string())]
+        )
+        found[more] = pa.array([one[1:] or None for one in all_of], TEXTS)
+    return found
 
 
 def _keywords(card: Card, uri: str, table: pa.Table, column: str | None) -> pa.Array:

@@ -13,6 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import IO, Any
 
@@ -52,15 +53,8 @@ def read_csv(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
     Raises:
         BadTable: a column is missing or there twice, or a record is not closed or not as long as the first line.
     """
-    start = file.read(3)
-    encoding = "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    file.seek(0)
-    csv.field_size_limit(sys.maxsize)
-    text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+    text, delimiter = _open_csv(file, columns)
     try:
-        header = text.readline()
-        delimiter = max(DELIMITERS, key=lambda mark: _known(header, mark, columns))
-        text.seek(0)
         reader = csv.reader(text, delimiter=delimiter, strict=True)
         records = _records(reader)
         names = [name.strip() for name in next(records, [])]
@@ -69,6 +63,19 @@ def read_csv(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
         return _table(columns, ([record[at] for at in places] for record in records))
     finally:
         text.detach()
+
+
+def _open_csv(file: IO[bytes], columns: Sequence[str]) -> tuple[io.TextIOWrapper, str]:
+    """The text of a file, to be detached from it, and what lies between its fields."""
+    start = file.read(3)
+    encoding = "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    file.seek(0)
+    csv.field_size_limit(sys.maxsize)
+    text = io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="")
+    header = text.readline()
+    delimiter = max(DELIMITERS, key=lambda mark: _known(header, mark, columns))
+    text.seek(0)
+    return text, delimiter
 
 
 def _known(header: str, delimiter: str, columns: Sequence[str]) -> tuple[int, int]:
@@ -113,6 +120,15 @@ def read_jsonl(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
 
 def _fields(file: IO[bytes], columns: Sequence[str], names: dict[str, None]) -> Iterator[list[Any]]:
     """The asked fields of each line; `names` learns the names of all fields."""
+    for number, row in _objects(file, names):
+        try:
+            yield [as_text(row.get(column)) for column in columns]
+        except BadTable as error:
+            raise BadTable(f"holds {error} in line {number}, in a field that must hold text") from error
+
+
+def _objects(file: IO[bytes], names: dict[str, None]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(number, object) of each line; `names` learns the names of all fields."""
     for number, data in enumerate(file, 1):
         line = data.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").strip()
         if not line:
@@ -124,10 +140,83 @@ def _fields(file: IO[bytes], columns: Sequence[str], names: dict[str, None]) -> 
         if not isinstance(row, Mapping):
             raise BadTable(f"holds no JSON object in line {number}")
         names.update(dict.fromkeys(row))
+        yield number, row
+
+
+def read_coco(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
+    """Each asked field of the images of a list of captions in COCO's form, one row an image; `caption` holds lists.
+
+    Raises:
+        BadTable: it is no such list, or no image has such a field.
+    """
+    rows = _coco_rows(file)
+    _check_names(list({name: None for row in rows for name in row}), columns)
+    return _table(columns, ([as_text(row.get(column)) for column in columns] for row in rows))
+
+
+def _coco_rows(file: IO[bytes]) -> list[dict[str, Any]]:
+    try:
+        whole = json.loads(file.read(), parse_float=str)
+        licences = {one["id"]: one["name"] for one in whole.get("licenses", ())}
+        captions: dict[Any, list[str]] = {}
+        for said in whole["annotations"]:
+            if "caption" in said:
+                captions.setdefault(said["image_id"], []).append(said["caption"])
+        images = [
+            {**one, "caption": captions.get(one["id"], []), "license": licences.get(one.get("license"))}
+            for one in whole["images"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadTable("is no list of captions as COCO has it: `images`, and `annotations` with `caption`") from error
+    if not captions:
+        raise BadTable("holds no `caption` in its `annotations`; name COCO's captions_*.json")
+    return images
+
+
+def read_head(file: IO[bytes], suffix: str, count: int) -> dict[str, list[Text]]:
+    """The first `count` rows by column, of columns that hold text or what can be written as text; reads no more than that.
+
+    suffix: .parquet, .csv, .tsv, .jsonl, .ndjson, or .json for COCO's form.
+
+    Raises:
+        BadTable: as of the readers.
+    """
+    if suffix == ".parquet":
+        with pq.ParquetFile(file) as source:
+            plain = [field.name for field in source.schema_arrow if not _holds_bytes(field.type)]
+            batch = next(source.iter_batches(count, columns=plain), None)
+            rows = [] if batch is None else batch.to_pylist()
+            return texts_by_column(plain, rows)
+    if suffix == ".json":
+        rows = _coco_rows(file)[:count]
+    elif suffix in (".jsonl", ".ndjson"):
+        names: dict[str, None] = {}
+        rows = [dict(row) for _, row in islice(_objects(file, names), count)]
+    else:
+        text, delimiter = _open_csv(file, ())
         try:
-            yield [as_text(row.get(column)) for column in columns]
-        except BadTable as error:
-            raise BadTable(f"holds {error} in line {number}, in a field that must hold text") from error
+            records = _records(csv.reader(text, delimiter=delimiter, strict=True))
+            header = [name.strip() for name in next(records, [])]
+            _check_names(header, header)
+            rows = [dict(zip(header, record, strict=True)) for record in islice(records, count)]
+        finally:
+            text.detach()
+    return texts_by_column(list({name: None for row in rows for name in row}), rows)
+
+
+def texts_by_column(names: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Text]]:
+    """Rows of fields by column; columns that hold objects are left out."""
+    found: dict[str, list[Text]] = {}
+    for name in names:
+        with suppress(BadTable):
+            found[name] = [as_text(row.get(name)) for row in rows]
+    return found
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    return _is_bytes(kind) or (
+        pa.types.is_nested(kind) and any(_holds_bytes(kind.field(at).type) for at in range(kind.num_fields))
+    )
 
 
 def as_text(value: Any) -> Text:

@@ -12,6 +12,7 @@ import imagehash
 import numpy as np
 from PIL import Image
 
+from pangu.data.captions import HAN
 from pangu.data.filters import Filters
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.near_duplicates import colours_of
@@ -24,7 +25,6 @@ LANGUAGES_OF_THE_WEB = (
     "el", "uk", "da", "th", "fi", "sk", "no", "bg", "hr", "ca", "he", "lt", "sl", "et", "hi", "ms", "lv", "sr",
 )  # fmt: skip
 """Those that nearly all pages of the web are written in; whoever knows more only takes from the probability of these."""
-HAN = ((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF))
 TEXT_SIDE = 736
 """Longer sides are scaled down to this before text is looked for, px."""
 LEGIBLE = 0.6

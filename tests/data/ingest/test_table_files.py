@@ -206,7 +206,9 @@ def test_what_cannot_be_read_is_named_by_line_or_column(tmp_path: Path) -> None:
         ("deep.jsonl", '{"u": "x", "en": [["a"]], "zh": "b"}\n', "holds a list of lists in line 1"),
         ("urls.jsonl", '{"u": ["x"], "en": "a", "zh": "b"}\n', "must hold text"),
         ("none.jsonl", '{"u": "x", "en": "a"}\n', "has no column 'zh'; it has u, en"),
-        ("table.json", "{}", "must end in .parquet, .csv, .tsv, .jsonl"),
+        ("table.json", "{}", "is no list of captions as COCO has it"),
+            ("boxes.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1}]}', "holds no `caption`"),
+            ("table.xml", "<a/>", "must end in .parquet, .csv, .tsv, .jsonl"),
     ]:  # fmt: skip
         (tmp_path / name).write_text(text)
         assert sentence in refusal(tmp_path / name), name

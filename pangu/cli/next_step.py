@@ -1,0 +1,139 @@
+"""Which command a dataset asks for next, by what lies in the home: so that no id is carried by hand.
+
+Files alone are looked at, and only their times and a little JSON: every command may ask at its end.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from pangu.storage import Home, read_json
+
+ROLES = ("structure", "texture")
+FIRST = "pangu new FOLDER", "a card from a folder or a table of your own pictures"
+"""Where nothing has been begun; or `make demo`, where there are no pictures."""
+
+
+def next_command(home: Home, card: str, name: str, recipe: str = "") -> str:
+    """The command behind the last stage that is done for a dataset; "" where files do not say.
+
+    card: as the user names it; name: that of its dataset. recipe: of the command that ended; "": that beside the card, or `demo`.
+    A stage is done if its result is newer than what it was made from.
+    """
+    if home.tables:
+        return ""
+    folder, recipe = home.dataset(name), recipe or _recipe_beside(name)
+    ingests = _by_age(folder.glob("raw/*/outcome.json"))
+    if not ingests:
+        return _line("pangu ingest", card)
+    commits = _by_age(home.table(name).glob("_delta_log/*.json"))
+    if not commits or _age(commits[-1]) < _age(ingests[-1]):
+        return _line("pangu prepare", card, "--ingest-id", ingests[-1].parent.name)
+    encoded = _by_age(folder.glob("encoded/*/manifest.json"))
+    if not encoded or _age(encoded[-1]) < _age(commits[-1]):
+        version = max(int(commit.stem) for commit in commits if commit.stem.isdecimal())
+        return _line("pangu encode", card, "--version", str(version), "--recipe", recipe)
+    encode_id = encoded[-1].parent.name
+    trained = _trained(home, encode_id)
+    for role in ROLES:
+        if role not in trained:
+            return _line("pangu train", card, "--encode-id", encode_id, "--recipe", recipe, "--role", role)
+    halves = [text for role in ROLES for text in (f"--{role}", str(trained[role]))]
+    result = f"{name}.evaluated.json"
+    return _line("pangu evaluate", card, *halves, "--encode-id", encode_id, "--recipe", recipe, "--result", result)
+
+
+def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
+    """The command behind the one that ended with `outcome`; "" where there is none.
+
+    arguments: those that it was called with.
+    """
+    kind, made, asked = type(outcome).__name__, outcome.model_dump(mode="json"), partial(_option, arguments)
+    if kind == "EvaluateOutcome" and asked("--structure") and asked("--result"):
+        halves = [text for role in ROLES for text in (f"--{role}", asked(f"--{role}"))]
+        return _line("pangu release", "--pair", made["pair"], *halves, "--metrics", asked("--result"))
+    if kind == "ReleaseOutcome":
+        return _line("pangu deploy", "--alias", made["alias"])
+    if kind in ("IngestOutcome", "PrepareOutcome", "EncodeOutcome", "TrainOutcome"):
+        name = made.get("dataset") or _dataset_of(home, made["run_name"])
+        card = next((one for one in arguments if one.endswith((".yaml", ".yml")) and one != asked("--recipe")), name)
+        return next_command(home, card, name, asked("--recipe"))
+    return ""
+
+
+def say_next(outcome: BaseModel) -> None:
+    """Say the command behind the one that ends here to a person: on standard error, if it is a terminal."""
+    if not sys.stderr.isatty():
+        return
+    with suppress(
+        OSError, ValueError, KeyError, TypeError, IndexError
+    ):  # what was done is done, whatever else lies in the home
+        if line := behind(outcome, sys.argv[1:], Home.from_environment()):
+            print(f"Next: {line}", file=sys.stderr)
+
+
+def _option(arguments: Sequence[str], name: str) -> str:
+    """The value of an option, "" if it was not given."""
+    for place, one in enumerate(arguments):
+        if one == name:
+            return next(iter(arguments[place + 1 : place + 2]), "")
+        if one.startswith(f"{name}="):
+            return one.removeprefix(f"{name}=")
+    return ""
+
+
+def _dataset_of(home: Home, run_name: str) -> str:
+    return Path(read_json(home.run(run_name) / "job.json")["encoded"]).parents[1].name
+
+
+def first_command(home: Home) -> tuple[str, str]:
+    """(command, why) for one who has named none: the next stage of the card that was touched last in the working folder."""
+    from pangu.data.card import card_folders
+
+    cards = _by_age(card_folders()[0].glob("*.yaml"))
+    own = [card for card in cards if home.dataset(card.stem).is_dir()]
+    if not own:
+        return FIRST
+    name = own[-1].stem
+    return next_command(home, name, name) or _line("pangu dataset show", name), f"goes on with {name}"
+
+
+def _recipe_beside(name: str) -> str:
+    """The recipe that `pangu new` left beside a card."""
+    from pangu.data.card import card_folders
+
+    file = card_folders()[0] / f"{name}.recipe.json"
+    return str(file) if file.is_file() else "demo"
+
+
+def _trained(home: Home, encode_id: str) -> dict[str, Path]:
+    """Role -> the generator of its newest finished run on an encoded dataset."""
+    found = dict[str, Path]()
+    for outcome in _by_age((home.root / "runs").glob("*/outcome.json")):
+        try:
+            job = read_json(outcome.parent / "job.json")
+            if job["encode_id"] == encode_id:
+                found[job["role"]] = Path(read_json(outcome)["generator"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _by_age(paths: Iterable[Path]) -> list[Path]:
+    return sorted(paths, key=_age)
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it went meanwhile
+        return 0.0
+
+
+def _line(command: str, *arguments: str) -> str:
+    return " ".join([command, *map(shlex.quote, arguments)])
