@@ -1,4 +1,6 @@
-"""Whoever asks little waits little: which modules and commands import no network library, server or client of one."""
+"""Whoever asks little waits little: which modules and commands import no network library, server or client of one.
+
+What reads and decodes rows, in many processes, imports torch alone of them."""
 
 import json
 import os
@@ -22,6 +24,7 @@ COMMANDS = (
     "rollback", "release --pair none --structure none --texture none --metrics none.json", "metrics", "deployments",
 )  # fmt: skip
 """Those that fail do so in an empty home, after they have imported what they begin with."""
+ROWS = ("pangu.data.rows.load", "pangu.data.encode.chunk_files", "pangu.data.encode.stage")
 FLOWS = sorted(f"flows.{path.stem}" for path in (ROOT / "flows").glob("[a-z]*.py"))
 EACH_IN_A_FORK = """
 import importlib, json, os, sys
@@ -30,7 +33,7 @@ import PIL.Image, deltalake, httpx, pyarrow.dataset, pyarrow.parquet, typer.rich
 import pangu.data.card, pangu.stack, pangu.train.job
 from pangu.cli import data, dataset, evaluation, gate, planning, serving, training
 
-heavy, modules, commands, flows = json.loads(sys.argv[1])
+heavy, modules, commands, rows, flows = json.loads(sys.argv[1])
 sys.stdout = sys.stderr = open(os.devnull, "w")
 
 def ask(begin):
@@ -60,6 +63,7 @@ def run(command):
 found = {"to begin with": ask(lambda: None)}
 found |= {module: ask(lambda: importlib.import_module(module)) for module in modules}
 found |= {f"pangu {command}": ask(lambda: run(command)) for command in commands}
+found["rows"] = ask(lambda: [importlib.import_module(name) for name in rows])
 found["flows"] = ask(lambda: [importlib.import_module(name) for name in flows])
 print(json.dumps(found), file=sys.__stdout__)
 """
@@ -69,11 +73,12 @@ def test_light_modules_and_commands_import_nothing_heavy_and_flows_prefect_alone
     known = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
     environment = {name: value for name, value in os.environ.items() if name not in known}
     environment |= {"PANGU_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    asked = json.dumps([HEAVY, MODULES, COMMANDS, FLOWS])
+    asked = json.dumps([HEAVY, MODULES, COMMANDS, ROWS, FLOWS])
     command = [sys.executable, "-c", EACH_IN_A_FORK, asked]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout)
+    assert found.pop("rows") == ["torch"]
     assert found.pop("flows") == ["prefect"]
     assert len(found) == 1 + len(MODULES) + len(COMMANDS)
     assert {what: heavy for what, heavy in found.items() if heavy} == {}
