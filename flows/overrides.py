@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flows.parameters import CommonChanges
+from flows.recipe_changes import CommonChanges
 from pangu.config import ROLES, Recipe
 from pangu.errors import UserError
 

@@ -18,7 +18,7 @@ from prefect.runtime import flow_run as current_run
 from prefect.tasks import Task
 
 from flows.overrides import changed
-from flows.parameters import CommonChanges
+from flows.recipe_changes import CommonChanges
 from flows.reporting import ProgressBar, plain, show_outcome
 from flows.training_report import TrainingReport
 from pangu import jobs

@@ -31,7 +31,6 @@ def gate(
     A first pair is compared with what its training started from."""
     from pangu.data.card import load_card
     from pangu.data.encode.encoded import EncodedManifest
-    from pangu.evaluate.metrics import load_judges
     from pangu.gate import check_pair_at_gate
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
@@ -39,8 +38,12 @@ def gate(
 
     home, dataset = Home.from_environment(), load_card(card).name
     version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
-    judges, chosen = load_judges(inception, clip, cn_clip), named(recipe)
-    decision = check_pair_at_gate(metrics, chosen, dataset, version, home, judges, print_progress, alias)
+    judges = None
+    if inception or clip or cn_clip:
+        from pangu.evaluate.metrics import load_judges
+
+        judges = load_judges(inception, clip, cn_clip)
+    decision = check_pair_at_gate(metrics, named(recipe), dataset, version, home, judges, print_progress, alias)
     finish(decision, result, as_json)
     if strict and not decision.passed:
         raise typer.Exit(1)

@@ -23,8 +23,9 @@ from pangu.evaluate.generate import Drawers, Drawn, Hand, alone, draw, ready
 from pangu.evaluate.metrics import Judges, check_judges, implied_metrics
 from pangu.evaluate.pair_sources import PairFolder
 from pangu.evaluate.probe_latents import denoiser_of, encode_sample, originals
-from pangu.evaluate.prompt_scores import SUFFIX, PromptScores, prompt_scores, score
+from pangu.evaluate.prompt_scores import prompt_scores, score
 from pangu.evaluate.protocol import EvaluateOutcome, Metric, Protocol, check_metrics
+from pangu.evaluate.scored_prompts import SUFFIX, PromptScores
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
 from pangu.image_grid import png, sample_grid
 from pangu.models.hashing import architecture, weights_hash

@@ -1,14 +1,12 @@
-"""What each prompt's image reached, kept beside the means, so that two pairs can be compared prompt by prompt.
+"""From drawn images to what each prompt's image reached: retrieval, style, colour outside, CLIP scores.
 
-Owns the numbers that exist for a single image: retrieval, style, colour outside, CLIP scores. Distances have no such value.
+Distances have no such value.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from pangu.config import Frozen
 from pangu.errors import UserError
 from pangu.evaluate.eval_set import Material
 from pangu.evaluate.generate import Drawn
@@ -17,35 +15,11 @@ from pangu.evaluate.outside import outside
 from pangu.evaluate.prompts import Prompts, template_of
 from pangu.evaluate.protocol import Protocol
 from pangu.evaluate.retrieval import rank_any
+from pangu.evaluate.scored_prompts import PromptScores
 from pangu.evaluate.style_judge import StyleJudge
-from pangu.storage import read_json, write_json
 
-SUFFIX = ".prompts.json"
 NO_STYLE = "none"
 """How figures name the rows that have no style, or none that prompts ask for."""
-
-
-class PromptScores(Frozen):
-    """Metric with its language, e.g. `understanding_top1_zh` -> key of the row whose caption was drawn -> value."""
-
-    values: dict[str, dict[str, float]]
-
-    @property
-    def means(self) -> dict[str, float]:
-        return {name: float(np.mean(list(of.values()))) for name, of in self.values.items()}
-
-    def save(self, path: Path) -> None:
-        write_json(path, self.model_dump(mode="json"))
-
-    @classmethod
-    def load(cls, path: Path) -> "PromptScores":
-        """Raises UserError if the file is not there or holds something else."""
-        try:
-            return cls.model_validate(read_json(path))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} holds no scores by prompt; run `pangu evaluate` again, which writes them."
-            ) from error
 
 
 def prompt_scores(material: Material, drawn: Drawn, protocol: Protocol, judges: Judges) -> PromptScores:

@@ -1,29 +1,30 @@
 """The gate with real pairs: the candidate's evaluation, and the champion or the start of training on the same prompts.
 
-Owns where the scores of such a reference are kept, so that it draws once for a protocol and a dataset version.
+Owns where the scores of such a reference are kept, so that it draws once for a protocol and a dataset version. Networks
+are imported where one draws: most decisions need none.
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from pangu.config import Recipe
 from pangu.errors import UserError
-from pangu.evaluate.evaluation import networks_hash, scores_of
-from pangu.evaluate.metrics import Judges
-from pangu.evaluate.prompt_scores import PromptScores
 from pangu.evaluate.protocol import EvaluateOutcome, Protocol
+from pangu.evaluate.scored_prompts import PromptScores
 from pangu.gate.decision import Decision, Reference, compares, decide
-from pangu.pipelines.assemble import starting_pair
-from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
 from pangu.registry import tracking
 from pangu.registry.fetch import RegisteredPair, fetch_pair, registered_pair, resolve
 from pangu.registry.manifest import Manifest
 from pangu.storage import Home, read_json
+
+if TYPE_CHECKING:
+    from pangu.evaluate.metrics import Judges
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
 def check_pair_at_gate(
@@ -32,7 +33,7 @@ def check_pair_at_gate(
     dataset: str,
     version: int,
     home: Home,
-    judges: Judges | None = None,
+    judges: "Judges | None" = None,
     report: Reporter = silent,
     alias: str = tracking.CHAMPION,
 ) -> Decision:
@@ -62,12 +63,15 @@ def check_pair_at_gate(
             already_done=True,
         )
     reference, grid = None, None
-    drawn = partial(drawn_once, outcome.protocol, dataset, version, home, judges or Judges(), report)
+    drawn = partial(drawn_once, outcome.protocol, dataset, version, home, judges, report)
     if champion is not None:
         released, number = champion.sha256[:16], champion.pair_version
-        scores, grid = drawn(released, lambda: PanGuDrawPipeline.from_pretrained(fetch_pair(number, fetched)))
+        scores, grid = drawn(released, lambda: _released(number, fetched))
         reference = Reference(f"version {number}", scores, number)
     elif recipe.gate.floor == "start" and compares(recipe.gate):
+        from pangu.evaluate.evaluation import networks_hash
+        from pangu.pipelines.assemble import starting_pair
+
         start = starting_pair(recipe, partial(registered_pair, cache_dir=fetched))
         scores, grid = drawn(f"start-{networks_hash(start)}", lambda: start)
         untrained = recipe.init_from is None
@@ -94,21 +98,31 @@ def current(alias: str) -> RegisteredPair | None:
     return resolve(alias)
 
 
+def _released(number: int, fetched: Path) -> "PanGuDrawPipeline":
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(fetch_pair(number, fetched))
+    return pair
+
+
 def drawn_once(
     protocol: Protocol,
     dataset: str,
     version: int,
     home: Home,
-    judges: Judges,
+    judges: "Judges | None",
     report: Reporter,
     name: str,
-    make: Callable[[], PanGuDrawPipeline],
+    make: "Callable[[], PanGuDrawPipeline]",
 ) -> tuple[PromptScores, Path]:
     """The scores of the pair `name`, and the picture of what it drew; it is made and draws only if nobody kept them."""
     kept = home.root / "gate" / f"{name}-{protocol.digest()}-{dataset}-{version}.json"
     grid = kept.with_suffix(".png")
     if kept.is_file():
         return PromptScores.load(kept), grid
-    found = scores_of(make(), home, dataset, version, protocol, judges, report, grid)
+    from pangu.evaluate.evaluation import scores_of
+    from pangu.evaluate.metrics import Judges
+
+    found = scores_of(make(), home, dataset, version, protocol, judges or Judges(), report, grid)
     found.save(kept)
     return found, grid

@@ -7,8 +7,8 @@ from pangu.config import Frozen, Gate, GateRule
 from pangu.data.captions import LANGUAGES
 from pangu.errors import UserError
 from pangu.evaluate.bootstrap import Difference, bootstrap, paired
-from pangu.evaluate.prompt_scores import PromptScores
 from pangu.evaluate.protocol import lower_is_better
+from pangu.evaluate.scored_prompts import PromptScores
 
 
 class RuleVerdict(Frozen):

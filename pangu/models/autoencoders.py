@@ -4,10 +4,10 @@ Pixels are (B, 3, H, W) in [-1, 1]. Latents are scaled for diffusion: latents = 
 (raw - mean) * scaling / std where the autoencoder's configuration has `latents_mean` and `latents_std`.
 """
 
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, ModelMixin
 from torch import Tensor
 
 from pangu.config import AutoencoderSource
@@ -15,10 +15,34 @@ from pangu.errors import NotFinite, UserError
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.sources import locate
 
-CLASSES = {cls.__name__: cls for cls in (AutoencoderDC, AutoencoderKL, AutoencoderTiny)}
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 
-def load_autoencoder(source: AutoencoderSource) -> ModelMixin:
+class _Classes(Mapping[str, Any]):
+    """Name -> class of diffusers, which is imported when one is asked for: whoever loads none is spared its seconds."""
+
+    names = ("AutoencoderDC", "AutoencoderKL", "AutoencoderTiny")
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.names:
+            raise KeyError(name)
+        import diffusers
+
+        return getattr(diffusers, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+CLASSES = _Classes()
+"""The image autoencoders that are known."""
+
+
+def load_autoencoder(source: AutoencoderSource) -> "ModelMixin":
     """The frozen autoencoder, in float32 and evaluation mode.
 
     Raises:
@@ -27,33 +51,34 @@ def load_autoencoder(source: AutoencoderSource) -> ModelMixin:
     place = locate(source.source, "autoencoder")
     arguments: dict[str, Any] = {"subfolder": source.subfolder} if source.subfolder else {}
     try:
-        name = AutoencoderKL.load_config(place, **arguments).get("_class_name")
+        name = CLASSES["AutoencoderKL"].load_config(place, **arguments).get("_class_name")
     except OSError as error:
         raise UserError(f"There is no autoencoder at '{source.source}': {str(error).splitlines()[0]}") from error
     if name not in CLASSES:
         raise UserError(f"'{source.source}' is a {name}; supported autoencoders are {', '.join(sorted(CLASSES))}.")
     autoencoder = CLASSES[name].from_pretrained(place, torch_dtype=torch.float32, use_safetensors=True, **arguments)
-    return autoencoder.eval().requires_grad_(False)
+    frozen: ModelMixin = autoencoder.eval().requires_grad_(False)
+    return frozen
 
 
-def scaling(autoencoder: ModelMixin) -> tuple[float, float]:
+def scaling(autoencoder: "ModelMixin") -> tuple[float, float]:
     """(scaling, shift) of the latents, as the autoencoder's configuration gives them."""
     config = autoencoder.config
     return float(config.get("scaling_factor") or 1.0), float(config.get("shift_factor") or 0.0)
 
 
-def spatial_factor(autoencoder: ModelMixin) -> int:
+def spatial_factor(autoencoder: "ModelMixin") -> int:
     """Pixels per latent along one side."""
     channels = autoencoder.config.get("encoder_block_out_channels") or autoencoder.config["block_out_channels"]
     return 2 ** (len(channels) - 1)
 
 
-def encode_pixels(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
+def encode_pixels(autoencoder: "ModelMixin", pixels_bchw: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H / factor, W / factor); the mode where the encoder is a distribution."""
     return scaled(autoencoder, raw_latents(autoencoder, pixels_bchw.to(autoencoder.dtype)))
 
 
-def raw_latents(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
+def raw_latents(autoencoder: "ModelMixin", pixels_bchw: Tensor) -> Tensor:
     """What the encoder makes of (B, 3, H, W) in its own dtype, not yet scaled."""
     encoded = autoencoder.encode(pixels_bchw)
     for name in ("latent_dist", "latent", "latents"):
@@ -63,26 +88,26 @@ def raw_latents(autoencoder: ModelMixin, pixels_bchw: Tensor) -> Tensor:
     raise UserError(f"{type(autoencoder).__name__} returns no latents.")
 
 
-def scaled(autoencoder: ModelMixin, raw_bchw: Tensor) -> Tensor:
+def scaled(autoencoder: "ModelMixin", raw_bchw: Tensor) -> Tensor:
     """Latents for diffusion, of those that the encoder makes."""
     (scale, shift), mean, std = scaling(autoencoder), *_channel_statistics(autoencoder, raw_bchw)
     return (raw_bchw - shift) * scale if mean is None or std is None else (raw_bchw - mean) * scale / std
 
 
-def unscaled(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
+def unscaled(autoencoder: "ModelMixin", latents_bchw: Tensor) -> Tensor:
     """The inverse of `scaled`."""
     (scale, shift), mean, std = scaling(autoencoder), *_channel_statistics(autoencoder, latents_bchw)
     return latents_bchw / scale + shift if mean is None or std is None else latents_bchw * std / scale + mean
 
 
-def _channel_statistics(autoencoder: ModelMixin, like: Tensor) -> tuple[Tensor | None, Tensor | None]:
+def _channel_statistics(autoencoder: "ModelMixin", like: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """(mean, std), each (1, C, 1, 1); None where the configuration has none."""
     given = [autoencoder.config.get(name) for name in ("latents_mean", "latents_std")]
     mean, std = (None if values is None else like.new_tensor(values).view(1, -1, 1, 1) for values in given)
     return mean, std
 
 
-def decode_latents(autoencoder: ModelMixin, latents_bchw: Tensor) -> Tensor:
+def decode_latents(autoencoder: "ModelMixin", latents_bchw: Tensor) -> Tensor:
     """Scaled latents -> (B, 3, H, W), clamped to [-1, 1].
 
     Raises:
@@ -109,6 +134,6 @@ def check_finite(pixels_bchw: Tensor, latents_bchw: Tensor) -> None:
     )
 
 
-def autoencoder_hash(autoencoder: ModelMixin) -> str:
+def autoencoder_hash(autoencoder: "ModelMixin") -> str:
     """Content hash that keys encoded datasets and stands in every contract."""
     return weights_hash(autoencoder, architecture(autoencoder.config))

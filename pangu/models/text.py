@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, ChineseCLIPModel, CLIPTextModelWithProjection
 
 from pangu.config import TextEncoderSource
 from pangu.errors import UserError
@@ -55,6 +54,8 @@ def load_text_tower(source: TextEncoderSource) -> TextTower:
     Raises:
         UserError: nothing loadable is at the source.
     """
+    from transformers import AutoTokenizer  # seconds, which whoever loads no encoder is spared
+
     place = locate(source.source, "text_encoder")
     model_folder = {"subfolder": source.subfolder} if source.subfolder else {}
     tokenizer_folder = source.tokenizer_subfolder or source.subfolder
@@ -70,6 +71,8 @@ def load_text_tower(source: TextEncoderSource) -> TextTower:
 
 def _load_encoder(place: str, folder: dict[str, str]) -> Any:
     """CLIP-like text encoders keep their projection; of a Chinese CLIP pair only the text half is kept."""
+    from transformers import AutoConfig, AutoModel, ChineseCLIPModel, CLIPTextModelWithProjection
+
     kind = AutoConfig.from_pretrained(place, **folder).model_type
     options: dict[str, Any] = {**folder, "dtype": torch.float32, "use_safetensors": True}
     if kind in ("clip", "clip_text_model"):

@@ -15,8 +15,8 @@ ROUTER: dict[str, Any] = {"request_router_class": "pangu.serve.routing:LayoutRou
 
 
 def build(settings: dict[str, Any]) -> Application:
-    """The application; `settings` is the JSON of a `ServeSettings`. Serve calls this on the cluster."""
-    return build_with(settings, None)
+    """The application of `ServeSettings.arguments`. Serve calls this on the cluster."""
+    return build_with(ServeSettings.of_arguments(settings).model_dump(mode="json"), None)
 
 
 def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Application:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pangu.errors import UserError
 from pangu.retrying import retrying
 from pangu.serve.inference.messages import ReleaseRouting
-from pangu.serve.settings import APPLICATION, IMPORT_PATH, ServeSettings
+from pangu.serve.settings import APPLICATION, IMPORT_PATH, PARTS_VERSION, ServeSettings
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -58,16 +58,37 @@ def declare(client: "ServeSubmissionClient", routing: ReleaseRouting, port: int,
 
 
 def running(client: "ServeSubmissionClient") -> tuple[ServeSettings | None, ReleaseRouting | None]:
-    """What the running application was declared with."""
+    """What the running application was declared with.
+
+    Raises:
+        UserError: it runs code that this code can not replace.
+    """
     details = client.get_serve_details()
+    check_parts(details)
     return running_settings(details), running_lineup(details)
+
+
+def check_parts(details: dict[str, Any]) -> None:
+    """Raises UserError if the running application was declared by code whose parts can not work with those of this code.
+
+    Serve replaces its replicas one after the other, and for that time a gateway has pools of both; seen with code of which a
+    module had another name: from then on the gateway answered nobody.
+    """
+    config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
+    version = (config.get("args") or {}).get("parts_version", 1)
+    if config and version != PARTS_VERSION:
+        which = "older" if version < PARTS_VERSION else "newer"
+        raise UserError(
+            f"The server runs {which} code than this, and the two can not replace each other while it answers; restart it by "
+            "`pangu down` and `pangu up`, then deploy again."
+        )
 
 
 def running_settings(details: dict[str, Any]) -> ServeSettings | None:
     """What the running application was declared with; None if there is none, or an older one that differs in kind."""
     config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
     try:
-        return ServeSettings.model_validate(config["args"])
+        return ServeSettings.of_arguments(config["args"])
     except (KeyError, ValueError):
         return None
 
@@ -99,7 +120,7 @@ def declaration(routing: ReleaseRouting, port: int, settings: ServeSettings) -> 
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": settings.model_dump(mode="json"),
+                "args": settings.arguments(),
                 "deployments": [{"name": name, "user_config": config} for name in (*pools, GATEWAY)],
             }
         ],

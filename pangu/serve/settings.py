@@ -4,7 +4,7 @@ The JSON of `ServeSettings` is what the Serve application takes, and the `--sett
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -12,6 +12,8 @@ from pangu.config import Frozen
 
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
+PARTS_VERSION = 2
+"""Raise it whenever gateway and pools of the code before can not work with those of now: messages, calls, names of modules."""
 HALVES = ("structure", "texture", "decoder")
 DECODED_PIXELS = 4 * 2**20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -191,3 +193,12 @@ class ServeSettings(Frozen):
     def parts(self) -> tuple[str, ...]:
         """The pools that take a routing."""
         return (*HALVES, "coop") if self.coop.partners else HALVES
+
+    def arguments(self) -> dict[str, Any]:
+        """What a declaration hands to `IMPORT_PATH`: the settings, and whose parts they are for."""
+        return {"parts_version": PARTS_VERSION, **self.model_dump(mode="json")}
+
+    @classmethod
+    def of_arguments(cls, arguments: dict[str, Any]) -> Self:
+        """The inverse; code of before said no version."""
+        return cls.model_validate({name: value for name, value in arguments.items() if name != "parts_version"})

@@ -31,8 +31,7 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
     Raises:
         UserError: the folder is no pair, or the keys can not be read.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; give the folder of a pair.")
+    check_folder(folder)
     metrics = Metrics()
     engine = LocalEngine(settings, metrics, load=load_unchecked)
     routing = ReleaseRouting(champion=release_of(folder))
@@ -63,6 +62,12 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
     return api
 
 
+def check_folder(folder: Path) -> None:
+    """Raises UserError if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; give the folder of a pair.")
+
+
 def check_port(host: str, port: int) -> None:
     """Raises UserError if nobody could listen there now; uvicorn would say it in a log line of its own."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,10 +87,11 @@ def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str],
     Raises:
         UserError: as `standalone_api`, the port can not be listened on, or the pair can not be loaded or draws nothing.
     """
+    check_folder(folder)
+    check_port(settings.host, port)
     from pangu.models.sources import without_bars
     from pangu.serve.connections import server_of
 
-    check_port(settings.host, port)
     without_bars()
     failures: list[UserError] = []
 

@@ -14,7 +14,6 @@ from pydantic import Field, TypeAdapter
 from pangu.config import Frozen, Recipe
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
-from pangu.train.checkpoint import latest_checkpoint
 from pangu.train.job import JOB_FILE, TrainJob, find_job, read_job
 
 CONTINUED_FILE = "continued.json"
@@ -99,6 +98,8 @@ def continue_run(known: TrainJob, encode_id: str, recipe: Recipe) -> list[Contin
             f"Run '{known.run_name}' can go on with another optimization or number of steps, but {', '.join(fixed)} would differ "
             f"too; use another run name."
         )
+    from pangu.train.checkpoint import latest_checkpoint  # brings torch along
+
     found = latest_checkpoint(known.run_folder / "checkpoints")
     if found is None:
         raise UserError(f"Run '{known.run_name}' has no checkpoint to go on from; use another run name.")

@@ -2,12 +2,12 @@
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pangu.config import Recipe, Role
 from pangu.contract import CONTRACT_FILE
 from pangu.data.encode.encoded import EncodedManifest, check_encoded
 from pangu.errors import UserError
-from pangu.models.init_weights import Resolve
 from pangu.models.whole import is_whole_model
 from pangu.progress import Reporter
 from pangu.storage import Home, read_json
@@ -17,7 +17,9 @@ from pangu.train.follow import followed
 from pangu.train.job import TrainJob, TrainOutcome
 from pangu.train.losses import find_loss
 from pangu.train.on_ray import run_on_ray
-from pangu.train.starting_weights import pin_initial
+
+if TYPE_CHECKING:
+    from pangu.models.init_weights import Resolve
 
 
 def train(
@@ -27,7 +29,7 @@ def train(
     recipe: Recipe,
     home: Home,
     run_name: str | None = None,
-    resolve: Resolve | None = None,
+    resolve: "Resolve | None" = None,
     report: Reporter | None = None,
 ) -> TrainOutcome:
     """Train the generator of `role` on an encoded dataset, with `recipe.workers` workers on the current Ray cluster.
@@ -55,7 +57,10 @@ def train(
     outcome.unlink(missing_ok=True)  # its generator is gone: made again from the last checkpoint, or from the start
     manifest = EncodedManifest.load(job.encoded)
     earlier = earlier_generator(job, home)
-    pin_initial(job.run_folder, recipe, role, job.contract(manifest), manifest.encoders, earlier, resolve)
+    if earlier is not None or recipe.init_from is not None:
+        from pangu.train.starting_weights import pin_initial  # brings diffusers along, which only the workers need else
+
+        pin_initial(job.run_folder, recipe, role, job.contract(manifest), manifest.encoders, earlier, resolve)
     with followed(job, report) if report is not None else contextlib.nullcontext():
         attempted(lambda: run_on_ray(job, quiet=report is not None))
     if not outcome.is_file():

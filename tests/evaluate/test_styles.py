@@ -17,7 +17,8 @@ from pangu.evaluate.eval_set import LEAST_EXAMPLES, Material, can_judge_styles, 
 from pangu.evaluate.evaluation import as_sampled, evaluate_whole, pair_losses, plan
 from pangu.evaluate.generate import alone, draw_whole, ready, structure_half, texture_half
 from pangu.evaluate.metrics import Judges, implied_metrics
-from pangu.evaluate.prompt_scores import PromptScores, score
+from pangu.evaluate.prompt_scores import score
+from pangu.evaluate.scored_prompts import PromptScores
 from pangu.evaluate.style_judge import style_features, train_judge
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import tiny

@@ -12,12 +12,11 @@ from flows.parameters import (
     Devices,
     EvaluatePair,
     EvaluationOptions,
-    PartnerChanges,
     PartnerRecipeName,
-    RecipeChanges,
     RetrainPair,
     TrainPartner,
 )
+from flows.recipe_changes import PartnerChanges, RecipeChanges
 from flows.reporting import plain
 from pangu.actors import Spread
 from pangu.cli.common import spread_of

@@ -8,8 +8,8 @@ from pangu.config import Gate, GateRule, InitialWeights
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import evaluate, plan
 from pangu.evaluate.metrics import Judges
-from pangu.evaluate.prompt_scores import PromptScores
 from pangu.evaluate.protocol import EvaluateOutcome
+from pangu.evaluate.scored_prompts import PromptScores
 from pangu.gate import Decision, check_pair_at_gate
 from pangu.registry import release
 from pangu.storage import write_json

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pangu.config import Gate, GateRule
 from pangu.errors import UserError
 from pangu.evaluate.bootstrap import bootstrap, paired
-from pangu.evaluate.prompt_scores import PromptScores
+from pangu.evaluate.scored_prompts import PromptScores
 from pangu.gate.decision import Decision, Reference, decide
 from pangu.recipes import RECIPES
 from tests import subtests

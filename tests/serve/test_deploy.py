@@ -7,7 +7,7 @@ import pytest
 from pangu.errors import UserError
 from pangu.serve import ray_cluster
 from pangu.serve.deploy import read_settings, serve_port
-from pangu.serve.settings import ServeSettings
+from pangu.serve.settings import PARTS_VERSION, ServeSettings
 from tests import subtests
 
 
@@ -38,10 +38,20 @@ def test_bad_settings_name_the_field(tmp_path: Path, text: str, named: str) -> N
 
 def test_a_running_application_keeps_its_settings() -> None:
     chosen = ServeSettings(max_in_flight=5)
-    details = {"applications": {"pangu": {"deployed_app_config": {"args": chosen.model_dump(mode="json")}}}}
+    details = {"applications": {"pangu": {"deployed_app_config": {"args": chosen.arguments()}}}}
     assert ray_cluster.running_settings(details) == chosen
+    ray_cluster.check_parts(details)
     assert ray_cluster.running_settings({"applications": {}}) is None
     assert ray_cluster.running_settings({"applications": {"pangu": {"deployed_app_config": None}}}) is None
+
+
+@subtests.parametrize(("version", "word"), [({}, "older"), ({"parts_version": PARTS_VERSION + 1}, "newer")])
+def test_a_server_of_other_code_is_not_swapped_but_named(version: dict[str, int], word: str) -> None:
+    """Its gateway would have pools of both for a while, and answers nobody afterwards."""
+    args = ServeSettings().model_dump(mode="json") | version
+    with pytest.raises(UserError, match=f"runs {word} code than this.*`pangu down` and `pangu up`"):
+        ray_cluster.check_parts({"applications": {"pangu": {"deployed_app_config": {"args": args}}}})
+    ray_cluster.check_parts({"applications": {}})
 
 
 def test_a_declaration_has_settled_once_serve_runs_it_and_not_the_one_before() -> None:

@@ -157,7 +157,7 @@ def test_a_client_that_leaves_a_stream_after_its_only_partial_image_is_no_error_
 
 
 def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:
-    asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 2, "coop": {"partners": ["style"]}}
+    asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 4, "coop": {"partners": ["style"]}}
     answer = served.draw(**asked)
     assert answer.json()["partners"] == ["style"]
     streamed = served.draw(**asked, stream=True, partial_images=1)

@@ -4,7 +4,6 @@ Works shard by shard, in this process, in several, or on Ray's actors; each shar
 run goes on after the last one.
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -24,28 +23,14 @@ from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.scores import Scorer, facts_of
-from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of, weights_digest
+from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of
 from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore
 from pangu.diffusion.presets import presets_for
-from pangu.storage import Home, read_json, write_json
+from pangu.storage import read_json, write_json
 
-CODE_VERSION = 5
-"""Raise it whenever the same card and ingest would give other rows."""
 ROWS_AT_ONCE = 64
 """So many rows wait in memory before they are written."""
-
-
-def keys_of(card: Card, ingest_id: str, code_version: object = CODE_VERSION) -> tuple[str, str]:
-    """The key of a version, and that of the work behind it: what any of card, images, code and upscaler changes.
-
-    Raises:
-        UserError: the weights of the card's upscaler cannot be read.
-    """
-    made_by = f"{ingest_id} {code_version}{weights_digest(card)}"
-    digests = card.digest(), card.work_digest()
-    key, work = (hashlib.sha256(f"{digest} {made_by}".encode()).hexdigest()[:16] for digest in digests)
-    return key, work
 
 
 class Made(Frozen):
@@ -68,11 +53,6 @@ class ShardJob:
     def wanted(self) -> dict[int, dict[str, Any]]:
         """The rows by their number in the ingest that holds the shard."""
         return {row["raw_row"]: row for row in self.rows.to_pylist()}
-
-
-def work_folder(home: Home, name: str, work: str) -> Path:
-    """Where the shards of one piece of work wait for their selection."""
-    return home.dataset(name) / "staging" / work
 
 
 def made_file(folder: Path, number: int) -> Path:

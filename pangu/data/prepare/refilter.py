@@ -2,9 +2,9 @@
 
 from pangu.data.card import Card
 from pangu.data.locks import only_preparing
-from pangu.data.prepare.make_rows import keys_of
 from pangu.data.prepare.publish import PrepareOutcome, earlier_outcome, is_whole, land
 from pangu.data.prepare.row_sources import pieces_of_version
+from pangu.data.prepare.work_key import keys_of
 from pangu.data.table.versions import VersionEntry, log
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent

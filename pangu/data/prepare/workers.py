@@ -6,6 +6,7 @@ Ray pays where one machine is too slow; on one machine plain processes start fas
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
@@ -13,6 +14,22 @@ from pangu.errors import UserError
 
 Worker = Callable[[Any], Any]
 _worker: Worker | None = None
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How rows are made: it changes how long that takes, not what comes out.
+
+    threads: ncnn's for one image. workers: processes, or Ray actors. on_ray: in the cluster that RAY_ADDRESS names.
+    """
+
+    threads: int = 1
+    workers: int = 1
+    on_ray: bool = False
+
+
+ALONE = WorkerSettings()
+"""In this process."""
 
 
 def map_unordered(make: Callable[[], Worker], jobs: Sequence[Any], workers: int, on_ray: bool) -> Iterator[Any]:

@@ -1,11 +1,14 @@
-"""What one training job knows of its rows, wherever they lie. Needs nothing but torch."""
+"""What one training job knows of its rows, wherever they lie. Imports no torch: whoever reads a run folder imports this."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from pangu.data.captions import Caption
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Worded(Protocol):

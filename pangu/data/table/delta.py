@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.fs
 from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, DeltaProtocolError, SchemaMismatchError, TableNotFoundError
@@ -288,7 +287,9 @@ def _read_partition(files: list[str], upscaled: bool, names: list[str], split: S
     needed = list(dict.fromkeys([*physical, "key"]))
     chosen = None if split is None else pc.field("split") == split
     filesystem, paths = _located(files)
-    source = pyarrow.dataset.dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)
+    from pyarrow.dataset import dataset  # brings pandas along, which whoever only asks what there is has no use for
+
+    source = dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)
     rows = source.to_table(columns=needed, filter=chosen)
     rows = rows.take(pc.sort_indices(rows, [("key", "ascending")]))
     rows = rows.append_column(SCHEMA.field(PARTITION), pa.array([upscaled] * rows.num_rows, pa.bool_()))

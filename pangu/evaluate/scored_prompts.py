@@ -1,0 +1,34 @@
+"""What each prompt's image reached, kept beside the means, so that two pairs can be compared prompt by prompt."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pangu.config import Frozen
+from pangu.errors import UserError
+from pangu.storage import read_json, write_json
+
+SUFFIX = ".prompts.json"
+
+
+class PromptScores(Frozen):
+    """Metric with its language, e.g. `understanding_top1_zh` -> key of the row whose caption was drawn -> value."""
+
+    values: dict[str, dict[str, float]]
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: float(np.mean(list(of.values()))) for name, of in self.values.items()}
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path) -> "PromptScores":
+        """Raises UserError if the file is not there or holds something else."""
+        try:
+            return cls.model_validate(read_json(path))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} holds no scores by prompt; run `pangu evaluate` again, which writes them."
+            ) from error
