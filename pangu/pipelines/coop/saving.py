@@ -103,7 +103,7 @@ def _autoencoder(folder: Path, dtype: torch.dtype | None, variant: str | None) -
     if not folder.is_dir():
         return None
     name = (read_config(str(folder), "config.json") or {}).get("_class_name")
-    if name not in CLASSES:
+    if name is None or name not in CLASSES:
         raise UserError(f"{folder} is a {name}; autoencoders are {', '.join(CLASSES)}.")
     return CLASSES[name].from_pretrained(folder, use_safetensors=True, torch_dtype=dtype, variant=variant)
 
