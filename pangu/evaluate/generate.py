@@ -20,6 +20,7 @@ from pangu.evaluate.eval_set import Material
 from pangu.evaluate.prompts import Ask, Prompts
 from pangu.evaluate.protocol import Protocol
 from pangu.models.devices import best_device
+from pangu.models.schedulers import is_flow
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Progress, Reporter, silent
 from pangu.sampling.trajectory import Trajectory, clean_latents
@@ -82,7 +83,8 @@ def ready(pair: PanGuDrawPipeline, protocol: Protocol) -> PanGuDrawPipeline:
     Raises:
         UserError: diffusers has no such scheduler.
     """
-    if type(pair.scheduler).__name__ != protocol.scheduler:
+    # Protocols name samplers of noise; a pair of flows is measured with its own.
+    if type(pair.scheduler).__name__ != protocol.scheduler and not is_flow(pair.scheduler):
         pair.scheduler = scheduler_of(protocol.scheduler, pair.scheduler)
     pair.set_progress_bar_config(disable=True)
     return pair.to(best_device())

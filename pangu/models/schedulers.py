@@ -11,6 +11,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
@@ -30,6 +32,8 @@ SAMPLERS: dict[str, Any] = {
     "unipc": UniPCMultistepScheduler,
 }
 """The samplers that can be asked for by name; all of them cross the boundary between two generators."""
+FLOW_SAMPLERS: dict[str, Any] = {"euler": FlowMatchEulerDiscreteScheduler, "heun": FlowMatchHeunDiscreteScheduler}
+"""The same for generators that predict flows."""
 
 STRIDING = ("PNDMScheduler", "CogVideoXDDIMScheduler")
 """They go on by T // steps, as diffusers' DDIM does, but the way of their steps is not ours to choose."""
@@ -41,18 +45,29 @@ def named_sampler(name: str, trained: Any) -> Any:
     Raises:
         UserError: no sampler has that name.
     """
-    if name not in SAMPLERS:
-        raise UserError(f"There is no scheduler '{name}'; use {', '.join(SAMPLERS)}.")
-    return SAMPLERS[name].from_config(trained.config)
+    known = FLOW_SAMPLERS if is_flow(trained) else SAMPLERS
+    if name not in known:
+        raise UserError(f"There is no scheduler '{name}'; use {', '.join(known)}.")
+    return known[name].from_config(trained.config)
 
 
-def sampler(schedule: NoiseSchedule) -> DDIMScheduler:
-    """The default sampler of a pair: DDIM (arXiv 2010.02502) over exactly the noise levels it was trained with.
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler samples models that predict flows."""
+    return type(scheduler).__name__.startswith("FlowMatch")
+
+
+def sampler(schedule: NoiseSchedule) -> Any:
+    """The default sampler of a pair: DDIM (arXiv 2010.02502) over exactly the noise levels it was trained with, or Euler's steps
+    along a flow (arXiv 2403.03206) under the shift of the training.
 
     Raises:
         UserError: nothing finite can be drawn over them.
     """
     check_usable(schedule)
+    if schedule.is_flow:
+        taken = inspect.signature(FlowMatchEulerDiscreteScheduler).parameters
+        own = {name: getattr(schedule, name) for name in NoiseSchedule.model_fields if name in taken}
+        return FlowMatchEulerDiscreteScheduler(**own)
     return DDIMScheduler(
         **training_arguments(schedule),
         clip_sample=False,
@@ -67,11 +82,7 @@ def training_arguments(schedule: NoiseSchedule) -> dict[str, Any]:
 
 
 def check_usable(schedule: NoiseSchedule) -> None:
-    """Raises UserError if nothing can be drawn over noise levels that came with weights from elsewhere."""
-    if schedule.is_flow:
-        raise UserError(
-            "Generators that predict flows are trained and measured here, but no pipeline draws with them yet."
-        )
+    """Raises UserError if nothing finite can be drawn over noise levels that came with weights from elsewhere."""
     if trouble := schedule.trouble():
         raise UserError(f"The generators cannot be used: {trouble}.")
 
@@ -84,7 +95,19 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     Raises:
         UserError: one of the values or the table of noise levels differs, or no scheduler can sample that schedule.
     """
-    name, own = type(scheduler).__name__, _usable_alpha_bars(trained)
+    name = type(scheduler).__name__
+    if is_flow(scheduler) != trained.is_flow:
+        asked, given = ("flows", "noise or velocity")[:: 1 if trained.is_flow else -1]
+        raise UserError(f"The generators predict {asked}, but {name} samples models that predict {given}.")
+    if trained.is_flow:
+        # The shift says which levels are visited, not what the network is told of them.
+        if scheduler.config.num_train_timesteps != trained.num_train_timesteps:
+            raise UserError(
+                f"{name} has num_train_timesteps = {scheduler.config.num_train_timesteps}, but the generators were trained with "
+                f"{trained.num_train_timesteps}; build it with from_config(pipeline.scheduler.config)."
+            )
+        return
+    own = _usable_alpha_bars(trained)
     for field, value in trained.model_dump().items():
         # Classes that lack `rescale_betas_zero_snr` never rescale.
         theirs = scheduler.config.get(field, False if field == "rescale_betas_zero_snr" else None)
@@ -110,6 +133,11 @@ def _usable_alpha_bars(schedule: NoiseSchedule) -> torch.Tensor:
 
 def _known(refused: str) -> str:
     return ", ".join(cls.__name__ for cls in SAMPLERS.values() if cls.__name__ != refused)
+
+
+def noise_scale(scheduler: Any) -> float:
+    """What unit noise is multiplied with to be the first sample; flows begin at the noise itself."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
 
 def fresh_scheduler(scheduler: Any, steps: int, device: torch.device | str | None = None, **arguments: Any) -> Any:
@@ -149,6 +177,8 @@ def set_steps(fresh: Any, steps: int, device: torch.device | str | None = None, 
         UserError: the scheduler can not take so many.
     """
     name, total = type(fresh).__name__, fresh.config.get("num_train_timesteps")
+    if fresh.config.get("use_dynamic_shifting") and "mu" not in arguments:
+        arguments["mu"] = fresh.config.base_shift  # of the base size, where nobody says which
     if steps < 1:
         raise UserError(f"{name} needs at least 1 step, not {steps}.")
     # numpy.arange(T, 0, -T / n), diffusers' trailing spacing, has n + 1 elements where T / n was rounded down.

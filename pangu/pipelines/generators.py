@@ -4,6 +4,7 @@ Which generators there are, and in which order they run, is each subclass's own.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from pangu.errors import UserError
 from pangu.models.autoencoders import spatial_factor
 from pangu.models.captured import Graphs, Record
 from pangu.models.lora import has_lora, set_lora_scale
-from pangu.models.schedulers import check_schedule, copied
+from pangu.models.schedulers import check_schedule, copied, noise_scale
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
 from pangu.pipelines.call_state import CallState
 from pangu.pipelines.denoiser import checked_denoiser
@@ -152,11 +153,13 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         check_schedule(chosen, self.reference.schedule)
         self._check_lora_scales(request.lora_scales)
         scheduler = copied(chosen)
-        set_timesteps(scheduler, request.num_inference_steps, "cpu", request.timesteps, request.sigmas)
+        factor = self.reference.spatial_factor
+        size, schedule = (request.height // factor, request.width // factor), self.reference.schedule
+        shifted = {"mu": math.log(schedule.shift_at(*size))} if schedule.use_dynamic_shifting else None
+        set_timesteps(scheduler, request.num_inference_steps, "cpu", request.timesteps, request.sigmas, shifted)
         if request.own_schedule:
             check_own_schedule(scheduler.timesteps, self._contracts)
-        factor = self.reference.spatial_factor
-        shape = (len(condition.prompt["tokens"]), channels, request.height // factor, request.width // factor)
+        shape = (len(condition.prompt["tokens"]), channels, *size)
         noise = request.latents if request.latents is not None else unit_noise(shape, request.generators, device)
         told = replace(
             condition.to(device),
@@ -165,7 +168,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             facts={"presets": presets, "lora_scales": request.lora_scales},
         )
         return Trajectory(
-            latents_bchw=noise.to(device, torch.float32) * scheduler.init_noise_sigma,
+            latents_bchw=noise.to(device, torch.float32) * noise_scale(scheduler),
             timesteps=scheduler.timesteps,
             step=0,
             scheduler=scheduler,

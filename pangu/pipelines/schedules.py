@@ -57,10 +57,13 @@ def check_falling(timesteps: torch.Tensor) -> None:
 def check_own_schedule(timesteps: torch.Tensor, contracts: Mapping[Role, GeneratorContract]) -> None:
     """Raises UserError unless a schedule of the caller's own falls, inside [0, T), with a step for each generator."""
     found = [float(t) for t in timesteps]
-    high = max(contract.high for contract in contracts.values())
-    outside = [t for t in found if not 0 <= t < high]
+    owned = [contract.interval for contract in contracts.values()]
+    outside = [t for t in found if not any(t in interval for interval in owned)]
     if outside:
-        raise UserError(f"The schedule has a step at t = {outside[0]:g}, but the generators know t in [0, {high}).")
+        last = max(owned, key=lambda interval: interval.high)
+        raise UserError(
+            f"The schedule has a step at t = {outside[0]:g}, but the generators know t in [0, {str(last).split(', ')[1]}."
+        )
     check_falling(timesteps)
     for role, contract in contracts.items():
         if not any(t in contract.interval for t in found):

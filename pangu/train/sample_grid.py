@@ -15,7 +15,7 @@ from pangu.data.captions import EMPTY, LANGUAGES, Caption
 from pangu.data.rows.training_rows import Rows
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.denoisers import denoise
-from pangu.models.schedulers import fresh_scheduler, sampler
+from pangu.models.schedulers import fresh_scheduler, noise_scale, sampler
 from pangu.pipelines.pair_inputs import presets_of
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.sampling.condition import Condition, text_condition
@@ -99,7 +99,7 @@ def draw_alone(
     """
     scheduler = fresh_scheduler(sampler(recipe.schedule), recipe.sampling.num_inference_steps)
     trajectory = Trajectory(
-        latents_bchw=first_noise(recipe.seed, network, contract, subject).to(device) * scheduler.init_noise_sigma,
+        latents_bchw=first_noise(recipe.seed, network, contract, subject).to(device) * noise_scale(scheduler),
         timesteps=scheduler.timesteps,
         step=0,
         scheduler=scheduler,

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pangu.errors import UserError
+from pangu.models.schedulers import noise_scale
 from pangu.pipelines.coop.bridge import Bridge, Side, bridge_between
 from pangu.pipelines.coop.coop_inputs import CoopInputs
 from pangu.pipelines.coop.model_adapter import ModelAdapter
@@ -85,7 +86,7 @@ def cooperation(
     noise = None
     if latents is None:
         noise = _first_noise(main_side(models, request), request)
-        latents = noise * getattr(sampler.scheduler, "init_noise_sigma", 1.0)
+        latents = noise * noise_scale(sampler.scheduler)
     pristine = copy.deepcopy(sampler.scheduler) if partners else None
     scheduler = begun_at(sampler.scheduler, first)
     trajectory = Trajectory(latents, scheduler.timesteps, first, scheduler, condition, request.generators)
@@ -137,7 +138,7 @@ def _first_noise(side: Side, request: CoopInputs) -> Tensor:
 
 def _begin_partners(state: SamplingState, found: Sequence[Bridge], request: CoopInputs, noise: Tensor) -> None:
     """z'_T = z_T where the shapes agree (PanGu-Draw, Algorithm 1), else noise of its own."""
-    sigma = getattr(state.pristine, "init_noise_sigma", 1.0)
+    sigma = noise_scale(state.pristine)
     for index, (bridge, partner) in enumerate(zip(found, request.partners, strict=True)):
         if bridge.shared or state.calls[0].partner_calls[index].action is Action.OFF:
             continue

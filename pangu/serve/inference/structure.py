@@ -245,10 +245,11 @@ def noised(
     pipeline: "PanGuDrawPipeline", start: "Trajectory", received: "Received"
 ) -> tuple["Trajectory", "Kept | None"]:
     """The first state below the boundary whose clean latents are those of an image, once for each seed; and what stays of it."""
+    from pangu.models.schedulers import noise_scale
     from pangu.sampling.entering import start_from_clean
     from pangu.sampling.inpainting import Kept
 
-    noise = start.latents_bchw / start.scheduler.init_noise_sigma
+    noise = start.latents_bchw / noise_scale(start.scheduler)
     clean = received.latents_1chw.to(noise.device, noise.dtype).expand_as(noise)
     kept = None if received.drawn_11hw is None else Kept(clean.cpu(), noise.cpu(), received.drawn_11hw)
     return start_from_clean(start, pipeline.boundary, clean, noise), kept
