@@ -9,12 +9,10 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.cli.common import CardArgument, JsonOption, ResultOption, finish
 from pangu.errors import UserError
 from pangu.progress import print_progress
 from pangu.storage import Home
-
-CardArgument = Annotated[str, typer.Argument(help="A card: the path of a YAML file, or a name from datasets/.")]
 
 
 def register(app: typer.Typer) -> None:

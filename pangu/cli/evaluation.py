@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from pangu.cli.common import GpusOption, JsonOption, OnRayOption, ResultOption, WorkersOption, finish, spread_of
+from pangu.cli.common import (
+    CardArgument,
+    EncodeIdOption,
+    GpusOption,
+    JsonOption,
+    OnRayOption,
+    RecipeOption,
+    ResultOption,
+    WorkersOption,
+    finish,
+    spread_of,
+)
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,9 +27,6 @@ if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.storage import Home
 
-CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
-RecipeOption = Annotated[str, typer.Option("--recipe", help="Which recipe, e.g. 'demo'.")]
-EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
 SplitOption = Annotated[
     str | None,
     typer.Option("--split", help="'train' or 'held_out'. Default: held_out where the dataset holds rows out."),

@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import JsonOption, ResultOption, finish
-
-CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
+from pangu.cli.common import CardArgument, JsonOption, ResultOption, finish
 
 
 def register(app: typer.Typer) -> None:

@@ -6,13 +6,18 @@ from typing import Annotated, cast
 
 import typer
 
-from pangu.cli.common import GpusOption, JsonOption, OnRayOption, ResultOption, WorkersOption, finish, spread_of
-
-CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", help="Which recipe, e.g. 'demo', or a .json or .yaml file of one.")
-]
-EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
+from pangu.cli.common import (
+    CardArgument,
+    EncodeIdOption,
+    GpusOption,
+    JsonOption,
+    OnRayOption,
+    RecipeOption,
+    ResultOption,
+    WorkersOption,
+    finish,
+    spread_of,
+)
 
 
 def register(app: typer.Typer) -> None:
