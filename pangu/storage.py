@@ -4,6 +4,7 @@ Only names of places; nothing is created here except by the functions that say s
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import unicodedata
@@ -123,3 +124,9 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ import yaml
 
 from pangu.cli.common import (
     CardArgument,
+    EncodeIdOption,
     GpusOption,
     JsonOption,
     OnRayOption,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.storage import Home
 
-EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
 SplitOption = Annotated[
     str | None,
     typer.Option("--split", help="'train' or 'held_out'. Default: held_out where the dataset holds rows out."),

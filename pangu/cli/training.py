@@ -8,6 +8,7 @@ import typer
 
 from pangu.cli.common import (
     CardArgument,
+    EncodeIdOption,
     GpusOption,
     JsonOption,
     OnRayOption,
@@ -17,8 +18,6 @@ from pangu.cli.common import (
     finish,
     spread_of,
 )
-
-EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
 
 
 def register(app: typer.Typer) -> None:

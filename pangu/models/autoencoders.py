@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin
 
 
-class _Classes(Mapping[str, Any]):
+class _Classes(Mapping[Any, Any]):
     """Name -> class of diffusers, which is imported when one is asked for: whoever loads none is spared its seconds."""
 
     names = ("AutoencoderDC", "AutoencoderKL", "AutoencoderTiny")
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: Any) -> Any:
         if name not in self.names:
             raise KeyError(name)
         import diffusers

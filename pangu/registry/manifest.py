@@ -12,17 +12,11 @@ from pydantic import Field, field_validator
 
 from pangu.config import Frozen
 from pangu.errors import UserError
-from pangu.storage import read_json, write_json
+from pangu.storage import read_json, sha256_of, write_json
 
 MANIFEST_FILE = "manifest.json"
 # Weights, configuration, tokenizer files. Nothing in this list can run code when it is read.
 SAFE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Manifest(Frozen):

@@ -4,7 +4,6 @@ SQLite databases are copied by SQLite's own online backup and PostgreSQL's by pg
 what can be made again is left out.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -19,7 +18,7 @@ from pangu.errors import UserError
 from pangu.stack import databases
 from pangu.stack.model import Stack
 from pangu.stack.profile import Profile, recorded
-from pangu.storage import Home
+from pangu.storage import Home, sha256_of
 
 LIST = "backup.json"
 SQLITE = b"SQLite format 3\x00"
@@ -143,8 +142,7 @@ def _add(archive: tarfile.TarFile, path: Path, name: str) -> str:
 
 
 def _add_plain(archive: tarfile.TarFile, path: Path, name: str) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     archive.add(path, name, recursive=False)
     return digest
 
@@ -168,7 +166,6 @@ def _unpack(source: Path, folder: Path) -> int:
     if different := sorted(found ^ listed.keys()):
         raise UserError(f"{source} is no whole backup: {different[0]} is missing or was added.")
     for name, digest in listed.items():
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise UserError(f"{source} is no whole backup: {name} was changed.")
+        if sha256_of(folder / name) != digest:
+            raise UserError(f"{source} is no whole backup: {name} was changed.")
     return len(listed)

@@ -5,7 +5,6 @@ position in the data (`pangu.train.sampler`).
 """
 
 import errno
-import hashlib
 import json
 import logging
 import shutil
@@ -23,7 +22,7 @@ from pangu.config import Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.models.lora import trained_parameters
-from pangu.storage import read_json, write_json
+from pangu.storage import read_json, sha256_of, write_json
 from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW, converted
 from pangu.train.tensor_file import write_tensors
@@ -141,7 +140,8 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[Path, CheckpointState]]:
             state = CheckpointState.model_validate(read_json(path / "state.json"))
         except (OSError, json.JSONDecodeError, ValidationError):
             continue
-        if all(_sha256(path / name) == expected for name, expected in state.files.items()):
+        files = {path / name: expected for name, expected in state.files.items()}
+        if all(file.is_file() and sha256_of(file) == expected for file, expected in files.items()):
             yield path, state
 
 
@@ -267,10 +267,3 @@ def unflatten_optimizer(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tenso
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     return state
-
-
-def _sha256(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

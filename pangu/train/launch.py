@@ -15,7 +15,6 @@ from pangu.train.attempts import attempted
 from pangu.train.continuing import check_same_recipe
 from pangu.train.follow import followed
 from pangu.train.job import TrainJob, TrainOutcome
-from pangu.train.losses import find_loss
 from pangu.train.on_ray import run_on_ray
 
 if TYPE_CHECKING:
@@ -96,5 +95,7 @@ def check_job(job: TrainJob) -> None:
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")
+    from pangu.train.losses import find_loss  # brings torch along
+
     find_loss(*job.recipe.optimization.named_loss)
     check_same_recipe(job.run_folder, job)

@@ -5,7 +5,6 @@ other file, so that a torn copy is never taken for a whole one. Nothing here end
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 
 from pangu.contract import CONTRACT_FILE
 from pangu.errors import UserError
+from pangu.storage import sha256_of
 from pangu.train.checkpoint import KEEP, CheckpointState, latest_checkpoint
 
 STATE = "state.json"
@@ -204,9 +204,8 @@ def _fetch(files: Any, folder: str, checkpoints: Path) -> Path | None:
             files.get_file(f"{folder}/{file}", str(temporary / file))
         except FileNotFoundError:
             return None
-        with (temporary / file).open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
-                return None
+        if sha256_of(temporary / file) != expected:
+            return None
     (temporary / STATE).write_bytes(text)
     shutil.rmtree(checkpoints / name, ignore_errors=True)
     return temporary.rename(checkpoints / name)

@@ -15,8 +15,8 @@ from pangu.contract import GeneratorContract
 from pangu.errors import UserError
 from pangu.registry import fetch_pair, release, resolve
 from pangu.registry.fetch import fetch_halves, unlike
-from pangu.registry.manifest import Manifest, sha256_of
-from pangu.storage import write_json
+from pangu.registry.manifest import Manifest
+from pangu.storage import sha256_of, write_json
 from tests.registry.pairs import evaluation, write_generator, write_pair
 
 pytestmark = pytest.mark.slow

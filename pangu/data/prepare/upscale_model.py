@@ -4,7 +4,6 @@ spandrel (MIT) tells from the weights which network they belong to: ESRGAN, SPAN
 come as safetensors only, because the other formats that it reads are pickles.
 """
 
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from safetensors.torch import load_file
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.tiles import by_tiles
 from pangu.errors import UserError
+from pangu.storage import sha256_of
 
 TILE = 256
 """Side of the part of an image that is enlarged at a time, px: ESRGAN takes two gigabytes for one."""
@@ -58,8 +58,7 @@ class LoadedUpscaler:
 def file_digest(file: Path) -> str:
     """8 hex digits of the weights: other weights under the same name are another upscaler."""
     try:
-        with file.open("rb") as source:
-            return hashlib.file_digest(source, "sha256").hexdigest()[:8]
+        return sha256_of(file)[:8]
     except OSError as error:
         raise UserError(f"upscale.model {file} cannot be read ({error.strerror}); correct the path.") from error
 
