@@ -35,10 +35,6 @@ ResultOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the outcome as JSON, as is done wherever output is no terminal.")
 ]
-CardArgument = Annotated[str, typer.Argument(help="A dataset card: a path, or the name of a file in datasets/.")]
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", help="Which recipe, e.g. 'demo', or a .json or .yaml file of one.")
-]
 EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
 OnRayOption = Annotated[
     bool, typer.Option("--on-ray", help="Compute on all devices of the cluster that RAY_ADDRESS names.")

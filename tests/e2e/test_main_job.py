@@ -14,7 +14,7 @@ from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
 from pangu.storage import Home, read_json
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = pytest.mark.e2e
 
 DRAWINGS = 64
 BROKEN_URLS = 12
