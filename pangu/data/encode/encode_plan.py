@@ -8,8 +8,9 @@ import pyarrow as pa
 from pangu.config import Recipe, Role
 from pangu.data.encode.encoded import EncodedManifest, Encoders, text_of
 from pangu.data.encode.views import JobData, fill_buckets, job_data, kept_presets
-from pangu.data.table.admission_levels import AdmissionLevels, admission_of
+from pangu.data.table.admission_levels import AdmissionLevels
 from pangu.data.table.delta import files_digest, read_rows
+from pangu.data.table.versions import admission_of
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.storage import Home

@@ -1,10 +1,11 @@
-"""In which noise levels the `min_timestep` of a version's rows is told: what another recipe needs to make use of it."""
+"""In which noise levels the `min_timestep` of a version's rows is told: what another recipe needs to make use of it.
+
+Imports with what computes alone, as manifests and contracts do.
+"""
 
 from pydantic import Field
 
 from pangu.config import AutoencoderSource, Frozen, NoiseSchedule
-from pangu.data.table.delta import history
-from pangu.storage import Home
 
 FACT = "admission"
 """Of a version, in the log of its dataset."""
@@ -17,10 +18,3 @@ class AdmissionLevels(Frozen):
     autoencoder: AutoencoderSource | None = Field(
         None, description="In whose latents; null: in pixels, or not estimated but a constant"
     )
-
-
-def admission_of(home: Home, name: str, version: int) -> AdmissionLevels | None:
-    """Of one version; None where its log does not say: of versions that were made before it did, or long ago."""
-    told = (entry.get(f"pangu.{FACT}") for entry in history(home, name) if entry["version"] == version)
-    fact = next(told, None)
-    return AdmissionLevels.model_validate_json(fact) if fact else None

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pangu.config import Frozen
 from pangu.data.locks import only_preparing
+from pangu.data.table.admission_levels import FACT, AdmissionLevels
 from pangu.data.table.delta import data_files, history, is_readable, latest_version, open_table, read_rows
 from pangu.data.table.rejected import rejected_folders
 from pangu.data.table.schema import FACTS
@@ -85,6 +86,13 @@ def key_of(home: Home, name: str, version: int) -> str:
         )
     except UserError:
         return ""
+
+
+def admission_of(home: Home, name: str, version: int) -> AdmissionLevels | None:
+    """Of one version; None where its log does not say: of versions that were made before it did, or long ago."""
+    told = (entry.get(f"pangu.{FACT}") for entry in history(home, name) if entry["version"] == version)
+    fact = next(told, None)
+    return AdmissionLevels.model_validate_json(fact) if fact else None
 
 
 def entry_of(home: Home, name: str, version: int) -> VersionEntry:

@@ -9,7 +9,8 @@ from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
 from pangu.data.rows.load import load_rows
-from pangu.data.table.admission_levels import AdmissionLevels, admission_of
+from pangu.data.table.admission_levels import AdmissionLevels
+from pangu.data.table.versions import admission_of
 from pangu.diffusion.training_levels import training_levels
 from pangu.errors import UserError
 from pangu.recipes import tiny

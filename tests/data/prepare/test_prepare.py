@@ -20,8 +20,9 @@ from pangu.data.card import Card
 from pangu.data.images import decode_rgb
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.stage import PrepareOutcome, prepare
-from pangu.data.table.admission_levels import AdmissionLevels, admission_of
+from pangu.data.table.admission_levels import AdmissionLevels
 from pangu.data.table.delta import SCHEMA, data_files, latest_version, read_rows
+from pangu.data.table.versions import admission_of
 from pangu.errors import UserError
 from pangu.progress import Progress
 from pangu.storage import Home
