@@ -98,7 +98,11 @@ def check_schedule(scheduler: Any, trained: NoiseSchedule) -> None:
     name = type(scheduler).__name__
     if is_flow(scheduler) != trained.is_flow:
         asked, given = ("flows", "noise or velocity")[:: 1 if trained.is_flow else -1]
-        raise UserError(f"The generators predict {asked}, but {name} samples models that predict {given}.")
+        known = FLOW_SAMPLERS if trained.is_flow else SAMPLERS
+        use = ", ".join(cls.__name__ for cls in known.values())
+        raise UserError(
+            f"The generators predict {asked}, but {name} samples models that predict {given}; use one of {use}."
+        )
     if trained.is_flow:
         # The shift says which levels are visited, not what the network is told of them.
         if scheduler.config.num_train_timesteps != trained.num_train_timesteps:

@@ -199,8 +199,14 @@ def test_a_scheduler_that_can_not_walk_is_refused_in_a_sentence() -> None:
         with pytest.raises(UserError, match=sentence):
             fresh_scheduler(kind.from_config(trained.config), steps)
     # from_config keeps values that a class makes no use of, so its config alone would pass.
-    for name in ("EDMEulerScheduler", "FlowMatchEulerDiscreteScheduler", "CogVideoXDDIMScheduler", "IPNDMScheduler"):
-        with pytest.raises(UserError, match=f"{name} does not sample over the noise levels"):
+    levels = "does not sample over the noise levels"
+    for name, sentence in (
+        ("EDMEulerScheduler", levels),
+        ("FlowMatchEulerDiscreteScheduler", "samples models that predict flows"),
+        ("CogVideoXDDIMScheduler", levels),
+        ("IPNDMScheduler", levels),
+    ):
+        with pytest.raises(UserError, match=f"{name} {sentence}"):
             check_schedule(getattr(diffusers, name).from_config(trained.config), EPSILON)
 
 
