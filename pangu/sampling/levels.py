@@ -1,7 +1,7 @@
 """Noise levels of diffusers: what a network was trained with, and where a sampler stands.
 
 A `TrainedLevels` maps a network's continuous timestep to a noise level and back, through the logarithm of the signal-to-noise
-ratio. Schedulers interpolate their sigmas in the same logarithm, so both agree between the indices as well.
+ratio. Between two indices the ratio is that of the training's own levels, as schedulers interpolate it.
 """
 
 import math
@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
+import torch
 
 from pangu.diffusion.fusion import NoiseLevel, Prediction, PredictionKind
+from pangu.diffusion.training_levels import DiscreteLevels
 from pangu.errors import UserError
 
-QUIETEST = 1e-12
-"""Least alpha_bar in a table: schedules of zero terminal SNR end at exactly 0, which has no logarithm."""
 PURE_NOISE = (0.0, 2.0**-24)
 """The last alpha_bar of zero terminal SNR; diffusers' schedulers of sigmas keep it at the second, to have a logarithm."""
 
@@ -43,17 +42,15 @@ class TableLevels:
     alpha_bars: tuple[float, ...]
 
     @cached_property
-    def _log_snr(self) -> np.ndarray:
-        alpha_bar = np.clip(np.asarray(self.alpha_bars, np.float64), QUIETEST, 1 - QUIETEST)
-        return np.log(alpha_bar) - np.log1p(-alpha_bar)
+    def _levels(self) -> DiscreteLevels:
+        return DiscreteLevels(self.prediction, torch.tensor(self.alpha_bars))
 
     def timestep(self, log_snr: float) -> float:
-        falling = self._log_snr
-        return float(np.interp(-log_snr, -falling, np.arange(len(falling))))
+        return self._levels.timestep(log_snr)
 
     def level(self, timestep: float) -> NoiseLevel:
-        log_snr = float(np.interp(timestep, np.arange(len(self._log_snr)), self._log_snr))
-        return NoiseLevel(math.sqrt(1 / (1 + math.exp(-log_snr))), math.sqrt(1 / (1 + math.exp(log_snr))))
+        found = self._levels.level(torch.tensor([timestep], dtype=torch.float64))
+        return NoiseLevel(float(found.signal), float(found.sigma))
 
 
 @dataclass(frozen=True)
