@@ -97,7 +97,7 @@ def seen(home: Home) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @subtests.parametrize(("name", "workers", "share"), [("whole", 2, 1.0), ("shares", 4, 0.5)])
 def test_actors_ask_for_their_share_and_leave_nothing_claimed(
     seen: dict[str, Any], name: str, workers: int, share: float
@@ -110,19 +110,19 @@ def test_actors_ask_for_their_share_and_leave_nothing_claimed(
     assert seen["claimed_at_the_end"] == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_actor_that_dies_is_started_anew_and_no_row_is_lost(seen: dict[str, Any]) -> None:
     assert seen["died_once"] == [item * item for item in range(12)]
     assert seen["died_always"].startswith("WorkersLost: A worker died 4 times, most likely for want of memory")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bad_input_is_told_as_it_is_whoever_finds_it(seen: dict[str, Any]) -> None:
     assert seen["bad_input"] == "UserError: The third row is not right."
     assert seen["bad_image"] == "UserError: The image is not right."
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_encoded_dataset_is_the_same_to_the_bit_whoever_makes_it(seen: dict[str, Any], home: Home) -> None:
     outcome = encode(NAME, 0, tiny(), home)
     expected = dict(digests(home.encoded(NAME, outcome.encode_id)))
@@ -130,6 +130,6 @@ def test_an_encoded_dataset_is_the_same_to_the_bit_whoever_makes_it(seen: dict[s
     assert seen["encoded"] == {"1": expected, "2": expected}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_images_are_the_same_however_many_workers_draw(seen: dict[str, Any]) -> None:
     assert seen["drawn"] == {"1": [0, True, True], "2": [1, True, True], "3": [2, True, True]}

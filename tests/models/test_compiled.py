@@ -72,6 +72,7 @@ def test_every_preset_is_compiled_once_and_predicts_what_it_did() -> None:
     assert not counters["graph_break"]
 
 
+@pytest.mark.long
 def test_many_presets_are_all_compiled_although_torch_gives_up_after_eight_shapes() -> None:
     one, backend = network(), Counting()
     compile_blocks(one, backend)

@@ -164,6 +164,7 @@ def test_what_time_does_not_allow_is_recorded_when_it_is_asked_for(square: Path)
         assert [inputs[0][0] for inputs in tape.recorded] == [2, 2, 4, 4]
 
 
+@pytest.mark.long
 def test_compiled_generators_draw_what_eager_ones_do(square: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pangu.models import compiled
 
