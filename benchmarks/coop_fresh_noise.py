@@ -29,7 +29,11 @@ from pangu.image_grid import FAINT, INK, png, sample_grid, write
 from pangu.pipelines.coop import CoopPipeline, Handoff
 from pangu.pipelines.coop.bridge import psnr
 from pangu.pipelines.coop.handoff import first_call
-from pangu.sampling.levels import sample_level, trained_levels
+from pangu.sampling.condition import Condition
+from pangu.sampling.levels import begun_at, sample_level, trained_levels
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
+from pangu.sampling.trajectory import Trajectory
 
 LOW, HIGH, PATCH, PATCHES, T_LOW, STEPS = 48, 96, 7, 4000, 340, 12
 
@@ -128,10 +132,10 @@ def both_paths(low: DDPMPipeline, high: DDPMPipeline, seed: int) -> dict[str, An
     target = interpolate(drawn, size=(HIGH, HIGH), mode="bilinear")
     noise = {"fresh": (begun[0] - level.signal * target) / level.sigma}
     noise["naive"] = (naive - level.signal * target) / level.sigma
-    sampler.begin_at(first)
-    while sampler.at < sampler.calls:
-        naive = sampler.step(high.unet(naive, sampler.timestep).sample, naive, {})
-    return {"low": drawn, "fresh": ours, "naive": naive.clamp(-1, 1), "noise": noise}
+    scheduler = begun_at(sampler.scheduler, first)
+    entered = Trajectory(naive, scheduler.timesteps, first, scheduler, Condition())
+    finished = walk(SamplingState(coop.models.main, entered)).trajectory.latents_bchw
+    return {"low": drawn, "fresh": ours, "naive": finished.clamp(-1, 1), "noise": noise}
 
 
 def image(pixels: Tensor, side: int = HIGH) -> Image.Image:
