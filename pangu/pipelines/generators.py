@@ -154,8 +154,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         self._check_lora_scales(request.lora_scales)
         scheduler = copied(chosen)
         factor = self.reference.spatial_factor
-        size, schedule = (request.height // factor, request.width // factor), self.reference.schedule
-        shifted = {"mu": math.log(schedule.shift_at(*size))} if schedule.use_dynamic_shifting else None
+        size = request.height // factor, request.width // factor
+        shifted = self.timestep_arguments(*size)
         set_timesteps(scheduler, request.num_inference_steps, "cpu", request.timesteps, request.sigmas, shifted)
         if request.own_schedule:
             check_own_schedule(scheduler.timesteps, self._contracts)
@@ -194,6 +194,11 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         state = SamplingState(GeneratorModel(self, role, lower_bchw, attention), trajectory)
         walk(state, lambda state: any(state.trajectory.timestep in interval for interval in owned), on_step)
         return state.trajectory
+
+    def timestep_arguments(self, height: int, width: int) -> dict[str, float]:
+        """What `set_timesteps` takes beside the number of steps: the shift of a flow for latents of that size."""
+        schedule = self.reference.schedule
+        return {"mu": math.log(schedule.shift_at(height, width))} if schedule.use_dynamic_shifting else {}
 
     def expert_at(self, timestep: float) -> Role:
         """Whose interval a timestep lies in.

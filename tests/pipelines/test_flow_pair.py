@@ -91,6 +91,8 @@ def test_it_is_saved_loaded_and_shifted_by_its_size(tmp_path: Any) -> None:
     again = PanGuDrawPipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     torch.testing.assert_close(draw(again), draw(pair), rtol=0, atol=1e-5)
+    alone = CoopPipeline(pair)
+    torch.testing.assert_close(draw(alone, guidance_scale=3.0), draw(pair, guidance_scale=3.0), rtol=0, atol=1e-4)
     said = pair.encode_prompt("fox")
     begun = pair.start(said, height=96, width=96, num_inference_steps=4, guidance_scale=1.0)
     plain = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)

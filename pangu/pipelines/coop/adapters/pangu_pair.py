@@ -104,6 +104,9 @@ class PanGuDraw(LatentAdapter):
             check_halves(found.scheduler, self.pipe.boundary)
         return found
 
+    def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:
+        return self.pipe.timestep_arguments(*self.latent_size(height, width))
+
     def embeds(self, condition: Condition) -> dict[str, Tensor]:
         return step_callback.embeds(condition, condition.facts["presets"][self.roles[0]])
 
