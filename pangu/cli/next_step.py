@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pangu.config import ROLES
 from pangu.storage import Home, read_json
 
-ROLES = ("structure", "texture")
 FIRST = "pangu new FOLDER", "a card from a folder or a table of your own pictures"
 """Where nothing has been begun; or `make demo`, where there are no pictures."""
 

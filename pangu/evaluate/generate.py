@@ -20,9 +20,9 @@ from pangu.evaluate.eval_set import Material
 from pangu.evaluate.prompts import Ask, Prompts
 from pangu.evaluate.protocol import Protocol
 from pangu.models.devices import best_device
-from pangu.models.schedulers import is_flow
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Progress, Reporter, silent
+from pangu.sampling.levels import is_flow
 from pangu.sampling.trajectory import Trajectory, clean_latents
 
 BATCH = 8

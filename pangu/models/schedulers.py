@@ -22,6 +22,7 @@ from pangu.diffusion.interval import steps_per_role
 from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.models.ddim import EXACT
+from pangu.sampling.levels import is_flow
 
 SAMPLERS: dict[str, Any] = {
     "ddim": DDIMScheduler,
@@ -49,11 +50,6 @@ def named_sampler(name: str, trained: Any) -> Any:
     if name not in known:
         raise UserError(f"There is no scheduler '{name}'; use {', '.join(known)}.")
     return known[name].from_config(trained.config)
-
-
-def is_flow(scheduler: Any) -> bool:
-    """Whether a scheduler samples models that predict flows."""
-    return type(scheduler).__name__.startswith("FlowMatch")
 
 
 def sampler(schedule: NoiseSchedule) -> Any:

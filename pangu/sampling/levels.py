@@ -112,6 +112,16 @@ def trained_levels(scheduler: Any, who: str = "The model") -> TrainedLevels:
     return TableLevels(prediction, tuple(table.tolist()))
 
 
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler samples models that predict flows."""
+    return type(scheduler).__name__.startswith("FlowMatch")
+
+
+def learns_variance(scheduler: Any) -> bool:
+    """Whether a scheduler takes a variance from the network's further channels."""
+    return scheduler.config.get("variance_type") in ("learned", "learned_range")
+
+
 def prediction_of(scheduler: Any, who: str = "The model") -> Prediction:
     """What a scheduler takes for the output of its network.
 
@@ -119,7 +129,7 @@ def prediction_of(scheduler: Any, who: str = "The model") -> Prediction:
         UserError: a kind of prediction that is not known here.
     """
     name, config = type(scheduler).__name__, scheduler.config
-    if name.startswith("FlowMatch"):
+    if is_flow(scheduler):
         return Prediction("flow_prediction")
     kind = config.get("prediction_type", "epsilon")
     if hasattr(scheduler, "precondition_outputs"):
@@ -145,7 +155,7 @@ def sample_level(scheduler: Any, call: int) -> NoiseLevel:
         alpha_bar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[call])])
         return NoiseLevel(math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar))
     sigma = float(scheduler.sigmas[call])
-    if type(scheduler).__name__.startswith("FlowMatch"):
+    if is_flow(scheduler):
         return NoiseLevel(1 - sigma, sigma)
     if hasattr(scheduler, "sigmas_interpol") or hasattr(scheduler, "_second_order_timesteps"):
         # Every second call is at a level between two of the table; only its timestep says which.
@@ -198,8 +208,3 @@ class Sampler:
     def step_of(self, call: int) -> int:
         """Which of the user's steps a call belongs to."""
         return call * self.num_inference_steps // self.calls
-
-    @property
-    def learned_variance(self) -> bool:
-        """Whether the network's further channels are a variance that the scheduler takes."""
-        return self.scheduler.config.get("variance_type") in ("learned", "learned_range")

@@ -15,7 +15,7 @@ from torch import Tensor
 from pangu.diffusion.fusion import Weight
 from pangu.sampling.call_schedule import Call, PartnerCall
 from pangu.sampling.condition import Condition
-from pangu.sampling.levels import TrainedLevels, begun_at
+from pangu.sampling.levels import TrainedLevels, begun_at, learns_variance
 from pangu.sampling.question import Model
 from pangu.sampling.trajectory import Step, Trajectory
 
@@ -177,7 +177,7 @@ def partner_scheduler(pristine: Any, call: int) -> Any:
     scheduler = copy.deepcopy(pristine)
     # What bounds the main's samples, or was learned for them, says nothing about another space.
     other: dict[str, Any] = {"clip_sample": False, "thresholding": False}
-    if scheduler.config.get("variance_type") in ("learned", "learned_range"):
+    if learns_variance(scheduler):
         other["variance_type"] = "fixed_small"
     scheduler.register_to_config(**{name: value for name, value in other.items() if name in scheduler.config})
     return begun_at(scheduler, call)

@@ -19,7 +19,7 @@ from pangu.diffusion.fusion import (
     without,
 )
 from pangu.sampling.call_schedule import Action, Call, PartnerCall
-from pangu.sampling.levels import prediction_of
+from pangu.sampling.levels import learns_variance, prediction_of
 from pangu.sampling.noise_sources import unit_noise
 from pangu.sampling.question import Asking, Networks, answered, ask
 from pangu.sampling.sampling_state import PartnerState, SamplingState
@@ -111,8 +111,7 @@ def _split(answer: Tensor, here: Trajectory) -> tuple[Tensor, Tensor | None]:
     channels = here.latents_bchw.shape[1]
     if answer.shape[1] == channels:
         return answer, None
-    learned = here.scheduler.config.get("variance_type") in ("learned", "learned_range")
-    return answer[:, :channels], answer[:, channels:] if learned else None
+    return answer[:, :channels], answer[:, channels:] if learns_variance(here.scheduler) else None
 
 
 def _ask_partner(state: SamplingState, partner: PartnerState, level: NoiseLevel) -> Asking[None]:

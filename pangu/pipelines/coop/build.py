@@ -14,7 +14,7 @@ from pangu.pipelines.coop.coop_inputs import CoopInputs
 from pangu.pipelines.coop.model_adapter import ModelAdapter
 from pangu.pipelines.coop.partner import Partner, check_masks, check_sum, mask_on, mask_plane, strengths
 from pangu.sampling.call_schedule import Action, PartnerSchedule, call_schedule
-from pangu.sampling.levels import Sampler, begun_at
+from pangu.sampling.levels import Sampler, begun_at, learns_variance
 from pangu.sampling.noise_sources import unit_noise
 from pangu.sampling.sampling_state import PartnerState, SamplingState
 from pangu.sampling.trajectory import Trajectory
@@ -75,7 +75,7 @@ def cooperation(
     names = [adapter.name for adapter in models.partners]
     schedules = partner_schedules(request, names, found)
     steps = [sampler.step_of(call) for call in range(sampler.calls)]
-    calls = call_schedule(steps, schedules, first, main_always=sampler.learned_variance)
+    calls = call_schedule(steps, schedules, first, main_always=learns_variance(sampler.scheduler))
     models.main.check_extra(request.extra)
     condition = replace(models.main.condition(request.of_main()), guidance_rescale=request.guidance_rescale)
     partners = [
