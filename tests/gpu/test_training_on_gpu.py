@@ -20,6 +20,7 @@ from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
 from pangu.train.training_metrics import TrainingMetrics
 from pangu.train.world import World
+from tests import subtests
 from tests.gpu import CUDA_ALONE, DEVICE, ON_A_GPU
 from tests.train.rows import plain_timesteps, random_rows, small_recipe, smallest_recipe
 from tests.train.test_switches import ALONE, NONE, PAIRS, Switches, Tensors, named, recipe_of, tensors_of
@@ -43,7 +44,7 @@ def train(recipe: Recipe, folder: Path, hooks: Hooks | None = None) -> Tensors:
     return tensors_of(folder / f"step-{trained.steps:06d}")
 
 
-@pytest.mark.parametrize("switches", [NONE, *ALONE, *PAIRS], ids=named)
+@subtests.parametrize("switches", [NONE, *ALONE, *PAIRS], ids=named)
 def test_a_run_killed_and_resumed_under_any_pair_of_switches_ends_with_the_same_bits(
     switches: Switches, tmp_path: Path, repeatable: None
 ) -> None:
