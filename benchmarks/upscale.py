@@ -30,6 +30,7 @@ from pangu.data.ingest.source import LISTED
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.make_rows import ShardJob, ShardWorker
 from pangu.data.prepare.upscale import upscaler_of
+from pangu.data.prepare.workers import WorkerSettings
 from pangu.data.table.store import TableStore
 
 GOAL = 0.95
@@ -51,7 +52,9 @@ def main() -> None:
         raw = RawFolder(Path(folder) / "raw")
         rows = write_shard(raw, images)
         network = upscaler_of(card, arguments.threads)
-        worker = ShardWorker(card, Admitter(None, 300, NoiseSchedule()), Path(folder), arguments.threads)
+        worker = ShardWorker(
+            card, Admitter(None, 300, NoiseSchedule()), Path(folder), WorkerSettings(arguments.threads)
+        )
         network.upscale(images[0])
         worker(ShardJob(arguments.rounds, raw, 0, rows[:1]))  # imports and first calls are no speed
         for number in range(arguments.rounds):

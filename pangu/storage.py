@@ -79,6 +79,11 @@ class Home:
         return self.root / "partners" / name
 
     @property
+    def captions(self) -> Path:
+        """What served models wrote about images, by the image's hash and what was asked."""
+        return self.root / "captions"
+
+    @property
     def stack(self) -> Path:
         """Addresses, token, process ids and databases of the running stack."""
         return self.root / "stack"

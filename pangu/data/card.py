@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_
 
 import pangu
 from pangu.config import AutoencoderSource, Frozen, NoiseSchedule
+from pangu.data.fill_captions import FillCaptions
 from pangu.data.filters import Filters
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -136,22 +137,6 @@ class Limits(Frozen):
     )
 
 
-class FillCaptions(Frozen):
-    """A missing language, written by models of transformers; each is a folder or a hub id.
-
-    Translated where the other language is there and a translator is named, or else read off the image.
-    """
-
-    en_to_zh: str | None = Field(None, description="Translates English captions, e.g. a Marian or NLLB model")
-    zh_to_en: str | None = Field(None, description="Translates Chinese captions")
-    image_to_en: str | None = Field(None, description="Describes images in English, e.g. BLIP, GIT or ViT-GPT2")
-    image_to_zh: str | None = Field(None, description="Describes images in Chinese")
-    prefix: str = Field("", description="Put before every text to translate, where the model wants a task named")
-    prompt_en: str = Field("", description="What image_to_en is asked, if it chats, or the words it goes on from")
-    prompt_zh: str = Field("", description="The same for image_to_zh")
-    max_tokens: int = Field(96, ge=4, le=1024)
-
-
 class HeldOut(Frozen):
     """Rows kept from training. A row is held out if any of these rules names it; all rules empty hold out nothing."""
 
@@ -243,7 +228,7 @@ class Card(Frozen):
             "upscale": self.upscale.model_dump(mode="json"),
             "max_pixels": self.limits.max_pixels,
             "scores": self.filters.work(),
-            "captions": self.fill_captions and self.fill_captions.model_dump(),
+            "captions": self.fill_captions and self.fill_captions.work(),
         }
         return hashlib.sha256(json.dumps(work, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
@@ -251,7 +236,7 @@ class Card(Frozen):
     def describes(self) -> bool:
         """Whether an image without any caption can get one."""
         fill = self.fill_captions
-        return fill is not None and (fill.image_to_en is not None or fill.image_to_zh is not None)
+        return fill is not None and fill.describes
 
     def split_of(self, caption_en: str, key: str, more_captions_en: Sequence[str] = ()) -> Split:
         """The split of a row; depends on nothing but its English captions and its content hash. `fraction` looks at the first."""

@@ -37,7 +37,7 @@ def make_all_rows(
     jobs, folder = _jobs(raw, plan), work_folder(home, card.name, work)
     folder.mkdir(parents=True, exist_ok=True)
     admitter = _admitter(card, jobs, folder, execution.threads, report)
-    make = partial(ShardWorker, card, admitter, folder, execution.threads)
+    make = partial(ShardWorker, card, admitter, folder, execution, home.captions)
     total, done, started = sum(job.rows.num_rows for job in jobs), 0, time.monotonic()
     for number in map_unordered(make, jobs, execution.workers, execution.on_ray):
         done += jobs[number].rows.num_rows

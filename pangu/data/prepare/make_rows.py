@@ -24,6 +24,7 @@ from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.scores import Scorer, facts_of
 from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of
+from pangu.data.prepare.workers import ALONE, WorkerSettings
 from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore
 from pangu.diffusion.presets import presets_for
@@ -72,14 +73,22 @@ class ShardWorker:
     """Makes the rows of shards; holds the networks, so one per process serves many shards.
 
     Args:
-        threads: ncnn's threads for one image.
+        execution: How many such workers there are, and ncnn's threads for one image.
+        answers: Where captions of a served model are kept.
     """
 
-    def __init__(self, card: Card, admitter: Admitter, folder: Path, threads: int = 1) -> None:
+    def __init__(
+        self,
+        card: Card,
+        admitter: Admitter,
+        folder: Path,
+        execution: WorkerSettings = ALONE,
+        answers: Path | None = None,
+    ) -> None:
         self._card, self._admitter, self._folder = card, admitter, folder
-        self._upscaler = upscaler_of(card, threads)
+        self._upscaler = upscaler_of(card, execution.threads)
         self._scorer = Scorer(card.filters)
-        self._filler = _filler(card)
+        self._filler = _filler(card, answers, 1 / execution.workers)
 
     def __call__(self, job: ShardJob) -> int:
         """Make one shard, unless an earlier run has; returns its number."""
@@ -110,12 +119,12 @@ class ShardWorker:
         write_json(self._folder / f"{job.number:05d}.json", manifest.model_dump(mode="json"))
 
 
-def _filler(card: Card) -> Any:
+def _filler(card: Card, answers: Path | None, share: float) -> Any:
     if card.fill_captions is None:
         return None
     from pangu.data.prepare.missing_captions import CaptionFiller  # brings transformers along
 
-    return CaptionFiller(card.fill_captions)
+    return CaptionFiller(card.fill_captions, answers, share)
 
 
 def _flush(writer: pq.ParquetWriter, batch: list[dict[str, Any]]) -> int:
@@ -144,7 +153,7 @@ def make_row(
         raise BadImage("too_small")
     captions = listed["caption_en"], listed["caption_zh"]
     if not any(captions):
-        raise BadImage("missing_caption")
+        raise BadImage(listed.get("lacks_caption_because", "missing_caption"))
     more = {name: listed.get(name) or [] for name in MORE.values()}
     listed_captions = ([first, *others] for first, others in zip(captions, more.values(), strict=True))
     facts = facts_of(original_hwc, *listed_captions) | scorer.scores(original_hwc, *captions)
@@ -161,6 +170,7 @@ def make_row(
         "caption_zh": captions[1],
         "caption_en_by": listed.get("caption_en_by", ""),
         "caption_zh_by": listed.get("caption_zh_by", ""),
+        **{f"{name}_by": listed.get(f"{name}_by", "") for name in MORE.values()},
         "source_url": listed["url"],
         "license": listed["license"],
         "original_width": original_width,

@@ -1,18 +1,20 @@
 """A missing language of a caption, written by a model and marked as such: translated where the other language is there, or else
-read off the image.
+read off the image, by a model here or a served one.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from pangu.data.captions import LANGUAGES
-from pangu.data.card import FillCaptions
+from pangu.data.captions import LANGUAGES, MORE
+from pangu.data.fill_captions import FillCaptions
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.captioning import BATCH as IMAGES_AT_ONCE
 from pangu.data.prepare.captioning import Captioner, made_small
+from pangu.data.prepare.served_captions import UNUSABLE, ServedCaptions
 from pangu.errors import UserError
 from pangu.models.sources import locate
 
@@ -20,6 +22,8 @@ BATCH = 32
 TRANSLATORS = {"zh": "en_to_zh", "en": "zh_to_en"}
 """Of `FillCaptions`, by the language that it writes."""
 OTHER = {"en": "zh", "zh": "en"}
+LACKS = "lacks_caption_because"
+"""Of a row without any caption: the reason that it is dropped for, where it is not `missing_caption`."""
 Rows = Mapping[int, dict[str, Any]]
 Look = Callable[[Collection[int]], Iterator[tuple[int, ImageHWC]]]
 """Row numbers to the pixels of those of them that can be decoded, one after the other."""
@@ -28,11 +32,16 @@ Look = Callable[[Collection[int]], Iterator[tuple[int, ImageHWC]]]
 class CaptionFiller:
     """The models that a card names.
 
+    Args:
+        kept: Where the answers of a served one lie.
+        share: Of its requests a minute that are this worker's.
+
     Raises:
         UserError: one of them cannot be loaded.
     """
 
-    def __init__(self, settings: FillCaptions) -> None:
+    def __init__(self, settings: FillCaptions, kept: Path | None = None, share: float = 1.0) -> None:
+        self._served = ServedCaptions(settings.server, kept, share) if settings.server else None
         self._translators, self._captioners = dict[str, _Translator](), dict[str, Captioner]()
         for language in LANGUAGES:
             if (source := getattr(settings, TRANSLATORS[language])) is not None:
@@ -44,6 +53,8 @@ class CaptionFiller:
     def fill(self, rows: Rows, look: Look) -> dict[int, dict[str, Any]]:
         """The same rows with both captions where a model could write one, and by whom in `caption_XX_by`."""
         filled = {number: dict(row) for number, row in rows.items()}
+        if self._served is not None:
+            self._ask(self._served, filled, look)
         for language, captioner in self._captioners.items():
             seen = {n for n, row in filled.items() if not row[_caption(language)] and not self._reads(row, language)}
             for batch in _batches(look(seen)):
@@ -56,6 +67,23 @@ class CaptionFiller:
             for row, text in zip(lacking, texts, strict=True):
                 _write(row, language, text, translator.name)
         return filled
+
+    def _ask(self, served: ServedCaptions, filled: dict[int, dict[str, Any]], look: Look) -> None:
+        """Short captions where a language is missing, long ones behind them; what has neither after that says why."""
+        asked = {}
+        for number, row in filled.items():
+            if wanted := served.wanted(row, [language for language in LANGUAGES if self._reads(row, language)]):
+                asked[number] = row, wanted
+        for number, found in served.describe(asked, look(asked.keys())):
+            row = filled[number]
+            for (_, language), text in found.items():
+                if not row[_caption(language)]:
+                    _write(row, language, text, served.name)
+                else:
+                    row[MORE[language]] = [*(row.get(MORE[language]) or ()), text]
+                    row[f"{MORE[language]}_by"] = served.name
+            if not any(row[_caption(language)] for language in LANGUAGES):
+                row[LACKS] = UNUSABLE
 
     def _reads(self, row: Mapping[str, Any], language: str) -> bool:
         """Whether a translator into the language is there, and something for it to read."""

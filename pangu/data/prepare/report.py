@@ -102,7 +102,7 @@ def _funnel(outcome: Counts, lost: Before) -> list[dict[str, Any]]:
 def _histogram(name: str, rows: pa.Table) -> dict[str, Any]:
     """Counts of one score in `BINS` bins; empty where no row has it."""
     chosen = rows.filter(rows["upscaled"]) if name == "min_timestep" else rows
-    values = chosen[name].drop_null().to_numpy()
+    values = chosen[name].drop_null().to_numpy().astype(np.float64)  # float32 has no bins between neighbours
     if not len(values):
         return {}
     counts, edges = np.histogram(values, BINS)

@@ -42,7 +42,10 @@ SCORES = [
     ("clip_score", pa.float32()),  # 100 max(cos, 0) of image and caption; null: not measured
     ("aesthetic", pa.float32()),  # null: not measured
 ]
-CAPTIONS = [(name, pa.list_(pa.string())) for name in MORE.values()]  # beside caption_en, caption_zh; null: none
+CAPTIONS = [
+    *((name, pa.list_(pa.string())) for name in MORE.values()),  # beside caption_en, caption_zh; null: none
+    *((f"{name}_by", pa.string()) for name in MORE.values()),  # the model that wrote the last of them; null: as listed
+]
 WORDS = [
     (name, pa.list_(pa.string())) for name in KEYWORDS.values()
 ]  # what the image may also be asked for by; null: none

@@ -23,8 +23,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from pangu.data.card import Card, FillCaptions
+from pangu.data.card import Card
 from pangu.data.example.openmoji import render_png, selection
+from pangu.data.fill_captions import FillCaptions
 from pangu.data.filters import Filters
 from pangu.data.images import ImageHWC
 from pangu.data.ingest.stage import ingest
