@@ -106,7 +106,8 @@ class Recipe(Frozen):
     def rewords(self) -> bool:
         """Whether training shows captions in other words than the dataset lists, too many for all to be embedded beforehand."""
         put_into_templates = any(self.caption_templates.values()) and self.optimization.template_share > 0
-        return put_into_templates or self.optimization.keyword_share > 0
+        optimization = self.optimization
+        return put_into_templates or optimization.keyword_share > 0 or optimization.long_caption_share is not None
 
     @property
     def structure(self) -> RoleTraining:

@@ -132,6 +132,14 @@ class Optimization(Frozen):
         exclude_if=lambda value: not value,
         description="Share of the captions of rows with keywords that give way to one of them",
     )
+    long_caption_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        exclude_if=lambda value: value is None,
+        description="Share of long captions, over 24 English words or 40 Chinese characters, where a row has both; null: each "
+        "caption is as likely",
+    )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints")
     log_every: int = Field(20, ge=1, description="Steps between log lines")
 

@@ -31,12 +31,15 @@ class Caption:
 
     variant: 0 en, 1 zh, 2 styled en, 3 styled zh, or EMPTY; number: which of the captions that the row has in that language.
     keyword, template: Numbers in [0, 1) that pick the keyword in the caption's place and the template around it; None: neither.
+    short, long: A number in [0, 1) that picks one of the row's short, or long, captions in the place of `number`; None: neither.
     """
 
     variant: int = 0
     number: int = 0
     keyword: float | None = None
     template: float | None = None
+    short: float | None = None
+    long: float | None = None
 
 
 def language_of(text: str) -> Language | None:
@@ -49,6 +52,11 @@ def language_of(text: str) -> Language | None:
     if not han + words:
         return None
     return "zh" if han >= max(words, 1) and not _KANA_OR_HANGUL.search(text) else "en"
+
+
+def is_long(text: str, language: str) -> bool:
+    """More than a phrase: over 24 words of English, or 40 characters of Chinese."""
+    return len(text) > 40 if language == "zh" else len(text.split()) > 24
 
 
 def captions_of(rows: "pa.Table", language: str) -> list[str]:

@@ -9,7 +9,7 @@ import string
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pangu.data.captions import Caption
+from pangu.data.captions import Caption, is_long
 from pangu.templates import trouble
 
 if TYPE_CHECKING:
@@ -39,6 +39,15 @@ def chosen(templates: Sequence[str], caption: str, chance: float) -> str:
 def keyword(words: Sequence[str], chance: float) -> str | None:
     """The word that `chance` in [0, 1) picks, each as likely; None where there is none."""
     return words[int(chance * len(words))] if words else None
+
+
+def listed(captions: Sequence[str], shown: Caption, language: str) -> str:
+    """The caption of a row that `shown` asks for: by number, or one of those that are short, or long, if it says so."""
+    for chance, wants_long in ((shown.short, False), (shown.long, True)):
+        if chance is not None:
+            of_length = [text for text in captions if is_long(text, language) == wants_long]
+            return of_length[int(chance * len(of_length))]
+    return captions[shown.number % len(captions)]
 
 
 def reworded(text: str, shown: Caption, words: Sequence[str], templates: Sequence[str]) -> str:

@@ -104,10 +104,10 @@ def draw_batch(
     corners = [_corner(latents, height, width, generator) for generator in generators]
     noise = torch.stack([torch.randn(latents.shape[1], height, width, generator=g) for g in generators])
     # Last of all, so that a sample has the noise that it would have if captions stayed as they are listed.
-    reworded = rows.keywords_nl[list(indices)].tolist(), rows.templates_nl[list(indices)].tolist()
+    reworded = (column[list(indices)].tolist() for column in (rows.keywords_nl, rows.templates_nl, rows.lengths_nl))
     captions = [
-        _reworded(draw.caption, keywords, templates, optimization, generator)
-        for draw, keywords, templates, generator in zip(draws, *reworded, generators, strict=True)
+        _reworded(draw.caption, keywords, templates, lengths, optimization, generator)
+        for draw, keywords, templates, lengths, generator in zip(draws, *reworded, generators, strict=True)
     ]
     tokens, pooled = rows.captions(indices, captions)
     return Batch(
@@ -140,16 +140,19 @@ def _draw(
 
 
 def _reworded(
-    caption: Caption, keywords: Sequence[bool], templates: Sequence[bool], optimization: Optimization,
-    generator: torch.Generator,
+    caption: Caption, keywords: Sequence[bool], templates: Sequence[bool], lengths: Sequence[bool],
+    optimization: Optimization, generator: torch.Generator,
 ) -> Caption:  # fmt: skip
-    """The caption with a keyword and a template as their shares have it; nothing is drawn where there is no choice.
+    """The caption of a length, a keyword and a template as their shares have it; nothing is drawn where there is no choice.
 
-    keywords, templates: Whether there are any, for each language that the caption may be asked for in.
+    keywords, templates, lengths: Whether there are any, for each language that the caption may be asked for in.
     """
     if caption.variant == EMPTY:
         return caption
-    language = caption.variant % len(LANGUAGES)
+    language, share_of_long = caption.variant % len(LANGUAGES), optimization.long_caption_share
+    if share_of_long is not None and lengths[language]:
+        taken, which = torch.rand(2, generator=generator).tolist()
+        caption = replace(caption, **{"long" if taken < share_of_long else "short": which})
     for name, share, there in (
         ("keyword", optimization.keyword_share, keywords[language]),
         ("template", optimization.template_share, templates[language]),

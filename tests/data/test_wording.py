@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pangu.config import Recipe
 from pangu.data.captions import Caption
-from pangu.data.wording import chosen, keyword, reworded, worded
+from pangu.data.wording import chosen, keyword, listed, reworded, worded
 from pangu.recipes import tiny
 from pangu.sentences import TEMPLATES, UNTRAINED_TEMPLATES
 from pangu.templates import trouble
@@ -88,6 +88,15 @@ def test_without_words_or_templates_a_caption_stays() -> None:
     assert reworded("red apple", Caption(), ["fruit"], ["draw {a}"]) == "red apple"
 
 
+@given(
+    st.permutations(["a fox", "it sits " * 13, "狐狸", "a red fox", "it runs " * 20]), st.floats(0, 1, exclude_max=True)
+)
+def test_a_length_is_asked_for_among_captions_of_that_length(captions: list[str], chance: float) -> None:
+    for shown, lengths in ((Caption(short=chance), (0, 24)), (Caption(long=chance), (25, 99))):
+        assert lengths[0] <= len(listed(captions, shown, "en").split()) <= lengths[1]
+    assert {listed(captions, Caption(number=number), "en") for number in range(9)} == set(captions)
+
+
 def test_digests_of_recipes_without_wordings_are_what_they_were() -> None:
     assert (tiny().digest(), tiny().learning_digest()) == ("6e5089519b987fd6", "6c59f8e43eb7c3f4")
     optimization = tiny().optimization
@@ -95,9 +104,9 @@ def test_digests_of_recipes_without_wordings_are_what_they_were() -> None:
         with_templates({"en": ["{a}"]}),
         *(
             tiny().model_copy(update={"optimization": optimization.model_copy(update={name: 0.25})})
-            for name in ("template_share", "keyword_share")
+            for name in ("template_share", "keyword_share", "long_caption_share")
         ),
     ]
-    assert len({one.learning_digest() for one in (tiny(), *others)}) == 4
-    assert [one.rewords for one in (tiny(), *others)] == [False, True, False, True]
+    assert len({one.learning_digest() for one in (tiny(), *others)}) == 5
+    assert [one.rewords for one in (tiny(), *others)] == [False, True, False, True, True]
     assert all(Recipe.model_validate_json(one.model_dump_json()) == one for one in others)

@@ -18,12 +18,13 @@ from tests import subtests
 from tests.train.rows import plain_timesteps, random_rows
 
 INTERVAL = TimeInterval(500, 1000)
-SHARES = {"template_share": 0.3, "keyword_share": 0.4}
+SHARES = {"template_share": 0.3, "keyword_share": 0.4, "long_caption_share": 0.2}
 
 
 @dataclass(frozen=True)
 class Talkative(EncodedRows):
-    """Rows of which every third has no English keyword, and which note what they were asked to show."""
+    """Rows of which every third has no English keyword and every second both lengths in English, and which note what they were
+    asked to show."""
 
     asked: list[Caption] = field(default_factory=list)
 
@@ -35,6 +36,10 @@ class Talkative(EncodedRows):
     def templates_nl(self) -> Tensor:
         return torch.tensor([[True, False]]).expand(len(self), 2)
 
+    @property
+    def lengths_nl(self) -> Tensor:
+        return torch.stack([torch.arange(len(self)) % 2 > 0, torch.zeros(len(self), dtype=torch.bool)], 1)
+
     def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         self.asked.extend(captions)
         return super().captions(rows, captions)
@@ -44,7 +49,9 @@ def talkative() -> Talkative:
     return Talkative(**vars(random_rows(12, side=6)))
 
 
-def drawn(rows: EncodedRows, step: int, seed: int = 0, first: int = 0, count: int = 12, **shares: float) -> Batch:
+def drawn(
+    rows: EncodedRows, step: int, seed: int = 0, first: int = 0, count: int = 12, **shares: float | None
+) -> Batch:
     """The rows at the places `first` ... of a batch, each at the place of its number."""
     optimization, windows = Optimization(**shares), {0: (4, 4)}
     indices = range(first, first + count)
@@ -63,9 +70,13 @@ def test_shares_are_met_by_what_has_a_keyword_or_a_template(zh_share: float) -> 
     lacking = [caption for caption, row in said if caption.variant == 0 and row % 3 == 0]
     chinese = [caption for caption, _ in said if caption.variant == 1]
     assert all(caption.keyword is None for caption in lacking) and all(one.template is None for one in chinese)
+    alike = [caption for caption, row in said if caption.variant == 1 or row % 2 == 0]
+    assert alike and all(caption.short is caption.long is None for caption in alike)
     for name, share, having in (
         ("keyword", 0.4, [caption for caption, row in said if caption.variant == 1 or row % 3]),
         ("template", 0.3, [caption for caption, _ in said if caption.variant == 0]),
+        ("long", 0.2, both := [caption for caption, row in said if caption.variant == 0 and row % 2]),
+        ("short", 0.8, both),
     ):
         chances = [getattr(one, name) for one in having if getattr(one, name) is not None]
         assert abs(len(chances) - share * len(having)) < 5 * sqrt(share * (1 - share) * len(having))
@@ -89,6 +100,6 @@ def test_wordings_change_nothing_else_of_a_sample(seed: int, step: int) -> None:
     for name in ("latents_bchw", "noise_bchw", "timestep_b"):
         assert torch.equal(getattr(plain, name), getattr(other, name))
     quiet = talkative()
-    same = drawn(quiet, step, seed, template_share=0, keyword_share=0)
+    same = drawn(quiet, step, seed, template_share=0, keyword_share=0, long_caption_share=None)
     assert torch.equal(same.tokens_bsc, plain.tokens_bsc)
-    assert all(caption.keyword is caption.template is None for caption in quiet.asked)
+    assert all(caption.keyword is caption.template is caption.short is caption.long is None for caption in quiet.asked)

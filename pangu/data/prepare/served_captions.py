@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from pangu.data.captions import MORE, language_of
+from pangu.data.captions import MORE, is_long, language_of
 from pangu.data.fill_captions import CaptionServer
 from pangu.data.images import ImageHWC
 from pangu.data.ingest.source import UNREADABLE, UNWRITTEN
@@ -147,11 +147,6 @@ class ServedCaptions:
                 f"The captioning server {self._endpoint.address} answers no captions: {self._useless} of {self._answers} answers "
                 f"are useless, the last {' '.join(self._last.split())[:120]!r}; try another model in fill_captions.server."
             )
-
-
-def is_long(text: str, language: str) -> bool:
-    """More than a phrase: over 24 words of English, or 40 characters of Chinese."""
-    return len(text) > 40 if language == "zh" else len(text.split()) > 24
 
 
 def usable(text: str, wanted: Iterable[Wanted]) -> dict[Wanted, str]:

@@ -8,6 +8,7 @@ from pangu.data.propose.survey import Sizes, Survey
 
 IN_WORDS = {
     "missing_caption": "without a caption",
+    "unusable_caption": "without a usable caption from the server",
     "duplicate": "with the bytes of another",
     "not_an_image_file": "no picture",
     "not_an_image": "called a picture, but none inside",

@@ -46,6 +46,10 @@ class EncodedRows:
     def templates_nl(self) -> Tensor:
         return none_nl(len(self))
 
+    @property
+    def lengths_nl(self) -> Tensor:
+        return none_nl(len(self))
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self.latents_nchw[list(rows)].float()
 

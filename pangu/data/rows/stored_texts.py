@@ -45,6 +45,10 @@ class StoredTexts:
     def templates_nl(self) -> Tensor:
         return none_nl(len(self.text_n))
 
+    @property
+    def lengths_nl(self) -> Tensor:
+        return none_nl(len(self.text_n))
+
     def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         index, number = np.asarray(rows), np.asarray([caption.number for caption in captions])
         variant = np.asarray([caption.variant for caption in captions])

@@ -30,6 +30,10 @@ class Captioned:
     def templates_nl(self) -> Tensor:
         return self.texts.templates_nl
 
+    @property
+    def lengths_nl(self) -> Tensor:
+        return self.texts.lengths_nl
+
     def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         return self.texts.embed(rows, captions)
 

@@ -16,7 +16,7 @@ class Worded(Protocol):
 
     styled_n (N,) bool: has captions with a style's prefix; captions_n (N,) int64: how many captions a row has in a language.
     keywords_nl, templates_nl (N, 2) bool: whether a row that is asked for in English or Chinese has keywords, and the recipe
-    templates, in the language in which it is captioned then.
+    templates, in the language in which it is captioned then; lengths_nl: whether it has both short and long captions in it.
     """
 
     @property
@@ -27,6 +27,8 @@ class Worded(Protocol):
     def keywords_nl(self) -> Tensor: ...
     @property
     def templates_nl(self) -> Tensor: ...
+    @property
+    def lengths_nl(self) -> Tensor: ...
 
 
 class Texts(Worded, Protocol):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pangu.config import Recipe
-from pangu.data.captions import EMPTY, KEYWORDS, LANGUAGES, Caption, all_captions_of, keywords_of, styles_of
-from pangu.data.wording import reworded
+from pangu.data.captions import EMPTY, KEYWORDS, LANGUAGES, Caption, all_captions_of, is_long, keywords_of, styles_of
+from pangu.data.wording import listed, reworded
 from pangu.models.text import TextTower, embed_captions, styled_caption
 from pangu.templates import Language
 
@@ -54,6 +54,14 @@ class WordedTexts:
         return torch.tensor([bool(self.templates.get(language)) for language in LANGUAGES])[self._spoken_nl]
 
     @cached_property
+    def lengths_nl(self) -> Tensor:
+        both = [
+            [len({is_long(text, language) for text in own}) == 2 for own in all_captions_of(self.table, language)]
+            for language in LANGUAGES
+        ]
+        return torch.tensor(both, dtype=torch.bool).T.gather(1, self._spoken_nl)
+
+    @cached_property
     def _spoken_nl(self) -> Tensor:
         """(N, 2) int64: the language of a row's caption where it is asked for each; the other one where that is all it has."""
         has = np.stack([self._has_caption(language) for language in LANGUAGES], 1)
@@ -82,7 +90,7 @@ class WordedTexts:
             asked = shown.variant % len(LANGUAGES)
             language, own = spoken[asked], plain[asked][place]
             templates = self.templates.get(LANGUAGES[language], ())
-            text = reworded(own[shown.number % len(own)], shown, words[language][place], templates)
+            text = reworded(listed(own, shown, LANGUAGES[language]), shown, words[language][place], templates)
             is_styled = shown.variant >= len(LANGUAGES)
             texts.append(styled_caption(text, self.styles[str(style)]) if is_styled else text)
         return texts

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pangu.data.captions import is_long
 from pangu.data.card import Card
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.chat_endpoint import Pace
-from pangu.data.prepare.served_captions import FEW, is_long, usable
+from pangu.data.prepare.served_captions import FEW, usable
 from pangu.data.prepare.stage import PrepareOutcome, WorkerSettings, prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError

@@ -29,8 +29,9 @@ from tests.data.shaped import shaped_recipe, styled_row
 from tests.small_dataset import NAME, commit_rows
 
 TEMPLATES = {"en": ("a picture of {a}", "two {plural}", "{}!"), "zh": ("画一个{}", "{}。")}
+LONG = "a thing that lies on a table, " * 5
 WORDS: list[dict[str, Any]] = [
-    {"keywords_en": ["fruit", "🍎"], "keywords_zh": ["水果"]},
+    {"keywords_en": ["fruit", "🍎"], "keywords_zh": ["水果"], "more_captions_en": [LONG]},
     {"keywords_en": ["animal"]},
     {},
     {"caption_zh": None, "keywords_en": ["thing"], "more_captions_en": ["something"]},
@@ -41,7 +42,7 @@ WORDS: list[dict[str, Any]] = [
 
 def recipe_of(kind: str, **changes: object) -> Recipe:
     recipe = shaped_recipe(presets="square", steps=4)
-    optimization = {"template_share": 0.6, "keyword_share": 0.5, "checkpoint_every": 1}
+    optimization = {"template_share": 0.6, "keyword_share": 0.5, "long_caption_share": 0.5, "checkpoint_every": 1}
     return recipe.model_copy(
         update={
             "styles": {"photo": "A photo of"},
@@ -81,6 +82,8 @@ def said(row: dict[str, Any], caption: Caption) -> str:
     asked = ("en", "zh")[caption.variant % 2]
     language = asked if row[f"caption_{asked}"] else {"en": "zh", "zh": "en"}[asked]
     text = texts[language][caption.number % len(texts[language])]
+    for chance, of_length in ((caption.short, [t for t in texts[language] if t != LONG]), (caption.long, [LONG])):
+        text = text if chance is None else of_length[int(chance * len(of_length))]
     words = row[f"keywords_{language}"]
     if caption.keyword is not None and words:
         text = keyword(words, caption.keyword) or ""
@@ -128,6 +131,8 @@ def test_rows_say_in_which_languages_they_have_keywords_and_templates(home: Home
     assert rows.keywords_nl.tolist() == expected
     assert {tuple(has) for has in expected} == {(False, False), (True, False), (False, True), (True, True)}
     assert rows.templates_nl.all()
+    assert rows.lengths_nl.tolist() == [[row["more_captions_en"] == [LONG], False] for row in listed(home, rows)]
+    assert rows.lengths_nl.any()
     assert rows.captions_n.tolist() == [
         max(len(row["more_captions_en"] or []), len(row["more_captions_zh"] or [])) + 1 for row in listed(home, rows)
     ]
@@ -157,7 +162,7 @@ def test_both_kinds_of_rows_show_the_same(home: Home) -> None:
     recipes = [recipe_of(kind) for kind in ("precomputed", "on_the_fly")]
     both = [load_rows(home.encoded(NAME, encode(NAME, 0, one, home).encode_id), "texture", one) for one in recipes]
     assert list(both[0].keys) == list(both[1].keys)
-    for name in ("styled_n", "captions_n", "keywords_nl", "templates_nl"):
+    for name in ("styled_n", "captions_n", "keywords_nl", "templates_nl", "lengths_nl"):
         assert torch.equal(getattr(both[0], name), getattr(both[1], name))
     asked = [
         Caption(-1),
