@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pangu.config.tree import Frozen
 
 Weight = Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
-"""How often each row of a dataset appears in an epoch: 2 is twice, 0.25 is a quarter of the rows, others in each epoch."""
+"""How often each row of a dataset appears in an epoch: 2 is twice, 0.25 is a quarter of the rows, another one in each epoch."""
 
 
 class MixturePart(Frozen):
@@ -15,7 +15,7 @@ class MixturePart(Frozen):
 
     dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Name of its card")
     encode_id: str = Field(pattern=r"^[0-9a-f]{16}$", description="The id that `pangu encode` printed")
-    weight: Weight = 1.0
+    weight: Weight = Field(1.0, description="How often each of its rows appears in an epoch")
 
 
 class Mixture(Frozen):

@@ -71,8 +71,8 @@ def describe_run(job: TrainJob, rows: Rows) -> None:
         from pangu.data.rows.mixed_rows import MixedRows  # brings torch along, which whoever has rows has loaded
 
         if isinstance(rows, MixedRows):
-            names = np.repeat(rows.names, [share.rows for share in rows.shares])
-            table = table.append_column("dataset", pa.array(names).dictionary_encode())
+            part_n = np.repeat(np.arange(len(rows.names), dtype=np.int32), [share.rows for share in rows.shares])
+            table = table.append_column("dataset", pa.DictionaryArray.from_arrays(part_n, list(rows.names)))
         job.run_folder.mkdir(parents=True, exist_ok=True)
         temporary = job.run_folder / f".{ROWS_FILE}.tmp"
         pq.write_table(table, temporary, compression="zstd")

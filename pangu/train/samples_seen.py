@@ -48,7 +48,7 @@ class SamplesSeen:
             | self._count(own)
             | {"buckets": self._buckets(own)}
             for name, weight in self.datasets.items()
-            for own in [self.dataset_n == name]
+            for own in [np.asarray(self.dataset_n == name, bool)]
         }
         return {
             "run": self.job.run_name,
@@ -107,7 +107,7 @@ def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
     datasets = (
         {part.dataset: part.weight for part in encoded_parts(job.encoded, job.recipe)} if names is not None else {}
     )
-    shares = tuple(Share(int((names == name).sum()), weight) for name, weight in datasets.items())
+    shares = tuple(Share(int(np.sum(names == name)), weight) for name, weight in datasets.items())
     batch_size = job.recipe.training(job.role).batch_size
     sampler = DeterministicSampler(tuple(buckets.tolist()), batch_size, job.recipe.seed, shares)
     keys = tuple(table["key"].to_pylist())
