@@ -49,9 +49,9 @@ def mixed(*weights: float) -> MixedRows:
 def test_each_row_appears_as_often_as_the_weight_of_its_dataset_says(parts, batch, seed, epochs) -> None:
     """But for the rows that an epoch's last, incomplete batch of each bucket leaves out."""
     buckets = tuple(index % 2 for rows, _ in parts for index in range(rows))
-    sampler = DeterministicSampler(buckets, batch, seed, tuple(Share(*part) for part in parts))
     least = [sum(round(weight * 100) * own // 100 for own, weight in _in_bucket(parts, bucket)) for bucket in (0, 1)]
     assume(min(least) >= batch)
+    sampler = DeterministicSampler(buckets, batch, seed, tuple(Share(*part) for part in parts))
     length = sum(one // batch for one in least)
     steps = [sampler.rows_of(step) for step in range(epochs * length)]
     assert all(len({buckets[index] for index in drawn}) == 1 and len(drawn) == batch for drawn in steps)
