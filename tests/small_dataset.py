@@ -32,15 +32,15 @@ def row(one: Emoji, upscaled: bool, **changes: object) -> dict:
     return values | changes
 
 
-def commit_rows(home: Home, rows: list[dict], key: str = "k", **facts: str) -> int:
-    """Commit rows as the next version of the dataset `NAME`; facts: what its log remembers."""
+def commit_rows(home: Home, rows: list[dict], key: str = "k", name: str = NAME, **facts: str) -> int:
+    """Commit rows as the next version of a dataset; facts: what its log remembers."""
     files = []
     for upscaled in (False, True):
         mine = [values for values in rows if values["upscaled"] is upscaled]
         if mine:
             table = pa.Table.from_pylist(mine, schema=SCHEMA)
-            files.append(write_part(TableStore.of(home, NAME), f"{key}-{upscaled}", table, upscaled))
-    return commit(home, NAME, key, files, facts)
+            files.append(write_part(TableStore.of(home, name), f"{key}-{upscaled}", table, upscaled))
+    return commit(home, name, key, files, facts)
 
 
 def small_dataset(home: Home, count: int = 12) -> int:

@@ -32,6 +32,10 @@ SplitOption = Annotated[
     typer.Option("--split", help="'train' or 'held_out'. Default: held_out where the dataset holds rows out."),
 ]
 PromptsOption = Annotated[str, typer.Option("--prompts", help="Captions per language and split: a number, or 'all'.")]
+CandidatesOption = Annotated[
+    int | None,
+    typer.Option("--candidates", min=1, help="Images of the dataset that `retrieval` ranks. Default: all of them."),
+]
 MetricsOption = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +85,7 @@ def evaluate(
     recipe: RecipeOption = "demo",
     split: SplitOption = None,
     prompts: PromptsOption = "24",
+    candidates: CandidatesOption = None,
     metrics: MetricsOption = None,
     inception: InceptionOption = None,
     clip: ClipOption = None,
@@ -110,7 +115,7 @@ def evaluate(
 
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
-    asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
+    asked = (split, prompts, candidates, metrics, steps, guidance, seed, templates, keywords, style_scale)
     spread = spread_of(on_ray, workers, gpus)
     if pair is not None:
         if structure or texture or encode_id:
@@ -145,6 +150,7 @@ def pair_matrix(
     folder: Annotated[Path | None, typer.Option(help="Where table and picture go. Default: in the home.")] = None,
     split: SplitOption = None,
     prompts: PromptsOption = "24",
+    candidates: CandidatesOption = None,
     metrics: MetricsOption = None,
     inception: InceptionOption = None,
     clip: ClipOption = None,
@@ -174,7 +180,7 @@ def pair_matrix(
 
     dataset, home, chosen = load_card(card).name, Home.from_environment(), named(recipe)
     judges = load_judges(inception, clip, cn_clip)
-    asked = (split, prompts, metrics, steps, guidance, seed, templates, keywords, style_scale)
+    asked = (split, prompts, candidates, metrics, steps, guidance, seed, templates, keywords, style_scale)
     spread = spread_of(on_ray, workers, gpus)
     number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     protocol = _protocol(chosen, home, dataset, number, judges, *asked)
@@ -239,6 +245,7 @@ def _protocol(
     judges: "Judges",
     split: str | None,
     prompts: str,
+    candidates: int | None,
     metrics: str | None,
     steps: int | None,
     guidance: float | None,
@@ -267,7 +274,7 @@ def _protocol(
     if not 0 < style_scale <= 50:
         raise UserError(f"--style-scale must lie above 0 and at most at 50, not {style_scale}.")
     changes: dict[str, object] = {"prompts_per_language": None if prompts == "all" else int(prompts), "seed": seed}
-    changes |= {"templates": templates_from(templates), "keywords": keywords}
+    changes |= {"templates": templates_from(templates), "keywords": keywords, "candidates": candidates}
     if steps is not None:
         changes["num_inference_steps"] = steps
     if guidance is not None:

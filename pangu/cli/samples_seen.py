@@ -19,7 +19,7 @@ def samples_seen(
     ],
     step: Annotated[int | None, typer.Option(min=0, help="Default: the step of the newest checkpoint.")] = None,
     output: Annotated[Literal["json", "csv"], typer.Option("--format", help="json or csv.")] = "json",
-    count: Annotated[bool, typer.Option("--count", help="Only the totals, in all and per bucket.")] = False,
+    count: Annotated[bool, typer.Option("--count", help="Only the totals, also per bucket and per dataset.")] = False,
     captions: Annotated[bool, typer.Option("--captions", help="Also the captions of each row.")] = False,
 ) -> None:
     """List which rows a checkpoint has seen, and how often; also while the run trains."""

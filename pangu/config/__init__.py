@@ -4,6 +4,7 @@ YAML files, Prefect forms, MLflow parameters and Serve arguments are views of it
 """
 
 from pangu.config.execution import Execution
+from pangu.config.mixture import Mixture, MixturePart
 from pangu.config.network_shape import DenoiserConfig, EdgeControl, LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.recipe import Recipe
@@ -25,6 +26,8 @@ __all__ = [
     "GateRule",
     "InitialWeights",
     "LoraConfig",
+    "Mixture",
+    "MixturePart",
     "NoiseSchedule",
     "Optimization",
     "Recipe",

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pangu.config.execution import Execution
+from pangu.config.mixture import Mixture
 from pangu.config.network_shape import DenoiserConfig, LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.release_rules import Gate
@@ -40,6 +41,12 @@ class Recipe(Frozen):
     denoiser: DenoiserConfig = Field(DenoiserConfig(), description="The shape of generators whose job names none")
     init_from: InitialWeights | None = Field(None, description="None: random weights, the same for every role")
     lora: LoraConfig | None = Field(None, description="None: all weights are trained")
+    # Left out where it is one dataset, so that the digests of recipes and the names of runs stay what they were.
+    mixture: Mixture = Field(
+        Mixture(),
+        exclude_if=lambda mixture: mixture.is_plain,
+        description="Datasets that are trained on beside the one that a training is told, and the weight of each",
+    )
     jobs: dict[Role, RoleTraining] = Field(description="One training job per role of the strategy")
     optimization: Optimization = Optimization()
     execution: Execution = Execution()

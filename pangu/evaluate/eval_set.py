@@ -4,7 +4,7 @@ Reads the dataset and no generator.
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image
 from pangu.data.captions import KEYWORDS, styles_of
 from pangu.data.card import Split
 from pangu.data.encode.pixels import fit_pixels
+from pangu.data.table.chosen_images import chosen_images
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.evaluate.pools import choose_pools
@@ -39,7 +40,8 @@ LEAST_EXAMPLES = 50
 """Originals of each style from which on the style of drawn images is judged, where nobody says what is measured."""
 STYLE_EXAMPLES = 4000
 """Originals of each style that the classifier of styles learns from, at most."""
-COLUMNS = ["key", "image", "caption_en", "caption_zh", "split", "style", "upscaled", *KEYWORDS.values()]
+COLUMNS = ["key", "caption_en", "caption_zh", "split", "style", "upscaled", *KEYWORDS.values()]
+"""What prompts and candidates are chosen by: images are read of those alone that were chosen."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def can_judge_styles(home: Home, dataset: str, version: int, styles: Collection[
 
 
 def gather(home: Home, dataset: str, version: int, protocol: Protocol, side: int) -> Material:
-    """Read a dataset version and choose what the protocol asks for; images are `side` px squares.
+    """Choose what the protocol asks for from a dataset version, and read that; images are `side` px squares.
 
     Raises:
         UserError: the split has no rows with captions, or the dataset lacks what templates, keywords or styles need.
@@ -109,12 +111,13 @@ def gather(home: Home, dataset: str, version: int, protocol: Protocol, side: int
         chosen["keywords"] = by_keyword(rows, chosen["train"], pools["keywords"], protocol.seed)
     wanted = {key for pool in pools.values() for key in pool}
     keys, styles = rows["key"].to_pylist(), asked_styles(rows, tuple(protocol.styles))
-    images = {
-        key: Image.fromarray(fit_pixels(rows["image"][index].as_py(), side))
-        for index, key in enumerate(keys)
-        if key in wanted
-    }
-    judge = style_judge(rows, tuple(protocol.styles), side) if "style" in protocol.metrics else None
+    found = {key: fitted(data, side) for key, data in chosen_images(home, dataset, version, wanted)}
+    images = {key: found[key] for key in sorted(found)}
+    judge = None
+    if "style" in protocol.metrics:
+        examples = style_examples(rows, tuple(protocol.styles))
+        originals = chosen_images(home, dataset, version, examples["key"].to_pylist(), upscaled=False)
+        judge = style_judge(examples, tuple(protocol.styles), originals, side)
     own = dict(zip(keys, styles, strict=True)) if protocol.styles else {}
     return Material(prompts=chosen, images=images, pools=pools, styles=own, style_judge=judge)
 
@@ -131,19 +134,29 @@ def proposed_prompts(home: Home, dataset: str, version: int, seed: int = 0) -> d
     return {language: texts for language, texts in found.items() if texts}
 
 
-def style_judge(rows: pa.Table, styles: Collection[str], side: int) -> StyleJudge:
-    """A classifier of styles that learnt from originals of the training split, at most `STYLE_EXAMPLES` of each style.
+def fitted(data: bytes, side: int) -> Image.Image:
+    """An encoded image as a square of `side` px."""
+    return Image.fromarray(fit_pixels(data, side))
 
-    Raises:
-        UserError: they have fewer than two styles, none counted as one.
-    """
+
+def style_examples(rows: pa.Table, styles: Collection[str]) -> pa.Table:
+    """Originals of the training split that a classifier learns from, at most `STYLE_EXAMPLES` of each style."""
     originals = rows.filter(pc.and_(pc.equal(rows["split"], "train"), pc.invert(rows["upscaled"])))
     by_style: dict[str, list[int]] = {}
     for index, style in enumerate(asked_styles(originals, styles)):
         by_style.setdefault(style, []).append(index)
-    rows = originals.take([index for own in by_style.values() for index in own[:STYLE_EXAMPLES]])
+    return originals.take([index for own in by_style.values() for index in own[:STYLE_EXAMPLES]])
+
+
+def style_judge(rows: pa.Table, styles: Collection[str], images: Iterable[tuple[str, bytes]], side: int) -> StyleJudge:
+    """A classifier of styles that learnt from rows and their images, by key in any order.
+
+    Raises:
+        UserError: they have fewer than two styles, none counted as one.
+    """
     # One at a time: thousands of whole images would fill the memory.
-    features = [style_features([Image.fromarray(fit_pixels(data.as_py(), side))]) for data in rows["image"]]
+    features_of = {key: style_features([fitted(data, side)]) for key, data in images}
+    features = [features_of[key] for key in rows["key"].to_pylist()]
     captions = (rows[f"caption_{language}"].to_pylist() for language in ("en", "zh"))
     names = [en or zh or "" for en, zh in zip(*captions, strict=True)]
     return train_judge(torch.cat(features), asked_styles(rows, styles), names)

@@ -13,6 +13,7 @@ from torch import Tensor
 from pangu.contract import GeneratorContract
 from pangu.data.card import Split
 from pangu.data.encode.pixels import fit_pixels
+from pangu.data.table.chosen_images import chosen_images
 from pangu.data.table.delta import read_rows
 from pangu.diffusion.presets import preset_index
 from pangu.errors import UserError
@@ -43,14 +44,14 @@ def originals(
     Raises:
         UserError: the split has no captioned originals.
     """
-    columns = ["key", "image", "caption_en", "caption_zh", "split", "style"]
+    columns = ["key", "caption_en", "caption_zh", "split", "style"]
     rows = read_rows(home, dataset, version, columns=columns, upscaled=False)
     languages = languages_of(rows)
     prompts = choose_prompts(rows, split, languages, count, seed, tuple(prefixes or {}))
     if not languages or not prompts.keys:
         raise UserError(f"Dataset '{dataset}', version {version}, has no captioned originals in split '{split}'.")
-    place = {key: index for index, key in enumerate(rows["key"].to_pylist())}
-    images = [rows["image"][place[key]].as_py() for key in prompts.keys]
+    found = dict(chosen_images(home, dataset, version, prompts.keys, upscaled=False))
+    images = [found[key] for key in prompts.keys]
     captions = [prompts.captions[languages[index % len(languages)]][index] for index in range(len(images))]
     styles = [(prefixes or {}).get(prompts.style(index)) for index in range(len(images))]
     return images, [

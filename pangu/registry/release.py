@@ -7,13 +7,14 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from pangu.contract import GeneratorContract, check_pair
+from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
 from pangu.registry import tracking
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 def _as_text(protocol: Any) -> Any:
     """A protocol arrives as a name or as the tree of its settings; a tag is text."""
     return json.dumps(protocol, sort_keys=True) if isinstance(protocol, Mapping) else protocol
+
+
+LONGEST_TAG = 5000
+"""Characters of a tag that MLflow takes."""
 
 
 class Evaluation(BaseModel):
@@ -89,6 +94,8 @@ def release(
         report(Progress(stage="release", done=done, total=4, unit="steps", facts={"model": model}))
         is_pair = model == tracking.PAIR
         tags = _pair_tags(versions, contracts, evaluation) if is_pair else _generator_tags(contracts[model])
+        mixtures = [TrainedOn.load(one) for one in ((structure_dir, texture_dir) if is_pair else (folder,))]
+        tags |= _mixture_tags([one for one in mixtures if one is not None])
         metrics = evaluation.metrics if is_pair else {}
         versions[model], new = _register(client, model, folder, manifests[model], tags, metrics)
         created |= new
@@ -163,6 +170,13 @@ def _pair_tags(
     }
 
 
+def _mixture_tags(mixtures: Sequence[TrainedOn]) -> dict[str, str]:
+    """What was trained on, where it is more than the dataset of the contract: of both halves of a pair what either was."""
+    parts = {part.said(): part for mixture in mixtures for part in mixture.parts}
+    tags = TrainedOn(parts=tuple(parts.values())).tags() if parts else ()
+    return {name: value[:LONGEST_TAG] for name, value in tags}
+
+
 def _register(
     client: "MlflowClient",
     model: str,
@@ -184,9 +198,13 @@ def _register(
         run_id=run.info.run_id,
         await_creation_for=0,
         tags={tracking.CONTENT: manifest.sha256, **tags},
-        description=f"{folder.name}, {len(manifest.files)} files",
+        description=f"{folder.name}, {len(manifest.files)} files" + _licences_said(tags),
     )
     return int(version.version), True
+
+
+def _licences_said(tags: Mapping[str, str]) -> str:
+    return f"; trained on {tags['pangu.mixture']}" if "pangu.mixture" in tags else ""
 
 
 def _restored(client: "MlflowClient", model: str, version: "ModelVersion", folder: Path, manifest: Manifest) -> bool:

@@ -13,7 +13,7 @@ import torch.distributed
 
 from pangu.contract import GeneratorContract
 from pangu.data.encode.views import windows
-from pangu.data.rows.load import load_rows
+from pangu.data.rows.load import load_mixture
 from pangu.data.rows.training_rows import Rows
 from pangu.data.table.versions import key_of
 from pangu.progress import Progress, Reporter, print_progress
@@ -24,6 +24,7 @@ from pangu.train.held_out import HeldOutLoss
 from pangu.train.history import HISTORY_FILE, History
 from pangu.train.job import TrainJob, describe_run
 from pangu.train.loop import Hooks
+from pangu.train.mixture_record import trained_on
 from pangu.train.mlflow_run import LONGEST_VALUE, Tracker, flatten, system_facts, tags_of
 from pangu.train.upload import Uploader, fetch_missing
 from pangu.train.world import World
@@ -77,11 +78,16 @@ def watched(
         upload_to = job.recipe.watching.upload_to
         held_out = held_out_of(job, contract) if job.recipe.watching.held_out_every else None
         describe_run(job, rows)
+        mixture = trained_on(job)
+        if mixture is not None:
+            mixture.save(job.run_folder)
         if upload_to is not None:
             fetch_missing(upload_to, job.run_name, job.run_folder / "checkpoints")
             watch.uploader = Uploader(upload_to, job.run_name, job.run_folder / ".uploads")
         key = key_of(Home.from_environment(), contract.dataset, contract.dataset_version)
         tags = tags_of(job, contract.dataset, contract.dataset_version, key) | system_facts(world)
+        if mixture is not None:
+            tags |= {name: value[:LONGEST_VALUE] for name, value in mixture.tags()}
         if acts := continuations(job.run_folder):
             tags["pangu.continued"] = said(acts)[:LONGEST_VALUE]
         parameters = flatten(job.recipe.model_dump(mode="json"))
@@ -124,11 +130,11 @@ def hooks_of(
 
 
 def held_out_of(job: TrainJob, contract: GeneratorContract) -> HeldOutLoss:
-    """The loss on the held-out rows of the job's encoded dataset.
+    """The loss on the held-out rows of the job's encoded datasets.
 
     Raises:
         UserError: it has none.
     """
-    rows = load_rows(job.encoded, job.role, job.recipe, split="held_out")
+    rows = load_mixture(job.encoded, job.role, job.recipe, split="held_out")
     cut = windows(job.recipe.training(job.role), contract.spatial_factor)
     return HeldOutLoss(job.role, job.recipe, rows, contract.interval, cut)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pangu.config import Recipe, Role
 from pangu.data.captions import LANGUAGES, Caption
+from pangu.data.rows.mixed_rows import in_turn
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
@@ -20,7 +21,7 @@ from pangu.train.training_metrics import parts_of
 
 
 class HeldOutLoss:
-    """Measures a denoiser on the held-out rows of the commonest shape; of windows the middle one.
+    """Measures a denoiser on the held-out rows of the commonest shape, of each dataset in turn; of windows the middle one.
 
     Only rows without a lowest timestep in the interval: others are no truth about all of it. Captions as listed, English and
     Chinese in turn.
@@ -36,7 +37,8 @@ class HeldOutLoss:
                 f"No held-out row may train all of {interval}, which watching.held_out_every is to measure on."
             )
         self._preset = int(rows.preset_n[whole].mode().values)
-        chosen = (whole & (rows.preset_n == self._preset)).nonzero().flatten().tolist()[: recipe.watching.held_out_rows]
+        usable = (whole & (rows.preset_n == self._preset)).nonzero().flatten().tolist()
+        chosen = in_turn(rows, usable)[: recipe.watching.held_out_rows]
         latents = rows.latents(chosen).float().cpu()
         height, width = (windows or {}).get(self._preset, tuple(latents.shape[2:]))
         top, left = (latents.shape[2] - height) // 2, (latents.shape[3] - width) // 2

@@ -6,6 +6,7 @@ Owns `job.json` and `rows.parquet` of a run folder.
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError
 from pangu.config import ROLES, Frozen, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import EncodedManifest
+from pangu.data.encode.mixture_parts import encoded_parts
 from pangu.data.rows.training_rows import Rows
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
@@ -34,7 +36,7 @@ class TrainJob(Frozen):
 
     @property
     def pair(self) -> str:
-        """The same for the runs of all roles of one recipe on one encoded dataset."""
+        """The same for the runs of all roles of one recipe on one encoded dataset, or one mixture."""
         return f"{self.encode_id[:8]}-{self.recipe.learning_digest()[:8]}"
 
     def contract(self, manifest: EncodedManifest) -> GeneratorContract:
@@ -58,11 +60,19 @@ class TrainOutcome(Frozen):
 
 
 def describe_run(job: TrainJob, rows: Rows) -> None:
-    """Write what the run is, and the keys and buckets of its rows in the sampler's order, unless it is there already."""
+    """Write what the run is, and the keys and buckets of its rows in the sampler's order, unless it is there already.
+
+    Rows of a mixture also say the name of their dataset.
+    """
     if not (job.run_folder / ROWS_FILE).is_file():
         table = pa.table(
             {"key": pa.array(list(rows.keys), pa.string()), "bucket": pa.array(rows.preset_n.tolist(), pa.int32())}
         )
+        from pangu.data.rows.mixed_rows import MixedRows  # brings torch along, which whoever has rows has loaded
+
+        if isinstance(rows, MixedRows):
+            part_n = np.repeat(np.arange(len(rows.names), dtype=np.int32), [share.rows for share in rows.shares])
+            table = table.append_column("dataset", pa.DictionaryArray.from_arrays(part_n, list(rows.names)))
         job.run_folder.mkdir(parents=True, exist_ok=True)
         temporary = job.run_folder / f".{ROWS_FILE}.tmp"
         pq.write_table(table, temporary, compression="zstd")
@@ -106,7 +116,13 @@ def other_run(job: TrainJob) -> TrainJob | None:
 
 
 def captions_of(job: TrainJob, keys: set[str]) -> dict[str, dict[str, str | None]]:
-    """`caption_en` and `caption_zh` of the rows with these keys, from the dataset version that the run was encoded from."""
-    manifest, home = EncodedManifest.load(job.encoded), Home(job.encoded.parents[3])
-    table = read_rows(home, manifest.dataset, manifest.version, columns=["key", "caption_en", "caption_zh"])
-    return {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys}
+    """`caption_en` and `caption_zh` of the rows with these keys, from the dataset versions that the run was encoded from.
+
+    Of an image that several datasets have, those of the one that comes first.
+    """
+    home, found = Home(job.encoded.parents[3]), dict[str, dict[str, str | None]]()
+    for part in encoded_parts(job.encoded, job.recipe):
+        manifest = EncodedManifest.load(part.folder)
+        table = read_rows(home, manifest.dataset, manifest.version, columns=["key", "caption_en", "caption_zh"])
+        found = {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys} | found
+    return found

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pangu.config import Recipe, Role
 from pangu.contract import CONTRACT_FILE
-from pangu.data.encode.encoded import EncodedManifest, check_encoded
+from pangu.data.encode.encoded import EncodedManifest
+from pangu.data.encode.mixture_parts import check_parts
 from pangu.errors import UserError
 from pangu.models.whole import is_whole_model
 from pangu.progress import Reporter
@@ -91,7 +92,7 @@ def earlier_generator(job: TrainJob, home: Home) -> Path | None:
 
 def check_job(job: TrainJob) -> None:
     """Raises UserError if the job could not train what it says, before any worker starts."""
-    check_encoded(EncodedManifest.load(job.encoded), job.recipe, job.role)
+    check_parts(job.encoded, job.recipe, job.role)
     outcome = job.run_folder / "outcome.json"
     if outcome.is_file() and TrainOutcome.model_validate(read_json(outcome)).role != job.role:
         raise UserError(f"Run '{job.run_name}' trained the other role; use another run name.")

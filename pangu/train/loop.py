@@ -10,6 +10,7 @@ import torch
 
 from pangu.config import Recipe, Role, RoleTraining
 from pangu.contract import GeneratorContract
+from pangu.data.rows.mixed_rows import shares_of
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.errors import UserError
@@ -141,7 +142,8 @@ class Trainer:
         self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
         self.objective = objective_of(recipe.schedule, settings, world.device)
         self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)
-        self.sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), run.training.batch_size, recipe.seed)
+        presets, batch_size = tuple(rows.preset_n.tolist()), run.training.batch_size
+        self.sampler = DeterministicSampler(presets, batch_size, recipe.seed, shares_of(rows))
         self.denoiser = denoiser.to(world.device).train()
         self.model = prepared(self.denoiser, recipe.execution, world)
         self.ema, self.optimizer = start(self.denoiser, recipe, world)

@@ -6,13 +6,16 @@ A function of the run folder's `job.json` and `rows.parquet` and of the step; re
 import csv
 import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from pangu.data.encode.mixture_parts import encoded_parts
+from pangu.data.rows.training_rows import Share
 from pangu.errors import UserError
 from pangu.storage import read_json
 from pangu.train.job import ROWS_FILE, TrainJob
@@ -23,7 +26,7 @@ from pangu.train.sampler import DeterministicSampler
 class SamplesSeen:
     """Every training row of a run, and how often the first `step` optimizer steps drew it.
 
-    keys: N content hashes; bucket_n, times_n: (N,) integers.
+    keys: N content hashes; bucket_n, times_n: (N,) integers. Of a mixture, datasets: name -> weight; dataset_n: (N,) their names.
     """
 
     job: TrainJob
@@ -31,17 +34,21 @@ class SamplesSeen:
     keys: tuple[str, ...]
     bucket_n: np.ndarray
     times_n: np.ndarray
+    datasets: Mapping[str, float] = field(default_factory=dict)
+    dataset_n: np.ndarray | None = None
 
     def totals(self) -> dict[str, Any]:
-        """Images, epochs and rows, in all and per bucket."""
+        """Images, epochs and rows, in all and per bucket; of a mixture also per dataset.
+
+        `epochs` is how often a row was drawn, on average.
+        """
         images = int(self.times_n.sum())
-        buckets = {
-            str(bucket): {
-                "rows": int((self.bucket_n == bucket).sum()),
-                "rows_seen": int(((self.bucket_n == bucket) & (self.times_n > 0)).sum()),
-                "images": int(self.times_n[self.bucket_n == bucket].sum()),
-            }
-            for bucket in np.unique(self.bucket_n)
+        datasets = {
+            name: {"weight": weight, "epochs": float(self.times_n[own].mean())}
+            | self._count(own)
+            | {"buckets": self._buckets(own)}
+            for name, weight in self.datasets.items()
+            for own in [np.asarray(self.dataset_n == name, bool)]
         }
         return {
             "run": self.job.run_name,
@@ -51,8 +58,19 @@ class SamplesSeen:
             "epochs": images / len(self.keys),
             "rows": len(self.keys),
             "rows_seen": int((self.times_n > 0).sum()),
-            "buckets": buckets,
+            "buckets": self._buckets(np.ones(len(self.keys), bool)),
+        } | ({"datasets": datasets} if datasets else {})
+
+    def _buckets(self, own: np.ndarray) -> dict[str, dict[str, int]]:
+        """Counts of each bucket of some rows, (N,) bool."""
+        return {
+            str(bucket): self._count(own & (self.bucket_n == bucket))
+            for bucket in np.unique(self.bucket_n[own]).tolist()
         }
+
+    def _count(self, own: np.ndarray) -> dict[str, int]:
+        times = self.times_n[own]
+        return {"rows": len(times), "rows_seen": int((times > 0).sum()), "images": int(times.sum())}
 
     def rows(self, captions: dict[str, dict[str, str | None]] | None = None) -> list[dict[str, Any]]:
         """The rows that were seen, the most frequent first; with both captions of those that `captions` knows."""
@@ -60,6 +78,7 @@ class SamplesSeen:
         empty = {"caption_en": None, "caption_zh": None}
         return [
             {"key": self.keys[row], "bucket": int(self.bucket_n[row]), "times": int(self.times_n[row])}
+            | ({} if self.dataset_n is None else {"dataset": str(self.dataset_n[row])})
             | ({} if captions is None else captions.get(self.keys[row], empty))
             for row in order
         ]
@@ -84,16 +103,22 @@ def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
         )
     table = pq.read_table(path)
     buckets = table["bucket"].to_numpy()
-    sampler = DeterministicSampler(tuple(buckets.tolist()), job.recipe.training(job.role).batch_size, job.recipe.seed)
-    times = times_drawn(sampler, step)
-    return SamplesSeen(job, step, tuple(table["key"].to_pylist()), buckets, times)
+    names = np.asarray(table["dataset"].to_pylist()) if "dataset" in table.column_names else None
+    datasets = (
+        {part.dataset: part.weight for part in encoded_parts(job.encoded, job.recipe)} if names is not None else {}
+    )
+    shares = tuple(Share(int(np.sum(names == name)), weight) for name, weight in datasets.items())
+    batch_size = job.recipe.training(job.role).batch_size
+    sampler = DeterministicSampler(tuple(buckets.tolist()), batch_size, job.recipe.seed, shares)
+    keys = tuple(table["key"].to_pylist())
+    return SamplesSeen(job, step, keys, buckets, times_drawn(sampler, step), datasets, names)
 
 
 def times_drawn(sampler: DeterministicSampler, step: int) -> np.ndarray:
     """(N,): how often each row was drawn before optimizer step `step`."""
     times = np.zeros(len(sampler.bucket_of_row), np.int64)
     for earlier in range(step):
-        times[sampler.rows_of(earlier)] += 1  # a batch holds no row twice
+        np.add.at(times, sampler.rows_of(earlier), 1)  # a batch may hold a row of a mixture twice
     return times
 
 
@@ -113,11 +138,16 @@ def as_json(totals: dict[str, Any], rows: list[dict[str, Any]] | None) -> str:
 
 
 def as_csv(totals: dict[str, Any], rows: list[dict[str, Any]] | None) -> str:
-    """A table with one line per row or, where only the totals are wanted, per bucket."""
+    """A table with one line per row or, where only the totals are wanted, per bucket; of a mixture per dataset and bucket."""
     lines = rows
     if lines is None:
         same = {name: totals[name] for name in ("run", "role", "step")}
-        lines = [same | {"bucket": bucket} | counts for bucket, counts in totals["buckets"].items()]
+        parts = {name: one["buckets"] for name, one in totals.get("datasets", {}).items()} or {"": totals["buckets"]}
+        lines = [
+            same | ({"dataset": name} if name else {}) | {"bucket": bucket} | counts
+            for name, buckets in parts.items()
+            for bucket, counts in buckets.items()
+        ]
     sink = io.StringIO()
     writer = csv.DictWriter(sink, list(lines[0]) if lines else ["key", "bucket", "times"], lineterminator="\n")
     writer.writeheader()

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from pangu.config import NoiseSchedule, Optimization
+from pangu.data.rows.mixed_rows import weights_of
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.timestep_density import TimestepDensity
@@ -127,13 +128,15 @@ def timestep_sampler(
         UserError: hardly any draw of the density lies in the interval.
     """
     buckets = {}
-    presets, limits_n = rows.preset_n.numpy(), rows.min_timestep_n.numpy()
+    presets, limits_n, weights_n = rows.preset_n.numpy(), rows.min_timestep_n.numpy(), weights_of(rows)
     for preset in np.unique(presets).tolist():
         size = _size(rows, preset, windows) if schedule.use_dynamic_shifting else (0, 0)
         density = optimization.density(schedule.num_train_timesteps, schedule.shift_at(*size))
         if trouble := density.trouble(interval.low, interval.high):
             raise UserError(f"Nothing can be trained on {interval}: {trouble}.")
-        limits, counts = np.unique(np.maximum(limits_n[presets == preset], interval.low), return_counts=True)
+        own = presets == preset
+        limits, group = np.unique(np.maximum(limits_n[own], interval.low), return_inverse=True)
+        counts = np.bincount(group, None if weights_n is None else weights_n[own])
         rows_g = counts / counts.sum()
         buckets[preset] = BucketTimesteps(interval, density, schedule.is_flow, tuple(limits.tolist()), rows_g)
     weighs = any(len(one.limits) > 1 and bool((one.weights_s != 1).any()) for one in buckets.values())

@@ -11,8 +11,9 @@ from pathlib import Path
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.views import windows
-from pangu.data.rows.load import load_rows
+from pangu.data.rows.load import load_mixture
 from pangu.data.rows.training_rows import Rows
+from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
 from pangu.storage import write_json
 from pangu.train.attempts import check_claim
@@ -35,7 +36,7 @@ def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
     Raises:
         UserError: rows that no timestep of the interval may train, what the loop refuses, or a later attempt has begun.
     """
-    rows = load_rows(job.encoded, job.role, job.recipe, world.device)
+    rows = load_mixture(job.encoded, job.role, job.recipe, world.device)
     manifest = EncodedManifest.load(job.encoded)
     contract = job.contract(manifest)
     check_rows(rows, contract)
@@ -120,6 +121,9 @@ def write_outcome(job: TrainJob, trained: Trained, rows: int, warnings: list[str
 
 def export(run_folder: Path, trained: Trained, contract: GeneratorContract) -> None:
     """`generator/` with the first running mean; one folder under `means/` for each further one."""
+    mixture = TrainedOn.load(run_folder)
     for index, decay in enumerate(trained.ema.decays):
         folder = run_folder / "generator" if index == 0 else run_folder / "means" / f"{decay:g}"
         export_generator(folder, trained.denoiser, trained.ema, index, contract)
+        if mixture is not None:
+            mixture.save(folder)

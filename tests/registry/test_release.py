@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pangu.contract import GeneratorContract
+from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
 from pangu.registry import fetch_pair, release, resolve
 from pangu.registry.fetch import fetch_halves, unlike
@@ -33,6 +34,15 @@ def count(uri: str, model: str, sha256: str) -> int:
 
 def test_same_pair_twice_is_one_version_and_the_files_come_back_to_the_byte(registry: str, tmp_path: Path) -> None:
     places = write_pair(tmp_path / "a", seed=10)
+    part = {
+        "dataset": "photos",
+        "version": 3,
+        "encode_id": "0" * 16,
+        "weight": 0.5,
+        "rows": 24,
+        "licences": {"CC0": 24},
+    }
+    TrainedOn.model_validate({"parts": [part]}).save(places["structure"])
     first, second = released(places), released(places)
     assert not first.already_done
     assert second.already_done
@@ -50,6 +60,10 @@ def test_same_pair_twice_is_one_version_and_the_files_come_back_to_the_byte(regi
     assert Manifest.of(fetch_pair("champion", tmp_path / "other-cache")) == Manifest.of(places["pair"])
     assert version.tags["pangu.protocol_hash"] == "c" * 16
     assert version.tags["pangu.dataset_version"] == "3"
+    assert (version.tags["pangu.mixture"], version.tags["pangu.licences"]) == ("photos 3 x 0.5 (CC0: 24)", "CC0")
+    assert version.description.endswith("; trained on photos 3 x 0.5 (CC0: 24)")
+    texture = client.get_model_version("pangu-texture", str(first.texture_version))
+    assert "pangu.mixture" not in texture.tags and "trained on" not in texture.description
     assert MlflowClient(registry).get_run(version.run_id).data.metrics == {"retrieval_top1": 0.25}
 
 

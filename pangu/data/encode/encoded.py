@@ -131,6 +131,12 @@ def partition_folder(folder: Path, view: View, upscaled: bool) -> Path:
 
 def check_encoded(manifest: EncodedManifest, recipe: Recipe, role: Role) -> None:
     """Raises UserError if `recipe` would train `role` on other data than was encoded, or a preset has fewer rows than a batch."""
+    check_views(manifest, recipe, role)
+    check_batches(manifest.buckets[role], manifest.job(role), recipe, role)
+
+
+def check_views(manifest: EncodedManifest, recipe: Recipe, role: Role) -> None:
+    """Raises UserError if `recipe` would train `role` on other data than was encoded."""
     data, training = manifest.job(role), recipe.training(role)
     wanted = job_data(training, manifest.encoders.spatial_factor, data.view.kept)
     ours: Mapping[str, tuple[Any, Any]] = {
@@ -150,7 +156,12 @@ def check_encoded(manifest: EncodedManifest, recipe: Recipe, role: Role) -> None
                 f"Recipe '{recipe.name}' trains {role} with {name} {asked}, but the dataset was encoded with {encoded}; "
                 f"run `pangu encode` with this recipe."
             )
-    for preset, rows in sorted(manifest.buckets[role].items()):
+
+
+def check_batches(buckets: Mapping[int, int], data: JobData, recipe: Recipe, role: Role) -> None:
+    """Raises UserError if a preset of the view has fewer rows than a batch; buckets: preset -> rows."""
+    training = recipe.training(role)
+    for preset, rows in sorted(buckets.items()):
         if rows < training.batch_size:
             height, width = data.view.sizes[preset]
             raise UserError(

@@ -19,7 +19,7 @@ from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_ta
 from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy, with_counts
 from pangu.data.rows.stored_texts import StoredTexts
 from pangu.data.rows.texts import Captioned
-from pangu.data.rows.training_rows import Texts
+from pangu.data.rows.training_rows import NoRows, Texts
 from pangu.data.rows.worded_texts import WordedTexts
 from pangu.errors import UserError
 
@@ -76,10 +76,11 @@ def open_mapped(
     recipe: Recipe | None = None,
     device: torch.device | str = "cpu",
     split: Split = "train",
+    like: MappedRows | None = None,
 ) -> MappedRows:
     """One split of what a role trains on, from this machine's copy, which is made first if need be.
 
-    Texts that are kept as such are embedded by the encoders of `recipe` on `device`.
+    Texts that are kept as such are embedded by the encoders of `recipe` on `device`, or those of `like`.
 
     Raises:
         UserError: the encoded dataset is unfinished, was not encoded for that role or with the recipe's text encoders, or
@@ -89,20 +90,27 @@ def open_mapped(
     plan = LocalCopy(manifest, role, parts(folder, role), split)
     if len(plan) == 0:
         kind = "training" if split == "train" else "held-out"
-        raise UserError(f"The encoded dataset {folder.name} has no {kind} rows for the {role} generator.")
-    embedder = None if manifest.text == "precomputed" else _embedder(manifest, folder, recipe, device)
+        raise NoRows(f"The encoded dataset {folder.name} has no {kind} rows for the {role} generator.")
+    embedder = None if manifest.text == "precomputed" else _embedder(manifest, folder, recipe, device, like)
     name = f"{role}-{FORMAT}" if split == "train" else f"{role}-{split}-{FORMAT}"
     copy = made_once(cache_folder(folder) / name, plan.write, plan.needed_bytes)
     return read_copy(copy, folder, embedder)
 
 
-def _embedder(manifest: EncodedManifest, folder: Path, recipe: Recipe | None, device: torch.device | str) -> Embedder:
+def _embedder(
+    manifest: EncodedManifest,
+    folder: Path,
+    recipe: Recipe | None,
+    device: torch.device | str,
+    like: MappedRows | None = None,
+) -> Embedder:
     """What makes texts of a table, with the towers that the dataset was encoded for."""
     if recipe is None:
         raise UserError(
             f"The captions of {folder.name} are embedded while training, which needs the recipe's encoders."
         )
-    towers, known = load_towers(recipe, device), manifest.encoders
+    loaded = like.texts.towers if like is not None and isinstance(like.texts, WordedTexts) else None
+    towers, known = loaded or load_towers(recipe, device), manifest.encoders
     if (tuple(tower.hash for tower in towers), recipe.max_tokens) != (known.text_encoder_hashes, known.max_tokens):
         raise UserError(
             f"The text encoders of recipe '{recipe.name}' are not those of {folder}; run `pangu encode` with it."

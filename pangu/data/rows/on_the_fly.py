@@ -4,7 +4,6 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table
 from pangu.data.rows.texts import Captioned
+from pangu.data.rows.training_rows import NoRows
 from pangu.data.rows.worded_texts import WordedTexts, kept
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -31,13 +31,14 @@ class OnTheFlyRows(Captioned):
     However many rows are asked for, so few images are decoded and encoded at once that memory does not grow with them.
     """
 
-    def __init__(self, images: Images, view: View, autoencoder: Any, texts: WordedTexts) -> None:
+    def __init__(self, images: Images, view: View, loaded: Loaded, texts: WordedTexts) -> None:
         table = images.table
         self.keys = Strings(table["key"])
         self.min_timestep_n = torch.tensor(table["min_timestep"].to_numpy(), dtype=torch.int64)
         self.preset_n = torch.tensor(table["preset"].to_numpy())
         self.texts = texts
-        self._images, self._view, self._autoencoder = images, view, autoencoder
+        self.loaded = loaded
+        self._images, self._view, self._autoencoder = images, view, loaded.autoencoder
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -70,16 +71,23 @@ class OnTheFlyRows(Captioned):
 
 
 def open_on_the_fly(
-    folder: Path, role: Role, recipe: Recipe, device: torch.device | str, split: Split = "train"
+    folder: Path,
+    role: Role,
+    recipe: Recipe,
+    device: torch.device | str,
+    split: Split = "train",
+    like: OnTheFlyRows | None = None,
 ) -> OnTheFlyRows:
     """One split of what a role trains on; the first on a machine copies the images there.
+
+    like: rows of another dataset that was encoded with the same encoders, which are used.
 
     Raises:
         UserError: the dataset was not encoded for that role, with the recipe's encoders, or the disk is full.
     """
     manifest = EncodedManifest.load(folder)
-    data, loaded = manifest.job(role), Loaded.of(recipe, device)
-    if describe(loaded.autoencoder, loaded.towers, recipe.max_tokens) != manifest.encoders:
+    data, loaded = manifest.job(role), Loaded.of(recipe, device) if like is None else like.loaded
+    if like is None and describe(loaded.autoencoder, loaded.towers, recipe.max_tokens) != manifest.encoders:
         raise UserError(
             f"The encoders of recipe '{recipe.name}' are not those of {folder}; run `pangu encode` with it."
         )
@@ -89,7 +97,7 @@ def open_on_the_fly(
     copy = made_once(cache_folder(folder) / name, plan.write, plan.needed_bytes)
     if map_table(copy / "rows.arrow").num_rows == 0:
         kind = "training" if split == "train" else "held-out"
-        raise UserError(f"The dataset {manifest.dataset} has no {kind} rows for the {role} generator.")
+        raise NoRows(f"The dataset {manifest.dataset} has no {kind} rows for the {role} generator.")
     threads = min(8, len(os.sched_getaffinity(0)))
     images = Images(copy, data.view, threads)
-    return OnTheFlyRows(images, data.view, loaded.autoencoder, WordedTexts.of(images.table, recipe, loaded.towers))
+    return OnTheFlyRows(images, data.view, loaded, WordedTexts.of(images.table, recipe, loaded.towers))

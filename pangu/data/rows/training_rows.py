@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pangu.data.captions import Caption
+from pangu.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class NoRows(UserError):
+    """A job has no row in a split of a dataset."""
+
+
+class Share(NamedTuple):
+    """What one dataset is of a mixture: so many rows, each of which appears `weight` times an epoch."""
+
+    rows: int
+    weight: float
 
 
 class Worded(Protocol):

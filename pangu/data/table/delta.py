@@ -242,7 +242,7 @@ def files_digest(home: Home, name: str, version: int) -> str:
 def _check_present(name: str, version: int, files: list[str]) -> None:
     if not files:
         return
-    filesystem, paths = _located(files)
+    filesystem, paths = located(files)
     infos = (filesystem or pyarrow.fs.LocalFileSystem()).get_file_info(paths)
     if gone := [info.path for info in infos if info.type == pyarrow.fs.FileType.NotFound]:
         raise UserError(
@@ -251,7 +251,7 @@ def _check_present(name: str, version: int, files: list[str]) -> None:
         )
 
 
-def _located(files: list[str]) -> tuple[Any, list[str]]:
+def located(files: list[str]) -> tuple[Any, list[str]]:
     """A filesystem (None for this machine's) and the paths on it."""
     if "://" not in files[0]:
         return None, files
@@ -286,7 +286,7 @@ def _read_partition(files: list[str], upscaled: bool, names: list[str], split: S
     physical = [column for column in names if column != PARTITION]
     needed = list(dict.fromkeys([*physical, "key"]))
     chosen = None if split is None else pc.field("split") == split
-    filesystem, paths = _located(files)
+    filesystem, paths = located(files)
     from pyarrow.dataset import dataset  # brings pandas along, which whoever only asks what there is has no use for
 
     source = dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)

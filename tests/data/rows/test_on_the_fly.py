@@ -63,6 +63,9 @@ def test_they_equal_precomputed_rows_but_for_rounding(role, both) -> None:
     _, recipe, before, now = both
     stored, fresh = load_rows(before, role), load_rows(now, role, on_the_fly(recipe))
     assert isinstance(fresh, OnTheFlyRows)
+    beside = load_rows(now, role, on_the_fly(recipe), like=fresh)
+    assert isinstance(beside, OnTheFlyRows) and beside.loaded is fresh.loaded, "a mixture loads its encoders once"
+    assert torch.equal(beside.latents([0]), fresh.latents([0]))
     assert list(stored.keys) == list(fresh.keys)
     for name in ("min_timestep_n", "preset_n", "styled_n", "captions_n"):
         assert torch.equal(getattr(stored, name), getattr(fresh, name))
