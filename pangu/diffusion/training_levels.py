@@ -25,7 +25,7 @@ class TrainingLevels(Protocol):
         ...
 
     def level(self, timestep_b: Tensor) -> NoiseLevel[Tensor]:
-        """Signal and noise (B,) at timesteps (B,), on their device: float32 at whole numbers, in their dtype at floating points."""
+        """Signal and noise (B,) at timesteps (B,), on their device: float32 at integers, else in their dtype."""
         ...
 
     def timestep(self, log_snr: float) -> float:
@@ -86,9 +86,7 @@ class ContinuousLevels:
 
     def level(self, timestep: Number) -> NoiseLevel[Number]:
         """Of timesteps (B,) on their device, or of one number."""
-        whole = isinstance(timestep, Tensor) and not timestep.is_floating_point()
-        told = timestep.float() if whole else timestep
-        sigma = told / self.num_train_timesteps
+        sigma = timestep / self.num_train_timesteps  # of whole timesteps float32, too
         return NoiseLevel(1 - sigma, sigma)
 
     def timestep(self, log_snr: float) -> float:

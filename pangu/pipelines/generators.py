@@ -180,7 +180,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             condition.to(device),
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
-            scales=dict(request.guidance_scales),
+            scales={str(role): scale for role, scale in request.guidance_scales.items()},
             facts={"presets": presets, "lora_scales": request.lora_scales},
         )
         return Trajectory(

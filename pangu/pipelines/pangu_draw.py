@@ -28,13 +28,13 @@ from pangu.sampling.trajectory import Trajectory, clean_latents
 
 
 def check_channels(networks: Mapping[Role, Any]) -> None:
-    """Raises UserError unless the networks that are there predict latents of as many channels: packed ones are others."""
-    found = {role: network.config.out_channels for role, network in networks.items() if network is not None}
+    """Raises UserError unless the networks that are there take latents of as many channels: packed ones are others."""
+    found = {role: network.config.in_channels for role, network in networks.items() if network is not None}
     for role, channels in found.items():
         first = next(iter(found))
         if channels != found[first]:
             raise UserError(
-                f"The latents differ in packing: {first} predicts {found[first]} channels, but {role} predicts {channels}."
+                f"The latents differ in packing: {first} takes {found[first]} channels, but {role} takes {channels}."
             )
 
 

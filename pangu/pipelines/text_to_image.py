@@ -60,7 +60,7 @@ class TextToImagePipeline(GeneratorPipeline):
         known = dict(self.config.get("styles") or {})
         said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known)
         own = {
-            role: encode_prompts.from_text(reader, self._worded(role, texts), negatives, styles or {}, known).text
+            str(role): encode_prompts.from_text(reader, self._worded(role, texts), negatives, styles or {}, known).text
             for role, reader in self._own_readers().items()
         }
         said = replace(said, texts=own).repeat(num_images_per_prompt)

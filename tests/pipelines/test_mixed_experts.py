@@ -12,12 +12,15 @@ from pangu.config import NoiseSchedule, TextEncoderSource
 from pangu.contract import GeneratorContract, check_pair
 from pangu.diffusion.training_levels import equal_level
 from pangu.errors import UserError
+from pangu.evaluate.matrix import check_all
 from pangu.models.schedulers import named_sampler
 from pangu.pipelines import CoopPipeline
 from pangu.pipelines.assemble import assemble_experts
 from pangu.pipelines.experts_pipeline import ExpertsPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
+from pangu.registry.fetch import check_folder
+from pangu.registry.manifest import Manifest
 from tests import subtests
 from tests.pipelines.drawing import draw, seeds
 from tests.pipelines.exact import (
@@ -32,6 +35,7 @@ from tests.pipelines.exact import (
     joined,
     predicted,
 )
+from tests.registry.pairs import write_pair
 
 TOTAL = 1000
 
@@ -264,6 +268,31 @@ def test_contracts_of_before_are_read_and_newer_ones_refused(pair: Any, tmp_path
 
 def test_latents_that_differ_in_packing_are_refused(pair: Any) -> None:
     packed = gaussian(VELOCITY, pair.structure)
-    packed.register_to_config(out_channels=64)
-    with pytest.raises(UserError, match="differ in packing: structure predicts 16 channels, but texture predicts 64"):
+    packed.register_to_config(in_channels=64)
+    with pytest.raises(UserError, match="differ in packing: structure takes 16 channels, but texture takes 64"):
         joined(pair, [pair.structure, packed], split(pair, VELOCITY, VELOCITY))
+
+
+def test_matrix_registry_and_server_take_mixed_pairs_and_refuse_as_ever(tmp_path: Path) -> None:
+    """By the contracts alone: nothing is drawn."""
+    end = round(equal_level(500, VELOCITY, FLOW))
+    places = write_pair(tmp_path / "mixed", 1, schedule=FLOW, high=end, max_tokens=77)
+    assert set(check_all([places["structure"]], [places["texture"]])) == {places["structure"], places["texture"]}
+    check_folder(places["pair"], _sealed(places["pair"]))
+    refused = {
+        "autoencoder_hash": ({"autoencoder_hash": "c" * 16}, "does not share one autoencoder_hash"),
+        "gap": ({"schedule": FLOW, "high": end - 30}, "Gap in the pair"),
+        "one_schedule": ({"high": 499}, r"Gap in the pair.*nobody covers \[499, 500\)"),
+    }
+    for name, (changes, sentence) in refused.items():
+        others = write_pair(tmp_path / name, 1, **changes)
+        with pytest.raises(UserError, match=f"make no pair: .*{sentence}"):
+            check_all([others["structure"]], [others["texture"]])
+        with pytest.raises(UserError, match=sentence):
+            check_folder(others["pair"], _sealed(others["pair"]))
+
+
+def _sealed(folder: Path) -> str:
+    manifest = Manifest.of(folder)
+    manifest.save(folder)
+    return manifest.sha256
