@@ -1,25 +1,35 @@
-"""The interval contract: what every generator carries, and what makes two generators a pair.
+"""The interval contract: what every generator carries, and what makes generators the experts of one trajectory.
+
+An expert owns an interval of noise levels, written as the timesteps that its own network is asked at, after any shift. Experts
+meet at equal log-SNR, in one latent space; what they predict, their noise levels, sizes and texts are each one's own.
 
 Travels as `contract.json` beside the weights of a generator. Trainer, pipeline, release and server all refuse what this
 module refuses.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pangu.config import Frozen, NoiseSchedule, Role
-from pangu.diffusion.interval import TimeInterval, check_partition
+from pangu.config import MIDDLE_ROLES, ROLES, Frozen, NoiseSchedule, Role
+from pangu.diffusion.expert_turns import Expert, check_experts, turns
+from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.presets import PresetKind
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 
 CONTRACT_FILE = "contract.json"
+FORMAT = 2
+"""Of the contracts that are written. Those of before have no `format_version`: they share one schedule and one text, which is a
+case of this format, so nothing else differs."""
 
 
 class GeneratorContract(Frozen):
-    """Role, interval and everything two generators must share to take turns in one trajectory."""
+    """Role, interval, noise levels, latent space and texts of a generator."""
 
+    format_version: int = Field(FORMAT, description="Of the contract itself")
     role: Role
     low: int = Field(ge=0)
     high: int = Field(ge=1)
@@ -38,12 +48,32 @@ class GeneratorContract(Frozen):
     dataset_version: int = -1
     trained_steps: int = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_format(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        found = given.get("format_version", 1)
+        if found not in (1, FORMAT):
+            raise ValueError(f"it is of format {found}, but this version of PanGu reads 1 and {FORMAT}; update PanGu")
+        return given | {"format_version": FORMAT}
+
     @property
     def interval(self) -> TimeInterval:
         """In the timesteps that the generator's own network is told, which are those after any shift."""
         return TimeInterval(
             self.low, self.high, self.schedule.is_flow and self.high == self.schedule.num_train_timesteps
         )
+
+    @property
+    def expert(self) -> Expert:
+        """What decides whose turn it is."""
+        return Expert(self.role, self.interval, self.schedule)
+
+    @property
+    def reads(self) -> tuple[object, ...]:
+        """What its network is told of a text: experts for which this is equal share one condition."""
+        return self.text_encoder_hashes, self.max_tokens
 
     def save(self, folder: Path) -> None:
         write_json(folder / CONTRACT_FILE, self.model_dump(mode="json"))
@@ -63,28 +93,55 @@ class GeneratorContract(Frozen):
         return cls.model_validate(read_json(path))
 
 
-SHARED = (
-    "schedule",
-    "autoencoder_hash",
-    "text_encoder_hashes",
-    "latent_scaling",
-    "latent_shift",
-    "spatial_factor",
-    "max_tokens",
-)
+LATENT_SPACE = ("autoencoder_hash", "latent_scaling", "latent_shift", "spatial_factor")
+"""What the experts of one trajectory share."""
+SHARED = ("schedule", *LATENT_SPACE, "text_encoder_hashes", "max_tokens")
+"""What the stages of one generator share, and a ControlNet with its generator."""
 
 
-def check_pair(structure: GeneratorContract, texture: GeneratorContract) -> None:
-    """Two contracts make a pair if their intervals partition [0, T) and everything shared is equal.
+def expert_roles(count: int) -> tuple[Role, ...]:
+    """The roles of `count` experts, the noisiest first: those of the paper's pair, and others between them.
+
+    Raises:
+        UserError: fewer than two, or more than there are names for.
+    """
+    most = len(ROLES) + len(MIDDLE_ROLES)
+    if not 2 <= count <= most:
+        raise UserError(f"2 to {most} experts take turns, not {count}.")
+    return (ROLES[0], *MIDDLE_ROLES[: count - 2], ROLES[1])
+
+
+def check_turns(contracts: Sequence[GeneratorContract]) -> None:
+    """Contracts, the noisiest first, are those of experts of one trajectory: one latent space, and every level owned once.
 
     Raises:
         UserError: a gap, an overlap or a mismatch; the sentence names both sides.
     """
-    for contract, role in ((structure, "structure"), (texture, "texture")):
+    first = contracts[0]
+    for contract, role in zip(contracts, expert_roles(len(contracts)), strict=True):
         if contract.role != role:
             raise UserError(f"The {role} side of the pair was given a generator whose role is '{contract.role}'.")
-    check_partition(structure.interval, texture.interval, structure.schedule.num_train_timesteps)
-    for name in SHARED:
-        ours, theirs = getattr(structure, name), getattr(texture, name)
-        if ours != theirs:
-            raise UserError(f"The pair does not share one {name}: structure has {ours}, texture has {theirs}.")
+    check_experts([contract.expert for contract in contracts])
+    for contract in contracts[1:]:
+        for name in LATENT_SPACE:
+            ours, theirs = getattr(first, name), getattr(contract, name)
+            if ours != theirs:
+                raise UserError(
+                    f"The pair does not share one {name}: {first.role} has {ours}, {contract.role} has {theirs}."
+                )
+
+
+def owned(contracts: Mapping[Role, GeneratorContract]) -> dict[Role, TimeInterval]:
+    """What each generator owns of a trajectory, in its timesteps: those of the noisiest expert.
+
+    Generators of other roles, such as the stages of a cascade, each walk one of their own.
+    """
+    if not set(ROLES) <= contracts.keys():
+        return {role: contract.interval for role, contract in contracts.items()}
+    roles = expert_roles(len(contracts))
+    return dict(zip(roles, turns([contracts[role].expert for role in roles]), strict=True))
+
+
+def check_pair(structure: GeneratorContract, texture: GeneratorContract) -> None:
+    """Two contracts make a pair (see `check_turns`)."""
+    check_turns([structure, texture])

@@ -10,11 +10,12 @@ from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.recipe import Recipe
 from pangu.config.release_rules import Gate, GateRule
 from pangu.config.role_training import Optimization, RoleTraining
-from pangu.config.tree import ROLES, STRATEGY_ROLES, Frozen, Resolution, Role, Strategy
+from pangu.config.tree import MIDDLE_ROLES, ROLES, STRATEGY_ROLES, Frozen, Resolution, Role, Strategy
 from pangu.config.watching import Sampling, Watching
 from pangu.config.weight_sources import AutoencoderSource, InitialWeights, TextEncoderSource
 
 __all__ = [
+    "MIDDLE_ROLES",
     "ROLES",
     "STRATEGY_ROLES",
     "AutoencoderSource",

@@ -7,10 +7,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Role = Literal[
-    "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final", "single", "control"
+    "structure", "texture", "boost_low", "boost_high", "cascade_base", "cascade_middle", "cascade_final", "single", "control",
+    "middle", "middle_2", "middle_3", "middle_4", "middle_5", "middle_6", "middle_7", "middle_8",
 ]  # fmt: skip
 ROLES: tuple[Role, Role] = ("structure", "texture")
 """The roles of a pair."""
+MIDDLE_ROLES: tuple[Role, ...] = (
+    "middle", "middle_2", "middle_3", "middle_4", "middle_5", "middle_6", "middle_7", "middle_8",
+)  # fmt: skip
+"""Those between the two, from the noisiest on, where more than two experts take turns."""
 
 Strategy = Literal["time_decoupling", "resolution_boost", "cascaded", "single", "control"]
 STRATEGY_ROLES: dict[Strategy, tuple[Role, ...]] = {

@@ -13,6 +13,7 @@ from pangu.diffusion.noise import (
     Prediction,
     PredictionKind,
     clean_from_prediction,
+    clean_here,
     prediction_from_clean,
     rescaled,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "PredictionKind",
     "Weight",
     "clean_from_prediction",
+    "clean_here",
     "fuse",
     "prediction_from_clean",
     "remaining",

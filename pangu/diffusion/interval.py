@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from pangu.config import ROLES, Role
 from pangu.errors import UserError
 
+Bound = TypeVar("Bound", int, float)
+
 
 @dataclass(frozen=True)
-class TimeInterval:
-    """Timestep indices low <= t < high, with 0 <= low < high <= T.
+class TimeInterval(Generic[Bound]):
+    """Timesteps low <= t < high, with 0 <= low < high <= T: indices, or in another's timesteps numbers between two of them.
 
     The paper counts t = 1 ... T; indices count 0 ... T - 1. Its structure range (T_struct, T] is [T_struct, T) here,
     and its texture range (0, T_struct] is [0, T_struct) (PanGu-Draw, Section 3.2).
@@ -17,8 +20,8 @@ class TimeInterval:
     closed: t = high belongs to it, too, as to that of a flow's noisiest expert: timesteps are continuous, and pure noise is T.
     """
 
-    low: int
-    high: int
+    low: Bound
+    high: Bound
     closed: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -29,15 +32,15 @@ class TimeInterval:
         return self.low <= t < self.high or (self.closed and t == self.high)
 
     def __str__(self) -> str:
-        return f"[{self.low}, {self.high}{']' if self.closed else ')'}"
+        return f"[{told(self.low)}, {told(self.high)}{']' if self.closed else ')'}"
 
-    def check(self, t: float, who: str) -> None:
-        """Refuse a timestep outside the interval.
+    def check(self, t: float, who: str, tolerance: float = 0.0) -> None:
+        """Refuse a timestep outside the interval; one that was found in another schedule may be rounded by `tolerance`.
 
         Raises:
             UserError: `who`, trained on this interval, was asked for another timestep.
         """
-        if t not in self:
+        if t not in self and not (tolerance and self.low - tolerance <= t <= self.high + tolerance):
             raise UserError(f"The {who} generator is trained for t in {self}, but was asked for t = {t}.")
 
 
@@ -54,13 +57,47 @@ def check_partition(structure: TimeInterval, texture: TimeInterval, num_train_ti
     Raises:
         UserError: there is a gap or an overlap; the sentence names both sides.
     """
-    both = f"structure covers {structure} and texture covers {texture}"
-    if texture.high < structure.low:
-        raise UserError(f"Gap in the pair: {both}; nobody covers [{texture.high}, {structure.low}).")
-    if texture.high > structure.low:
-        raise UserError(f"Overlap in the pair: {both}; both cover [{structure.low}, {texture.high}).")
-    if texture.low != 0 or structure.high != num_train_timesteps:
-        raise UserError(f"Gap in the pair: {both}, but sampling needs all of [0, {num_train_timesteps}).")
+    sides = ("structure", structure), ("texture", texture)
+    check_meeting(*sides, structure.low)
+    check_ends(*sides, num_train_timesteps)
+
+
+Side = tuple[str, TimeInterval]
+"""What an expert is called, and what it owns."""
+
+
+def check_meeting(above: Side, below: Side, start: float) -> None:
+    """The interval above begins where the one below it ends. start: where that is, in the timesteps of `below`.
+
+    Raises:
+        UserError: there is a gap or an overlap between them.
+    """
+    end, both = below[1].high, _both(above, below)
+    if end < start:
+        raise UserError(f"Gap in the pair: {both}; nobody covers [{told(end)}, {told(start)}).")
+    if end > start:
+        raise UserError(f"Overlap in the pair: {both}; both cover [{told(start)}, {told(end)}).")
+
+
+def check_ends(above: Side, below: Side, num_train_timesteps: int) -> None:
+    """The noisiest interval ends at T, the T of its own network, and the last one begins at 0.
+
+    Raises:
+        UserError: some of the trajectory is nobody's.
+    """
+    if below[1].low != 0 or above[1].high != num_train_timesteps:
+        raise UserError(
+            f"Gap in the pair: {_both(above, below)}, but sampling needs all of [0, {num_train_timesteps})."
+        )
+
+
+def _both(above: Side, below: Side) -> str:
+    return f"{above[0]} covers {above[1]} and {below[0]} covers {below[1]}"
+
+
+def told(timestep: float) -> str:
+    """A timestep as sentences write it."""
+    return str(timestep) if isinstance(timestep, int) else f"{round(timestep, 1):g}"
 
 
 def expert_at(timestep: float, boundary: int) -> Role:

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import torch
 from torch import Tensor
 
 Number = TypeVar("Number", float, Tensor)
@@ -128,9 +129,39 @@ def prediction_from_clean(noisy: Tensor, clean: Tensor, level: NoiseLevel, predi
     return _shaped(of_noisy, noisy) * noisy + _shaped(of_clean, noisy) * clean
 
 
-def rescaled(noisy: Tensor, level: NoiseLevel[float], other: NoiseLevel[float]) -> Tensor:
-    """The same sample in the scale of another schedule at the same signal-to-noise ratio: the noise keeps its share."""
-    return noisy if level == other else noisy * (other.sigma / level.sigma)
+def rescaled(noisy: Tensor, level: NoiseLevel, other: NoiseLevel) -> Tensor:
+    """The same sample in the scale of another schedule at the same signal-to-noise ratio, or at the nearest one that it has.
+
+    The noise keeps its share; the signal does where the other schedule has no level as clean as that.
+    """
+    if not isinstance(level.sigma, Tensor):
+        if level == other:
+            return noisy
+        return noisy * (other.signal / level.signal if _cleaner(level, other) else other.sigma / level.sigma)
+    scale = torch.where(_cleaner(level, other), other.signal / level.signal, other.sigma / level.sigma)
+    return noisy * _shaped(scale, noisy)
+
+
+def clean_here(noisy: Tensor, clean: Tensor, level: NoiseLevel, other: NoiseLevel) -> Tensor:
+    """z0_hat of a sample at `level` from that which a network gave at `other`, the level nearest to it that it knows.
+
+    The same at one signal-to-noise ratio. Of a sample that is cleaner than all that the network knows, the score is kept: z0_hat
+    is the less far from the sample, the less noise there is.
+    """
+    beyond = _cleaner(level, other)
+    if not bool(beyond.any() if isinstance(beyond, Tensor) else beyond):
+        return clean
+    share = (level.sigma * other.signal / (level.signal * other.sigma)) ** 2
+    if isinstance(beyond, Tensor):
+        share = torch.where(beyond, share, torch.ones_like(share))
+        found = noisy / _shaped(level.signal, noisy)
+        return torch.where(_shaped(share, noisy) < 1, torch.lerp(found, clean, _shaped(share, noisy)), clean)
+    return torch.lerp(noisy / level.signal, clean, share)
+
+
+def _cleaner(level: NoiseLevel, other: NoiseLevel) -> Any:
+    """Whether there is less noise at a level than at another one, by more than rounding."""
+    return level.log_snr > other.log_snr + 1e-3
 
 
 def _norm(level: NoiseLevel) -> Any:
@@ -149,4 +180,5 @@ def _shaped(value: Any, like: Tensor) -> Any:
     """A number as it is; (B,) values so that they multiply `like`."""
     if not isinstance(value, Tensor) or value.ndim == 0:
         return value
-    return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.device, like.dtype)
+    beside = like.device.type != "cpu"  # nobody waits for a device that few numbers are sent to
+    return value.reshape(-1, *[1] * (like.ndim - 1)).to(like.device, like.dtype, non_blocking=beside)

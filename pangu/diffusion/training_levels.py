@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion.noise import NoiseLevel, Prediction
+from pangu.diffusion.noise import NoiseLevel, Number, Prediction
 
 
 class TrainingLevels(Protocol):
@@ -25,7 +25,7 @@ class TrainingLevels(Protocol):
         ...
 
     def level(self, timestep_b: Tensor) -> NoiseLevel[Tensor]:
-        """Signal and noise (B,) float32 at timesteps (B,), whole or, as float32, between two of them; on their device."""
+        """Signal and noise (B,) at timesteps (B,), on their device: float32 at integers, else in their dtype."""
         ...
 
     def timestep(self, log_snr: float) -> float:
@@ -45,8 +45,11 @@ class DiscreteLevels:
     alpha_bar_t: Tensor
 
     def level(self, timestep_b: Tensor) -> NoiseLevel[Tensor]:
-        alpha_bar = self._between(timestep_b) if timestep_b.is_floating_point() else self.alpha_bar_t[timestep_b]
-        return NoiseLevel(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+        if not timestep_b.is_floating_point():
+            alpha_bar = self.alpha_bar_t[timestep_b]
+            return NoiseLevel(alpha_bar.sqrt(), (1 - alpha_bar).sqrt())
+        alpha_bar = self._between(timestep_b)  # in double precision, because 1 - alpha_bar is small where it is near 1
+        return NoiseLevel(alpha_bar.sqrt().to(timestep_b.dtype), (1 - alpha_bar).sqrt().to(timestep_b.dtype))
 
     def _between(self, timestep_b: Tensor) -> Tensor:
         """Between two indices the noise-to-signal ratio is linear, as in diffusers' schedulers that interpolate."""
@@ -55,7 +58,7 @@ class DiscreteLevels:
         high = (low + 1).clamp(max=len(table) - 1)
         ratio_low, ratio_high = (((1 - table[at]) / table[at]).sqrt() for at in (low, high))
         between = 1 / (1 + torch.lerp(ratio_low, ratio_high, t - low) ** 2)
-        return torch.where((t == low) | (low == high), table[low], between).float()
+        return torch.where((t == low) | (low == high), table[low], between)
 
     def timestep(self, log_snr: float) -> float:
         table = self.alpha_bar_t.double().cpu().numpy()
@@ -72,17 +75,22 @@ class DiscreteLevels:
 
 @dataclass(frozen=True)
 class ContinuousLevels:
-    """Flow matching on straight lines (arXiv 2210.02747): z = (1 - t / T) z0 + t / T eps, for every t in [0, T]."""
+    """Flow matching on straight lines (arXiv 2210.02747): z = (1 - t / T) z0 + t / T eps, for every t in [0, T].
+
+    least: the lowest timestep that `timestep` gives.
+    """
 
     prediction: Prediction
     num_train_timesteps: int
+    least: float = 0.0
 
-    def level(self, timestep_b: Tensor) -> NoiseLevel[Tensor]:
-        sigma = timestep_b.float() / self.num_train_timesteps
+    def level(self, timestep: Number) -> NoiseLevel[Number]:
+        """Of timesteps (B,) on their device, or of one number."""
+        sigma = timestep / self.num_train_timesteps  # of whole timesteps float32, too
         return NoiseLevel(1 - sigma, sigma)
 
     def timestep(self, log_snr: float) -> float:
-        return self.num_train_timesteps / (1 + math.exp(min(max(log_snr / 2, -700.0), 700.0)))
+        return max(self.num_train_timesteps / (1 + math.exp(min(max(log_snr / 2, -700.0), 700.0))), self.least)
 
     def to(self, device: torch.device) -> "ContinuousLevels":
         return self
@@ -100,6 +108,11 @@ def level_at(schedule: NoiseSchedule, t: float) -> NoiseLevel[float]:
     """The level at one timestep, which may lie between two indices."""
     level = training_levels(schedule).level(torch.tensor([t], dtype=torch.float64))
     return NoiseLevel(float(level.signal), float(level.sigma))
+
+
+def equal_level(t: float, theirs: NoiseSchedule, ours: NoiseSchedule) -> float:
+    """The timestep of one schedule, or the nearest end, at which the log-SNR is that of `t` of the other one."""
+    return training_levels(ours).timestep(level_at(theirs, t).log_snr)
 
 
 def converted(timestep_n: Tensor, theirs: NoiseSchedule, ours: NoiseSchedule) -> Tensor:

@@ -267,11 +267,14 @@ def pair_losses(
     known = pair.config.get("styles") or {}
     prefixes = {style: known[style] for style in protocol.styles if style in known}
     images, captions = originals(home, dataset, version, protocol.split, protocol.loss_images, protocol.seed, prefixes)
-    contract = pair.contract("structure")
-    sample = encode_sample(images, captions, pair.resolution, pair.vae, pair.text_towers, contract.max_tokens)
-    metrics: dict[str, float] = {"loss_images": float(len(sample))}
+    metrics: dict[str, float] = {}
+    sample, read = None, None
     for role in ROLES:
         contract = pair.contract(role)
+        if sample is None or contract.reads != read:
+            towers, read = pair.towers_of(role), contract.reads
+            sample = encode_sample(images, captions, pair.resolution, pair.vae, towers, contract.max_tokens)
+            metrics["loss_images"] = float(len(sample))
         total, whole = contract.schedule.num_train_timesteps, protocol.loss_range == "whole"
         parts = buckets(TimeInterval(0, total) if whole else contract.interval, total, protocol.loss_buckets)
         denoiser = denoiser_of(pair.components[role], contract, pair.resolution, whole)

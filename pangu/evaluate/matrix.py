@@ -82,7 +82,9 @@ def matrix(
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)
     towers = [load_text_tower(source) for source in recipe.text_encoders]
-    check_encoders(contracts[structures[0]], load_autoencoder(recipe.autoencoder), towers)
+    autoencoder = load_autoencoder(recipe.autoencoder)
+    for contract in contracts.values():
+        check_encoders(contract, autoencoder, towers)
 
     material = gather(home, dataset, version, protocol, recipe.structure.resolution)
     scores: list[PairScore] = []

@@ -18,7 +18,7 @@ from diffusers import (
 )
 
 from pangu.config import NoiseSchedule
-from pangu.diffusion.interval import steps_per_role
+from pangu.diffusion.interval import steps_per_role, told
 from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.models.ddim import EXACT
@@ -252,8 +252,13 @@ def least_steps(scheduler: Any, boundary: int, strength: float = 1.0) -> int:
             return steps
     raise UserError(
         f"{type(scheduler).__name__} leaves a half of the pair without a step, whatever their number, at strength = {strength:g} "
-        f"and a boundary of {boundary}."
+        f"and a boundary of {told(boundary)}{_shift_of(scheduler)}."
     )
+
+
+def _shift_of(scheduler: Any) -> str:
+    shift = getattr(scheduler, "shift", 1.0)
+    return f", under a shift of {shift:g}" if shift != 1.0 else ""
 
 
 def check_halves(scheduler: Any, boundary: int) -> None:

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pangu.pipelines.baselines import Cascade, SingleStage
     from pangu.pipelines.coop import CoopPipeline, Handoff, Partner
+    from pangu.pipelines.experts_pipeline import ExpertsPipeline
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.pipelines.registration import register
 
-__all__ = ["Cascade", "CoopPipeline", "Handoff", "PanGuDrawPipeline", "Partner", "SingleStage", "register"]
+__all__ = [
+    "Cascade", "CoopPipeline", "ExpertsPipeline", "Handoff", "PanGuDrawPipeline", "Partner", "SingleStage", "register",
+]  # fmt: skip
 
 PLACES = {
     "Cascade": "baselines",
     "CoopPipeline": "coop",
+    "ExpertsPipeline": "experts_pipeline",
     "Handoff": "coop",
     "PanGuDrawPipeline": "pangu_draw",
     "Partner": "coop",

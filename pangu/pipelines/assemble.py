@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from pangu.config import ROLES, Recipe, Role
-from pangu.contract import GeneratorContract, check_pair
+from pangu.config import ROLES, Recipe, Role, TextEncoderSource
+from pangu.contract import GeneratorContract, check_pair, check_turns, expert_roles
 from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
@@ -17,6 +17,7 @@ from pangu.models.denoisers import build_denoiser, load_unet
 from pangu.models.init_weights import Resolve, initial_denoiser
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, load_text_tower
+from pangu.pipelines.experts_pipeline import ExpertsPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.pipelines.text_to_image import TextToImagePipeline
 
@@ -49,7 +50,8 @@ def assemble_pair(
     check_pair(contracts["structure"], contracts["texture"])
     autoencoder = load_autoencoder(recipe.autoencoder)
     towers = [load_text_tower(source) for source in recipe.text_encoders]
-    check_encoders(contracts["structure"], autoencoder, towers)
+    for contract in contracts.values():
+        check_encoders(contract, autoencoder, towers)
     pair = join(networks["structure"][0], networks["texture"][0], contracts, autoencoder, towers, recipe, prompts)
     save_pair(pair, folder)
     return pair
@@ -65,25 +67,87 @@ def join(
     prompts: Prompts | None = None,
 ) -> PanGuDrawPipeline:
     """The pipeline of two networks and what they share, in memory."""
+    shared = _shared(contracts, autoencoder, towers, recipe, prompts)
+    return PanGuDrawPipeline(structure=structure, texture=texture, **shared)
+
+
+def _shared(
+    contracts: Mapping[Role, GeneratorContract],
+    autoencoder: Any,
+    towers: Sequence[TextTower],
+    recipe: Recipe,
+    prompts: Prompts | None,
+) -> dict[str, Any]:
+    """The arguments of a pipeline that are no networks."""
+    # A trajectory runs in the levels of its noisiest expert, also where the recipe is that of another one.
+    known = any(contract.schedule == recipe.schedule for contract in contracts.values())
+    return {
+        "vae": autoencoder,
+        "scheduler": sampler(contracts["structure"].schedule if known else recipe.schedule),
+        **_towers(towers),
+        "contracts": {role: contract.model_dump(mode="json") for role, contract in contracts.items()},
+        "hidden_layers": [tower.hidden_layer for tower in towers],
+        "styles": recipe.styles,
+        "sees_padding": [tower.sees_padding for tower in towers],
+        "sampling": recipe.sampling.model_dump(),
+        "prompts": {language: list(texts) for language, texts in (prompts or {}).items()},
+    }
+
+
+def _towers(towers: Sequence[TextTower], of: str = "") -> dict[str, Any]:
+    """One or two text towers as components. of: what their names end with, before the number of the second one."""
     if len(towers) > 2:
         raise UserError(f"A pair folder holds one or two text encoders, but the recipe names {len(towers)}.")
-    second = towers[1] if len(towers) == 2 else None
-    return PanGuDrawPipeline(
-        structure=structure,
-        texture=texture,
-        vae=autoencoder,
-        scheduler=sampler(recipe.schedule),
-        tokenizer=towers[0].tokenizer,
-        text_encoder=towers[0].encoder,
-        tokenizer_2=second.tokenizer if second else None,
-        text_encoder_2=second.encoder if second else None,
-        contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
-        hidden_layers=[tower.hidden_layer for tower in towers],
-        styles=recipe.styles,
-        sees_padding=[tower.sees_padding for tower in towers],
-        sampling=recipe.sampling.model_dump(),
-        prompts={language: list(texts) for language, texts in (prompts or {}).items()},
-    )
+    both = [*towers, None][:2]
+    return {
+        f"{kind}{of}{second}": getattr(tower, attribute, None)
+        for tower, second in zip(both, ("", "_2"), strict=True)
+        for kind, attribute in (("tokenizer", "tokenizer"), ("text_encoder", "encoder"))
+    }
+
+
+def assemble_experts(
+    generators: Sequence[Path],
+    recipe: Recipe,
+    folder: Path,
+    prompts: Prompts | None = None,
+    texts: Mapping[Role, Sequence[TextEncoderSource]] | None = None,
+    templates: Mapping[Role, str] | None = None,
+) -> ExpertsPipeline:
+    """Join two or more generator folders, the noisiest first, into one pipeline folder, which appears as a whole or not at all.
+
+    Args:
+        recipe: names the autoencoder, and the text encoders of structure and of all that have none of their own.
+        texts: role -> the text encoders that an expert has of its own.
+        templates: role -> what it is told, with {} for the prompt.
+
+    Raises:
+        UserError: the generators do not make one trajectory, or an encoder is not the one that they were trained with.
+    """
+    networks, contracts = {}, {}
+    for role, place in zip(expert_roles(len(generators)), generators, strict=True):
+        networks[role], found = load_generator(place)
+        contracts[role] = found.model_copy(update={"role": role})
+    check_turns(list(contracts.values()))
+    autoencoder = load_autoencoder(recipe.autoencoder)
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    own = {role: [load_text_tower(source) for source in sources] for role, sources in (texts or {}).items()}
+    for role, contract in contracts.items():
+        check_encoders(contract, autoencoder, own.get(role, towers))
+    own_parts = {name: part for role, its in own.items() for name, part in _towers(its, f"_of_{role}").items()}
+    ways = {
+        role: {
+            "hidden_layers": [tower.hidden_layer for tower in its],
+            "sees_padding": [tower.sees_padding for tower in its],
+        }
+        for role, its in own.items()
+    }
+    made = ExpertsPipeline(
+        **networks, **_shared(contracts, autoencoder, towers, recipe, prompts), **own_parts, own_text=ways,
+        templates=dict(templates or {}),
+    )  # fmt: skip
+    save_pair(made, folder)
+    return made
 
 
 def check_encoders(contract: GeneratorContract, autoencoder: Any, towers: list[TextTower]) -> None:

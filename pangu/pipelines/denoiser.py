@@ -7,6 +7,8 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.contract import GeneratorContract
+from pangu.diffusion.expert_turns import TOLERANCE
+from pangu.diffusion.translation import Translation
 from pangu.models.captured import Graphs
 from pangu.models.denoisers import denoise
 from pangu.pipelines import pair_inputs
@@ -21,11 +23,13 @@ def checked_denoiser(
     lower_bchw: Tensor | None = None,
     cross_attention_kwargs: Mapping[str, Any] | None = None,
     graphs: Graphs | None = None,
+    translated: Translation | None = None,
 ) -> Denoiser:
     """The network of `role`, conditioned on `lower_bchw` where given; it raises UserError for timesteps that are not its own.
 
     The timesteps are looked at where they are: on the CPU, so that nothing waits for the network's device.
     graphs: replay the network from these, unless there are `cross_attention_kwargs`.
+    translated: it is told timesteps, and answers for samples, of other levels or another kind of prediction than its own.
     """
     dtype = unet.dtype
     height, width = pair_inputs.presets_of(contract)[preset]
@@ -47,9 +51,11 @@ def checked_denoiser(
     replayed = None if graphs is None or cross_attention_kwargs else graphs.of(role, unet, preset, ask)
     sees_pooled = unet.config.get("addition_embed_type") is not None
 
+    rounded = 0.0 if translated is None or translated.same_levels else TOLERANCE
+
     def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         for outermost in timestep.aminmax():
-            contract.interval.check(float(outermost), role)
+            contract.interval.check(float(outermost), role, rounded)
         lower = [] if lower_bchw is None else [lower_bchw.repeat(len(noisy) // len(lower_bchw), 1, 1, 1)]
         if replayed is None:
             return ask(noisy, timestep.to(noisy.device, non_blocking=True), tokens, pooled, *lower)
@@ -58,4 +64,13 @@ def checked_denoiser(
         texts = tokens.to(dtype), (pooled if sees_pooled else pooled[:, :0]).to(dtype)
         return replayed(noisy, there, *texts, *lower)
 
-    return predict
+    if translated is None:
+        return predict
+
+    def translate(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
+        own = translated.timesteps(timestep)
+        predicted = predict(translated.noisy(noisy, timestep), own, tokens, pooled)
+        # Further channels, such as a learned variance, say nothing to a scheduler of other levels.
+        return translated.prediction(noisy, predicted[:, : noisy.shape[1]], timestep)
+
+    return translate

@@ -16,8 +16,10 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
 from pangu.config import Role
-from pangu.contract import GeneratorContract
+from pangu.contract import GeneratorContract, owned
+from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.presets import Size
+from pangu.diffusion.translation import Translation, translation
 from pangu.errors import UserError
 from pangu.models.autoencoders import spatial_factor
 from pangu.models.captured import Graphs, Record
@@ -48,6 +50,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     _callback_tensor_inputs = list(step_callback.TENSORS)  # noqa: RUF012 (diffusers reads this name from the class)
 
     _contracts: dict[Role, GeneratorContract]
+    _owned: dict[Role, TimeInterval]
+    _translations: dict[Role, Translation | None]
     graphs: Graphs | None = None
     """Recordings that the generators are replayed from; None asks the networks themselves."""
 
@@ -67,13 +71,22 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         """What the generator of `role` was trained for."""
         return self._contracts[role]
 
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Of the generators, in the order of their turns."""
+        return tuple(self._contracts)
+
+    def interval(self, role: Role) -> TimeInterval:
+        """What the generator of `role` owns of a trajectory, in the timesteps of the scheduler."""
+        return self._owned[role]
+
     def generator(self, role: Role) -> Any:
         """The network of `role`; None where this process does not hold it."""
         raise NotImplementedError
 
     @property
     def reference(self) -> GeneratorContract:
-        """The contract that decides the size of the images; what the generators share is the same in all."""
+        """The contract that decides the size of the images and whose noise levels a trajectory runs in."""
         raise NotImplementedError
 
     @property
@@ -97,7 +110,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
 
     @property
     def _any_generator(self) -> Any:
-        """A network that this process holds; those of one pipeline have one configuration."""
+        """A network that this process holds; those of one pipeline have one latent space."""
         if not self._denoisers:
             raise UserError("This pipeline was loaded without its generators.")
         return self._denoisers[0]
@@ -129,7 +142,9 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         Raises:
             UserError: the scheduler or the autoencoder disagrees with them.
         """
-        self._contracts = contracts
+        self._contracts, self._owned = contracts, owned(contracts)
+        ours = self.reference.schedule
+        self._translations = {role: translation(ours, each.schedule) for role, each in contracts.items()}
         names = (name for name in self.config if name not in self.components and not name.startswith("_"))
         pair_settings.remember(self._denoisers, type(self), {name: self.config[name] for name in names})
         contract = self.reference
@@ -165,6 +180,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             condition.to(device),
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
+            scales={str(role): scale for role, scale in request.guidance_scales.items()},
             facts={"presets": presets, "lora_scales": request.lora_scales},
         )
         return Trajectory(
@@ -190,9 +206,9 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         Raises:
             UserError: this process holds no generator of that role.
         """
-        owned = [self.contract(each).interval for each in (self._contracts if role is None else [role])]
+        mine = [self.interval(each) for each in (self._contracts if role is None else [role])]
         state = SamplingState(GeneratorModel(self, role, lower_bchw, attention), trajectory)
-        walk(state, lambda state: any(state.trajectory.timestep in interval for interval in owned), on_step)
+        walk(state, lambda state: any(state.trajectory.timestep in interval for interval in mine), on_step)
         return state.trajectory
 
     def timestep_arguments(self, height: int, width: int) -> dict[str, float]:
@@ -206,8 +222,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         Raises:
             UserError: nobody's.
         """
-        for role, contract in self._contracts.items():
-            if timestep in contract.interval:
+        for role, interval in self._owned.items():
+            if timestep in interval:
                 return role
         raise UserError(f"No generator here owns t = {timestep:g}.")
 
@@ -231,7 +247,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             raise UserError(f"This pipeline was loaded without its {role} generator.")
         if has_lora(unet):
             set_lora_scale(unet, lora_scale)
-        return checked_denoiser(unet, self.contract(role), role, preset, lower_bchw, attention, self.graphs)
+        contract, translated = self.contract(role), self._translations[role]
+        return checked_denoiser(unet, contract, role, preset, lower_bchw, attention, self.graphs, translated)
 
     def _check_lora_scales(self, scales: Mapping[Role, float]) -> None:
         for role in scales:
@@ -249,5 +266,5 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         self._num_timesteps, self._guidance_scale = len(trajectory.timesteps), request.guidance_scale
         with self.progress_bar(total=self._num_timesteps) as bar:
             yield step_callback.StepCallback(
-                self, bar, request, self._contracts if role is None else {role: self.contract(role)}
+                self, bar, request, self._owned if role is None else {role: self.interval(role)}
             )

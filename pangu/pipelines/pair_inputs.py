@@ -25,6 +25,7 @@ class PairInputs:
     """Checked arguments of one call, beside the text.
 
     latents: unit Gaussian noise (images, C, H, W) in the place of drawn noise; lora_scales: weights of the adapters by role;
+    guidance_scales: those of single roles, where they differ;
     scheduler: another one than the pipeline's, over the same noise levels; timesteps, sigmas: a schedule of the caller's own;
     callback: called after each step with the tensors `callback_tensors`.
     """
@@ -36,6 +37,7 @@ class PairInputs:
     generators: tuple[torch.Generator, ...] | None = None
     latents: Tensor | None = None
     lora_scales: Mapping[Role, float] = field(default_factory=dict)
+    guidance_scales: Mapping[Role, float] = field(default_factory=dict)
     scheduler: Any = None
     guidance_rescale: float = 0.0
     timesteps: Sequence[float] | None = None
@@ -124,6 +126,15 @@ def check(
     negatives = spread(negative_prompt, len(prompts))
     check_negatives(prompts, negatives)
     return prompts, negatives
+
+
+def check_scales(scales: Mapping[Role, float], roles: Iterable[Role]) -> None:
+    """Raises UserError if a scale of guidance is given to nobody, or out of its range."""
+    for role, scale in scales.items():
+        if role not in (known := list(roles)):
+            raise UserError(f"guidance_scales may name {', '.join(known)}, not '{role}'.")
+        if not 0 <= scale <= 50:
+            raise UserError(f"guidance_scales must lie in 0 ... 50, not {scale} as that of {role}.")
 
 
 def check_texts(texts: Sequence[str]) -> None:

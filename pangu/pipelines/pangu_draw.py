@@ -14,16 +14,28 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import ROLES, Role, Sampling
-from pangu.contract import GeneratorContract, check_pair
+from pangu.contract import GeneratorContract, check_turns
 from pangu.errors import UserError
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.schedulers import check_halves
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
+from pangu.pipelines.encode_prompts import Reader
 from pangu.pipelines.generators import Autoencoder, OnStep
 from pangu.sampling.condition import Condition
 from pangu.sampling.trajectory import Trajectory, clean_latents
+
+
+def check_channels(networks: Mapping[Role, Any]) -> None:
+    """Raises UserError unless the networks that are there take latents of as many channels: packed ones are others."""
+    found = {role: network.config.in_channels for role, network in networks.items() if network is not None}
+    for role, channels in found.items():
+        first = next(iter(found))
+        if channels != found[first]:
+            raise UserError(
+                f"The latents differ in packing: {first} takes {found[first]} channels, but {role} takes {channels}."
+            )
 
 
 class PanGuDrawPipeline(AdaptedPipeline):
@@ -78,16 +90,37 @@ class PanGuDrawPipeline(AdaptedPipeline):
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
         )
-        settings = self._settings(
+        self._configure(
             [structure, texture], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
             sees_padding=list(sees_padding), sampling=dict(sampling or {}), prompts=dict(prompts or {}),
         )  # fmt: skip
+
+    def _configure(self, networks: Sequence[Any], **given: Any) -> None:
+        """Take the arguments of the constructor that are no components, which are registered before."""
+        settings = self._settings(networks, **given)
         if not settings["contracts"]:
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
         self.register_to_config(**settings)
-        both = {role: GeneratorContract.model_validate(settings["contracts"][role]) for role in ROLES}
-        check_pair(both["structure"], both["texture"])
-        self._set_up(both)
+        contracts = {
+            role: GeneratorContract.model_validate(settings["contracts"][role]) for role in self._roles(settings)
+        }
+        check_turns(list(contracts.values()))
+        self._check_texts(contracts)
+        self._set_up(contracts)
+        check_channels({role: self.generator(role) for role in contracts})
+
+    def _roles(self, settings: Mapping[str, Any]) -> tuple[Role, ...]:
+        """Of the experts, the noisiest first."""
+        return ROLES
+
+    def _check_texts(self, contracts: Mapping[Role, GeneratorContract]) -> None:
+        """Raises UserError unless each generator has the text encoders that it was trained with."""
+        structure, texture = (contracts[role].text_encoder_hashes for role in ROLES)
+        if structure != texture:
+            raise UserError(
+                f"A pair has one set of text encoders, but structure was trained with {structure} and texture with {texture}; "
+                f"ExpertsPipeline gives each expert its own."
+            )
 
     def generator(self, role: Role) -> Any:
         return self.components[role]
@@ -140,12 +173,20 @@ class PanGuDrawPipeline(AdaptedPipeline):
         return self._start(condition, request)
 
     def _start(self, condition: Condition, request: pair_inputs.PairInputs) -> Trajectory:
-        presets = {role: self.preset_for(role, request.height, request.width) for role in ROLES}
+        presets = {role: self.preset_for(role, request.height, request.width) for role in self._contracts}
         trajectory = self._begin(condition, request, presets, self._any_generator.config.out_channels)
         # Where only one half is loaded, somebody else decides what the other one does.
-        if self.structure is not None and self.texture is not None and not request.own_schedule:
-            check_halves(trajectory.scheduler, self.boundary)
+        if len(self._denoisers) == len(self._contracts) and not request.own_schedule:
+            self.check_steps(trajectory.scheduler)
         return trajectory
+
+    def check_steps(self, scheduler: Any) -> None:
+        """Raises UserError if an expert has no step of a whole trajectory over the timesteps that are set."""
+        check_halves(scheduler, self.boundary)
+
+    def _own_readers(self) -> dict[Role, Reader]:
+        same = self.reference.reads
+        return {role: self._reader(role) for role, contract in self._contracts.items() if contract.reads != same}
 
     def advance(self, trajectory: Trajectory, role: Role, on_step: OnStep | None = None) -> Trajectory:
         """Run every next step whose current timestep belongs to `role`.

@@ -25,7 +25,10 @@ def partner_folder(generator: Path, recipe: Recipe, folder: Path) -> PartnerFold
     """
     contract = GeneratorContract.load(generator)
     index = read_config(str(folder), "model_index.json") if folder.is_dir() else None
-    same = index is not None and index.get("contracts") == {contract.role: contract.model_dump(mode="json")}
+    found = {} if index is None else index.get("contracts") or {}
+    same = {role: GeneratorContract.model_validate(values) for role, values in found.items()} == {
+        contract.role: contract
+    }
     if same and is_whole_pipeline(folder):
         return PartnerFolder(folder=str(folder), already_done=True)
     save_pair(assemble_single_stage(generator, recipe), folder)

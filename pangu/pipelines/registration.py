@@ -12,9 +12,12 @@ def register() -> None:
     from diffusers.pipelines import auto_pipeline
 
     from pangu.pipelines.baselines import Cascade, SingleStage
+    from pangu.pipelines.experts_pipeline import ExpertsPipeline
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
-    known: dict[str, Any] = {"pangu-draw": PanGuDrawPipeline, "pangu-single": SingleStage, "pangu-cascade": Cascade}
+    known: dict[str, Any] = {
+        "pangu-draw": PanGuDrawPipeline, "pangu-experts": ExpertsPipeline, "pangu-single": SingleStage, "pangu-cascade": Cascade,
+    }  # fmt: skip
     for name, cls in known.items():
         setattr(diffusers, cls.__name__, cls)
         auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING[name] = cls

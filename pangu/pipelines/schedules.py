@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pangu.config import Role
-from pangu.contract import GeneratorContract
+from pangu.contract import GeneratorContract, owned
 from pangu.errors import UserError
 from pangu.models.schedulers import set_steps
 
@@ -57,17 +57,17 @@ def check_falling(timesteps: torch.Tensor) -> None:
 def check_own_schedule(timesteps: torch.Tensor, contracts: Mapping[Role, GeneratorContract]) -> None:
     """Raises UserError unless a schedule of the caller's own falls, inside [0, T), with a step for each generator."""
     found = [float(t) for t in timesteps]
-    owned = [contract.interval for contract in contracts.values()]
-    outside = [t for t in found if not any(t in interval for interval in owned)]
+    intervals = owned(contracts)
+    outside = [t for t in found if not any(t in interval for interval in intervals.values())]
     if outside:
-        last = max(owned, key=lambda interval: interval.high)
+        last = max(intervals.values(), key=lambda interval: interval.high)
         raise UserError(
             f"The schedule has a step at t = {outside[0]:g}, but the generators know t in [0, {str(last).split(', ')[1]}."
         )
     check_falling(timesteps)
-    for role, contract in contracts.items():
-        if not any(t in contract.interval for t in found):
+    for role, interval in intervals.items():
+        if not any(t in interval for t in found):
             raise UserError(
-                f"The schedule has no step in {contract.interval}, which the {role} generator owns; "
+                f"The schedule has no step in {interval}, which the {role} generator owns; "
                 "give at least one to each generator."
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pangu.config import Role
-from pangu.contract import GeneratorContract
+from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
 from pangu.pipelines import pair_inputs
 from pangu.sampling.condition import Condition
@@ -27,13 +27,13 @@ EMBEDS = {"prompt_embeds": "tokens", "add_text_embeds": "pooled", "add_time_ids"
 class StepCallback:
     """After each step: the progress bar moves, and the user's callback may change tensors, guidance, and end the loop.
 
-    pipe: the pipeline, whose `CallState` a callback or another thread may change. contracts: of the roles that take steps.
+    pipe: the pipeline, whose `CallState` a callback or another thread may change. owned: by the roles that take steps.
     """
 
     def __init__(
-        self, pipe: Any, bar: Any, request: pair_inputs.PairInputs, contracts: Mapping[Role, GeneratorContract]
+        self, pipe: Any, bar: Any, request: pair_inputs.PairInputs, owned: Mapping[Role, TimeInterval]
     ) -> None:
-        self.pipe, self.bar, self.request, self.contracts = pipe, bar, request, contracts
+        self.pipe, self.bar, self.request, self.owned = pipe, bar, request, owned
 
     def __call__(self, state: SamplingState) -> None:
         self.bar.update()
@@ -42,6 +42,8 @@ class StepCallback:
             trajectory = self._called_back(trajectory, self.request.callback)
         scale, rescale = self.pipe.guidance_scale, self.pipe.guidance_rescale
         own = replace(trajectory.condition, guidance_scale=scale, guidance_rescale=rescale)
+        if scale != self.request.guidance_scale:
+            own = replace(own, scales={})  # a callback's scale is that of all
         # The trajectory of an interrupted call ends here.
         end = trajectory.step if self.pipe.interrupt else len(trajectory.timesteps)
         state.trajectory = replace(trajectory, condition=own, timesteps=trajectory.timesteps[:end])
@@ -49,7 +51,7 @@ class StepCallback:
     def _called_back(self, trajectory: Trajectory, callback: pair_inputs.Callback) -> Trajectory:
         done = trajectory.step - 1
         timestep = trajectory.timesteps[done]
-        owner = next(role for role, contract in self.contracts.items() if float(timestep) in contract.interval)
+        owner = next(role for role, interval in self.owned.items() if float(timestep) in interval)
         preset = trajectory.condition.facts["presets"][owner]
         tensors = offered(trajectory, preset)
         answer = callback(self.pipe, done, timestep, {name: tensors[name] for name in self.request.callback_tensors})

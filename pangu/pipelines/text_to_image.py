@@ -4,6 +4,7 @@ Owns the arguments that users know from diffusers' pipelines.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,9 +58,12 @@ class TextToImagePipeline(GeneratorPipeline):
         texts = pair_inputs.as_list(prompt)
         negatives = None if negative_prompt is None else pair_inputs.spread(negative_prompt, len(texts))
         known = dict(self.config.get("styles") or {})
-        said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known).repeat(
-            num_images_per_prompt
-        )
+        said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known)
+        own = {
+            str(role): encode_prompts.from_text(reader, self._worded(role, texts), negatives, styles or {}, known).text
+            for role, reader in self._own_readers().items()
+        }
+        said = replace(said, texts=own).repeat(num_images_per_prompt)
         return said if device is None else said.to(device)
 
     @torch.inference_mode()
@@ -98,12 +102,13 @@ class TextToImagePipeline(GeneratorPipeline):
         pooled_prompt_embeds: Tensor | None = None,
         negative_pooled_prompt_embeds: Tensor | None = None,
         cross_attention_kwargs: Mapping[str, Any] | None = None,
+        guidance_scales: Mapping[Role, float] | None = None,
     ) -> Any:
         """Images for prompts in Chinese or English; the arguments are those of diffusers' text-to-image pipelines.
 
         `latents`, where given, are unit Gaussian noise of shape (images, C, height / 8, width / 8) for an 8x autoencoder.
         `styles` are scales of style guidance by name, 1 for the style alone (PanGu-Draw, Section 3.3); `lora_scales` are weights
-        of the adapters by role.
+        of the adapters by role; `guidance_scales` those of guidance by role, where they are not `guidance_scale`.
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
 
         Raises:
@@ -125,6 +130,7 @@ class TextToImagePipeline(GeneratorPipeline):
             generators=pair_inputs.generators(generator, images),
             latents=latents,
             lora_scales=dict(lora_scales or {}),
+            guidance_scales=dict(guidance_scales or {}),
             guidance_rescale=guidance_rescale,
             timesteps=timesteps,
             sigmas=sigmas,
@@ -134,13 +140,17 @@ class TextToImagePipeline(GeneratorPipeline):
                 callback_on_step_end, callback_on_step_end_tensor_inputs, self._callback_tensor_inputs
             ),
         )
+        pair_inputs.check_scales(request.guidance_scales, self._contracts)
         self._begin_call(guidance_scale, guidance_rescale, cross_attention_kwargs)
         if embeds.prompt is None:
             said = self.encode_prompt(texts, negatives, styles)
         elif styles:
             raise UserError("styles put a prefix before the prompt, so they need prompt, not prompt_embeds.")
         else:
-            said = encode_prompts.from_embeds(self._reader(), embeds, negatives, self.do_classifier_free_guidance)
+            guided = max([guidance_scale, *request.guidance_scales.values()]) > 1
+            said = encode_prompts.from_embeds(self._reader(), embeds, negatives, guided)
+            if own := next(iter(self._own_readers()), None):
+                raise UserError(f"prompt_embeds say nothing to the {own} generator, which reads text in its own way.")
         result = self.decode(self._sample(said.repeat(num_images_per_prompt), request), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
@@ -149,9 +159,23 @@ class TextToImagePipeline(GeneratorPipeline):
         """Clean latents (B, C, H, W) for every prompt of `condition`."""
         raise NotImplementedError
 
-    def _reader(self) -> encode_prompts.Reader:
-        towers = self.text_towers
+    def _own_readers(self) -> Mapping[Role, encode_prompts.Reader]:
+        """How those generators read text that do it in another way than that of `reference`."""
+        return {}
+
+    def _worded(self, role: Role, prompts: list[str]) -> list[str]:
+        """What the generator of `role` is told for these prompts."""
+        return prompts
+
+    def _reader(self, role: Role | None = None) -> encode_prompts.Reader:
+        """How the generator of `role` reads, or that of `reference`."""
+        towers = self.text_towers if role is None else self.towers_of(role)
+        tokens = (self.reference if role is None else self.contract(role)).max_tokens
         # Asked only where weights may be elsewhere: diffusers looks through every module for it.
         moved = any(hasattr(tower.encoder, "_hf_hook") or tower.encoder.device.type == "meta" for tower in towers)
         device = self._execution_device if moved else None
-        return encode_prompts.Reader(towers, self.reference.max_tokens, device, self.warns_of_text)
+        return encode_prompts.Reader(towers, tokens, device, self.warns_of_text)
+
+    def towers_of(self, role: Role) -> list[TextTower]:
+        """The text encoders that the generator of `role` was trained with."""
+        return self.text_towers

@@ -23,6 +23,23 @@ class Style:
 
 
 @dataclass(frozen=True)
+class ExpertText:
+    """Prompts, negative prompts and styles of B pictures, as the text encoders of one expert see them."""
+
+    prompt: Tensors
+    negative: Tensors | None = None
+    styles: tuple[Style, ...] = ()
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "ExpertText":
+        """The same with `change` applied to each tensor."""
+        return ExpertText(
+            tree_map(change, self.prompt),
+            None if self.negative is None else tree_map(change, self.negative),
+            tuple(Style(tree_map(change, style.prompt), style.scale) for style in self.styles),
+        )
+
+
+@dataclass(frozen=True)
 class Condition:
     """What a network is given beside the noisy latents.
 
@@ -30,6 +47,7 @@ class Condition:
     guidance_scale: at most 1 means the prompt alone, as in diffusers. guidance_rescale: phi of `rescaled_guidance`.
     batched: all parts of the guidance in one call of the network; otherwise one after the other, in less memory.
     facts: what else the model's own code needs, the same for all B.
+    texts, scales: what single experts of a model are told, and how strongly they are guided, where they differ.
 
     Unpacks as the answer of diffusers' `encode_prompt`: tokens, negative tokens, pooled text, negative pooled text.
     """
@@ -41,6 +59,8 @@ class Condition:
     guidance_rescale: float = 0.0
     batched: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, "ExpertText"] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Tensor]:
         negative = self.negative or {}
@@ -66,9 +86,25 @@ class Condition:
         """The same with `change` applied to each tensor."""
         return replace(
             self,
-            prompt=tree_map(change, self.prompt),
-            negative=None if self.negative is None else tree_map(change, self.negative),
-            styles=tuple(Style(tree_map(change, style.prompt), style.scale) for style in self.styles),
+            **vars(self.text.map(change)),
+            texts={name: text.map(change) for name, text in self.texts.items()},
+        )
+
+    @property
+    def text(self) -> "ExpertText":
+        """What all experts are told that have no text of their own."""
+        return ExpertText(self.prompt, self.negative, self.styles)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all experts are asked with the same."""
+        return not self.texts and not self.scales
+
+    def of(self, expert: str) -> "Condition":
+        """What one expert is asked with."""
+        own = self.texts.get(expert, self.text)
+        return replace(
+            self, **vars(own), guidance_scale=self.scales.get(expert, self.guidance_scale), texts={}, scales={}
         )
 
     def to(self, *args: Any, **kwargs: Any) -> "Condition":

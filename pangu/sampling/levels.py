@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from pangu.diffusion.fusion import NoiseLevel, Prediction, PredictionKind
-from pangu.diffusion.training_levels import DiscreteLevels
+from pangu.diffusion.training_levels import ContinuousLevels, DiscreteLevels
 from pangu.errors import UserError
 
 PURE_NOISE = (0.0, 2.0**-24)
@@ -54,23 +54,6 @@ class TableLevels:
 
 
 @dataclass(frozen=True)
-class FlowLevels:
-    """Flow matching: z = (1 - s) z0 + s eps, asked at timestep s T, such as Stable Diffusion 3 and Flux."""
-
-    prediction: Prediction
-    num_train_timesteps: int
-
-    def timestep(self, log_snr: float) -> float:
-        # exp overflows for nearly clean samples, long after the least noise of the training.
-        s = 1 / (1 + math.exp(min(log_snr / 2, 50.0)))
-        return min(max(s, 1 / self.num_train_timesteps), 1.0) * self.num_train_timesteps
-
-    def level(self, timestep: float) -> NoiseLevel:
-        s = timestep / self.num_train_timesteps
-        return NoiseLevel(1 - s, s)
-
-
-@dataclass(frozen=True)
 class EdmLevels:
     """EDM: sigma in [sigma_min, sigma_max], told to the network as ln(sigma) / 4 (arXiv 2206.00364, Table 1)."""
 
@@ -96,7 +79,7 @@ def trained_levels(scheduler: Any, who: str = "The model") -> TrainedLevels:
     """
     prediction = prediction_of(scheduler, who)
     if prediction.kind == "flow_prediction":
-        return FlowLevels(prediction, scheduler.config.num_train_timesteps)
+        return ContinuousLevels(prediction, scheduler.config.num_train_timesteps, least=1.0)
     if prediction.kind.startswith("edm"):
         return EdmLevels(prediction, scheduler.config.sigma_min, scheduler.config.sigma_max)
     table = getattr(scheduler, "alphas_cumprod", None)

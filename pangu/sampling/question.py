@@ -59,11 +59,14 @@ class Model(Protocol):
         ...
 
 
-def ask(model: Model, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) -> Asking[Tensor]:
+def ask(model: Any, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) -> Asking[Tensor]:
     """The guided prediction (B, C or more, H, W), float32, at a timestep that need not be an index.
 
+    model: a `Model`, with `expert(timestep)` where the condition is not the same for all of its networks.
     noisy_bchw: (B, C, H, W) in the scale that the network was trained with. timestep: without dimensions, on the CPU.
     """
+    if not condition.is_one:
+        condition = condition.of(model.expert(float(timestep)))
     parts = condition.parts
     answers: list[Tensor] = []
     for group in [parts] if condition.batched else [[part] for part in parts]:

@@ -12,6 +12,7 @@ from pangu.diffusion.fusion import (
     NoiseLevel,
     Prediction,
     clean_from_prediction,
+    clean_here,
     fuse,
     prediction_from_clean,
     renoised,
@@ -126,7 +127,8 @@ def _ask_partner(state: SamplingState, partner: PartnerState, level: NoiseLevel)
     scaled = rescaled(noisy, level, there)
     answer = yield from ask(partner.model, scaled, torch.tensor(timestep), partner.condition)
     predicted = answer[:, : scaled.shape[1]].to(scaled.device)
-    partner.clean_bchw = clean_from_prediction(scaled, predicted, there, levels.prediction)
+    clean = clean_from_prediction(scaled, predicted, there, levels.prediction)
+    partner.clean_bchw = clean_here(noisy, clean, level, there)
     partner.crossed_bchw = partner.bridge.to_main(partner.clean_bchw).to(here.latents_bchw.device)
 
 

@@ -12,7 +12,7 @@ from pangu.config import Frozen
 
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
-PARTS_VERSION = 2
+PARTS_VERSION = 3
 """Raise it whenever gateway and pools of the code before can not work with those of now: messages, calls, names of modules."""
 HALVES = ("structure", "texture", "decoder")
 DECODED_PIXELS = 4 * 2**20

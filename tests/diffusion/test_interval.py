@@ -64,13 +64,10 @@ def test_gaps_and_overlaps_name_both_sides(structure: tuple, texture: tuple, sen
 @subtests.parametrize(
     "change",
     [
-        {"schedule": NoiseSchedule(beta_end=0.02)},
-        {"schedule": NoiseSchedule(prediction_type="v_prediction")},
         {"autoencoder_hash": "other"},
-        {"text_encoder_hashes": ("t1", "t2")},
         {"latent_scaling": 0.5},
         {"latent_shift": 0.1},
-        {"max_tokens": 77},
+        {"spatial_factor": 16},
     ],
     ids=lambda change: next(iter(change)),
 )

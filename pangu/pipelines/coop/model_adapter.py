@@ -230,6 +230,11 @@ class ModelAdapter(ABC):
         network = Network(id(self.network), None, key, lambda: denoise)
         return Question(network, (noisy_bchw, timestep_b, *leaves))
 
+    def expert(self, timestep: float) -> str:
+        """Which of the networks of a pipeline of experts is asked at this timestep."""
+        owner: str = self.pipe.expert_at(timestep)
+        return owner
+
     def there(self, timestep: Tensor) -> Tensor:
         """The timestep on the device of the networks, without waiting for it."""
         return timestep.to(self.device, non_blocking=True)

@@ -124,7 +124,7 @@ def half(pipeline: "PanGuDrawPipeline", role: Role, trajectory: "Trajectory") ->
 
 def owned_by(pipeline: "PanGuDrawPipeline", role: Role) -> "Callable[[SamplingState], bool]":
     """Whether the current timestep is one of that half's."""
-    interval = pipeline.contract(role).interval
+    interval = pipeline.interval(role)
     return lambda state: state.trajectory.timestep in interval
 
 

@@ -66,7 +66,8 @@ def first_calls(
         with torch.inference_mode():
             noisy, text, pooled_text = (torch.zeros(shape, device=pipeline.device) for shape in shapes)
             network = pipeline.denoiser(role, pipeline.preset_for(role, height * factor, width * factor))
-            network(noisy, torch.full((rows,), contract.low), text.to(generator.dtype), pooled_text.to(generator.dtype))
+            timestep = torch.full((rows,), pipeline.interval(role).low)
+            network(noisy, timestep, text.to(generator.dtype), pooled_text.to(generator.dtype))
 
     factor = pipeline.reference.spatial_factor
     usual = (pipeline.resolution, pipeline.resolution)

@@ -138,7 +138,7 @@ def told(trajectory: "Trajectory", text: "Condition", guidance_scale: float | No
     """The trajectory with another text, and another guidance where that is given."""
     before = trajectory.condition
     scale = before.guidance_scale if guidance_scale is None else guidance_scale
-    condition = replace(before, prompt=text.prompt, negative=text.negative, styles=text.styles, guidance_scale=scale)
+    condition = replace(before, **vars(text.text), texts=text.texts, guidance_scale=scale)
     return replace(trajectory, condition=condition)
 
 

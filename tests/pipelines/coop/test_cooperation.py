@@ -22,9 +22,10 @@ from diffusers import (
 from torch import nn
 
 from pangu.diffusion.fusion import NoiseLevel, Prediction, clean_from_prediction, prediction_from_clean, rescaled
+from pangu.diffusion.training_levels import ContinuousLevels
 from pangu.models.autoencoders import scaling
 from pangu.pipelines.coop import Partner
-from pangu.sampling.levels import FlowLevels, TableLevels, trained_levels
+from pangu.sampling.levels import TableLevels, trained_levels
 from tests import subtests
 from tests.closed_forms import clean_from_epsilon, epsilon_from_clean
 from tests.pipelines.coop import small
@@ -314,7 +315,10 @@ def test_half_precision_networks_cooperate_with_full_ones() -> None:
     assert (half - full).abs().mean() < 0.2 * full.abs().mean()
 
 
-LEVELS = [trained_levels(DDIMScheduler(**small.STABLE), "a"), FlowLevels(Prediction("flow_prediction"), 1000)]
+LEVELS = [
+    trained_levels(DDIMScheduler(**small.STABLE), "a"),
+    ContinuousLevels(Prediction("flow_prediction"), 1000, least=1.0),
+]
 
 
 @subtests.parametrize("levels", LEVELS)
@@ -322,6 +326,6 @@ def test_a_level_is_found_again_through_its_log_snr(levels) -> None:
     for timestep in (3.0, 250.5, 500.0, 931.25):
         level = levels.level(timestep)
         assert math.isclose(levels.timestep(level.log_snr), timestep, abs_tol=1e-4)
-    assert levels.timestep(-math.inf) == pytest.approx(1000 if isinstance(levels, FlowLevels) else 999)
-    assert levels.timestep(math.inf) == pytest.approx(1 if isinstance(levels, FlowLevels) else 0)
+    assert levels.timestep(-math.inf) == pytest.approx(1000 if isinstance(levels, ContinuousLevels) else 999)
+    assert levels.timestep(math.inf) == pytest.approx(1 if isinstance(levels, ContinuousLevels) else 0)
     assert NoiseLevel(0.0, 1.0).log_snr == -math.inf

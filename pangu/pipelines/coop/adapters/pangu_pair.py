@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
-from pangu.config import ROLES, Role
+from pangu.config import Role
 from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
 from pangu.models.controlnet import ControlledUNet
 from pangu.models.denoisers import denoise
-from pangu.models.schedulers import check_halves, check_schedule
+from pangu.models.schedulers import check_schedule
 from pangu.pipelines import step_callback
 from pangu.pipelines.coop.adapters.control_inputs import control_pictures, control_scales
 from pangu.pipelines.coop.adapters.latent import LatentAdapter
@@ -41,7 +41,7 @@ class PanGuDraw(LatentAdapter):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        return ROLES
+        return tuple(self.pipe.roles)
 
     @property
     def network(self) -> Any:
@@ -100,8 +100,8 @@ class PanGuDraw(LatentAdapter):
         found = super().sampler(steps, height, width, timesteps, sigmas)
         if timesteps is not None or sigmas is not None:
             check_own_schedule(found.scheduler.timesteps, {role: self.pipe.contract(role) for role in self.roles})
-        elif self.roles == ROLES:
-            check_halves(found.scheduler, self.pipe.boundary)
+        elif len(self.roles) > 1:
+            self.pipe.check_steps(found.scheduler)
         return found
 
     def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:

@@ -1,0 +1,149 @@
+"""Any number of experts in one trajectory, each with its own noise levels, prediction, size and, if need be, its own text.
+
+The paper's pair is the case of two that share all but their interval; it has a class of its own (`PanGuDrawPipeline`).
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pangu.config import MIDDLE_ROLES, ROLES, Role
+from pangu.contract import GeneratorContract, expert_roles
+from pangu.errors import UserError
+from pangu.models.text import TextTower
+from pangu.pipelines.encode_prompts import Reader
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+READERS: tuple[Role, ...] = (*MIDDLE_ROLES, "texture")
+"""Experts that may have text encoders of their own; those of the pipeline are structure's."""
+KINDS: dict[str, Any] = {"tokenizer": PreTrainedTokenizerBase | None, "text_encoder": PreTrainedModel | None}
+OWN_TEXT = {f"{kind}_of_{role}{second}": KINDS[kind] for role in READERS for second in ("", "_2") for kind in KINDS}
+SETTINGS = ("own_text", "templates")
+
+
+class ExpertsPipeline(PanGuDrawPipeline):
+    """Experts of one latent space, the noisiest first: structure, middle, middle_2, ... and texture.
+
+    Called like the pair. A trajectory runs in the noise levels of structure, whose scheduler is the pipeline's.
+
+    Args:
+        middle, middle_2, ...: the networks between structure and texture; the others as for `PanGuDrawPipeline`.
+        tokenizer_of_ROLE, text_encoder_of_ROLE, the same with _2: one or two text towers that an expert has in the place of those
+            of structure.
+        contracts: the interval contracts of all experts.
+        own_text: role -> `hidden_layers` and `sees_padding` of its towers, as those of the pipeline.
+        templates: role -> what it is told, with {} for the prompt.
+
+    Raises:
+        UserError: the contracts leave a gap, overlap, or are not of one latent space, or an expert lacks its text encoders.
+    """
+
+    model_cpu_offload_seq = "->".join(
+        ("text_encoder", "text_encoder_2", *(name for name in OWN_TEXT if name.startswith("text")), "structure", *MIDDLE_ROLES,
+         "texture", "vae")
+    )  # fmt: skip
+    _optional_components = [*PanGuDrawPipeline._optional_components, *MIDDLE_ROLES, *OWN_TEXT]  # noqa: RUF012
+
+    def __init__(self, **given: Any) -> None:
+        DiffusionPipeline.__init__(self)
+        bound = inspect.signature(type(self)).bind(**given)
+        bound.apply_defaults()
+        parts = {name: part for name, part in bound.arguments.items() if name in self._components()}
+        self.register_modules(**parts)
+        rest = {name: value for name, value in bound.arguments.items() if name not in parts}
+        defaults: dict[str, Any] = {name: {} for name in ("styles", "sampling", "prompts", *SETTINGS)}
+        self._configure(
+            [parts[role] for role in (*ROLES, *MIDDLE_ROLES) if parts[role] is not None],
+            **{name: value if value is not None else defaults.get(name) for name, value in rest.items()},
+        )
+
+    @classmethod
+    def _components(cls) -> set[str]:
+        return {*cls._optional_components, "scheduler"}
+
+    def _roles(self, settings: Mapping[str, Any]) -> tuple[Role, ...]:
+        roles = expert_roles(len(settings["contracts"]))
+        if set(roles) != set(settings["contracts"]):
+            raise UserError(f"{len(roles)} experts are {', '.join(roles)}, not {', '.join(settings['contracts'])}.")
+        return roles
+
+    def _check_texts(self, contracts: Mapping[Role, GeneratorContract]) -> None:
+        first = contracts["structure"].text_encoder_hashes
+        for role, contract in contracts.items():
+            own = self._own_towers(role)
+            if self.text_encoder is not None and contract.text_encoder_hashes != first and not own:
+                raise UserError(
+                    f"The {role} generator was trained with other text encoders than structure; give it its own as "
+                    f"tokenizer_of_{role} and text_encoder_of_{role}."
+                )
+        for role, template in (self.config.templates or {}).items():
+            if role not in contracts or "{}" not in template:
+                raise UserError(
+                    f"templates gives {role} '{template}'; each must name an expert and hold {{}} for the prompt."
+                )
+
+    def check_steps(self, scheduler: Any) -> None:
+        own = scheduler.timesteps.tolist()
+        for role in self._contracts:
+            if not any(t in self.interval(role) for t in own):
+                raise UserError(
+                    f"num_inference_steps = {scheduler.num_inference_steps} leaves no step to the {role} generator, which owns t "
+                    f"in {self.interval(role)} of the scheduler; ask for more steps, or for another shift."
+                )
+
+    def generator(self, role: Role) -> Any:
+        return self.components[role]
+
+    def towers_of(self, role: Role) -> list[TextTower]:
+        return self._own_towers(role) or self.text_towers
+
+    def _own_towers(self, role: Role) -> list[TextTower]:
+        ways = (self.config.own_text or {}).get(role, {})
+        found = []
+        for place, second in enumerate(("", "_2")):
+            encoder = getattr(self, f"text_encoder_of_{role}{second}", None)
+            if encoder is not None:
+                tokenizer = getattr(self, f"tokenizer_of_{role}{second}")
+                layer, padding = (
+                    ways.get(name, usual)[place]
+                    for name, usual in (("hidden_layers", [-1, -1]), ("sees_padding", [False, False]))
+                )
+                found.append(TextTower(tokenizer, encoder, layer, padding))
+        return found
+
+    def _own_readers(self) -> dict[Role, Reader]:
+        told = self.config.templates or {}
+        own = [role for role in self._contracts if role in told or self._own_towers(role)]
+        return super()._own_readers() | {role: self._reader(role) for role in own}
+
+    def _worded(self, role: Role, prompts: list[str]) -> list[str]:
+        template = (self.config.templates or {}).get(role, "{}")
+        return [template.replace("{}", prompt) for prompt in prompts]
+
+
+def _signature() -> inspect.Signature:
+    """diffusers reads the components of a class from its constructor."""
+    pair = inspect.signature(PanGuDrawPipeline.__init__).parameters
+    networks = dict.fromkeys(MIDDLE_ROLES, pair["structure"].annotation)
+    known = [*pair.values()]
+    optional = [each.replace(default=None) for each in known if each.name in PanGuDrawPipeline._optional_components]
+    needed = [each for each in known if each.name in ("self", "scheduler")]
+    settings = [
+        each for each in known if each not in needed and each.name not in PanGuDrawPipeline._optional_components
+    ]
+    keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    further = [
+        inspect.Parameter(name, keyword, default=None, annotation=kind)
+        for name, kind in [
+            *networks.items(),
+            *OWN_TEXT.items(),
+            *dict.fromkeys(SETTINGS, dict[str, Any] | None).items(),
+        ]
+    ]
+    return inspect.Signature([*needed, *optional, *settings, *further])
+
+
+ExpertsPipeline.__init__.__signature__ = _signature()  # type: ignore[attr-defined]
