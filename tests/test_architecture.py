@@ -27,7 +27,7 @@ LAYERS = [
     {"sampling"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
-    {"registry", "serve", "stack", "jobs", "compatibility"},
+    {"registry", "serve", "stack", "jobs", "compatibility", "exchange"},
     {"demo", "gate", "monitoring", "planning"},
     {"cli"},
 ]

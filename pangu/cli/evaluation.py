@@ -79,7 +79,8 @@ def evaluate(
     texture: Annotated[Path | None, typer.Option(help="Generator folder of the texture generator.")] = None,
     encode_id: Annotated[str | None, typer.Option(help="The id that `pangu encode` printed.")] = None,
     pair: Annotated[
-        str | None, typer.Option(help="Instead of those three: a pair folder, or 'embedded', measured as it is.")
+        str | None,
+        typer.Option(help="Instead of those three: a pair (folder, or name in the home) or 'embedded', as it is."),
     ] = None,
     version: Annotated[int | None, typer.Option(help="Dataset version for --pair. Default: the newest.")] = None,
     recipe: RecipeOption = "demo",
@@ -139,8 +140,10 @@ def evaluate(
 
 def pair_matrix(
     card: CardArgument,
-    structure: Annotated[list[Path], typer.Option(help="Folder of a structure generator; may be given again.")],
-    texture: Annotated[list[Path], typer.Option(help="Folder of a texture generator; may be given again.")],
+    structure: Annotated[
+        list[Path], typer.Option(help="A structure generator: folder, pair or run; may be given again.")
+    ],
+    texture: Annotated[list[Path], typer.Option(help="A texture generator: folder, pair or run; may be given again.")],
     encode_id: EncodeIdOption,
     recipe: RecipeOption = "demo",
     champion: Annotated[
@@ -172,6 +175,7 @@ def pair_matrix(
     from pangu.data.encode.encoded import EncodedManifest
     from pangu.evaluate.matrix import matrix as run
     from pangu.evaluate.metrics import load_judges
+    from pangu.exchange.places import generator_folder
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.registry.fetch import fetch_halves, unlike
@@ -185,7 +189,8 @@ def pair_matrix(
     number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     protocol = _protocol(chosen, home, dataset, number, judges, *asked)
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
-    structures, textures = list(structure), list(texture)
+    structures = [generator_folder(one, "structure", home) for one in structure]
+    textures = [generator_folder(one, "texture", home) for one in texture]
     if champion:
         released = fetch_halves(CHAMPION, home.root / "fetched")
         structures += unlike(structures, released["structure"])
@@ -284,19 +289,20 @@ def _protocol(
 
 
 def _whole(source: str) -> "PanGuDrawPipeline":
-    """A pair as it is: the embedded one, or that of a pair folder.
+    """A pair as it is: the embedded one, or that of a pair folder or of a pair's name in the home.
 
     Raises:
         UserError: nothing of the kind is there.
     """
+    from pangu.exchange.places import pair_folder
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.starter.pair import starter_pair
+    from pangu.storage import Home
 
     if source == "embedded":
         return starter_pair()
-    if not (Path(source) / "model_index.json").is_file():
-        raise UserError(f"There is no pair folder at {source}; name one, or 'embedded'.")
-    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(source, use_safetensors=True)
+    folder = pair_folder(source, Home.from_environment())
+    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(folder, use_safetensors=True)
     return pair
 
 

@@ -19,9 +19,10 @@ def release(
 ) -> None:
     """Register a pair and its two generators in MLflow, and point an alias at it."""
     from pangu.errors import UserError
+    from pangu.exchange.places import generator_folder, pair_folder
     from pangu.progress import print_progress
     from pangu.registry import release as register_pair
-    from pangu.storage import read_json
+    from pangu.storage import Home, read_json
 
     try:
         outcome = read_json(metrics)
@@ -29,7 +30,13 @@ def release(
         raise UserError(f"{metrics} is not a readable JSON file; pass the --result of `pangu evaluate`.") from error
     if not isinstance(outcome, dict):
         raise UserError(f"{metrics} does not hold the outcome of `pangu evaluate`; pass its --result.")
-    finish(register_pair(pair, structure, texture, outcome, alias, print_progress), result, as_json)
+    home = Home.from_environment()
+    folders = (
+        pair_folder(pair, home),
+        generator_folder(structure, "structure", home),
+        generator_folder(texture, "texture", home),
+    )
+    finish(register_pair(*folders, outcome, alias, print_progress), result, as_json)
 
 
 def deploy(
@@ -67,17 +74,21 @@ def rollback(result: ResultOption = None, as_json: JsonOption = False) -> None:
 
 
 def serve(
-    pair: Annotated[Path | None, typer.Argument(help="A pair folder; default: the embedded starter pair")] = None,
+    pair: Annotated[
+        Path | None, typer.Argument(help="A pair: folder or name in the home; default: the embedded starter pair")
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where HTTP listens")] = 8000,
     settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, partners")] = None,
 ) -> None:
     """Serve a pair folder over HTTP in this one process, without Ray and without a registry."""
+    from pangu.models.sources import pair_named
     from pangu.serve.deploy import read_settings
     from pangu.serve.settings import ServeSettings
     from pangu.serve.standalone import serve as answer
 
     chosen = ServeSettings() if settings is None else read_settings(settings)
-    answer(pair or _starter(), port, chosen, say=lambda sentence: typer.echo(sentence, err=True))
+    folder = _starter() if pair is None else pair if pair.exists() else pair_named(str(pair)) or pair
+    answer(folder, port, chosen, say=lambda sentence: typer.echo(sentence, err=True))
 
 
 def _starter() -> Path:

@@ -16,6 +16,7 @@ from pangu.config import LoraConfig
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
+from pangu.models.lora_families import by_names_of
 from pangu.models.lora_files import WEIGHTS, AdapterFile, find_weights, read_file
 from pangu.models.lora_formats import LowRank, adaptable_layers, low_rank_layers
 
@@ -113,7 +114,7 @@ def fitted(
     """
     try:
         file = read_file(source) if isinstance(source, Path) else source
-        return low_rank_layers(file, adaptable_layers(unet), unet, drop_text)
+        return low_rank_layers(by_names_of(unet, file), adaptable_layers(unet), unet, drop_text)
     except ValueError as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(

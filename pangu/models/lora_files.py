@@ -23,6 +23,7 @@ TEXT = re.compile(
     r"(base_model\.model\.)?(lora_te\d?_|text_encoder(_\d)?\.|text_model\.|cond_stage_model\.|conditioner\.)"
 )
 """Begins the keys that are for a text encoder."""
+_NETWORK = re.compile(r"^(unet|transformer(_2)?)\.")
 
 
 class PeftFacts(BaseModel, frozen=True):
@@ -95,7 +96,7 @@ def read_file(path: Path) -> AdapterFile:
 def _facts(text: str) -> PeftFacts:
     try:
         values = json.loads(text)
-        parts = {key.removeprefix("unet."): value for key, value in values.items() if not TEXT.match(key)}
+        parts = {_NETWORK.sub("", key): value for key, value in values.items() if not TEXT.match(key)}
         facts = PeftFacts.model_validate(parts)
     except (json.JSONDecodeError, AttributeError, ValidationError) as error:
         raise ValueError(f"its configuration is not that of peft ({str(error).splitlines()[0]})") from error

@@ -7,13 +7,15 @@ Every format names a layer, a side (down is A, up is B) and sometimes an alpha:
     unet.down_blocks.0.attentions.0.proj_in.lora.down.weight        diffusers' layers
     lora_unet_down_blocks_0_attentions_0...to_q.lora_down.weight    kohya, by diffusers' names of the blocks
     lora_unet_input_blocks_1_1_...to_q.lora_down.weight             kohya, by the names of the original Stable Diffusion and SDXL
+    transformer.transformer_blocks.0.attn.to_q.lora_A.weight        peft, of a transformer
 
+Names of the original code of a transformer are read by `lora_families`.
 Nothing is left out in silence: what can not be used is refused.
 """
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,9 @@ from pangu.models.original_names import original_name, original_prefixes
 
 _MATRIX = re.compile(r"(?P<layer>.+?)[._]lora[._](?:linear_layer\.)?(?P<side>A|B|down|up)(?:\.[^.]+)?\.weight")
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:[._]lora)?\.alpha")
-_PREFIX = re.compile(r"^(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|unet\.|lora_unet_|lycoris_)+")
+_PREFIX = re.compile(
+    r"^(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|unet\.|transformer\.|lora_unet_|lycoris_)+"
+)
 _OTHER_KINDS = {
     "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", ".hada_": "LoHa", ".lokr_": "LoKr", "lora_mid": "LoCon with a core",
     ".oft_": "OFT", "lora_embedding_": "LoRA on embeddings", "lora_controlnet": "Control-LoRA",
@@ -59,14 +63,18 @@ def low_rank_layers(
     Raises:
         ValueError: something in the file could not be used, or something is missing; the sentence names the first.
     """
-    keys = _keys_by_layer(file.tensors, drop_text)
+    keys = keys_by_layer(file.tensors, drop_text)
     named = _named(keys, layers, unet)
     _check_complete(named, file.facts, layers)
     return {name: _low_rank(name, named[name], file, layers[name]) for name in layers if name in named}
 
 
-def _keys_by_layer(tensors: Mapping[str, Tensor], drop_text: bool) -> dict[str, dict[str, str]]:
-    """{layer as the file names it: {"down", "up" or "alpha": key}}."""
+def keys_by_layer(tensors: Mapping[str, Tensor], drop_text: bool) -> dict[str, dict[str, str]]:
+    """{layer as the file names it: {"down", "up" or "alpha": key}}.
+
+    Raises:
+        ValueError: something in it is no part of a LoRA, or for a text encoder.
+    """
     found: dict[str, dict[str, str]] = {}
     text = [key for key in tensors if TEXT.match(key)]
     for key in tensors:
@@ -95,16 +103,11 @@ def _keys_by_layer(tensors: Mapping[str, Tensor], drop_text: bool) -> dict[str, 
 
 def _named(keys: Mapping[str, dict[str, str]], layers: Mapping[str, nn.Module], unet: Any) -> dict[str, dict[str, str]]:
     """The same by the names of the network."""
-    prefixes = original_prefixes(unet)
-    known = {spelling.replace(".", "_"): name for name in layers for spelling in (original_name(name, prefixes), name)}
+    names = names_here(keys, layers, unet)
     found: dict[str, dict[str, str]] = {}
-    unknown = []
-    for layer, entry in keys.items():
-        plain = _PREFIX.sub("", layer).replace(".processor.", ".").replace(".", "_")
-        name = known.get(plain) or known.get(f"{plain}_0" if plain.endswith("to_out") else "")
-        if name is None:
-            unknown.append(layer)
-            continue
+    unknown = [layer for layer in keys if layer not in names]
+    for layer, name in names.items():
+        entry = keys[layer]
         both = sorted(set(found.get(name, {})) & set(entry))
         if both:
             raise ValueError(f"it says twice what {name} gets ({found[name][both[0]]} and {entry[both[0]]})")
@@ -116,19 +119,37 @@ def _named(keys: Mapping[str, dict[str, str]], layers: Mapping[str, nn.Module], 
     return found
 
 
+def names_here(keys: Iterable[str], layers: Mapping[str, nn.Module], unet: Any) -> dict[str, str]:
+    """{layer as the file names it: its name in the network}, without those that the network does not have."""
+    prefixes = original_prefixes(unet)
+    known = {spelling.replace(".", "_"): name for name in layers for spelling in (original_name(name, prefixes), name)}
+    found = {}
+    for layer in keys:
+        plain = _PREFIX.sub("", layer).replace(".processor.", ".").replace(".", "_")
+        name = known.get(plain) or known.get(f"{plain}_0" if plain.endswith("to_out") else "")
+        if name is not None:
+            found[layer] = name
+    return found
+
+
 def _check_complete(named: Mapping[str, dict[str, str]], facts: PeftFacts, layers: Mapping[str, nn.Module]) -> None:
-    halves = {name: side for name, keys in named.items() for side in ("up", "down") if side not in keys}
-    if halves:
-        name, side = next(iter(halves.items()))
-        letter = {"down": "A (down)", "up": "B (up)"}[side]
-        raise ValueError(
-            f"only {len(named) - len(halves)} of its {len(named)} layers are whole, {name} has no matrix {letter}"
-        )
+    check_whole(named)
     expected = _targets(facts, layers)
     missing = [name for name in expected if name not in named]
     if missing:
         count = f"{len(expected) - len(missing)} of the {len(expected)}"
         raise ValueError(f"only {count} layers that its configuration names are there, {missing[0]} is not")
+
+
+def check_whole(keys: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises ValueError if a layer of an adapter lacks one of its two matrices."""
+    halves = {name: side for name, sides in keys.items() for side in ("up", "down") if side not in sides}
+    if halves:
+        name, side = next(iter(halves.items()))
+        letter = {"down": "A (down)", "up": "B (up)"}[side]
+        raise ValueError(
+            f"only {len(keys) - len(halves)} of its {len(keys)} layers are whole, {name} has no matrix {letter}"
+        )
 
 
 def _targets(facts: PeftFacts, layers: Mapping[str, nn.Module]) -> list[str]:

@@ -1,7 +1,8 @@
 """What the layers of a diffusers UNet are called in the original code of Stable Diffusion and SDXL.
 
-diffusers has the opposite direction, for whole checkpoints (`convert_ldm_unet_checkpoint`); a test holds the two together.
-Its `_maybe_map_sgm_blocks_to_diffusers`, for adapters, takes `input_blocks_10` for a part of `input_blocks_1`.
+`original_layout` writes whole networks by these names, `lora_formats` reads adapters by them. diffusers has the opposite, for
+whole checkpoints (`convert_ldm_unet_checkpoint`); a test holds the two together. Its `_maybe_map_sgm_blocks_to_diffusers`, for
+adapters, takes `input_blocks_10` for a part of `input_blocks_1`.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 OUTSIDE = {
     "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -19,8 +21,10 @@ OUTSIDE = {
     "mid_block.resnets.1": "middle_block.2",
 }
 INSIDE = {
+    ".norm1": ".in_layers.0",
     ".conv1": ".in_layers.2",
     ".time_emb_proj": ".emb_layers.1",
+    ".norm2": ".out_layers.0",
     ".conv2": ".out_layers.3",
     ".conv_shortcut": ".skip_connection",
 }
@@ -50,7 +54,7 @@ def original_prefixes(unet: Any) -> dict[str, str]:
 
 
 def original_name(name: str, prefixes: Mapping[str, str]) -> str:
-    """The name of a layer there; its own where the original has no such block."""
+    """The name of a layer there; its own where the original has no such block. name: of a layer, without `.weight`."""
     for ours, theirs in prefixes.items():
         rest = name.removeprefix(ours)
         if name.startswith(ours) and (not rest or rest.startswith(".")):

@@ -1,4 +1,4 @@
-"""Turns a source of the configuration ('embedded', a folder, a hub id) into arguments of `from_pretrained`."""
+"""Turns a source of the configuration ('embedded', a folder, a name of the home, a hub id) into what `from_pretrained` takes."""
 
 import json
 from importlib.resources import files
@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pangu.errors import UserError
+from pangu.storage import Home
 
 
 def locate(source: str, asset: str) -> str:
     """The folder or hub id to load from; `asset` is the folder under `pangu/assets` that 'embedded' means.
+
+    A word that is no path here is the pair of that name in the home, if there is one, as `pangu import` makes them.
 
     Raises:
         UserError: the source looks like a path, but nothing is there.
@@ -20,9 +23,19 @@ def locate(source: str, asset: str) -> str:
     path = Path(source).expanduser()
     if path.exists():
         return str(path.absolute())
+    if named := pair_named(source):
+        return str(named)
     if looks_like_path:
         raise UserError(f"There is no model at {source}; give a local folder, a hub id (owner/name) or 'embedded'.")
     return source
+
+
+def pair_named(name: str) -> Path | None:
+    """The folder of the pair of that name in the home; None where there is none."""
+    if not name or "/" in name or name.startswith("."):
+        return None
+    folder = Home.from_environment().pair(name)
+    return folder if (folder / "model_index.json").is_file() else None
 
 
 def read_config(root: str, name: str) -> dict[str, Any] | None:

@@ -70,11 +70,15 @@ def load_text_tower(source: TextEncoderSource) -> TextTower:
 
 
 def _load_encoder(place: str, folder: dict[str, str]) -> Any:
-    """CLIP-like text encoders keep their projection; of a Chinese CLIP pair only the text half is kept."""
-    from transformers import AutoConfig, AutoModel, ChineseCLIPModel, CLIPTextModelWithProjection
+    """CLIP-like text encoders keep the projection that they have; of a Chinese CLIP pair only the text half is kept."""
+    from transformers import AutoConfig, AutoModel, ChineseCLIPModel, CLIPTextModel, CLIPTextModelWithProjection
 
-    kind = AutoConfig.from_pretrained(place, **folder).model_type
+    config = AutoConfig.from_pretrained(place, **folder)
+    kind = config.model_type
     options: dict[str, Any] = {**folder, "dtype": torch.float32, "use_safetensors": True}
+    if kind == "clip_text_model" and config.architectures == ["CLIPTextModel"]:
+        # A projection would be drawn at random, and no two loads would be one encoder.
+        return CLIPTextModel.from_pretrained(place, **options)
     if kind in ("clip", "clip_text_model"):
         return CLIPTextModelWithProjection.from_pretrained(place, **options)
     if kind == "chinese_clip":

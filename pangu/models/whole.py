@@ -19,8 +19,13 @@ def is_whole_pipeline(folder: Path) -> bool:
         index: dict[str, Any] = json.loads((folder / INDEX).read_bytes())
     except (OSError, ValueError):
         return False
-    named = [name for name, value in index.items() if isinstance(value, list) and len(value) == 2 and all(value)]
+    named = [name for name, value in index.items() if _is_component(value)]
     return all(_is_whole_part(folder / name) for name in named if not name.startswith("_"))
+
+
+def _is_component(value: Any) -> bool:
+    """A library and a class; two text layers, or two answers, are lists of two as well."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(one, str) for one in value)
 
 
 def _is_whole_part(folder: Path) -> bool:

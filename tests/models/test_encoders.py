@@ -1,5 +1,7 @@
 """Text towers and autoencoders: the embedded ones, and the hub's classes loaded from small folders in the same format."""
 
+import shutil
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -10,6 +12,7 @@ from transformers import (
     ChineseCLIPConfig,
     ChineseCLIPModel,
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizerFast,
 )
@@ -109,6 +112,15 @@ def test_hashes_tell_towers_apart(hub_folders, embedded) -> None:
     other_layer = load_text_tower(TextEncoderSource(source=str(hub_folders[0]), hidden_layer=-2))
     assert chinese.hash == again.hash
     assert len({chinese.hash, other_layer.hash, embedded.hash}) == 3
+
+
+def test_a_clip_without_a_projection_is_the_same_encoder_at_every_load(hub_folders, tmp_path) -> None:
+    """As in Stable Diffusion and the first of SDXL: a projection that the file lacks would be drawn at random."""
+    sdxl = hub_folders[1]
+    CLIPTextModel(CLIPTextConfig.from_pretrained(sdxl / "text_encoder_2")).save_pretrained(tmp_path / "text_encoder")
+    source = TextEncoderSource(source=str(tmp_path), subfolder="text_encoder", tokenizer_subfolder="tokenizer")
+    shutil.copytree(sdxl / "tokenizer_2", tmp_path / "tokenizer")
+    assert load_text_tower(source).hash == load_text_tower(source).hash
 
 
 def test_a_missing_tower_gets_one_sentence(tmp_path) -> None:

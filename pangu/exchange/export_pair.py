@@ -1,0 +1,160 @@
+"""`pangu export`: halves and adapters as others open them: diffusers' components, and single files in the original layout."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save_file
+
+from pangu.config import ROLES, Role
+from pangu.contract import CONTRACT_FILE, GeneratorContract
+from pangu.errors import UserError
+from pangu.exchange.network_weights import load_stored, stored_weights, unet_shape
+from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora, unload_lora
+from pangu.models.lora_files import find_weights
+from pangu.models.lora_spelling import kohya_tensors
+from pangu.models.original_layout import check_layout, original_weights, released_as
+from pangu.storage import read_json
+
+COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+SINGLE, ADAPTERS = "single_files", "adapters"
+
+
+class Exported(BaseModel):
+    """What `pangu export` wrote, by what it is. warnings: what a reader may stumble over."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    components: list[str]
+    single_files: list[str]
+    adapters: list[str]
+    warnings: list[str]
+
+
+def export_pair(
+    pair: Path, folder: Path, original: bool = False, adapters: Sequence[Path] = (), role: Role | None = None
+) -> Exported:
+    """Write both halves of a pair folder, what they share, and adapters for them into `folder`.
+
+    original: also one file for each half in the layout of the original code. role: the half of adapters without a contract.
+
+    Raises:
+        UserError: a half is not whole or has no original layout, an adapter does not fit, or the folder is in use.
+    """
+    index = read_json(pair / "model_index.json")
+    halves: dict[Role, Path] = {name: pair / name for name in ROLES}
+    contracts = {name: GeneratorContract.model_validate(index["contracts"][name]) for name in ROLES}
+    shared = [pair / name for name in COMPONENTS if (pair / name).is_dir()]
+    return _export(halves, contracts, shared, folder, original, adapters, role, _pooled(pair))
+
+
+def export_generator_folder(
+    generator: Path, folder: Path, original: bool = False, adapters: Sequence[Path] = ()
+) -> Exported:
+    """The same of one generator folder, such as a run's, with the adapter that it was trained as, if it was.
+
+    Raises:
+        UserError: as `export_pair`.
+    """
+    contract = GeneratorContract.load(generator)
+    own = [generator / "lora"] if (generator / "lora").is_dir() else []
+    return _export(
+        {contract.role: generator}, {contract.role: contract}, [], folder, original, [*own, *adapters], None, None
+    )
+
+
+def _export(
+    halves: Mapping[Role, Path],
+    contracts: Mapping[Role, GeneratorContract],
+    shared: Sequence[Path],
+    folder: Path,
+    original: bool,
+    adapters: Sequence[Path],
+    role: Role | None,
+    pooled: int | None,
+) -> Exported:
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds something already; name a new folder.")
+    shapes = {name: unet_shape(place) for name, place in halves.items()}
+    if original:
+        for shape in shapes.values():
+            check_layout(shape.config, pooled)
+    fresh = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    warnings: list[str] = []
+    for name, place in halves.items():
+        weights = stored_weights(place, shapes[name])
+        _copy(place, fresh / name)
+        if original:
+            (fresh / SINGLE).mkdir(exist_ok=True)
+            save_file(original_weights(shapes[name], weights), fresh / SINGLE / f"{name}.safetensors")
+            if not released_as(shapes[name].config):
+                warnings.append(
+                    f"No released model has the sizes of {name}, so programs that know models by size will not know it."
+                )
+    for place in shared:
+        shutil.copytree(place, fresh / place.name)
+    used: dict[str, Path] = {}
+    for place in adapters:
+        used |= _adapter(place, halves, contracts, role, fresh / ADAPTERS, used)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+    return Exported(
+        folder=str(folder),
+        components=sorted(path.name for path in folder.iterdir() if path.name not in (SINGLE, ADAPTERS)),
+        single_files=sorted(path.name for path in folder.glob(f"{SINGLE}/*")),
+        adapters=sorted(used),
+        warnings=warnings,
+    )
+
+
+def _copy(half: Path, target: Path) -> None:
+    """The network alone: an adapter beside it goes to the adapters."""
+    target.mkdir(parents=True)
+    for path in sorted(half.iterdir()):
+        if path.is_file() and path.suffix in (".json", ".safetensors"):
+            shutil.copyfile(path, target / path.name)
+
+
+def _adapter(
+    source: Path,
+    halves: Mapping[Role, Path],
+    contracts: Mapping[Role, GeneratorContract],
+    role: Role | None,
+    folder: Path,
+    used: Mapping[str, Path],
+) -> dict[str, Path]:
+    """An adapter as `NAME/pytorch_lora_weights.safetensors`, diffusers', and as `NAME.safetensors`, kohya's."""
+    file = find_weights(source)
+    own = file.parent / CONTRACT_FILE
+    contract = GeneratorContract.load(file.parent) if own.is_file() else None
+    wanted = contract.role if contract else role or (next(iter(halves)) if len(halves) == 1 else None)
+    if wanted is None:
+        raise UserError(f"The adapter at {source} has no {CONTRACT_FILE}; say by --role which half it is for.")
+    if wanted not in halves:
+        raise UserError(f"The adapter at {source} is for {wanted}, which is not exported here.")
+    if contract:
+        check_contract(contract, contracts[wanted], str(source))
+    name = f"{wanted}-{file.stem if file.stem != 'pytorch_lora_weights' else source.name}"
+    if name in used:
+        raise UserError(f"{source} and {used[name]} would both be written as {name}; rename one.")
+    unet: Any = load_stored(halves[wanted])
+    layers = fitted(file, unet, contracts[wanted], str(source))
+    folder.mkdir(exist_ok=True)
+    save_file(kohya_tensors(layers, unet), folder / f"{name}.safetensors")
+    unload_lora(unet)
+    put_adapter(unet, ADAPTER, layers)
+    save_lora(unet, contracts[wanted], folder / name)
+    return {name: source}
+
+
+def _pooled(pair: Path) -> int | None:
+    """Channels of the pooled text, as the last text encoder's configuration says; None where the pair has none."""
+    encoders = [pair / name / "config.json" for name in ("text_encoder_2", "text_encoder")]
+    config = next((read_json(path) for path in encoders if path.is_file()), {})
+    projected = "WithProjection" in str(config.get("architectures"))
+    width = config.get("projection_dim") if projected else config.get("hidden_size")
+    return int(width) if width else None

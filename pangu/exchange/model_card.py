@@ -1,0 +1,142 @@
+"""The model card of a pair: README.md as the hub reads it, with intervals, data, licence, figures and how to call it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from pangu.config import ROLES
+from pangu.contract import GeneratorContract, check_pair
+from pangu.data.card import Licence, load_card
+from pangu.errors import UserError
+from pangu.registry.fetch import pair_contracts
+from pangu.storage import read_json
+
+FORBIDS = re.compile(
+    r"all rights reserved|proprietary|confidential|internal use|not for (re)?distribution|no[- ]?(re)?distribution|"
+    r"no[- ]?derivatives|\bND\b|unknown|not asked",
+    re.IGNORECASE,
+)
+"""Words of licences under which a model may not be given to others, or of none at all."""
+KNOWN = re.compile(
+    r"(cc[- ]by(?:[- ](?:nc|sa))*[- ]\d\.\d|cc0[- ]1\.0|apache[- ]2\.0|mit|openrail(?:\+\+)?|bsd-3-clause)",
+    re.IGNORECASE,
+)
+
+
+def licence_of(contracts: Mapping[str, GeneratorContract], named: str | None) -> Licence:
+    """The licence that is named, or the one of the dataset card that both halves were trained on.
+
+    Raises:
+        UserError: nobody says one, or it forbids publishing.
+    """
+    found = [Licence(name=named)] if named else _licences_of_data(contracts)
+    if not found:
+        raise UserError("Neither half says which dataset card it was trained on; name the licence by --licence.")
+    for licence in [*found, *(_licences_of_data(contracts) if named else [])]:
+        if FORBIDS.search(licence.name):
+            raise UserError(f"The licence '{licence.name}' does not allow to publish what was made under it.")
+    if len({licence.name for licence in found}) > 1:
+        both = " and ".join(sorted({licence.name for licence in found}))
+        raise UserError(
+            f"The halves were trained on data under several licences, {both}; name the model's own by --licence."
+        )
+    return found[0]
+
+
+def model_card(pair: Path, repository: str, licence: Licence, metrics: Mapping[str, float]) -> str:
+    """README.md for a pair folder: YAML for the hub between lines of ---, and Markdown for people.
+
+    repository: OWNER/NAME, by which it is called. metrics: of `pangu evaluate`, by name.
+    """
+    contracts = pair_contracts_of(pair)
+    index = read_json(pair / "model_index.json")
+    structure, texture = (contracts[role] for role in ROLES)
+    identifier = hub_licence(licence.name)
+    head: dict[str, object] = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "license": identifier,
+        "tags": ["pangu", "time-decoupled", "text-to-image"],
+    }
+    if identifier == "other":
+        head["license_name"] = licence.name
+    if licence.url:
+        head["license_link"] = licence.url
+    sampling = index.get("sampling") or {}
+    steps, guidance = sampling.get("num_inference_steps", 30), sampling.get("guidance_scale", 3.0)
+    rows = "\n".join(
+        f"| `{role}` | {contracts[role].interval} | {contracts[role].resolution} px | {_data(contracts[role])} | "
+        f"{contracts[role].trained_steps} | {contracts[role].recipe} |"
+        for role in ROLES
+    )
+    figures = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
+    said = f"| metric | value |\n|---|---|\n{figures}" if figures else "None were measured."
+    predicted = structure.schedule.prediction_type.removesuffix("_prediction")
+    attribution = f"\n\n{licence.attribution}" if licence.attribution else ""
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()}
+---
+
+# {repository.rpartition("/")[2]}
+
+A pair of text-to-image experts that take turns in one denoising trajectory (PanGu-Draw, arXiv 2312.16486, Section 3.2): the
+structure expert draws the timesteps from T = {structure.schedule.num_train_timesteps} down to {structure.low}, the texture expert
+those below {texture.high}. Both predict {predicted} over the same noise levels.
+
+| expert | timesteps | resolution | data | steps | recipe |
+|---|---|---|---|---|---|
+{rows}
+
+## Use
+
+```python
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+
+pipe = PanGuDrawPipeline.from_pretrained("{repository}")
+pipe("a fox", num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+```
+
+`structure` and `texture` are plain `UNet2DConditionModel`s, each for its own timesteps alone.
+
+## Figures
+
+{said}
+
+## Licence
+
+{licence.name}{f" ({licence.url})" if licence.url else ""}{attribution}
+"""
+
+
+def pair_contracts_of(pair: Path) -> dict[str, GeneratorContract]:
+    """The contracts of a pair folder, which make a pair.
+
+    Raises:
+        UserError: the folder is none.
+    """
+    contracts = pair_contracts(pair)
+    check_pair(contracts["structure"], contracts["texture"])
+    return {role: contracts[role] for role in ROLES}
+
+
+def hub_licence(name: str) -> str:
+    """The hub's identifier of a licence; "other" for one that it does not know."""
+    found = KNOWN.fullmatch(name.strip())
+    return re.sub(r"[- ]+", "-", found.group().lower()) if found else "other"
+
+
+def _licences_of_data(contracts: Mapping[str, GeneratorContract]) -> list[Licence]:
+    """Of every dataset that a half was trained on and whose card is here."""
+    found = []
+    for name in dict.fromkeys(contract.dataset for contract in contracts.values() if contract.dataset):
+        try:
+            found.append(load_card(name).licence)
+        except UserError:
+            continue
+    return found
+
+
+def _data(contract: GeneratorContract) -> str:
+    return f"{contract.dataset}, version {contract.dataset_version}" if contract.dataset else "not known"

@@ -1,0 +1,74 @@
+"""The weights of a UNet folder as they are stored, checked against its configuration before anything is made of them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pangu.errors import UserError
+from pangu.storage import read_json
+
+UNET = "UNet2DConditionModel"
+
+
+def unet_shape(folder: Path) -> Any:
+    """The UNet that a folder's configuration describes, on the meta device: names and shapes, no memory.
+
+    Raises:
+        UserError: there is no configuration, or one of another architecture.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.json; name a folder of a UNet as diffusers saves it.")
+    config = read_json(path)
+    if config.get("_class_name") != UNET:
+        raise UserError(f"{folder} is a {config.get('_class_name')}, but a {UNET} is needed.")
+    with torch.device("meta"):
+        return UNet2DConditionModel.from_config(config)
+
+
+def stored_weights(folder: Path, shape: Any) -> dict[str, Tensor]:
+    """Every weight in the dtype that it is stored in; exactly those of `shape`.
+
+    Raises:
+        UserError: weights are missing, too many or of another shape, or the file is no safetensors.
+    """
+    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+    plain = [file for file in files if not file.stem.split(".", 1)[1:]]
+    if not files:
+        raise UserError(f"{folder} has no diffusion_pytorch_model.safetensors; only safetensors are read.")
+    found: dict[str, Tensor] = {}
+    for file in plain or files:
+        try:
+            found |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} can not be read: {str(error).splitlines()[0]}.") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
+    if missing := [name for name in expected if name not in found]:
+        raise UserError(f"{folder} lacks {len(missing)} of {len(expected)} weights of its UNet, such as {missing[0]}.")
+    if extra := [name for name in found if name not in expected]:
+        raise UserError(
+            f"{folder} has {len(extra)} weights that its configuration has no place for, such as {extra[0]}."
+        )
+    if wrong := [name for name in expected if tuple(found[name].shape) != expected[name]]:
+        name = wrong[0]
+        raise UserError(
+            f"{folder}: {name} has the shape {tuple(found[name].shape)}, but the configuration says {expected[name]}."
+        )
+    return found
+
+
+def load_stored(folder: Path) -> UNet2DConditionModel:
+    """The UNet of a folder in the dtype that it is stored in, for use without gradients.
+
+    Raises:
+        UserError: as `stored_weights`.
+    """
+    shape = unet_shape(folder)
+    shape.load_state_dict(stored_weights(folder, shape), assign=True)
+    unet: UNet2DConditionModel = shape.eval().requires_grad_(False)
+    return unet

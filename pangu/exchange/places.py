@@ -1,0 +1,58 @@
+"""What a user names as a pair or as one half of it: a folder, a name in the home, a run, or a registered pair."""
+
+from pathlib import Path
+from typing import get_args
+
+from pangu.config import Role
+from pangu.errors import UserError
+from pangu.storage import Home
+
+GENERATOR = "generator"
+"""Where a run keeps its finished generator."""
+
+
+def pair_folder(source: str | Path, home: Home) -> Path:
+    """The folder of a pair: a path, a name in the home, or models:/pangu-pair@ALIAS.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = _pair(str(source), home)
+    if found is None:
+        raise UserError(f"There is no pair {source}; name a pair folder, or a pair in {home.root / 'pairs'}.")
+    return found
+
+
+def generator_folder(source: str | Path, role: Role, home: Home) -> Path:
+    """The folder of one generator: a path, the half of a pair that `pair_folder` finds, or that of a run by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    run = home.run(str(source)) / GENERATOR if "/" not in str(source) else None
+    pair = _pair(str(source), home)
+    if pair is not None:
+        return pair / role
+    if run is not None and (run / "config.json").is_file():
+        return run
+    if Path(source).is_dir():
+        return Path(source)
+    raise UserError(f"There is no generator {source}; name its folder, a pair or a run.")
+
+
+def role_of(text: str) -> Role:
+    """Raises UserError for what is no role."""
+    if text not in get_args(Role):
+        raise UserError(f"'{text}' is no role; use structure or texture.")
+    role: Role = text  # type: ignore[assignment]
+    return role
+
+
+def _pair(source: str, home: Home) -> Path | None:
+    if source.startswith("models:/"):
+        from pangu.registry.fetch import registered_pair
+
+        return registered_pair(source, home.root / "fetched")
+    path = Path(source).expanduser()
+    named = [path] if "/" in source or source.startswith(".") else [path, home.pair(source)]
+    return next((folder for folder in named if (folder / "model_index.json").is_file()), None)

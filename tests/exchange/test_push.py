@@ -1,0 +1,188 @@
+"""Publishing a pair: the requests that a hub gets, the card that people read, and the licences under which nothing is sent."""
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import yaml
+
+from pangu.config import ROLES
+from pangu.errors import UserError
+from pangu.exchange.import_pair import import_pair
+from pangu.exchange.model_card import hub_licence, licence_of, model_card, pair_contracts_of
+from pangu.exchange.push import push_pair
+from pangu.storage import Home
+from tests import subtests
+from tests.pipelines.coop.small import stable_diffusion
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("push")
+    stable_diffusion(1).save_pretrained(root / "sd")
+    return Path(import_pair(str(root / "sd"), "fox", Home(root), boundary=600).pair)
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the hub's protocol as one commit needs; weights go through LFS, everything else into the commit.
+
+    repositories: what was asked to be made; files: what was committed, by path; refuse: answered to every request, if not 0.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Requests)
+        self.repositories: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.commits = 0
+        self.refuse = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Requests(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.refuse:
+            self.answer({"error": "not yours"}, self.server.refuse)
+        elif self.path == "/api/repos/create":
+            self.server.repositories.append(json.loads(body))
+            self.answer({"url": f"{self.server.address}/owner/fox"})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif "/preupload/" in self.path:
+            files = [file["path"] for file in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(".safetensors") else "regular" for path in files}
+            self.answer(
+                {"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]}
+            )
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            actions = [{"upload": {"href": f"{self.server.address}/lfs/{one['oid']}"}} for one in objects]
+            told = [{**one, "actions": action} for one, action in zip(objects, actions, strict=True)]
+            self.answer({"transfer": "basic", "objects": told})
+        else:
+            assert self.path == "/api/models/owner/fox/commit/main", self.path
+            self.commit([json.loads(line) for line in body.splitlines()])
+
+    def commit(self, lines: list[dict[str, Any]]) -> None:
+        self.server.commits += 1
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                self.server.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                self.server.files[value["path"]] = self.server.blobs[value["oid"]]
+        address = f"{self.server.address}/owner/fox/commit/abc"
+        self.answer({"commitUrl": address, "commitOid": "abc", "hookOutput": ""})
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        oid = self.path.rpartition("/")[2]
+        assert hashlib.sha256(body).hexdigest() == oid
+        self.server.blobs[oid] = body
+        self.answer({})
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        text = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def running_hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        thread = threading.Thread(target=hub.serve_forever, daemon=True)
+        thread.start()
+        yield hub
+        hub.shutdown()
+
+
+def test_a_hub_gets_every_file_and_the_card_in_one_commit(pair, monkeypatch) -> None:
+    # Its store of chunks is a service of its own; the protocol of large files goes without.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    with running_hub() as hub:
+        done = push_pair(
+            pair, "owner/fox", "CC BY 4.0", {"fid": 12.5}, private=True, endpoint=hub.address, token="hf_x"
+        )
+        local = {path.relative_to(pair).as_posix(): path.read_bytes() for path in pair.rglob("*") if path.is_file()}
+        card = hub.files.pop("README.md").decode()
+        assert hub.files == local and hub.commits == 1 and done.files == len(local) + 1
+        assert [(one["name"], one["organization"]) for one in hub.repositories] == [("fox", "owner")]
+        assert done.repository == f"{hub.address}/owner/fox" and done.commit == "abc"
+        assert "| fid | 12.5 |" in card
+        hub.refuse = 403
+        with pytest.raises(UserError, match="owner/fox could not be pushed to: ") as refused:
+            push_pair(pair, "owner/fox", "MIT", endpoint=hub.address, token="hf_x")
+        assert "\n" not in str(refused.value)
+        hub.refuse, seen = 0, len(hub.repositories)
+        with pytest.raises(UserError, match="does not allow to publish"):
+            push_pair(pair, "owner/fox", "All rights reserved", endpoint=hub.address)
+        with pytest.raises(UserError, match="Neither half says which dataset card"):
+            push_pair(pair, "owner/fox", endpoint=hub.address)
+        with pytest.raises(UserError, match="'fox' is no repository of the hub"):
+            push_pair(pair, "fox", "MIT", endpoint=hub.address)
+        with pytest.raises(UserError, match="is no whole pair folder"):
+            push_pair(pair / "structure", "owner/fox", "MIT", endpoint=hub.address)
+        assert len(hub.repositories) == seen, "nothing was sent"
+
+
+def test_the_card_says_intervals_data_licence_figures_and_how_to_call_it(pair) -> None:
+    contracts = pair_contracts_of(pair)
+    trained = {role: one.model_copy(update={"dataset": "openmoji"}) for role, one in contracts.items()}
+    licence = licence_of(trained, None)
+    assert licence.name and licence == licence_of(trained | {"texture": contracts["texture"]}, None)
+    card = model_card(pair, "owner/fox", licence, {"fid": 3.25, "clip": 0.3})
+    _, head, body = card.split("---\n", 2)
+    facts = yaml.safe_load(head)
+    assert facts["library_name"] == "diffusers" and facts["pipeline_tag"] == "text-to-image"
+    assert facts["license"] == hub_licence(licence.name)
+    for role in ROLES:
+        assert f"| `{role}` | {contracts[role].interval} |" in body
+    assert "[600, 1000)" in body and "[0, 600)" in body and licence.name in body
+    assert body.index("| clip | 0.3 |") < body.index("| fid | 3.25 |")
+    assert 'from_pretrained("owner/fox")' in body
+    code = body.split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+
+
+@subtests.parametrize(
+    ("name", "identifier"),
+    [
+        ("CC BY-SA 4.0", "cc-by-sa-4.0"),
+        ("CC BY 4.0", "cc-by-4.0"),
+        ("CC BY-NC-SA 4.0", "cc-by-nc-sa-4.0"),
+        ("Apache 2.0", "apache-2.0"),
+        ("MIT", "mit"),
+        ("my own", "other"),
+    ],
+)
+def test_licences_have_the_names_that_the_hub_knows(name, identifier, pair) -> None:
+    assert hub_licence(name) == identifier
+    assert licence_of(pair_contracts_of(pair), name).name == name
+
+
+@subtests.parametrize(
+    "name", ["all rights reserved", "CC BY-ND 4.0", "Proprietary", "for internal use", "not asked yet"]
+)
+def test_a_licence_that_forbids_publishing_is_refused(name, pair) -> None:
+    with pytest.raises(UserError, match="does not allow to publish"):
+        licence_of(pair_contracts_of(pair), name)
