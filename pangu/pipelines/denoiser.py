@@ -8,7 +8,7 @@ from torch import Tensor
 from pangu.config import Role
 from pangu.contract import GeneratorContract
 from pangu.models.captured import Graphs
-from pangu.models.denoisers import denoise
+from pangu.models.denoisers import denoise, family_of
 from pangu.pipelines import pair_inputs
 from pangu.sampling.question import Denoiser
 
@@ -45,7 +45,7 @@ def checked_denoiser(
         ).float()
 
     replayed = None if graphs is None or cross_attention_kwargs else graphs.of(role, unet, preset, ask)
-    sees_pooled = unet.config.get("addition_embed_type") is not None
+    sees_pooled = family_of(unet).sees_pooled(unet.config)
 
     def predict(noisy: Tensor, timestep: Tensor, tokens: Tensor, pooled: Tensor) -> Tensor:
         for outermost in timestep.aminmax():
