@@ -149,8 +149,8 @@ def brought_family(name: str) -> Any:
     known = {point.name: point for point in entry_points(group=GROUP)}
     if name not in known:
         raise ValueError(
-            f"there is no denoiser family '{name}'; known are {', '.join([*SHAPES, *sorted(known)])}, and a package brings one as "
-            f"an entry point of the group {GROUP}"
+            f"there is no denoiser family '{name}'; known are {', '.join([*SHAPES, *sorted(known)])}, and a package brings one "
+            f"as an entry point of the group {GROUP}"
         )
     try:
         return known[name].load()
@@ -162,7 +162,7 @@ def _by_family(value: Any) -> Any:
     """The shape that a mapping means, by its `family`; a UNet's where it names none."""
     if not isinstance(value, Mapping):
         return value
-    name = value.get("family", "unet")
+    name = str(value.get("family", "unet"))
     shape = SHAPES.get(name) or brought_family(name).shape
     try:
         return shape.model_validate(dict(value))

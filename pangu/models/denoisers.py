@@ -3,7 +3,7 @@
 What differs between classes of networks stands in `pangu.models.families`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +17,10 @@ from pangu.config import DenoiserShape, LoraConfig, Role
 from pangu.config.denoiser_shapes import GROUP, brought_family
 from pangu.errors import UserError
 from pangu.models.families.family import DenoiserFamily, DenoiserInput, config_of
+from pangu.models.families.flux import FluxFamily
+from pangu.models.families.pixart import PixArtFamily
+from pangu.models.families.sana import SanaFamily
+from pangu.models.families.sd3 import SD3Family
 from pangu.models.families.unet import UNetFamily, condition_of
 from pangu.models.sources import read_config
 
@@ -24,6 +28,7 @@ __all__ = [
     "FAMILIES",
     "adapted_layers",
     "build_denoiser",
+    "check_latent_sizes",
     "condition_of",
     "denoise",
     "family_named",
@@ -34,7 +39,9 @@ __all__ = [
     "text_channels",
 ]
 
-FAMILIES: dict[str, DenoiserFamily] = {family.name: family for family in (UNetFamily(),)}
+FAMILIES: dict[str, DenoiserFamily] = {
+    family.name: family for family in (UNetFamily(), SD3Family(), PixArtFamily(), SanaFamily(), FluxFamily())
+}
 """Those of the package, by name."""
 
 
@@ -110,17 +117,34 @@ def latent_channels(network: Any) -> int:
     return family_of(network).latent_channels(config_of(network))
 
 
+def check_latent_sizes(network: Any, sizes: Iterable[tuple[int, int]]) -> None:
+    """Raises UserError if one of these (height, width) is none that the network draws; none is looked at if it draws all."""
+    family, config = family_of(network), config_of(network)
+    if family.size_step(config) > 1 or family.largest_size(config) is not None:
+        for height, width in sizes:
+            family.check_size(config, height, width)
+
+
 def text_channels(network: Any) -> int:
     """Of the text tokens that a network attends to."""
     return family_of(network).text_channels(config_of(network))
 
 
 def adapted_layers(config: LoraConfig, network: Any) -> LoraConfig:
-    """The adapter that a recipe asks for: on the family's own layers where it names none of its own."""
+    """The adapter that a recipe asks for: on the family's own layers where it names none of its own.
+
+    Raises:
+        UserError: the class of the network takes no adapters.
+    """
+    family = family_of(network)
+    if not family.lora_targets:
+        raise UserError(
+            f"diffusers' {family.network_class} takes no adapters, so {family.name} is trained whole: leave out lora."
+        )
     usual = LoraConfig.model_fields["target_modules"].default
     if config.target_modules != usual:
         return config
-    return config.model_copy(update={"target_modules": family_of(network).lora_targets})
+    return config.model_copy(update={"target_modules": family.lora_targets})
 
 
 def denoise(

@@ -10,10 +10,11 @@ from pangu.data.captions import Caption
 from pangu.data.rows.training_rows import Rows
 from pangu.errors import UserError
 from pangu.models.compiled import compile_blocks
-from pangu.models.denoisers import build_denoiser
+from pangu.models.denoisers import build_denoiser, check_latent_sizes
 from pangu.models.lora import trained_parameters
 from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW
+from pangu.train.randomness import Windows
 from pangu.train.world import World
 
 
@@ -27,6 +28,13 @@ def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
             f"batch_size {batch_size} of {role} cannot be cut into {parts} equal parts on each of {world.size} workers; "
             f"make it a multiple of {world.size * parts}."
         )
+
+
+def check_drawable(denoiser: Any, rows: Rows, windows: Windows | None) -> None:
+    """Raises UserError if a shape of the rows, or of the windows that are cut out of them, is none that the network draws."""
+    first = {preset: at for at, preset in reversed(list(enumerate(rows.preset_n.tolist())))}
+    shapes = ((windows or {}).get(preset) or rows.latents([at]).shape[2:] for preset, at in first.items())
+    check_latent_sizes(denoiser, shapes)
 
 
 def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:

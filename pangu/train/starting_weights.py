@@ -67,7 +67,7 @@ def starting_network(
 def export_generator(folder: Path, network: Any, ema: Ema, index: int, contract: GeneratorContract) -> None:
     """The generator folder: running mean `index` as diffusers saves it, and the interval contract.
 
-    An adapter is also saved by itself, in `lora/`; the network around it has it fused. Of a controlled UNet the ControlNet is saved.
+    An adapter is also saved by itself, in `lora/`; the network has it fused. Of a controlled UNet the ControlNet is saved.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -66,7 +66,7 @@ class DenoiserFamily(ABC):
     blocks: ClassVar[tuple[str, ...]]
     """Classes of the blocks that hold nearly all operations: each compiles itself."""
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Layers that adapters take where a recipe names no others."""
+    """Layers that adapters take where a recipe names no others; none where diffusers' class takes no adapters."""
     size_told: ClassVar[str] = "nothing"
     """How the resolution preset reaches the network, in a few words."""
     attention_argument: ClassVar[str] = "attention_kwargs"
@@ -98,7 +98,7 @@ class DenoiserFamily(ABC):
         """
         if lower:
             raise UserError(
-                f"A denoiser of family {self.name} can not be conditioned on the image of an earlier stage; use unet."
+                f"A denoiser of family {self.name} has no place for the image of an earlier stage; use unet."
             )
         return self.network_type(**self.arguments(shape, latent_channels, context, pooled))
 
