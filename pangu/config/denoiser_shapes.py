@@ -130,12 +130,35 @@ class FluxShape(RotaryShape):
     num_single_layers: int = Field(4, ge=1, description="Blocks that both share")
 
 
+class QwenImageShape(RotaryShape):
+    """Qwen-Image: FLUX's double blocks alone."""
+
+    family: Literal["qwen_image"] = "qwen_image"
+
+
+class ZImageShape(RotaryShape):
+    """Z-Image: blocks that text and image share, behind refiners of each."""
+
+    family: Literal["z_image"] = "z_image"
+    num_refiner_layers: int = Field(1, ge=1, description="Blocks of the text, and of the image, before both meet")
+
+
+class WanShape(TransformerShape):
+    """Wan 2.1 and 2.2, one frame of them."""
+
+    family: Literal["wan"] = "wan"
+    ffn_dim: int = Field(512, ge=1, description="Channels within the feed-forward layers")
+
+
 SHAPES: dict[str, type[DenoiserShape]] = {
     "unet": DenoiserConfig,
     "sd3": SD3Shape,
     "pixart": PixArtShape,
     "sana": SanaShape,
     "flux": FluxShape,
+    "qwen_image": QwenImageShape,
+    "z_image": ZImageShape,
+    "wan": WanShape,
 }
 """Those of the package."""
 

@@ -19,9 +19,12 @@ from pangu.errors import UserError
 from pangu.models.families.family import DenoiserFamily, DenoiserInput, config_of
 from pangu.models.families.flux import FluxFamily
 from pangu.models.families.pixart import PixArtFamily
+from pangu.models.families.qwen_image import QwenImageFamily
 from pangu.models.families.sana import SanaFamily
 from pangu.models.families.sd3 import SD3Family
 from pangu.models.families.unet import UNetFamily, condition_of
+from pangu.models.families.wan import WanFamily
+from pangu.models.families.z_image import ZImageFamily
 from pangu.models.sources import read_config
 
 __all__ = [
@@ -40,8 +43,11 @@ __all__ = [
 ]
 
 FAMILIES: dict[str, DenoiserFamily] = {
-    family.name: family for family in (UNetFamily(), SD3Family(), PixArtFamily(), SanaFamily(), FluxFamily())
-}
+    family.name: family
+    for family in (
+        UNetFamily(), SD3Family(), PixArtFamily(), SanaFamily(), FluxFamily(), QwenImageFamily(), ZImageFamily(), WanFamily(),
+    )
+}  # fmt: skip
 """Those of the package, by name."""
 
 

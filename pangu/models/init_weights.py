@@ -17,7 +17,6 @@ from pangu.errors import UserError
 from pangu.models.controlnet import sees_control
 from pangu.models.denoisers import build_denoiser, family_named, load_denoiser, sees_lower
 from pangu.models.families.family import DenoiserFamily
-from pangu.models.families.unet import with_lower_channels
 from pangu.models.sources import locate, read_config
 
 STARTER = "starter_pair"
@@ -150,6 +149,17 @@ def find_weights(
             f"another denoiser.family."
         )
     return FoundWeights(root, subfolder or family.part, None)
+
+
+def with_lower_channels(unet: Any) -> Any:
+    """The same UNet with twice the input channels; the new ones have zero weights, so its predictions are the same."""
+    old = unet.conv_in
+    new = torch.nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    weight = torch.cat([old.weight.data, torch.zeros_like(old.weight)], dim=1)
+    new.weight, new.bias = torch.nn.Parameter(weight), old.bias
+    unet.conv_in = new
+    unet.register_to_config(in_channels=new.in_channels)
+    return unet
 
 
 def _half(root: str, half: str) -> tuple[str, str]:

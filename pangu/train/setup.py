@@ -10,7 +10,7 @@ from pangu.data.captions import Caption
 from pangu.data.rows.training_rows import Rows
 from pangu.errors import UserError
 from pangu.models.compiled import compile_blocks
-from pangu.models.denoisers import build_denoiser, check_latent_sizes
+from pangu.models.denoisers import build_denoiser, check_latent_sizes, family_of
 from pangu.models.lora import trained_parameters
 from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW
@@ -68,6 +68,8 @@ def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
 
     Lays out the weights in memory, so it comes before the optimizer and the running means, which take over their strides.
     """
+    for module in family_of(denoiser).unused_modules(denoiser):
+        module.requires_grad_(False)
     if execution.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if execution.channels_last:

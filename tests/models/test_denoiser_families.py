@@ -5,13 +5,13 @@ import tomllib
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 import yaml
-from diffusers.models.embeddings import Timesteps
 from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "attention_head_dim": 8, "norm_num_groups": 4, "preset_embed_dim": 8,
     },
     "sd3": {}, "pixart": {}, "sana": {"num_cross_attention_heads": 2}, "flux": {"num_single_layers": 2},
+    "qwen_image": {}, "z_image": {}, "wan": {"ffn_dim": 64},
 }  # fmt: skip
 CALLS: dict[str, Callable[..., Any]] = {
     "unet": lambda net, noisy, t, tokens, pooled: net(
@@ -70,6 +71,17 @@ CALLS: dict[str, Callable[..., Any]] = {
             txt_ids=torch.zeros(tokens.shape[1], 3),
         ),
     ),
+    "qwen_image": lambda net, noisy, t, tokens, pooled: packed(
+        noisy,
+        lambda given, ids: net(
+            hidden_states=given, encoder_hidden_states=tokens, timestep=t / 1000,
+            img_shapes=[[(1, noisy.shape[2] // 2, noisy.shape[3] // 2)]] * len(noisy),
+        ),
+    ),
+    "z_image": lambda net, noisy, t, tokens, pooled: SimpleNamespace(
+        sample=-torch.stack(net(list(noisy.unsqueeze(2)), (1000 - t) / 1000, list(tokens)).sample).squeeze(2)
+    ),
+    "wan": lambda net, noisy, t, tokens, pooled: SimpleNamespace(sample=net(noisy.unsqueeze(2), t, tokens).sample.squeeze(2)),
 }  # fmt: skip
 """How the classes are called by hand."""
 
@@ -161,9 +173,14 @@ def test_its_loss_is_the_one_written_by_hand_and_reaches_every_weight(name: str)
         for own, weight in network.named_parameters()
         if weight.requires_grad and (weight.grad is None or not weight.grad.any())
     }
-    # Queries of the text in the last block, whose text goes nowhere.
-    dropped = {"sd3": r"transformer_blocks\.1\.attn\.(add_q_proj|norm_added_q)\."}.get(name, "$^")
+    # The text of the last block goes nowhere.
+    queries = r"transformer_blocks\.1\.attn\.(add_q_proj|norm_added_q)\."
+    dropped = {"sd3": queries, "qwen_image": queries + r"|transformer_blocks\.1\.(attn\.to_add_out|txt_mlp)\."}.get(
+        name, "$^"
+    )
     assert {own for own in silent if not re.match(dropped, own)} == set()
+    unused = {id(weight) for module in FAMILIES[name].unused_modules(network) for weight in module.parameters()}
+    assert {id(weight) for weight in network.parameters() if weight.requires_grad and weight.grad is None} == unused
 
 
 @subtests.parametrize("name", FAMILIES)
@@ -204,12 +221,13 @@ def test_the_timestep_reaches_its_embedding_in_float32(name: str, dtype: torch.d
     """bf16 would make 999.25 a 1000."""
     network, seen = small(name).to(dtype), []
     for module in network.modules():
-        if isinstance(module, Timesteps):
-            module.register_forward_pre_hook(lambda module, given: seen.append(given[0] * module.scale))
+        if type(module).__name__ in ("Timesteps", "TimestepEmbedder"):
+            module.register_forward_pre_hook(lambda module, given: seen.append(given[0] * getattr(module, "scale", 1)))
     noisy, timestep, tokens, pooled = question()
     found = denoise(network, noisy.to(dtype), timestep, tokens.to(dtype), pooled.to(dtype), 3)
     assert found.dtype == dtype
-    assert any(one.dtype == torch.float32 and torch.allclose(one, timestep, rtol=1e-6) for one in seen)
+    told = 1000 - timestep if name == "z_image" else timestep
+    assert any(one.dtype == torch.float32 and torch.allclose(one, told, rtol=1e-6, atol=1e-4) for one in seen)
 
 
 @subtests.parametrize("name", FAMILIES)
@@ -225,7 +243,7 @@ def test_a_size_that_it_can_not_draw_is_refused_and_all_others_are_drawn(name: s
             denoise(network, *question(1, step + 1, step), 0)
     if most is not None:
         with pytest.raises(UserError, match=f"draws at most {most} x {most} latents here, not {most} x {most + step}"):
-            denoise(network, *question(1, most, most + step), 0)
+            denoise(network, torch.zeros(1, 4, 1, 1).expand(1, 4, most, most + step), *question(1)[1:], 0)
 
 
 @subtests.parametrize("name", FAMILIES)

@@ -112,6 +112,10 @@ class DenoiserFamily(ABC):
         self.check_size(config, *asked.noisy_bchw.shape[2:])
         return self.call(network, config, asked)
 
+    def unused_modules(self, network: Any) -> list[nn.Module]:
+        """Parts whose output goes nowhere: no gradient reaches them, and they are not trained."""
+        return []
+
     def latent_channels(self, config: Any) -> int:
         """Of the latents that it takes and predicts."""
         return int(config["in_channels"])
@@ -197,25 +201,3 @@ def exact_timestep(embedder: nn.Module, timestep_b: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def pack(latents_bchw: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H / 2 * W / 2, 4 C): 2 x 2 latents make one token, as FLUX.1 and Qwen-Image have it."""
-    batch, channels, height, width = latents_bchw.shape
-    parts = latents_bchw.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return parts.reshape(batch, height // 2 * (width // 2), 4 * channels)
-
-
-def unpack(tokens_bnc: Tensor, height: int, width: int) -> Tensor:
-    """The opposite of `pack`, for latents of height x width."""
-    batch, _, channels = tokens_bnc.shape
-    parts = tokens_bnc.view(batch, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
-    return parts.reshape(batch, channels // 4, height, width)
-
-
-def grid_positions(rows: int, columns: int, device: torch.device) -> Tensor:
-    """(rows * columns, 3): 0, row and column of each token."""
-    places = torch.zeros(rows, columns, 3, device=device)
-    places[..., 1] += torch.arange(rows, device=device)[:, None]
-    places[..., 2] += torch.arange(columns, device=device)[None, :]
-    return places.reshape(-1, 3)

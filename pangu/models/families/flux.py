@@ -6,14 +6,8 @@ import torch
 from torch import Tensor
 
 from pangu.config.denoiser_shapes import FluxShape
-from pangu.models.families.family import (
-    DenoiserFamily,
-    DenoiserInput,
-    exact_timestep,
-    grid_positions,
-    pack,
-    unpack,
-)
+from pangu.models.families.family import DenoiserFamily, DenoiserInput, exact_timestep
+from pangu.models.families.packing import grid_positions, pack, unpack
 
 SCALE = 1000
 """The class multiplies what it is told by this before it embeds it."""

@@ -60,14 +60,13 @@ class UNetFamily(DenoiserFamily):
 
     def call(self, network: Any, config: Any, asked: DenoiserInput) -> Tensor:
         noisy, lower, timestep = asked.noisy_bchw, asked.lower_bchw, asked.timestep_b
-        numbers: list[float] | None = None
+        numbers, added = None, None
         match condition_of(config, asked.pooled_bp.shape[-1]):
             case "preset":
                 numbers = [float(asked.preset)]
             case "size":
                 size = [float(side * PIXELS_PER_LATENT) for side in asked.told_size]
                 numbers = [*size, 0.0, 0.0, *size]  # original size, top left corner of the crop, target size
-        added = None
         if numbers is not None:
             like: dict[str, Any] = {"device": noisy.device, "dtype": torch.float32}
             # Filled on the device: copying them from the host would make a GPU wait.
@@ -89,9 +88,6 @@ class UNetFamily(DenoiserFamily):
 
     def sees_pooled(self, config: Any) -> bool:
         return config.get("addition_embed_type") is not None
-
-    def size_step(self, config: Any) -> int:
-        return 1
 
     def text_channels(self, config: Any) -> int:
         projected = config.get("encoder_hid_dim_type") == "text_proj"
@@ -126,17 +122,6 @@ class UNetFamily(DenoiserFamily):
                 setattr(network, name, torch.nn.Conv2d(into, out, old.kernel_size, old.stride, old.padding))
         network.register_to_config(in_channels=incoming, out_channels=latent_channels)
         return network
-
-
-def with_lower_channels(unet: Any) -> Any:
-    """The same UNet with twice the input channels; the new ones have zero weights, so its predictions are the same."""
-    old = unet.conv_in
-    new = torch.nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
-    weight = torch.cat([old.weight.data, torch.zeros_like(old.weight)], dim=1)
-    new.weight, new.bias = torch.nn.Parameter(weight), old.bias
-    unet.conv_in = new
-    unet.register_to_config(in_channels=new.in_channels)
-    return unet
 
 
 def condition_of(config: Any, pooled: int) -> UNetCondition:
