@@ -33,8 +33,8 @@ def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
 def check_drawable(denoiser: Any, rows: Rows, windows: Windows | None) -> None:
     """Raises UserError if a shape of the rows, or of the windows that are cut out of them, is none that the network draws."""
     first = {preset: at for at, preset in reversed(list(enumerate(rows.preset_n.tolist())))}
-    shapes = ((windows or {}).get(preset) or rows.latents([at]).shape[2:] for preset, at in first.items())
-    check_latent_sizes(denoiser, shapes)
+    whole = ((preset, rows.latents([at]).shape[2:]) for preset, at in first.items())
+    check_latent_sizes(denoiser, ((windows or {}).get(preset) or (size[0], size[1]) for preset, size in whole))
 
 
 def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:

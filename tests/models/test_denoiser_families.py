@@ -158,6 +158,21 @@ def test_a_prediction_is_that_of_the_class_called_by_hand(name: str) -> None:
     )
 
 
+@torch.no_grad()
+def test_published_transformers_are_told_sizes_and_what_they_guess_beside_is_left_aside() -> None:
+    """PixArt-alpha at 1024 px predicts a variance and is told height, width and ratio in px; FLUX.1-dev a guidance scale."""
+    shape = SHAPES["pixart"](num_layers=1, num_attention_heads=3, attention_head_dim=8, use_additional_conditions=True)  # type: ignore[call-arg]
+    arguments = FAMILIES["pixart"].arguments(shape, *CHANNELS) | {"out_channels": 8}
+    network, (noisy, timestep, tokens, pooled) = diffusers.PixArtTransformer2DModel(**arguments).eval(), question()
+    sizes = {"resolution": torch.tensor([[64.0, 32.0]] * 2), "aspect_ratio": torch.tensor([[2.0]] * 2)}
+    by_hand = network(noisy, tokens, timestep, added_cond_kwargs=sizes).sample
+    assert torch.equal(denoise(network, noisy, timestep, tokens, pooled, 0), by_hand[:, :4])
+    with pytest.raises(ValidationError, match="to be a multiple of 3"):
+        SHAPES["pixart"](num_attention_heads=4, attention_head_dim=8, use_additional_conditions=True)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match="x was distilled to be told a guidance scale"):
+        FAMILIES["flux"].check_text({"guidance_embeds": True}, 24, 12, "x")
+
+
 @subtests.parametrize("name", FAMILIES)
 def test_its_loss_is_the_one_written_by_hand_and_reaches_every_weight(name: str) -> None:
     network, batch = small(name).train(), batch_of()
@@ -193,6 +208,22 @@ def test_it_is_saved_and_loaded_as_diffusers_does(name: str, tmp_path: Path) -> 
     assert type(ours) is type(network)
     assert torch.equal(denoise(ours, *asked, 0), denoise(theirs, *asked, 0))
     assert torch.equal(denoise(ours, *asked, 0), denoise(network, *asked, 0))
+    over = FAMILIES[name].with_new_latents(ours, 6, lower=False, seed=0).eval()
+    old, new = network.state_dict(), over.state_dict()
+    changed = [own for own in new if new[own].shape != old[own].shape or not torch.equal(new[own], old[own])]
+    assert 2 <= len(changed) <= 4, "all but the first and the last layer is kept"
+    assert latent_channels(over) == 6 and denoise(over, torch.randn(2, 6, 8, 4), *asked[1:], 0).shape == (2, 6, 8, 4)
+    for channels, sentence in (
+        ((16, 12), "attends to 24 channels of text, but the text encoders give 16"),
+        ((24, 12), ""),
+    ):
+        if sentence:
+            with pytest.raises(UserError, match=sentence):
+                FAMILIES[name].check_text(network.config, *channels, "x")
+        else:
+            FAMILIES[name].check_text(network.config, *channels, "x")
+    with pytest.raises(UserError, match=r"x takes .*4.* channels, but the autoencoder has 5"):
+        FAMILIES[name].check_latents(network.config, 5, False, "x")
 
 
 @subtests.parametrize("name", FAMILIES)

@@ -171,7 +171,12 @@ class DenoiserFamily(ABC):
         return {"in_channels": latent_channels, "out_channels": latent_channels}
 
     def check_text(self, config: Any, context: int, pooled: int, name: str) -> None:
-        """Raises UserError if the network at `name` was trained with text of other channels."""
+        """Raises UserError if the network at `name` was trained with text of other channels, or is told a scale of guidance."""
+        if config.get("guidance_embeds"):
+            raise UserError(
+                f"init_from: {name} was distilled to be told a guidance scale (guidance_embeds), which generators here are not; "
+                f"use weights without."
+            )
         pairs = (("text", self.text_channels(config), context), ("pooled text", self.pooled_channels(config), pooled))
         for what, theirs, ours in pairs:
             if theirs is not None and theirs != ours:

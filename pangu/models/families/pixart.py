@@ -57,7 +57,8 @@ class PixArtFamily(DenoiserFamily):
         if not (config["sample_size"] == 128 if told is None else told):
             return {"resolution": None, "aspect_ratio": None}
         height, width = (float(side * PIXELS_PER_LATENT) for side in asked.told_size)
-        batch, like = len(asked.noisy_bchw), {"device": asked.noisy_bchw.device, "dtype": torch.float32}
+        batch = len(asked.noisy_bchw)
+        like: dict[str, Any] = {"device": asked.noisy_bchw.device, "dtype": torch.float32}
         sides = [torch.full((batch, 1), side, **like) for side in (height, width)]
         return {"resolution": torch.cat(sides, dim=1), "aspect_ratio": torch.full((batch, 1), height / width, **like)}
 

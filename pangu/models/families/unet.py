@@ -60,18 +60,14 @@ class UNetFamily(DenoiserFamily):
 
     def call(self, network: Any, config: Any, asked: DenoiserInput) -> Tensor:
         noisy, lower, timestep = asked.noisy_bchw, asked.lower_bchw, asked.timestep_b
-        numbers, added = None, None
-        match condition_of(config, asked.pooled_bp.shape[-1]):
-            case "preset":
-                numbers = [float(asked.preset)]
-            case "size":
-                size = [float(side * PIXELS_PER_LATENT) for side in asked.told_size]
-                numbers = [*size, 0.0, 0.0, *size]  # original size, top left corner of the crop, target size
-        if numbers is not None:
-            like: dict[str, Any] = {"device": noisy.device, "dtype": torch.float32}
-            # Filled on the device: copying them from the host would make a GPU wait.
-            ids = [torch.full((len(noisy), 1), number, **like) for number in numbers]
-            added = {"text_embeds": asked.pooled_bp, "time_ids": torch.cat(ids, dim=1)}
+        size = [float(side * PIXELS_PER_LATENT) for side in asked.told_size]
+        # For SDXL: original size, top left corner of the crop, target size.
+        told = {"none": [], "preset": [float(asked.preset)], "size": [*size, 0.0, 0.0, *size]}
+        like: dict[str, Any] = {"device": noisy.device, "dtype": torch.float32}
+        # Filled on the device: copying them from the host would make a GPU wait.
+        numbers = told[condition_of(config, asked.pooled_bp.shape[-1])]
+        ids = [torch.full((len(noisy), 1), number, **like) for number in numbers]
+        added = {"text_embeds": asked.pooled_bp, "time_ids": torch.cat(ids, dim=1)} if ids else None
         return network(
             noisy if lower is None else torch.cat([noisy, lower.to(noisy.dtype)], dim=1),
             timestep.float() if timestep.is_floating_point() else timestep,
