@@ -33,6 +33,7 @@ from pangu.models.denoisers import (
     load_denoiser,
     text_channels,
 )
+from pangu.models.families.family import DenoiserInput
 from pangu.models.lora import add_lora
 from pangu.planning.activations import step_bytes
 from pangu.recipes import tiny
@@ -41,6 +42,7 @@ from pangu.train.randomness import Batch
 from pangu.train.step import loss_per_sample
 from tests import subtests
 from tests.train.rows import random_rows, smallest_recipe
+from tests.waits import waits
 
 DOCUMENT = Path(__file__).parents[2] / "docs/models.md"
 CHANNELS = 4, 24, 12
@@ -152,10 +154,24 @@ def test_a_prediction_is_that_of_the_class_called_by_hand(name: str) -> None:
     found = denoise(network, *asked, preset=3)
     assert found.shape == asked[0].shape
     assert torch.equal(found, CALLS[name](network, *asked).sample)
+    assert waits(lambda: denoise(network, *asked, preset=3)).total() == 0, "a GPU's host would wait there"
     whole = asked[0], torch.tensor([999, 3]), *asked[2:]
     assert torch.equal(
         denoise(network, *whole, preset=3), CALLS[name](network, whole[0], whole[1].float(), *whole[2:]).sample
     )
+
+
+@subtests.parametrize("name", [name for name in FAMILIES if name not in ("sd3", "flux")])
+@torch.no_grad()
+def test_a_masked_token_says_nothing(name: str) -> None:
+    network, (noisy, timestep, tokens, pooled) = network_of(name), question()
+    mask = torch.tensor([[1.0, 1, 1, 0, 0]] * 2)
+    first, second = (
+        FAMILIES[name].predict(network, DenoiserInput(noisy, timestep, text, pooled, mask_bs=mask))
+        for text in (tokens, torch.cat([tokens[:, :3], 5 * tokens[:, 3:]], dim=1))
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+    assert not torch.allclose(first, denoise(network, noisy, timestep, tokens, pooled, 0), atol=1e-4)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ class DenoiserInput:
 
     noisy_bchw: (B, C, H, W); timestep_b: (B,) whole or float32, in [0, T]; tokens_bsc: (B, S, c); pooled_bp: (B, P).
     preset:       index of the resolution preset of the whole batch.
-    mask_bs:      (B, S), 1 where a token is read; None: all are.
+    mask_bs:      (B, S), 1 where a token is read; None: all are. SD3 and FLUX always read all, as in diffusers' pipelines.
     lower_bchw:   (B, C, H, W) latents of the upsampled image of an earlier stage.
     native_size:  (height, width) in latents that networks are told which are told a size; None: that of `noisy_bchw`.
     guidance_b:   (B,) float32, the scale of guidance that distilled networks are told.

@@ -9,7 +9,7 @@ from pangu.models.families.family import DenoiserFamily, DenoiserInput
 
 
 class WanFamily(DenoiserFamily):
-    """`WanTransformer3DModel`, whose latents are a video of a single frame; cross-attention on the text tokens.
+    """`WanTransformer3DModel`, whose latents are a video of a single frame; cross-attention on the text tokens, padding as zeros.
 
     Positions turn queries and keys, so that only distances count: those within a window are those within the whole picture.
     """
@@ -30,10 +30,11 @@ class WanFamily(DenoiserFamily):
         }
 
     def call(self, network: Any, config: Any, asked: DenoiserInput) -> Tensor:
+        tokens, mask = asked.tokens_bsc, asked.mask_bs
         found = network(
             asked.noisy_bchw[:, :, None],
             asked.timestep_b.float(),
-            asked.tokens_bsc,
+            tokens if mask is None else tokens * mask[:, :, None].to(tokens.dtype),
             return_dict=False,
             **self.attention(asked),
         )[0]
