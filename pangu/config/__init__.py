@@ -3,9 +3,10 @@
 YAML files, Prefect forms, MLflow parameters and Serve arguments are views of it. Needs neither torch nor Ray, MLflow or Prefect.
 """
 
+from pangu.config.denoiser_shapes import DenoiserConfig, DenoiserShape
 from pangu.config.execution import Execution
 from pangu.config.mixture import Mixture, MixturePart
-from pangu.config.network_shape import DenoiserConfig, EdgeControl, LoraConfig
+from pangu.config.network_shape import EdgeControl, LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.recipe import Recipe
 from pangu.config.release_rules import Gate, GateRule
@@ -20,6 +21,7 @@ __all__ = [
     "STRATEGY_ROLES",
     "AutoencoderSource",
     "DenoiserConfig",
+    "DenoiserShape",
     "EdgeControl",
     "Execution",
     "Frozen",

@@ -1,4 +1,4 @@
-"""The shapes of networks: denoisers, adapters, what a ControlNet is shown."""
+"""What is put on a denoiser: low-rank adapters, a ControlNet and what it is shown."""
 
 from pydantic import Field, model_validator
 
@@ -27,22 +27,3 @@ class LoraConfig(Frozen):
     target_modules: tuple[str, ...] = Field(
         ("to_q", "to_k", "to_v", "to_out.0"), min_length=1, description="Which linear layers are adapted"
     )
-
-
-class DenoiserConfig(Frozen):
-    """The shape of one generator's UNet; channels and context sizes follow from autoencoder and text encoders."""
-
-    block_out_channels: tuple[int, ...] = (96, 160, 224)
-    layers_per_block: int = Field(1, ge=1)
-    attention: tuple[bool, ...] = Field((False, True, True), description="Per level: cross-attention blocks or not")
-    transformer_layers_per_block: tuple[int, ...] = (1, 1, 1)
-    attention_head_dim: int = Field(32, ge=1, description="Channels of one attention head")
-    norm_num_groups: int = Field(32, ge=1)
-    preset_embed_dim: int = Field(32, ge=2, description="Size of the sinusoidal embedding of the preset index")
-
-    @model_validator(mode="after")
-    def _levels_agree(self) -> "DenoiserConfig":
-        levels = len(self.block_out_channels)
-        if not levels == len(self.attention) == len(self.transformer_layers_per_block):
-            raise ValueError("block_out_channels, attention and transformer_layers_per_block need one entry per level")
-        return self

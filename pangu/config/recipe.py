@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from pangu.config.denoiser_shapes import AnyDenoiser, DenoiserConfig, DenoiserShape
 from pangu.config.execution import Execution
 from pangu.config.mixture import Mixture
-from pangu.config.network_shape import DenoiserConfig, LoraConfig
+from pangu.config.network_shape import LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.release_rules import Gate
 from pangu.config.role_training import Optimization, RoleTraining
@@ -38,7 +39,7 @@ class Recipe(Frozen):
         description="Language -> sentences around a caption, e.g. 'a picture of {a}': {} is the caption as listed, {a} has its "
         "article, {plural} is plural, {turned} has its second half first; Chinese ones take {} only",
     )
-    denoiser: DenoiserConfig = Field(DenoiserConfig(), description="The shape of generators whose job names none")
+    denoiser: AnyDenoiser = Field(DenoiserConfig(), description="The shape of generators whose job names none")
     init_from: InitialWeights | None = Field(None, description="None: random weights, the same for every role")
     lora: LoraConfig | None = Field(None, description="None: all weights are trained")
     # Left out where it is one dataset, so that the digests of recipes and the names of runs stay what they were.
@@ -73,6 +74,8 @@ class Recipe(Frozen):
             self._check_pair()
         if self.strategy == "control":
             self._check_control()
+        if self.strategy in ("cascaded", "control"):
+            self._check_images_are_seen()
         if self.watching.held_out_every and self.strategy in ("cascaded", "control"):
             raise ValueError(
                 f"watching.held_out_every measures what sees noise and text alone; leave it out for {self.strategy}"
@@ -109,6 +112,14 @@ class Recipe(Frozen):
         if self.jobs["control"].control is None:
             raise ValueError("jobs.control.control must say what the ControlNet is shown, e.g. {} for edges")
 
+    def _check_images_are_seen(self) -> None:
+        for role in self.jobs:
+            if not self.denoiser_of(role).sees_images:
+                raise ValueError(
+                    f"{self.strategy} conditions its networks on an image, which the denoiser family "
+                    f"{self.denoiser_of(role).family} has no place for; use unet"
+                )
+
     @property
     def rewords(self) -> bool:
         """Whether training shows captions in other words than the dataset lists, too many for all to be embedded beforehand."""
@@ -127,7 +138,7 @@ class Recipe(Frozen):
     def training(self, role: Role) -> RoleTraining:
         return self.jobs[role]
 
-    def denoiser_of(self, role: Role) -> DenoiserConfig:
+    def denoiser_of(self, role: Role) -> DenoiserShape:
         """The shape of one generator: generators of a pair share latents and text, and may be of different sizes."""
         job = self.jobs.get(role)
         return self.denoiser if job is None or job.denoiser is None else job.denoiser

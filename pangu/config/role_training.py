@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from pangu.config.denoiser_shapes import AnyDenoiser
 from pangu.config.execution import Execution
-from pangu.config.network_shape import DenoiserConfig, EdgeControl
+from pangu.config.network_shape import EdgeControl
 from pangu.config.tree import Frozen, Resolution, Role
 from pangu.diffusion.timestep_density import TimestepDensity, TimestepSampling
 
@@ -39,7 +40,7 @@ class RoleTraining(Frozen):
     control: EdgeControl | None = Field(
         None, exclude_if=lambda value: value is None, description="What the role `control` is shown of each image"
     )
-    denoiser: DenoiserConfig | None = Field(
+    denoiser: AnyDenoiser | None = Field(
         None, exclude_if=lambda value: value is None, description="The shape of this generator; None: the recipe's"
     )
     execution: Execution | None = Field(

@@ -1,4 +1,4 @@
-"""Compiling a denoiser block by block (torch's "regional compilation").
+"""Compiling a denoiser block by block (torch's "regional compilation"); which classes of blocks, its family says.
 
 Blocks of one shape share their compiled graphs, so the first step is there after the few different ones are compiled, where
 the whole network at once takes minutes; what connects the blocks stays in Python.
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-BLOCKS = ("ResnetBlock2D", "BasicTransformerBlock")
-"""Classes of diffusers' blocks that hold nearly all operations of its UNets and ControlNets."""
+from pangu.models.denoisers import family_of
+
 MOST_GRAPHS = 512
 """Of one class: blocks of different widths, at each resolution preset of the recipe. Torch gives up after eight."""
 
@@ -26,11 +26,12 @@ def compile_blocks(network: nn.Module, backend: Backend | str = "inductor") -> i
 
     Names and values of the weights stay as they are. Where the compiler fails, the block runs uncompiled; this is said once.
     """
+    kinds = family_of(network).blocks
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_GRAPHS)
     torch._dynamo.config.accumulated_recompile_limit = max(
-        torch._dynamo.config.accumulated_recompile_limit, MOST_GRAPHS * len(BLOCKS)
+        torch._dynamo.config.accumulated_recompile_limit, MOST_GRAPHS * len(kinds)
     )
-    blocks = [module for module in network.modules() if type(module).__name__ in BLOCKS]
+    blocks = [module for module in network.modules() if type(module).__name__ in kinds]
     careful = _Careful(torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend)
     for block in blocks:
         block.compile(backend=careful, dynamic=False)

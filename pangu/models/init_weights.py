@@ -1,4 +1,4 @@
-"""What a generator starts from: random weights, or those of a generator, a pair, or any diffusers text-to-image UNet.
+"""What a generator starts from: random weights, or those of a generator, a pair, or any text-to-image network of diffusers.
 
 Owns the checks that keep a run from tuning weights that mean something else. Knows no registry: who does passes a resolver.
 """
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from pydantic import ValidationError
 
 from pangu.config import ROLES, InitialWeights, NoiseSchedule, Recipe, Role
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
 from pangu.models.controlnet import sees_control
-from pangu.models.denoisers import build_denoiser, condition_of, load_unet, sees_lower
+from pangu.models.denoisers import build_denoiser, family_named, load_denoiser, sees_lower
+from pangu.models.families.family import DenoiserFamily
 from pangu.models.sources import locate, read_config
 
 STARTER = "starter_pair"
@@ -29,7 +29,7 @@ Resolve = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """A UNet on disk or on the hub, and what is known of its training."""
+    """A network on disk or on the hub, and what is known of its training."""
 
     root: str
     subfolder: str | None
@@ -53,7 +53,7 @@ def initial_denoiser(
     pooled: int,
     contract_of_run: GeneratorContract | None = None,
     resolve: Resolve | None = None,
-) -> UNet2DConditionModel:
+) -> Any:
     """The network of `role` at step 0: random from the recipe's seed, the same for each role, or what `init_from` names.
 
     `context` and `pooled` are channels of the text tokens and the pooled text. `contract_of_run` is what the run will write,
@@ -65,7 +65,8 @@ def initial_denoiser(
     if recipe.init_from is not None:
         assert contract_of_run is not None, "weights are checked against the contract of the run"
         channels = latent_channels, context, pooled
-        return pretrained_denoiser(recipe.init_from, *channels, contract_of_run, resolve, recipe.seed)
+        family = family_named(recipe.denoiser_of(role).family)
+        return pretrained_denoiser(recipe.init_from, *channels, contract_of_run, resolve, recipe.seed, family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return build_denoiser(recipe.denoiser_of(role), latent_channels, context, pooled, lower=sees_lower(role))
@@ -79,8 +80,9 @@ def pretrained_denoiser(
     contract_of_run: GeneratorContract,
     resolve: Resolve | None = None,
     seed: int = 0,
-) -> UNet2DConditionModel:
-    """The UNet that `start` names, in float32; its own configuration decides the architecture.
+    family: DenoiserFamily | None = None,
+) -> Any:
+    """The network of `family`, a UNet if nothing is said, that `start` names, in float32; its own configuration decides the rest.
 
     With `new_latents` its first and last layer are drawn from `seed`, for the channels of another autoencoder.
 
@@ -90,29 +92,33 @@ def pretrained_denoiser(
     Raises:
         UserError: as `initial_denoiser`.
     """
-    found = find_weights(start, contract_of_run.role, resolve)
+    family, role = family or family_named("unet"), contract_of_run.role
+    found = find_weights(start, role, resolve, family)
     config = read_config(found.root, _file(found.subfolder, "config.json"))
-    if config is None or config.get("_class_name") != "UNet2DConditionModel":
+    if config is None or config.get("_class_name") != family.network_class:
         what = "nothing" if config is None else config.get("_class_name") or "a configuration without a class"
         raise UserError(
-            f"init_from: {found.name} holds {what}, but a UNet2DConditionModel is needed; name its folder, with subfolder."
+            f"init_from: {found.name} holds {what}, but a {family.network_class} is needed; name its folder, with subfolder, or "
+            f"set denoiser.family, which is {family.name}."
         )
     _check_schedule(found, contract_of_run.schedule)
     _check_contract(found, contract_of_run, start.new_latents)
     if not start.new_latents:
-        _check_latents(found, config, latent_channels, lower=sees_lower(contract_of_run.role))
-    _check_context(found, config, context)
-    condition_of(config, pooled)
-    unet = load_unet(found.root, found.subfolder)
+        family.check_latents(config, latent_channels, sees_lower(role), found.name)
+    family.check_text(config, context, pooled, found.name)
+    network = load_denoiser(found.root, found.subfolder)
     if start.new_latents:
-        doubled = 2 if sees_lower(contract_of_run.role) else 1
-        return with_new_latents(unet, doubled * latent_channels, latent_channels, seed)
-    widen = sees_lower(contract_of_run.role) and config["in_channels"] == latent_channels
-    return with_lower_channels(unet) if widen else unet
+        return family.with_new_latents(network, latent_channels, sees_lower(role), seed)
+    widen = sees_lower(role) and config["in_channels"] == latent_channels
+    return with_lower_channels(network) if widen else network
 
 
-def find_weights(start: InitialWeights, role: Role, resolve: Resolve | None = None) -> FoundWeights:
-    """Where the UNet for `role` lies: its own half of a pair, the `unet` of a diffusers pipeline, or the folder itself.
+def find_weights(
+    start: InitialWeights, role: Role, resolve: Resolve | None = None, family: DenoiserFamily | None = None
+) -> FoundWeights:
+    """Where the network for `role` lies: its own half of a pair, the part of a diffusers pipeline, or the folder itself.
+
+    family: a UNet's if nothing is said.
 
     Raises:
         UserError: nothing is there, or it does not say which of its networks is meant.
@@ -136,14 +142,16 @@ def find_weights(start: InitialWeights, role: Role, resolve: Resolve | None = No
         stages = list(index["contracts"] or ())
         alone = len(stages) == 1 and "unet" in index
         return _part_of_own(root, index, *(("unet", stages[0]) if alone else _half(root, subfolder or role)))
-    if subfolder is None and "unet" not in index:
+    family = family or family_named("unet")
+    if subfolder is None and family.part not in index:
         raise UserError(
-            f"init_from: {root} is a {index.get('_class_name')} without a UNet; a UNet2DConditionModel is needed."
+            f"init_from: {root} is a {index.get('_class_name')} without a {family.label}; a {family.network_class} is needed, or "
+            f"another denoiser.family."
         )
-    return FoundWeights(root, subfolder or "unet", None)
+    return FoundWeights(root, subfolder or family.part, None)
 
 
-def with_lower_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+def with_lower_channels(unet: Any) -> Any:
     """The same UNet with twice the input channels; the new ones have zero weights, so its predictions are the same."""
     old = unet.conv_in
     new = torch.nn.Conv2d(2 * old.in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
@@ -151,18 +159,6 @@ def with_lower_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     new.weight, new.bias = torch.nn.Parameter(weight), old.bias
     unet.conv_in = new
     unet.register_to_config(in_channels=new.in_channels)
-    return unet
-
-
-def with_new_latents(unet: UNet2DConditionModel, incoming: int, outgoing: int, seed: int) -> UNet2DConditionModel:
-    """The same UNet between a fresh first and a fresh last layer, for latents of other channels."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for name, channels in (("conv_in", (incoming, None)), ("conv_out", (None, outgoing))):
-            old = getattr(unet, name)
-            into, out = (new or kept for new, kept in zip(channels, (old.in_channels, old.out_channels), strict=True))
-            setattr(unet, name, torch.nn.Conv2d(into, out, old.kernel_size, old.stride, old.padding))
-    unet.register_to_config(in_channels=incoming, out_channels=outgoing)
     return unet
 
 
@@ -237,24 +233,7 @@ def scheduler_values(found: FoundWeights) -> dict[str, Any] | None:
     scheduler = getattr(diffusers, str(config.get("_class_name")), None)
     parameters = inspect.signature(scheduler.__init__).parameters if scheduler is not None else {}
     values: dict[str, Any] = {"rescale_betas_zero_snr": False}  # classes that lack it never rescale
+    if str(config.get("_class_name")).startswith("FlowMatch"):
+        values["prediction_type"] = "flow_prediction"  # they know nothing else, and do not say so
     values |= {name: parameters[name].default for name in NoiseSchedule.model_fields if name in parameters}
     return values | {name: config[name] for name in NoiseSchedule.model_fields if name in config}
-
-
-def _check_latents(found: FoundWeights, config: dict[str, Any], latent: int, lower: bool) -> None:
-    accepted = (latent, 2 * latent) if lower else (latent,)
-    if config["in_channels"] not in accepted or config["out_channels"] != latent:
-        raise UserError(
-            f"init_from: {found.name} takes {config['in_channels']} and gives {config['out_channels']} channels, but the "
-            f"autoencoder has {latent}; use the autoencoder that it was trained with, or set new_latents."
-        )
-
-
-def _check_context(found: FoundWeights, config: dict[str, Any], context: int) -> None:
-    projected = config.get("encoder_hid_dim_type") == "text_proj"
-    width = config["encoder_hid_dim"] if projected else config["cross_attention_dim"]
-    if config.get("encoder_hid_dim_type") not in (None, "text_proj") or width != context:
-        raise UserError(
-            f"init_from: {found.name} attends to {width} channels of text, but the text encoders give {context}; use the "
-            f"text encoders that it was trained with."
-        )

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from pangu.config import ROLES, Recipe, Role, TextEncoderSource
 from pangu.contract import GeneratorContract, check_pair, check_turns, expert_roles
 from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
-from pangu.models.denoisers import build_denoiser, load_unet
+from pangu.models.denoisers import build_denoiser, load_denoiser
 from pangu.models.init_weights import Resolve, initial_denoiser
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, load_text_tower
@@ -25,14 +24,14 @@ Prompts = Mapping[str, Sequence[str]]
 """Language -> captions."""
 
 
-def load_generator(folder: Path) -> tuple[UNet2DConditionModel, GeneratorContract]:
+def load_generator(folder: Path) -> tuple[Any, GeneratorContract]:
     """The network and the contract of a generator folder.
 
     Raises:
         UserError: the folder holds no generator.
     """
     contract = GeneratorContract.load(folder)
-    return load_unet(folder).eval().requires_grad_(False), contract
+    return load_denoiser(folder).eval().requires_grad_(False), contract
 
 
 def assemble_pair(
@@ -181,7 +180,7 @@ def starting_pair(recipe: Recipe, resolve: Resolve | None = None) -> PanGuDrawPi
         UserError: the weights are not there, or do not fit the recipe.
     """
 
-    def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> UNet2DConditionModel:
+    def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> Any:
         return initial_denoiser(recipe, role, *channels, contract, resolve)
 
     return _pair_of(recipe, network)
@@ -190,7 +189,7 @@ def starting_pair(recipe: Recipe, resolve: Resolve | None = None) -> PanGuDrawPi
 def untrained_pair(recipe: Recipe, seed: int = 0) -> PanGuDrawPipeline:
     """A pair with random generators: for tests, for measuring speed, and for counting parameters."""
 
-    def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> UNet2DConditionModel:
+    def network(role: Role, channels: tuple[int, int, int], contract: GeneratorContract) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + ROLES.index(role))
             return build_denoiser(recipe.denoiser_of(role), *channels)
@@ -199,7 +198,7 @@ def untrained_pair(recipe: Recipe, seed: int = 0) -> PanGuDrawPipeline:
 
 
 def _pair_of(
-    recipe: Recipe, network: Callable[[Role, tuple[int, int, int], GeneratorContract], UNet2DConditionModel]
+    recipe: Recipe, network: Callable[[Role, tuple[int, int, int], GeneratorContract], Any]
 ) -> PanGuDrawPipeline:
     """The pair of `network(role, channels of latents, text and pooled text, contract)` for both roles, in memory."""
     autoencoder = load_autoencoder(recipe.autoencoder)

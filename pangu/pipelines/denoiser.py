@@ -10,7 +10,7 @@ from pangu.contract import GeneratorContract
 from pangu.diffusion.expert_turns import TOLERANCE
 from pangu.diffusion.translation import Translation
 from pangu.models.captured import Graphs
-from pangu.models.denoisers import denoise
+from pangu.models.denoisers import denoise, family_of
 from pangu.pipelines import pair_inputs
 from pangu.sampling.question import Denoiser
 
@@ -49,7 +49,7 @@ def checked_denoiser(
         ).float()
 
     replayed = None if graphs is None or cross_attention_kwargs else graphs.of(role, unet, preset, ask)
-    sees_pooled = unet.config.get("addition_embed_type") is not None
+    sees_pooled = family_of(unet).sees_pooled(unet.config)
 
     rounded = 0.0 if translated is None or translated.same_levels else TOLERANCE
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_turns
 from pangu.errors import UserError
+from pangu.models.denoisers import latent_channels
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.schedulers import check_halves
@@ -174,7 +175,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     def _start(self, condition: Condition, request: pair_inputs.PairInputs) -> Trajectory:
         presets = {role: self.preset_for(role, request.height, request.width) for role in self._contracts}
-        trajectory = self._begin(condition, request, presets, self._any_generator.config.out_channels)
+        trajectory = self._begin(condition, request, presets, latent_channels(self._any_generator))
         # Where only one half is loaded, somebody else decides what the other one does.
         if len(self._denoisers) == len(self._contracts) and not request.own_schedule:
             self.check_steps(trajectory.scheduler)

@@ -14,6 +14,7 @@ from torch import Tensor
 from pangu.config import Role
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
+from pangu.models.denoisers import text_channels
 from pangu.models.text import TextTower
 from pangu.pipelines import encode_prompts, pair_inputs
 from pangu.pipelines.generators import GeneratorPipeline
@@ -116,7 +117,7 @@ class TextToImagePipeline(GeneratorPipeline):
         """
         given = prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
         embeds = pair_inputs.Embeds(*given)
-        pair_inputs.check_embeds(prompt, negative_prompt, embeds, self._any_generator.config.cross_attention_dim)
+        pair_inputs.check_embeds(prompt, negative_prompt, embeds, text_channels(self._any_generator))
         texts, negatives = pair_inputs.check(
             prompt, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, output_type,
             guidance_rescale, embeds.prompt,

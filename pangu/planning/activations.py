@@ -25,7 +25,9 @@ from pangu.train.step import loss_per_sample
 
 BLOCK = 512
 """Bytes."""
-LOWERED = frozenset({F.linear, F.conv2d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention})
+LOWERED = frozenset(
+    {F.linear, F.conv2d, F.conv3d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
+)
 RAISED = frozenset({F.layer_norm, F.group_norm, F.softmax, torch.softmax})
 """Functions of these networks that CUDA's autocast computes in bf16, and in float32; all others take what comes."""
 

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from pangu.config import DenoiserConfig, EdgeControl, Execution, Frozen, LoraConfig, Recipe, Role
+from pangu.config import DenoiserShape, EdgeControl, Execution, Frozen, LoraConfig, Recipe, Role
 from pangu.errors import UserError
 from pangu.models.controlnet import add_control, sees_control
-from pangu.models.denoisers import build_denoiser, sees_lower
+from pangu.models.denoisers import adapted_layers, build_denoiser, sees_lower
 from pangu.models.lora import add_lora, trained_parameters
 from pangu.planning.activations import StepBytes, step_bytes
 from pangu.planning.operations import Shapes
@@ -120,7 +120,7 @@ def _helps(recipe: Recipe, role: Role, share: int, memory_gib: float) -> str:
 class _Kind(Frozen):
     """What decides how a network is built."""
 
-    config: DenoiserConfig
+    config: DenoiserShape
     channels: tuple[int, int, int]
     lower: bool
     lora: LoraConfig | None
@@ -142,7 +142,7 @@ def _network(kind: _Kind) -> Any:
     with torch.device("meta"):
         network: Any = build_denoiser(kind.config, *kind.channels, lower=kind.lower)
         if kind.lora is not None:
-            add_lora(network, kind.lora, 0)
+            add_lora(network, adapted_layers(kind.lora, network), 0)
         if kind.control is not None:
             network = add_control(network, 8, 0)
     return network

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
-from pangu.config import AutoencoderSource, DenoiserConfig, Recipe, Role, RoleTraining, TextEncoderSource
+from pangu.config import AutoencoderSource, DenoiserShape, Recipe, Role, RoleTraining, TextEncoderSource
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import build_denoiser, denoise, sees_lower
 from pangu.models.text import load_text_tower
@@ -78,7 +78,7 @@ def forward_operations(shapes: Shapes, role: Role, side: int) -> float:
 
 
 @lru_cache(maxsize=64)
-def _forward(config: DenoiserConfig, channels: tuple[int, int, int], max_tokens: int, side: int, lower: bool) -> float:
+def _forward(config: DenoiserShape, channels: tuple[int, int, int], max_tokens: int, side: int, lower: bool) -> float:
     latent, context, pooled = channels
     with torch.device("meta"), torch.no_grad():
         network = build_denoiser(config, *channels, lower=lower)

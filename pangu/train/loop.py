@@ -23,7 +23,7 @@ from pangu.train.prefetch import prefetched
 from pangu.train.randomness import Batch, Windows, draw_batch, seed_of
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.saver import Saver
-from pangu.train.setup import check_sizes, initial, prepared, start
+from pangu.train.setup import check_drawable, check_sizes, initial, prepared, start
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
@@ -139,6 +139,7 @@ class Trainer:
     ) -> None:
         recipe, world, settings = run.recipe, run.world, run.recipe.optimization
         check_sizes(run.role, recipe, world)
+        check_drawable(denoiser, rows, windows)
         self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
         self.objective = objective_of(recipe.schedule, settings, world.device)
         self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)

@@ -14,7 +14,7 @@ from pangu.contract import GeneratorContract
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
 from pangu.data.rows.training_rows import Rows
 from pangu.models.autoencoders import decode_latents, load_autoencoder
-from pangu.models.denoisers import denoise
+from pangu.models.denoisers import denoise, latent_channels
 from pangu.models.schedulers import fresh_scheduler, noise_scale, sampler
 from pangu.pipelines.pair_inputs import presets_of
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -122,7 +122,7 @@ def first_noise(seed: int, network: Any, contract: GeneratorContract, subject: S
     """(N, C, h, w) unit noise in the network's latents, at the subject's preset."""
     (height, width), factor = presets_of(contract)[subject.preset], contract.spatial_factor
     sources = noise_sources(seed, subject)
-    shape = len(sources), network.config.out_channels, height // factor, width // factor
+    shape = len(sources), latent_channels(network), height // factor, width // factor
     return unit_noise(shape, sources, torch.device("cpu"))
 
 

@@ -10,10 +10,11 @@ from pangu.data.captions import Caption
 from pangu.data.rows.training_rows import Rows
 from pangu.errors import UserError
 from pangu.models.compiled import compile_blocks
-from pangu.models.denoisers import build_denoiser
+from pangu.models.denoisers import build_denoiser, check_latent_sizes, family_of
 from pangu.models.lora import trained_parameters
 from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW
+from pangu.train.randomness import Windows
 from pangu.train.world import World
 
 
@@ -27,6 +28,13 @@ def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
             f"batch_size {batch_size} of {role} cannot be cut into {parts} equal parts on each of {world.size} workers; "
             f"make it a multiple of {world.size * parts}."
         )
+
+
+def check_drawable(denoiser: Any, rows: Rows, windows: Windows | None) -> None:
+    """Raises UserError if a shape of the rows, or of the windows that are cut out of them, is none that the network draws."""
+    first = {preset: at for at, preset in reversed(list(enumerate(rows.preset_n.tolist())))}
+    whole = ((preset, rows.latents([at]).shape[2:]) for preset, at in first.items())
+    check_latent_sizes(denoiser, ((windows or {}).get(preset) or (size[0], size[1]) for preset, size in whole))
 
 
 def initial(recipe: Recipe, rows: Rows, role: Role) -> Any:
@@ -60,6 +68,8 @@ def prepared(denoiser: Any, execution: Execution, world: World) -> Any:
 
     Lays out the weights in memory, so it comes before the optimizer and the running means, which take over their strides.
     """
+    for module in family_of(denoiser).unused_modules(denoiser):
+        module.requires_grad_(False)
     if execution.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if execution.channels_last:

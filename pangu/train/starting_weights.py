@@ -5,14 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import UNet2DConditionModel
-
 from pangu.config import InitialWeights, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import Encoders
 from pangu.errors import UserError
 from pangu.models.controlnet import add_control, sees_control
+from pangu.models.denoisers import adapted_layers, load_denoiser
 from pangu.models.init_weights import Resolve, initial_denoiser
 from pangu.models.lora import add_lora, fuse_lora, has_lora, save_lora
 from pangu.train.ema import Ema
@@ -54,22 +52,22 @@ def starting_network(
     """What step 0 begins with: pinned weights or random ones, with a fresh adapter where the recipe asks for one."""
     folder = run_folder / FOLDER
     if folder.is_dir():
-        network = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
+        network = load_denoiser(folder)
     elif recipe.init_from is not None:
         raise UserError(f"The run folder {run_folder} lacks its pinned weights; start it with `pangu train`.")
     else:
         network = _network(recipe, role, contract, encoders)
     if recipe.lora is not None:
-        add_lora(network, recipe.lora, recipe.seed)
+        add_lora(network, adapted_layers(recipe.lora, network), recipe.seed)
     if sees_control(role):
         return add_control(network, encoders.spatial_factor, recipe.seed)
     return network
 
 
 def export_generator(folder: Path, network: Any, ema: Ema, index: int, contract: GeneratorContract) -> None:
-    """The generator folder: running mean `index` as diffusers saves a UNet, and the interval contract.
+    """The generator folder: running mean `index` as diffusers saves it, and the interval contract.
 
-    An adapter is also saved by itself, in `lora/`; the UNet around it has it fused. Of a controlled UNet the ControlNet is saved.
+    An adapter is also saved by itself, in `lora/`; the network has it fused. Of a controlled UNet the ControlNet is saved.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

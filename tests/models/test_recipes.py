@@ -5,10 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from pangu.config import Execution, Recipe
+from pangu.diffusion.training_levels import level_at
 from pangu.errors import UserError
 from pangu.models.denoisers import build_denoiser
 from pangu.pipelines.assemble import untrained_pair
-from pangu.planning.operations import Shapes, drawing_operations, forward_operations
+from pangu.planning.operations import Shapes, drawing_operations, forward_operations, training_operations
 from pangu.planning.operations import parameters as planned_parameters
 from pangu.recipes import RECIPES, demo, recipe, tiny
 from tests import subtests
@@ -56,6 +57,19 @@ def test_halves_may_be_of_two_shapes() -> None:
     pair = untrained_pair(uneven)
     assert tuple(pair.structure.config.block_out_channels) == (16, 24)
     assert pair("fox", num_inference_steps=2, output_type="latent").images.isfinite().all()
+
+
+def test_the_pair_of_transformers_costs_what_the_pair_of_unets_costs() -> None:
+    """By the planner's own count, over all steps of both halves; their boundaries have one log-SNR."""
+    costs, levels = [], []
+    for name in ("demo", "demo_flow"):
+        made = recipe(name)
+        shapes, jobs = Shapes(made), made.jobs.items()
+        costs.append(sum(training_operations(shapes, role) * job.batch_size * job.steps for role, job in jobs))
+        level = level_at(made.schedule, made.boundary)
+        levels.append(level.signal / level.sigma)
+    assert costs[1] == pytest.approx(costs[0], rel=1e-3)
+    assert levels[1] == pytest.approx(levels[0], rel=1e-3)
 
 
 @subtests.parametrize("name", RECIPES)

@@ -15,7 +15,7 @@ from pangu.data.example.openmoji import selection
 from pangu.data.rows.load import load_rows
 from pangu.errors import UserError
 from pangu.evaluate.timestep_loss import common_noise, spread
-from pangu.models.denoisers import denoise, load_unet
+from pangu.models.denoisers import denoise, load_denoiser
 from pangu.recipes import tiny
 from pangu.storage import Home
 from pangu.train.history import read_history
@@ -65,7 +65,7 @@ def test_it_is_that_of_the_exported_generator_on_rows_that_no_step_saw(home: Hom
     cut = (12 - side) // 2
     latents = rows.latents(whole).float()[:, :, cut : cut + side, cut : cut + side]
     tokens, pooled = (tensor.float() for tensor in rows.captions(whole, [Caption(at % 2) for at in range(len(whole))]))
-    network = load_unet(job.run_folder / "generator").eval()
+    network = load_denoiser(job.run_folder / "generator").eval()
     scheduled = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
     alpha_bars, losses = (1 - scheduled).cumprod(0), []
     for first in (low, low + 250):

@@ -55,11 +55,14 @@ def first_calls(
     """
     import torch
 
+    from pangu.models.denoisers import family_of, latent_channels, text_channels
+
     generator, contract = pipeline.generator(role), pipeline.contract(role)
-    pooled = pooled_channels(generator.config, folder)
+    pooled = family_of(generator).pooled_channels(generator.config)
+    pooled = pooled_channels(generator.config, folder) if pooled is None else pooled
     if pooled is None:
         return
-    channels, tokens = generator.config.out_channels, (contract.max_tokens, generator.config.cross_attention_dim)
+    channels, tokens = latent_channels(generator), (contract.max_tokens, text_channels(generator))
 
     def call(height: int, width: int, rows: int) -> None:
         shapes = (rows, channels, height, width), (rows, *tokens), (rows, pooled)

@@ -1,6 +1,5 @@
 """Flow-matching transformers: Stable Diffusion 3 and Flux."""
 
-from collections.abc import Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +8,8 @@ import torch
 from diffusers.pipelines.stable_diffusion_3.pipeline_stable_diffusion_3 import calculate_shift
 from torch import Tensor
 
+from pangu.models.denoisers import FAMILIES
+from pangu.models.families.family import DenoiserInput
 from pangu.pipelines.coop.adapters.latent import LatentAdapter
 from pangu.pipelines.coop.model_adapter import GenerationRequest
 from pangu.sampling.condition import Condition, Tensors, text
@@ -19,10 +20,15 @@ class StableDiffusion3(LatentAdapter):
 
     network_name = "transformer"
     largest_shift = 1.16
+    family = FAMILIES["sd3"]
+
+    @property
+    def channels(self) -> int:
+        return self.family.latent_channels(self.network.config)
 
     @property
     def size_step(self) -> int:
-        return self.pixels_per_latent * int(self.network.config.patch_size)
+        return self.pixels_per_latent * self.family.size_step(self.network.config)
 
     def condition(self, request: GenerationRequest) -> Condition:
         guided = request.guidance_scale > 1
@@ -39,13 +45,9 @@ class StableDiffusion3(LatentAdapter):
         return self.told(text(tokens, pooled), beside, request)
 
     def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        return self.network(
-            hidden_states=noisy_bchw,
-            timestep=self.there(timestep).expand(len(noisy_bchw)),
-            encoder_hidden_states=tensors["tokens"],
-            pooled_projections=tensors["pooled"],
-            return_dict=False,
-        )[0]
+        timestep_b, scale = self.there(timestep).expand(len(noisy_bchw)), tensors.get("guidance")
+        asked = DenoiserInput(noisy_bchw, timestep_b, tensors["tokens"], tensors["pooled"], guidance_b=scale)
+        return self.family.predict(self.network, asked)
 
     def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:
         return {"mu": self.shift(height, width)} if self.pipe.scheduler.config.get("use_dynamic_shifting") else {}
@@ -67,14 +69,7 @@ class Flux(StableDiffusion3):
 
     extras = ("true_cfg_scale",)
     largest_shift = 1.15
-
-    @property
-    def channels(self) -> int:
-        return int(self.network.config.in_channels) // 4
-
-    @property
-    def size_step(self) -> int:
-        return self.pixels_per_latent * 2
+    family = FAMILIES["flux"]
 
     @property
     def default_size(self) -> tuple[int, int]:
@@ -83,23 +78,14 @@ class Flux(StableDiffusion3):
 
     def condition(self, request: GenerationRequest) -> Condition:
         scale = float(request.extra.get("true_cfg_scale", 1.0))
-        *prompt, text_ids = self._embed(request.prompts, request)
+        prompt = self._embed(request.prompts, request)
         told: Tensors = {}
         if self.network.config.guidance_embeds:
             told["guidance"] = torch.full((len(prompt[0]),), request.guidance_scale, device=self.device)
         negative = None
         if scale > 1 and request.negatives is not None:
-            *beside, _ = self._embed(request.negatives, request)
-            negative = text(*beside) | told
-        height, width = self.latent_size(request.height, request.width)
-        ids = self.pipe._prepare_latent_image_ids(1, height // 2, width // 2, self.device, prompt[0].dtype)
-        facts = {"text_ids": text_ids, "image_ids": ids}
-        condition = self.told(text(*prompt) | told, negative, request)
-        return replace(condition, guidance_scale=scale, facts=facts)
-
-    def shared(self, condition: Condition) -> Hashable:
-        # The places of tokens follow from their number.
-        return None
+            negative = text(*self._embed(request.negatives, request)) | told
+        return replace(self.told(text(*prompt) | told, negative, request), guidance_scale=scale)
 
     def reguided(self, condition: Condition, scale: float) -> Condition:
         """The scale that its network is told; the true guidance stays as the call began."""
@@ -109,26 +95,11 @@ class Flux(StableDiffusion3):
         negative = None if condition.negative is None else condition.negative | told
         return replace(condition, prompt=condition.prompt | told, negative=negative)
 
-    def _embed(self, prompts: list[str] | None, request: GenerationRequest) -> tuple[Tensor, Tensor, Tensor]:
-        return self.pipe.encode_prompt(
+    def _embed(self, prompts: list[str] | None, request: GenerationRequest) -> tuple[Tensor, Tensor]:
+        tokens, pooled, _ = self.pipe.encode_prompt(
             prompt=prompts, prompt_2=None, device=self.device, num_images_per_prompt=request.images_per_prompt
         )
-
-    def network_call(self, noisy_bchw: Tensor, timestep: Tensor, tensors: Tensors, condition: Condition) -> Tensor:
-        batch, channels, height, width = noisy_bchw.shape
-        tokens_bnc = self.pipe._pack_latents(noisy_bchw, batch, channels, height, width)
-        answer = self.network(
-            hidden_states=tokens_bnc,
-            timestep=self.there(timestep).expand(batch).to(noisy_bchw.dtype) / 1000,
-            guidance=tensors.get("guidance"),
-            pooled_projections=tensors["pooled"],
-            encoder_hidden_states=tensors["tokens"],
-            txt_ids=condition.facts["text_ids"],
-            img_ids=condition.facts["image_ids"],
-            return_dict=False,
-        )[0]
-        factor = self.pipe.vae_scale_factor
-        return self.pipe._unpack_latents(answer, height * factor, width * factor, factor)
+        return tokens, pooled
 
     def timestep_arguments(self, steps: int, height: int, width: int) -> dict[str, Any]:
         arguments: dict[str, Any] = {"mu": self.shift(height, width)}

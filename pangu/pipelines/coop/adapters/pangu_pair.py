@@ -10,7 +10,7 @@ from pangu.config import Role
 from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
 from pangu.models.controlnet import ControlledUNet
-from pangu.models.denoisers import denoise
+from pangu.models.denoisers import denoise, latent_channels
 from pangu.models.schedulers import check_schedule
 from pangu.pipelines import step_callback
 from pangu.pipelines.coop.adapters.control_inputs import control_pictures, control_scales
@@ -53,7 +53,7 @@ class PanGuDraw(LatentAdapter):
 
     @property
     def channels(self) -> int:
-        return int(self.network.config.out_channels)
+        return latent_channels(self.network)
 
     @property
     def default_size(self) -> tuple[int, int]:

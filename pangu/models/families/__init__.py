@@ -1,0 +1,1 @@
+"""Families of denoisers, one file each: how a network class is built, asked, adapted and compiled (docs/models.md)."""
