@@ -115,7 +115,7 @@ class ServedCaptions:
         if file is not None and file.is_file():
             with suppress(ValueError, KeyError, AttributeError):  # a torn file is asked for again
                 return {one: read_json(file)[_key(one)] for one in wanted}
-        content = [
+        content: list[dict[str, Any]] = [
             {"type": "text", "text": self._question(listed, wanted)},
             {"type": "image_url", "image_url": {"url": _data_url(image_hwc)}},
         ]
@@ -156,7 +156,7 @@ def usable(text: str, wanted: Iterable[Wanted]) -> dict[Wanted, str]:
         answer = json.loads(text[start : end + 1])
     except ValueError:
         return {}
-    found = {}
+    found: dict[Wanted, str] = {}
     for length, language in wanted:
         value = answer.get(_key((length, language)))
         caption = _cleaned(value) if isinstance(value, str) else ""

@@ -53,6 +53,10 @@ class MixedRows:
     def templates_nl(self) -> Tensor:
         return torch.cat([part.templates_nl for part in self._parts])
 
+    @cached_property
+    def lengths_nl(self) -> Tensor:
+        return torch.cat([part.lengths_nl for part in self._parts])
+
     def latents(self, rows: Sequence[int]) -> Tensor:
         found = self._gathered(rows, lambda part, own, _: (part.latents(own),))
         assert found is not None
