@@ -181,6 +181,9 @@ def test_texts_are_stored_in_the_place_of_embeddings_and_templates_may_change(ho
     assert not {name for name in columns if name.startswith(("tokens", "pooled"))}
     assert (kind == "on_the_fly") == (not columns)
     assert not columns or {"keywords_en", "keywords_zh", "more_captions_en", "style", "latents"} <= columns
+    first = load_rows(folder, "texture", recipe_of(kind))
+    beside = load_rows(folder, "texture", recipe_of(kind), like=first)
+    assert beside.texts.towers is first.texts.towers, "a mixture loads its encoders once"
     other = recipe_of(kind, caption_templates={"en": ("{a} again",)})
     assert encode(NAME, 0, other, home).encode_id == folder.name
     assert encode(NAME, 0, plain(kind), home).encode_id != folder.name
