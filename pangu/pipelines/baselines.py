@@ -18,7 +18,7 @@ from pangu.diffusion.presets import Size, nearest_of
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.cascade import lower_latents
-from pangu.models.denoisers import sees_lower
+from pangu.models.denoisers import latent_channels, sees_lower
 from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
 from pangu.pipelines import pair_inputs
@@ -97,7 +97,7 @@ class SingleStage(AdaptedPipeline):
         if self.controlnet is not None:
             raise UserError("This SingleStage has a ControlNet; draw with CoopPipeline(pipeline)(prompt, image=...).")
         presets = {self.role: self.preset_for(self.role, request.height, request.width)}
-        trajectory = self._begin(condition, request, presets, self.unet.config.out_channels)
+        trajectory = self._begin(condition, request, presets, latent_channels(self.unet))
         with self._watched(trajectory, request) as on_step:
             return clean_latents(self._walk(trajectory, self.role, on_step, None, request.cross_attention_kwargs))
 

@@ -28,7 +28,7 @@ BLOCK = 512
 LOWERED = frozenset(
     {F.linear, F.conv2d, F.conv3d, torch.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
 )
-RAISED = frozenset({F.layer_norm, F.group_norm, F.softmax, torch.softmax})
+RAISED = frozenset({F.layer_norm, F.rms_norm, F.group_norm, F.softmax, torch.softmax})
 """Functions of these networks that CUDA's autocast computes in bf16, and in float32; all others take what comes."""
 
 

@@ -124,6 +124,8 @@ def test_the_casts_are_those_of_cudas_autocast() -> None:
     calls = {
         F.linear: lambda new: F.linear(new(2, 8), new(4, 8)),
         F.conv2d: lambda new: F.conv2d(new(2, 4, 8, 8), new(4, 4, 3, 3)),
+        F.conv3d: lambda new: F.conv3d(new(2, 4, 2, 8, 8), new(4, 4, 1, 3, 3)),
+        F.rms_norm: lambda new: F.rms_norm(new(2, 8), (8,)),
         torch.matmul: lambda new: torch.matmul(new(8, 8), new(8, 8)),
         torch.bmm: lambda new: torch.bmm(new(2, 8, 8), new(2, 8, 8)),
         torch.baddbmm: lambda new: torch.baddbmm(new(2, 8, 8), new(2, 8, 8), new(2, 8, 8)),

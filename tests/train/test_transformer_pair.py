@@ -72,6 +72,8 @@ def test_it_trains_and_the_pair_draws(structure: str, texture: str, encoders: An
     assemble_pair(folders["structure"], folders["texture"], recipe, tmp_path / "pair")
     pair: Any = PanGuDrawPipeline.from_pretrained(tmp_path / "pair")
     assert (family_of(pair.structure).name, family_of(pair.texture).name) == (structure, texture)
+    again = PanGuDrawPipeline.from_pipe(pair)
+    assert again.structure is pair.structure and again.texture is pair.texture
     pictures = draw(pair, ["fox"], num_inference_steps=4)
     assert pictures.shape == (1, 3, 96, 96) and pictures.isfinite().all()
     asked = [0, 0]
