@@ -65,6 +65,11 @@ class ExpertsPipeline(PanGuDrawPipeline):
         return {*cls._optional_components, "scheduler"}
 
     def _roles(self, settings: Mapping[str, Any]) -> tuple[Role, ...]:
+        for role in MIDDLE_ROLES:
+            if getattr(self, role) is not None and role not in settings["contracts"]:
+                raise UserError(
+                    f"The {role} generator has no interval contract; say in contracts which timesteps it owns."
+                )
         roles = expert_roles(len(settings["contracts"]))
         if set(roles) != set(settings["contracts"]):
             raise UserError(f"{len(roles)} experts are {', '.join(roles)}, not {', '.join(settings['contracts'])}.")

@@ -111,7 +111,16 @@ class PanGuDrawPipeline(AdaptedPipeline):
         check_channels({role: self.generator(role) for role in contracts})
 
     def _roles(self, settings: Mapping[str, Any]) -> tuple[Role, ...]:
-        """Of the experts, the noisiest first."""
+        """Of the experts, the noisiest first.
+
+        Raises:
+            UserError: one has no contract, so nobody knows its interval.
+        """
+        for role in ROLES:
+            if role not in settings["contracts"]:
+                raise UserError(
+                    f"The {role} generator has no interval contract; say in contracts which timesteps it owns."
+                )
         return ROLES
 
     def _check_texts(self, contracts: Mapping[Role, GeneratorContract]) -> None:

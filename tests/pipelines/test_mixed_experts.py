@@ -144,8 +144,12 @@ def test_three_experts_are_saved_loaded_and_cooperate(pair: Any, tmp_path: Path)
     ):
         PanGuDrawPipeline.from_pretrained(tmp_path)
     renamed = {role.replace("middle", "middle_2"): values for role, values in index["contracts"].items()}
-    with pytest.raises(UserError, match="3 experts are structure, middle, texture, not"):
+    with pytest.raises(UserError, match="middle generator has no interval contract"):
         ExpertsPipeline(**again.components, contracts=renamed)
+    with pytest.raises(UserError, match="3 experts are structure, middle, texture, not"):
+        ExpertsPipeline(**again.components | {"middle": None}, contracts=renamed)
+    with pytest.raises(UserError, match="texture generator has no interval contract"):
+        PanGuDrawPipeline(**pair.components, contracts={"structure": dict(pair.config.contracts["structure"])})
 
 
 def test_each_expert_has_its_own_text_and_guidance(pair: Any) -> None:
