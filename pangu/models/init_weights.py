@@ -17,6 +17,8 @@ from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
 from pangu.models.controlnet import sees_control
 from pangu.models.denoisers import build_denoiser, condition_of, load_unet, sees_lower
+from pangu.models.lora import ADAPTER, check_contract, fitted, forget_fused, fuse_lora, put_adapter
+from pangu.models.lora_files import find_weights as find_adapter
 from pangu.models.sources import locate, read_config
 
 STARTER = "starter_pair"
@@ -104,6 +106,8 @@ def pretrained_denoiser(
     _check_context(found, config, context)
     condition_of(config, pooled)
     unet = load_unet(found.root, found.subfolder)
+    if start.adapter:
+        _fuse_adapter(unet, Path(start.adapter).expanduser(), contract_of_run)
     if start.new_latents:
         doubled = 2 if sees_lower(contract_of_run.role) else 1
         return with_new_latents(unet, doubled * latent_channels, latent_channels, seed)
@@ -141,6 +145,20 @@ def find_weights(start: InitialWeights, role: Role, resolve: Resolve | None = No
             f"init_from: {root} is a {index.get('_class_name')} without a UNet; a UNet2DConditionModel is needed."
         )
     return FoundWeights(root, subfolder or "unet", None)
+
+
+def _fuse_adapter(unet: UNet2DConditionModel, source: Path, run: GeneratorContract) -> None:
+    """Make an adapter part of the weights; one with a contract must have been trained for the timesteps of the run.
+
+    Raises:
+        UserError: it is not there, does not fit, or only a part of it does.
+    """
+    file = find_adapter(source)
+    if (file.parent / CONTRACT_FILE).is_file():
+        check_contract(GeneratorContract.load(file.parent), run, str(source))
+    put_adapter(unet, ADAPTER, fitted(file, unet, run, str(source)))
+    fuse_lora(unet)
+    forget_fused(unet)
 
 
 def with_lower_channels(unet: UNet2DConditionModel) -> UNet2DConditionModel:

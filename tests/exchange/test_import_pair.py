@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
+from pangu.cli import exchange
 from pangu.config import InitialWeights, Recipe
 from pangu.contract import GeneratorContract
 from pangu.errors import UserError
@@ -186,3 +188,23 @@ def test_what_makes_no_pair_is_refused_in_one_sentence(folders, tmp_path) -> Non
     with pytest.raises(UserError, match=r"'\.\./up' is no name of a pair"):
         import_pair(sd, "../up", home, boundary=400)
     assert json.loads((home.pair("pair") / "model_index.json").read_text())["_class_name"] == "PanGuDrawPipeline"
+
+
+def test_the_commands_import_export_and_show_the_card_by_the_name_of_the_pair(
+    folders, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setenv("PANGU_HOME", str(tmp_path))
+    app = typer.Typer()
+    exchange.register(app)
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            app(list(arguments))
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    made = json.loads(run("import", str(folders["sd"]), "fox", "--boundary", "300"))
+    assert made["intervals"] == {"structure": "[300, 1000)", "texture": "[0, 300)"}
+    written = json.loads(run("export", "fox", str(tmp_path / "out")))
+    assert {"structure", "texture", "vae", "text_encoder", "tokenizer", "scheduler"} == set(written["components"])
+    assert "license: mit" in run("push", "fox", "owner/fox", "--licence", "MIT", "--card-only")
