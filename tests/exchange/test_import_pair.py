@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pangu.cli import exchange
 from pangu.config import InitialWeights, Recipe
 from pangu.contract import GeneratorContract
+from pangu.data.propose.start_from import adapter_recipe
 from pangu.errors import UserError
 from pangu.exchange.experts import read_experts
 from pangu.exchange.import_pair import import_pair
@@ -72,6 +73,7 @@ def test_a_recipe_starts_from_what_was_imported(folders, tmp_path, monkeypatch) 
     made = import_pair(str(folders["sd"]), "two", Home.from_environment(), refiner=str(folders["other"]))
     assert made.intervals == {"structure": "[200, 1000)", "texture": "[0, 200)"}, "diffusers' denoising_end of 0.8"
     left: Recipe = recipe(made.recipe)
+    assert adapter_recipe("two", on_gpu=False) == left, "what `pangu new --start two` proposes"
     for chosen in (left, left.model_copy(update={"init_from": InitialWeights(source="two")})):
         start = starting_pair(chosen)
         assert (
