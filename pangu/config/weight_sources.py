@@ -34,6 +34,11 @@ class InitialWeights(Frozen):
         "diffusers pipeline or UNet folder, a hub id, or a registered pair such as models:/pangu-pair@champion",
     )
     subfolder: str | None = Field(None, description="Subfolder of the UNet, e.g. 'unet'")
+    adapter: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="A LoRA file or folder that becomes part of the weights before the first step, whole or not at all",
+    )
     new_latents: bool = Field(
         False,
         exclude_if=lambda value: not value,

@@ -154,7 +154,7 @@ def _adapter(
 def _pooled(pair: Path) -> int | None:
     """Channels of the pooled text, as the last text encoder's configuration says; None where the pair has none."""
     encoders = [pair / name / "config.json" for name in ("text_encoder_2", "text_encoder")]
-    config = next((read_json(path) for path in encoders if path.is_file()), {})
+    config: dict[str, Any] = next((read_json(path) for path in encoders if path.is_file()), {})
     projected = "WithProjection" in str(config.get("architectures"))
     width = config.get("projection_dim") if projected else config.get("hidden_size")
     return int(width) if width else None

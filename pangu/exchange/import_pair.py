@@ -170,10 +170,10 @@ def _joined(experts: list[ExpertOnDisk], recipe: Recipe) -> tuple[Any, dict[Any,
     encoders = describe(autoencoder, towers, recipe.max_tokens)
     side = recipe.structure.resolution
     contracts = {role: encoders.contract(recipe, role).model_copy(update={"resolution": side}) for role in ROLES}
-    networks = [load_stored(Path(expert.root) / expert.subfolder) for expert in experts]
-    for expert, network in zip(experts, networks, strict=True):
+    structure, texture = (load_stored(Path(expert.root) / expert.subfolder) for expert in experts)
+    for expert, network in zip(experts, (structure, texture), strict=True):
         _check_reads(expert, network.config, encoders)
-    return join(*networks, contracts, autoencoder, towers, recipe), contracts
+    return join(structure, texture, contracts, autoencoder, towers, recipe), contracts
 
 
 def _check_reads(expert: ExpertOnDisk, config: Mapping[str, Any], encoders: Encoders) -> None:

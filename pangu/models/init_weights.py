@@ -17,6 +17,8 @@ from pangu.errors import UserError
 from pangu.models.controlnet import sees_control
 from pangu.models.denoisers import build_denoiser, family_named, load_denoiser, sees_lower
 from pangu.models.families.family import DenoiserFamily
+from pangu.models.lora import ADAPTER, check_contract, fitted, forget_fused, fuse_lora, put_adapter
+from pangu.models.lora_files import find_weights as find_adapter
 from pangu.models.sources import locate, read_config
 
 STARTER = "starter_pair"
@@ -107,6 +109,8 @@ def pretrained_denoiser(
         family.check_latents(config, latent_channels, sees_lower(role), found.name)
     family.check_text(config, context, pooled, found.name)
     network = load_denoiser(found.root, found.subfolder)
+    if start.adapter:
+        _fuse_adapter(network, Path(start.adapter).expanduser(), contract_of_run)
     if start.new_latents:
         return family.with_new_latents(network, latent_channels, sees_lower(role), seed)
     widen = sees_lower(role) and config["in_channels"] == latent_channels
@@ -149,6 +153,20 @@ def find_weights(
             f"another denoiser.family."
         )
     return FoundWeights(root, subfolder or family.part, None)
+
+
+def _fuse_adapter(network: Any, source: Path, run: GeneratorContract) -> None:
+    """Make an adapter part of the weights; one with a contract must have been trained for the timesteps of the run.
+
+    Raises:
+        UserError: it is not there, does not fit, or only a part of it does.
+    """
+    file = find_adapter(source)
+    if (file.parent / CONTRACT_FILE).is_file():
+        check_contract(GeneratorContract.load(file.parent), run, str(source))
+    put_adapter(network, ADAPTER, fitted(file, network, run, str(source)))
+    fuse_lora(network)
+    forget_fused(network)
 
 
 def with_lower_channels(unet: Any) -> Any:

@@ -73,15 +73,14 @@ def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_o
             torch.equal(again[name].up, low.up) and again[name].alpha == low.alpha for name, low in adapter.items()
         )
 
-
-def test_a_run_and_a_half_are_found_by_name_and_written_with_their_adapter(home, tmp_path) -> None:
+    # A run, by its name.
     write_generator(home.run("fox") / "generator", "texture", seed=3)
     generator = generator_folder("fox", "structure", home)
     assert generator == home.run("fox") / "generator"
     assert generator_folder("shaped-pair", "texture", home) == home.pair("shaped-pair") / "texture"
-    made = export_generator_folder(generator, tmp_path / "out")
+    made = export_generator_folder(generator, tmp_path / "run")
     assert made.components == ["texture"] and not made.single_files
-    assert UNet2DConditionModel.from_pretrained(tmp_path / "out/texture").config.cross_attention_dim == 24
+    assert UNet2DConditionModel.from_pretrained(tmp_path / "run/texture").config.cross_attention_dim == 24
     for name in ("nobody", "no/where"):
         with pytest.raises(UserError, match=f"There is no generator {name}; name its folder, a pair or a run"):
             generator_folder(name, "structure", home)

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
+from pangu.cli import exchange
 from pangu.config import InitialWeights, Recipe
 from pangu.contract import GeneratorContract
+from pangu.data.propose.start_from import adapter_recipe
 from pangu.errors import UserError
 from pangu.exchange.experts import read_experts
 from pangu.exchange.import_pair import import_pair
@@ -64,12 +67,15 @@ def test_a_pipeline_split_at_a_boundary_draws_what_the_pipeline_draws(kind, fold
         assert torch.equal(network.conv_in.weight, original.unet.conv_in.weight)
 
 
-def test_a_recipe_starts_from_what_was_imported(folders, tmp_path, monkeypatch) -> None:
+def test_a_recipe_starts_from_what_was_imported_and_the_commands_find_it_by_name(
+    folders, tmp_path, monkeypatch, capsys
+) -> None:
     """By the recipe that is left beside the pair, and by the pair's name in `init_from`; the halves are the imported ones."""
     monkeypatch.setenv("PANGU_HOME", str(tmp_path))
     made = import_pair(str(folders["sd"]), "two", Home.from_environment(), refiner=str(folders["other"]))
     assert made.intervals == {"structure": "[200, 1000)", "texture": "[0, 200)"}, "diffusers' denoising_end of 0.8"
     left: Recipe = recipe(made.recipe)
+    assert adapter_recipe("two", on_gpu=False) == left, "what `pangu new --start two` proposes"
     for chosen in (left, left.model_copy(update={"init_from": InitialWeights(source="two")})):
         start = starting_pair(chosen)
         assert (
@@ -78,6 +84,20 @@ def test_a_recipe_starts_from_what_was_imported(folders, tmp_path, monkeypatch) 
         )
         assert torch.equal(start.structure.conv_in.weight, load_file(folders["sd"] / WEIGHTS)["conv_in.weight"])
         assert torch.equal(start.texture.conv_in.weight, load_file(folders["other"] / WEIGHTS)["conv_in.weight"])
+    app = typer.Typer()
+    exchange.register(app)
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            app(list(arguments))
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    made = json.loads(run("import", str(folders["sd"]), "fox", "--boundary", "300"))
+    assert made["intervals"] == {"structure": "[300, 1000)", "texture": "[0, 300)"}
+    written = json.loads(run("export", "fox", str(tmp_path / "out")))
+    assert {"structure", "texture", "vae", "text_encoder", "tokenizer", "scheduler"} == set(written["components"])
+    assert "license: mit" in run("push", "fox", "owner/fox", "--licence", "MIT", "--card-only")
 
 
 def wan(folder: Path, **changes: Any) -> Path:
@@ -99,18 +119,9 @@ def wan(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_two_experts_of_wan_own_what_its_boundary_ratio_says(tmp_path) -> None:
-    high, low = read_experts(str(wan(tmp_path)))
-    assert (high.subfolder, high.low, high.high) == ("transformer", 875, 1000)
-    assert (low.subfolder, low.low, low.high) == ("transformer_2", 0, 875)
-    assert {high.network, low.network} == {"WanTransformer3DModel"} and high.channels == low.channels == 16
-    first, _ = read_experts(str(wan(tmp_path / "asked", boundary_ratio=None)), boundary=900)
-    assert first.low == 900
-
-
 def broken(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], file: str) -> Path:
     """A copy of a pipeline folder with one file changed."""
-    copy = shutil.copytree(folder, tmp_path / "broken")
+    copy = shutil.copytree(folder, tmp_path / f"changed-{len(list(tmp_path.iterdir()))}")
     if file.endswith("safetensors"):
         save_file({key: value.contiguous() for key, value in change(load_file(copy / file)).items()}, copy / file)
     else:
@@ -118,21 +129,15 @@ def broken(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], dict
     return copy
 
 
-@subtests.parametrize(
-    ("file", "change", "sentence"),
-    [
-        (WEIGHTS, lambda w: {k: v for k, v in w.items() if k != "conv_in.bias"}, r"lacks 1 of \d+ .* such as conv_in.bias"),
-        (WEIGHTS, lambda w: w | {"more.weight": torch.ones(2)}, "has 1 weights that its configuration has no place for"),
-        (WEIGHTS, lambda w: w | {"conv_in.bias": torch.ones(3)}, r"conv_in.bias has the shape \(3,\), .* says \(8,\)"),
-        ("unet/config.json", lambda c: c | {"_class_name": "FluxTransformer2DModel"}, "another architecture under one name"),
-        ("unet/config.json", lambda c: c | {"in_channels": 9}, "conv_in.weight has the shape"),
-        ("model_index.json", lambda c: c | {"unet": [None, None]}, "has no denoiser that can be an expert"),
-        ("scheduler/scheduler_config.json", lambda c: c | {"beta_schedule": "laplace"}, "noise levels that are not trained here"),
-    ],
-)  # fmt: skip
-def test_a_pipeline_that_is_not_what_it_says_is_refused(file, change, sentence, folders, tmp_path) -> None:
-    copy = broken(folders["sd"], tmp_path, change, file)
-    refused(sentence, tmp_path, str(copy), boundary=500)
+CHANGED: list[tuple[str, Callable[[dict[str, Any]], dict[str, Any]], str]] = [
+    (WEIGHTS, lambda w: {k: v for k, v in w.items() if k != "conv_in.bias"}, r"lacks 1 of \d+ .* such as conv_in.bias"),
+    (WEIGHTS, lambda w: w | {"more.weight": torch.ones(2)}, "has 1 weights that its configuration has no place for"),
+    (WEIGHTS, lambda w: w | {"conv_in.bias": torch.ones(3)}, r"conv_in.bias has the shape \(3,\), .* says \(8,\)"),
+    ("unet/config.json", lambda c: c | {"_class_name": "FluxTransformer2DModel"}, "another architecture under one name"),
+    ("unet/config.json", lambda c: c | {"in_channels": 9}, "conv_in.weight has the shape"),
+    ("model_index.json", lambda c: c | {"unet": [None, None]}, "has no denoiser that can be an expert"),
+    ("scheduler/scheduler_config.json", lambda c: c | {"beta_schedule": "laplace"}, "noise levels that are not trained here"),
+]  # fmt: skip
 
 
 def refused(sentence: str, tmp_path: Path, source: str, **options: Any) -> None:
@@ -143,7 +148,17 @@ def refused(sentence: str, tmp_path: Path, source: str, **options: Any) -> None:
     assert not home.pair("pair").exists() and not list(home.root.glob("pairs/*.json"))
 
 
-def test_what_makes_no_pair_is_refused_in_one_sentence(folders, tmp_path) -> None:
+def test_experts_own_what_the_pipeline_says_and_what_makes_no_pair_is_refused_in_one_sentence(
+    folders, tmp_path
+) -> None:
+    high, low = read_experts(str(wan(tmp_path / "two")))
+    assert (high.subfolder, high.low, high.high) == ("transformer", 875, 1000)
+    assert (low.subfolder, low.low, low.high) == ("transformer_2", 0, 875)
+    assert {high.network, low.network} == {"WanTransformer3DModel"} and high.channels == low.channels == 16
+    first, _ = read_experts(str(wan(tmp_path / "asked", boundary_ratio=None)), boundary=900)
+    assert first.low == 900
+    for file, change, sentence in CHANGED:
+        refused(sentence, tmp_path, str(broken(folders["sd"], tmp_path, change, file)), boundary=500)
     sd, other, xl = (str(folders[name]) for name in ("sd", "other", "sdxl"))
     refused(
         "has one expert, unet, and no interval of timesteps; say where it is to be split by --boundary", tmp_path, sd

@@ -106,16 +106,13 @@ def test_hub_towers_are_concatenated_on_the_channel_axis(hub_folders) -> None:
     assert torch.equal(tokens[..., :24], first)
 
 
-def test_hashes_tell_towers_apart(hub_folders, embedded) -> None:
+def test_hashes_tell_towers_apart(hub_folders, embedded, tmp_path) -> None:
     chinese = load_text_tower(TextEncoderSource(source=str(hub_folders[0])))
     again = load_text_tower(TextEncoderSource(source=str(hub_folders[0])))
     other_layer = load_text_tower(TextEncoderSource(source=str(hub_folders[0]), hidden_layer=-2))
     assert chinese.hash == again.hash
     assert len({chinese.hash, other_layer.hash, embedded.hash}) == 3
-
-
-def test_a_clip_without_a_projection_is_the_same_encoder_at_every_load(hub_folders, tmp_path) -> None:
-    """As in Stable Diffusion and the first of SDXL: a projection that the file lacks would be drawn at random."""
+    # Without a projection, as Stable Diffusion's: one that the file lacks would be drawn at random at every load.
     sdxl = hub_folders[1]
     CLIPTextModel(CLIPTextConfig.from_pretrained(sdxl / "text_encoder_2")).save_pretrained(tmp_path / "text_encoder")
     source = TextEncoderSource(source=str(tmp_path), subfolder="text_encoder", tokenizer_subfolder="tokenizer")

@@ -10,14 +10,16 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pangu.config import InitialWeights, NoiseSchedule
 from pangu.errors import UserError
+from pangu.models.init_weights import pretrained_denoiser
 from pangu.models.lora import ADAPTER, fitted, fuse_lora, put_adapter, save_lora
 from pangu.models.lora_files import AdapterFile, find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from tests import subtests
 from tests.models.adapter_files import ATTENTION, by_hand, linear_unet, random_adapter
 from tests.models.test_initial import contract
-from tests.models.unets import stable_diffusion_unet
+from tests.models.unets import stable_diffusion_unet, write_pipeline
 from tests.pipelines.coop.small import flux, stable_diffusion_3
 
 CLOSE: dict[str, float] = {"rtol": 0, "atol": 1e-5}
@@ -73,7 +75,7 @@ def kohya_flux(**more: tuple[int, int]) -> dict[str, Tensor]:
     return tensors
 
 
-def test_kohyas_flux_means_what_its_matrices_say() -> None:
+def test_transformers_adapters_mean_what_their_matrices_say() -> None:
     """One matrix for query, key and value of the original becomes three layers here; each gets alpha / rank * B A."""
     network, tensors = flux().transformer, kohya_flux()
     layers = fitted(AdapterFile(tensors), network, contract("structure"))
@@ -91,6 +93,14 @@ def test_kohyas_flux_means_what_its_matrices_say() -> None:
     joint = torch.cat([product(name) for name in parts])
     torch.testing.assert_close(joint, written("double_blocks_0_img_attn_qkv"), **CLOSE)
     torch.testing.assert_close(product(f"{block}.ff_context.net.0.proj"), written("double_blocks_0_txt_mlp_0"), **CLOSE)
+
+    for other in (network, stable_diffusion_3().transformer):
+        adapter = random_adapter(other, ("attn.to_q", "attn.to_k"))
+        spelled = {}
+        for name, low in adapter.items():
+            spelled |= {f"transformer.{name}.lora_A.weight": low.down, f"transformer.{name}.lora_B.weight": low.up}
+            spelled[f"transformer.{name}.alpha"] = torch.tensor(low.alpha)
+        assert same(fitted(AdapterFile(spelled), other, contract("structure")), adapter)
 
 
 @subtests.parametrize(
@@ -115,12 +125,22 @@ def test_an_adapter_of_which_a_part_would_be_lost_is_refused(make, tensors, sent
     assert "\n" not in str(refused.value)
 
 
-@subtests.parametrize("make", [flux, stable_diffusion_3])
-def test_the_spelling_of_diffusers_is_read_for_every_transformer(make) -> None:
-    network = make().transformer
-    adapter = random_adapter(network, ("attn.to_q", "attn.to_k"))
-    tensors = {}
-    for name, low in adapter.items():
-        tensors |= {f"transformer.{name}.lora_A.weight": low.down, f"transformer.{name}.lora_B.weight": low.up}
-        tensors[f"transformer.{name}.alpha"] = torch.tensor(low.alpha)
-    assert same(fitted(AdapterFile(tensors), network, contract("structure")), adapter)
+def test_a_recipe_starts_from_weights_with_an_adapter_in_them_or_not_at_all(tmp_path: Path) -> None:
+    unet = stable_diffusion_unet(4)
+    write_pipeline(tmp_path / "sd", unet)
+    adapter = random_adapter(unet, ATTENTION)
+    tensors = kohya_tensors(adapter, unet)
+    save_file(tensors, tmp_path / "ink.safetensors")
+    start = InitialWeights(source=str(tmp_path / "sd"), adapter=str(tmp_path / "ink.safetensors"))
+    run = contract("structure", schedule=NoiseSchedule())
+    for name, weight in pretrained_denoiser(start, 4, 24, 12, run).state_dict().items():
+        torch.testing.assert_close(weight.double(), by_hand(unet, adapter)[name], **CLOSE)
+    halves = {
+        key.replace("mid_block", "mid_7") if "attn1_to_k" in key else key: value for key, value in tensors.items()
+    }
+    save_file(halves, tmp_path / "ink.safetensors")
+    with pytest.raises(
+        UserError, match=r"only \d+ of its 32 layers are layers of this network, lora_unet_mid_7_\S+ is none"
+    ):
+        pretrained_denoiser(start, 4, 24, 12, run)
+    assert "adapter" not in InitialWeights(source="embedded").model_dump(), "digests of recipes stay what they were"

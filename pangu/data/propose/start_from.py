@@ -5,6 +5,7 @@ that could teach a pair everything, and an adapter (LoRA) on any larger model th
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -106,6 +107,10 @@ def adapter_recipe(source: str, on_gpu: bool) -> Recipe:
             f"{source} holds no model_index.json; name a pipeline folder as diffusers saves it, or its hub id."
         )
     lora = LoraConfig()
+    execution = Execution(precision="bf16", gradient_checkpointing=True) if on_gpu else Execution(prefetch=0)
+    beside = Path(root).with_name(f"{Path(root).name}.recipe.json")
+    if "contracts" in index and beside.is_file():  # as `pangu import` leaves it
+        return recipe(str(beside)).model_copy(update={"execution": execution})
     if "contracts" in index:
         return recipe("demo").model_copy(update={"init_from": InitialWeights(source=root), "lora": lora})
     towers = [name for name in ("text_encoder", "text_encoder_2") if (index.get(name) or [None])[0]]
@@ -145,6 +150,6 @@ def adapter_recipe(source: str, on_gpu: bool) -> Recipe:
             "texture": RoleTraining(rows="originals", steps=1000, batch_size=4, **large),
         },
         optimization=Optimization(lr_peak=1e-4, ema_decays=(0.99,)),
-        execution=Execution(precision="bf16", gradient_checkpointing=True) if on_gpu else Execution(prefetch=0),
+        execution=execution,
         sampling=Sampling(num_inference_steps=30, guidance_scale=7.5),
     )
