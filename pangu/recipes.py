@@ -81,7 +81,7 @@ def demo_flow() -> Recipe:
     """A pair of flow-matching transformers from random weights, at the counted training cost of `demo`'s UNets: 9.66e12.
 
     SANA, because it has no positions: windows look to the texture half as they do in the whole picture. 1.37 M parameters a
-    generator. The boundary has the log-SNR that `demo`'s has. Its pictures have not been measured.
+    generator. The boundary has the log-SNR that `demo`'s has. Too short for pictures: it learns layout and colours.
     """
     alike = demo()
     return Recipe(

@@ -36,7 +36,6 @@ __all__ = [
     "denoise",
     "family_named",
     "family_of",
-    "is_of_other_family",
     "latent_channels",
     "load_denoiser",
     "sees_lower",
@@ -77,12 +76,6 @@ def family_of_class(name: str) -> DenoiserFamily | None:
 def family_of(network: Any) -> DenoiserFamily:
     """That of a network; whatever is of no known class is called like a UNet, as a `ControlledUNet` is."""
     return family_of_class(type(getattr(network, "module", network)).__name__) or FAMILIES["unet"]
-
-
-def is_of_other_family(part: Any, name: str) -> bool:
-    """Whether something is a network of a known family, but not of the one called `name`."""
-    family = family_of_class(type(part).__name__)
-    return family is not None and family.name != name
 
 
 def sees_lower(role: Role) -> bool:

@@ -23,7 +23,7 @@ from pangu.diffusion.translation import Translation, translation
 from pangu.errors import UserError
 from pangu.models.autoencoders import spatial_factor
 from pangu.models.captured import Graphs, Record
-from pangu.models.denoisers import is_of_other_family
+from pangu.models.denoisers import FAMILIES
 from pangu.models.lora import has_lora, set_lora_scale
 from pangu.models.schedulers import check_schedule, copied, noise_scale
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
@@ -69,15 +69,11 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             self.graphs = before
 
     @classmethod
-    def from_pipe(cls, pipeline: Any, **arguments: Any) -> Self:
-        """diffusers' own, which leaves out networks of another class than the constructor names; any family's are taken over."""
-        names = inspect.signature(cls).parameters
-        others = {
-            name: part
-            for name, part in pipeline.components.items()
-            if name in names and is_of_other_family(part, "unet")
-        }
-        return super().from_pipe(pipeline, **others | arguments)
+    def _get_signature_types(cls) -> dict[str, tuple[Any, ...]]:
+        """What diffusers checks components by when it loads them or takes them over: a network of any family for a UNet."""
+        networks = tuple(family.network_type for family in FAMILIES.values())
+        found: dict[str, tuple[Any, ...]] = super()._get_signature_types()
+        return {name: (*types, *networks) if networks[0] in types else types for name, types in found.items()}
 
     def contract(self, role: Role) -> GeneratorContract:
         """What the generator of `role` was trained for."""
