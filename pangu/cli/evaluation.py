@@ -301,7 +301,7 @@ def _whole(source: str) -> "PanGuDrawPipeline":
 
     if source == "embedded":
         return starter_pair()
-    folder = pair_folder(source, Home.from_environment())
+    folder = pair_folder(source, Home.from_environment(), "'embedded', or ")
     pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(folder, use_safetensors=True)
     return pair
 

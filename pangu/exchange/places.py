@@ -11,15 +11,15 @@ GENERATOR = "generator"
 """Where a run keeps its finished generator."""
 
 
-def pair_folder(source: str | Path, home: Home) -> Path:
-    """The folder of a pair: a path, a name in the home, or models:/pangu-pair@ALIAS.
+def pair_folder(source: str | Path, home: Home, others: str = "") -> Path:
+    """The folder of a pair: a path, a name in the home, or models:/pangu-pair@ALIAS; others: what else the caller takes.
 
     Raises:
         UserError: there is none.
     """
     found = _pair(str(source), home)
     if found is None:
-        raise UserError(f"There is no pair {source}; name a pair folder, or a pair in {home.root / 'pairs'}.")
+        raise UserError(f"There is no pair folder at {source}; name one, or {others}a pair in {home.root / 'pairs'}.")
     return found
 
 

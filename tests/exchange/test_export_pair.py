@@ -84,7 +84,7 @@ def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_o
     for name in ("nobody", "no/where"):
         with pytest.raises(UserError, match=f"There is no generator {name}; name its folder, a pair or a run"):
             generator_folder(name, "structure", home)
-        with pytest.raises(UserError, match=f"There is no pair {name}"):
+        with pytest.raises(UserError, match=f"There is no pair folder at {name}; name one, or a pair in "):
             pair_folder(name, home)
 
 
