@@ -193,7 +193,7 @@ class Cascade(AdaptedPipeline):
             if latents is not None:
                 lower = lower_latents(self.vae, decode_latents(self.vae, latents), height, width)
             own = replace(request, height=height, width=width, latents=noise)
-            trajectory = self._begin(condition, own, presets, self.base.config.out_channels)
+            trajectory = self._begin(condition, own, presets, latent_channels(self.base))
             with self._watched(trajectory, request, role) as on_step:
                 latents = clean_latents(self._walk(trajectory, role, on_step, lower, request.cross_attention_kwargs))
             noise = None

@@ -30,7 +30,7 @@ from pangu.sampling.trajectory import Trajectory, clean_latents
 
 def check_channels(networks: Mapping[Role, Any]) -> None:
     """Raises UserError unless the networks that are there take latents of as many channels: packed ones are others."""
-    found = {role: network.config.in_channels for role, network in networks.items() if network is not None}
+    found = {role: latent_channels(network) for role, network in networks.items() if network is not None}
     for role, channels in found.items():
         first = next(iter(found))
         if channels != found[first]:

@@ -13,7 +13,7 @@ from pangu.errors import UserError
 from pangu.exchange.export_pair import export_generator_folder, export_pair
 from pangu.exchange.import_pair import import_pair
 from pangu.exchange.places import generator_folder, pair_folder
-from pangu.models.denoisers import load_unet
+from pangu.models.denoisers import load_denoiser
 from pangu.models.lora import ADAPTER, fitted, put_adapter, save_lora
 from pangu.models.lora_files import find_weights
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -40,7 +40,7 @@ def home(tmp_path_factory) -> Home:
 def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_open(home, tmp_path) -> None:
     pair = pair_folder("shaped-pair", home)
     opened = PanGuDrawPipeline.from_pretrained(pair, use_safetensors=True)
-    ours = load_unet(pair / "structure")
+    ours = load_denoiser(pair / "structure")
     adapter = random_adapter(ours, ATTENTION)
     put_adapter(ours, ADAPTER, adapter)
     save_lora(ours, opened.contract("structure"), tmp_path / "ink")
@@ -67,7 +67,7 @@ def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_o
     }
     StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     for place in (out / "adapters/structure-ink", out / "adapters/structure-ink.safetensors"):
-        again = fitted(find_weights(place), load_unet(pair / "structure"), opened.contract("structure"))
+        again = fitted(find_weights(place), load_denoiser(pair / "structure"), opened.contract("structure"))
         assert again.keys() == adapter.keys()
         assert all(
             torch.equal(again[name].up, low.up) and again[name].alpha == low.alpha for name, low in adapter.items()

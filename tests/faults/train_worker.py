@@ -50,8 +50,8 @@ def main(job: TrainJob, rank: int, size: int, port: int, killed_at: int, spoilt:
         address = f"tcp://127.0.0.1:{port}"
         torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     job.run_folder.mkdir(parents=True, exist_ok=True)
-    load, note = worker.load_rows, job.run_folder / f"drawn-{size}-{rank}.txt"
-    worker.load_rows = lambda *arguments: Noted(load(*arguments), note, killed_at, spoilt)  # type: ignore[assignment]
+    load, note = worker.load_mixture, job.run_folder / f"drawn-{size}-{rank}.txt"
+    worker.load_mixture = lambda *arguments: Noted(load(*arguments), note, killed_at, spoilt)  # type: ignore[assignment]
     worker.work(job, World(rank, size))
     if size > 1:
         torch.distributed.destroy_process_group()

@@ -272,7 +272,7 @@ def test_contracts_of_before_are_read_and_newer_ones_refused(pair: Any, tmp_path
 
 def test_latents_that_differ_in_packing_are_refused(pair: Any) -> None:
     packed = gaussian(VELOCITY, pair.structure)
-    packed.register_to_config(in_channels=64)
+    packed.register_to_config(in_channels=64, out_channels=64)
     with pytest.raises(UserError, match="differ in packing: structure takes 16 channels, but texture takes 64"):
         joined(pair, [pair.structure, packed], split(pair, VELOCITY, VELOCITY))
 

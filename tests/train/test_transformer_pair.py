@@ -1,5 +1,6 @@
 """A pair of transformers from training rows to pictures: trained by the loop, exported, assembled, loaded, drawn."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from pangu.config import InitialWeights, LoraConfig, NoiseSchedule, Recipe
 from pangu.data.encode.encoders import describe
 from pangu.data.rows.in_memory import EncodedRows
+from pangu.diffusion.training_levels import equal_level
 from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import family_of
@@ -103,6 +105,32 @@ def _goes_on_from(pair: Path, recipe: Recipe, encoders: Any, folder: Path) -> No
             contract,
             encoders,
         )
+
+
+def test_a_flow_transformer_and_an_epsilon_unet_draw_one_picture(encoders: Any, tmp_path: Path) -> None:
+    """Neither class, nor prediction, nor noise levels are shared; each half is asked for the steps that it owns."""
+    boundary = tiny().boundary
+    flow, epsilon = pair_recipe("sana", "sana"), tiny()
+    flow = flow.model_copy(update={"boundary": round(equal_level(boundary, epsilon.schedule, flow.schedule))})
+    for role, recipe in (("structure", flow), ("texture", epsilon)):
+        contract = encoders.contract(recipe, role)
+        network = starting_network(tmp_path / role, recipe, role, contract, encoders)  # type: ignore[arg-type]
+        network.save_pretrained(tmp_path / role)
+        contract.save(tmp_path / role)
+    assemble_pair(tmp_path / "structure", tmp_path / "texture", epsilon, tmp_path / "pair")
+    pair: Any = PanGuDrawPipeline.from_pretrained(tmp_path / "pair")
+    asked: dict[str, list[float]] = {"structure": [], "texture": []}
+
+    def noted(_: Any, given: tuple[Any, ...], told: dict[str, Any], times: list[float]) -> None:
+        times.append(float((given[1] if len(given) > 1 else told["timestep"]).flatten()[0]))
+
+    for role, times in asked.items():
+        pair.generator(role).register_forward_pre_hook(partial(noted, times=times), with_kwargs=True)
+    pictures = draw(pair, ["fox"], num_inference_steps=10)
+    assert pictures.shape == (1, 3, 96, 96) and pictures.isfinite().all()
+    assert asked["structure"] and asked["texture"] and len(asked["structure"]) + len(asked["texture"]) == 10
+    assert all(time >= flow.boundary for time in asked["structure"])
+    assert all(time < boundary for time in asked["texture"])
 
 
 def test_rows_that_it_can_not_draw_are_refused_before_the_first_step(encoders: Any, tmp_path: Path) -> None:
