@@ -10,7 +10,7 @@ from pydantic import Field
 from flows.form import Form
 from flows.recipe_changes import PartnerChanges, RecipeChanges
 
-RecipeName = Literal["demo", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"]
+RecipeName = Literal["demo", "demo_flow", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"]
 """Each is a function of `pangu.recipes` that trains a pair; a test compares."""
 PartnerRecipeName = Literal["single", "edge_control"]
 """Each trains one partner of Coop-Diffusion: a generator for all timesteps, or a ControlNet on one; a test compares."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from pangu.data.card import Card
 from pangu.data.ingest.raw import OWN, RawFolder
 from pangu.data.prepare.admission import Admitter, make_admitter
+from pangu.data.prepare.chat_endpoint import Door
 from pangu.data.prepare.make_rows import ShardJob, ShardWorker, made, made_file, originals_of
 from pangu.data.prepare.publish import Lost, lost_file
 from pangu.data.prepare.row_plan import RowPlan, plan_rows
@@ -33,11 +34,14 @@ def make_all_rows(
     Raises:
         UserError: a raw shard is gone.
     """
+    fill = card.fill_captions
+    # Known before anything is made; workers on other machines may have no such environment.
+    door = Door.from_environment(1 / execution.workers, home.captions) if fill and fill.server else None
     plan = plan_rows(raw.read_rows(), card.describes)
     jobs, folder = _jobs(raw, plan), work_folder(home, card.name, work)
     folder.mkdir(parents=True, exist_ok=True)
     admitter = _admitter(card, jobs, folder, execution.threads, report)
-    make = partial(ShardWorker, card, admitter, folder, execution, home.captions)
+    make = partial(ShardWorker, card, admitter, folder, execution, door)
     total, done, started = sum(job.rows.num_rows for job in jobs), 0, time.monotonic()
     for number in map_unordered(make, jobs, execution.workers, execution.on_ray):
         done += jobs[number].rows.num_rows

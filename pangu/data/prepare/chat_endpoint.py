@@ -4,6 +4,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,29 +28,40 @@ class Away(Exception):
         self.wait_s = wait_s
 
 
-class ChatEndpoint:
-    """A client that several threads share.
+@dataclass(frozen=True)
+class Door:
+    """Where a server is, what opens it, and how much of it is one worker's: sent to workers, wherever they run.
 
-    share: Of the requests a minute; workers that know nothing of each other divide them.
-
-    Raises:
-        UserError: the environment names no address, or one that is none of http(s).
+    share: of the requests a minute; workers that know nothing of each other divide them. kept: where answers lie; None: nowhere.
     """
 
-    def __init__(self, settings: CaptionServer, share: float = 1.0) -> None:
-        self.address = os.environ.get(ADDRESS, "").rstrip("/")
-        if not self.address.startswith(("http://", "https://")):
+    address: str
+    key: str = field(default="", repr=False)
+    share: float = 1.0
+    kept: Path | None = None
+
+    @classmethod
+    def from_environment(cls, share: float = 1.0, kept: Path | None = None) -> "Door":
+        """Raises UserError if the environment names no address, or one that is none of http(s)."""
+        address = os.environ.get(ADDRESS, "").rstrip("/")
+        if not address.startswith(("http://", "https://")):
             raise UserError(
-                f"fill_captions.server asks the server that {ADDRESS} names, which is {self.address!r}; set it to an address of "
+                f"fill_captions.server asks the server that {ADDRESS} names, which is {address!r}; set it to an address of "
                 "OpenAI's protocol, e.g. http://127.0.0.1:8000/v1."
             )
-        key = os.environ.get(KEY, "")
-        self._settings = settings
+        return cls(address, os.environ.get(KEY, ""), share, kept)
+
+
+class ChatEndpoint:
+    """A client that several threads share."""
+
+    def __init__(self, settings: CaptionServer, door: Door) -> None:
+        self._settings, self.address = settings, door.address
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=settings.timeout_s,
+            headers={"Authorization": f"Bearer {door.key}"} if door.key else {}, timeout=settings.timeout_s,
             limits=httpx.Limits(max_connections=settings.at_once),
         )  # fmt: skip
-        self._pace = Pace(60 / (settings.per_minute * share) if settings.per_minute else 0.0)
+        self._pace = Pace(60 / (settings.per_minute * door.share) if settings.per_minute else 0.0)
         self._formats = True
 
     def ask(self, content: list[dict[str, Any]], schema: dict[str, Any]) -> str:

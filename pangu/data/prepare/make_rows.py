@@ -22,6 +22,7 @@ from pangu.data.card import Card
 from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.admission import Admitter
+from pangu.data.prepare.chat_endpoint import Door
 from pangu.data.prepare.scores import Scorer, facts_of
 from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of
 from pangu.data.prepare.workers import ALONE, WorkerSettings
@@ -74,7 +75,7 @@ class ShardWorker:
 
     Args:
         execution: How many such workers there are, and ncnn's threads for one image.
-        answers: Where captions of a served model are kept.
+        door: To the model that is served, where the card names one.
     """
 
     def __init__(
@@ -83,12 +84,12 @@ class ShardWorker:
         admitter: Admitter,
         folder: Path,
         execution: WorkerSettings = ALONE,
-        answers: Path | None = None,
+        door: Door | None = None,
     ) -> None:
         self._card, self._admitter, self._folder = card, admitter, folder
         self._upscaler = upscaler_of(card, execution.threads)
         self._scorer = Scorer(card.filters)
-        self._filler = _filler(card, answers, 1 / execution.workers)
+        self._filler = _filler(card, door)
 
     def __call__(self, job: ShardJob) -> int:
         """Make one shard, unless an earlier run has; returns its number."""
@@ -119,12 +120,12 @@ class ShardWorker:
         write_json(self._folder / f"{job.number:05d}.json", manifest.model_dump(mode="json"))
 
 
-def _filler(card: Card, answers: Path | None, share: float) -> Any:
+def _filler(card: Card, door: Door | None) -> Any:
     if card.fill_captions is None:
         return None
     from pangu.data.prepare.missing_captions import CaptionFiller  # brings transformers along
 
-    return CaptionFiller(card.fill_captions, answers, share)
+    return CaptionFiller(card.fill_captions, door)
 
 
 def _flush(writer: pq.ParquetWriter, batch: list[dict[str, Any]]) -> int:

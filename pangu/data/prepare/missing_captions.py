@@ -3,7 +3,6 @@ read off the image, by a model here or a served one.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from pangu.data.fill_captions import FillCaptions
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.captioning import BATCH as IMAGES_AT_ONCE
 from pangu.data.prepare.captioning import Captioner, made_small
+from pangu.data.prepare.chat_endpoint import Door
 from pangu.data.prepare.served_captions import UNUSABLE, ServedCaptions
 from pangu.errors import UserError
 from pangu.models.sources import locate
@@ -33,15 +33,14 @@ class CaptionFiller:
     """The models that a card names.
 
     Args:
-        kept: Where the answers of a served one lie.
-        share: Of its requests a minute that are this worker's.
+        door: To a served one; None: where the environment says.
 
     Raises:
-        UserError: one of them cannot be loaded.
+        UserError: one of them cannot be loaded, or nobody says where it is served.
     """
 
-    def __init__(self, settings: FillCaptions, kept: Path | None = None, share: float = 1.0) -> None:
-        self._served = ServedCaptions(settings.server, kept, share) if settings.server else None
+    def __init__(self, settings: FillCaptions, door: Door | None = None) -> None:
+        self._served = ServedCaptions(settings.server, door or Door.from_environment()) if settings.server else None
         self._translators, self._captioners = dict[str, _Translator](), dict[str, Captioner]()
         for language in LANGUAGES:
             if (source := getattr(settings, TRANSLATORS[language])) is not None:

@@ -25,7 +25,7 @@ from pangu.data.fill_captions import CaptionServer
 from pangu.data.images import ImageHWC
 from pangu.data.ingest.source import UNREADABLE, UNWRITTEN
 from pangu.data.prepare.captioning import made_small
-from pangu.data.prepare.chat_endpoint import ChatEndpoint
+from pangu.data.prepare.chat_endpoint import ChatEndpoint, Door
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 
@@ -54,20 +54,12 @@ UNUSABLE = "unusable_caption"
 
 
 class ServedCaptions:
-    """Asks about images; several requests are under way at a time.
+    """Asks about images; several requests are under way at a time."""
 
-    Args:
-        kept: Where answers lie; None: they are not kept.
-        share: Of the requests a minute that this worker may send.
-
-    Raises:
-        UserError: the environment names no server.
-    """
-
-    def __init__(self, settings: CaptionServer, kept: Path | None, share: float = 1.0) -> None:
+    def __init__(self, settings: CaptionServer, door: Door) -> None:
         self.name, self._settings = f"server:{settings.model}", settings
-        self._endpoint = ChatEndpoint(settings, share)
-        self._kept = kept and kept / hashlib.sha256(json.dumps(settings.work()).encode()).hexdigest()[:16]
+        self._endpoint = ChatEndpoint(settings, door)
+        self._kept = door.kept and door.kept / hashlib.sha256(json.dumps(settings.work()).encode()).hexdigest()[:16]
         self._answers, self._useless, self._last = 0, 0, ""
 
     def wanted(self, row: Row, elsewhere: Collection[str] = ()) -> list[Wanted]:

@@ -13,7 +13,7 @@ from typing import Any
 from pangu.errors import UserError
 
 Worker = Callable[[Any], Any]
-_worker: Worker | None = None
+_worker: Worker | UserError | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,16 @@ def _in_processes(make: Callable[[], Worker], jobs: Sequence[Any], workers: int)
 
 def _start(make: Callable[[], Worker]) -> None:
     global _worker
-    _worker = make()
+    try:
+        _worker = make()
+    except UserError as error:
+        _worker = error  # raised here, it would break the pool, which says nothing of why
 
 
 def _run(job: Any) -> Any:
     assert _worker is not None
+    if isinstance(_worker, UserError):
+        raise _worker
     return _worker(job)
 
 

@@ -34,7 +34,7 @@ from pangu.data.prepare.clip_scores import ClipScores, LinearPredictor
 from pangu.data.prepare.missing_captions import CaptionFiller
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.scores import Scorer
-from pangu.data.prepare.stage import prepare
+from pangu.data.prepare.stage import WorkerSettings, prepare
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -156,6 +156,10 @@ def test_images_without_any_caption_become_rows(captioners: dict[str, str], tmp_
     home = Home(tmp_path / "home")
     ingested = ingest(card, home).ingest_id
     assert prepare(card, ingested, home).dropped == {"missing_caption": 2}
+    nowhere = card.model_copy(update={"fill_captions": FillCaptions(image_to_en=str(tmp_path / "nowhere"))})
+    for workers in (1, 2):
+        with pytest.raises(UserError, match="nowhere"):
+            prepare(nowhere, ingested, home, execution=WorkerSettings(workers=workers))
     fill = FillCaptions(image_to_en=captioners["blip"], max_tokens=6)
     outcome = prepare(card.model_copy(update={"fill_captions": fill}), ingested, home)
     rows = read_rows(home, "described", outcome.version).to_pylist()
