@@ -57,14 +57,15 @@ def evaluate(
     Raises:
         UserError: the two generators do not make a pair, or the dataset lacks what the protocol asks for.
     """
-    check_pair(GeneratorContract.load(structure), GeneratorContract.load(texture))
+    contracts = [GeneratorContract.load(half) for half in (structure, texture)]
+    check_pair(*contracts)
     version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     judges = judges or Judges()
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)
     pair_id = pair_digest(structure, texture)
     folder = home.pair(pair_id)
-    outcome = folder.with_name(f"{pair_id}-{protocol.digest()}.json")
+    outcome = folder.with_name(f"{pair_id}-{protocol.digest()}{_elsewhere(contracts, dataset, version)}.json")
     if is_whole_pipeline(folder) and (earlier := _earlier(outcome, str(folder))):
         return earlier
 
@@ -110,6 +111,12 @@ def evaluate_whole(
     if earlier := _earlier(outcome, place):
         return earlier
     return _measured(pair, pair_id, place, home, dataset, version, protocol, judges, report, outcome)
+
+
+def _elsewhere(contracts: Sequence[GeneratorContract], dataset: str, version: int) -> str:
+    """What the name of an outcome says of its dataset: nothing where a half was trained on it, or nobody knows on what."""
+    trained = {(contract.dataset, contract.dataset_version) for contract in contracts if contract.dataset}
+    return f"-{dataset}-{version}" if trained and (dataset, version) not in trained else ""
 
 
 def _files(outcome: Path) -> tuple[Path, Path]:

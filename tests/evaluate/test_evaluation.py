@@ -1,6 +1,7 @@
 """`evaluate` on untrained generators of the tiny recipe: what it reports, and that halves draw what the pipeline draws."""
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pangu.contract import GeneratorContract
+from pangu.data.encode.stage import encode
+from pangu.data.example.openmoji import selection
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
 from pangu.evaluate.eval_set import gather
@@ -18,6 +22,7 @@ from pangu.evaluate.protocol import Protocol
 from pangu.pipelines.assemble import untrained_pair
 from pangu.serve.inference.parts import capabilities_of
 from tests import subtests
+from tests.small_dataset import commit_rows, row
 
 STEPS = 3
 
@@ -93,6 +98,24 @@ def test_the_same_protocol_is_measured_once(bench, structures, textures, protoco
         assert other.metrics[name] == outcome.metrics[name]
     with Image.open(outcome.sample_grid) as both, Image.open(other.sample_grid) as trained:
         assert both.height > trained.height
+
+
+def test_another_dataset_is_measured_for_itself(bench, structures, textures, protocol, tmp_path) -> None:
+    """A pair that says what it was trained on, by one protocol over its own dataset and over a smaller one."""
+    version = commit_rows(bench.home, [row(one, False) for one in selection(8)], name="other")
+    encoded = encode("other", version, bench.recipe, bench.home).encode_id
+    halves = []
+    for half in (structures[0], textures[0]):
+        halves.append(shutil.copytree(half, tmp_path / half.name))
+        told = {"dataset": bench.dataset, "dataset_version": bench.version}
+        GeneratorContract.load(half).model_copy(update=told).save(halves[-1])
+    asked = protocol.model_copy(update={"split": "train", "metrics": ("retrieval",)})
+    found = [
+        evaluate(*halves, bench.recipe, *where, bench.home, protocol=asked)
+        for where in ((bench.dataset, bench.encode_id), ("other", encoded), (bench.dataset, bench.encode_id))
+    ]
+    assert [one.metrics["retrieval_candidates"] for one in found] == [14, 8, 14]
+    assert [one.already_done for one in found] == [False, False, True]
 
 
 def test_two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench, protocol) -> None:
