@@ -16,6 +16,7 @@ from pangu.config import LoraConfig
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
+from pangu.models.denoisers import family_of
 from pangu.models.lora_families import by_names_of
 from pangu.models.lora_files import WEIGHTS, AdapterFile, find_weights, read_file
 from pangu.models.lora_formats import LowRank, adaptable_layers, low_rank_layers
@@ -60,17 +61,18 @@ def trained_parameters(unet: nn.Module) -> list[nn.Parameter]:
 
 def save_lora(unet: Any, contract: GeneratorContract, folder: Path, name: str = ADAPTER) -> None:
     """Write the adapter folder: `pytorch_lora_weights.safetensors` as diffusers writes it, and the interval contract."""
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.loaders import SanaLoraLoaderMixin, StableDiffusionLoraLoaderMixin
     from peft.utils import get_peft_model_state_dict
 
-    facts = unet.peft_config[name].to_dict()
-    StableDiffusionLoraLoaderMixin.save_lora_weights(
-        folder,
-        unet_lora_layers=get_peft_model_state_dict(unet, adapter_name=name),
+    facts, part = unet.peft_config[name].to_dict(), family_of(unet).part
+    # All of diffusers' transformers write alike.
+    writer: Any = StableDiffusionLoraLoaderMixin if part == "unet" else SanaLoraLoaderMixin
+    layers = {
+        f"{part}_lora_layers": get_peft_model_state_dict(unet, adapter_name=name),
         # Sets have no order, but what is written should repeat.
-        unet_lora_adapter_metadata={k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
-        weight_name=WEIGHTS,
-    )
+        f"{part}_lora_adapter_metadata": {k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
+    }
+    writer.save_lora_weights(folder, **layers, weight_name=WEIGHTS)
     contract.save(folder)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pangu.config import InitialWeights, LoraConfig, NoiseSchedule, Recipe
 from pangu.data.encode.encoders import describe
@@ -97,6 +98,7 @@ def _goes_on_from(pair: Path, recipe: Recipe, encoders: Any, folder: Path) -> No
     adapted = [name for name, weight in trained.denoiser.named_parameters() if weight.requires_grad]
     assert adapted and all("lora_" in name for name in adapted)
     export_generator(run / "generator", trained.denoiser, trained.ema, 0, contract)
+    _adapter_is_read_by_diffusers(trained.denoiser, run)
     with pytest.raises(UserError, match=r"structure holds \w+Transformer2DModel, but a UNet2DConditionModel is needed"):
         pin_initial(
             folder / "other",
@@ -105,6 +107,20 @@ def _goes_on_from(pair: Path, recipe: Recipe, encoders: Any, folder: Path) -> No
             contract,
             encoders,
         )
+
+
+def _adapter_is_read_by_diffusers(network: Any, run: Path) -> None:
+    """Its file names the part of a pipeline that it is for, which diffusers' own classes look for."""
+    (file,) = run.rglob("pytorch_lora_weights.safetensors")
+    assert {name.partition(".")[0] for name in load_file(file)} == {"transformer"}
+    fresh = type(network).from_config(network.config)
+    fresh.load_lora_adapter(load_file(file), prefix="transformer")
+    assert len(fresh.peft_config) == 1
+    learnt = {name: weight for name, weight in network.named_parameters() if "lora_" in name}
+    read = {name: weight for name, weight in fresh.named_parameters() if "lora_" in name}
+    assert len(read) == len(learnt) > 0 and sum(map(torch.Tensor.numel, read.values())) == sum(
+        map(torch.Tensor.numel, learnt.values())
+    )
 
 
 def test_a_flow_transformer_and_an_epsilon_unet_draw_one_picture(encoders: Any, tmp_path: Path) -> None:
