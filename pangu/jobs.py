@@ -37,7 +37,7 @@ SHARED_VARIABLES = (
     "PANGU_HOME", "PANGU_TABLES", "PANGU_SERVE_PORT", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_REGION",
     "OPENAI_BASE_URL",
 )  # fmt: skip
-"""What a command on another node needs to know; Ray brings its own variables. Keys are none of them: Ray's pages show them all."""
+"""What a command on another node needs to know; Ray brings its own variables. Keys are none of them, for Ray's pages show all."""
 ON_A_GPU = ("evaluate", "pair-matrix", "gate")
 """Commands whose own process computes with networks. `encode` and `train` ask for their workers themselves, `prepare` computes on
 CPU cores."""
