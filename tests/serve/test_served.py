@@ -112,7 +112,7 @@ def test_bodies_and_paths_that_mean_nothing_are_openai_errors(served: Served) ->
 
 def test_more_than_it_accepts_is_429_with_retry_after_and_the_accepted_ones_are_drawn(served: Served) -> None:
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda _: served.draw(num_inference_steps=12), range(8)))
+        answers = list(clients.map(lambda _: served.draw(num_inference_steps=60), range(8)))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 3 <= len(answers) - len(refused) < 8
     for answer in refused:
