@@ -119,7 +119,7 @@ def test_the_shell_completes_cards_recipes_datasets_and_runs(here: Home) -> None
         ).stdout.split()
 
     assert proposed("pangu ingest sp") == ["spots"] and "openmoji" in proposed("pangu prepare open")
-    assert proposed("pangu train spots --recipe de") == ["demo"]
+    assert proposed("pangu train spots --recipe de") == ["demo", "demo_flow"]
     assert proposed("pangu train spots --recipe data") == ["datasets/spots.recipe.json"]
     assert proposed("pangu dataset log s") == ["spots"] and proposed("pangu samples-seen s") == ["structure-ab"]
     assert proposed("pangu ne") == ["new"]
