@@ -130,7 +130,7 @@ def test_settling_draws_wordings_to_captions_that_stay() -> None:
             return encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask).text_embeds[0]
 
     before, asked = embedded("fox"), embedded("please draw a fox")
-    settle(encoder, tokenizer, DRAWINGS, minutes=0.2)
+    settle(encoder, tokenizer, DRAWINGS, minutes=0.3)
     after = embedded("please draw a fox")
-    assert (after - before).norm() < 0.85 * (asked - before).norm()
+    assert (after - before).norm() < 0.75 * (asked - before).norm()
     assert (embedded("fox") - before).norm() < 0.3 * before.norm()
