@@ -9,6 +9,8 @@ from pangu.data.captions import LANGUAGES
 from pangu.templates import Language
 
 Length = Literal["short", "long"]
+LACKS = "lacks_caption_because"
+"""Of a listed row without any caption: the reason that it is dropped for, where it is not `missing_caption`."""
 
 
 class CaptionServer(Frozen):

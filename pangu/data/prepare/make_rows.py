@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pangu.config import Frozen
 from pangu.data.captions import KEYWORDS, MORE
 from pangu.data.card import Card
+from pangu.data.fill_captions import LACKS
 from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.admission import Admitter
@@ -154,7 +155,7 @@ def make_row(
         raise BadImage("too_small")
     captions = listed["caption_en"], listed["caption_zh"]
     if not any(captions):
-        raise BadImage(listed.get("lacks_caption_because", "missing_caption"))
+        raise BadImage(listed.get(LACKS, "missing_caption"))
     more = {name: listed.get(name) or [] for name in MORE.values()}
     listed_captions = ([first, *others] for first, others in zip(captions, more.values(), strict=True))
     facts = facts_of(original_hwc, *listed_captions) | scorer.scores(original_hwc, *captions)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pangu.data.captions import LANGUAGES, MORE
-from pangu.data.fill_captions import FillCaptions
+from pangu.data.fill_captions import LACKS, FillCaptions
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.captioning import BATCH as IMAGES_AT_ONCE
 from pangu.data.prepare.captioning import Captioner, made_small
@@ -22,8 +22,6 @@ BATCH = 32
 TRANSLATORS = {"zh": "en_to_zh", "en": "zh_to_en"}
 """Of `FillCaptions`, by the language that it writes."""
 OTHER = {"en": "zh", "zh": "en"}
-LACKS = "lacks_caption_because"
-"""Of a row without any caption: the reason that it is dropped for, where it is not `missing_caption`."""
 Rows = Mapping[int, dict[str, Any]]
 Look = Callable[[Collection[int]], Iterator[tuple[int, ImageHWC]]]
 """Row numbers to the pixels of those of them that can be decoded, one after the other."""
