@@ -13,10 +13,11 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from pangu.config import MIDDLE_ROLES, ROLES, Frozen, NoiseSchedule, Role
+from pangu.config import MIDDLE_ROLES, ROLES, Distillation, Frozen, NoiseSchedule, Role
 from pangu.diffusion.expert_turns import Expert, check_experts, turns
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.presets import PresetKind
+from pangu.diffusion.segments import segment_starts
 from pangu.errors import UserError
 from pangu.storage import read_json, write_json
 
@@ -24,6 +25,13 @@ CONTRACT_FILE = "contract.json"
 FORMAT = 2
 """Of the contracts that are written. Those of before have no `format_version`: they share one schedule and one text, which is a
 case of this format, so nothing else differs."""
+
+
+class DistilledSteps(Frozen):
+    """The steps that a distilled generator was made for: it knows no others, and has its guidance built in."""
+
+    timesteps: tuple[int, ...] = Field(min_length=1, description="Of its own network, falling: where each step begins")
+    guidance_scale: float = Field(description="Of its teacher")
 
 
 class GeneratorContract(Frozen):
@@ -47,6 +55,9 @@ class GeneratorContract(Frozen):
     dataset: str = ""
     dataset_version: int = -1
     trained_steps: int = 0
+    distilled: DistilledSteps | None = Field(
+        None, exclude_if=lambda value: value is None, description="None: it takes any number of steps"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +85,12 @@ class GeneratorContract(Frozen):
     def reads(self) -> tuple[object, ...]:
         """What its network is told of a text: experts for which this is equal share one condition."""
         return self.text_encoder_hashes, self.max_tokens
+
+    def of_student(self, settings: Distillation) -> "GeneratorContract":
+        """That of a student of the same interval."""
+        starts = segment_starts(self.interval, settings.steps)
+        steps = DistilledSteps(timesteps=starts, guidance_scale=settings.guidance_scale)
+        return self.model_copy(update={"distilled": steps})
 
     def save(self, folder: Path) -> None:
         write_json(folder / CONTRACT_FILE, self.model_dump(mode="json"))

@@ -4,6 +4,7 @@ YAML files, Prefect forms, MLflow parameters and Serve arguments are views of it
 """
 
 from pangu.config.denoiser_shapes import DenoiserConfig, DenoiserShape
+from pangu.config.distillation import Distillation
 from pangu.config.execution import Execution
 from pangu.config.mixture import Mixture, MixturePart
 from pangu.config.network_shape import EdgeControl, LoraConfig
@@ -22,6 +23,7 @@ __all__ = [
     "AutoencoderSource",
     "DenoiserConfig",
     "DenoiserShape",
+    "Distillation",
     "EdgeControl",
     "Execution",
     "Frozen",

@@ -80,6 +80,7 @@ class Recipe(Frozen):
             raise ValueError(
                 f"watching.held_out_every measures what sees noise and text alone; leave it out for {self.strategy}"
             )
+        self._check_distillation()
         if self.lora is not None and self.init_from is None:
             raise ValueError("lora adapts given weights: name them in init_from")
         if self.min_workers is not None and self.min_workers > self.workers:
@@ -103,6 +104,18 @@ class Recipe(Frozen):
             raise ValueError("texture must not train at a higher resolution than structure (PanGu-Draw, Section 3.2)")
         if self.texture.rows != "originals":
             raise ValueError("texture must train on originals only: upscaled images lack the detail that it learns")
+
+    def _check_distillation(self) -> None:
+        if not any(job.distillation for job in self.jobs.values()):
+            return
+        if self.strategy != "time_decoupling":
+            raise ValueError("distillation cuts the interval of an expert: it belongs to time_decoupling")
+        if self.init_from is None:
+            raise ValueError("distillation needs a teacher: name it in init_from")
+        if self.watching.held_out_every:
+            raise ValueError(
+                "watching.held_out_every measures predictions, which a distilled half no longer makes; leave it out"
+            )
 
     def _check_control(self) -> None:
         if self.init_from is None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pangu.config.denoiser_shapes import AnyDenoiser
+from pangu.config.distillation import Distillation
 from pangu.config.execution import Execution
 from pangu.config.network_shape import EdgeControl
 from pangu.config.tree import Frozen, Resolution, Role
@@ -45,6 +46,11 @@ class RoleTraining(Frozen):
     )
     execution: Execution | None = Field(
         None, exclude_if=lambda value: value is None, description="How this job computes; None: as the recipe says"
+    )
+    distillation: Distillation | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Teach a student of few steps what `init_from` draws in many; None: train on the images",
     )
 
     @property

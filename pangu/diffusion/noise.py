@@ -129,6 +129,18 @@ def prediction_from_clean(noisy: Tensor, clean: Tensor, level: NoiseLevel, predi
     return _shaped(of_noisy, noisy) * noisy + _shaped(of_clean, noisy) * clean
 
 
+def carried(noisy: Tensor, predicted: Tensor, level: NoiseLevel, other: NoiseLevel, prediction: Prediction) -> Tensor:
+    """The sample at `other` that a prediction at `level` leads to: DDIM without noise (arXiv 2010.02502, Eq. 12), any shape."""
+    clean = clean_from_prediction(noisy, predicted, level, prediction)
+    return add_noise(clean, noise_from_prediction(noisy, predicted, level, prediction), other)
+
+
+def clean_between(noisy: Tensor, other_noisy: Tensor, level: NoiseLevel, other: NoiseLevel) -> Tensor:
+    """The z0 of which both samples are noisy ones with one noise, any shape; the levels must differ."""
+    scale = level.signal * other.sigma - level.sigma * other.signal
+    return _shaped(other.sigma / scale, noisy) * noisy - _shaped(level.sigma / scale, noisy) * other_noisy
+
+
 def rescaled(noisy: Tensor, level: NoiseLevel, other: NoiseLevel) -> Tensor:
     """The same sample in the scale of another schedule at the same signal-to-noise ratio, or at the nearest one that it has.
 

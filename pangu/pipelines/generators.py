@@ -29,6 +29,7 @@ from pangu.models.schedulers import check_schedule, copied, noise_scale
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
 from pangu.pipelines.call_state import CallState
 from pangu.pipelines.denoiser import checked_denoiser
+from pangu.pipelines.distilled import built_in, set_own_timesteps
 from pangu.pipelines.generator_model import GeneratorModel
 from pangu.pipelines.schedules import check_own_schedule, set_timesteps
 from pangu.pipelines.switches import Switches
@@ -180,7 +181,9 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         size = request.height // factor, request.width // factor
         shifted = self.timestep_arguments(*size)
         set_timesteps(scheduler, request.num_inference_steps, "cpu", request.timesteps, request.sigmas, shifted)
-        if request.own_schedule:
+        if not request.own_schedule:
+            set_own_timesteps(scheduler, self._contracts, self._owned)
+        else:
             check_own_schedule(scheduler.timesteps, self._contracts)
         shape = (len(condition.prompt["tokens"]), channels, *size)
         noise = request.latents if request.latents is not None else unit_noise(shape, request.generators, device)
@@ -188,7 +191,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             condition.to(device),
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
-            scales={str(role): scale for role, scale in request.guidance_scales.items()},
+            scales={str(role): scale for role, scale in request.guidance_scales.items()} | built_in(self._contracts),
             facts={"presets": presets, "lora_scales": request.lora_scales},
         )
         return Trajectory(

@@ -1,7 +1,7 @@
 """The training loop of one generator on one data-parallel worker. Knows torch.distributed, but no Ray and no MLflow."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.errors import UserError
 from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
+from pangu.train.distillation import segment_target
 from pangu.train.ema import Ema
 from pangu.train.losses import objective_of
 from pangu.train.lr_schedule import learning_rate
@@ -79,6 +80,7 @@ def train_loop(
     contract: GeneratorContract | None = None,
     denoiser: Any = None,
     continues: Collection[str] = (),
+    teacher: Any = None,
 ) -> Trained:
     """Train `role` on its own interval from the newest checkpoint, or from `denoiser`, or from the seed.
 
@@ -88,6 +90,7 @@ def train_loop(
     The host waits for the device where a log line or a checkpoint is due, and nowhere else.
 
     continues: learning digests of other recipes whose checkpoints this run goes on from (`pangu.train.continuing`).
+    teacher: whom a distilled job follows; its weights are left as they are.
 
     Raises:
         UserError: batch and workers do not fit, a checkpoint is of another run, or `max_skipped_steps` were skipped in a row.
@@ -95,7 +98,7 @@ def train_loop(
     recipe = recipe.model_copy(update={"execution": recipe.execution_of(role)})
     run = Run(role, recipe, encode_id, checkpoints, contract, world or World(), hooks or Hooks())
     denoiser = denoiser if denoiser is not None else initial(recipe, rows, role)
-    return Trainer(run, rows, windows, denoiser, continues).train()
+    return Trainer(run, rows, windows, denoiser, continues, teacher).train()
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,24 @@ class Trainer:
     """
 
     def __init__(
-        self, run: Run, rows: Rows, windows: Windows | None, denoiser: Any, continues: Collection[str]
+        self,
+        run: Run,
+        rows: Rows,
+        windows: Windows | None,
+        denoiser: Any,
+        continues: Collection[str],
+        teacher: Any = None,
     ) -> None:
         recipe, world, settings = run.recipe, run.world, run.recipe.optimization
         check_sizes(run.role, recipe, world)
         check_drawable(denoiser, rows, windows)
         self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
         self.objective = objective_of(recipe.schedule, settings, world.device)
+        if run.training.distillation is not None:
+            target = segment_target(
+                run.training.distillation, recipe.schedule, self.interval, rows, teacher, world.device
+            )
+            self.objective = replace(self.objective, target=target)
         self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)
         presets, batch_size = tuple(rows.preset_n.tolist()), run.training.batch_size
         self.sampler = DeterministicSampler(presets, batch_size, recipe.seed, shares_of(rows))

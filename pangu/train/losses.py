@@ -40,6 +40,9 @@ class Predicted:
     prediction: Prediction
 
 
+Target = Callable[[Any, Any, Tensor, NoiseLevel[Tensor]], Tensor]
+"""(network, batch, noisy (B, C, H, W), its level) -> what the network should predict, (B, C, H, W)."""
+
 Loss = Callable[[Predicted], Tensor]
 """A prediction to one number (B,) for each sample, of which the weighted mean is minimised."""
 
@@ -143,10 +146,11 @@ def _brought(name: str) -> Callable[..., Tensor]:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a training asks of its network: at which noise levels, and which loss."""
+    """What a training asks of its network: at which noise levels, which loss, and a target where it is not the batch's own."""
 
     levels: TrainingLevels
     loss: Loss
+    target: Target | None = None
 
 
 def objective_of(schedule: NoiseSchedule, optimization: Optimization, device: torch.device | None = None) -> Objective:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pangu.config import InitialWeights, Recipe, Role
+from pangu.config import InitialWeights, Recipe, Role, RoleTraining
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import Encoders
 from pangu.errors import UserError
@@ -62,6 +62,11 @@ def starting_network(
     if sees_control(role):
         return add_control(network, encoders.spatial_factor, recipe.seed)
     return network
+
+
+def teacher_of(run_folder: Path, training: RoleTraining) -> Any:
+    """Whom a distilled job follows: the weights that it starts from. None for other jobs."""
+    return None if training.distillation is None else load_denoiser(run_folder / FOLDER)
 
 
 def export_generator(folder: Path, network: Any, ema: Ema, index: int, contract: GeneratorContract) -> None:

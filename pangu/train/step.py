@@ -13,17 +13,20 @@ from pangu.diffusion.noise import add_noise, training_target
 from pangu.diffusion.training_levels import TrainingLevels
 from pangu.errors import UserError
 from pangu.models.denoisers import denoise
-from pangu.train.losses import Objective, Predicted, squared_error
+from pangu.train.losses import Objective, Predicted, Target, squared_error
 from pangu.train.randomness import Batch
 from pangu.train.step_timer import StepTimer
 from pangu.train.world import World
 
 
-def predict(denoiser: nn.Module, batch: Batch, levels: TrainingLevels) -> Predicted:
-    """The network's prediction for a batch at its noise levels."""
+def predict(denoiser: nn.Module, batch: Batch, levels: TrainingLevels, target_of: Target | None = None) -> Predicted:
+    """The network's prediction for a batch at its noise levels, and what it should be: of the images, or by `target_of`."""
     level = levels.level(batch.timestep_b)
     noisy = add_noise(batch.latents_bchw, batch.noise_bchw, level)
-    target = training_target(batch.latents_bchw, batch.noise_bchw, level, levels.prediction)
+    if target_of is None:
+        target = training_target(batch.latents_bchw, batch.noise_bchw, level, levels.prediction)
+    else:
+        target = target_of(denoiser, batch, noisy, level)
     text = batch.tokens_bsc, batch.pooled_bp
     control = None if batch.control_bchw is None else {"control_bchw": batch.control_bchw}
     found = denoise(
@@ -79,7 +82,7 @@ def train_step(
         waits = number < len(parts) and hasattr(denoiser, "no_sync")
         with denoiser.no_sync() if waits else contextlib.nullcontext():
             with torch.autocast(part.latents_bchw.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
-                predicted = predict(denoiser, part, objective.levels)
+                predicted = predict(denoiser, part, objective.levels, objective.target)
                 loss_b = objective.loss(predicted)
                 with torch.no_grad():
                     plain_b = loss_b if objective.loss is squared_error else squared_error(predicted)

@@ -23,7 +23,7 @@ from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob, TrainOutcome
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.out_of_memory import one_sentence_if_full
-from pangu.train.starting_weights import export_generator, starting_network
+from pangu.train.starting_weights import export_generator, starting_network, teacher_of
 from pangu.train.training_cost import TrainingCost
 from pangu.train.world import World
 
@@ -55,6 +55,7 @@ def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
                 windows=windows(job.recipe.training(job.role), manifest.encoders.spatial_factor),
                 contract=contract,
                 continues={act.before for act in continuations(job.run_folder)},
+                teacher=teacher_of(job.run_folder, job.recipe.training(job.role)),
             )
         keep_spent(job.run_folder, trained, time.process_time() - began, world)
         if world.rank == 0:

@@ -8,6 +8,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from pangu.config import NoiseSchedule
+from pangu.diffusion.interval import TimeInterval
+from pangu.diffusion.noise import NoiseLevel, clean_between
+from pangu.diffusion.segments import CLEAN, segment_ends, segment_starts
 from pangu.diffusion.training_levels import level_at
 from pangu.models.schedulers import sampler
 from pangu.pipelines.experts_pipeline import ExpertsPipeline
@@ -46,6 +49,46 @@ class Gaussian(ModelMixin, ConfigMixin):
             clean = MEAN + gain * (one - level.signal * MEAN)
             answers.append(predicted(self.levels.prediction_type, one, clean, level.signal, level.sigma))
         return (torch.stack(answers),)
+
+
+class Ideal(Gaussian):
+    """A Gaussian's best student: it leads from anywhere in a segment to where the probability flow leaves it.
+
+    segments: (start, end) of each, falling; the end of the last may be `CLEAN`.
+    """
+
+    @register_to_config
+    def __init__(
+        self, schedule: Any = None, channels: int = 16, cross_attention_dim: int = 64, segments: Any = ()
+    ) -> None:
+        super().__init__(schedule, channels, cross_attention_dim)
+        self.segments = [tuple(segment) for segment in segments]
+
+    def forward(self, noisy: Tensor, timestep: Tensor, **_: Any) -> tuple[Tensor]:
+        self.asked += timestep.tolist()
+        answers = [self.answer(one, t) for one, t in zip(noisy, timestep.tolist(), strict=True)]
+        return (torch.stack(answers),)
+
+    def answer(self, noisy: Tensor, t: float) -> Tensor:
+        end = next(end for start, end in reversed(self.segments) if t <= start)
+        level, other = level_of(self.levels, t), level_of(self.levels, end)
+        clean = clean_between(noisy, flowed(noisy, level, other), level, other)
+        return predicted(self.levels.prediction_type, noisy, clean, level.signal, level.sigma)
+
+
+def level_of(schedule: NoiseSchedule, t: float) -> NoiseLevel[float]:
+    return NoiseLevel(1.0, 0.0) if t == CLEAN else level_at(schedule, t)
+
+
+def flowed(noisy: Tensor, level: NoiseLevel[float], other: NoiseLevel[float]) -> Tensor:
+    """Where the Gaussian's probability flow takes a sample from one level to another: by as many standard deviations."""
+    spread, ends = ((each.signal**2 * SPREAD**2 + each.sigma**2) ** 0.5 for each in (level, other))
+    return other.signal * MEAN + ends / spread * (noisy - level.signal * MEAN)
+
+
+def segments(interval: TimeInterval[int], steps: int) -> tuple[tuple[int, int], ...]:
+    """(start, end) of each segment of a student."""
+    return tuple(zip(segment_starts(interval, steps), segment_ends(interval, steps), strict=True))
 
 
 def gaussian(schedule: NoiseSchedule, like: Any) -> Gaussian:

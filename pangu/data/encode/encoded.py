@@ -38,7 +38,7 @@ class Encoders(Frozen):
         interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps)
         ours = self.model_dump(include=set(GeneratorContract.model_fields))
         training = recipe.training(role)
-        return GeneratorContract(
+        contract = GeneratorContract(
             role=role,
             low=interval.low,
             high=interval.high,
@@ -50,6 +50,7 @@ class Encoders(Frozen):
             **ours,
             **facts,
         )
+        return contract if training.distillation is None else contract.of_student(training.distillation)
 
 
 TextKind = Literal["precomputed", "on_the_fly"]
