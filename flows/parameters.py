@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flows.form import Form
+from flows.form import Form, Source
 from flows.recipe_changes import PartnerChanges, RecipeChanges
 
 RecipeName = Literal["demo", "demo_flow", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"]
@@ -236,3 +236,15 @@ class RetrainPair(Form):
     )
     preparing: Preparing = Field(Preparing(), description="Where rows are made")
     devices: Devices = Field(Devices(), description="Who encodes and who draws")
+
+
+class DistillPair(RetrainPair):
+    """Each half of a released pair teaches a student that needs few steps; the students pass the same gate."""
+
+    first = ("card", "teacher", "student_steps")
+
+    teacher: Source = Field(
+        "models:/pangu-pair@champion",
+        description="The pair that is distilled: a release, `embedded` or a folder; the recipe is that of its networks",
+    )
+    student_steps: int = Field(2, ge=1, le=50, description="Sampling steps that each half is taught to need")

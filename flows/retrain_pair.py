@@ -35,7 +35,12 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
 
     A stage whose input has not changed says that it is already done. A pair that the gate stops is not released.
     """
-    card, recipe = settings.card, recipe_of(settings.recipe, settings.changes)
+    return whole_way(settings, recipe_of(settings.recipe, settings.changes))
+
+
+def whole_way(settings: RetrainPair, recipe: str) -> dict[str, Any]:
+    """The stages, with what they are given as `--recipe`."""
+    card = settings.card
     ingested = ingest(card, every_node=settings.every_node)
     prepared = prepare(card, ingested["ingest_id"], settings.preparing.arguments)
     show_dropped(prepared)

@@ -22,6 +22,7 @@ from flows.recipe_changes import CommonChanges
 from flows.reporting import ProgressBar, plain, show_outcome
 from flows.training_report import TrainingReport
 from pangu import jobs
+from pangu.config import Recipe
 from pangu.errors import UserError
 from pangu.progress import Progress
 from pangu.recipes import recipe as named
@@ -217,6 +218,11 @@ def recipe_of(name: str, changes: CommonChanges) -> str:
     wanted = changed(recipe, changes)
     if wanted == recipe:
         return name
+    return recipe_file(wanted)
+
+
+def recipe_file(recipe: Recipe) -> str:
+    """A file of this run with the recipe, for `--recipe`."""
     path = result_file("recipe")
-    write_json(path, wanted.model_dump(mode="json"))
+    write_json(path, recipe.model_dump(mode="json"))
     return str(path)

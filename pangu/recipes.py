@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pangu.config import (
     AutoencoderSource,
     DenoiserConfig,
+    Distillation,
     EdgeControl,
     Execution,
     Gate,
@@ -295,6 +296,24 @@ def _published(
         execution=execution,
         sampling=Sampling(num_inference_steps=40, guidance_scale=7.5),
         workers=64,
+    )
+
+
+def student_of(recipe: Recipe, teacher: str, steps: int = 2) -> Recipe:
+    """The recipe of a pair made one in which each half is distilled from its own half of `teacher`, alone, to `steps` steps.
+
+    teacher: what `init_from` takes. The guidance that the pair draws with is built in.
+    """
+    settings = Distillation(steps=steps, guidance_scale=max(recipe.sampling.guidance_scale, 1.0))
+    gentle = {"lr_peak": recipe.optimization.lr_peak / 2, "caption_dropout": 0.0}  # nobody asks it without a caption
+    return recipe.model_copy(
+        update={
+            "name": f"{recipe.name}_student",
+            "init_from": InitialWeights(source=teacher),
+            "jobs": {role: job.model_copy(update={"distillation": settings}) for role, job in recipe.jobs.items()},
+            "optimization": recipe.optimization.model_copy(update=gentle),
+            "watching": recipe.watching.model_copy(update={"held_out_every": 0}),
+        }
     )
 
 

@@ -27,7 +27,7 @@ from tests.small_dataset import NAME, small_dataset
 
 NAMES = [
     "ingest-images", "prepare-dataset", "encode-dataset", "train-generators", "train-partner", "evaluate-pair",
-    "release-pair", "deploy-pair", "rollback-pair", "vacuum-datasets", "retrain-pair",
+    "release-pair", "deploy-pair", "rollback-pair", "vacuum-datasets", "retrain-pair", "distill-pair",
 ]  # fmt: skip
 ROOT = Path(__file__).parents[2]
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.gate import markdown
+from flows.distill_pair import students
 from flows.overrides import changed
-from flows.parameters import (
+from flows.parameters import DistillPair, (
     Devices,
     EvaluatePair,
     EvaluationOptions,
@@ -201,3 +202,14 @@ def test_workers_without_a_cluster_and_shares_that_no_gpu_has_are_refused() -> N
     for gpus in (0.0, 1.5, -1.0):
         with pytest.raises(UserError, match=r"--gpus must be a share of one GPU, such as 0\.5, or a whole number"):
             spread_of(True, None, gpus)
+
+
+def test_the_form_of_students_names_their_teacher_and_keeps_what_it_changes() -> None:
+    asked = DistillPair(teacher="models:/pangu-pair@champion", student_steps=3, changes=RecipeChanges(structure_steps=77))
+    found = students(asked)
+    assert found.init_from == InitialWeights(source="models:/pangu-pair@champion")
+    assert found.structure.steps == 77
+    assert [job.distillation.steps for job in found.jobs.values() if job.distillation] == [3, 3]
+    assert found.structure.distillation.guidance_scale == recipe("demo").sampling.guidance_scale
+    with pytest.raises(UserError, match="name the pair in teacher"):
+        students(DistillPair(changes=RecipeChanges(start_from="embedded")))

@@ -2,26 +2,40 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from pangu.config import Distillation, InitialWeights, NoiseSchedule, Recipe
+from pangu.config import ROLES, Distillation, InitialWeights, NoiseSchedule, Recipe, Role
+from pangu.contract import GeneratorContract
 from pangu.data.captions import EMPTY, Caption
+from pangu.data.encode.encoded import Encoders
+from pangu.data.encode.encoders import describe
+from pangu.data.rows.in_memory import EncodedRows
 from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.diffusion.noise import NoiseLevel, add_noise, carried, clean_between, prediction_from_clean
 from pangu.diffusion.segments import segment_ends, segment_starts
 from pangu.diffusion.training_levels import training_levels
+from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import denoise
+from pangu.models.text import load_text_tower
+from pangu.pipelines.assemble import assemble_pair
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.recipes import student_of, tiny
 from pangu.train.distillation import SegmentTarget, Teacher
-from pangu.train.loop import Trained, train_loop
+from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.randomness import Batch
 from pangu.train.setup import initial
+from pangu.train.starting_weights import export_generator, pin_initial, starting_network, teacher_of
 from tests import subtests
+from tests.pipelines.drawing import draw
 from tests.pipelines.exact import COSINE, EPSILON, FLOW, MEAN, SPREAD, VELOCITY, Gaussian, Ideal, segments
 from tests.train.rows import random_rows, smallest_recipe
+from tests.train.test_transformer_pair import rows_of
 
 CPU = torch.device("cpu")
 INTERVALS = {"structure": TimeInterval(500, 1000), "texture": TimeInterval(0, 500)}
@@ -167,3 +181,91 @@ def landing_error(student, teacher, recipe: Recipe, rows) -> float:
         without, told = (asked(teacher, many, t, text) for text in (empty, (tokens, pooled)))
         many = carried(many, without + 2.0 * (told - without), at(t), at(following), levels.prediction)
     return float((one - many).square().mean().sqrt())
+
+
+def test_students_are_trained_resumed_exported_joined_and_drawn(tmp_path) -> None:
+    """From the weights that a job pins to a pair that walks two and two steps; a stopped job ends in the same bits."""
+    teacher = tiny().model_copy(update={"init_from": None})
+    encoders = described(teacher)
+    for role in ROLES:
+        own = encoders.contract(teacher, role)
+        network = initial(teacher, rows_of(encoders, 12), role)
+        own.save(saved(network, tmp_path / "teacher" / role))
+    folders: dict[str, Path] = {}
+    for role, side in (("structure", 12), ("texture", 8)):
+        recipe = student_of(teacher, str(tmp_path / "teacher" / role), 2)
+        contract, rows, ends = encoders.contract(recipe, role), rows_of(encoders, side), []
+        for run, steps in ((tmp_path / role, (4,)), (tmp_path / f"{role}-stopped", (2, 4))):
+            pin_initial(run, recipe, role, contract, encoders)
+            for until in steps:
+                ends.append(one_half(run, recipe, role, rows, contract, encoders, until))
+        assert all(torch.equal(ends[0][name], weight) for name, weight in ends[-1].items())
+        folders[role] = tmp_path / role / "generator"
+        said = GeneratorContract.load(folders[role]).distilled
+        assert said is not None and said.guidance_scale == teacher.sampling.guidance_scale
+    assemble_pair(folders["structure"], folders["texture"], recipe, tmp_path / "pair")
+    pair = PanGuDrawPipeline.from_pretrained(tmp_path / "pair")
+    seen: list[float] = []
+    draw(pair, ["fox"], num_inference_steps=30, callback_on_step_end=lambda _, __, t, ___: seen.append(float(t)) or {})
+    assert seen == [999.0, 749.0, 499.0, 249.0]
+
+
+def one_half(run: Path, recipe: Recipe, role: Role, rows: EncodedRows, contract, encoders, until: int) -> dict:
+    """Train to step `until` and export; the weights."""
+    job = recipe.training(role).model_copy(update={"steps": 4})
+    slow = recipe.optimization.model_copy(update={"lr_schedule": "constant", "checkpoint_every": until})
+    recipe = recipe.model_copy(update={"jobs": {**recipe.jobs, role: job}, "optimization": slow})
+
+    class Stopped(Exception):
+        pass
+
+    def stop(_: Path) -> None:
+        if until < 4:
+            raise Stopped
+
+    try:
+        trained = train_loop(
+            role, recipe, rows, "e", run / "checkpoints", None, Hooks(checkpoint=stop), contract=contract,
+            denoiser=starting_network(run, recipe, role, contract, encoders),
+            teacher=teacher_of(run, job),
+        )  # fmt: skip
+    except Stopped:
+        return {}
+    export_generator(run / "generator", trained.denoiser, trained.ema, 0, contract)
+    return {name: weight.clone() for name, weight in trained.denoiser.state_dict().items()}
+
+
+@subtests.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"init_from": None}, "distillation needs a teacher: name it in init_from"),
+        ({"watching": {"held_out_every": 5}}, "a distilled half no longer makes"),
+        ({"strategy": "single", "jobs": {"single": {}}}, "it belongs to time_decoupling"),
+    ],
+)
+def test_a_recipe_that_can_not_teach_is_refused_when_it_is_read(changes: dict, sentence: str) -> None:
+    tree = student_of(tiny(), "embedded").model_dump(mode="json")
+    jobs = {role: tree["jobs"]["structure"] | job for role, job in changes.get("jobs", tree["jobs"]).items()}
+    with pytest.raises(ValidationError, match=sentence):
+        Recipe.model_validate(tree | changes | {"jobs": jobs})
+
+
+def test_what_is_not_distilled_is_written_as_before() -> None:
+    """Digests of recipes, names of runs and contracts of others stay what they were."""
+    plain = tiny().model_dump(mode="json")
+    assert all("distillation" not in job for job in plain["jobs"].values())
+    contract = described(tiny()).contract(tiny(), "structure")
+    assert "distilled" not in contract.model_dump(mode="json")
+    student = student_of(tiny(), "embedded")
+    assert student.learning_digest() != tiny().learning_digest()
+    assert student_of(tiny(), "embedded", 3).learning_digest() != student.learning_digest()
+
+
+def described(recipe: Recipe) -> Encoders:
+    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    return describe(load_autoencoder(recipe.autoencoder), towers, recipe.max_tokens)
+
+
+def saved(network, folder: Path) -> Path:
+    network.save_pretrained(folder)
+    return folder
