@@ -15,7 +15,6 @@ from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.errors import UserError
 from pangu.train.checkpoint import CheckpointState, Snapshot, check_same_run, resume, save_checkpoint, snapshot
-from pangu.train.distillation import segment_target
 from pangu.train.ema import Ema
 from pangu.train.losses import objective_of
 from pangu.train.lr_schedule import learning_rate
@@ -24,6 +23,7 @@ from pangu.train.prefetch import prefetched
 from pangu.train.randomness import Batch, Windows, draw_batch, seed_of
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.saver import Saver
+from pangu.train.segment_target import segment_target
 from pangu.train.setup import check_drawable, check_sizes, initial, prepared, start
 from pangu.train.skipped import most_skipped, stop, suspects
 from pangu.train.step import train_step

@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.gate import markdown
 from flows.distill_pair import students
+from flows.gate import markdown
 from flows.overrides import changed
-from flows.parameters import DistillPair, (
+from flows.parameters import (
     Devices,
+    DistillPair,
     EvaluatePair,
     EvaluationOptions,
     PartnerRecipeName,
@@ -205,7 +206,9 @@ def test_workers_without_a_cluster_and_shares_that_no_gpu_has_are_refused() -> N
 
 
 def test_the_form_of_students_names_their_teacher_and_keeps_what_it_changes() -> None:
-    asked = DistillPair(teacher="models:/pangu-pair@champion", student_steps=3, changes=RecipeChanges(structure_steps=77))
+    asked = DistillPair(
+        teacher="models:/pangu-pair@champion", student_steps=3, changes=RecipeChanges(structure_steps=77)
+    )
     found = students(asked)
     assert found.init_from == InitialWeights(source="models:/pangu-pair@champion")
     assert found.structure.steps == 77

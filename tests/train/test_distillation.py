@@ -26,9 +26,9 @@ from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import student_of, tiny
-from pangu.train.distillation import SegmentTarget, Teacher
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.randomness import Batch
+from pangu.train.segment_target import SegmentTarget, Teacher
 from pangu.train.setup import initial
 from pangu.train.starting_weights import export_generator, pin_initial, starting_network, teacher_of
 from tests import subtests
