@@ -78,11 +78,10 @@ def _shared(
     prompts: Prompts | None,
 ) -> dict[str, Any]:
     """The arguments of a pipeline that are no networks."""
-    # A trajectory runs in the levels of its noisiest expert, also where the recipe is that of another one.
-    known = any(contract.schedule == recipe.schedule for contract in contracts.values())
     return {
         "vae": autoencoder,
-        "scheduler": sampler(contracts["structure"].schedule if known else recipe.schedule),
+        # A trajectory runs in the levels of its noisiest expert, whatever trained the others.
+        "scheduler": sampler(contracts["structure"].schedule),
         **_towers(towers),
         "contracts": {role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         "hidden_layers": [tower.hidden_layer for tower in towers],

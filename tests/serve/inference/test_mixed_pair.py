@@ -1,7 +1,11 @@
 """A pair whose halves predict different things shares calls as any other: rows go by network, each with its own timestep."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +16,12 @@ from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import StepBatcher
+from tests import subtests
 from tests.pipelines.exact import EPSILON, FLOW, contracts_of, gaussian, joined
+from tests.pipelines.transformers import written_pair
+from tests.serve.api.test_image_routes import client, edit, file_of, pixels
 from tests.serve.inference.test_steps import begun
+from tests.serve.local import serving
 
 
 async def drawn(batcher: StepBatcher, pair: PanGuDrawPipeline, start: Trajectory) -> Tensor:
@@ -46,3 +54,41 @@ def test_a_mixed_pair_is_batched_by_network_and_draws_what_its_pipeline_draws() 
     # Guided requests have two rows each; some calls hold several requests, at timesteps of their own.
     assert all(max(own) > 2 and sum(own) % 2 == 0 for own in rows)
     assert sum(map(sum, rows)) == 2 * sum(steps.values())
+
+
+@subtests.parametrize("kind", ["flow", "mixed"])
+def test_transformers_are_served_and_company_changes_no_picture(kind: str, tmp_path: Path) -> None:
+    """Over HTTP: alone, together, on the way, from the cache, from another number of steps on, and from an image."""
+    asked: dict[str, Any] = {"num_inference_steps": 8}
+    prompts = [f"fox {seed}" for seed in range(4)]
+    folder = written_pair(kind, tmp_path)
+    with serving(folder, max_in_flight=16, cache_bytes=0) as server:
+        alone = [file_of(server.draw(prompt, seed=seed, **asked)) for seed, prompt in enumerate(prompts)]
+        assert all(pixels(file).shape == (96, 96, 3) and pixels(file).std() > 1 for file in alone)
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(lambda seed: server.draw(prompts[seed], seed=seed, **asked), range(4)))
+        for one, answer in zip(alone, together, strict=True):
+            assert np.abs(pixels(one) - pixels(file_of(answer))).max() <= 1
+            assert sum(answer.json()["steps"].values()) == 8 and min(answer.json()["steps"].values()) > 0
+    pair = PanGuDrawPipeline.from_pretrained(folder)
+    pair.set_progress_bar_config(disable=True)
+    ours = pair(prompts[1], generator=torch.Generator().manual_seed(1), num_inference_steps=8, output_type="np").images[
+        0
+    ]
+    assert np.abs(pixels(alone[1]) / 255 - ours).max() < 0.02
+    with serving(folder, max_in_flight=16, cache_bytes=1 << 26) as server:
+        first, again = (server.draw(prompts[0], seed=0, **asked) for _ in range(2))
+        assert (first.json()["structure_cached"], again.json()["structure_cached"]) == (False, True)
+        assert file_of(first) == file_of(again)
+        assert np.abs(pixels(file_of(first)) - pixels(alone[0])).max() <= 1
+        extra = {"seed": 3} | asked
+        events = client(server).images.generate(
+            model="pangu-pair", prompt="a lemon", stream=True, partial_images=3, extra_body=extra
+        )
+        assert [event.type.rsplit(".")[-1] for event in events] == ["partial_image"] * 3 + ["completed"]
+        below = {"num_inference_steps": 20, "guidance_scale": 1.0, "prompt": "a drawing"}
+        longer = server.draw(prompts[0], seed=0, texture=below, **asked).json()
+        assert longer["structure_cached"] and longer["steps"]["texture"] > first.json()["steps"]["texture"]
+        assert edit(server, alone[0], seed=1).status_code == 200
+        few = server.draw(prompts[0], num_inference_steps=1)
+        assert few.status_code == 400 and "half without a step" in few.json()["error"]["message"]
