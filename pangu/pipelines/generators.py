@@ -88,6 +88,11 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         """What the generator of `role` owns of a trajectory, in the timesteps of the scheduler."""
         return self._owned[role]
 
+    @property
+    def lows(self) -> dict[Role, float]:
+        """Generator -> where its interval begins, in the timesteps of the scheduler, in the order of their turns."""
+        return {role: interval.low for role, interval in self._owned.items()}
+
     def generator(self, role: Role) -> Any:
         """The network of `role`; None where this process does not hold it."""
         raise NotImplementedError

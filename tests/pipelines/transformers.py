@@ -1,4 +1,4 @@
-"""Tiny pairs with transformers in them, in folders: SANA's shape of `demo_flow` on both sides, or before a UNet that predicts noise."""
+"""Tiny pairs with transformers in them, in folders: SANA on both sides, or before a UNet that predicts noise."""
 
 from pathlib import Path
 from typing import Any
