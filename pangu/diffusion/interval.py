@@ -103,8 +103,8 @@ def told(timestep: float) -> str:
 def steps_per_role(timesteps: Iterable[float], lows: Mapping[Role, float]) -> dict[Role, int]:
     """How many steps of a trajectory each expert takes, by the timesteps that a scheduler has set.
 
-    The CURRENT timestep says whose step it is (PanGu-Draw, Section 3.2). A second-order scheduler asks the network twice a step, at
-    timesteps of their own; each counts. lows: expert -> where its interval begins, the noisiest first.
+    The CURRENT timestep says whose step it is (PanGu-Draw, Section 3.2). A second-order scheduler asks the network twice a
+    step, at timesteps of their own; each counts. lows: expert -> where its interval begins, the noisiest first.
     """
     owners = [next(role for role, low in lows.items() if float(t) >= low) for t in timesteps]
     return {role: owners.count(role) for role in lows}

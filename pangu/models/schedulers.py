@@ -236,8 +236,8 @@ def check_timesteps(fresh: Any) -> None:
 def least_steps(scheduler: Any, lows: Mapping[Role, float], strength: float = 1.0) -> int:
     """The least number of steps with which each expert that takes part has at least one.
 
-    lows: expert -> where its interval begins, the noisiest first. strength: the trajectory is entered below `strength` times T, as
-    image-to-image does; who begins above that takes no part, so an edit that begins at the boundary has boundary / T.
+    lows: expert -> where its interval begins, the noisiest first. strength: the trajectory is entered below `strength` times T,
+    as image-to-image does; who begins above that takes no part, so an edit that begins at the boundary has boundary / T.
 
     Raises:
         UserError: no number of steps gives each of them one.

@@ -11,7 +11,14 @@ from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DiffusionPipeline
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+    DiffusionPipeline,
+)
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
@@ -39,7 +46,7 @@ from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
 
-Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny | AutoencoderKLWan | AutoencoderKLQwenImage
 """Named one by one: diffusers' `from_pipe` compares the classes of components with the annotations of constructors."""
 
 OnStep = Callable[[SamplingState], None]

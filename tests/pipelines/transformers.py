@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 
-from pangu.config import Recipe
+from pangu.config import Recipe, TextEncoderSource
+from pangu.contract import GeneratorContract
 from pangu.data.encode.encoders import describe
 from pangu.diffusion.training_levels import equal_level
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import build_denoiser
 from pangu.models.text import load_text_tower
-from pangu.pipelines.assemble import assemble_pair
+from pangu.pipelines.assemble import assemble_experts, assemble_pair
 from pangu.recipes import tiny
 
 SANA = {
@@ -49,4 +50,19 @@ def written_pair(kind: str, folder: Path) -> Path:
         for role, recipe, seed in (("structure", flow, 3), ("texture", below, 4))
     ]
     assemble_pair(*halves, flow, folder / "pair")
+    return folder / "pair"
+
+
+def written_experts(folder: Path) -> Path:
+    """Three experts: SANA that predicts flows, then two UNets that predict noise, the last of which reads by another encoder."""
+    flow = flow_recipe()
+    below = tiny().model_copy(update={"boundary": 200})
+    other = TextEncoderSource(hidden_layer=0)
+    own = below.model_copy(update={"text_encoders": (other,)})
+    structure = generator(folder / "structure", "structure", flow, 3)
+    middle = generator(folder / "middle", "texture", below, 5)
+    contract = GeneratorContract.load(middle)
+    contract.model_copy(update={"role": "middle", "low": 200, "high": tiny().boundary}).save(middle)
+    texture = generator(folder / "texture", "texture", own, 4)
+    assemble_experts([structure, middle, texture], flow, folder / "pair", texts={"texture": [other]})
     return folder / "pair"

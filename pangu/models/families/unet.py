@@ -17,8 +17,8 @@ UNetCondition = Literal["none", "preset", "size", "score"]
 """What a UNet is given beside the text tokens: nothing (Stable Diffusion), the pooled text and the index of the resolution preset
 (PanGu-Draw), the pooled text and six numbers about the size (SDXL, arXiv 2307.01952, Section 2.2), or four of them and a score of
 aesthetics (SDXL's refiner)."""
-AESTHETIC_SCORE = 6.0
-"""Of a picture whose score nobody says; diffusers' refiner pipeline takes it for prompts, and 2.5 for negative ones."""
+AESTHETIC_SCORES = 6.0, 2.5
+"""Of prompts and of negative ones, as diffusers' refiner pipeline has them; the first one also where nobody says any."""
 
 
 class UNetFamily(DenoiserFamily):
@@ -74,7 +74,7 @@ class UNetFamily(DenoiserFamily):
         ids = [torch.full((len(noisy), 1), number, **like) for number in told[kind]]
         if kind == "score":
             width = config["projection_class_embeddings_input_dim"] - 5 * config["addition_time_embed_dim"]
-            default = torch.full((len(noisy), 1), AESTHETIC_SCORE, **like)
+            default = torch.full((len(noisy), 1), AESTHETIC_SCORES[0], **like)
             ids.append(pooled[:, width:].float() if pooled.shape[-1] > width else default)
             pooled = pooled[:, :width]
         added = {"text_embeds": pooled, "time_ids": torch.cat(ids, dim=1)} if ids else None

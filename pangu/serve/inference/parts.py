@@ -28,8 +28,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "coop": ("structure", "texture", "vae", "scheduler", *TEXT_FOLDERS),
 }
 """Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn."""
-OWN_TEXT = ("tokenizer_of_", "text_encoder_of_")
-"""How text encoders that one expert has of its own begin."""
 
 SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets")
 """The fields of a contract that decide what a generator draws; the others say where it comes from."""
@@ -37,7 +35,7 @@ SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets")
 
 def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """`PARTS` of a pair folder with that index: experts between the two are drawn where texture is."""
-    texts = tuple(name for name in index if name.startswith(OWN_TEXT))
+    texts = tuple(name for name in index if name.startswith(("tokenizer", "text_encoder")) and name not in TEXT_FOLDERS)
     middle = tuple(role for role in MIDDLE_ROLES if role in index["contracts"])
     further = {"structure": texts, "texture": middle, "coop": (*texts, *middle)}
     return {part: (*below, *further.get(part, ())) for part, below in PARTS.items()}

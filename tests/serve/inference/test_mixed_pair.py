@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from pangu.pipelines.assemble import untrained_pair
+from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
 from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
+from pangu.serve.inference.parts import load_unchecked, release_of
 from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import StepBatcher
 from tests import subtests
 from tests.pipelines.exact import EPSILON, FLOW, contracts_of, gaussian, joined
-from tests.pipelines.transformers import written_pair
+from tests.pipelines.transformers import written_experts, written_pair
 from tests.serve.api.test_image_routes import client, edit, file_of, pixels
 from tests.serve.inference.test_steps import begun
 from tests.serve.local import serving
@@ -92,3 +94,36 @@ def test_transformers_are_served_and_company_changes_no_picture(kind: str, tmp_p
         assert edit(server, alone[0], seed=1).status_code == 200
         few = server.draw(prompts[0], num_inference_steps=1)
         assert few.status_code == 400 and "half without a step" in few.json()["error"]["message"]
+
+
+def test_three_experts_with_texts_of_their_own_are_served_with_steps_by_role(tmp_path: Path) -> None:
+    folder = written_experts(tmp_path)
+    made = load_pair(folder)
+    made.set_progress_bar_config(disable=True)
+    asked: dict[str, Any] = {"num_inference_steps": 9, "guidance_scale": 3.0}
+    with serving(folder, max_in_flight=16, cache_bytes=1 << 26) as server:
+        alone = [server.draw(f"fox {seed}", seed=seed, **asked) for seed in range(3)]
+        with ThreadPoolExecutor(3) as threads:
+            together = list(threads.map(lambda seed: server.draw(f"fox {seed}", seed=seed, **asked), range(3)))
+        for one, answer in zip(alone, together, strict=True):
+            assert np.abs(pixels(file_of(one)) - pixels(file_of(answer))).max() <= 1
+        steps = alone[0].json()["steps"]
+        assert (
+            list(steps) == ["structure", "middle", "texture"] and sum(steps.values()) == 9 and min(steps.values()) > 0
+        )
+        assert together[0].json()["structure_cached"]
+        ours = made("fox 1", generator=torch.Generator().manual_seed(1), output_type="np", **asked).images[0]
+        assert np.abs(pixels(file_of(alone[1])) / 255 - ours).max() < 0.02
+        longer = server.draw("fox 0", seed=0, texture={"num_inference_steps": 30}, **asked).json()["steps"]
+        assert longer["middle"] > steps["middle"] and longer["texture"] > steps["texture"]
+        assert edit(server, file_of(alone[0]), seed=1).status_code == 200
+        cut = server.draw("a very long fox " * 20, seed=0, **asked).json()["unread"]
+        assert {one["encoder"] for one in cut} == {"text_encoder", "text_encoder_of_texture"}
+        few = server.draw("fox", num_inference_steps=2)
+        assert few.status_code == 400 and "half without a step; the least is" in few.json()["error"]["message"]
+    loaded = {
+        part: {name for name, each in load_unchecked(release_of(folder), part).components.items() if each is not None}
+        for part in ("structure", "texture", "decoder")
+    }
+    assert {"structure", "text_encoder", "text_encoder_of_texture"} < loaded["structure"]
+    assert {"middle", "texture", "scheduler"} == loaded["texture"] and {"vae", "scheduler"} == loaded["decoder"]
