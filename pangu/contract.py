@@ -128,6 +128,18 @@ def expert_roles(count: int) -> tuple[Role, ...]:
     return (ROLES[0], *MIDDLE_ROLES[: count - 2], ROLES[1])
 
 
+def in_turn(contracts: Mapping[Role, GeneratorContract]) -> dict[Role, GeneratorContract]:
+    """The contracts of experts in the order of their turns, the noisiest first.
+
+    Raises:
+        UserError: they are not those of so many experts.
+    """
+    roles = expert_roles(len(contracts))
+    if set(roles) != contracts.keys():
+        raise UserError(f"{len(roles)} experts are {', '.join(roles)}, not {', '.join(contracts)}.")
+    return {role: contracts[role] for role in roles}
+
+
 def check_turns(contracts: Sequence[GeneratorContract]) -> None:
     """Contracts, the noisiest first, are those of experts of one trajectory: one latent space, and every level owned once.
 

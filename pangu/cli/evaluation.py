@@ -295,15 +295,13 @@ def _whole(source: str) -> "PanGuDrawPipeline":
         UserError: nothing of the kind is there.
     """
     from pangu.exchange.places import pair_folder
-    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.pipelines.experts_pipeline import load_pair
     from pangu.starter.pair import starter_pair
     from pangu.storage import Home
 
     if source == "embedded":
         return starter_pair()
-    folder = pair_folder(source, Home.from_environment(), "'embedded', or ")
-    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(folder, use_safetensors=True)
-    return pair
+    return load_pair(pair_folder(source, Home.from_environment(), "'embedded', or "))
 
 
 def templates_from(source: str | None) -> dict[str, tuple[str, ...]]:

@@ -16,17 +16,21 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline folder as diffusers saves it: Stable Diffusion or SDXL.")],
+    pipeline: Annotated[str, typer.Argument(help="A pipeline folder as diffusers saves it.")],
     name: Annotated[str, typer.Argument(help="What the pair is called in the home.")],
     boundary: Annotated[
-        int | None, typer.Option("--boundary", help="Timestep at which it is split; both halves start from its UNet.")
+        int | None, typer.Option("--boundary", help="Timestep at which it is split; both halves start from it.")
     ] = None,
     refiner: Annotated[
-        str | None, typer.Option("--refiner", help="A second pipeline folder, whose UNet becomes the texture half.")
+        str | None, typer.Option("--refiner", help="A second pipeline folder, whose network becomes the texture half.")
     ] = None,
     handover: Annotated[
         float, typer.Option("--handover", help="With --refiner: share of the steps before it takes over.")
     ] = 0.8,
+    resolution: Annotated[
+        int | None,
+        typer.Option("--resolution", min=8, help="Side of the pictures of a transformer that does not say it, px."),
+    ] = None,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -36,7 +40,8 @@ def import_(
     from pangu.storage import Home
 
     without_bars()
-    finish(import_pair(pipeline, name, Home.from_environment(), boundary, refiner, handover), result, as_json)
+    home = Home.from_environment()
+    finish(import_pair(pipeline, name, home, boundary, refiner, handover, resolution), result, as_json)
 
 
 def export(

@@ -1,5 +1,7 @@
 """Where weights come from."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from pangu.config.tree import Frozen
@@ -10,6 +12,22 @@ class AutoencoderSource(Frozen):
 
     source: str = Field("embedded", description="'embedded', a local folder, or a hub id")
     subfolder: str | None = Field(None, description="Subfolder of a pipeline folder or hub repository, e.g. 'vae'")
+
+
+class TextJoin(Frozen):
+    """How what one text encoder says stands beside what the others say, as transformers of others were trained."""
+
+    max_tokens: int = Field(ge=2, description="Tokens that this encoder reads, padded or cut")
+    tokens: Literal["channels", "sequence", "unread"] = Field(
+        "channels",
+        description="Its tokens beside those of the encoder before, behind them, padded to one width, or not at all",
+    )
+    pooled: bool = Field(False, description="Whether its pooled text is read; those that are read stand side by side")
+    padding: Literal["read", "zeros", "masked"] = Field(
+        "read",
+        description="Tokens of padding are read as they are, read as zeros, or not read: they are zeros and masked",
+    )
+    lower: bool = Field(False, description="Whether it reads small letters alone")
 
 
 class TextEncoderSource(Frozen):
@@ -24,6 +42,11 @@ class TextEncoderSource(Frozen):
         description="Which hidden state conditions the denoiser; SDXL uses -2, Stable Diffusion 0: the final output",
     )
     sees_padding: bool = Field(False, description="Attend to padding tokens too, as Stable Diffusion and SDXL do")
+    join: TextJoin | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="None: tokens of all encoders beside each other, and the pooled text of the last one",
+    )
 
 
 class InitialWeights(Frozen):

@@ -1,10 +1,10 @@
 """The timestep interval that a generator owns, and how two intervals make a pair."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pangu.config import ROLES, Role
+from pangu.config import Role
 from pangu.errors import UserError
 
 Bound = TypeVar("Bound", int, float)
@@ -100,15 +100,11 @@ def told(timestep: float) -> str:
     return str(timestep) if isinstance(timestep, int) else f"{round(timestep, 1):g}"
 
 
-def expert_at(timestep: float, boundary: int) -> Role:
-    """The half that owns the CURRENT timestep (PanGu-Draw, Section 3.2)."""
-    return "structure" if timestep >= boundary else "texture"
+def steps_per_role(timesteps: Iterable[float], lows: Mapping[Role, float]) -> dict[Role, int]:
+    """How many steps of a trajectory each expert takes, by the timesteps that a scheduler has set.
 
-
-def steps_per_role(timesteps: Iterable[float], boundary: int) -> dict[Role, int]:
-    """How many steps of a trajectory each half takes, by the timesteps that a scheduler has set.
-
-    A second-order scheduler asks the network twice a step, at timesteps of their own; each counts.
+    The CURRENT timestep says whose step it is (PanGu-Draw, Section 3.2). A second-order scheduler asks the network twice a
+    step, at timesteps of their own; each counts. lows: expert -> where its interval begins, the noisiest first.
     """
-    experts = [expert_at(float(t), boundary) for t in timesteps]
-    return {role: experts.count(role) for role in ROLES}
+    owners = [next(role for role, low in lows.items() if float(t) >= low) for t in timesteps]
+    return {role: owners.count(role) for role in lows}

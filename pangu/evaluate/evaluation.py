@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from pangu.actors import Spread, crew
-from pangu.config import ROLES, Recipe, Sampling
+from pangu.config import Recipe, Sampling
 from pangu.contract import GeneratorContract, check_pair
 from pangu.data.card import Split
 from pangu.data.encode.encoded import EncodedManifest
@@ -263,7 +263,7 @@ def pair_digest(structure: Path, texture: Path) -> str:
 
 def networks_hash(pair: PanGuDrawPipeline) -> str:
     """16 hex digits that tell the networks of a pair from those of another."""
-    halves = [weights_hash(pair.generator(role), architecture(pair.generator(role).config)) for role in ROLES]
+    halves = [weights_hash(pair.generator(role), architecture(pair.generator(role).config)) for role in pair.roles]
     return hashlib.sha256("".join(halves).encode()).hexdigest()[:16]
 
 
@@ -276,7 +276,7 @@ def pair_losses(
     images, captions = originals(home, dataset, version, protocol.split, protocol.loss_images, protocol.seed, prefixes)
     metrics: dict[str, float] = {}
     sample, read = None, None
-    for role in ROLES:
+    for role in pair.roles:
         contract = pair.contract(role)
         if sample is None or contract.reads != read:
             towers, read = pair.towers_of(role), contract.reads

@@ -10,6 +10,7 @@ from pangu.evaluate.protocol import Protocol
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import join, load_generator
+from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
@@ -21,7 +22,7 @@ class PairFolder:
     protocol: Protocol
 
     def __call__(self) -> PanGuDrawPipeline:
-        return ready(PanGuDrawPipeline.from_pretrained(self.folder, use_safetensors=True), self.protocol)
+        return ready(load_pair(self.folder), self.protocol)
 
 
 @dataclass(frozen=True)

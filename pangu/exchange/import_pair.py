@@ -2,35 +2,37 @@
 
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from pangu.config import ROLES, AutoencoderSource, InitialWeights, Recipe
+from pangu.config import ROLES, AutoencoderSource, InitialWeights, Recipe, Role
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import Encoders
 from pangu.data.encode.encoders import describe
 from pangu.data.propose.start_from import adapter_recipe
 from pangu.errors import UserError
 from pangu.exchange.experts import HANDOVER, ExpertOnDisk, read_experts
-from pangu.exchange.network_weights import UNET, load_stored
+from pangu.exchange.network_weights import UNET, load_network
+from pangu.exchange.transformer_recipe import transformer_recipe
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
-from pangu.models.denoisers import condition_of
-from pangu.models.text import load_text_tower
+from pangu.models.denoisers import condition_of, family_of, latent_channels
+from pangu.models.families.family import MASKED
+from pangu.models.text import TextTower, load_text_tower
 from pangu.models.whole import is_whole_pipeline
-from pangu.pipelines.assemble import join, save_pair
+from pangu.pipelines.assemble import join, join_experts, save_pair
+from pangu.pipelines.experts_pipeline import PLACES
 from pangu.storage import Home, read_json, write_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 REQUEST_FILE = "imported.json"
-AESTHETIC_NUMBERS = 5
-"""Beside the pooled text: original size, corner of the crop, and SDXL's score of aesthetics (arXiv 2307.01952)."""
 
 
 class ImportedPair(BaseModel):
-    """What `pangu import` made. intervals: of timesteps, by role; recipe: a file that trains the halves from here."""
+    """What `pangu import` made. intervals: of timesteps, by role; recipe: a file that trains the halves from here; where texture
+    reads text by encoders of its own, structure alone, and `texture_recipe` trains texture.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,6 +40,9 @@ class ImportedPair(BaseModel):
     pair: str
     intervals: dict[str, str]
     recipe: str
+    texture_recipe: str = Field(
+        "", description="Of a texture half with text encoders of its own", exclude_if=lambda value: not value
+    )
     already_done: bool = False
 
 
@@ -48,11 +53,13 @@ def import_pair(
     boundary: int | None = None,
     refiner: str | None = None,
     handover: float = HANDOVER,
+    resolution: int | None = None,
 ) -> ImportedPair:
     """Open a pipeline folder of diffusers as the pair `name` of the home, which appears as a whole or not at all.
 
-    boundary: the timestep at which a pipeline with one UNet is split: both halves start from its weights. refiner: a second
-    pipeline folder, whose UNet takes over when `handover` of the steps are done.
+    boundary: the timestep at which a pipeline with one network is split: both halves start from its weights. refiner: a second
+    pipeline folder, whose network takes over when `handover` of the steps are done. resolution: side of the pictures of a
+    transformer that does not say it, px.
 
     Raises:
         UserError: there is no second expert or no boundary, the halves do not share latents, noise levels or text, their weights
@@ -61,24 +68,29 @@ def import_pair(
     if not NAME.fullmatch(name):
         raise UserError(f"'{name}' is no name of a pair; take letters, digits, dots, hyphens and underscores.")
     folder = home.pair(name)
-    recipe_file = folder.with_name(f"{name}.recipe.json")
+    recipe_file, texture_file = (folder.with_name(f"{name}{end}.recipe.json") for end in ("", ".texture"))
     places = [_folder(place) for place in (source, refiner) if place is not None]
     experts = read_experts(places[0], boundary, places[1] if refiner else None, handover)
-    request = {"experts": [[expert.name, expert.low, expert.high] for expert in experts]}
+    request: dict[str, Any] = {"experts": [[expert.name, expert.low, expert.high] for expert in experts]}
+    request |= {} if resolution is None else {"resolution": resolution}
     intervals = dict(zip(ROLES, (f"[{expert.low}, {expert.high})" for expert in experts), strict=True))
     done = ImportedPair(name=name, pair=str(folder), intervals=intervals, recipe=str(recipe_file))
     if folder.exists():
         if is_whole_pipeline(folder) and _request_of(folder) == request and recipe_file.is_file():
-            return done.model_copy(update={"already_done": True})
+            own = str(texture_file) if texture_file.is_file() else ""
+            return done.model_copy(update={"already_done": True, "texture_recipe": own})
         raise UserError(f"There is a pair '{name}' in {folder.parent} already; choose another name.")
-    recipe = _recipe(places[0], name, experts)
-    pair, contracts = _joined(experts, recipe)
-    fresh = folder.with_name(f".{name}.new")
+    recipes = _recipes(name, experts, resolution)
+    pair, contracts = _joined(experts, recipes)
+    fresh = folder.with_name(f".{folder.name}.new")
     save_pair(pair, fresh)
     for role in ROLES:
         contracts[role].save(fresh / role)
     write_json(fresh / REQUEST_FILE, request)
-    write_json(recipe_file, _from_here(recipe, folder).model_dump(mode="json"))
+    write_json(recipe_file, _from_here(recipes["structure"], folder).model_dump(mode="json"))
+    if "text_encoder_of_texture" in pair.components and pair.components["text_encoder_of_texture"] is not None:
+        write_json(texture_file, _from_here(recipes["texture"], folder, "_of_texture").model_dump(mode="json"))
+        done = done.model_copy(update={"texture_recipe": str(texture_file)})
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return done
@@ -98,101 +110,97 @@ def _request_of(folder: Path) -> Any:
     return read_json(path) if path.is_file() else None
 
 
-def _recipe(source: str, name: str, experts: list[ExpertOnDisk]) -> Recipe:
-    """A recipe with the encoders and noise levels of the pipeline, and its boundary.
+def _recipes(name: str, experts: list[ExpertOnDisk], resolution: int | None) -> dict[Role, Recipe]:
+    """For each half a recipe with the encoders and noise levels of its pipeline, and the boundary.
 
     Raises:
-        UserError: a network is no UNet, or the pipeline's noise levels are not known here.
+        UserError: the noise levels or the way of reading text of a pipeline are not known here, or both have other noise levels.
     """
-    other = next((expert for expert in experts if expert.network != UNET), None)
-    if other is not None:
-        raise UserError(
-            f"{other.name} is a {other.network} for t in [{other.low}, {other.high}), but the halves of a pair folder are "
-            f"{UNET}s; such an expert can not be imported yet."
-        )
-    recipes = [adapter_recipe(root, on_gpu=False) for root in dict.fromkeys(expert.root for expert in experts)]
+    found = []
     for expert in experts:
         scheduler = str((read_json(Path(expert.root) / "scheduler/scheduler_config.json")).get("_class_name"))
-        if scheduler.startswith("FlowMatch"):
+        if expert.network == UNET and scheduler.startswith("FlowMatch"):
             raise UserError(f"{expert.root} has a UNet under a {scheduler}, whose flow is not imported.")
-    first, last = recipes[0], recipes[-1]
+        of_unet = expert.network == UNET
+        found.append(adapter_recipe(expert.root, on_gpu=False) if of_unet else transformer_recipe(expert, resolution))
+    first, last = found
     for field, ours in first.schedule.model_dump().items():
         if (theirs := getattr(last.schedule, field)) != ours:
             raise UserError(
                 f"{experts[0].name} was trained with {field} {ours}, but {experts[1].name} with {theirs}; both need the same."
             )
-    _check_shared(experts, first, last)
-    return first.model_copy(update={"name": f"imported-{name}", "boundary": experts[0].low})
+    changes: dict[str, Any] = {"name": f"imported-{name}", "boundary": experts[0].low}
+    return {role: recipe.model_copy(update=changes) for role, recipe in zip(ROLES, found, strict=True)}
 
 
-def _check_shared(experts: list[ExpertOnDisk], first: Recipe, last: Recipe) -> None:
-    """Raises UserError if a refiner has other latents, or text encoders of its own."""
-    base, refiner = experts
-    config = read_json(Path(refiner.root) / refiner.subfolder / "config.json")
-    ours = read_json(Path(base.root) / base.subfolder / "config.json")
-    added = config.get("projection_class_embeddings_input_dim") or 0
-    scored = config.get("addition_embed_type") == "text_time" and _numbers(config) == AESTHETIC_NUMBERS
-    if scored or config["cross_attention_dim"] != ours["cross_attention_dim"]:
-        score = f" and a score of aesthetics (among {added} added channels)" if scored else ""
+def _joined(experts: list[ExpertOnDisk], recipes: dict[Role, Recipe]) -> tuple[Any, dict[Role, GeneratorContract]]:
+    """The pair, in memory; a half whose pipeline reads text in another way keeps its own text encoders."""
+    first, last = recipes.values()
+    autoencoder = load_autoencoder(first.autoencoder)
+    towers: dict[Role, list[TextTower]] = {"structure": [load_text_tower(source) for source in first.text_encoders]}
+    if experts[0].root != experts[1].root:
+        hashes = [autoencoder_hash(found) for found in (autoencoder, load_autoencoder(last.autoencoder))]
+        if hashes[0] != hashes[1]:
+            raise UserError(
+                f"{experts[0].root} has autoencoder {hashes[0]}, but {experts[1].root} {hashes[1]}: their latents differ, so "
+                "they can not take turns in one trajectory."
+            )
+        towers["texture"] = [load_text_tower(source) for source in last.text_encoders]
+        if _ways_of(towers["texture"], last) == _ways_of(towers["structure"], first):
+            del towers["texture"]
+    side, scored = first.structure.resolution, False
+    contracts: dict[Role, GeneratorContract] = {}
+    networks: dict[Role, Any] = {}
+    for expert, (role, recipe) in zip(experts, recipes.items(), strict=True):
+        encoders = describe(autoencoder, towers.get(role, towers["structure"]), recipe.max_tokens)
+        contracts[role] = encoders.contract(recipe, role).model_copy(update={"resolution": side})
+        networks[role] = load_network(Path(expert.root) / expert.subfolder)
+        _check_reads(expert, networks[role], encoders)
+        scored |= _is_scored(networks[role], encoders)
+        if any(source.join and source.join.padding == "masked" for source in recipe.text_encoders):
+            networks[role].register_to_config(**{MASKED: True})
+    own = {role: its for role, its in towers.items() if role != "structure"}
+    arguments = contracts, autoencoder, towers["structure"], first
+    if not own and not scored:
+        return join(networks["structure"], networks["texture"], *arguments), contracts
+    return join_experts(networks, *arguments, own=own), contracts
+
+
+def _ways_of(towers: list[TextTower], recipe: Recipe) -> tuple[Any, ...]:
+    return tuple(tower.hash for tower in towers), recipe.max_tokens
+
+
+def _is_scored(network: Any, encoders: Encoders) -> bool:
+    return family_of(network).name == "unet" and condition_of(network.config, encoders.pooled_channels) == "score"
+
+
+def _check_reads(expert: ExpertOnDisk, network: Any, encoders: Encoders) -> None:
+    """Raises UserError if a network takes other latents or other text than the encoders beside it give."""
+    family, config = family_of(network), network.config
+    given = latent_channels(network)
+    if expert.channels != encoders.latent_channels or given != encoders.latent_channels:
         raise UserError(
-            f"{refiner.name} reads text of {config['cross_attention_dim']} channels{score}, but {base.name} of "
-            f"{ours['cross_attention_dim']}: a pair folder has one set of text encoders for both halves, and lacks a second one"
-            f"{' and a place for the score' if scored else ''}."
+            f"{expert.name} takes {expert.channels} and gives {given} channels, but the autoencoder has "
+            f"{encoders.latent_channels}; a text-to-image network is needed."
         )
-    if base.root == refiner.root:
-        return
-    hashes = [autoencoder_hash(load_autoencoder(recipe.autoencoder)) for recipe in (first, last)]
-    if hashes[0] != hashes[1]:
-        raise UserError(
-            f"{base.root} has autoencoder {hashes[0]}, but {refiner.root} {hashes[1]}: their latents differ, so they can not "
-            "take turns in one trajectory."
-        )
-    texts = [[load_text_tower(source).hash for source in recipe.text_encoders] for recipe in (first, last)]
-    if texts[0] != texts[1]:
-        raise UserError(
-            f"{base.root} reads text with {', '.join(texts[0])}, but {refiner.root} with {', '.join(texts[1])}: a pair folder "
-            "has one set of text encoders for both halves."
-        )
+    for what, theirs, ours in (
+        ("text", family.text_channels(config), encoders.context_channels),
+        ("pooled text", family.pooled_channels(config), encoders.pooled_channels),
+    ):
+        if theirs is not None and theirs != ours:
+            raise UserError(
+                f"{expert.name} attends to {theirs} channels of {what}, but the text encoders beside it give {ours}."
+            )
+    if family.name == "unet":
+        condition_of(config, encoders.pooled_channels)
 
 
-def _numbers(config: Mapping[str, Any]) -> int:
-    """How many numbers SDXL's refiner would be told beside its pooled text, which is as wide as its tokens."""
-    numbers, rest = divmod(
-        config["projection_class_embeddings_input_dim"] - int(config["cross_attention_dim"]),
-        config["addition_time_embed_dim"],
-    )
-    return numbers if not rest else 0
+def _from_here(recipe: Recipe, folder: Path, of: str = "") -> Recipe:
+    """The same recipe with everything from the pair folder: an original that goes or changes matters no longer.
 
-
-def _joined(experts: list[ExpertOnDisk], recipe: Recipe) -> tuple[Any, dict[Any, GeneratorContract]]:
-    autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
-    encoders = describe(autoencoder, towers, recipe.max_tokens)
-    side = recipe.structure.resolution
-    contracts = {role: encoders.contract(recipe, role).model_copy(update={"resolution": side}) for role in ROLES}
-    structure, texture = (load_stored(Path(expert.root) / expert.subfolder) for expert in experts)
-    for expert, network in zip(experts, (structure, texture), strict=True):
-        _check_reads(expert, network.config, encoders)
-    return join(structure, texture, contracts, autoencoder, towers, recipe), contracts
-
-
-def _check_reads(expert: ExpertOnDisk, config: Mapping[str, Any], encoders: Encoders) -> None:
-    if expert.channels != encoders.latent_channels or config["out_channels"] != encoders.latent_channels:
-        raise UserError(
-            f"{expert.name} takes {expert.channels} and gives {config['out_channels']} channels, but the autoencoder has "
-            f"{encoders.latent_channels}; a text-to-image UNet is needed."
-        )
-    if config["cross_attention_dim"] != encoders.context_channels:
-        raise UserError(
-            f"{expert.name} attends to {config['cross_attention_dim']} channels of text, but the text encoders beside it give "
-            f"{encoders.context_channels}."
-        )
-    condition_of(config, encoders.pooled_channels)
-
-
-def _from_here(recipe: Recipe, folder: Path) -> Recipe:
-    """The same recipe with everything from the pair folder: an original that goes or changes matters no longer."""
-    names = ["text_encoder", "text_encoder_2"]
+    of: what the names of its text encoders end with, before the number of those behind the first.
+    """
+    names = [f"text_encoder{of}{place}" for place in PLACES]
     texts = [
         source.model_copy(
             update={

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from pangu.config import ROLES
-from pangu.contract import GeneratorContract, check_pair
+from pangu.contract import GeneratorContract, check_turns
 from pangu.data.card import Licence, load_card
 from pangu.errors import UserError
 from pangu.registry.fetch import pair_contracts
@@ -69,7 +69,7 @@ def model_card(pair: Path, repository: str, licence: Licence, metrics: Mapping[s
     rows = "\n".join(
         f"| `{role}` | {contracts[role].interval} | {contracts[role].resolution} px | {_data(contracts[role])} | "
         f"{contracts[role].trained_steps} | {contracts[role].recipe} |"
-        for role in ROLES
+        for role in contracts
     )
     figures = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     said = f"| metric | value |\n|---|---|\n{figures}" if figures else "None were measured."
@@ -117,8 +117,8 @@ def pair_contracts_of(pair: Path) -> dict[str, GeneratorContract]:
         UserError: the folder is none.
     """
     contracts = pair_contracts(pair)
-    check_pair(contracts["structure"], contracts["texture"])
-    return {role: contracts[role] for role in ROLES}
+    check_turns(list(contracts.values()))
+    return contracts
 
 
 def hub_licence(name: str) -> str:

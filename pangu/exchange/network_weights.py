@@ -1,4 +1,4 @@
-"""The weights of a UNet folder as they are stored, checked against its configuration before anything is made of them."""
+"""The weights of a network's folder as they are stored, checked against its configuration before anything is made of them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pangu.errors import UserError
+from pangu.models.denoisers import FAMILIES, family_of, family_of_class
 from pangu.storage import read_json
 
 UNET = "UNet2DConditionModel"
@@ -31,6 +32,21 @@ def unet_shape(folder: Path) -> Any:
         return UNet2DConditionModel.from_config(config)
 
 
+def network_shape(folder: Path) -> Any:
+    """The same for a network of any known class.
+
+    Raises:
+        UserError: there is no configuration, or one of a class that is not known here.
+    """
+    config = read_json(folder / "config.json")
+    family = family_of_class(str(config.get("_class_name")))
+    if family is None:
+        known = ", ".join(each.network_class for each in FAMILIES.values())
+        raise UserError(f"{folder} is a {config.get('_class_name')}, but the networks that are known are {known}.")
+    with torch.device("meta"):
+        return family.network_type.from_config(config)
+
+
 def stored_weights(folder: Path, shape: Any) -> dict[str, Tensor]:
     """Every weight in the dtype that it is stored in; exactly those of `shape`.
 
@@ -49,7 +65,9 @@ def stored_weights(folder: Path, shape: Any) -> dict[str, Tensor]:
             raise UserError(f"{file} can not be read: {str(error).splitlines()[0]}.") from error
     expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
     if missing := [name for name in expected if name not in found]:
-        raise UserError(f"{folder} lacks {len(missing)} of {len(expected)} weights of its UNet, such as {missing[0]}.")
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(expected)} weights of its {family_of(shape).label}, such as {missing[0]}."
+        )
     if extra := [name for name in found if name not in expected]:
         raise UserError(
             f"{folder} has {len(extra)} weights that its configuration has no place for, such as {extra[0]}."
@@ -60,6 +78,21 @@ def stored_weights(folder: Path, shape: Any) -> dict[str, Tensor]:
             f"{folder}: {name} has the shape {tuple(found[name].shape)}, but the configuration says {expected[name]}."
         )
     return found
+
+
+def load_network(folder: Path) -> Any:
+    """The network of a folder, of any known class, in the dtype that it is stored in, for use without gradients.
+
+    Raises:
+        UserError: as `network_shape` and `stored_weights`.
+    """
+    shape = network_shape(folder)
+    if type(shape).__name__ == UNET:
+        return load_stored(folder)
+    # Tables that are made with a network and not stored, as those of positions, are not there on the meta device.
+    dtype = next(iter(stored_weights(folder, shape).values())).dtype
+    found = type(shape).from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+    return found.eval().requires_grad_(False)
 
 
 def load_stored(folder: Path) -> UNet2DConditionModel:

@@ -99,10 +99,9 @@ def current(alias: str) -> RegisteredPair | None:
 
 
 def _released(number: int, fetched: Path) -> "PanGuDrawPipeline":
-    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.pipelines.experts_pipeline import load_pair
 
-    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(fetch_pair(number, fetched))
-    return pair
+    return load_pair(fetch_pair(number, fetched))
 
 
 def drawn_once(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class _Classes(Mapping[Any, Any]):
     """Name -> class of diffusers, which is imported when one is asked for: whoever loads none is spared its seconds."""
 
-    names = ("AutoencoderDC", "AutoencoderKL", "AutoencoderTiny")
+    names = ("AutoencoderDC", "AutoencoderKL", "AutoencoderKLQwenImage", "AutoencoderKLWan", "AutoencoderTiny")
 
     def __getitem__(self, name: Any) -> Any:
         if name not in self.names:
@@ -40,6 +40,8 @@ class _Classes(Mapping[Any, Any]):
 
 CLASSES = _Classes()
 """The image autoencoders that are known."""
+OF_FRAMES = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
+"""Those of videos, to which an image is one frame."""
 
 
 def load_autoencoder(source: AutoencoderSource) -> "ModelMixin":
@@ -69,8 +71,15 @@ def scaling(autoencoder: "ModelMixin") -> tuple[float, float]:
 
 def spatial_factor(autoencoder: "ModelMixin") -> int:
     """Pixels per latent along one side."""
+    if type(autoencoder).__name__ in OF_FRAMES:
+        return 2 ** (len(autoencoder.config["dim_mult"]) - 1)
     channels = autoencoder.config.get("encoder_block_out_channels") or autoencoder.config["block_out_channels"]
     return 2 ** (len(channels) - 1)
+
+
+def latent_channels(autoencoder: "ModelMixin") -> int:
+    """Of its latents."""
+    return int(autoencoder.config.get("latent_channels") or autoencoder.config["z_dim"])
 
 
 def encode_pixels(autoencoder: "ModelMixin", pixels_bchw: Tensor) -> Tensor:
@@ -80,11 +89,13 @@ def encode_pixels(autoencoder: "ModelMixin", pixels_bchw: Tensor) -> Tensor:
 
 def raw_latents(autoencoder: "ModelMixin", pixels_bchw: Tensor) -> Tensor:
     """What the encoder makes of (B, 3, H, W) in its own dtype, not yet scaled."""
-    encoded = autoencoder.encode(pixels_bchw)
+    frames = type(autoencoder).__name__ in OF_FRAMES
+    encoded = autoencoder.encode(pixels_bchw[:, :, None] if frames else pixels_bchw)
     for name in ("latent_dist", "latent", "latents"):
         if hasattr(encoded, name):
             value = getattr(encoded, name)
-            return value.mode() if name == "latent_dist" else value
+            value = value.mode() if name == "latent_dist" else value
+            return value[:, :, 0] if frames else value
     raise UserError(f"{type(autoencoder).__name__} returns no latents.")
 
 
@@ -114,7 +125,9 @@ def decode_latents(autoencoder: "ModelMixin", latents_bchw: Tensor) -> Tensor:
         NotFinite: the latents, or what the autoencoder makes of them, hold infinities or NaN.
     """
     raw = unscaled(autoencoder, latents_bchw.to(autoencoder.dtype))
-    pixels = autoencoder.decode(raw, return_dict=False)[0]
+    frames = type(autoencoder).__name__ in OF_FRAMES
+    pixels = autoencoder.decode(raw[:, :, None] if frames else raw, return_dict=False)[0]
+    pixels = pixels[:, :, 0] if frames else pixels
     check_finite(pixels, latents_bchw)
     return pixels.clamp(-1, 1)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from pangu.config import NoiseSchedule
+from pangu.config import NoiseSchedule, Role
 from pangu.diffusion.interval import steps_per_role, told
 from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
@@ -232,14 +233,14 @@ def check_timesteps(fresh: Any) -> None:
         )
 
 
-def least_steps(scheduler: Any, boundary: int, strength: float = 1.0) -> int:
-    """The least number of steps with which each half of a pair that takes part has at least one.
+def least_steps(scheduler: Any, lows: Mapping[Role, float], strength: float = 1.0) -> int:
+    """The least number of steps with which each expert that takes part has at least one.
 
-    boundary: T_struct. strength: the trajectory is entered below `strength` times T, as image-to-image does; structure takes no
-    part unless that is above the boundary, so an edit that begins there has boundary / T.
+    lows: expert -> where its interval begins, the noisiest first. strength: the trajectory is entered below `strength` times T,
+    as image-to-image does; who begins above that takes no part, so an edit that begins at the boundary has boundary / T.
 
     Raises:
-        UserError: no number of steps gives each half one.
+        UserError: no number of steps gives each of them one.
     """
     total = int(scheduler.config.num_train_timesteps)
     for steps in range(1, total + 1):
@@ -247,12 +248,14 @@ def least_steps(scheduler: Any, boundary: int, strength: float = 1.0) -> int:
             own = fresh_scheduler(scheduler, steps).timesteps.tolist()
         except UserError:
             continue
-        taken = steps_per_role([t for t in own if t < strength * total], boundary)
-        if taken["texture"] and (taken["structure"] or strength * total <= boundary):
+        taken = steps_per_role([t for t in own if t < strength * total], lows)
+        if all(taken[role] for role, low in lows.items() if low < strength * total):
             return steps
+    boundaries = [told(low) for low in lows.values() if low > 0]
+    where = f"a boundary of {boundaries[0]}" if len(boundaries) == 1 else f"boundaries of {', '.join(boundaries)}"
     raise UserError(
         f"{type(scheduler).__name__} leaves a half of the pair without a step, whatever their number, at strength = {strength:g} "
-        f"and a boundary of {told(boundary)}{_shift_of(scheduler)}."
+        f"and {where}{_shift_of(scheduler)}."
     )
 
 
@@ -261,16 +264,16 @@ def _shift_of(scheduler: Any) -> str:
     return f", under a shift of {shift:g}" if shift != 1.0 else ""
 
 
-def check_halves(scheduler: Any, boundary: int) -> None:
-    """Each half of a pair must have a step of a whole trajectory over the timesteps that are set.
+def check_halves(scheduler: Any, lows: Mapping[Role, float]) -> None:
+    """Each expert must have a step of a whole trajectory over the timesteps that are set. lows: as for `least_steps`.
 
     Raises:
         UserError: one has none; the sentence names the least number of steps that is enough.
     """
-    taken = steps_per_role(scheduler.timesteps.tolist(), boundary)
+    taken = steps_per_role(scheduler.timesteps.tolist(), lows)
     for role, count in taken.items():
         if count == 0:
             raise UserError(
                 f"num_inference_steps = {scheduler.num_inference_steps} leaves no step to the {role} generator; the least number "
-                f"that gives each half one is {least_steps(scheduler, boundary)}."
+                f"that gives each half one is {least_steps(scheduler, lows)}."
             )

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pangu.config import TextEncoderSource
+from pangu.config import TextEncoderSource, TextJoin
 from pangu.errors import UserError
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.known_words import unknown_words
@@ -28,12 +28,22 @@ class TextTower:
 
     hidden_layer: -1 is the last hidden state, before the encoder's final norm where it has one; 0 is the final output, after it.
     sees_padding: whether the encoder attends to padding. Which one a pretrained denoiser expects is part of its training.
+    join: how its answer stands beside those of the others; None: beside them on the channel axis.
     """
 
     tokenizer: Any
     encoder: Any
     hidden_layer: int = -1
     sees_padding: bool = False
+    join: TextJoin | None = None
+
+    def worded(self, caption: str) -> str:
+        """A caption in the letters that it reads."""
+        return caption.lower().strip() if self.join is not None and self.join.lower else caption
+
+    def limit(self, max_tokens: int) -> int:
+        """Tokens that it reads where those of a text that say nothing of themselves read `max_tokens`."""
+        return max_tokens if self.join is None else self.join.max_tokens
 
     @property
     def hash(self) -> str:
@@ -41,6 +51,8 @@ class TextTower:
         extra["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
         if self.sees_padding:
             extra["sees_padding"] = True
+        if self.join is not None:
+            extra["join"] = self.join.model_dump(mode="json")
         return weights_hash(self.encoder, architecture(self.encoder.config) | extra)
 
     @property
@@ -66,12 +78,22 @@ def load_text_tower(source: TextEncoderSource) -> TextTower:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"There is no text encoder at '{source.source}': {str(error).splitlines()[0]}") from error
-    return TextTower(tokenizer, encoder.eval().requires_grad_(False), source.hidden_layer, source.sees_padding)
+    return TextTower(
+        tokenizer, encoder.eval().requires_grad_(False), source.hidden_layer, source.sees_padding, source.join
+    )
 
 
 def _load_encoder(place: str, folder: dict[str, str]) -> Any:
     """CLIP-like text encoders keep the projection that they have; of a Chinese CLIP pair only the text half is kept."""
-    from transformers import AutoConfig, AutoModel, ChineseCLIPModel, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        ChineseCLIPModel,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        T5EncoderModel,
+        UMT5EncoderModel,
+    )
 
     config = AutoConfig.from_pretrained(place, **folder)
     kind = config.model_type
@@ -83,6 +105,8 @@ def _load_encoder(place: str, folder: dict[str, str]) -> Any:
         return CLIPTextModelWithProjection.from_pretrained(place, **options)
     if kind == "chinese_clip":
         return ChineseCLIPModel.from_pretrained(place, **options).text_model
+    if kind in ("t5", "umt5"):  # the encoder alone: the other half would be drawn at random
+        return (T5EncoderModel if kind == "t5" else UMT5EncoderModel).from_pretrained(place, **options)
     return AutoModel.from_pretrained(place, **options)
 
 
@@ -108,9 +132,10 @@ def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int) -> l
     """What `embed_captions` cuts off `caption`: one entry for each tower that does not read all of it."""
     found = []
     for number, tower in enumerate(towers):
-        tokens, unread = _unread(tower.tokenizer, caption, max_tokens)
-        if tokens > max_tokens:
-            found.append(Truncation(number, unread, tokens, max_tokens))
+        most = tower.limit(max_tokens)
+        tokens, unread = _unread(tower.tokenizer, caption, most)
+        if tokens > most:
+            found.append(Truncation(number, unread, tokens, most))
     return found
 
 
@@ -163,15 +188,22 @@ def _unread(tokenizer: Any, caption: str, max_tokens: int) -> tuple[int, str]:
 def embed_captions(
     towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Token embeddings (B, max_tokens, sum of channels) and the pooled embedding (B, P) of the last tower.
+    """Token embeddings (B, max_tokens, sum of channels) and the pooled embedding (B, P) of the last tower, unless towers say
+    otherwise of themselves (`TextJoin`).
 
     Captions are padded or cut to `max_tokens` tokens, so every tower gives a sequence of one length (PanGu-Draw:
     1024 Chinese + 1280 English channels, both at 77 tokens). device: where encoders compute whose weights are elsewhere.
     """
-    tokens, pooled = [], None
+    tokens: list[Tensor] = []
+    pooled: list[Tensor] = []
+    chosen = any(tower.join is not None and tower.join.pooled for tower in towers)
     for tower in towers:
         batch = tower.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
+            [tower.worded(caption) for caption in captions],
+            padding="max_length",
+            truncation=True,
+            max_length=tower.limit(max_tokens),
+            return_tensors="pt",
         )
         there = device or tower.encoder.device
         output = tower.encoder(
@@ -182,9 +214,26 @@ def embed_captions(
         final = tower.hidden_layer == 0
         tokens.append(output.last_hidden_state if final else output.hidden_states[tower.hidden_layer])
         # An offloaded encoder answers from the device that it was moved to for the call.
-        pooled = _pooled(output, batch.attention_mask.to(tokens[-1].device))
-    assert pooled is not None
-    return torch.cat(tokens, dim=-1), pooled
+        mask = batch.attention_mask.to(tokens[-1].device)
+        if tower.join is not None and tower.join.padding != "read":
+            tokens[-1] = tokens[-1] * mask[..., None].to(tokens[-1].dtype)
+        if not chosen or (tower.join is not None and tower.join.pooled):
+            pooled.append(_pooled(output, mask))
+    return _side_by_side(towers, tokens), torch.cat(pooled if chosen else pooled[-1:], dim=-1)
+
+
+def _side_by_side(towers: Sequence[TextTower], tokens: Sequence[Tensor]) -> Tensor:
+    """(B, N, C) of the tokens of each tower."""
+    rows: list[list[Tensor]] = []
+    for tower, each in zip(towers, tokens, strict=True):
+        place = "channels" if tower.join is None else tower.join.tokens
+        if place == "sequence" or (place == "channels" and not rows):
+            rows.append([each])
+        elif place == "channels":
+            rows[-1].append(each)
+    joined = [torch.cat(row, dim=-1) for row in rows]
+    width = max(each.shape[-1] for each in joined)
+    return torch.cat([torch.nn.functional.pad(each, (0, width - each.shape[-1])) for each in joined], dim=1)
 
 
 def _pooled(output: Any, mask: Tensor) -> Tensor:

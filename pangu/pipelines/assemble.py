@@ -12,11 +12,12 @@ from pangu.contract import GeneratorContract, check_pair, check_turns, expert_ro
 from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
-from pangu.models.denoisers import build_denoiser, load_denoiser
+from pangu.models.denoisers import build_denoiser, condition_of, family_of, load_denoiser
+from pangu.models.families.unet import AESTHETIC_SCORES
 from pangu.models.init_weights import Resolve, initial_denoiser
 from pangu.models.schedulers import sampler
-from pangu.models.text import TextTower, load_text_tower
-from pangu.pipelines.experts_pipeline import ExpertsPipeline
+from pangu.models.text import TextTower, embed_captions, load_text_tower
+from pangu.pipelines.experts_pipeline import PLACES, ExpertsPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.pipelines.text_to_image import TextToImagePipeline
 
@@ -66,8 +67,45 @@ def join(
     prompts: Prompts | None = None,
 ) -> PanGuDrawPipeline:
     """The pipeline of two networks and what they share, in memory."""
+    networks: dict[Role, Any] = {"structure": structure, "texture": texture}
+    if len(towers) > 2 or any(tower.join is not None for tower in towers):
+        return join_experts(networks, contracts, autoencoder, towers, recipe, prompts)
+    return PanGuDrawPipeline(**networks, **_shared(contracts, autoencoder, towers, recipe, prompts))
+
+
+def join_experts(
+    networks: Mapping[Role, Any],
+    contracts: Mapping[Role, GeneratorContract],
+    autoencoder: Any,
+    towers: Sequence[TextTower],
+    recipe: Recipe,
+    prompts: Prompts | None = None,
+    own: Mapping[Role, Sequence[TextTower]] | None = None,
+    templates: Mapping[Role, str] | None = None,
+) -> ExpertsPipeline:
+    """The pipeline of two or more networks, in memory. own: text towers of single experts that are not those of structure."""
+    own = dict(own or {})
+    parts = {name: part for role, its in own.items() for name, part in _towers(its, f"_of_{role}").items()}
+    ways: dict[str, dict[str, Any]] = {role: _ways(its) for role, its in own.items()}
+    if len(towers) > 2 or any(tower.join is not None for tower in towers):
+        ways["structure"] = _ways(towers)
+    for role, network in networks.items():
+        pooled = embed_captions(own.get(role, towers), [""], contracts[role].max_tokens)[1].shape[-1]
+        family = family_of(network)
+        if family.name == "unet" and condition_of(network.config, pooled) == "score":
+            ways[role] = ways.get(role, _ways(towers)) | {"aesthetic_scores": list(AESTHETIC_SCORES)}
     shared = _shared(contracts, autoencoder, towers, recipe, prompts)
-    return PanGuDrawPipeline(structure=structure, texture=texture, **shared)
+    return ExpertsPipeline(**networks, **shared, **parts, own_text=ways, templates=dict(templates or {}))
+
+
+def _ways(towers: Sequence[TextTower]) -> dict[str, Any]:
+    """How text towers read, as `ExpertsPipeline` keeps it."""
+    found: dict[str, Any] = {
+        "hidden_layers": [tower.hidden_layer for tower in towers],
+        "sees_padding": [tower.sees_padding for tower in towers],
+    }
+    joins = [None if tower.join is None else tower.join.model_dump(mode="json") for tower in towers]
+    return found | ({"joins": joins} if any(joins) else {})
 
 
 def _shared(
@@ -78,11 +116,10 @@ def _shared(
     prompts: Prompts | None,
 ) -> dict[str, Any]:
     """The arguments of a pipeline that are no networks."""
-    # A trajectory runs in the levels of its noisiest expert, also where the recipe is that of another one.
-    known = any(contract.schedule == recipe.schedule for contract in contracts.values())
     return {
         "vae": autoencoder,
-        "scheduler": sampler(contracts["structure"].schedule if known else recipe.schedule),
+        # A trajectory runs in the levels of its noisiest expert, whatever trained the others.
+        "scheduler": sampler(contracts["structure"].schedule),
         **_towers(towers),
         "contracts": {role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         "hidden_layers": [tower.hidden_layer for tower in towers],
@@ -94,13 +131,14 @@ def _shared(
 
 
 def _towers(towers: Sequence[TextTower], of: str = "") -> dict[str, Any]:
-    """One or two text towers as components. of: what their names end with, before the number of the second one."""
-    if len(towers) > 2:
-        raise UserError(f"A pair folder holds one or two text encoders, but the recipe names {len(towers)}.")
-    both = [*towers, None][:2]
+    """Text towers as components. of: what their names end with, before the number of those behind the first."""
+    if len(towers) > len(PLACES):
+        raise UserError(f"A pair folder holds up to {len(PLACES)} text encoders, but the recipe names {len(towers)}.")
+    places = PLACES[: max(2, len(towers))]
+    all_there = [*towers, None][: len(places)]
     return {
-        f"{kind}{of}{second}": getattr(tower, attribute, None)
-        for tower, second in zip(both, ("", "_2"), strict=True)
+        f"{kind}{of}{place}": getattr(tower, attribute, None)
+        for tower, place in zip(all_there, places, strict=True)
         for kind, attribute in (("tokenizer", "tokenizer"), ("text_encoder", "encoder"))
     }
 
@@ -133,18 +171,7 @@ def assemble_experts(
     own = {role: [load_text_tower(source) for source in sources] for role, sources in (texts or {}).items()}
     for role, contract in contracts.items():
         check_encoders(contract, autoencoder, own.get(role, towers))
-    own_parts = {name: part for role, its in own.items() for name, part in _towers(its, f"_of_{role}").items()}
-    ways = {
-        role: {
-            "hidden_layers": [tower.hidden_layer for tower in its],
-            "sees_padding": [tower.sees_padding for tower in its],
-        }
-        for role, its in own.items()
-    }
-    made = ExpertsPipeline(
-        **networks, **_shared(contracts, autoencoder, towers, recipe, prompts), **own_parts, own_text=ways,
-        templates=dict(templates or {}),
-    )  # fmt: skip
+    made = join_experts(networks, contracts, autoencoder, towers, recipe, prompts, own, templates)
     save_pair(made, folder)
     return made
 

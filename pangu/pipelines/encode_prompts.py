@@ -17,15 +17,17 @@ class Reader:
     """Text towers, the tokens that each reads, and where they compute; None means where their weights are.
 
     warns: text beyond `max_tokens`, and text of unknown words, is logged.
+    scores: of aesthetics, of prompts and of negative ones, which stand behind the pooled text; None where nobody reads any.
     """
 
     towers: Sequence[TextTower]
     max_tokens: int
     device: torch.device | None = None
     warns: bool = True
+    scores: tuple[float, float] | None = None
 
-    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, C) and pooled (B, P) of B texts.
+    def read(self, texts: Sequence[str], negatives: int = 0) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) and pooled (B, P) of B texts, the last of which are negative prompts.
 
         Raises:
             UserError: there is no text encoder, or a text is not valid.
@@ -38,7 +40,11 @@ class Reader:
         if self.warns:
             warn_of_truncation(self.towers, texts, self.max_tokens)
             warn_of_unknown_words(self.towers, texts)
-        return embed_captions(self.towers, texts, self.max_tokens, self.device)
+        tokens, pooled = embed_captions(self.towers, texts, self.max_tokens, self.device)
+        if self.scores is None:
+            return tokens, pooled
+        told = [self.scores[0]] * (len(texts) - negatives) + [self.scores[1]] * negatives
+        return tokens, torch.cat([pooled, pooled.new_tensor(told)[:, None]], dim=1)
 
 
 def from_text(
@@ -56,7 +62,7 @@ def from_text(
     negatives = [""] * len(prompts) if negatives is None else negatives
     pair_inputs.check_negatives(prompts, negatives)
     pair_inputs.check_styles(styles, prefixes)
-    both = reader.read([*prompts, *negatives])
+    both = reader.read([*prompts, *negatives], len(negatives))
     (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
     styled = [
         Style(text(*reader.read([styled_caption(prompt, prefixes[name]) for prompt in prompts])), scale)
@@ -80,5 +86,5 @@ def from_embeds(
         return text_condition(tokens, pooled, embeds.negative, embeds.negative_pooled)
     if not reader.towers and not needs_negative:
         return text_condition(tokens, pooled, torch.zeros_like(tokens), torch.zeros_like(pooled))
-    negative, negative_pooled = reader.read([""] * len(tokens) if negatives is None else negatives)
+    negative, negative_pooled = reader.read([""] * len(tokens) if negatives is None else negatives, len(tokens))
     return text_condition(tokens, pooled, negative.to(tokens), negative_pooled.to(pooled))

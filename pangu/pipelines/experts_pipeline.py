@@ -5,14 +5,16 @@ The paper's pair is the case of two that share all but their interval; it has a 
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pangu.config import MIDDLE_ROLES, ROLES, Role
-from pangu.contract import GeneratorContract, expert_roles
+from pangu.config import MIDDLE_ROLES, ROLES, Role, TextJoin
+from pangu.contract import GeneratorContract, in_turn
 from pangu.errors import UserError
+from pangu.models.sources import read_config
 from pangu.models.text import TextTower
 from pangu.pipelines.encode_prompts import Reader
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -20,7 +22,10 @@ from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 READERS: tuple[Role, ...] = (*MIDDLE_ROLES, "texture")
 """Experts that may have text encoders of their own; those of the pipeline are structure's."""
 KINDS: dict[str, Any] = {"tokenizer": PreTrainedTokenizerBase | None, "text_encoder": PreTrainedModel | None}
-OWN_TEXT = {f"{kind}_of_{role}{second}": KINDS[kind] for role in READERS for second in ("", "_2") for kind in KINDS}
+PLACES = ("", "_2", "_3")
+"""What the names of text towers end with."""
+THIRD = {f"{kind}_3": KINDS[kind] for kind in KINDS}
+OWN_TEXT = THIRD | {f"{kind}_of_{role}{place}": KINDS[kind] for role in READERS for place in PLACES for kind in KINDS}
 SETTINGS = ("own_text", "templates")
 
 
@@ -31,10 +36,11 @@ class ExpertsPipeline(PanGuDrawPipeline):
 
     Args:
         middle, middle_2, ...: the networks between structure and texture; the others as for `PanGuDrawPipeline`.
-        tokenizer_of_ROLE, text_encoder_of_ROLE, the same with _2: one or two text towers that an expert has in the place of those
-            of structure.
+        tokenizer_3, text_encoder_3: a third text tower. tokenizer_of_ROLE, text_encoder_of_ROLE, the same with _2 and _3: text
+            towers that an expert has in the place of those of structure.
         contracts: the interval contracts of all experts.
-        own_text: role -> `hidden_layers` and `sees_padding` of its towers, as those of the pipeline.
+        own_text: role -> `hidden_layers` and `sees_padding` of its towers, as those of the pipeline, `joins` (`TextJoin`) where
+            they say so, and `aesthetic_scores` of prompts and of negative ones for networks that are told them (SDXL's refiner).
         templates: role -> what it is told, with {} for the prompt.
 
     Raises:
@@ -70,10 +76,7 @@ class ExpertsPipeline(PanGuDrawPipeline):
                 raise UserError(
                     f"The {role} generator has no interval contract; say in contracts which timesteps it owns."
                 )
-        roles = expert_roles(len(settings["contracts"]))
-        if set(roles) != set(settings["contracts"]):
-            raise UserError(f"{len(roles)} experts are {', '.join(roles)}, not {', '.join(settings['contracts'])}.")
-        return roles
+        return tuple(in_turn(settings["contracts"]))
 
     def _check_texts(self, contracts: Mapping[Role, GeneratorContract]) -> None:
         first = contracts["structure"].text_encoder_hashes
@@ -90,43 +93,61 @@ class ExpertsPipeline(PanGuDrawPipeline):
                     f"templates gives {role} '{template}'; each must name an expert and hold {{}} for the prompt."
                 )
 
-    def check_steps(self, scheduler: Any) -> None:
-        own = scheduler.timesteps.tolist()
-        for role in self._contracts:
-            if not any(t in self.interval(role) for t in own):
-                raise UserError(
-                    f"num_inference_steps = {scheduler.num_inference_steps} leaves no step to the {role} generator, which owns t "
-                    f"in {self.interval(role)} of the scheduler; ask for more steps, or for another shift."
-                )
-
     def generator(self, role: Role) -> Any:
         return self.components[role]
 
     def towers_of(self, role: Role) -> list[TextTower]:
         return self._own_towers(role) or self.text_towers
 
+    @property
+    def text_towers(self) -> list[TextTower]:
+        usual = {"hidden_layers": self.config.hidden_layers, "sees_padding": self.config.sees_padding}
+        return self._towers_at("", usual | (self.config.own_text or {}).get("structure", {}))
+
     def _own_towers(self, role: Role) -> list[TextTower]:
-        ways = (self.config.own_text or {}).get(role, {})
+        return [] if role == "structure" else self._towers_at(f"_of_{role}", (self.config.own_text or {}).get(role, {}))
+
+    def _towers_at(self, of: str, ways: Mapping[str, Any]) -> list[TextTower]:
         found = []
-        for place, second in enumerate(("", "_2")):
-            encoder = getattr(self, f"text_encoder_of_{role}{second}", None)
+        for place, end in enumerate(PLACES):
+            encoder = getattr(self, f"text_encoder{of}{end}", None)
             if encoder is not None:
-                tokenizer = getattr(self, f"tokenizer_of_{role}{second}")
-                layer, padding = (
+                layer, padding, join = (
                     ways.get(name, usual)[place]
-                    for name, usual in (("hidden_layers", [-1, -1]), ("sees_padding", [False, False]))
+                    for name, usual in (
+                        ("hidden_layers", [-1] * 3),
+                        ("sees_padding", [False] * 3),
+                        ("joins", [None] * 3),
+                    )
                 )
-                found.append(TextTower(tokenizer, encoder, layer, padding))
+                way = None if join is None else TextJoin.model_validate(join)
+                found.append(TextTower(getattr(self, f"tokenizer{of}{end}"), encoder, layer, padding, way))
         return found
+
+    def scores(self, role: Role | None) -> tuple[float, float] | None:
+        told = (self.config.own_text or {}).get(role, {}).get("aesthetic_scores")
+        return None if told is None else (float(told[0]), float(told[1]))
 
     def _own_readers(self) -> dict[Role, Reader]:
         told = self.config.templates or {}
         own = [role for role in self._contracts if role in told or self._own_towers(role)]
         return super()._own_readers() | {role: self._reader(role) for role in own}
 
-    def _worded(self, role: Role, prompts: list[str]) -> list[str]:
+    def worded(self, role: Role, prompts: list[str]) -> list[str]:
         template = (self.config.templates or {}).get(role, "{}")
         return [template.replace("{}", prompt) for prompt in prompts]
+
+
+def load_pair(folder: str | Path, **options: Any) -> PanGuDrawPipeline:
+    """The pipeline of a pair folder of ours: a pair, or experts. options: as `from_pretrained` takes them.
+
+    Raises:
+        UserError: its contracts do not fit each other, or what it holds.
+    """
+    index = read_config(str(folder), "model_index.json") or {}
+    kind = ExpertsPipeline if index.get("_class_name") == ExpertsPipeline.__name__ else PanGuDrawPipeline
+    loaded: PanGuDrawPipeline = kind.from_pretrained(folder, use_safetensors=True, **options)
+    return loaded
 
 
 def _signature() -> inspect.Signature:

@@ -11,7 +11,14 @@ from dataclasses import replace
 from typing import Any, Self, TypeAlias
 
 import torch
-from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DiffusionPipeline
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    AutoencoderTiny,
+    DiffusionPipeline,
+)
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
@@ -40,7 +47,7 @@ from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
 
-Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny
+Autoencoder: TypeAlias = AutoencoderKL | AutoencoderDC | AutoencoderTiny | AutoencoderKLWan | AutoencoderKLQwenImage
 """Named one by one: diffusers' `from_pipe` compares the classes of components with the annotations of constructors."""
 
 OnStep = Callable[[SamplingState], None]
@@ -88,6 +95,11 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     def interval(self, role: Role) -> TimeInterval:
         """What the generator of `role` owns of a trajectory, in the timesteps of the scheduler."""
         return self._owned[role]
+
+    @property
+    def lows(self) -> dict[Role, float]:
+        """Generator -> where its interval begins, in the timesteps of the scheduler, in the order of their turns."""
+        return {role: interval.low for role, interval in self._owned.items()}
 
     def generator(self, role: Role) -> Any:
         """The network of `role`; None where this process does not hold it."""

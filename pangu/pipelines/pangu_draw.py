@@ -192,7 +192,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     def check_steps(self, scheduler: Any) -> None:
         """Raises UserError if an expert has no step of a whole trajectory over the timesteps that are set."""
-        check_halves(scheduler, self.boundary)
+        check_halves(scheduler, self.lows)
 
     def _own_readers(self) -> dict[Role, Reader]:
         same = self.reference.reads

@@ -61,7 +61,7 @@ class TextToImagePipeline(GeneratorPipeline):
         known = dict(self.config.get("styles") or {})
         said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known)
         own = {
-            str(role): encode_prompts.from_text(reader, self._worded(role, texts), negatives, styles or {}, known).text
+            str(role): encode_prompts.from_text(reader, self.worded(role, texts), negatives, styles or {}, known).text
             for role, reader in self._own_readers().items()
         }
         said = replace(said, texts=own).repeat(num_images_per_prompt)
@@ -164,7 +164,11 @@ class TextToImagePipeline(GeneratorPipeline):
         """How those generators read text that do it in another way than that of `reference`."""
         return {}
 
-    def _worded(self, role: Role, prompts: list[str]) -> list[str]:
+    def readers(self) -> dict[Role, encode_prompts.Reader]:
+        """How generators read text: that of `reference`, and those that do it in another way."""
+        return {self.reference.role: self._reader(), **self._own_readers()}
+
+    def worded(self, role: Role, prompts: list[str]) -> list[str]:
         """What the generator of `role` is told for these prompts."""
         return prompts
 
@@ -175,7 +179,11 @@ class TextToImagePipeline(GeneratorPipeline):
         # Asked only where weights may be elsewhere: diffusers looks through every module for it.
         moved = any(hasattr(tower.encoder, "_hf_hook") or tower.encoder.device.type == "meta" for tower in towers)
         device = self._execution_device if moved else None
-        return encode_prompts.Reader(towers, tokens, device, self.warns_of_text)
+        return encode_prompts.Reader(towers, tokens, device, self.warns_of_text, self.scores(role))
+
+    def scores(self, role: Role | None) -> tuple[float, float] | None:
+        """Of aesthetics, that the generator of `role` is told of prompts and of negative ones."""
+        return None
 
     def towers_of(self, role: Role) -> list[TextTower]:
         """The text encoders that the generator of `role` was trained with."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from pangu.config import ROLES, Role
-from pangu.contract import GeneratorContract, check_pair
+from pangu.config import MIDDLE_ROLES, Role
+from pangu.contract import GeneratorContract, check_turns, in_turn
 from pangu.errors import UserError
 from pangu.registry import tracking
 from pangu.registry.manifest import Manifest
@@ -28,6 +28,9 @@ class RegisteredPair(BaseModel):
     pair_version: int
     structure_version: int
     texture_version: int
+    middle_versions: dict[Role, int] = Field(
+        {}, exclude_if=lambda value: not value, description="Of the experts between the two, where there are any"
+    )
     sha256: str
     created: int
 
@@ -57,18 +60,20 @@ def fetch_pair(which: str | int, cache_dir: Path) -> Path:
 
 
 def fetch_halves(which: str | int, cache_dir: Path) -> dict[Role, Path]:
-    """The two generator folders of a released pair, each with its contract, fetched and checked like `fetch_pair`.
+    """The generator folders of a released pair, each with its contract, fetched and checked like `fetch_pair`.
 
     Raises:
         UserError: as `fetch_pair`.
     """
     client = tracking.connect()
     pair = _resolve(client, which)
-    wanted = {
-        "structure": (tracking.STRUCTURE, pair.structure_version),
-        "texture": (tracking.TEXTURE, pair.texture_version),
+    versions: dict[Role, int] = {
+        "structure": pair.structure_version, **pair.middle_versions, "texture": pair.texture_version,
+    }  # fmt: skip
+    return {
+        role: _fetch_generator(client, tracking.model_of(role), version, cache_dir)
+        for role, version in versions.items()
     }
-    return {role: _fetch_generator(client, *wanted[role], cache_dir) for role in ROLES}
 
 
 def unlike(folders: Sequence[Path], fetched: Path) -> list[Path]:
@@ -100,12 +105,11 @@ def check_folder(folder: Path, sha256: str) -> None:
         UserError: something differs; the sentence names it.
     """
     Manifest.load(folder, sha256).check(folder)
-    contracts = pair_contracts(folder)
-    check_pair(contracts["structure"], contracts["texture"])
+    check_turns(list(pair_contracts(folder).values()))
 
 
 def pair_contracts(folder: Path) -> dict[Role, GeneratorContract]:
-    """The contracts of both generators, as the pair folder carries them in its `model_index.json`.
+    """The contracts of all experts, the noisiest first, as the pair folder carries them in its `model_index.json`.
 
     Raises:
         UserError: the folder is no pair.
@@ -113,8 +117,8 @@ def pair_contracts(folder: Path) -> dict[Role, GeneratorContract]:
     path = folder / "model_index.json"
     try:
         recorded = read_json(path)["contracts"]
-        return {role: GeneratorContract.model_validate(recorded[role]) for role in ROLES}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return in_turn({role: GeneratorContract.model_validate(recorded[role]) for role in recorded})
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{path} carries no contracts of two generators; `pangu evaluate` writes a pair folder."
         ) from error
@@ -128,6 +132,9 @@ def _resolve(client: "MlflowClient", which: str | int) -> RegisteredPair:
             pair_version=int(version.version),
             structure_version=int(tags[tracking.STRUCTURE_VERSION]),
             texture_version=int(tags[tracking.TEXTURE_VERSION]),
+            middle_versions={
+                role: int(tags[tracking.version_of(role)]) for role in MIDDLE_ROLES if tracking.version_of(role) in tags
+            },
             sha256=tags[tracking.CONTENT],
             created=int(version.creation_timestamp) // 1000,
         )

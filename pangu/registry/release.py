@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from pangu.contract import GeneratorContract, check_pair
+from pangu.config import Role
+from pangu.contract import GeneratorContract, check_turns, expert_roles
 from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
@@ -56,6 +57,7 @@ class ReleaseOutcome(BaseModel):
     pair_version: int
     structure_version: int
     texture_version: int
+    middle_versions: dict[Role, int] = Field({}, exclude_if=lambda value: not value)
     alias: str
     sha256: str
     already_done: bool
@@ -68,15 +70,17 @@ def release(
     evaluate_outcome: Mapping[str, Any] | BaseModel,
     alias: str = tracking.CHAMPION,
     report: Reporter = silent,
+    middle_dirs: Sequence[Path] = (),
 ) -> ReleaseOutcome:
     """Register the pair in `pair_dir` and point `alias` at it.
 
     Args:
-        pair_dir: a pair folder, with the same two generators under `structure/` and `texture/`.
+        pair_dir: a pair folder, with the same generators under `structure/`, `texture/` and, where there are more, `middle/`, ...
         structure_dir: the structure generator's folder, with its contract.
         texture_dir: the texture generator's folder, with its contract.
         evaluate_outcome: pair_id, pair, metrics, protocol and protocol_hash, as `pangu evaluate` reports them.
         alias: moved as the last step, in one call; the champion it replaces stays reachable as `previous`.
+        middle_dirs: those of the experts between the two, the noisiest first.
 
     Raises:
         UserError: mismatched generators, a pair made of others, metrics of another pair, a file that is no safe
@@ -84,27 +88,31 @@ def release(
     """
     tracking.check_alias(alias)
     evaluation = _evaluation(evaluate_outcome, pair_dir)
-    contracts = _checked_contracts(pair_dir, structure_dir, texture_dir)
-    folders = {tracking.STRUCTURE: structure_dir, tracking.TEXTURE: texture_dir, tracking.PAIR: pair_dir}
+    generators = (structure_dir, *middle_dirs, texture_dir)
+    halves = dict(zip(expert_roles(len(generators)), generators, strict=True))
+    contracts = _checked_contracts(pair_dir, halves)
+    folders = {tracking.model_of(role): folder for role, folder in halves.items()} | {tracking.PAIR: pair_dir}
+    steps = len(folders) + 1
     manifests = {model: Manifest.of(folder) for model, folder in folders.items()}
     client = tracking.connect()
     versions: dict[str, int] = {}
     created = False
     for done, (model, folder) in enumerate(folders.items()):
-        report(Progress(stage="release", done=done, total=4, unit="steps", facts={"model": model}))
+        report(Progress(stage="release", done=done, total=steps, unit="steps", facts={"model": model}))
         is_pair = model == tracking.PAIR
         tags = _pair_tags(versions, contracts, evaluation) if is_pair else _generator_tags(contracts[model])
-        mixtures = [TrainedOn.load(one) for one in ((structure_dir, texture_dir) if is_pair else (folder,))]
+        mixtures = [TrainedOn.load(one) for one in (generators if is_pair else (folder,))]
         tags |= _mixture_tags([one for one in mixtures if one is not None])
         metrics = evaluation.metrics if is_pair else {}
         versions[model], new = _register(client, model, folder, manifests[model], tags, metrics)
         created |= new
     moved = _move_alias(client, alias, str(versions[tracking.PAIR]))
-    report(Progress(stage="release", done=4, total=4, unit="steps", facts={"alias": alias}))
+    report(Progress(stage="release", done=steps, total=steps, unit="steps", facts={"alias": alias}))
     return ReleaseOutcome(
         pair_version=versions[tracking.PAIR],
         structure_version=versions[tracking.STRUCTURE],
         texture_version=versions[tracking.TEXTURE],
+        middle_versions={role: versions[tracking.model_of(role)] for role in list(halves)[1:-1]},
         alias=alias,
         sha256=manifests[tracking.PAIR].sha256,
         already_done=not created and not moved,
@@ -126,16 +134,19 @@ def _evaluation(outcome: Mapping[str, Any] | BaseModel, pair_dir: Path) -> Evalu
     return evaluation
 
 
-def _checked_contracts(pair_dir: Path, structure_dir: Path, texture_dir: Path) -> dict[str, GeneratorContract]:
-    structure, texture = GeneratorContract.load(structure_dir), GeneratorContract.load(texture_dir)
-    check_pair(structure, texture)
+def _checked_contracts(pair_dir: Path, halves: Mapping[Role, Path]) -> dict[str, GeneratorContract]:
+    """Name of each model -> contract, the noisiest first."""
+    contracts = {role: GeneratorContract.load(folder) for role, folder in halves.items()}
+    check_turns(list(contracts.values()))
     inside = pair_contracts(pair_dir)
-    for contract, folder in ((structure, structure_dir), (texture, texture_dir)):
-        if inside[contract.role] != contract:
-            raise UserError(
-                f"{pair_dir} holds another {contract.role} generator than {folder}; evaluate that one first."
-            )
-    return {tracking.STRUCTURE: structure, tracking.TEXTURE: texture}
+    if len(inside) != len(contracts):
+        raise UserError(
+            f"{pair_dir} holds {', '.join(inside)}, but {', '.join(contracts)} are to be released; name all."
+        )
+    for role, contract in contracts.items():
+        if inside[role] != contract:
+            raise UserError(f"{pair_dir} holds another {role} generator than {halves[role]}; evaluate that one first.")
+    return {tracking.model_of(role): contract for role, contract in contracts.items()}
 
 
 def _generator_tags(contract: GeneratorContract) -> dict[str, str]:
@@ -155,10 +166,9 @@ def _pair_tags(
 ) -> dict[str, str]:
     structure, texture = contracts[tracking.STRUCTURE], contracts[tracking.TEXTURE]
     return {
-        tracking.STRUCTURE_VERSION: str(versions[tracking.STRUCTURE]),
-        tracking.TEXTURE_VERSION: str(versions[tracking.TEXTURE]),
+        **{tracking.version_of(each.role): str(versions[model]) for model, each in contracts.items()},
         "pangu.pair_id": evaluation.pair_id,
-        "pangu.boundary": str(structure.low),
+        "pangu.boundary": ", ".join(str(each.low) for each in contracts.values() if each.low),
         "pangu.recipe": structure.recipe,
         "pangu.recipe_digest": structure.recipe_digest,
         "pangu.dataset": structure.dataset,

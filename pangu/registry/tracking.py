@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pangu.compatibility import check_server
+from pangu.config import Role
 from pangu.errors import UserError
 from pangu.retrying import retrying
 
@@ -13,13 +14,26 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-STRUCTURE, TEXTURE, PAIR = "pangu-structure", "pangu-texture", "pangu-pair"
+PAIR = "pangu-pair"
 EXPERIMENT = "pangu-releases"
 CHAMPION, PREVIOUS = "champion", "previous"
 
 # Tags of model versions and of the run that holds their files.
 CONTENT = "pangu.sha256"
-STRUCTURE_VERSION, TEXTURE_VERSION = "pangu.structure_version", "pangu.texture_version"
+
+
+def model_of(role: Role) -> str:
+    """The registered model of the experts of a role."""
+    return f"pangu-{role.replace('_', '-')}"
+
+
+def version_of(role: Role) -> str:
+    """The tag of a pair that says which version of that model it is made of."""
+    return f"pangu.{role}_version"
+
+
+STRUCTURE, TEXTURE = model_of("structure"), model_of("texture")
+STRUCTURE_VERSION, TEXTURE_VERSION = version_of("structure"), version_of("texture")
 
 
 def connect() -> "MlflowClient":

@@ -11,6 +11,7 @@ from pangu.evaluate.matrix import MatrixOutcome, PairScore, matrix, rank, rankin
 from pangu.evaluate.matrix_picture import Cell, figure, labels, shade
 from pangu.evaluate.metrics import Judges
 from pangu.progress import Progress
+from tests.pipelines.transformers import flow_recipe, generator
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,23 @@ def test_the_table_and_the_picture_are_written(measured) -> None:
     assert table == outcome
     with Image.open(outcome.picture) as picture:
         assert picture.width > 600
+
+
+def test_transformers_and_unets_stand_in_one_matrix_and_are_evaluated(bench, textures, tmp_path) -> None:
+    """A structure half that predicts flows, before texture halves of two classes; each with the loss of its own interval."""
+    flow = generator(tmp_path / "flow", "structure", flow_recipe())
+    below = [textures[0], generator(tmp_path / "below", "texture", flow_recipe())]
+    protocol = plan(
+        bench.recipe, bench.home, bench.dataset, bench.version, Judges(), metrics=["retrieval", "loss"],
+        prompts_per_language=2, num_inference_steps=5, loss_images=4, loss_buckets=2,
+    )  # fmt: skip
+    given = bench.recipe, bench.dataset, bench.encode_id, bench.home
+    outcome = matrix([flow], below, *given, tmp_path / "matrix", protocol=protocol)
+    assert {one.texture for one in outcome.pairs} == {str(each) for each in below}
+    for texture in below:
+        alone = evaluate(flow, texture, *given, protocol=protocol)
+        cell = next(one for one in outcome.pairs if one.pair_id == alone.pair_id)
+        assert cell.metrics == alone.metrics and cell.metrics["loss_texture"] > 0 and Path(alone.pair).is_dir()
 
 
 def pair(name: str, **metrics: float) -> PairScore:

@@ -8,7 +8,7 @@ import diffusers
 import pytest
 import torch
 
-from pangu.config import NoiseSchedule
+from pangu.config import NoiseSchedule, Role
 from pangu.diffusion.interval import steps_per_role
 from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
@@ -219,25 +219,31 @@ def test_zero_terminal_snr_needs_velocities() -> None:
     check_schedule(sampler(ZERO_SNR), ZERO_SNR)
 
 
+def halves_at(boundary: int) -> dict[Role, float]:
+    return {"structure": boundary, "texture": 0}
+
+
 @subtests.parametrize("spacing", SPACINGS)
 def test_the_least_number_of_steps_is_the_first_that_gives_each_half_one(spacing: str) -> None:
     for name, boundary in itertools.product(("ddim", "heun"), (40, 500, 900)):
         scheduler = configured(name, EPSILON, spacing)
-        least = least_steps(scheduler, boundary)
-        taken = [steps_per_role(fresh_scheduler(scheduler, n).timesteps, boundary) for n in range(1, least + 1)]
+        least = least_steps(scheduler, halves_at(boundary))
+        taken = [
+            steps_per_role(fresh_scheduler(scheduler, n).timesteps, halves_at(boundary)) for n in range(1, least + 1)
+        ]
         assert [all(halves.values()) for halves in taken] == [False] * (least - 1) + [True]
         assert sum(taken[-1].values()) == len(fresh_scheduler(scheduler, least).timesteps)
         # An edit that begins at the boundary needs texture alone.
-        edited = least_steps(scheduler, boundary, strength=boundary / 1000)
+        edited = least_steps(scheduler, halves_at(boundary), strength=boundary / 1000)
         assert edited <= least and min(fresh_scheduler(scheduler, edited).timesteps) < boundary
 
 
 def test_a_half_without_a_step_is_named_with_the_least_number() -> None:
-    assert least_steps(sampler(EPSILON), 500) == 2
+    assert least_steps(sampler(EPSILON), halves_at(500)) == 2
     with pytest.raises(
         UserError, match=r"num_inference_steps = 1 leaves no step to the texture.* each half one is 2\."
     ):
-        check_halves(fresh_scheduler(sampler(EPSILON), 1), 500)
+        check_halves(fresh_scheduler(sampler(EPSILON), 1), halves_at(500))
     with pytest.raises(UserError, match=r"= 9 leaves no step to the texture.* each half one is 24\."):
-        check_halves(fresh_scheduler(named_sampler("euler", sampler(EPSILON)), 9), 42)
-    check_halves(fresh_scheduler(sampler(EPSILON), 2), 500)
+        check_halves(fresh_scheduler(named_sampler("euler", sampler(EPSILON)), 9), halves_at(42))
+    check_halves(fresh_scheduler(sampler(EPSILON), 2), halves_at(500))

@@ -24,7 +24,7 @@ def contract(role: str, **changes: object) -> GeneratorContract:
         "latent_scaling": 1.0,
         "spatial_factor": 8,
         "max_tokens": recipe.max_tokens,
-        "resolution": recipe.training(role).resolution,
+        "resolution": recipe.training("structure" if role == "structure" else "texture").resolution,
         "recipe": recipe.name,
         "recipe_digest": recipe.digest(),
         "dataset": "openmoji",

@@ -15,9 +15,9 @@ from pangu.contract import GeneratorContract
 from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
 from pangu.registry import fetch_pair, release, resolve
-from pangu.registry.fetch import fetch_halves, unlike
+from pangu.registry.fetch import fetch_halves, pair_contracts, unlike
 from pangu.registry.manifest import Manifest
-from pangu.storage import sha256_of, write_json
+from pangu.storage import read_json, sha256_of, write_json
 from tests.registry.pairs import evaluation, write_generator, write_pair
 
 pytestmark = pytest.mark.slow
@@ -80,6 +80,32 @@ def test_the_halves_of_a_release_come_with_their_contracts_and_are_told_from_oth
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="differs from what was released"):
         fetch_halves("champion", tmp_path / "cache")
+
+
+def test_experts_between_the_two_are_versions_of_their_own(registry: str, tmp_path: Path) -> None:
+    """Registered, fetched by role, and part of the pair; a pair that holds another number of them is refused."""
+    places = write_pair(tmp_path / "more", 70, high=200)
+    middle = write_generator(tmp_path / "more/middle", "middle", 72, low=200)
+    index = read_json(places["pair"] / "model_index.json")
+    index["contracts"]["middle"] = read_json(middle / "contract.json")
+    write_json(places["pair"] / "model_index.json", index)
+    shutil.copytree(middle, places["pair"] / "middle", ignore=shutil.ignore_patterns("contract.json"))
+    given = places["pair"], places["structure"], places["texture"], evaluation(places)
+    with pytest.raises(UserError, match=r"Gap in the pair: structure covers .* and texture covers"):
+        release(*given, alias="three")
+    outcome = release(*given, alias="three", middle_dirs=[middle])
+    assert list(outcome.middle_versions) == ["middle"]
+    found = resolve("three")
+    assert found.middle_versions == outcome.middle_versions and found.pair_version == outcome.pair_version
+    assert pair_contracts(fetch_pair("three", tmp_path / "cache"))["middle"].low == 200
+    halves = fetch_halves("three", tmp_path / "cache")
+    assert list(halves) == ["structure", "middle", "texture"]
+    assert Manifest.of(halves["middle"]).files == Manifest.of(middle).files
+    assert release(*given, alias="three", middle_dirs=[middle]).already_done
+    plain = write_pair(tmp_path / "plain", 80)
+    assert "middle_versions" not in release(
+        plain["pair"], plain["structure"], plain["texture"], evaluation(plain), alias="two"
+    ).model_dump(mode="json")
 
 
 def test_a_new_champion_leaves_the_old_one_as_previous_and_shares_an_unchanged_generator(

@@ -7,7 +7,7 @@ import torch
 
 from pangu.config import Recipe
 from pangu.data.encode.encoded import Encoders
-from pangu.models.autoencoders import autoencoder_hash, load_autoencoder, scaling, spatial_factor
+from pangu.models.autoencoders import autoencoder_hash, latent_channels, load_autoencoder, scaling, spatial_factor
 from pangu.models.devices import best_device, dtype_on
 from pangu.models.text import TextTower, embed_captions, load_text_tower
 
@@ -57,7 +57,7 @@ def describe(autoencoder: Any, towers: list[TextTower], max_tokens: int) -> Enco
         latent_scaling=scale,
         latent_shift=shift,
         spatial_factor=spatial_factor(autoencoder),
-        latent_channels=autoencoder.config.latent_channels,
+        latent_channels=latent_channels(autoencoder),
         context_channels=tokens.shape[-1],
         pooled_channels=pooled.shape[-1],
         max_tokens=max_tokens,

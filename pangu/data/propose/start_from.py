@@ -137,7 +137,7 @@ def adapter_recipe(source: str, on_gpu: bool) -> Recipe:
                 source=root,
                 subfolder=name,
                 tokenizer_subfolder=name.replace("text_encoder", "tokenizer"),
-                hidden_layer=-2 if len(towers) > 1 else 0,
+                hidden_layer=-2 if "text_encoder_2" in towers else 0,
                 sees_padding=True,
             )
             for name in towers

@@ -19,6 +19,10 @@ PIXELS_PER_LATENT = 8
 """Of the autoencoders whose networks are told sizes in pixels."""
 
 
+MASKED = "reads_no_padding"
+"""In the configuration of a network: tokens of zeros are padding, and masked. diffusers' classes know nothing of it."""
+
+
 @dataclass(frozen=True)
 class DenoiserInput:
     """One question to a denoiser.
@@ -85,6 +89,12 @@ class DenoiserFamily(ABC):
     @abstractmethod
     def call(self, network: Any, config: Any, asked: DenoiserInput) -> Tensor:
         """The network's prediction, (B, C, H, W)."""
+
+    def mask_of(self, config: Any, asked: DenoiserInput) -> Tensor | None:
+        """(B, S), 1 where a token is read: as asked; of networks that read no padding (`MASKED`), where it is not all zeros."""
+        if asked.mask_bs is not None or not config.get(MASKED):
+            return asked.mask_bs
+        return (asked.tokens_bsc != 0).any(-1).to(asked.tokens_bsc.dtype)
 
     @abstractmethod
     def text_channels(self, config: Any) -> int:

@@ -45,7 +45,7 @@ class PixArtFamily(DenoiserFamily):
             encoder_hidden_states=asked.tokens_bsc,
             timestep=asked.timestep_b.float(),
             added_cond_kwargs=self._sizes(config, asked),
-            encoder_attention_mask=asked.mask_bs,
+            encoder_attention_mask=self.mask_of(config, asked),
             return_dict=False,
             **self.attention(asked),
         )[0]

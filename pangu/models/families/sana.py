@@ -40,7 +40,7 @@ class SanaFamily(DenoiserFamily):
             encoder_hidden_states=asked.tokens_bsc,
             timestep=asked.timestep_b.float() * config.get("timestep_scale", 1.0),
             guidance=asked.guidance_b,
-            encoder_attention_mask=asked.mask_bs,
+            encoder_attention_mask=self.mask_of(config, asked),
             return_dict=False,
             **self.attention(asked),
         )[0]

@@ -13,9 +13,12 @@ from pangu.config import DenoiserConfig
 from pangu.errors import UserError
 from pangu.models.families.family import PIXELS_PER_LATENT, DenoiserFamily, DenoiserInput
 
-UNetCondition = Literal["none", "preset", "size"]
+UNetCondition = Literal["none", "preset", "size", "score"]
 """What a UNet is given beside the text tokens: nothing (Stable Diffusion), the pooled text and the index of the resolution preset
-(PanGu-Draw), or the pooled text and six numbers about the size (SDXL, arXiv 2307.01952, Section 2.2)."""
+(PanGu-Draw), the pooled text and six numbers about the size (SDXL, arXiv 2307.01952, Section 2.2), or four of them and a score of
+aesthetics (SDXL's refiner)."""
+AESTHETIC_SCORES = 6.0, 2.5
+"""Of prompts and of negative ones, as diffusers' refiner pipeline has them; the first one also where nobody says any."""
 
 
 class UNetFamily(DenoiserFamily):
@@ -62,12 +65,19 @@ class UNetFamily(DenoiserFamily):
         noisy, lower, timestep = asked.noisy_bchw, asked.lower_bchw, asked.timestep_b
         size = [float(side * PIXELS_PER_LATENT) for side in asked.told_size]
         # For SDXL: original size, top left corner of the crop, target size.
-        told = {"none": [], "preset": [float(asked.preset)], "size": [*size, 0.0, 0.0, *size]}
+        told = {
+            "none": [], "preset": [float(asked.preset)], "size": [*size, 0.0, 0.0, *size], "score": [*size, 0.0, 0.0],
+        }  # fmt: skip
         like: dict[str, Any] = {"device": noisy.device, "dtype": torch.float32}
         # Filled on the device: copying them from the host would make a GPU wait.
-        numbers = told[condition_of(config, asked.pooled_bp.shape[-1])]
-        ids = [torch.full((len(noisy), 1), number, **like) for number in numbers]
-        added = {"text_embeds": asked.pooled_bp, "time_ids": torch.cat(ids, dim=1)} if ids else None
+        kind, pooled = condition_of(config, asked.pooled_bp.shape[-1]), asked.pooled_bp
+        ids = [torch.full((len(noisy), 1), number, **like) for number in told[kind]]
+        if kind == "score":
+            width = config["projection_class_embeddings_input_dim"] - 5 * config["addition_time_embed_dim"]
+            default = torch.full((len(noisy), 1), AESTHETIC_SCORES[0], **like)
+            ids.append(pooled[:, width:].float() if pooled.shape[-1] > width else default)
+            pooled = pooled[:, :width]
+        added = {"text_embeds": pooled, "time_ids": torch.cat(ids, dim=1)} if ids else None
         return network(
             noisy if lower is None else torch.cat([noisy, lower.to(noisy.dtype)], dim=1),
             timestep.float() if timestep.is_floating_point() else timestep,
@@ -123,6 +133,8 @@ class UNetFamily(DenoiserFamily):
 def condition_of(config: Any, pooled: int) -> UNetCondition:
     """What a UNet of that configuration is conditioned on beside the text tokens, for pooled text of `pooled` channels.
 
+    One channel more than a refiner's text holds the score of each row.
+
     Raises:
         UserError: something that text and size do not give.
     """
@@ -133,9 +145,11 @@ def condition_of(config: Any, pooled: int) -> UNetCondition:
         numbers, rest = divmod(
             config["projection_class_embeddings_input_dim"] - pooled, config["addition_time_embed_dim"]
         )
-        known: dict[int, UNetCondition] = {1: "preset", 6: "size"}
+        known: dict[int, UNetCondition] = {1: "preset", 6: "size", 5: "score"}
         if rest == 0 and numbers in known:
             return known[numbers]
+        if numbers == 4 and rest == config["addition_time_embed_dim"] - 1:
+            return "score"
         raise UserError(
             f"The UNet adds {config['projection_class_embeddings_input_dim']} channels of pooled text and numbers to the time "
             f"embedding, which does not fit pooled text of {pooled} channels; use the text encoders that it was trained with."

@@ -17,9 +17,10 @@ from pangu.contract import CONTRACT_FILE, SHARED, GeneratorContract
 from pangu.errors import UserError
 from pangu.models.sources import locate, read_config
 from pangu.pipelines.baselines import SingleStage
+from pangu.pipelines.experts_pipeline import ExpertsPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
-OWN = {"PanGuDrawPipeline": PanGuDrawPipeline, "SingleStage": SingleStage}
+OWN = {each.__name__: each for each in (PanGuDrawPipeline, ExpertsPipeline, SingleStage)}
 CONTROLLED: dict[type, type] = {
     StableDiffusionPipeline: StableDiffusionControlNetPipeline,
     StableDiffusionXLPipeline: StableDiffusionXLControlNetPipeline,

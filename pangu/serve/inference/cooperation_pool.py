@@ -117,7 +117,7 @@ class CoopPool(Pool):
                 job,
                 begun.width_height,
                 state.trajectory,
-                role_steps=steps_per_role(state.trajectory.timesteps.tolist(), pipeline.boundary),
+                role_steps=steps_per_role(state.trajectory.timesteps.tolist(), pipeline.lows),
                 seconds={"coop": time.perf_counter() - clock},
                 batch_sizes={"coop": sum(run.batch for run in runs) / asked if asked else 0.0},
                 cached=cached,

@@ -50,6 +50,7 @@ def facts_of(release: Release, job: Job, scheduler: str, role_steps: Mapping[Rol
         "pair_version": str(release.pair_version),
         "structure_version": str(release.structure_version),
         "texture_version": str(release.texture_version),
+        **{f"{role}_version": str(version) for role, version in release.middle_versions.items()},
         "pair_sha256": release.sha256,
         "Software": "PanGu",
         "request": _json(request),

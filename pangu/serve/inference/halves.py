@@ -5,7 +5,7 @@ A half without steps would draw nothing of what was asked of it: its prompt, gui
 
 from typing import TYPE_CHECKING, Any
 
-from pangu.config import ROLES, Role
+from pangu.config import Role
 from pangu.diffusion.interval import steps_per_role
 from pangu.serve.inference.messages import Job, RequestError
 
@@ -13,19 +13,8 @@ if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
-def steps_of_halves(scheduler: Any, steps: int, boundary: int) -> dict[Role, int]:
-    """What a whole of `steps` steps gives each half, with a scheduler of this kind and these settings.
-
-    Raises:
-        UserError: such a scheduler can not take so many steps.
-    """
-    from pangu.models.schedulers import fresh_scheduler
-
-    return steps_per_role(fresh_scheduler(scheduler, steps).timesteps.tolist(), boundary)
-
-
 def _least(pipeline: "PanGuDrawPipeline", scheduler: Any, needed: tuple[Role, ...]) -> int:
-    """The least number of steps of a whole that gives each of the `needed` halves one.
+    """The least number of steps of a whole that gives each of the `needed` experts one.
 
     Raises:
         UserError: no number does.
@@ -33,7 +22,7 @@ def _least(pipeline: "PanGuDrawPipeline", scheduler: Any, needed: tuple[Role, ..
     from pangu.models.schedulers import least_steps
 
     below = pipeline.boundary / pipeline.reference.schedule.num_train_timesteps
-    return least_steps(scheduler, pipeline.boundary, strength=1.0 if "structure" in needed else below)
+    return least_steps(scheduler, pipeline.lows, strength=1.0 if "structure" in needed else below)
 
 
 def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> int:
@@ -42,7 +31,7 @@ def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> in
     Raises:
         RequestError: a half that should draw would have no step. The sentence names the least number.
     """
-    needed: tuple[Role, ...] = ROLES if job.source is None else ("texture",)
+    needed = pipeline.roles if job.source is None else pipeline.roles[1:]
     steps = job.steps or max(1, round(pipeline.sampling.num_inference_steps * job.step_factor))
     if idle := _idle(pipeline, scheduler, steps, needed):
         least = _least(pipeline, scheduler, needed)
@@ -50,15 +39,17 @@ def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> in
             raise _too_few("num_inference_steps", steps, idle, least)
         steps = max(steps, least)
     own = job.texture.steps
-    if own is not None and (idle := _idle(pipeline, scheduler, own, ("texture",))):
-        least = _least(pipeline, scheduler, ("texture",))
+    if own is not None and (idle := _idle(pipeline, scheduler, own, pipeline.roles[1:])):
+        least = _least(pipeline, scheduler, pipeline.roles[1:])
         raise _too_few("texture.num_inference_steps", own, idle, least)
     return steps
 
 
 def _idle(pipeline: "PanGuDrawPipeline", scheduler: Any, steps: int, needed: tuple[Role, ...]) -> Role | None:
-    """The first half that should draw and would have no step."""
-    taken = steps_of_halves(scheduler, steps, pipeline.boundary)
+    """The first expert that should draw and would have no step."""
+    from pangu.models.schedulers import fresh_scheduler
+
+    taken = steps_per_role(fresh_scheduler(scheduler, steps).timesteps.tolist(), pipeline.lows)
     return next((role for role in needed if not taken[role]), None)
 
 

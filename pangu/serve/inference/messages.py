@@ -34,6 +34,11 @@ class Release(Frozen):
     pair_version: int
     structure_version: int
     texture_version: int
+    middle_versions: dict[Role, int] = Field(
+        default={},
+        exclude_if=lambda value: not value,
+        description="Of the experts between the two, where there are any",
+    )
     sha256: str
     created: int
     folder: Path

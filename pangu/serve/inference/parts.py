@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pangu.config import ROLES, Sampling
-from pangu.contract import SHARED
+from pangu.config import MIDDLE_ROLES, Sampling
+from pangu.contract import SHARED, expert_roles
 from pangu.diffusion.presets import presets_for
 from pangu.errors import UserError
 from pangu.models.devices import best_device
@@ -32,6 +33,14 @@ SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets")
 """The fields of a contract that decide what a generator draws; the others say where it comes from."""
 
 
+def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """`PARTS` of a pair folder with that index: experts between the two are drawn where texture is."""
+    texts = tuple(name for name in index if name.startswith(("tokenizer", "text_encoder")) and name not in TEXT_FOLDERS)
+    middle = tuple(role for role in MIDDLE_ROLES if role in index["contracts"])
+    further = {"structure": texts, "texture": middle, "coop": (*texts, *middle)}
+    return {part: (*below, *further.get(part, ())) for part, below in PARTS.items()}
+
+
 def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:
     """Part -> hash of all that it draws with; two releases that share a generator share the hash of its part.
 
@@ -40,12 +49,12 @@ def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:
     """
     try:
         index = read_json(folder / "model_index.json")
-        contracts = index.pop("contracts")
-        sampled = {role: {name: contracts[role].get(name) for name in SAMPLED} for role in ROLES}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        parts, contracts = parts_of(index), index.pop("contracts")
+        sampled = {role: {name: contracts[role].get(name) for name in SAMPLED} for role in expert_roles(len(contracts))}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, UserError) as error:
         raise UserError(f"{folder} has no model_index.json with the contracts of two generators.") from error
     hashes = {}
-    for part, below in PARTS.items():
+    for part, below in parts.items():
         files = {name: sha256 for name, sha256 in manifest.files.items() if name.split("/")[0] in below}
         text = json.dumps([index, sampled, files], sort_keys=True, ensure_ascii=False)
         hashes[part] = hashlib.sha256(text.encode()).hexdigest()
@@ -123,19 +132,20 @@ def load_part(release: Release, part: str) -> "PanGuDrawPipeline":
             f"{folder} is gone; `pangu deploy --pair-version {release.pair_version}` fetches the release again."
         )
     manifest = Manifest.load(folder, release.sha256)
-    manifest.check(folder, below=PARTS[part])
     manifest.check_file(folder, "model_index.json")
+    manifest.check(folder, below=parts_of(read_json(folder / "model_index.json"))[part])
     return load_unchecked(release, part)
 
 
 def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
     """As `load_part`, of a folder that nobody registered: its own contracts are still checked. In float32, on the CPU."""
-    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.pipelines.experts_pipeline import load_pair
 
-    every = {name for names in PARTS.values() for name in names}
-    absent: dict[str, Any] = dict.fromkeys(sorted(every - set(PARTS[part])))
-    # The constructor checks the contracts of both generators, whichever of them is loaded here.
-    pipeline = PanGuDrawPipeline.from_pretrained(release.folder, use_safetensors=True, local_files_only=True, **absent)
+    parts = parts_of(read_json(release.folder / "model_index.json"))
+    every = {name for names in parts.values() for name in names}
+    absent: dict[str, Any] = dict.fromkeys(sorted(every - set(parts[part])))
+    # The constructor checks the contracts of all generators, whichever of them are loaded here.
+    pipeline = load_pair(release.folder, local_files_only=True, **absent)
     pipeline.set_progress_bar_config(disable=True)
     # Answers say what was cut or unknown; nobody's prompt belongs in the log of a server.
     pipeline.warns_of_text = False

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pangu.config import ROLES, Role
 from pangu.errors import UserError
@@ -83,9 +83,9 @@ class Pool:
         if self.part not in ROLES or self._sizes is None or key in self._ready:
             return
         self._ready.add(key)
-        role = cast("Role", self.part)
         clock, done = time.perf_counter(), 0
-        calls = list(first_calls(pipeline, release.folder, role, self._sizes))
+        roles = experts_of(pipeline, self.part)
+        calls = [call for role in roles for call in first_calls(pipeline, release.folder, role, self._sizes)]
         for call in calls:
             if time.perf_counter() - clock > self._settings.ready_within_s:
                 break
@@ -114,18 +114,24 @@ class Pool:
         return replace(pool_result, trajectory=pool_result.trajectory.to("cpu")) if self._crosses else pool_result
 
 
-def half(pipeline: "PanGuDrawPipeline", role: Role, trajectory: "Trajectory") -> "SamplingState":
-    """One half of a pair at a trajectory."""
+def experts_of(pipeline: "PanGuDrawPipeline", part: str) -> tuple[Role, ...]:
+    """The experts that the pool of a part draws with: the texture pool with all below the first boundary."""
+    return pipeline.roles[:1] if part == "structure" else pipeline.roles[1:]
+
+
+def half(pipeline: "PanGuDrawPipeline", part: str, trajectory: "Trajectory") -> "SamplingState":
+    """What the pool of a part draws of a trajectory."""
     from pangu.pipelines.generator_model import GeneratorModel
     from pangu.sampling.sampling_state import SamplingState
 
-    return SamplingState(GeneratorModel(pipeline, role), trajectory)
+    experts = experts_of(pipeline, part)
+    return SamplingState(GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None), trajectory)
 
 
-def owned_by(pipeline: "PanGuDrawPipeline", role: Role) -> "Callable[[SamplingState], bool]":
-    """Whether the current timestep is one of that half's."""
-    interval = pipeline.interval(role)
-    return lambda state: state.trajectory.timestep in interval
+def owned_by(pipeline: "PanGuDrawPipeline", part: str) -> "Callable[[SamplingState], bool]":
+    """Whether the pool of a part draws the current timestep."""
+    intervals = [pipeline.interval(role) for role in experts_of(pipeline, part)]
+    return lambda state: any(state.trajectory.timestep in interval for interval in intervals)
 
 
 def previewing(

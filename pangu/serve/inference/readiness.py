@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pangu.config import ROLES, Role
+from pangu.config import Role
 from pangu.models.devices import best_device
 from pangu.serve.inference.padding import batch_sizes
 from pangu.serve.inference.steps import most_at_once
@@ -40,7 +40,7 @@ def made_fast(pipeline: "PanGuDrawPipeline", execution: Execution, record: "Reco
     if how == "compiled":
         from pangu.models.compiled import compile_blocks
 
-        for role in ROLES:
+        for role in pipeline.roles:
             if pipeline.generator(role) is not None:
                 compile_blocks(pipeline.generator(role))
 
@@ -59,9 +59,10 @@ def first_calls(
 
     generator, contract = pipeline.generator(role), pipeline.contract(role)
     pooled = family_of(generator).pooled_channels(generator.config)
-    pooled = pooled_channels(generator.config, folder) if pooled is None else pooled
+    pooled = pooled_channels(generator.config, folder, role) if pooled is None else pooled
     if pooled is None:
         return
+    pooled += pipeline.scores(role) is not None
     channels, tokens = latent_channels(generator), (contract.max_tokens, text_channels(generator))
 
     def call(height: int, width: int, rows: int) -> None:
@@ -79,20 +80,20 @@ def first_calls(
             yield partial(call, height // factor, width // factor, rows)
 
 
-def pooled_channels(generator: Any, folder: Path) -> int | None:
-    """How wide the pooled text is that a generator of this configuration is given beside the tokens; 0 where it reads none.
+def pooled_channels(generator: Any, folder: Path, role: Role) -> int | None:
+    """How wide the pooled text is that the generator of `role` is given beside the tokens; 0 where it reads none.
 
     folder: of the pair; a pool that holds no text encoder finds its width there. None where that does not fit.
     """
     if generator.get("addition_embed_type") is None:
         return 0
-    encoders = [
-        path for name in ("text_encoder_2", "text_encoder") if (path := folder / name / "config.json").is_file()
-    ]
+    own, last = f"_of_{role}", ("text_encoder_2", "text_encoder")
+    names = [name.replace("text_encoder", f"text_encoder{own}") for name in last]
+    encoders = [path for name in (*names, *last) if (path := folder / name / "config.json").is_file()]
     if not encoders:
         return None
     config = json.loads(encoders[0].read_text())
     named = {config.get("projection_dim"), config.get("hidden_size")}
     total, width = generator["projection_class_embeddings_input_dim"], generator["addition_time_embed_dim"]
     # The index of the preset beside the pooled text, or the six numbers of SDXL.
-    return next((total - numbers * width for numbers in (1, 6) if total - numbers * width in named), None)
+    return next((total - numbers * width for numbers in (1, 6, 5) if total - numbers * width in named), None)

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pangu.config import Role
+from pangu.diffusion.interval import steps_per_role
 from pangu.serve.inference.messages import PoolResult, Preview
-from pangu.serve.inference.pool import Pool, half, owned_by, previewing, steps_of
+from pangu.serve.inference.pool import Pool, experts_of, half, owned_by, previewing, steps_of
 from pangu.serve.inference.relay import relayed
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TexturePool(Pool):
-    """The half below the boundary."""
+    """What lies below the boundary: the texture half, and whatever experts take turns before it."""
 
     part = "texture"
 
@@ -45,15 +46,17 @@ class TexturePool(Pool):
     ) -> PoolResult:
         clock = time.perf_counter()
         trajectory, own_steps = pool_result.trajectory, pool_result.job.texture.steps
-        taken, after, owned = 0, keeping(pool_result), owned_by(pipeline, "texture")
+        walked, after, owned = [], keeping(pool_result), owned_by(pipeline, "texture")
         if own_steps is not None and own_steps != steps_of(trajectory) and not trajectory.finished:
             first = await self._batcher.run(half(pipeline, "texture", trajectory), owned, most=1)
             if first.state.last is not None:
-                trajectory, taken = retimed(first.state.last, own_steps), first.taken
+                walked = [first.state.last.timestep] * first.taken
+                trajectory = retimed(first.state.last, own_steps)
         watch = None
         if show is not None:
             # Over the steps that are walked here, whatever was drawn above the boundary, found in a cache, or retimed.
             watch = previewing(pool_result.release, pool_result.job, trajectory, show, pool_result.previewed)
+        walked += trajectory.timesteps[trajectory.step :].tolist()
         run = await self._batcher.run(half(pipeline, "texture", trajectory), owned, watch, after=after)
         trajectory = run.state.trajectory
         if not trajectory.finished:
@@ -62,7 +65,8 @@ class TexturePool(Pool):
             )
         seconds = dict(pool_result.seconds) | {"texture": time.perf_counter() - clock}
         batch_sizes = dict(pool_result.batch_sizes) | {"texture": run.mean_batch_size}
-        role_steps: dict[Role, int] = {**pool_result.role_steps, "texture": taken + run.taken}
+        below = {role: low for role, low in pipeline.lows.items() if role in experts_of(pipeline, "texture")}
+        role_steps: dict[Role, int] = {**pool_result.role_steps, **steps_per_role(walked, below)}
         done = replace(pool_result, trajectory=trajectory, role_steps=role_steps, kept=None)
         return self._leaving(replace(done, seconds=seconds, batch_sizes=batch_sizes))
 

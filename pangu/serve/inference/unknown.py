@@ -13,6 +13,6 @@ def unknown_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unknown, ...]:
     """One entry for each field of which no encoder knows the greater part."""
     from pangu.models.known_words import unknown_words
 
-    tokenizers = [tower.tokenizer for tower in pipeline.text_towers]
+    tokenizers = [tower.tokenizer for reader in pipeline.readers().values() for tower in reader.towers]
     found = {param: unknown_words(tokenizers, text) for param, text in texts_of(job).items()}
     return tuple(Unknown(param, words) for param, words in found.items() if words)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pangu.config import Role
 from pangu.serve.inference.messages import Job, Unread
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-
-ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 def unread_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unread, ...]:
@@ -16,12 +15,19 @@ def unread_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unread, ...]:
     from pangu.models.text import truncations
 
     prefixes = dict(pipeline.config.get("styles") or {})
-    most = pipeline.reference.max_tokens
     return tuple(
-        Unread(param, ENCODERS[cut.tower], cut.text, cut.tokens, cut.max_tokens)
+        Unread(param, encoder_at(pipeline, role, cut.tower), cut.text, cut.tokens, cut.max_tokens)
         for param, text in captions_of(job, prefixes).items()
-        for cut in truncations(pipeline.text_towers, text, most)
+        for role, reader in pipeline.readers().items()
+        for cut in truncations(reader.towers, pipeline.worded(role, [text])[0], reader.max_tokens)
     )
+
+
+def encoder_at(pipeline: "PanGuDrawPipeline", role: Role, place: int) -> str:
+    """The subfolder of a text encoder by which an expert reads."""
+    of = f"_of_{role}" if f"text_encoder_of_{role}" in pipeline.components else ""
+    own = of if of and pipeline.components[f"text_encoder{of}"] is not None else ""
+    return f"text_encoder{own}" + ("_2" if place else "")
 
 
 def captions_of(job: Job, prefixes: Mapping[str, str]) -> dict[str, str]:

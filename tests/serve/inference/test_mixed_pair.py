@@ -1,19 +1,29 @@
 """A pair whose halves predict different things shares calls as any other: rows go by network, each with its own timestep."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pangu.pipelines.assemble import untrained_pair
+from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
 from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
+from pangu.serve.inference.parts import load_unchecked, release_of
 from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import StepBatcher
+from tests import subtests
 from tests.pipelines.exact import EPSILON, FLOW, contracts_of, gaussian, joined
+from tests.pipelines.transformers import written_experts, written_pair
+from tests.serve.api.test_image_routes import client, edit, file_of, pixels
 from tests.serve.inference.test_steps import begun
+from tests.serve.local import serving
 
 
 async def drawn(batcher: StepBatcher, pair: PanGuDrawPipeline, start: Trajectory) -> Tensor:
@@ -46,3 +56,74 @@ def test_a_mixed_pair_is_batched_by_network_and_draws_what_its_pipeline_draws() 
     # Guided requests have two rows each; some calls hold several requests, at timesteps of their own.
     assert all(max(own) > 2 and sum(own) % 2 == 0 for own in rows)
     assert sum(map(sum, rows)) == 2 * sum(steps.values())
+
+
+@subtests.parametrize("kind", ["flow", "mixed"])
+def test_transformers_are_served_and_company_changes_no_picture(kind: str, tmp_path: Path) -> None:
+    """Over HTTP: alone, together, on the way, from the cache, from another number of steps on, and from an image."""
+    asked: dict[str, Any] = {"num_inference_steps": 8}
+    prompts = [f"fox {seed}" for seed in range(4)]
+    folder = written_pair(kind, tmp_path)
+    with serving(folder, max_in_flight=16, cache_bytes=0) as server:
+        alone = [file_of(server.draw(prompt, seed=seed, **asked)) for seed, prompt in enumerate(prompts)]
+        assert all(pixels(file).shape == (96, 96, 3) and pixels(file).std() > 1 for file in alone)
+        with ThreadPoolExecutor(4) as threads:
+            together = list(threads.map(lambda seed: server.draw(prompts[seed], seed=seed, **asked), range(4)))
+        for one, answer in zip(alone, together, strict=True):
+            assert np.abs(pixels(one) - pixels(file_of(answer))).max() <= 1
+            assert sum(answer.json()["steps"].values()) == 8 and min(answer.json()["steps"].values()) > 0
+    pair = PanGuDrawPipeline.from_pretrained(folder)
+    pair.set_progress_bar_config(disable=True)
+    ours = pair(prompts[1], generator=torch.Generator().manual_seed(1), num_inference_steps=8, output_type="np").images[
+        0
+    ]
+    assert np.abs(pixels(alone[1]) / 255 - ours).max() < 0.02
+    with serving(folder, max_in_flight=16, cache_bytes=1 << 26) as server:
+        first, again = (server.draw(prompts[0], seed=0, **asked) for _ in range(2))
+        assert (first.json()["structure_cached"], again.json()["structure_cached"]) == (False, True)
+        assert file_of(first) == file_of(again)
+        assert np.abs(pixels(file_of(first)) - pixels(alone[0])).max() <= 1
+        extra = {"seed": 3} | asked
+        events = client(server).images.generate(
+            model="pangu-pair", prompt="a lemon", stream=True, partial_images=3, extra_body=extra
+        )
+        assert [event.type.rsplit(".")[-1] for event in events] == ["partial_image"] * 3 + ["completed"]
+        below = {"num_inference_steps": 20, "guidance_scale": 1.0, "prompt": "a drawing"}
+        longer = server.draw(prompts[0], seed=0, texture=below, **asked).json()
+        assert longer["structure_cached"] and longer["steps"]["texture"] > first.json()["steps"]["texture"]
+        assert edit(server, alone[0], seed=1).status_code == 200
+        few = server.draw(prompts[0], num_inference_steps=1)
+        assert few.status_code == 400 and "half without a step" in few.json()["error"]["message"]
+
+
+def test_three_experts_with_texts_of_their_own_are_served_with_steps_by_role(tmp_path: Path) -> None:
+    folder = written_experts(tmp_path)
+    made = load_pair(folder)
+    made.set_progress_bar_config(disable=True)
+    asked: dict[str, Any] = {"num_inference_steps": 9, "guidance_scale": 3.0}
+    with serving(folder, max_in_flight=16, cache_bytes=1 << 26) as server:
+        alone = [server.draw(f"fox {seed}", seed=seed, **asked) for seed in range(3)]
+        with ThreadPoolExecutor(3) as threads:
+            together = list(threads.map(lambda seed: server.draw(f"fox {seed}", seed=seed, **asked), range(3)))
+        for one, answer in zip(alone, together, strict=True):
+            assert np.abs(pixels(file_of(one)) - pixels(file_of(answer))).max() <= 1
+        steps = alone[0].json()["steps"]
+        assert (
+            list(steps) == ["structure", "middle", "texture"] and sum(steps.values()) == 9 and min(steps.values()) > 0
+        )
+        assert together[0].json()["structure_cached"]
+        ours = made("fox 1", generator=torch.Generator().manual_seed(1), output_type="np", **asked).images[0]
+        assert np.abs(pixels(file_of(alone[1])) / 255 - ours).max() < 0.02
+        longer = server.draw("fox 0", seed=0, texture={"num_inference_steps": 30}, **asked).json()["steps"]
+        assert longer["middle"] > steps["middle"] and longer["texture"] > steps["texture"]
+        assert edit(server, file_of(alone[0]), seed=1).status_code == 200
+        cut = server.draw("a very long fox " * 20, seed=0, **asked).json()["unread"]
+        assert {one["encoder"] for one in cut} == {"text_encoder", "text_encoder_of_texture"}
+        few = server.draw("fox", num_inference_steps=2)
+        assert few.status_code == 400 and "half without a step; the least is" in few.json()["error"]["message"]
+    loaded = {
+        part: {name for name, each in load_unchecked(release_of(folder), part).components.items() if each is not None}
+        for part in ("structure", "texture", "decoder")
+    }
+    assert {"structure", "text_encoder", "text_encoder_of_texture"} < loaded["structure"]
+    assert {"middle", "texture", "scheduler"} == loaded["texture"] and {"vae", "scheduler"} == loaded["decoder"]

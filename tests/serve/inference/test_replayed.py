@@ -206,4 +206,4 @@ def test_the_width_of_pooled_text_follows_from_the_configurations(
 
     (tmp_path / "text_encoder").mkdir()
     (tmp_path / "text_encoder/config.json").write_text(json.dumps(text))
-    assert readiness.pooled_channels({"addition_time_embed_dim": 8, **own}, tmp_path) == width
+    assert readiness.pooled_channels({"addition_time_embed_dim": 8, **own}, tmp_path, "structure") == width

@@ -1,0 +1,153 @@
+"""What a recipe must say to train the transformer of a pipeline of others: how it reads text, its noise levels, its size.
+
+Texts are read as diffusers' own pipelines do it, but for what stands in docs/import_export.md.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pangu.config import (
+    AutoencoderSource,
+    Execution,
+    InitialWeights,
+    LoraConfig,
+    NoiseSchedule,
+    Optimization,
+    Recipe,
+    RoleTraining,
+    Sampling,
+    TextEncoderSource,
+    TextJoin,
+)
+from pangu.errors import UserError
+from pangu.exchange.experts import ExpertOnDisk
+from pangu.models.denoisers import family_of_class
+from pangu.storage import read_json
+
+CLIP_TOKENS = 77
+CLIP: dict[str, Any] = {"hidden_layer": -2, "sees_padding": True}
+READ: dict[str, dict[str, dict[str, Any]]] = {
+    "StableDiffusion3Pipeline": {
+        "text_encoder": CLIP | {"join": {"max_tokens": CLIP_TOKENS, "pooled": True}},
+        "text_encoder_2": CLIP | {"join": {"max_tokens": CLIP_TOKENS, "pooled": True}},
+        "text_encoder_3": {"hidden_layer": 0, "sees_padding": True, "join": {"max_tokens": 256, "tokens": "sequence"}},
+    },
+    "FluxPipeline": {
+        "text_encoder": CLIP | {"join": {"max_tokens": CLIP_TOKENS, "tokens": "unread", "pooled": True}},
+        "text_encoder_2": {"hidden_layer": 0, "sees_padding": True, "join": {"max_tokens": 512}},
+    },
+    "SanaPipeline": {
+        "text_encoder": {"hidden_layer": 0, "join": {"max_tokens": 300, "padding": "masked", "lower": True}}
+    },
+    "PixArtSigmaPipeline": {
+        "text_encoder": {"hidden_layer": 0, "join": {"max_tokens": 300, "padding": "masked", "lower": True}}
+    },
+    "PixArtAlphaPipeline": {
+        "text_encoder": {"hidden_layer": 0, "join": {"max_tokens": 120, "padding": "masked", "lower": True}}
+    },
+    "WanPipeline": {"text_encoder": {"hidden_layer": 0, "join": {"max_tokens": 512, "padding": "zeros"}}},
+}
+"""Pipeline of diffusers -> text encoder -> how it is read."""
+
+
+def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
+    """An adapter (LoRA) on both halves, with the encoders and noise levels of the pipeline; its boundary is yet to be said.
+
+    resolution: side of its pictures, px; None: as its network says.
+
+    Raises:
+        UserError: nobody says a size, or it reads text or is told things in a way that is not known here.
+    """
+    index, config = (
+        read_json(Path(expert.root) / name) for name in ("model_index.json", f"{expert.subfolder}/config.json")
+    )
+    kind, family = str(index.get("_class_name")), family_of_class(expert.network)
+    if family is None or kind not in READ:
+        raise UserError(
+            f"{expert.name} is a {expert.network} of a {kind}, whose way of reading text is not known here; known are "
+            f"{', '.join(READ)} and pipelines of UNets."
+        )
+    if config.get("guidance_embeds"):
+        raise UserError(
+            f"{expert.name} was distilled to be told a guidance scale (guidance_embeds), which experts here are not; import "
+            f"weights without."
+        )
+    texts = [_text(expert.root, index, name, dict(way)) for name, way in READ[kind].items()]
+    side = resolution or int(config.get("sample_size") or 0) * _spatial_factor(expert.root)
+    if not side:
+        raise UserError(f"{expert.name} does not say how large its pictures are; say it by --resolution, px.")
+    usual = inspect.signature(_class_of(kind).__call__).parameters
+    guidance = usual.get("true_cfg_scale") or usual["guidance_scale"]
+    schedule = _schedule(expert.root)
+    return Recipe(
+        name="adapter",
+        schedule=schedule,
+        boundary=schedule.num_train_timesteps // 2,
+        autoencoder=AutoencoderSource(source=expert.root, subfolder="vae"),
+        text_encoders=tuple(texts),
+        max_tokens=sum(one.join.max_tokens for one in texts if one.join and one.join.tokens == "sequence")
+        + max(one.join.max_tokens for one in texts if one.join and one.join.tokens == "channels"),
+        denoiser=family.shape(),  # type: ignore[arg-type]
+        init_from=InitialWeights(source=expert.root, subfolder=expert.subfolder),
+        lora=LoraConfig() if family.lora_targets else None,
+        jobs={
+            "structure": RoleTraining(resolution=side, steps=1000, batch_size=4),
+            "texture": RoleTraining(rows="originals", resolution=side, steps=1000, batch_size=4),
+        },
+        optimization=Optimization(lr_peak=1e-4, ema_decays=(0.99,)),
+        execution=Execution(prefetch=0),
+        sampling=Sampling(num_inference_steps=30, guidance_scale=float(guidance.default)),
+    )
+
+
+def _text(root: str, index: dict[str, Any], name: str, way: dict[str, Any]) -> TextEncoderSource:
+    if not (index.get(name) or [None])[0]:
+        raise UserError(f"{root} was saved without its {name}, so it can not read text as it was trained to.")
+    most = read_json(Path(root) / name / "config.json").get("max_position_embeddings")
+    join = dict(way.pop("join"))
+    if join["max_tokens"] == CLIP_TOKENS:
+        join["max_tokens"] = min(CLIP_TOKENS, int(most or CLIP_TOKENS))
+    tokenizer = name.replace("text_encoder", "tokenizer")
+    return TextEncoderSource(
+        source=root, subfolder=name, tokenizer_subfolder=tokenizer, join=TextJoin(**join), **way
+    )  # fmt: skip
+
+
+def _spatial_factor(root: str) -> int:
+    config = read_json(Path(root) / "vae/config.json")
+    widths = (
+        config.get("dim_mult") or config.get("encoder_block_out_channels") or config.get("block_out_channels") or [0]
+    )
+    return int(2 ** (len(widths) - 1))
+
+
+def _class_of(name: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, name)
+
+
+def _schedule(root: str) -> NoiseSchedule:
+    """The noise levels of a pipeline, by whatever sampler it visits them.
+
+    Raises:
+        UserError: they are not known here.
+    """
+    from pangu.models.init_weights import FoundWeights, scheduler_values
+
+    config = read_json(Path(root) / "scheduler/scheduler_config.json")
+    values = scheduler_values(FoundWeights(root, None, None)) or {}
+    if values.get("prediction_type") == "flow_prediction":
+        # Samplers of noise that walk flows say the shift by another name.
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        kept = ("prediction_type", "num_train_timesteps", "use_dynamic_shifting", "base_shift", "max_shift")
+        kept = (*kept, "base_image_seq_len", "max_image_seq_len")
+        values = {name: values[name] for name in kept if name in values}
+        values |= {} if values.get("use_dynamic_shifting") else {"shift": shift}
+    try:
+        return NoiseSchedule(**values)
+    except ValidationError as error:
+        raise UserError(f"{root} has noise levels that are not trained here: {error.errors()[0]['msg']}.") from error

@@ -1,0 +1,215 @@
+"""Transformers and SDXL's refiner as halves of imported pairs: diffusers' own pictures, and what starts from them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    SanaPipeline,
+    SanaTransformer2DModel,
+    StableDiffusionXLImg2ImgPipeline,
+    WanPipeline,
+    WanTransformer3DModel,
+)
+from transformers import CLIPTextModelWithProjection, Gemma2Config, Gemma2Model, T5Config, T5EncoderModel
+
+from pangu.contract import GeneratorContract
+from pangu.data.encode.encoders import describe
+from pangu.errors import UserError
+from pangu.exchange.import_pair import import_pair
+from pangu.models.autoencoders import load_autoencoder
+from pangu.models.denoisers import family_of
+from pangu.models.families.packing import pack
+from pangu.models.init_weights import initial_denoiser
+from pangu.models.text import load_text_tower
+from pangu.pipelines.assemble import starting_pair
+from pangu.pipelines.experts_pipeline import load_pair
+from pangu.recipes import recipe
+from pangu.storage import Home
+from tests import subtests
+from tests.exchange.test_import_pair import wan as wan_without_weights
+from tests.pipelines.coop.small import (
+    WIDTH,
+    flux,
+    quiet,
+    sdxl,
+    sdxl_parts,
+    seeded,
+    stable_diffusion_3,
+    t5,
+    text_config,
+    tokenizer,
+    unet,
+)
+
+CALL: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt"}
+
+
+def with_t5(pipe: Any) -> Any:
+    """Stable Diffusion 3 with its third text encoder, as wide as the two others together."""
+    sizes = {
+        "d_model": 2 * WIDTH,
+        "d_kv": 8,
+        "d_ff": 24,
+        "num_layers": 1,
+        "num_heads": 2,
+        "vocab_size": len(tokenizer()),
+    }
+    pipe.register_modules(text_encoder_3=seeded(4, T5EncoderModel, config=T5Config(**sizes)), tokenizer_3=tokenizer())
+    return pipe
+
+
+def sana() -> SanaPipeline:
+    sizes: dict[str, Any] = {
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 8, "vocab_size": len(tokenizer()),
+    }  # fmt: skip
+    transformer = seeded(
+        1, SanaTransformer2DModel, in_channels=4, out_channels=4, num_layers=1, num_attention_heads=2, attention_head_dim=8,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16, sample_size=16,
+        patch_size=1,
+    )  # fmt: skip
+    vae = seeded(
+        2, AutoencoderDC, in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "ResBlock"),
+        decoder_block_types=("ResBlock", "ResBlock"), encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), downsample_block_type="conv", upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41,
+    )  # fmt: skip
+    parts = {"text_encoder": seeded(3, Gemma2Model, config=Gemma2Config(**sizes)), "tokenizer": tokenizer()}
+    return quiet(
+        SanaPipeline(transformer=transformer, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0), **parts)
+    )
+
+
+def wan() -> WanPipeline:
+    arguments: dict[str, Any] = {
+        "patch_size": (1, 2, 2), "num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4,
+        "text_dim": WIDTH, "freq_dim": 16, "ffn_dim": 24, "num_layers": 1, "cross_attn_norm": True, "rope_max_seq_len": 32,
+    }  # fmt: skip
+    vae = seeded(
+        2, AutoencoderKLWan, base_dim=3, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.1, 0.9, 1.3, 0.7], scale_factor_spatial=2, scale_factor_temporal=2,
+    )  # fmt: skip
+    return quiet(
+        WanPipeline(
+            tokenizer=tokenizer(), text_encoder=t5(), vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+            transformer=seeded(3, WanTransformer3DModel, **arguments),
+            transformer_2=seeded(4, WanTransformer3DModel, **arguments), boundary_ratio=0.875,
+        )
+    )  # fmt: skip
+
+
+PIPELINES: dict[str, Any] = {
+    "sd3": lambda: with_t5(stable_diffusion_3(1)),
+    "flux": lambda: flux(2, guidance_embeds=False),
+    "sana": sana,
+    "wan": wan,
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sd3": {"boundary": 600}, "flux": {"boundary": 700, "resolution": 16}, "sana": {"boundary": 500}, "wan": {"resolution": 16},
+}  # fmt: skip
+TOLD: dict[str, dict[str, Any]] = {
+    "flux": {"true_cfg_scale": 3.0, "guidance_scale": 1.0},
+    "sana": {"complex_human_instruction": None, "use_resolution_binning": False},
+    "wan": {"num_frames": 1},
+}
+
+
+@subtests.parametrize("kind", sorted(PIPELINES))
+@torch.no_grad()
+def test_an_imported_transformer_draws_what_its_pipeline_draws(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PANGU_HOME", str(tmp_path / "home"))
+    original, home = PIPELINES[kind](), Home.from_environment()
+    original.save_pretrained(tmp_path / kind)
+    made = import_pair(str(tmp_path / kind), "pair", home, **OPTIONS[kind])
+    assert import_pair(str(tmp_path / kind), "pair", home, **OPTIONS[kind]).already_done
+    boundary = OPTIONS[kind].get("boundary", 875)
+    assert made.intervals == {"structure": f"[{boundary}, 1000)", "texture": f"[0, {boundary})"}
+    pair = load_pair(made.pair)
+    pair.set_progress_bar_config(disable=True)
+    assert family_of(pair.structure).name == family_of(pair.texture).name == kind
+    original.scheduler = type(original.scheduler).from_config(pair.scheduler.config)
+    side = 32 if kind == "sana" else 16
+    noise = torch.randn(1, 4, side // 2, side // 2, generator=torch.Generator().manual_seed(0))
+    size = {"height": side, "width": side}
+    given = {"wan": noise[:, :, None], "flux": pack(noise)}.get(kind, noise)
+    call = {"guidance_scale": 3.0} | TOLD.get(kind, {}) | CALL
+    theirs = original("a fox", negative_prompt="", latents=given, **call, **size)[0]
+    theirs = theirs[:, 0] if kind == "wan" else theirs
+    # FLUX's pipeline begins and ends its steps elsewhere than its scheduler would.
+    own = {"sigmas": [1.0, 0.75, 0.5, 0.25]} if kind == "flux" else {}
+    ours = pair("a fox", negative_prompt="", latents=noise, guidance_scale=3.0, **CALL, **size, **own).images
+    assert ours.shape == theirs.shape
+    torch.testing.assert_close(ours, torch.as_tensor(theirs), rtol=0, atol=1e-3)
+    assert ours.std() > 1e-3
+    start = starting_pair(recipe(made.recipe))
+    for role in ("structure", "texture"):
+        ours_there, imported = start.generator(role).state_dict(), pair.generator(role).state_dict()
+        assert all(torch.equal(tensor, imported[name]) for name, tensor in ours_there.items())
+
+
+def refiner(base: Any) -> StableDiffusionXLImg2ImgPipeline:
+    """SDXL's own kind: one text encoder, and a score of aesthetics."""
+    network = unet(
+        7, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=WIDTH + 40,
+        cross_attention_dim=WIDTH,
+    )  # fmt: skip
+    parts = sdxl_parts(2) | {"unet": network, "text_encoder": None, "tokenizer": None, "vae": base.vae}
+    parts |= {"text_encoder_2": seeded(9, CLIPTextModelWithProjection, config=text_config())}
+    return quiet(StableDiffusionXLImg2ImgPipeline(**parts, requires_aesthetics_score=True))
+
+
+@torch.no_grad()
+def test_sdxls_base_and_refiner_are_a_pair_with_two_sets_of_text_encoders(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("PANGU_HOME", str(tmp_path / "home"))
+    base = sdxl(2)
+    fine = refiner(base)
+    base.save_pretrained(tmp_path / "base")
+    fine.save_pretrained(tmp_path / "refiner")
+    made = import_pair(str(tmp_path / "base"), "xl", Home.from_environment(), refiner=str(tmp_path / "refiner"))
+    pair = load_pair(made.pair)
+    pair.set_progress_bar_config(disable=True)
+    assert pair.components["text_encoder_of_texture"] is not None and made.texture_recipe
+    for pipe in (base, fine):
+        pipe.scheduler = type(pipe.scheduler).from_config(pair.scheduler.config)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    call: dict[str, Any] = {"negative_prompt": "", "num_inference_steps": 10, "guidance_scale": 3.0}
+    told = {"original_size": (64, 64), "target_size": (64, 64)}
+    size = {"height": 16, "width": 16}
+    latents = base("a fox", latents=noise, denoising_end=0.8, output_type="latent", **call, **told, **size).images
+    theirs = fine("a fox", image=latents, denoising_start=0.8, output_type="pt", **call, **told).images
+    ours = pair("a fox", latents=noise, output_type="pt", **call, **size).images
+    torch.testing.assert_close(ours, torch.as_tensor(theirs), rtol=0, atol=1e-3)
+    # The texture half trains by its own recipe, with its own text encoders; structure by the other one.
+    for role, file in (("structure", made.recipe), ("texture", made.texture_recipe)):
+        own = recipe(file)
+        towers = [load_text_tower(source) for source in own.text_encoders]
+        encoders = describe(load_autoencoder(own.autoencoder), towers, own.max_tokens)
+        channels = encoders.latent_channels, encoders.context_channels, encoders.pooled_channels
+        network = initial_denoiser(own, role, *channels, encoders.contract(own, role))
+        assert encoders.text_encoder_hashes == pair.contract(role).text_encoder_hashes
+        assert torch.equal(network.conv_in.weight, pair.generator(role).conv_in.weight)
+        assert GeneratorContract.load(Path(made.pair) / role) == pair.contract(role)
+
+
+def test_what_can_not_be_read_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    flux(3).save_pretrained(tmp_path / "flux")
+    stable_diffusion_3(1).save_pretrained(tmp_path / "sd3")
+    flux(3, guidance_embeds=False).save_pretrained(tmp_path / "plain")
+    for name, sentence, options in (
+        ("flux", "was distilled to be told a guidance scale", {"boundary": 500, "resolution": 16}),
+        ("sd3", "was saved without its text_encoder_3", {"boundary": 500}),
+        ("plain", "does not say how large its pictures are; say it by --resolution", {"boundary": 500}),
+    ):
+        with pytest.raises(UserError, match=sentence) as caught:
+            import_pair(str(tmp_path / name), "pair", home, **options)
+        assert "\n" not in str(caught.value) and not home.pair("pair").exists()
+    bare = wan_without_weights(tmp_path / "bare")
+    with pytest.raises(UserError):
+        import_pair(str(bare), "pair", home, resolution=16)
