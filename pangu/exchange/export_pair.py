@@ -12,10 +12,12 @@ from pangu.config import ROLES, Role
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
 from pangu.exchange.network_weights import load_stored, stored_weights, unet_shape
+from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
 from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from pangu.models.original_layout import check_layout, original_weights, released_as
+from pangu.models.whole import INDEX
 from pangu.storage import read_json
 
 COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -37,18 +39,18 @@ class Exported(BaseModel):
 def export_pair(
     pair: Path, folder: Path, original: bool = False, adapters: Sequence[Path] = (), role: Role | None = None
 ) -> Exported:
-    """Write both halves of a pair folder, what they share, and adapters for them into `folder`.
+    """Write both halves of a pair folder, what they share, and adapters for them into `folder`, itself a pipeline folder.
 
     original: also one file for each half in the layout of the original code. role: the half of adapters without a contract.
 
     Raises:
         UserError: a half is not whole or has no original layout, an adapter does not fit, or the folder is in use.
     """
-    index = read_json(pair / "model_index.json")
+    index = read_json(pair / INDEX)
     halves: dict[Role, Path] = {name: pair / name for name in ROLES}
     contracts = {name: GeneratorContract.model_validate(index["contracts"][name]) for name in ROLES}
     shared = [pair / name for name in COMPONENTS if (pair / name).is_dir()]
-    return _export(halves, contracts, shared, folder, original, adapters, role, _pooled(pair))
+    return _export(halves, contracts, shared, folder, original, adapters, role, _pooled(pair), _texts(pair))
 
 
 def export_generator_folder(
@@ -75,7 +77,9 @@ def _export(
     adapters: Sequence[Path],
     role: Role | None,
     pooled: int | None,
+    texts: Mapping[str, str] | None = None,
 ) -> Exported:
+    """texts: files of text beside the components, by name."""
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds something already; name a new folder.")
     shapes = {name: unet_shape(place) for name, place in halves.items()}
@@ -100,15 +104,22 @@ def _export(
     used: dict[str, Path] = {}
     for place in adapters:
         used |= _adapter(place, halves, contracts, role, fresh / ADAPTERS, used)
+    for file, text in (texts or {}).items():
+        (fresh / file).write_text(text)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return Exported(
         folder=str(folder),
-        components=sorted(path.name for path in folder.iterdir() if path.name not in (SINGLE, ADAPTERS)),
+        components=sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in (SINGLE, ADAPTERS)),
         single_files=sorted(path.name for path in folder.glob(f"{SINGLE}/*")),
         adapters=sorted(used),
         warnings=warnings,
     )
+
+
+def _texts(pair: Path) -> dict[str, str]:
+    """What makes a pipeline folder of the components."""
+    return {INDEX: (pair / INDEX).read_text(), PIPELINE_FILE: pipeline_file(pair)}
 
 
 def _copy(half: Path, target: Path) -> None:
