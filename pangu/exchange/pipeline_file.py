@@ -18,7 +18,7 @@ def pipeline_file(pair: Path) -> str:
     Its import is spelled so that diffusers does not advise to install what the public index has under the name of this package.
     """
     name = read_json(pair / "model_index.json")["_class_name"]
-    return f'''"""DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline", trust_remote_code=True) draws with this pair."""
+    return f'''"""For DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline="pipeline", trust_remote_code=True)."""
 
 from importlib import import_module
 
@@ -26,7 +26,7 @@ try:
     Pipeline = import_module("pangu.pipelines").{name}
 except (ImportError, AttributeError) as error:
     raise ImportError(
-        "This pair is drawn by PanGu {__version__} or later, which is not installed here: pip install PATH of its source folder or "
+        "This pair is drawn by PanGu {__version__} or later, which is not installed here: pip install PATH of its source or "
         "wheel (what the Python Package Index calls pangu is another package)."
     ) from error
 '''
