@@ -52,7 +52,9 @@ def python(code: str, *arguments: Path, flags: tuple[str, ...] = (), **environme
 
 
 @pytest.mark.slow
-def test_a_pair_folder_opens_by_itself_where_the_package_is_installed_and_says_what_to_install_elsewhere(tmp_path) -> None:
+def test_a_pair_folder_opens_by_itself_where_the_package_is_installed_and_says_what_to_install_elsewhere(
+    tmp_path,
+) -> None:
     pair, saved, metadata = tmp_path / "pair", tmp_path / "saved", tmp_path / "metadata"
     made = untrained_pair(tiny(), 0)
     save_pair(made, pair)
@@ -68,5 +70,7 @@ def test_a_pair_folder_opens_by_itself_where_the_package_is_installed_and_says_w
         assert (saved / file.relative_to(pair)).read_bytes() == file.read_bytes()
     # -S: no .pth files, so nothing that is installed to be edited.
     told = python(TRUST, pair, PACKAGES, flags=("-S",), TORCH_DEVICE_BACKEND_AUTOLOAD="0")
-    assert told.returncode != 0 and "ImportError: This pair is drawn by PanGu 0.1.0 or later" in told.stderr, told.stderr
+    assert told.returncode != 0 and "ImportError: This pair is drawn by PanGu 0.1.0 or later" in told.stderr, (
+        told.stderr
+    )
     assert "Run `pip install" not in told.stderr, "what the index has under this name is another package"
