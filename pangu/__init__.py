@@ -1,6 +1,33 @@
 """PanGu: time-decoupled training, Coop-Diffusion and serving of pairs of text-to-image generators.
 
-Nothing happens on import: no directories, no servers, no environment changes.
+Nothing happens on import: no directories, no servers, no environment changes. What a notebook needs is here by its name, and
+imported when it is first asked for.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pangu.config import Recipe
+    from pangu.data.card import Card
+    from pangu.evaluate.evaluation import evaluate
+    from pangu.pipelines.coop import CoopPipeline
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.train.launch import train
+
+__all__ = ["Card", "CoopPipeline", "PanGuDrawPipeline", "Recipe", "evaluate", "train"]
+
+_PLACES = {
+    "Card": "data.card", "CoopPipeline": "pipelines.coop", "PanGuDrawPipeline": "pipelines.pangu_draw", "Recipe": "config",
+    "evaluate": "evaluate", "train": "train",
+}  # fmt: skip
+"""`train` and `evaluate` are packages that can be called."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    module = import_module(f"{__name__}.{_PLACES[name]}")
+    return getattr(module, name, module)

@@ -82,3 +82,30 @@ def test_light_modules_and_commands_import_nothing_heavy_and_flows_prefect_alone
     assert found.pop("flows") == ["prefect"]
     assert len(found) == 1 + len(MODULES) + len(COMMANDS)
     assert {what: heavy for what, heavy in found.items() if heavy} == {}
+
+
+NOTEBOOK = """
+import sys, time
+before = set(sys.modules)
+import pangu
+print(time.process_time(), sorted(set(sys.modules) - before))
+import pangu.train.launch, inspect  # which makes an attribute of the package of its name
+from pangu import train, evaluate, Card, Recipe
+from pangu.recipes import tiny
+assert inspect.signature(train) == inspect.signature(pangu.train.launch.train) and isinstance(tiny(), Recipe)
+assert list(inspect.signature(evaluate).parameters)[:2] == ["structure", "texture"]
+assert set(pangu.__all__) == {"PanGuDrawPipeline", "CoopPipeline", "Card", "Recipe", "train", "evaluate"}
+assert pangu.CoopPipeline.__name__ == "CoopPipeline" and pangu.PanGuDrawPipeline.__mro__[-2].__name__ != "object"
+try:
+    pangu.evaluate()
+except TypeError as error:
+    assert "structure" in str(error)
+"""
+
+
+def test_the_package_offers_what_a_notebook_needs_and_imports_none_of_it_before() -> None:
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, modules = done.stdout.split(" ", 1)
+    assert modules.strip() == "['pangu']" and float(seconds) < 0.3
+    assert (ROOT / "pangu/py.typed").is_file() and '"py.typed"' in (ROOT / "pyproject.toml").read_text()

@@ -21,7 +21,7 @@ VersionOption = Annotated[int | None, typer.Option(min=0, help="By default the n
 def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     dataset = typer.Typer(help="Look at and work on the versions of a dataset.", no_args_is_help=True)
-    for command in (log, show, diff, refilter, export, vacuum):
+    for command in (log, show, diff, refilter, export, push, vacuum):
         dataset.command()(command)
     app.add_typer(dataset, name="dataset")
 
@@ -91,6 +91,27 @@ def export(
         raise UserError("Name one folder to export to: --webdataset FOLDER for archives, or --parquet FOLDER.")
     outcome = write(Home.from_environment(), name, version, folder, rows_per_archive, print_progress)
     finish(outcome, result, as_json)
+
+
+def push(
+    name: NameArgument,
+    repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it is not there.")],
+    version: VersionOption = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Of the whole. Default: that of the card.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only for its owner, if it is made.")] = False,
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="Another hub. Default: HF_ENDPOINT.")] = None,
+    result: ResultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Publish one version on the hub: Parquet by split that shows its pictures, and a card with licence and statistics."""
+    from pangu.exchange.push import push_dataset
+
+    home = Home.from_environment()
+    finish(
+        push_dataset(home, name, repository, version, licence, private, endpoint, report=print_progress),
+        result,
+        as_json,
+    )
 
 
 def vacuum(

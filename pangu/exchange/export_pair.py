@@ -8,18 +8,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
-from pangu.config import ROLES, Role
+from pangu.config import ROLES, Role, Sampling
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
+from pangu.exchange import comfyui
 from pangu.exchange.network_weights import load_stored, stored_weights, unet_shape
+from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
 from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
-from pangu.models.original_layout import check_layout, original_weights, released_as
+from pangu.models.original_layout import check_layout, original_weights
+from pangu.models.whole import INDEX
 from pangu.storage import read_json
 
 COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-SINGLE, ADAPTERS = "single_files", "adapters"
+SINGLE, ADAPTERS, COMFYUI = "single_files", "adapters", "comfyui"
+BESIDE = (SINGLE, ADAPTERS, COMFYUI)
 
 
 class Exported(BaseModel):
@@ -37,18 +41,18 @@ class Exported(BaseModel):
 def export_pair(
     pair: Path, folder: Path, original: bool = False, adapters: Sequence[Path] = (), role: Role | None = None
 ) -> Exported:
-    """Write both halves of a pair folder, what they share, and adapters for them into `folder`.
+    """Write both halves of a pair folder, what they share, and adapters for them into `folder`, itself a pipeline folder.
 
     original: also one file for each half in the layout of the original code. role: the half of adapters without a contract.
 
     Raises:
         UserError: a half is not whole or has no original layout, an adapter does not fit, or the folder is in use.
     """
-    index = read_json(pair / "model_index.json")
+    index = read_json(pair / INDEX)
     halves: dict[Role, Path] = {name: pair / name for name in ROLES}
     contracts = {name: GeneratorContract.model_validate(index["contracts"][name]) for name in ROLES}
     shared = [pair / name for name in COMPONENTS if (pair / name).is_dir()]
-    return _export(halves, contracts, shared, folder, original, adapters, role, _pooled(pair))
+    return _export(halves, contracts, shared, folder, original, adapters, role, pair)
 
 
 def export_generator_folder(
@@ -61,9 +65,7 @@ def export_generator_folder(
     """
     contract = GeneratorContract.load(generator)
     own = [generator / "lora"] if (generator / "lora").is_dir() else []
-    return _export(
-        {contract.role: generator}, {contract.role: contract}, [], folder, original, [*own, *adapters], None, None
-    )
+    return _export({contract.role: generator}, {contract.role: contract}, [], folder, original, [*own, *adapters], None)
 
 
 def _export(
@@ -74,24 +76,28 @@ def _export(
     original: bool,
     adapters: Sequence[Path],
     role: Role | None,
-    pooled: int | None,
+    pair: Path | None = None,
 ) -> Exported:
+    """pair: what makes one pipeline of the halves."""
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds something already; name a new folder.")
     shapes = {name: unet_shape(place) for name, place in halves.items()}
     if original:
         for shape in shapes.values():
-            check_layout(shape.config, pooled)
+            check_layout(shape.config, None if pair is None else _pooled(pair))
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     warnings: list[str] = []
+    known: dict[Role, str] = {}
     for name, place in halves.items():
         weights = stored_weights(place, shapes[name])
         _copy(place, fresh / name)
         if original:
             (fresh / SINGLE).mkdir(exist_ok=True)
-            save_file(original_weights(shapes[name], weights), fresh / SINGLE / f"{name}.safetensors")
-            if not released_as(shapes[name].config):
+            single = original_weights(shapes[name], weights)
+            save_file(single, fresh / SINGLE / f"{name}.safetensors")
+            known[name] = comfyui.known_as({key: tensor.shape for key, tensor in single.items()})
+            if not known[name]:
                 warnings.append(
                     f"No released model has the sizes of {name}, so programs that know models by size will not know it."
                 )
@@ -100,15 +106,40 @@ def _export(
     used: dict[str, Path] = {}
     for place in adapters:
         used |= _adapter(place, halves, contracts, role, fresh / ADAPTERS, used)
+    if pair is not None:
+        (fresh / INDEX).write_text((pair / INDEX).read_text())
+        (fresh / PIPELINE_FILE).write_text(pipeline_file(pair))
+        if original and all(known.values()):
+            warnings += _for_comfyui(fresh / COMFYUI, pair, contracts, sorted(used), folder)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
     return Exported(
         folder=str(folder),
-        components=sorted(path.name for path in folder.iterdir() if path.name not in (SINGLE, ADAPTERS)),
+        components=sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name not in BESIDE),
         single_files=sorted(path.name for path in folder.glob(f"{SINGLE}/*")),
         adapters=sorted(used),
         warnings=warnings,
     )
+
+
+def _for_comfyui(
+    place: Path, pair: Path, contracts: Mapping[Role, GeneratorContract], adapters: Sequence[str], folder: Path
+) -> list[str]:
+    """A workflow and where its files are, unless a half needs other noise levels than ComfyUI has; then the warning."""
+    if others := [role for role, contract in contracts.items() if not comfyui.takes_levels(contract)]:
+        return [f"ComfyUI has other noise levels than {others[0]} was trained for, so no workflow was written."]
+    index = read_json(pair / INDEX)
+    prompts = [text for texts in (index.get("prompts") or {}).values() for text in texts] or ["a red fox"]
+    encoders = [
+        f"{name}/model.safetensors" for name in COMPONENTS if name.startswith("text_") and (pair / name).is_dir()
+    ]
+    roles = {f"{name}.safetensors": role for name in adapters for role in contracts if name.startswith(f"{role}-")}
+    sampling = Sampling.model_validate(index.get("sampling") or {})
+    place.mkdir()
+    written = comfyui.workflow(contracts, sampling, prompts[0], encoders, roles, folder.name)
+    (place / "workflow.json").write_text(written, encoding="utf-8")
+    (place / "extra_model_paths.yaml").write_text(comfyui.model_paths(str(folder.absolute()), folder.name))
+    return []
 
 
 def _copy(half: Path, target: Path) -> None:

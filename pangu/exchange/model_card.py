@@ -1,6 +1,5 @@
 """The model card of a pair: README.md as the hub reads it, with intervals, data, licence, figures and how to call it."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,20 +8,10 @@ import yaml
 from pangu.config import ROLES
 from pangu.contract import GeneratorContract, check_turns
 from pangu.data.card import Licence, load_card
+from pangu.data.licences import check_publishable, hub_fields
 from pangu.errors import UserError
 from pangu.registry.fetch import pair_contracts
 from pangu.storage import read_json
-
-FORBIDS = re.compile(
-    r"all rights reserved|proprietary|confidential|internal use|not for (re)?distribution|no[- ]?(re)?distribution|"
-    r"no[- ]?derivatives|\bND\b|unknown|not asked",
-    re.IGNORECASE,
-)
-"""Words of licences under which a model may not be given to others, or of none at all."""
-KNOWN = re.compile(
-    r"(cc[- ]by(?:[- ](?:nc|sa))*[- ]\d\.\d|cc0[- ]1\.0|apache[- ]2\.0|mit|openrail(?:\+\+)?|bsd-3-clause)",
-    re.IGNORECASE,
-)
 
 
 def licence_of(contracts: Mapping[str, GeneratorContract], named: str | None) -> Licence:
@@ -34,9 +23,7 @@ def licence_of(contracts: Mapping[str, GeneratorContract], named: str | None) ->
     found = [Licence(name=named)] if named else _licences_of_data(contracts)
     if not found:
         raise UserError("Neither half says which dataset card it was trained on; name the licence by --licence.")
-    for licence in [*found, *(_licences_of_data(contracts) if named else [])]:
-        if FORBIDS.search(licence.name):
-            raise UserError(f"The licence '{licence.name}' does not allow to publish what was made under it.")
+    check_publishable(licence.name for licence in [*found, *(_licences_of_data(contracts) if named else [])])
     if len({licence.name for licence in found}) > 1:
         both = " and ".join(sorted({licence.name for licence in found}))
         raise UserError(
@@ -53,17 +40,12 @@ def model_card(pair: Path, repository: str, licence: Licence, metrics: Mapping[s
     contracts = pair_contracts_of(pair)
     index = read_json(pair / "model_index.json")
     structure, texture = (contracts[role] for role in ROLES)
-    identifier = hub_licence(licence.name)
     head: dict[str, object] = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "license": identifier,
+        **hub_fields(licence.name, licence.url),
         "tags": ["pangu", "time-decoupled", "text-to-image"],
     }
-    if identifier == "other":
-        head["license_name"] = licence.name
-    if licence.url:
-        head["license_link"] = licence.url
     sampling = index.get("sampling") or {}
     steps, guidance = sampling.get("num_inference_steps", 30), sampling.get("guidance_scale", 3.0)
     rows = "\n".join(
@@ -92,13 +74,14 @@ those below {texture.high}. Both predict {predicted} over the same noise levels.
 ## Use
 
 ```python
-from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from diffusers import DiffusionPipeline
 
-pipe = PanGuDrawPipeline.from_pretrained("{repository}")
+pipe = DiffusionPipeline.from_pretrained("{repository}", custom_pipeline="pipeline", trust_remote_code=True)
 pipe("a fox", num_inference_steps={steps}, guidance_scale={guidance}).images[0]
 ```
 
-`structure` and `texture` are plain `UNet2DConditionModel`s, each for its own timesteps alone.
+This needs PanGu: where it is installed, `DiffusionPipeline.from_pretrained("{repository}")` is enough; where not, `pipeline.py`
+says how to install it. `structure` and `texture` are plain `UNet2DConditionModel`s, each for its own timesteps alone.
 
 ## Figures
 
@@ -119,12 +102,6 @@ def pair_contracts_of(pair: Path) -> dict[str, GeneratorContract]:
     contracts = pair_contracts(pair)
     check_turns(list(contracts.values()))
     return contracts
-
-
-def hub_licence(name: str) -> str:
-    """The hub's identifier of a licence; "other" for one that it does not know."""
-    found = KNOWN.fullmatch(name.strip())
-    return re.sub(r"[- ]+", "-", found.group().lower()) if found else "other"
 
 
 def _licences_of_data(contracts: Mapping[str, GeneratorContract]) -> list[Licence]:

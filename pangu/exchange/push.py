@@ -1,21 +1,26 @@
-"""`pangu push`: a pair folder with its model card in a repository of the hub, in one commit."""
+"""`pangu push` and `pangu dataset push`: a pair or a dataset version with its card in a repository of the hub, in one commit."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from pangu.data.table.dataset_card import README, licence_of_data
+from pangu.data.table.delta import latest_version
+from pangu.data.table.export import export_parquet
 from pangu.errors import UserError
 from pangu.exchange.model_card import licence_of, model_card, pair_contracts_of
+from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
 from pangu.models.whole import is_whole_pipeline
+from pangu.progress import Reporter, silent
 from pangu.registry.manifest import Manifest
-
-README = "README.md"
+from pangu.storage import Home
 
 
 class Pushed(BaseModel):
-    """What `pangu push` sent: files of one commit, by how many, and where they are now."""
+    """What was sent: files of one commit, by how many, and where they are now."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -41,25 +46,79 @@ def push_pair(
     Raises:
         UserError: the folder is no whole pair, the licence is unknown or forbids it, or the hub refuses.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import CommitOperationAdd
 
     if not is_whole_pipeline(pair):
         raise UserError(f"{pair} is no whole pair folder; name one that `pangu evaluate` or `pangu import` made.")
+    chosen = licence_of(pair_contracts_of(pair), licence)
+    check_repository(repository)
+    texts = {README: model_card(pair, repository, chosen, metrics or {}), PIPELINE_FILE: pipeline_file(pair)}
+    additions: list[Any] = [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+    additions += [CommitOperationAdd(name, str(pair / name)) for name in sorted(Manifest.of(pair).files)]
+    place, commit = send(repository, "model", additions, f"{pair.name}, by pangu push", private, endpoint, token)
+    return Pushed(repository=place, commit=commit, files=len(additions), licence=chosen.name)
+
+
+def push_dataset(
+    home: Home,
+    name: str,
+    repository: str,
+    version: int | None = None,
+    licence: str | None = None,
+    private: bool = False,
+    endpoint: str | None = None,
+    token: str | None = None,
+    report: Reporter = silent,
+) -> Pushed:
+    """The same of a dataset version: Parquet files by split that show their pictures, and a card with licence and statistics.
+
+    Raises:
+        UserError: no such version, the licence of the data or of a row is unknown or forbids it, or the hub refuses.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    check_repository(repository)
+    pinned = latest_version(home, name) if version is None else version
+    chosen = licence_of_data(home, name, pinned, licence)
+    with tempfile.TemporaryDirectory(dir=home.root) as scratch:
+        export_parquet(home, name, pinned, Path(scratch), report=report, licence=chosen)
+        files = sorted(path for path in Path(scratch).rglob("*") if path.is_file())
+        additions = [CommitOperationAdd(path.relative_to(scratch).as_posix(), str(path)) for path in files]
+        message = f"{name}, version {pinned}, by pangu dataset push"
+        place, commit = send(repository, "dataset", additions, message, private, endpoint, token)
+    return Pushed(repository=place, commit=commit, files=len(additions), licence=chosen.name)
+
+
+def check_repository(repository: str) -> None:
+    """Raises UserError for what can be no name of a repository."""
     if repository.count("/") != 1:
         raise UserError(f"'{repository}' is no repository of the hub; write OWNER/NAME.")
-    chosen = licence_of(pair_contracts_of(pair), licence)
-    card = model_card(pair, repository, chosen, metrics or {})
-    files = sorted(Manifest.of(pair).files)
-    additions: list[Any] = [CommitOperationAdd(README, card.encode())]
-    additions += [CommitOperationAdd(name, str(pair / name)) for name in files]
+
+
+def send(
+    repository: str,
+    kind: str,
+    additions: Sequence[Any],
+    message: str,
+    private: bool,
+    endpoint: str | None,
+    token: str | None,
+) -> tuple[str, str]:
+    """Make the repository if it is not there and commit all files at once; returns its address and the commit's id.
+
+    kind: "model" or "dataset".
+
+    Raises:
+        UserError: the hub refuses, or is not reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     api = HfApi(endpoint=endpoint, token=token)
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        done = api.create_commit(repository, additions, commit_message=f"{pair.name}, by pangu push")
+        api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        done = api.create_commit(repository, additions, commit_message=message, repo_type=kind)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{repository} could not be pushed to: {reason.rstrip('.')}.") from error
-    return Pushed(
-        repository=f"{api.endpoint}/{repository}", commit=str(done.oid), files=len(additions), licence=chosen.name
-    )
+    return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}", str(done.oid)

@@ -29,14 +29,6 @@ ORIGINAL: dict[str, Any] = {
 }  # fmt: skip
 """What the original code does, by the names of diffusers' configuration."""
 
-RELEASED = {
-    "Stable Diffusion 1": ((320, 640, 1280, 1280), 768, None),
-    "Stable Diffusion 2": ((320, 640, 1280, 1280), 1024, None),
-    "SDXL": ((320, 640, 1280), 2048, 2816),
-    "SDXL refiner": ((384, 768, 1536, 1536), 1280, 2560),
-}
-"""Name -> (block_out_channels, cross_attention_dim, projection_class_embeddings_input_dim)."""
-
 
 def check_layout(config: Mapping[str, Any], pooled: int | None = None) -> None:
     """Raises UserError if no original code has a UNet of that configuration; the sentence says what it lacks.
@@ -45,16 +37,6 @@ def check_layout(config: Mapping[str, Any], pooled: int | None = None) -> None:
     """
     if trouble := _trouble(config, pooled):
         raise UserError(f"No original layout has such a UNet: {trouble}; export it as diffusers' components.")
-
-
-def released_as(config: Mapping[str, Any]) -> str:
-    """Which released model has these sizes, ""  for none: a program that knows models by their sizes will not know this one."""
-    own = (
-        tuple(config["block_out_channels"]),
-        config["cross_attention_dim"],
-        config.get("projection_class_embeddings_input_dim"),
-    )
-    return next((name for name, sizes in RELEASED.items() if sizes == own), "")
 
 
 def original_weights(unet: Any, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

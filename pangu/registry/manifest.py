@@ -15,6 +15,10 @@ from pangu.errors import UserError
 from pangu.storage import read_json, sha256_of, write_json
 
 MANIFEST_FILE = "manifest.json"
+MLFLOW_FILES = (
+    "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "input_example.json", "serving_input_example.json",
+)  # fmt: skip
+"""What MLflow itself reads beside the released files. Nothing here reads them, and they are no part of a pair."""
 # Weights, configuration, tokenizer files. Nothing in this list can run code when it is read.
 SAFE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
@@ -103,9 +107,10 @@ class Manifest(Frozen):
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Relative POSIX path -> path of every file below `folder`, except the manifest; sorted."""
+    """Relative POSIX path -> path of every file below `folder`, except the manifest and MLflow's own; sorted."""
+    beside = (MANIFEST_FILE, *MLFLOW_FILES)
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.relative_to(folder).as_posix() != MANIFEST_FILE
+        if path.is_file() and path.relative_to(folder).as_posix() not in beside
     }

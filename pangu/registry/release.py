@@ -6,8 +6,7 @@ Every step first looks for its own result, so a release that was killed is compl
 import contextlib
 import json
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +17,17 @@ from pangu.contract import GeneratorContract, check_turns, expert_roles
 from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
-from pangu.registry import tracking
+from pangu.registry import logged_model, tracking
+from pangu.registry.drawing_model import check_mlflow
 from pangu.registry.fetch import pair_contracts
-from pangu.registry.manifest import MANIFEST_FILE, Manifest
+from pangu.registry.manifest import Manifest
+from pangu.registry.model_page import write_pages
+from pangu.registry.version_files import is_whole, upload
+from pangu.train.mlflow_names import dataset_input
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion
 
 
@@ -47,6 +50,7 @@ class Evaluation(BaseModel):
     metrics: dict[str, float]
     protocol: Annotated[str, BeforeValidator(_as_text)]
     protocol_hash: str
+    sample_grid: str = ""
 
 
 class ReleaseOutcome(BaseModel):
@@ -84,8 +88,9 @@ def release(
 
     Raises:
         UserError: mismatched generators, a pair made of others, metrics of another pair, a file that is no safe
-            artifact, an alias that MLflow keeps for itself, no MLflow server.
+            artifact, an alias that MLflow keeps for itself, no MLflow server, or an MLflow of before models.
     """
+    check_mlflow()
     tracking.check_alias(alias)
     evaluation = _evaluation(evaluate_outcome, pair_dir)
     generators = (structure_dir, *middle_dirs, texture_dir)
@@ -106,6 +111,7 @@ def release(
         metrics = evaluation.metrics if is_pair else {}
         versions[model], new = _register(client, model, folder, manifests[model], tags, metrics)
         created |= new
+    write_pages(client, versions, folders, contracts, evaluation.metrics, evaluation.sample_grid)
     moved = _move_alias(client, alias, str(versions[tracking.PAIR]))
     report(Progress(stage="release", done=steps, total=steps, unit="steps", facts={"alias": alias}))
     return ReleaseOutcome(
@@ -176,7 +182,6 @@ def _pair_tags(
         "pangu.texture_dataset_version": str(texture.dataset_version),
         "pangu.protocol": evaluation.protocol,
         "pangu.protocol_hash": evaluation.protocol_hash,
-        **{f"pangu.metric.{name}": repr(value) for name, value in evaluation.metrics.items()},
     }
 
 
@@ -200,49 +205,25 @@ def _register(
     if existing is not None:
         return int(existing.version), _restored(client, model, existing, folder, manifest)
     _ensure_model(client, model)
-    run = _uploaded(client, model, folder, manifest, tags, metrics)
+    run, logged = _uploaded(client, model, folder, manifest, tags, metrics)
     # Tags go into the same call: a version without its content hash would be invisible to the next attempt.
     version = client.create_model_version(
         model,
-        source=f"{run.info.artifact_uri}/{model}",
+        source=logged.artifact_location,
         run_id=run.info.run_id,
+        model_id=logged.model_id,
         await_creation_for=0,
         tags={tracking.CONTENT: manifest.sha256, **tags},
-        description=f"{folder.name}, {len(manifest.files)} files" + _licences_said(tags),
     )
     return int(version.version), True
 
 
-def _licences_said(tags: Mapping[str, str]) -> str:
-    return f"; trained on {tags['pangu.mixture']}" if "pangu.mixture" in tags else ""
-
-
 def _restored(client: "MlflowClient", model: str, version: "ModelVersion", folder: Path, manifest: Manifest) -> bool:
-    """Whether files of a registered version were gone from MLflow; then they are uploaded again."""
-    if not version.run_id or manifest.files.keys() | {MANIFEST_FILE} <= set(
-        _uploaded_files(client, version.run_id, model)
-    ):
+    """Whether files of a registered version were gone from MLflow, or it is of before models; then they are uploaded again."""
+    if is_whole(client, version.source, model, manifest):
         return False
-    _upload(client, version.run_id, model, folder, manifest)
+    upload(client, version.source, model, folder, manifest)
     return True
-
-
-def _uploaded_files(client: "MlflowClient", run_id: str, model: str) -> Iterator[str]:
-    """The paths, relative to the model's folder, of all that lies there in MLflow."""
-    folders = [model]
-    while folders:
-        for found in client.list_artifacts(run_id, folders.pop()):
-            if found.is_dir:
-                folders.append(found.path)
-            else:
-                yield found.path.removeprefix(f"{model}/")
-
-
-def _upload(client: "MlflowClient", run_id: str, model: str, folder: Path, manifest: Manifest) -> None:
-    client.log_artifacts(run_id, str(folder), model)
-    with tempfile.TemporaryDirectory() as scratch:
-        manifest.save(Path(scratch))
-        client.log_artifacts(run_id, scratch, model)
 
 
 def _uploaded(
@@ -252,8 +233,8 @@ def _uploaded(
     manifest: Manifest,
     tags: dict[str, str],
     metrics: dict[str, float],
-) -> "Run":
-    """The finished run with the files of `folder` and their manifest; one per content, however often it is tried."""
+) -> "tuple[Run, LoggedModel]":
+    """The finished run and the model with the files of `folder`; one per content, however often it is tried."""
     from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
     experiment = _experiment(client)
@@ -267,14 +248,21 @@ def _uploaded(
         name = f"{model} {manifest.sha256[:12]}"
         run_tags = {MLFLOW_RUN_NAME: name, "pangu.model": model, tracking.CONTENT: manifest.sha256, **tags}
         run = client.create_run(experiment, tags=run_tags)
-    if run.info.status != "FINISHED":
-        _upload(client, run.info.run_id, model, folder, manifest)
-        for name, value in metrics.items():
-            client.log_metric(run.info.run_id, name, value)
+    logged = logged_model.logged_model(client, run, model, tags)
+    if run.info.status != "FINISHED" or not logged_model.is_ready(logged):
+        upload(client, logged.artifact_location, model, folder, manifest)
+        logged_model.finish(client, run, logged, metrics, _data(tags, TrainedOn.load(folder)))
         # MLflow prints the run's address; standard output belongs to the outcome.
         with contextlib.redirect_stdout(sys.stderr):
             client.set_terminated(run.info.run_id, "FINISHED")
-    return run
+    return run, logged
+
+
+def _data(tags: Mapping[str, str], mixture: TrainedOn | None) -> list[Any]:
+    """What a half was trained on; of a pair the data of its structure half."""
+    if mixture is not None:
+        return [dataset_input(part.dataset, part.version) for part in mixture.parts]
+    return [dataset_input(tags["pangu.dataset"], int(tags["pangu.dataset_version"]))] if tags["pangu.dataset"] else []
 
 
 def _experiment(client: "MlflowClient") -> str:

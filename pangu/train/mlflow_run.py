@@ -21,13 +21,12 @@ import torch
 
 from pangu.train.history import Line, read_history
 from pangu.train.job import TrainJob
+from pangu.train.mlflow_names import EXPERIMENT, PAIR, RUN_NAME, dataset_input
 from pangu.train.world import World
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "pangu-training"
-RUN_NAME, PAIR = "pangu.run_name", "pangu.pair"
 BATCH = 100
 """Parameters or tags, and a tenth of the metrics, that one request to MLflow may carry."""
 LONGEST_VALUE = 6000
@@ -194,6 +193,9 @@ class Tracker:
         from mlflow.entities import Param, RunTag
 
         client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in self._tags.items()])
+        if self._tags["pangu.dataset"]:
+            data = dataset_input(self._tags["pangu.dataset"], int(self._tags["pangu.dataset_version"]))
+            client.log_inputs(self._run_id, datasets=[data])
         missing = [Param(key, value) for key, value in self._parameters.items() if key not in known]
         for start in range(0, len(missing), BATCH):
             client.log_batch(self._run_id, params=missing[start : start + BATCH])

@@ -1,21 +1,26 @@
 """What is written for others: their own classes open it, tensors are the same bits, and what can not be written is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextModel
 
 from pangu.errors import UserError
+from pangu.exchange import comfyui
 from pangu.exchange.export_pair import export_generator_folder, export_pair
 from pangu.exchange.import_pair import import_pair
 from pangu.exchange.places import generator_folder, pair_folder
 from pangu.models.denoisers import load_denoiser
 from pangu.models.lora import ADAPTER, fitted, put_adapter, save_lora
 from pangu.models.lora_files import find_weights
+from pangu.models.lora_spelling import kohya_tensors
+from pangu.models.original_layout import PREFIX, original_weights
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.storage import Home
 from tests.models.adapter_files import ATTENTION, random_adapter
@@ -105,3 +110,62 @@ def test_what_can_not_be_written_is_refused_and_leaves_nothing(home, tmp_path) -
     (tmp_path / "out/mine.txt").touch()
     with pytest.raises(UserError, match="holds something already; name a new folder"):
         export_pair(small, tmp_path / "out")
+
+
+SD1: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
+SD2: dict[str, Any] = SD1 | {
+    "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True,
+}  # fmt: skip
+SDXL: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280), "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20),
+    "use_linear_projection": True, "transformer_layers_per_block": (1, 2, 10), "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+}  # fmt: skip
+
+
+def test_comfyui_knows_halves_and_adapters_by_names_and_shapes_and_gets_a_workflow_of_two_stages(
+    home, tmp_path, monkeypatch
+) -> None:
+    """Released sizes, on the meta device: names and shapes, no memory. ComfyUI itself is not here."""
+    for config, name in ((SD1, "Stable Diffusion 1"), (SD2, "Stable Diffusion 2"), (SDXL, "SDXL")):
+        with torch.device("meta"):
+            full = UNet2DConditionModel(**config)
+        single = original_weights(full, full.state_dict())
+        assert comfyui.known_as({key: tensor.shape for key, tensor in single.items()}) == name
+        adapter = random_adapter(full, ATTENTION)
+        # Its loader takes `lora_unet_` and a name of the file's own, or of diffusers', with "_" for ".".
+        stems = {key.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_") for key in single}
+        stems |= {key.removesuffix(".weight").replace(".", "_") for key in full.state_dict()}
+        written = {key.split(".")[0].removeprefix("lora_unet_") for key in kohya_tensors(adapter, full)}
+        assert written and written <= stems
+    assert (
+        comfyui.known_as({}) == "" and comfyui.structure_steps(500, 20) == 10 and comfyui.structure_steps(999, 20) == 1
+    )
+
+    pair = pair_folder("shaped-pair", home)
+    unknown = export_pair(pair, tmp_path / "unknown", original=True)
+    assert len(unknown.warnings) == 2 and not (tmp_path / "unknown/comfyui").exists()
+    monkeypatch.setattr(comfyui, "known_as", lambda _: "Stable Diffusion 1")
+    made = export_pair(pair, tmp_path / "out", original=True)
+    assert not made.warnings and "comfyui" not in made.components
+    nodes = json.loads((tmp_path / "out/comfyui/workflow.json").read_text())
+    paths = yaml.safe_load((tmp_path / "out/comfyui/extra_model_paths.yaml").read_text())["out"]
+    base = Path(paths["base_path"])
+    files = {"load_structure": ("diffusion_models", "unet_name"), "load_texture": ("diffusion_models", "unet_name")}
+    files |= {"vae": ("vae", "vae_name"), "clip": ("text_encoders", "clip_name")}
+    for node, (folder, field) in files.items():
+        assert (base / paths[folder] / nodes[node]["inputs"][field]).is_file(), node
+    assert all(ref[0] in nodes for node in nodes.values() for ref in node["inputs"].values() if isinstance(ref, list))
+    first, second = (nodes[f"sample_{role}"]["inputs"] for role in ("structure", "texture"))
+    assert first["end_at_step"] == second["start_at_step"] > 0 and second["latent_image"] == ["sample_structure", 0]
+    assert (first["add_noise"], first["return_with_leftover_noise"]) == ("enable", "enable")
+    assert (second["add_noise"], second["return_with_leftover_noise"]) == ("disable", "disable")
+    # By these names its loaders of text encoders and autoencoders know them.
+    assert "text_model.encoder.layers.0.mlp.fc1.weight" in load_file(base / "text_encoder/model.safetensors")
+    assert "decoder.up_blocks.0.resnets.0.norm1.weight" in load_file(base / "vae/diffusion_pytorch_model.safetensors")

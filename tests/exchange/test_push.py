@@ -1,8 +1,11 @@
-"""Publishing a pair: the requests that a hub gets, the card that people read, and the licences under which nothing is sent."""
+"""Publishing: the requests that a hub gets, the card that people read, and the licences under which nothing is sent."""
 
 import base64
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,12 +18,15 @@ import pytest
 import yaml
 
 from pangu.config import ROLES
+from pangu.data.example.openmoji import selection
+from pangu.data.licences import hub_licence
 from pangu.errors import UserError
 from pangu.exchange.import_pair import import_pair
-from pangu.exchange.model_card import hub_licence, licence_of, model_card, pair_contracts_of
-from pangu.exchange.push import push_pair
+from pangu.exchange.model_card import licence_of, model_card, pair_contracts_of
+from pangu.exchange.push import push_dataset, push_pair
 from pangu.storage import Home
 from tests.pipelines.coop.small import stable_diffusion
+from tests.small_dataset import NAME, commit_rows, row
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ class Requests(BaseHTTPRequestHandler):
             self.answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             files = [file["path"] for file in json.loads(body)["files"]]
-            modes = {path: "lfs" if path.endswith(".safetensors") else "regular" for path in files}
+            modes = {path: "lfs" if path.endswith((".safetensors", ".parquet")) else "regular" for path in files}
             self.answer(
                 {"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]}
             )
@@ -73,7 +79,8 @@ class Requests(BaseHTTPRequestHandler):
             told = [{**one, "actions": action} for one, action in zip(objects, actions, strict=True)]
             self.answer({"transfer": "basic", "objects": told})
         else:
-            assert self.path == "/api/models/owner/fox/commit/main", self.path
+            kind = "datasets" if self.server.repositories[-1].get("type") == "dataset" else "models"
+            assert self.path == f"/api/{kind}/owner/fox/commit/main", self.path
             self.commit([json.loads(line) for line in body.splitlines()])
 
     def commit(self, lines: list[dict[str, Any]]) -> None:
@@ -124,7 +131,8 @@ def test_a_hub_gets_every_file_and_the_card_in_one_commit(pair, monkeypatch) -> 
         )
         local = {path.relative_to(pair).as_posix(): path.read_bytes() for path in pair.rglob("*") if path.is_file()}
         card = hub.files.pop("README.md").decode()
-        assert hub.files == local and hub.commits == 1 and done.files == len(local) + 1
+        compile(hub.files.pop("pipeline.py"), "pipeline.py", "exec")
+        assert hub.files == local and hub.commits == 1 and done.files == len(local) + 2
         assert [(one["name"], one["organization"]) for one in hub.repositories] == [("fox", "owner")]
         assert done.repository == f"{hub.address}/owner/fox" and done.commit == "abc"
         assert "| fid | 12.5 |" in card
@@ -158,7 +166,7 @@ def test_the_card_says_intervals_data_licence_figures_and_how_to_call_it(pair) -
         assert f"| `{role}` | {contracts[role].interval} |" in body
     assert "[600, 1000)" in body and "[0, 600)" in body and licence.name in body
     assert body.index("| clip | 0.3 |") < body.index("| fid | 3.25 |")
-    assert 'from_pretrained("owner/fox")' in body
+    assert 'from_pretrained("owner/fox")` is enough' in body
     code = body.split("```python\n")[1].split("```")[0]
     compile(code, "card", "exec")
     known = {
@@ -172,3 +180,51 @@ def test_the_card_says_intervals_data_licence_figures_and_how_to_call_it(pair) -
     for name in ("all rights reserved", "CC BY-ND 4.0", "Proprietary", "for internal use", "not asked yet"):
         with pytest.raises(UserError, match="does not allow to publish"):
             licence_of(contracts, name)
+
+
+LOAD = """
+import sys
+from datasets import Image, load_dataset
+rows = load_dataset(sys.argv[1], cache_dir=sys.argv[2])
+assert isinstance(rows["train"].features["image"], Image), rows
+print({split: len(found) for split, found in rows.items()}, rows["held_out"][0]["image"].size)
+"""
+
+
+def test_a_dataset_is_pushed_with_a_card_in_one_commit_and_shows_its_pictures(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    home = Home(tmp_path / "home")
+    commit_rows(
+        home,
+        [row(one, index == 1, split="held_out" if index == 3 else "train") for index, one in enumerate(selection(4))],
+    )
+    with running_hub() as hub:
+        done = push_dataset(home, NAME, "owner/fox", endpoint=hub.address, token="hf_x")
+        assert done.repository == f"{hub.address}/datasets/owner/fox" and hub.commits == 1
+        assert [one["type"] for one in hub.repositories] == ["dataset"] and done.licence == "CC BY-SA 4.0"
+        assert sorted(hub.files) == [
+            "README.md",
+            *(f"data/{split}-00000-of-00001.parquet" for split in ("held_out", "train")),
+        ]
+        for name, data in hub.files.items():
+            (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "clone" / name).write_bytes(data)
+        commit_rows(home, [row(one, False, license="All rights reserved") for one in selection(2)], "b")
+        seen = len(hub.repositories)
+        with pytest.raises(UserError, match="'All rights reserved' does not allow to publish"):
+            push_dataset(home, NAME, "owner/fox", endpoint=hub.address, licence="MIT")
+        commit_rows(home, [row(one, False, license=str(index)) for index, one in enumerate(selection(2))], "c")
+        with pytest.raises(UserError, match="has no card here, and its rows 2 licences; name one by --licence"):
+            push_dataset(home, NAME, "owner/fox", endpoint=hub.address)
+        assert len(hub.repositories) == seen, "nothing was sent"
+    _, head, body = hub.files["README.md"].decode().split("---\n", 2)
+    facts = yaml.safe_load(head)
+    assert (
+        facts["license"] == "cc-by-sa-4.0"
+        and facts["language"] == ["en", "zh"]
+        and facts["size_categories"] == ["n<1K"]
+    )
+    assert "| train | 3 |" in body and "| zh | 4 |" in body and "| width | 100.8 | 128 | 128 |" in body
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "clone"), str(tmp_path / "cache")]
+    read = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert read.stdout.strip() == "{'held_out': 1, 'train': 3} (128, 128)", read.stderr

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from pangu.config import Frozen
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
+from pangu.data.card import Licence, load_card
+from pangu.data.table.dataset_card import README, dataset_card
 from pangu.data.table.delta import data_files, latest_version, read_rows
 from pangu.data.table.schema import PARTITION, SCHEMA, SCORES, with_nulls
 from pangu.data.table.store import TableStore
@@ -72,11 +74,18 @@ def export_webdataset(
 
 
 def export_parquet(
-    home: Home, name: str, version: int | None, folder: Path, rows_per_file: int = 1000, report: Reporter = silent
+    home: Home,
+    name: str,
+    version: int | None,
+    folder: Path,
+    rows_per_file: int = 1000,
+    report: Reporter = silent,
+    licence: Licence | None = None,
 ) -> ExportOutcome:
     """Write every row of a version to `folder`/data/SPLIT-NNNNN-of-NNNNN.parquet, every column and missing values as null.
 
-    `datasets.load_dataset(folder)` finds the splits by these names, and the pictures by `HUGGING_FACE`.
+    `datasets.load_dataset(folder)` finds the splits by the README.md beside them, and the pictures by `HUGGING_FACE`.
+    licence: of the whole; None: that of the card, if it is here.
 
     Raises:
         UserError: no such version, or the folder holds other files.
@@ -98,7 +107,15 @@ def export_parquet(
                     done += len(batch)
             files += 1
             report(Progress(stage="export", done=done, total=sum(counts.values()), unit="images"))
+    (folder / README).write_text(dataset_card(home, name, pinned, licence or _licence(name)), encoding="utf-8")
     return ExportOutcome(dataset=name, version=pinned, rows=done, archives=files, folder=str(folder))
+
+
+def _licence(name: str) -> Licence | None:
+    try:
+        return load_card(name).licence
+    except UserError:
+        return None
 
 
 def _batches(home: Home, name: str, version: int, split: str | None = None) -> Iterator[pa.Table]:
