@@ -4,7 +4,10 @@ Owns `job.json` and `rows.parquet` of a run folder.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +25,7 @@ from pangu.storage import Home, read_json, write_json
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.parquet"
+ROWS_AT_ONCE = 1 << 18
 
 
 class TrainJob(Frozen):
@@ -65,19 +69,29 @@ def describe_run(job: TrainJob, rows: Rows) -> None:
     Rows of a mixture also say the name of their dataset.
     """
     if not (job.run_folder / ROWS_FILE).is_file():
-        table = pa.table(
-            {"key": pa.array(list(rows.keys), pa.string()), "bucket": pa.array(rows.preset_n.tolist(), pa.int32())}
-        )
-        from pangu.data.rows.mixed_rows import MixedRows  # brings torch along, which whoever has rows has loaded
-
-        if isinstance(rows, MixedRows):
-            part_n = np.repeat(np.arange(len(rows.names), dtype=np.int32), [share.rows for share in rows.shares])
-            table = table.append_column("dataset", pa.DictionaryArray.from_arrays(part_n, list(rows.names)))
         job.run_folder.mkdir(parents=True, exist_ok=True)
         temporary = job.run_folder / f".{ROWS_FILE}.tmp"
-        pq.write_table(table, temporary, compression="zstd")
+        with ExitStack() as stack:
+            writer = None
+            for table in _keys_and_buckets(rows):
+                writer = writer or stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+                writer.write_table(table)
         temporary.replace(job.run_folder / ROWS_FILE)
     write_json(job.run_folder / JOB_FILE, job.model_dump(mode="json"))
+
+
+def _keys_and_buckets(rows: Rows) -> Iterator[pa.Table]:
+    """What `describe_run` says of the rows, some at a time."""
+    from pangu.data.rows.mixed_rows import MixedRows  # brings torch along, which whoever has rows has loaded
+
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = range(start, min(start + ROWS_AT_ONCE, len(rows)))
+        bucket_n = np.asarray(rows.preset_n[start : some.stop], np.int32)
+        columns: dict[str, Any] = {"key": pa.array(list(rows.keys[start : some.stop]), pa.string()), "bucket": bucket_n}
+        if isinstance(rows, MixedRows):
+            part_n = pa.array(rows.part_of(some), pa.int32())
+            columns["dataset"] = pa.DictionaryArray.from_arrays(part_n, list(rows.names))
+        yield pa.table(columns)
 
 
 def read_job(run_folder: Path) -> TrainJob | None:

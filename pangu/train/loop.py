@@ -21,7 +21,7 @@ from pangu.train.lr_schedule import learning_rate
 from pangu.train.moments import CompactAdamW
 from pangu.train.prefetch import prefetched
 from pangu.train.randomness import Batch, Windows, draw_batch, seed_of
-from pangu.train.sampler import DeterministicSampler
+from pangu.train.sampler import DeterministicSampler, RowOrder
 from pangu.train.saver import Saver
 from pangu.train.setup import check_drawable, check_sizes, initial, prepared, start
 from pangu.train.skipped import most_skipped, stop, suspects
@@ -143,14 +143,15 @@ class Trainer:
         self.run, self.rows, self.windows, self.interval = run, rows, windows, run.interval()
         self.objective = objective_of(recipe.schedule, settings, world.device)
         self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)
-        presets, batch_size = tuple(rows.preset_n.tolist()), run.training.batch_size
-        self.sampler = DeterministicSampler(presets, batch_size, recipe.seed, shares_of(rows))
         self.denoiser = denoiser.to(world.device).train()
         self.model = prepared(self.denoiser, recipe.execution, world)
         self.ema, self.optimizer = start(self.denoiser, recipe, world)
         same_run = partial(check_same_run, role=run.role, encode_id=run.encode_id, recipe=recipe, earlier=continues)
         resumed = resume(run.checkpoints, same_run, self.denoiser, self.ema, self.optimizer, world)
         self.first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
+        order: RowOrder = resumed.row_order if resumed else "keyed"
+        presets, batch_size = rows.preset_n.numpy(), run.training.batch_size
+        self.sampler = DeterministicSampler(presets, batch_size, recipe.seed, shares_of(rows), order)
         self.timer = StepTimer(world.device, settings.log_every)
         buckets = recipe.watching.timestep_buckets
         self.metrics = TrainingMetrics(self.interval, buckets, settings.log_every, world.device, skipped)
@@ -252,6 +253,7 @@ class Trainer:
         state = CheckpointState(
             role=self.run.role,
             step=step,
+            row_order=self.sampler.order,
             skipped_steps=self.metrics.skipped_steps,
             encode_id=self.run.encode_id,
             recipe=self.run.recipe,

@@ -56,8 +56,12 @@ class ImageCopy:
                 end = int(ends[-1])
                 sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
                 shape = np.asarray([self.data.view.preset_of(*size) for size in sizes], np.int64)
-                facts = rows.select(["key", *TEXT_COLUMNS, "min_timestep"])
-                columns = {"shape": shape, "preset": np.asarray(self.data.trained, np.int64)[shape]}
+                facts = rows.select(["key", *TEXT_COLUMNS])
+                columns = {
+                    "min_timestep": np.asarray(rows["min_timestep"], np.int64),
+                    "shape": shape,
+                    "preset": np.asarray(self.data.trained, np.int64)[shape],
+                }
                 columns |= {"start": ends[:-1], "end": ends[1:]}
                 for name, values in columns.items():
                     facts = facts.append_column(name, pa.array(values))

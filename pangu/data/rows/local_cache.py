@@ -15,6 +15,8 @@ from filelock import FileLock
 
 from pangu.errors import UserError
 
+_ROWS_AT_ONCE = 1 << 16
+
 
 def cache_folder(encoded: Path) -> Path:
     """Where this machine keeps what it made of an encoded dataset: in `$PANGU_CACHE`, or beside it."""
@@ -104,9 +106,11 @@ class Strings(Sequence[str]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
-            return Strings(self._column.take(list(range(*index.indices(len(self))))))
+            first, last, step = index.indices(len(self))
+            assert step == 1
+            return Strings(self._column.slice(first, max(last - first, 0)))
         return self._column[range(len(self))[index]].as_py()
 
     def __iter__(self) -> Iterator[str]:
-        for chunk in self._column.chunks:
-            yield from chunk.to_pylist()
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            yield from self._column.slice(start, _ROWS_AT_ONCE).to_pylist()

@@ -18,6 +18,7 @@ from pangu.data.encode.view_latents import BATCH, pixel_latents, shrunk_latents
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table
+from pangu.data.rows.row_numbers import as_tensor
 from pangu.data.rows.texts import Captioned
 from pangu.data.rows.training_rows import NoRows
 from pangu.data.rows.worded_texts import WordedTexts, kept
@@ -34,8 +35,8 @@ class OnTheFlyRows(Captioned):
     def __init__(self, images: Images, view: View, loaded: Loaded, texts: WordedTexts) -> None:
         table = images.table
         self.keys = Strings(table["key"])
-        self.min_timestep_n = torch.tensor(table["min_timestep"].to_numpy(), dtype=torch.int64)
-        self.preset_n = torch.tensor(table["preset"].to_numpy())
+        self.min_timestep_n = as_tensor(table["min_timestep"].to_numpy().astype(np.int64, copy=False))
+        self.preset_n = as_tensor(table["preset"].to_numpy())
         self.texts = texts
         self.loaded = loaded
         self._images, self._view, self._autoencoder = images, view, loaded.autoencoder
