@@ -35,6 +35,8 @@ OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
 OnSample = Callable[[int, Any], None]
 OnHeldOut = Callable[[Any], dict[str, float]]
+AHEAD = 4
+"""So many steps before a step its rows are told to whatever fetches them."""
 ROUNDING = -1
 """Where a step's random rounding takes its seed; samples have the positions from 0 on."""
 
@@ -177,6 +179,9 @@ class Trainer:
         return self.run.world.share(self.sampler.rows_of(step).tolist())
 
     def _draw(self, step: int) -> Batch:
+        begun = step > self.first
+        for later in range(step + AHEAD if begun else step, min(step + AHEAD + 1, self.run.training.steps)):
+            self.rows.expect(self._rows_of(later)[0])
         indices, position = self._rows_of(step)
         recipe = self.run.recipe
         batch = draw_batch(

@@ -30,6 +30,9 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def expect(self, rows: Sequence[int]) -> None:
+        """They are in memory."""
+
     def wordings(self, rows: Sequence[int]) -> list[Wording]:
         return [Wording()] * len(rows)
 

@@ -35,7 +35,7 @@ def made_once(folder: Path, make: Callable[[Path], None], needed_bytes: int) -> 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.is_dir():
-            temporary = folder.with_name(f".{folder.name}.tmp")
+            temporary = _unfinished(folder)
             shutil.rmtree(temporary, ignore_errors=True)
             _check_room(folder.parent, needed_bytes)
             temporary.mkdir()
@@ -44,6 +44,18 @@ def made_once(folder: Path, make: Callable[[Path], None], needed_bytes: int) -> 
                 _flush(path)
             temporary.rename(folder)
     return folder
+
+
+def has_room(folder: Path, needed_bytes: int) -> bool:
+    """Whether `folder` is there, is being made, or has room to be made."""
+    if folder.is_dir() or _unfinished(folder).is_dir():
+        return True
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder.parent).free >= needed_bytes
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
 
 
 def _check_room(folder: Path, needed_bytes: int) -> None:

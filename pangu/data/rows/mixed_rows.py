@@ -38,6 +38,11 @@ class MixedRows:
     def preset_n(self) -> Tensor:
         return joined([part.preset_n for part in self._parts])
 
+    def expect(self, rows: Sequence[int]) -> None:
+        part_b = self.part_of(rows)
+        for number in np.unique(part_b).tolist():
+            self._parts[number].expect(self._own(number, rows, np.flatnonzero(part_b == number)))
+
     def wordings(self, rows: Sequence[int]) -> list[Wording]:
         part_b = self.part_of(rows)
         found: dict[int, Wording] = {}

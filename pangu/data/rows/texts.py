@@ -13,6 +13,9 @@ class Captioned:
 
     texts: Texts
 
+    def expect(self, rows: Sequence[int]) -> None:
+        """What lies on this machine is there when it is asked for."""
+
     def wordings(self, rows: Sequence[int]) -> list[Wording]:
         return self.texts.wordings(rows)
 
