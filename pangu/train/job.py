@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
@@ -19,7 +20,7 @@ from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.mixture_parts import encoded_parts
 from pangu.data.rows.training_rows import Rows
-from pangu.data.table.delta import read_rows
+from pangu.data.table.row_batches import row_batches
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 
@@ -137,6 +138,8 @@ def captions_of(job: TrainJob, keys: set[str]) -> dict[str, dict[str, str | None
     home, found = Home(job.encoded.parents[3]), dict[str, dict[str, str | None]]()
     for part in encoded_parts(job.encoded, job.recipe):
         manifest = EncodedManifest.load(part.folder)
-        table = read_rows(home, manifest.dataset, manifest.version, columns=["key", "caption_en", "caption_zh"])
-        found = {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys} | found
+        wanted, own = pa.array(sorted(keys), pa.string()), dict[str, dict[str, str | None]]()
+        for rows in row_batches(home, manifest.dataset, manifest.version, ["key", "caption_en", "caption_zh"]):
+            own |= {row.pop("key"): row for row in rows.filter(pc.is_in(rows["key"], wanted)).to_pylist()}
+        found = own | found
     return found
