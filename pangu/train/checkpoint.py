@@ -25,6 +25,7 @@ from pangu.models.lora import trained_parameters
 from pangu.storage import read_json, sha256_of, write_json
 from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW, converted
+from pangu.train.sampler import RowOrder
 from pangu.train.tensor_file import write_tensors
 from pangu.train.world import World
 
@@ -40,10 +41,12 @@ class CheckpointState(Frozen):
 
     contract: the interval and the hashes of schedule, autoencoder and text encoders that the weights are good for.
     skipped_steps: of the first `step` steps those that changed nothing, because loss or gradient norm was not finite.
+    row_order: by which the run draws its rows, to its end; checkpoints of before there was a choice do not say it.
     """
 
     role: Role
     step: int
+    row_order: RowOrder = Field("shuffled", exclude_if=lambda value: value == "shuffled")
     skipped_steps: int = Field(0, exclude_if=lambda count: not count)
     encode_id: str
     recipe: Recipe

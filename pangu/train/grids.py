@@ -5,9 +5,10 @@ does not notice.
 """
 
 import hashlib
+import heapq
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +36,14 @@ log = logging.getLogger(__name__)
 def chosen_rows(rows: Rows, count: int, seed: int, of_one_bucket: bool = False) -> list[int]:
     """Rows whose captions are drawn: by a hash of their keys, originals first, so that both runs of a pair choose the same."""
 
-    def order(row: int) -> tuple[bool, str]:
-        digest = hashlib.sha256(f"{seed}/{rows.keys[row]}".encode()).hexdigest()
-        return int(rows.min_timestep_n[row]) > 0, digest
+    def ordered(bucket: int | None = None) -> Iterator[tuple[bool, str, int]]:
+        limits, presets = rows.min_timestep_n.numpy(), rows.preset_n.numpy()
+        for row, key in enumerate(rows.keys):
+            if bucket is None or presets[row] == bucket:
+                yield bool(limits[row] > 0), hashlib.sha256(f"{seed}/{key}".encode()).hexdigest(), row
 
-    ordered = sorted(range(len(rows.keys)), key=order)
-    if of_one_bucket:
-        ordered = [row for row in ordered if rows.preset_n[row] == rows.preset_n[ordered[0]]]
-    return ordered[:count]
+    bucket = int(rows.preset_n[min(ordered())[2]]) if of_one_bucket else None
+    return [row for _, _, row in heapq.nsmallest(count, ordered(bucket))]
 
 
 class Grids:

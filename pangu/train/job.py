@@ -4,10 +4,14 @@ Owns `job.json` and `rows.parquet` of a run folder.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, ValidationError
 
@@ -16,12 +20,13 @@ from pangu.contract import GeneratorContract
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.mixture_parts import encoded_parts
 from pangu.data.rows.training_rows import Rows
-from pangu.data.table.delta import read_rows
+from pangu.data.table.row_batches import row_batches
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.parquet"
+ROWS_AT_ONCE = 1 << 18
 
 
 class TrainJob(Frozen):
@@ -65,19 +70,29 @@ def describe_run(job: TrainJob, rows: Rows) -> None:
     Rows of a mixture also say the name of their dataset.
     """
     if not (job.run_folder / ROWS_FILE).is_file():
-        table = pa.table(
-            {"key": pa.array(list(rows.keys), pa.string()), "bucket": pa.array(rows.preset_n.tolist(), pa.int32())}
-        )
-        from pangu.data.rows.mixed_rows import MixedRows  # brings torch along, which whoever has rows has loaded
-
-        if isinstance(rows, MixedRows):
-            part_n = np.repeat(np.arange(len(rows.names), dtype=np.int32), [share.rows for share in rows.shares])
-            table = table.append_column("dataset", pa.DictionaryArray.from_arrays(part_n, list(rows.names)))
         job.run_folder.mkdir(parents=True, exist_ok=True)
         temporary = job.run_folder / f".{ROWS_FILE}.tmp"
-        pq.write_table(table, temporary, compression="zstd")
+        with ExitStack() as stack:
+            writer = None
+            for table in _keys_and_buckets(rows):
+                writer = writer or stack.enter_context(pq.ParquetWriter(temporary, table.schema, compression="zstd"))
+                writer.write_table(table)
         temporary.replace(job.run_folder / ROWS_FILE)
     write_json(job.run_folder / JOB_FILE, job.model_dump(mode="json"))
+
+
+def _keys_and_buckets(rows: Rows) -> Iterator[pa.Table]:
+    """What `describe_run` says of the rows, some at a time."""
+    from pangu.data.rows.mixed_rows import MixedRows  # brings torch along, which whoever has rows has loaded
+
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = range(start, min(start + ROWS_AT_ONCE, len(rows)))
+        bucket_n = np.asarray(rows.preset_n[start : some.stop], np.int32)
+        columns: dict[str, Any] = {"key": pa.array(list(rows.keys[start : some.stop]), pa.string()), "bucket": bucket_n}
+        if isinstance(rows, MixedRows):
+            part_n = pa.array(rows.part_of(some), pa.int32())
+            columns["dataset"] = pa.DictionaryArray.from_arrays(part_n, list(rows.names))
+        yield pa.table(columns)
 
 
 def read_job(run_folder: Path) -> TrainJob | None:
@@ -123,6 +138,8 @@ def captions_of(job: TrainJob, keys: set[str]) -> dict[str, dict[str, str | None
     home, found = Home(job.encoded.parents[3]), dict[str, dict[str, str | None]]()
     for part in encoded_parts(job.encoded, job.recipe):
         manifest = EncodedManifest.load(part.folder)
-        table = read_rows(home, manifest.dataset, manifest.version, columns=["key", "caption_en", "caption_zh"])
-        found = {row.pop("key"): row for row in table.to_pylist() if row["key"] in keys} | found
+        wanted, own = pa.array(sorted(keys), pa.string()), dict[str, dict[str, str | None]]()
+        for rows in row_batches(home, manifest.dataset, manifest.version, ["key", "caption_en", "caption_zh"]):
+            own |= {row.pop("key"): row for row in rows.filter(pc.is_in(rows["key"], wanted)).to_pylist()}
+        found = own | found
     return found

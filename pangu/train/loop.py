@@ -21,7 +21,7 @@ from pangu.train.lr_schedule import learning_rate
 from pangu.train.moments import CompactAdamW
 from pangu.train.prefetch import prefetched
 from pangu.train.randomness import Batch, Windows, draw_batch, seed_of
-from pangu.train.sampler import DeterministicSampler
+from pangu.train.sampler import DeterministicSampler, RowOrder
 from pangu.train.saver import Saver
 from pangu.train.segment_target import segment_target
 from pangu.train.setup import check_drawable, check_sizes, initial, prepared, start
@@ -36,6 +36,8 @@ OnMetrics = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[Path], None]
 OnSample = Callable[[int, Any], None]
 OnHeldOut = Callable[[Any], dict[str, float]]
+AHEAD = 4
+"""So many steps before a step its rows are told to whatever fetches them."""
 ROUNDING = -1
 """Where a step's random rounding takes its seed; samples have the positions from 0 on."""
 
@@ -157,14 +159,15 @@ class Trainer:
             )
             self.objective = replace(self.objective, target=target)
         self.timesteps = timestep_sampler(rows, self.interval, recipe.schedule, settings, windows)
-        presets, batch_size = tuple(rows.preset_n.tolist()), run.training.batch_size
-        self.sampler = DeterministicSampler(presets, batch_size, recipe.seed, shares_of(rows))
         self.denoiser = denoiser.to(world.device).train()
         self.model = prepared(self.denoiser, recipe.execution, world)
         self.ema, self.optimizer = start(self.denoiser, recipe, world)
         same_run = partial(check_same_run, role=run.role, encode_id=run.encode_id, recipe=recipe, earlier=continues)
         resumed = resume(run.checkpoints, same_run, self.denoiser, self.ema, self.optimizer, world)
         self.first, skipped = (resumed.step, resumed.skipped_steps) if resumed else (0, 0)
+        order: RowOrder = resumed.row_order if resumed else "keyed"
+        presets, batch_size = rows.preset_n.numpy(), run.training.batch_size
+        self.sampler = DeterministicSampler(presets, batch_size, recipe.seed, shares_of(rows), order)
         self.timer = StepTimer(world.device, settings.log_every)
         buckets = recipe.watching.timestep_buckets
         self.metrics = TrainingMetrics(self.interval, buckets, settings.log_every, world.device, skipped)
@@ -190,6 +193,9 @@ class Trainer:
         return self.run.world.share(self.sampler.rows_of(step).tolist())
 
     def _draw(self, step: int) -> Batch:
+        begun = step > self.first
+        for later in range(step + AHEAD if begun else step, min(step + AHEAD + 1, self.run.training.steps)):
+            self.rows.expect(self._rows_of(later)[0])
         indices, position = self._rows_of(step)
         recipe = self.run.recipe
         batch = draw_batch(
@@ -266,6 +272,7 @@ class Trainer:
         state = CheckpointState(
             role=self.run.role,
             step=step,
+            row_order=self.sampler.order,
             skipped_steps=self.metrics.skipped_steps,
             encode_id=self.run.encode_id,
             recipe=self.run.recipe,

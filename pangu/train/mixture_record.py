@@ -2,9 +2,11 @@
 
 from collections import Counter
 
+import pyarrow.compute as pc
+
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.mixture_parts import EncodedPart, encoded_parts
-from pangu.data.table.delta import read_rows
+from pangu.data.table.row_batches import row_batches
 from pangu.data.trained_on import TrainedOn, TrainedPart
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -34,7 +36,10 @@ def _licences(job: TrainJob, manifest: EncodedManifest) -> dict[str, int]:
     """Of the rows of the training split that the job may open, the commonest first."""
     home, upscaled = Home(job.encoded.parents[3]), None if True in manifest.job(job.role).partitions else False
     try:
-        rows = read_rows(home, manifest.dataset, manifest.version, ["license"], upscaled, "train")
+        counts = Counter[str]()
+        for rows in row_batches(home, manifest.dataset, manifest.version, ["license"], upscaled, "train"):
+            for one in pc.value_counts(rows["license"]).to_pylist():
+                counts[one["values"] or ""] += one["counts"]
     except UserError:
         return {}  # a node may have the encoded files and not the table
-    return dict(Counter(name or "" for name in rows["license"].to_pylist()).most_common())
+    return dict(counts.most_common())

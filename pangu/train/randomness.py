@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pangu.config import Optimization
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
-from pangu.data.rows.training_rows import Rows
+from pangu.data.rows.training_rows import Rows, Wording
 from pangu.train.timestep_sampler import TimestepSampler
 
 Windows = Mapping[int, tuple[int, int]]
@@ -92,22 +92,23 @@ def draw_batch(
     generators = [
         generator_for(seed, step, position) for position in range(first_position, first_position + len(indices))
     ]
-    columns = rows.min_timestep_n, rows.styled_n, rows.captions_n
-    facts = zip(*(column[list(indices)].tolist() for column in columns), strict=True)
-    preset = int(rows.preset_n[indices[0]])
+    limits, wordings, preset = (
+        rows.min_timestep_n[list(indices)].tolist(),
+        rows.wordings(indices),
+        int(rows.preset_n[indices[0]]),
+    )
     draws = [
-        _draw(preset, min_timestep, has_style, captions, timesteps, optimization, generator)
-        for (min_timestep, has_style, captions), generator in zip(facts, generators, strict=True)
+        _draw(preset, limit, wording, timesteps, optimization, generator)
+        for limit, wording, generator in zip(limits, wordings, generators, strict=True)
     ]
     latents, lower, control = rows.latents(indices), rows.lower(indices), rows.control(indices)
     height, width = (windows or {}).get(preset, latents.shape[2:])
     corners = [_corner(latents, height, width, generator) for generator in generators]
     noise = torch.stack([torch.randn(latents.shape[1], height, width, generator=g) for g in generators])
     # Last of all, so that a sample has the noise that it would have if captions stayed as they are listed.
-    reworded = (column[list(indices)].tolist() for column in (rows.keywords_nl, rows.templates_nl, rows.lengths_nl))
     captions = [
-        _reworded(draw.caption, keywords, templates, lengths, optimization, generator)
-        for draw, keywords, templates, lengths, generator in zip(draws, *reworded, generators, strict=True)
+        _reworded(draw.caption, wording, optimization, generator)
+        for draw, wording, generator in zip(draws, wordings, generators, strict=True)
     ]
     tokens, pooled = rows.captions(indices, captions)
     return Batch(
@@ -126,36 +127,32 @@ def draw_batch(
 
 
 def _draw(
-    preset: int, min_timestep: int, has_style: bool, captions: int, timesteps: TimestepSampler,
-    optimization: Optimization, generator: torch.Generator,
+    preset: int, min_timestep: int, wording: Wording, timesteps: TimestepSampler, optimization: Optimization,
+    generator: torch.Generator,
 ) -> Draw:  # fmt: skip
     """Timestep and caption of one sample; nothing is drawn where there is no choice."""
     timestep, weight = timesteps.draw(preset, min_timestep, generator)
     dropped, chinese = torch.rand(2, generator=generator).tolist()
     variant = int(chinese < optimization.zh_share)
-    if has_style and float(torch.rand((), generator=generator)) < optimization.style_share:
+    if wording.styled and float(torch.rand((), generator=generator)) < optimization.style_share:
         variant += len(LANGUAGES)
-    number = int(torch.randint(captions, (), generator=generator)) if captions > 1 else 0
+    number = int(torch.randint(wording.captions, (), generator=generator)) if wording.captions > 1 else 0
     return Draw(timestep, weight, Caption(EMPTY if dropped < optimization.caption_dropout else variant, number))
 
 
 def _reworded(
-    caption: Caption, keywords: Sequence[bool], templates: Sequence[bool], lengths: Sequence[bool],
-    optimization: Optimization, generator: torch.Generator,
+    caption: Caption, wording: Wording, optimization: Optimization, generator: torch.Generator
 ) -> Caption:  # fmt: skip
-    """The caption of a length, a keyword and a template as their shares have it; nothing is drawn where there is no choice.
-
-    keywords, templates, lengths: Whether there are any, for each language that the caption may be asked for in.
-    """
+    """The caption of a length, a keyword and a template as their shares have it; nothing is drawn where there is no choice."""
     if caption.variant == EMPTY:
         return caption
     language, share_of_long = caption.variant % len(LANGUAGES), optimization.long_caption_share
-    if share_of_long is not None and lengths[language]:
+    if share_of_long is not None and wording.lengths[language]:
         taken, which = torch.rand(2, generator=generator).tolist()
         caption = replace(caption, **{"long" if taken < share_of_long else "short": which})
     for name, share, there in (
-        ("keyword", optimization.keyword_share, keywords[language]),
-        ("template", optimization.template_share, templates[language]),
+        ("keyword", optimization.keyword_share, wording.keywords[language]),
+        ("template", optimization.template_share, wording.templates[language]),
     ):
         if there and share:
             taken, which = torch.rand(2, generator=generator).tolist()

@@ -6,36 +6,39 @@ A function of the run folder's `job.json` and `rows.parquet` and of the step; re
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pangu.data.encode.mixture_parts import encoded_parts
+from pangu.data.rows.local_cache import Strings
 from pangu.data.rows.training_rows import Share
 from pangu.errors import UserError
 from pangu.storage import read_json
 from pangu.train.job import ROWS_FILE, TrainJob
-from pangu.train.sampler import DeterministicSampler
+from pangu.train.sampler import DeterministicSampler, RowOrder
 
 
 @dataclass(frozen=True)
 class SamplesSeen:
     """Every training row of a run, and how often the first `step` optimizer steps drew it.
 
-    keys: N content hashes; bucket_n, times_n: (N,) integers. Of a mixture, datasets: name -> weight; dataset_n: (N,) their names.
+    keys: N content hashes; bucket_n, times_n: (N,) integers. Of a mixture, datasets: name -> weight; part_n: (N,) which of them.
     """
 
     job: TrainJob
     step: int
-    keys: tuple[str, ...]
+    keys: Sequence[str]
     bucket_n: np.ndarray
     times_n: np.ndarray
     datasets: Mapping[str, float] = field(default_factory=dict)
-    dataset_n: np.ndarray | None = None
+    part_n: np.ndarray | None = None
 
     def totals(self) -> dict[str, Any]:
         """Images, epochs and rows, in all and per bucket; of a mixture also per dataset.
@@ -47,8 +50,8 @@ class SamplesSeen:
             name: {"weight": weight, "epochs": float(self.times_n[own].mean())}
             | self._count(own)
             | {"buckets": self._buckets(own)}
-            for name, weight in self.datasets.items()
-            for own in [np.asarray(self.dataset_n == name, bool)]
+            for number, (name, weight) in enumerate(self.datasets.items())
+            for own in [np.asarray(self.part_n == number, bool)]
         }
         return {
             "run": self.job.run_name,
@@ -75,10 +78,10 @@ class SamplesSeen:
     def rows(self, captions: dict[str, dict[str, str | None]] | None = None) -> list[dict[str, Any]]:
         """The rows that were seen, the most frequent first; with both captions of those that `captions` knows."""
         order = sorted(np.flatnonzero(self.times_n).tolist(), key=lambda row: (-self.times_n[row], self.keys[row]))
-        empty = {"caption_en": None, "caption_zh": None}
+        empty, names = {"caption_en": None, "caption_zh": None}, list(self.datasets)
         return [
             {"key": self.keys[row], "bucket": int(self.bucket_n[row]), "times": int(self.times_n[row])}
-            | ({} if self.dataset_n is None else {"dataset": str(self.dataset_n[row])})
+            | ({} if self.part_n is None else {"dataset": names[self.part_n[row]]})
             | ({} if captions is None else captions.get(self.keys[row], empty))
             for row in order
         ]
@@ -91,10 +94,11 @@ def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
         UserError: the run has not begun, has no checkpoint yet, or has fewer steps.
     """
     path, steps = job.run_folder / ROWS_FILE, job.recipe.training(job.role).steps
+    newest = newest_checkpoint(job.run_folder / "checkpoints")
     if not path.is_file():
         raise UserError(f"Run '{job.run_name}' has not begun: its folder has no {ROWS_FILE}.")
     if step is None:
-        step = newest_step(job.run_folder / "checkpoints")
+        step = None if newest is None else newest[0]
         if step is None:
             raise UserError(f"Run '{job.run_name}' has no checkpoint yet; name a step with --step.")
     if not 0 <= step <= steps:
@@ -103,30 +107,32 @@ def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
         )
     table = pq.read_table(path)
     buckets = table["bucket"].to_numpy()
-    names = np.asarray(table["dataset"].to_pylist()) if "dataset" in table.column_names else None
-    datasets = (
-        {part.dataset: part.weight for part in encoded_parts(job.encoded, job.recipe)} if names is not None else {}
-    )
-    shares = tuple(Share(int(np.sum(names == name)), weight) for name, weight in datasets.items())
+    datasets, part_n = dict[str, float](), None
+    if "dataset" in table.column_names:
+        datasets = {part.dataset: part.weight for part in encoded_parts(job.encoded, job.recipe)}
+        part_n = np.asarray(pc.index_in(table["dataset"].cast(pa.string()), pa.array(list(datasets))))
+    shares = tuple(Share(int((part_n == number).sum()), weight) for number, weight in enumerate(datasets.values()))
     batch_size = job.recipe.training(job.role).batch_size
-    sampler = DeterministicSampler(tuple(buckets.tolist()), batch_size, job.recipe.seed, shares)
-    keys = tuple(table["key"].to_pylist())
-    return SamplesSeen(job, step, keys, buckets, times_drawn(sampler, step), datasets, names)
+    # A run that has no checkpoint yet begins, and so takes the order of now.
+    order: RowOrder = "keyed" if newest is None else newest[1]
+    sampler = DeterministicSampler(buckets, batch_size, job.recipe.seed, shares, order)
+    return SamplesSeen(job, step, Strings(table["key"]), buckets, times_drawn(sampler, step), datasets, part_n)
 
 
 def times_drawn(sampler: DeterministicSampler, step: int) -> np.ndarray:
     """(N,): how often each row was drawn before optimizer step `step`."""
-    times = np.zeros(len(sampler.bucket_of_row), np.int64)
-    for earlier in range(step):
-        np.add.at(times, sampler.rows_of(earlier), 1)  # a batch may hold a row of a mixture twice
+    times = np.zeros(len(sampler.bucket_of_row), np.int32)
+    for drawn in sampler.batches(0, step):
+        np.add.at(times, drawn.ravel(), 1)  # a batch may hold a row of a mixture twice
     return times
 
 
-def newest_step(checkpoints: Path) -> int | None:
-    """The step of the newest checkpoint by its own word, unverified: the sampler needs no tensors."""
+def newest_checkpoint(checkpoints: Path) -> tuple[int, RowOrder] | None:
+    """Step and order of the newest checkpoint by its own word, unverified: the sampler needs no tensors."""
     for path in sorted(checkpoints.glob("step-*"), reverse=True):
         try:
-            return int(read_json(path / "state.json")["step"])
+            state = read_json(path / "state.json")
+            return int(state["step"]), state.get("row_order", "shuffled")
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None

@@ -15,6 +15,7 @@ from pangu.models.lora import trained_parameters
 from pangu.train.ema import Ema
 from pangu.train.moments import CompactAdamW
 from pangu.train.randomness import Windows
+from pangu.train.rows_by_bucket import RowsByBucket
 from pangu.train.world import World
 
 
@@ -32,7 +33,7 @@ def check_sizes(role: Role, recipe: Recipe, world: World) -> None:
 
 def check_drawable(denoiser: Any, rows: Rows, windows: Windows | None) -> None:
     """Raises UserError if a shape of the rows, or of the windows that are cut out of them, is none that the network draws."""
-    first = {preset: at for at, preset in reversed(list(enumerate(rows.preset_n.tolist())))}
+    first = RowsByBucket(rows.preset_n.numpy()).first()
     whole = ((preset, rows.latents([at]).shape[2:]) for preset, at in first.items())
     check_latent_sizes(denoiser, ((windows or {}).get(preset) or (size[0], size[1]) for preset, size in whole))
 

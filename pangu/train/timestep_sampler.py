@@ -7,6 +7,7 @@ draws above the limit, what remains is in the weights of the samples, up to `MOS
 """
 
 import bisect
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,16 +17,18 @@ import numpy.typing as npt
 import torch
 
 from pangu.config import NoiseSchedule, Optimization
-from pangu.data.rows.mixed_rows import weights_of
-from pangu.data.rows.training_rows import Rows
+from pangu.data.rows.mixed_rows import shares_of
+from pangu.data.rows.training_rows import Rows, Share
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.timestep_density import TimestepDensity
 from pangu.errors import UserError
+from pangu.train.rows_by_bucket import RowsByBucket
 
 Floats = npt.NDArray[np.float64]
 
 MOST_WEIGHT = 10.0
 """Of a sample at levels that too few rows may train: more would make single samples decide a step."""
+_ROWS_AT_ONCE = 1 << 20
 
 
 def filled(width_s: Floats, rows_g: Floats) -> Floats:
@@ -127,25 +130,39 @@ def timestep_sampler(
     Raises:
         UserError: hardly any draw of the density lies in the interval.
     """
-    buckets = {}
-    presets, limits_n, weights_n = rows.preset_n.numpy(), rows.min_timestep_n.numpy(), weights_of(rows)
-    for preset in np.unique(presets).tolist():
-        size = _size(rows, preset, windows) if schedule.use_dynamic_shifting else (0, 0)
+    buckets, first = {}, RowsByBucket(rows.preset_n.numpy()).first()
+    for preset, weights in limit_weights(rows, interval.low).items():
+        size = _size(rows, preset, first[preset], windows) if schedule.use_dynamic_shifting else (0, 0)
         density = optimization.density(schedule.num_train_timesteps, schedule.shift_at(*size))
         if trouble := density.trouble(interval.low, interval.high):
             raise UserError(f"Nothing can be trained on {interval}: {trouble}.")
-        own = presets == preset
-        limits, group = np.unique(np.maximum(limits_n[own], interval.low), return_inverse=True)
-        counts = np.bincount(group, None if weights_n is None else weights_n[own])
+        counts = np.array([weights[limit] for limit in sorted(weights)])
         rows_g = counts / counts.sum()
-        buckets[preset] = BucketTimesteps(interval, density, schedule.is_flow, tuple(limits.tolist()), rows_g)
+        buckets[preset] = BucketTimesteps(interval, density, schedule.is_flow, tuple(sorted(weights)), rows_g)
     weighs = any(len(one.limits) > 1 and bool((one.weights_s != 1).any()) for one in buckets.values())
     return TimestepSampler(buckets, schedule.is_flow, weighs)
 
 
-def _size(rows: Rows, preset: int, windows: Mapping[int, tuple[int, int]] | None) -> tuple[int, int]:
-    """(height, width) in latents of what is trained on of a row of the preset."""
+def limit_weights(rows: Rows, low: int) -> dict[int, dict[int, float]]:
+    """Preset -> lowest timestep, raised to `low` -> how many of its rows have it, each as often as it appears in an epoch."""
+    found: dict[int, dict[int, float]] = {}
+    presets, limits, end = rows.preset_n.numpy(), rows.min_timestep_n.numpy(), 0
+    for share in shares_of(rows) or (Share(len(presets), 1),):
+        first, end = end, end + share.rows
+        counts = Counter[int]()
+        for start in range(first, end, _ROWS_AT_ONCE):
+            part = slice(start, min(start + _ROWS_AT_ONCE, end))
+            both, times = np.unique((presets[part] << 32) + np.maximum(limits[part], low), return_counts=True)
+            counts.update(dict(zip(both.tolist(), times.tolist(), strict=True)))
+        for both, count in counts.items():
+            own = found.setdefault(both >> 32, {})
+            own[both & 0xFFFFFFFF] = own.get(both & 0xFFFFFFFF, 0) + count * share.weight
+    return dict(sorted(found.items()))
+
+
+def _size(rows: Rows, preset: int, first: int, windows: Mapping[int, tuple[int, int]] | None) -> tuple[int, int]:
+    """(height, width) in latents of what is trained on of a row of the preset, the first of which is `first`."""
     if windows and preset in windows:
         return windows[preset]
-    height, width = rows.latents([int((rows.preset_n == preset).nonzero()[0])]).shape[2:]
+    height, width = rows.latents([first]).shape[2:]
     return height, width

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pangu.data.encode.chunks
+import pangu.data.encode.merging
 import pangu.data.encode.stage
 import pangu.models.text
 from pangu.data.card import Card
@@ -155,6 +157,7 @@ def acknowledgements(home: Home) -> dict[str, Any]:
 
 def main(count: int, seed: int, folder: Path) -> dict[str, int]:
     rng, source = random.Random(seed), folder / "source"
+    pangu.data.encode.chunks.CHUNK_ROWS, pangu.data.encode.merging.FILE_BYTES = 1, 120_000  # so that parts are joined
     in_child(lambda: write_source(source))
     undisturbed = Home(folder / "undisturbed")
     started = time.monotonic()

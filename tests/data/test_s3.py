@@ -1,6 +1,7 @@
 """The whole path with its source and its table in S3: versions, two writers, vacuum, and a bucket that is not there."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,13 +14,18 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.fs
 import pytest
+import torch
 
-from pangu.config import Recipe
+from pangu.config import Execution, Recipe
 from pangu.data.encode.stage import encode
 from pangu.data.ingest.stage import ingest
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.row_sources import pieces_of_version
 from pangu.data.prepare.stage import prepare
+from pangu.data.rows.load import load_rows
+from pangu.data.rows.local_cache import cache_folder
+from pangu.data.rows.on_the_fly import OnTheFlyRows
+from pangu.data.rows.read_ahead import HELD_BYTES
 from pangu.data.table.delta import commit, latest_version, read_rows, write_part
 from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore, file_system
@@ -28,6 +34,7 @@ from pangu.errors import UserError
 from pangu.recipes import tiny
 from pangu.stack.ports import free_port
 from pangu.storage import Home
+from pangu.train.loop import train_loop
 from tests.data.ingest.test_local_sources import card, parquet
 from tests.data.table.test_table import ROWS
 from tests.small_dataset import NAME, commit_rows
@@ -144,6 +151,31 @@ def test_training_rows_are_encoded_from_s3(endpoint: str, tmp_path: Path) -> Non
     assert isinstance(recipe, Recipe)
     commit_rows(home, ROWS, "k")
     assert encode(NAME, 0, recipe, home).rows["structure"] == len(ROWS)
+
+
+def test_images_are_read_from_s3_ahead_of_the_steps_where_there_is_no_room_for_a_copy(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PANGU_TABLES", "s3://data/far")
+    home = Home(tmp_path)
+    recipe = tiny().model_copy(update={"execution": Execution(latents="on_the_fly", prefetch=0)})
+    commit_rows(home, ROWS, "k")
+    folder = home.encoded(NAME, encode(NAME, 0, recipe, home).encode_id)
+    copied = load_rows(folder, "structure", recipe)
+    assert list(cache_folder(folder).rglob("images.bin")), "there is room"
+    shutil.rmtree(cache_folder(folder))
+    monkeypatch.setattr("pangu.data.rows.on_the_fly.has_room", lambda *_: False)
+    rows = load_rows(folder, "structure", recipe)
+    assert isinstance(rows, OnTheFlyRows) and not list(cache_folder(folder).rglob("images.bin"))
+    everything = list(range(len(ROWS)))
+    assert list(rows.keys) == list(copied.keys)
+    assert torch.equal(rows.latents(everything), copied.latents(everything))
+    ahead = rows._images._ahead
+    assert ahead is not None
+    rows.expect(everything)
+    assert len(ahead._coming) == len(ROWS)
+    train_loop("structure", recipe, rows, "e", tmp_path / "far")
+    assert not ahead._coming or ahead._room + sum(one.end - one.start for one in ahead._coming) == HELD_BYTES
 
 
 def test_a_bucket_that_is_not_there_is_one_sentence(

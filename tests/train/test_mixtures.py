@@ -73,10 +73,10 @@ def _in_bucket(parts: list[tuple[int, float]], bucket: int) -> list[tuple[int, f
 @given(weight=WEIGHTS, rows=st.integers(10, 40), seed=st.integers(0, 9))
 def test_over_many_epochs_no_row_is_ahead_of_another(weight: float, rows: int, seed: int) -> None:
     sampler = DeterministicSampler((0,) * rows, 1, seed, (Share(rows, weight),))
-    [part] = sampler._parts_of_bucket[0]
+    [part] = sampler._parts[0]
     times = np.zeros(rows, int)
     for epoch in range(25):
-        np.add.at(times, part.of_epoch(epoch), 1)
+        np.add.at(times, sampler._epochs.draws(0, epoch, np.arange(part.draws(epoch))), 1)
         assert times.max() - times.min() <= 1
         assert times.sum() == (epoch + 1) * round(weight * 100) * rows // 100
 

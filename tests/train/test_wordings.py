@@ -12,6 +12,7 @@ from torch import Tensor
 from pangu.config import Optimization
 from pangu.data.captions import EMPTY, Caption
 from pangu.data.rows.in_memory import EncodedRows
+from pangu.data.rows.training_rows import Wording
 from pangu.diffusion.interval import TimeInterval
 from pangu.train.randomness import Batch, draw_batch
 from tests import subtests
@@ -28,17 +29,8 @@ class Talkative(EncodedRows):
 
     asked: list[Caption] = field(default_factory=list)
 
-    @property
-    def keywords_nl(self) -> Tensor:
-        return torch.stack([torch.arange(len(self)) % 3 > 0, torch.ones(len(self), dtype=torch.bool)], 1)
-
-    @property
-    def templates_nl(self) -> Tensor:
-        return torch.tensor([[True, False]]).expand(len(self), 2)
-
-    @property
-    def lengths_nl(self) -> Tensor:
-        return torch.stack([torch.arange(len(self)) % 2 > 0, torch.zeros(len(self), dtype=torch.bool)], 1)
+    def wordings(self, rows: Sequence[int]) -> list[Wording]:
+        return [Wording(False, 1, (row % 3 > 0, True), (True, False), (row % 2 > 0, False)) for row in rows]
 
     def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         self.asked.extend(captions)

@@ -1,7 +1,8 @@
 """What a dataset version is encoded in: chunks of rows, each of which becomes one file a view."""
 
+import bisect
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.captions import TEXT_COLUMNS
-from pangu.data.encode.encoded import EncodedManifest, TextKind, partition_folder
+from pangu.data.encode.encoded import (
+    MERGED,
+    EncodedManifest,
+    TextKind,
+    numbers_of,
+    part_file,
+    partition_folder,
+    parts_in,
+)  # fmt: skip
 from pangu.data.encode.views import View
 from pangu.data.table.delta import data_files
 from pangu.storage import Home
@@ -30,10 +39,17 @@ class Order:
     views: dict[View, int]  # and the smallest original side that a job asks of it
     text: TextKind
 
+    def place(self, view: View) -> Path:
+        """The folder of its files under a view."""
+        return partition_folder(self.folder, view, self.upscaled)
+
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows `start` ... `start + rows` of a row group of a file of the dataset, and the name that its files carry."""
+    """Rows `start` ... `start + rows` of a row group of a file of the dataset, and the name that its files carry.
+
+    merged: the views whose part of these rows lies in a large file already.
+    """
 
     order: Order
     file: str
@@ -41,15 +57,16 @@ class Chunk:
     start: int
     rows: int
     stem: str
+    merged: frozenset[View] = frozenset()
+
+    @property
+    def paths(self) -> dict[View, Path]:
+        """Its file of each view."""
+        return {view: part_file(self.order.place(view), self.stem) for view in self.order.views}
 
     def missing(self) -> dict[View, Path]:
-        """The files of this chunk that are not there yet."""
-        order = self.order
-        paths = {
-            view: partition_folder(order.folder, view, order.upscaled) / f"part-{self.stem}.parquet"
-            for view in order.views
-        }
-        return {view: path for view, path in paths.items() if not path.is_file()}
+        """The files of this chunk that are not there yet, neither by themselves nor in a large one."""
+        return {view: path for view, path in self.paths.items() if view not in self.merged and not path.is_file()}
 
     def read(self) -> pa.Table:
         """Its rows, with their images."""
@@ -66,6 +83,7 @@ def _read_group(file: str, group: int) -> pa.Table:
 def chunks_of(manifest: EncodedManifest, home: Home, folder: Path) -> Iterator[Chunk]:
     """All chunks of the dataset version that the manifest names, for files under `folder`."""
     for order in _orders(manifest, folder):
+        large = {view: LargeFiles(order.place(view) / MERGED) for view in order.views}
         for number, file in enumerate(data_files(home, manifest.dataset, manifest.version, order.upscaled)):
             metadata = pq.read_metadata(file)
             for group in range(metadata.num_row_groups):
@@ -73,11 +91,20 @@ def chunks_of(manifest: EncodedManifest, home: Home, folder: Path) -> Iterator[C
                 for chunk in range(math.ceil(rows / CHUNK_ROWS)):
                     start = chunk * CHUNK_ROWS
                     stem = f"{number:05d}-{group:04d}-{chunk:04d}"
-                    yield Chunk(order, file, group, start, min(CHUNK_ROWS, rows - start), stem)
+                    merged = frozenset(view for view, files in large.items() if files.hold(stem))
+                    yield Chunk(order, file, group, start, min(CHUNK_ROWS, rows - start), stem, merged)
 
 
-def rows_in(chunks: Iterable[Chunk]) -> int:
-    return sum(chunk.rows for chunk in chunks)
+class LargeFiles:
+    """Which parts the large files of a folder hold, as it is now."""
+
+    def __init__(self, folder: Path) -> None:
+        self._spans = sorted(parts_in(path) for path in folder.glob("part-*.parquet"))
+
+    def hold(self, stem: str) -> bool:
+        part = numbers_of(stem)
+        at = bisect.bisect_right(self._spans, part, key=lambda span: span[0])
+        return at > 0 and part <= self._spans[at - 1][1]
 
 
 def _orders(manifest: EncodedManifest, folder: Path) -> Iterator[Order]:

@@ -1,6 +1,8 @@
 """What is to be encoded for which job, from the facts of the rows alone. Reads no image and loads no model."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +11,8 @@ from pangu.config import Recipe, Role
 from pangu.data.encode.encoded import EncodedManifest, Encoders, text_of
 from pangu.data.encode.views import JobData, fill_buckets, job_data, kept_presets
 from pangu.data.table.admission_levels import AdmissionLevels
-from pangu.data.table.delta import files_digest, read_rows
+from pangu.data.table.delta import files_digest
+from pangu.data.table.row_batches import row_batches
 from pangu.data.table.versions import admission_of
 from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
@@ -24,19 +27,22 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
     Raises:
         UserError: a job of the recipe would have no row to learn from, or a row has a style that the recipe does not know.
     """
-    facts = read_rows(home, dataset, version, columns=FACTS)
-    if facts.num_rows == 0:
+    facts = Facts(
+        {role: (recipe.training(role).rows, recipe.training(role).min_original_side) for role in recipe.roles}
+    )
+    for rows in row_batches(home, dataset, version, FACTS):
+        facts.add(rows)
+    if facts.rows == 0:
         raise UserError(f"Version {version} of dataset '{dataset}' has no rows; look at the report of `pangu prepare`.")
-    check_styles(dataset, facts, recipe.styles)
+    check_styles(dataset, facts.styles, recipe.styles)
     admission = admission_of(home, dataset, version)
-    limited = np.asarray(facts["upscaled"]) & (np.asarray(facts["split"]) == "train")
-    if limited.any() and any(recipe.training(role).rows == "all" for role in recipe.roles):
+    if facts.has_limited and any(recipe.training(role).rows == "all" for role in recipe.roles):
         check_autoencoder(dataset, admission, recipe, encoders)
     jobs: dict[Role, JobData] = {}
     buckets: dict[Role, dict[int, int]] = {}
     for role in recipe.roles:
         training = recipe.training(role)
-        counts = count_sizes(facts, training.rows == "originals", training.min_original_side)
+        counts = facts.sizes[role]
         if not counts:
             raise UserError(nothing_to_learn(dataset, role, recipe))
         kept = kept_presets(counts, training, encoders.spatial_factor)
@@ -56,6 +62,28 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
     )
 
 
+@dataclass
+class Facts:
+    """What planning asks of all rows together. jobs: which rows each job reads, and how large their originals are at least, px.
+
+    sizes: how many training images of each (height, width) each job sees; has_limited: whether any was upscaled.
+    """
+
+    jobs: Mapping[Role, tuple[str, int]]
+    rows: int = 0
+    styles: set[str] = field(default_factory=set)
+    has_limited: bool = False
+    sizes: dict[Role, Counter[tuple[int, int]]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def add(self, rows: pa.Table) -> None:
+        """Some more rows, with the columns `FACTS`."""
+        self.rows += rows.num_rows
+        self.styles.update(style for style in rows["style"].unique().to_pylist() if style)
+        self.has_limited |= bool((np.asarray(rows["upscaled"]) & (np.asarray(rows["split"]) == "train")).any())
+        for role, (kind, min_original_side) in self.jobs.items():
+            self.sizes[role].update(count_sizes(rows, kind == "originals", min_original_side))
+
+
 def count_sizes(facts: pa.Table, originals: bool, min_original_side: int) -> Counter[tuple[int, int]]:
     """Training images of each (height, width) that a job with these filters sees."""
     chosen = np.asarray(facts["split"]) == "train"
@@ -72,10 +100,9 @@ def original_side(rows: pa.Table) -> np.ndarray:
     return np.minimum(np.asarray(rows["original_width"]), np.asarray(rows["original_height"]))
 
 
-def check_styles(dataset: str, facts: pa.Table, styles: dict[str, str]) -> None:
-    """Raises UserError if rows have a style that a recipe with styles does not know."""
-    found = {style for style in facts["style"].unique().to_pylist() if style}
-    if styles and (unknown := sorted(found - styles.keys())):
+def check_styles(dataset: str, found: Set[str], styles: dict[str, str]) -> None:
+    """Raises UserError if rows have a style that a recipe with styles does not know; found: those of all rows."""
+    if styles and (unknown := sorted(set(found) - styles.keys())):
         raise UserError(
             f"Rows of dataset '{dataset}' have the style '{unknown[0]}', but the recipe's styles are {', '.join(styles)}; "
             f"give it a prefix in the recipe's styles, or correct the card."

@@ -16,6 +16,8 @@ from pangu.errors import UserError
 from pangu.storage import read_json
 
 EMPTY_CAPTION_FILE = "empty_caption.safetensors"
+MERGED = "merged"
+"""The folder in a partition's own where parts lie that were joined into large files."""
 PARTITIONS = {False: "originals", True: "upscaled"}
 """Whether rows were upscaled -> the folder of their files: a job that trains on originals never opens the others."""
 
@@ -122,7 +124,24 @@ def parts(folder: Path, role: Role) -> list[Path]:
 
 
 def part_files(folder: Path, view: View, upscaled: bool) -> list[Path]:
-    return sorted(partition_folder(folder, view, upscaled).glob("part-*.parquet"))
+    """The files of one partition in the order of their rows, large ones and single parts alike."""
+    place = partition_folder(folder, view, upscaled)
+    return sorted([*place.glob("part-*.parquet"), *(place / MERGED).glob("part-*.parquet")], key=parts_in)
+
+
+def part_file(place: Path, stem: str) -> Path:
+    """The file of one part of a partition; stem: FILE-GROUP-CHUNK, numbers of where its rows come from."""
+    return place / f"part-{stem}.parquet"
+
+
+def parts_in(file: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The numbers of the first and of the last part that a file holds, which its name says."""
+    first, _, last = file.stem.removeprefix("part-").partition("_")
+    return numbers_of(first), numbers_of(last or first)
+
+
+def numbers_of(stem: str) -> tuple[int, ...]:
+    return tuple(map(int, stem.split("-")))
 
 
 def partition_folder(folder: Path, view: View, upscaled: bool) -> Path:

@@ -6,7 +6,8 @@ look at images alike share the files.
 
 import math
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +17,15 @@ from safetensors.torch import save
 from pangu.actors import Crew, Spread, crew
 from pangu.config import Frozen, Recipe, Role
 from pangu.data.encode.chunk_files import decode, write_files
-from pangu.data.encode.chunks import Chunk, chunks_of, rows_in
+from pangu.data.encode.chunks import Chunk, chunks_of
 from pangu.data.encode.encode_plan import plan
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest
 from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.fidelity import Fidelity, measure
+from pangu.data.encode.merging import groups_to_join, join
 from pangu.data.encode.view_latents import BATCH
 from pangu.data.table.delta import data_files
+from pangu.file_lock import locked
 from pangu.models.devices import best_device
 from pangu.models.text import embed_captions
 from pangu.progress import Progress, Reporter, silent
@@ -61,18 +64,23 @@ def encode(
     loaded = Loaded.of(recipe, best_device())
     manifest = plan(dataset, version, recipe, home, describe(loaded.autoencoder, loaded.towers, recipe.max_tokens))
     folder = home.encoded(dataset, manifest.encode_id())
-    done = (folder / "manifest.json").is_file() and (folder / EMPTY_CAPTION_FILE).is_file()
     loaded.fast()
-    if manifest.latents == "precomputed":
-        workers = crew("encode", partial(Loaded.at_work, recipe), spread or Spread(), own=lambda: loaded)
-        done = not _make_files(list(chunks_of(manifest, home, folder)), workers, report, batch_size) and done
-    if not done:
-        _measure_autoencoder(manifest, home, folder, loaded)
-        tokens, pooled = embed_captions(loaded.towers, [""], recipe.max_tokens)
-        write_atomically(
-            folder / EMPTY_CAPTION_FILE, save({"tokens": tokens.float().cpu(), "pooled": pooled.float().cpu()})
-        )
-        write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+    finished = (folder / "manifest.json").is_file()
+    # Two at once would join each other's files; the second finds the work of the first.
+    with nullcontext() if finished else locked(folder / ".lock", wait_s=None):
+        finished = (folder / "manifest.json").is_file()
+        done = finished and (folder / EMPTY_CAPTION_FILE).is_file()
+        if manifest.latents == "precomputed":
+            workers = crew("encode", partial(Loaded.at_work, recipe), spread or Spread(), own=lambda: loaded)
+            chunks = partial(chunks_of, manifest, home, folder)
+            done = not _make_files(chunks, workers, report, batch_size, finished) and done
+        if not done:
+            _measure_autoencoder(manifest, home, folder, loaded)
+            tokens, pooled = embed_captions(loaded.towers, [""], recipe.max_tokens)
+            write_atomically(
+                folder / EMPTY_CAPTION_FILE, save({"tokens": tokens.float().cpu(), "pooled": pooled.float().cpu()})
+            )
+            write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
     kept = Fidelity.load(folder)
     return EncodeOutcome(
         dataset=dataset,
@@ -95,19 +103,34 @@ def _measure_autoencoder(manifest: EncodedManifest, home: Home, folder: Path, lo
 
 
 def _make_files(
-    chunks: list[Chunk], workers: AbstractContextManager[Crew[Loaded]], report: Reporter, batch_size: int
+    chunks: Callable[[], Iterator[Chunk]],
+    workers: AbstractContextManager[Crew[Loaded]],
+    report: Reporter,
+    batch_size: int,
+    finished: bool,
 ) -> int:
-    """Have the files written that are not there; returns how many chunks lacked one."""
-    missing = [chunk for chunk in chunks if chunk.missing()]
-    total = rows_in(chunks)
-    done = total - rows_in(missing)
+    """Have the files written that are not there, and joined into large ones; returns how many chunks lacked one.
+
+    chunks: all of them, each time it is called. finished: somebody may read the dataset, so no file changes its place.
+    """
+    total, done, missing = 0, 0, 0
+    for chunk in chunks():
+        lacks = bool(chunk.missing())
+        total, done, missing = total + chunk.rows, done + chunk.rows * (not lacks), missing + lacks
     report(Progress(stage="encode", done=done, total=total, unit="images"))
-    if missing:
+    if missing or not finished:
         with workers as hands:
             # Where actors read, one core each does; this process has them all.
             threads = 1 if hands.actors else min(8, len(os.sched_getaffinity(0)))
-            write = partial(write_files, batch_size=batch_size)
-            for chunk, _ in hands.map(write, missing, partial(decode, threads=threads)):
+            write, lacking = partial(write_files, batch_size=batch_size), (one for one in chunks() if one.missing())
+            for chunk, _ in hands.map(write, lacking, partial(decode, threads=threads)):
                 done += chunk.rows
                 report(Progress(stage="encode", done=done, total=total, unit="images"))
-    return len(missing)
+            if not finished:
+                for _ in hands.map(_join, groups_to_join(chunks())):
+                    pass
+    return missing
+
+
+def _join(_: Loaded, parts: list[Path]) -> None:
+    join(parts)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pangu.data.captions import EMPTY, Caption
-from pangu.data.rows.texts import none_nl
+from pangu.data.rows.training_rows import Wording
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,11 @@ class EncodedRows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    @property
-    def styled_n(self) -> Tensor:
-        return torch.zeros(len(self), dtype=torch.bool)
+    def expect(self, rows: Sequence[int]) -> None:
+        """They are in memory."""
 
-    @property
-    def captions_n(self) -> Tensor:
-        return torch.ones(len(self), dtype=torch.int64)
-
-    @property
-    def keywords_nl(self) -> Tensor:
-        return none_nl(len(self))
-
-    @property
-    def templates_nl(self) -> Tensor:
-        return none_nl(len(self))
-
-    @property
-    def lengths_nl(self) -> Tensor:
-        return none_nl(len(self))
+    def wordings(self, rows: Sequence[int]) -> list[Wording]:
+        return [Wording()] * len(rows)
 
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self.latents_nchw[list(rows)].float()

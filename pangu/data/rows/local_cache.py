@@ -15,6 +15,8 @@ from filelock import FileLock
 
 from pangu.errors import UserError
 
+_ROWS_AT_ONCE = 1 << 16
+
 
 def cache_folder(encoded: Path) -> Path:
     """Where this machine keeps what it made of an encoded dataset: in `$PANGU_CACHE`, or beside it."""
@@ -33,7 +35,7 @@ def made_once(folder: Path, make: Callable[[Path], None], needed_bytes: int) -> 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{folder.name}.lock")):
         if not folder.is_dir():
-            temporary = folder.with_name(f".{folder.name}.tmp")
+            temporary = _unfinished(folder)
             shutil.rmtree(temporary, ignore_errors=True)
             _check_room(folder.parent, needed_bytes)
             temporary.mkdir()
@@ -42,6 +44,18 @@ def made_once(folder: Path, make: Callable[[Path], None], needed_bytes: int) -> 
                 _flush(path)
             temporary.rename(folder)
     return folder
+
+
+def has_room(folder: Path, needed_bytes: int) -> bool:
+    """Whether `folder` is there, is being made, or has room to be made."""
+    if folder.is_dir() or _unfinished(folder).is_dir():
+        return True
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder.parent).free >= needed_bytes
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.tmp")
 
 
 def _check_room(folder: Path, needed_bytes: int) -> None:
@@ -104,9 +118,11 @@ class Strings(Sequence[str]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
-            return Strings(self._column.take(list(range(*index.indices(len(self))))))
+            first, last, step = index.indices(len(self))
+            assert step == 1
+            return Strings(self._column.slice(first, max(last - first, 0)))
         return self._column[range(len(self))[index]].as_py()
 
     def __iter__(self) -> Iterator[str]:
-        for chunk in self._column.chunks:
-            yield from chunk.to_pylist()
+        for start in range(0, len(self), _ROWS_AT_ONCE):
+            yield from self._column.slice(start, _ROWS_AT_ONCE).to_pylist()

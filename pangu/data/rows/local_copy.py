@@ -44,14 +44,13 @@ class LocalCopy:
         )
 
     def write(self, folder: Path) -> None:
-        """Fill `folder`, one Parquet file at a time in memory."""
+        """Fill `folder`, one row group at a time in memory."""
         with ExitStack() as stack:
             columns = {
                 name: stack.enter_context(closing(Column(folder / f"{name}.npy", rows, shape, _dtype(name))))
                 for name, (rows, shape) in self._columns.items()
             }
-            for file in self._files:
-                table = pq.read_table(file)
+            for table in _groups(self._files):
                 for name, values in self._values(table.filter(pa.array(self._mask(table)))):
                     columns[name].extend(values)
         write_table(folder / "rows.arrow", self._rows.sort_by("key"))
@@ -120,6 +119,13 @@ class LocalCopy:
             if f"{kind}_styled_en" in rows.column_names:
                 styled = [rows[f"{kind}_styled_{language}"].drop_null().to_pylist() for language in LANGUAGES]
                 yield f"styled_{kind}", _in_turn(styled, size)
+
+
+def _groups(files: Sequence[Path]) -> Iterator[pa.Table]:
+    """The row groups of all files: a part each, where parts were joined."""
+    for file in files:
+        with pq.ParquetFile(file) as source:
+            yield from (source.read_row_group(group) for group in range(source.num_row_groups))
 
 
 def _present(file: Path, names: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -17,6 +18,7 @@ from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest, parts
 from pangu.data.encode.encoders import load_towers
 from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table, mapped
 from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy, with_counts
+from pangu.data.rows.row_numbers import as_tensor
 from pangu.data.rows.stored_texts import StoredTexts
 from pangu.data.rows.texts import Captioned
 from pangu.data.rows.training_rows import NoRows, Texts
@@ -87,13 +89,14 @@ def open_mapped(
             holds no row for it; or the disk is full.
     """
     manifest = EncodedManifest.load(folder)
-    plan = LocalCopy(manifest, role, parts(folder, role), split)
-    if len(plan) == 0:
-        kind = "training" if split == "train" else "held-out"
-        raise NoRows(f"The encoded dataset {folder.name} has no {kind} rows for the {role} generator.")
+    copy = cache_folder(folder) / (f"{role}-{FORMAT}" if split == "train" else f"{role}-{split}-{FORMAT}")
+    if not copy.is_dir():
+        plan = LocalCopy(manifest, role, parts(folder, role), split)
+        if len(plan) == 0:
+            kind = "training" if split == "train" else "held-out"
+            raise NoRows(f"The encoded dataset {folder.name} has no {kind} rows for the {role} generator.")
+        made_once(copy, plan.write, plan.needed_bytes)
     embedder = None if manifest.text == "precomputed" else _embedder(manifest, folder, recipe, device, like)
-    name = f"{role}-{FORMAT}" if split == "train" else f"{role}-{split}-{FORMAT}"
-    copy = made_once(cache_folder(folder) / name, plan.write, plan.needed_bytes)
     return read_copy(copy, folder, embedder)
 
 
@@ -122,11 +125,11 @@ def read_copy(copy: Path, folder: Path, embedder: Embedder | None = None) -> Map
     """The rows of a finished local copy; without an embedder it holds embeddings."""
     table = map_table(copy / "rows.arrow")
     numbers = {name: table[name].to_numpy() for name in ("min_timestep", "preset", "slot")}
-    presets = sorted(set(numbers["preset"].tolist()))
+    presets = sorted(pc.unique(table["preset"]).to_pylist())
     return MappedRows(
         keys=Strings(table["key"]),
-        min_timestep_n=torch.from_numpy(numbers["min_timestep"].copy()),
-        preset_n=torch.from_numpy(numbers["preset"].copy()),
+        min_timestep_n=as_tensor(numbers["min_timestep"]),
+        preset_n=as_tensor(numbers["preset"]),
         slot_n=numbers["slot"],
         latents_of=_columns(copy, "latents", presets),
         lower_of=_columns(copy, "lower", presets),
@@ -140,7 +143,7 @@ def _stored_texts(table: pa.Table, copy: Path, folder: Path) -> StoredTexts:
     return StoredTexts(
         text_n=table["text"].to_numpy(),
         style_n=table["style"].to_numpy(),
-        count_n=table[COUNTS].to_numpy().astype(np.int64),
+        count_n=table[COUNTS].to_numpy().astype(np.int64, copy=False),
         tokens_nvsc=mapped(copy / "tokens.npy"),
         pooled_nvp=mapped(copy / "pooled.npy"),
         styled_tokens_nvsc=mapped(copy / "styled_tokens.npy"),

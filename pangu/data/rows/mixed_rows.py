@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pangu.data.captions import Caption
-from pangu.data.rows.training_rows import Rows, Share
+from pangu.data.rows.row_numbers import joined
+from pangu.data.rows.training_rows import Rows, Share, Wording
 
 Asked = Callable[[Rows, list[int], list[int]], tuple[Tensor, ...] | None]
 """(part, its rows, their places in the batch) -> tensors with a line for each."""
@@ -31,31 +32,24 @@ class MixedRows:
 
     @cached_property
     def min_timestep_n(self) -> Tensor:
-        return torch.cat([part.min_timestep_n for part in self._parts])
+        return joined([part.min_timestep_n for part in self._parts])
 
     @cached_property
     def preset_n(self) -> Tensor:
-        return torch.cat([part.preset_n for part in self._parts])
+        return joined([part.preset_n for part in self._parts])
 
-    @cached_property
-    def styled_n(self) -> Tensor:
-        return torch.cat([part.styled_n for part in self._parts])
+    def expect(self, rows: Sequence[int]) -> None:
+        part_b = self.part_of(rows)
+        for number in np.unique(part_b).tolist():
+            self._parts[number].expect(self._own(number, rows, np.flatnonzero(part_b == number)))
 
-    @cached_property
-    def captions_n(self) -> Tensor:
-        return torch.cat([part.captions_n for part in self._parts])
-
-    @cached_property
-    def keywords_nl(self) -> Tensor:
-        return torch.cat([part.keywords_nl for part in self._parts])
-
-    @cached_property
-    def templates_nl(self) -> Tensor:
-        return torch.cat([part.templates_nl for part in self._parts])
-
-    @cached_property
-    def lengths_nl(self) -> Tensor:
-        return torch.cat([part.lengths_nl for part in self._parts])
+    def wordings(self, rows: Sequence[int]) -> list[Wording]:
+        part_b = self.part_of(rows)
+        found: dict[int, Wording] = {}
+        for number in np.unique(part_b).tolist():
+            where = np.flatnonzero(part_b == number)
+            found |= zip(where.tolist(), self._parts[number].wordings(self._own(number, rows, where)), strict=True)
+        return [found[place] for place in range(len(rows))]
 
     def latents(self, rows: Sequence[int]) -> Tensor:
         found = self._gathered(rows, lambda part, own, _: (part.latents(own),))
@@ -82,14 +76,17 @@ class MixedRows:
         """(B,) which dataset each row is of."""
         return np.searchsorted(self._ends, np.asarray(rows), side="right")
 
+    def _own(self, number: int, rows: Sequence[int], where: np.ndarray) -> list[int]:
+        """The rows at some places, as the part `number` counts its own."""
+        return (np.asarray(rows)[where] - self._ends[number] + self.shares[number].rows).tolist()
+
     def _gathered(self, rows: Sequence[int], asked: Asked) -> tuple[Tensor, ...] | None:
         """What every part says of its rows, in the order of `rows`."""
-        index, part_b = np.asarray(rows), self.part_of(rows)
+        part_b = self.part_of(rows)
         found, places = [], []
         for number in np.unique(part_b).tolist():
             where = np.flatnonzero(part_b == number)
-            first = self._ends[number] - self.shares[number].rows
-            own = asked(self._parts[number], (index[where] - first).tolist(), where.tolist())
+            own = asked(self._parts[number], self._own(number, rows, where), where.tolist())
             if own is None:
                 return None
             found.append(own)
@@ -103,13 +100,6 @@ class MixedRows:
 def shares_of(rows: Rows) -> tuple[Share, ...]:
     """The parts of a mixture; () of one dataset whose rows all appear once an epoch."""
     return rows.shares if isinstance(rows, MixedRows) else ()
-
-
-def weights_of(rows: Rows) -> np.ndarray | None:
-    """(N,) how often each row appears in an epoch; None: all of them equally often."""
-    shares = shares_of(rows)
-    counts, weights = [share.rows for share in shares], [share.weight for share in shares]
-    return np.repeat(np.asarray(weights), counts) if len(set(weights)) > 1 else None
 
 
 def in_turn(rows: Rows, chosen: Sequence[int]) -> list[int]:
@@ -138,7 +128,14 @@ class _Joined(Sequence[str]):
 
     def __getitem__(self, index):  # type: ignore[no-untyped-def]
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            first, last, step = index.indices(len(self))
+            assert step == 1
+            starts = [0, *self._ends[:-1].tolist()]
+            return [
+                value
+                for part, start in zip(self._parts, starts, strict=True)
+                for value in part[max(first - start, 0) : max(last - start, 0)]
+            ]
         place = range(len(self))[index]
         part = int(np.searchsorted(self._ends, place, side="right"))
         return self._parts[part][place - (int(self._ends[part - 1]) if part else 0)]

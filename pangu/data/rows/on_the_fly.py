@@ -17,7 +17,8 @@ from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.view_latents import BATCH, pixel_latents, shrunk_latents
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
-from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table
+from pangu.data.rows.local_cache import Strings, cache_folder, has_room, made_once, map_table
+from pangu.data.rows.row_numbers import as_tensor
 from pangu.data.rows.texts import Captioned
 from pangu.data.rows.training_rows import NoRows
 from pangu.data.rows.worded_texts import WordedTexts, kept
@@ -34,8 +35,8 @@ class OnTheFlyRows(Captioned):
     def __init__(self, images: Images, view: View, loaded: Loaded, texts: WordedTexts) -> None:
         table = images.table
         self.keys = Strings(table["key"])
-        self.min_timestep_n = torch.tensor(table["min_timestep"].to_numpy(), dtype=torch.int64)
-        self.preset_n = torch.tensor(table["preset"].to_numpy())
+        self.min_timestep_n = as_tensor(table["min_timestep"].to_numpy().astype(np.int64, copy=False))
+        self.preset_n = as_tensor(table["preset"].to_numpy())
         self.texts = texts
         self.loaded = loaded
         self._images, self._view, self._autoencoder = images, view, loaded.autoencoder
@@ -48,6 +49,9 @@ class OnTheFlyRows(Captioned):
         other = copy.copy(self)
         other.min_timestep_n = min_timestep_n
         return other
+
+    def expect(self, rows: Sequence[int]) -> None:
+        self._images.expect(rows)
 
     def latents(self, rows: Sequence[int]) -> Tensor:
         return self._encoded(rows, lambda pixels: pixel_latents(pixels, self._autoencoder))
@@ -78,7 +82,7 @@ def open_on_the_fly(
     split: Split = "train",
     like: OnTheFlyRows | None = None,
 ) -> OnTheFlyRows:
-    """One split of what a role trains on; the first on a machine copies the images there.
+    """One split of what a role trains on; the first on a machine copies the images there, or where they lie if there is no room.
 
     like: rows of another dataset that was encoded with the same encoders, which are used.
 
@@ -94,10 +98,14 @@ def open_on_the_fly(
     loaded.fast()
     plan = ImageCopy.of(Home(folder.parents[3]), manifest.dataset, manifest.version, data, split)
     name = f"{role}-images-{FORMAT}" if split == "train" else f"{role}-{split}-images-{FORMAT}"
-    copy = made_once(cache_folder(folder) / name, plan.write, plan.needed_bytes)
+    whole, places = (cache_folder(folder) / one for one in (name, f"{name}-places"))
+    if not places.is_dir() and has_room(whole, plan.needed_bytes):
+        copy = made_once(whole, plan.write, plan.needed_bytes)
+    else:
+        copy = made_once(places, plan.write_places, 0)
     if map_table(copy / "rows.arrow").num_rows == 0:
         kind = "training" if split == "train" else "held-out"
         raise NoRows(f"The dataset {manifest.dataset} has no {kind} rows for the {role} generator.")
     threads = min(8, len(os.sched_getaffinity(0)))
-    images = Images(copy, data.view, threads)
+    images = Images(copy, data.view, threads, plan.files)
     return OnTheFlyRows(images, data.view, loaded, WordedTexts.of(images.table, recipe, loaded.towers))

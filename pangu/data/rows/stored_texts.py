@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pangu.data.captions import EMPTY, LANGUAGES, Caption
-from pangu.data.rows.texts import none_nl
+from pangu.data.rows.training_rows import Wording
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,10 @@ class StoredTexts:
     empty_tokens_sc: np.ndarray
     empty_pooled_p: np.ndarray
 
-    @property
-    def styled_n(self) -> Tensor:
-        return torch.from_numpy(self.style_n >= 0)
-
-    @property
-    def captions_n(self) -> Tensor:
-        return torch.from_numpy(self.count_n)
-
-    @property
-    def keywords_nl(self) -> Tensor:
-        return none_nl(len(self.text_n))
-
-    @property
-    def templates_nl(self) -> Tensor:
-        return none_nl(len(self.text_n))
-
-    @property
-    def lengths_nl(self) -> Tensor:
-        return none_nl(len(self.text_n))
+    def wordings(self, rows: Sequence[int]) -> list[Wording]:
+        index = np.asarray(rows)
+        pairs = zip((self.style_n[index] >= 0).tolist(), self.count_n[index].tolist(), strict=True)
+        return [Wording(styled, count) for styled, count in pairs]
 
     def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         index, number = np.asarray(rows), np.asarray([caption.number for caption in captions])

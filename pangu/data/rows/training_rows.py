@@ -23,24 +23,27 @@ class Share(NamedTuple):
     weight: float
 
 
-class Worded(Protocol):
-    """In which words each of N rows may be asked for.
+class Wording(NamedTuple):
+    """In which words a row may be asked for.
 
-    styled_n (N,) bool: has captions with a style's prefix; captions_n (N,) int64: how many captions a row has in a language.
-    keywords_nl, templates_nl (N, 2) bool: whether a row that is asked for in English or Chinese has keywords, and the recipe
-    templates, in the language in which it is captioned then; lengths_nl: whether it has both short and long captions in it.
+    styled: has captions with a style's prefix; captions: how many it has in a language. keywords, templates: whether the row, if
+    asked for in English and in Chinese, has keywords, and the recipe templates, in the language in which it is captioned then;
+    lengths: whether it has both short and long captions in it.
     """
 
-    @property
-    def styled_n(self) -> Tensor: ...
-    @property
-    def captions_n(self) -> Tensor: ...
-    @property
-    def keywords_nl(self) -> Tensor: ...
-    @property
-    def templates_nl(self) -> Tensor: ...
-    @property
-    def lengths_nl(self) -> Tensor: ...
+    styled: bool = False
+    captions: int = 1
+    keywords: tuple[bool, bool] = (False, False)
+    templates: tuple[bool, bool] = (False, False)
+    lengths: tuple[bool, bool] = (False, False)
+
+
+class Worded(Protocol):
+    """Rows that say in which words they may be asked for."""
+
+    def wordings(self, rows: Sequence[int]) -> list[Wording]:
+        """Of each of the rows."""
+        ...
 
 
 class Texts(Worded, Protocol):
@@ -54,8 +57,8 @@ class Texts(Worded, Protocol):
 class Rows(Worded, Protocol):
     """What a training job needs to know of its rows, sorted by key; rows of one bucket share a preset and a shape.
 
-    keys: N content hashes; min_timestep_n, preset_n (N,) int64. Latents and embeddings come as float16 where they are stored, and
-    as float32 where they are computed.
+    keys: N content hashes; min_timestep_n, preset_n (N,) int64, which lie in files wherever rows may be many. Latents and
+    embeddings come as float16 where they are stored, and as float32 where they are computed.
     """
 
     @property
@@ -65,6 +68,10 @@ class Rows(Worded, Protocol):
     @property
     def preset_n(self) -> Tensor: ...
     def __len__(self) -> int: ...
+
+    def expect(self, rows: Sequence[int]) -> None:
+        """These are asked for soon: whatever takes time to come may be fetched."""
+        ...
 
     def latents(self, rows: Sequence[int]) -> Tensor:
         """(B, C, H, W) latents of rows of one bucket."""
@@ -79,5 +86,5 @@ class Rows(Worded, Protocol):
         ...
 
     def captions(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
-        """(B, S, C) token and (B, P) pooled embeddings of what each row shows; numbers are below its `captions_n`."""
+        """(B, S, C) token and (B, P) pooled embeddings of what each row shows; numbers are below its `Wording.captions`."""
         ...

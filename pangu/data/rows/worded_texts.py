@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from torch import Tensor
 
 from pangu.config import Recipe
-from pangu.data.captions import EMPTY, KEYWORDS, LANGUAGES, Caption, all_captions_of, is_long, keywords_of, styles_of
+from pangu.data.captions import EMPTY, LANGUAGES, Caption, all_captions_of, is_long, keywords_of, styles_of
+from pangu.data.rows.training_rows import Wording
 from pangu.data.wording import listed, reworded
 from pangu.models.text import TextTower, embed_captions, styled_caption
 from pangu.templates import Language
@@ -34,56 +32,34 @@ class WordedTexts:
     def of(cls, table: pa.Table, recipe: Recipe, towers: Sequence[TextTower]) -> "WordedTexts":
         return cls(table, towers, recipe.max_tokens, recipe.styles, recipe.caption_templates)
 
-    @cached_property
-    def styled_n(self) -> Tensor:
-        return torch.tensor([style in self.styles for style in styles_of(self.table)], dtype=torch.bool)
+    def wordings(self, rows: Sequence[int]) -> list[Wording]:
+        table = self._taken(rows)
+        captions = [all_captions_of(table, language) for language in LANGUAGES]
+        words = [keywords_of(table, language) for language in LANGUAGES]
+        templates = [bool(self.templates.get(language)) for language in LANGUAGES]
+        found = []
+        for style, spoken, texts, keywords in zip(
+            styles_of(table), _spoken(table), zip(*captions, strict=True), zip(*words, strict=True), strict=True
+        ):
+            lengths = [
+                len({is_long(text, language) for text in own}) == 2
+                for own, language in zip(texts, LANGUAGES, strict=True)
+            ]
+            facts = ([bool(own) for own in keywords], templates, lengths)
+            by_language = ((one[spoken[0]], one[spoken[1]]) for one in facts)
+            found.append(Wording(style in self.styles, max(map(len, texts)), *by_language))
+        return found
 
-    @cached_property
-    def captions_n(self) -> Tensor:
-        lists = (all_captions_of(self.table, language) for language in LANGUAGES)
-        return torch.tensor([max(map(len, own)) for own in zip(*lists, strict=True)], dtype=torch.int64)
-
-    @cached_property
-    def keywords_nl(self) -> Tensor:
-        return torch.from_numpy(np.stack([self._has_keywords(language) for language in LANGUAGES], 1)).gather(
-            1, self._spoken_nl
-        )
-
-    @cached_property
-    def templates_nl(self) -> Tensor:
-        return torch.tensor([bool(self.templates.get(language)) for language in LANGUAGES])[self._spoken_nl]
-
-    @cached_property
-    def lengths_nl(self) -> Tensor:
-        both = [
-            [len({is_long(text, language) for text in own}) == 2 for own in all_captions_of(self.table, language)]
-            for language in LANGUAGES
-        ]
-        return torch.tensor(both, dtype=torch.bool).T.gather(1, self._spoken_nl)
-
-    @cached_property
-    def _spoken_nl(self) -> Tensor:
-        """(N, 2) int64: the language of a row's caption where it is asked for each; the other one where that is all it has."""
-        has = np.stack([self._has_caption(language) for language in LANGUAGES], 1)
-        own = np.arange(len(LANGUAGES))
-        return torch.from_numpy(np.where(has | ~has[:, ::-1], own, own[::-1]))
-
-    def _has_caption(self, language: str) -> np.ndarray:
-        return np.asarray(pc.fill_null(pc.greater(pc.binary_length(self.table[f"caption_{language}"]), 0), False))
-
-    def _has_keywords(self, language: str) -> np.ndarray:
-        if KEYWORDS[language] not in self.table.column_names:
-            return np.zeros(self.table.num_rows, bool)
-        return np.asarray(pc.fill_null(pc.greater(pc.list_value_length(self.table[KEYWORDS[language]]), 0), False))
+    def _taken(self, rows: Sequence[int]) -> pa.Table:
+        return self.table.take(pa.array(np.asarray(rows)))
 
     def worded(self, rows: Sequence[int], captions: Sequence[Caption]) -> list[str]:
         """What each row is called: its caption or a keyword of it, in a template, behind the prefix of its style."""
-        index = np.asarray(rows)
-        table, spoken_bl = self.table.take(pa.array(index)), self._spoken_nl[index].tolist()
+        table = self._taken(rows)
         plain = [all_captions_of(table, language) for language in LANGUAGES]
         words = [keywords_of(table, language) for language in LANGUAGES]
         texts = []
-        for place, (shown, style, spoken) in enumerate(zip(captions, styles_of(table), spoken_bl, strict=True)):
+        for place, (shown, style, spoken) in enumerate(zip(captions, styles_of(table), _spoken(table), strict=True)):
             if shown.variant == EMPTY:
                 texts.append("")
                 continue
@@ -98,6 +74,12 @@ class WordedTexts:
     def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         tokens, pooled = embed_captions(self.towers, self.worded(rows, captions), self.max_tokens)
         return kept(tokens), kept(pooled)
+
+
+def _spoken(table: pa.Table) -> list[tuple[int, int]]:
+    """Of each row the language of its caption where it is asked for each; the other one where that is all it has."""
+    en, zh = (table[f"caption_{language}"].to_pylist() for language in LANGUAGES)
+    return [(0 if own or not other else 1, 1 if other or not own else 0) for own, other in zip(en, zh, strict=True)]
 
 
 def kept(values: Tensor) -> Tensor:

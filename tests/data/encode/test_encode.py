@@ -10,7 +10,8 @@ from PIL import Image
 
 from pangu.config import Recipe, RoleTraining
 from pangu.data.captions import Caption
-from pangu.data.encode.encoded import EncodedManifest, check_encoded, parts
+from pangu.data.encode import chunks, merging
+from pangu.data.encode.encoded import MERGED, EncodedManifest, check_encoded, parts
 from pangu.data.encode.fidelity import LOST_BELOW_DB
 from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
@@ -54,6 +55,27 @@ def test_texture_opens_no_file_that_holds_an_upscaled_row(encoded) -> None:
     folder = home.encoded(NAME, outcome.encode_id)
     held = {key for file in parts(folder, "texture") for key in pq.read_table(file)["key"].to_pylist()}
     assert held == set(load_rows(folder, "texture").keys)
+
+
+def test_parts_are_joined_to_large_files_before_anybody_reads_them(encoded, tmp_path, monkeypatch) -> None:
+    home, version, outcome = encoded
+    before = load_rows(home.encoded(NAME, outcome.encode_id), "structure")
+    monkeypatch.setattr(chunks, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(merging, "FILE_BYTES", 150_000)
+    other = Home(tmp_path)
+    assert small_dataset(other) == version
+    assert encode(NAME, version, tiny(), other).encode_id == outcome.encode_id
+    folder = other.encoded(NAME, outcome.encode_id)
+    files = {role: parts(folder, role) for role in ("structure", "texture")}
+    assert [len(own) for own in files.values()] == [4, 2], "three parts each"
+    assert all(file.parent.name == MERGED and file.stat().st_size >= 150_000 for file in files["structure"])
+    rows = load_rows(folder, "structure")
+    assert list(rows.keys) == list(before.keys)
+    torch.testing.assert_close(rows.latents(range(12)), before.latents(range(12)), atol=4e-3, rtol=4e-3)
+    assert encode(NAME, version, tiny(), other).already_done
+    files["texture"][0].unlink()
+    assert not encode(NAME, version, tiny(), other).already_done, "what is gone is made again"
+    assert len(parts(folder, "texture")) == 4, "in a dataset that somebody may read, no file changes its place"
 
 
 def test_jobs_that_look_at_images_alike_share_the_files(encoded) -> None:
@@ -185,7 +207,7 @@ def test_styled_rows_get_their_captions_under_the_prefix_of_their_style_too(tmp_
     towers = [load_text_tower(tiny().text_encoders[0])]
     for one, style in zip(drawings, styles, strict=False):
         index = rows.keys.index(styled_row(one, style)["key"])
-        assert bool(rows.styled_n[index]) == (style is not None)
+        assert rows.wordings([index])[0].styled == (style is not None)
         if style is not None:
             captions = [styled_caption(text, prefixes[style]) for text in (one.caption_en, one.caption_zh)]
             tokens, _ = embed_captions(towers, captions, tiny().max_tokens)
@@ -200,7 +222,7 @@ def test_a_style_that_the_recipe_does_not_know_is_refused_unless_it_knows_none(t
     with pytest.raises(UserError, match=r"have the style 'sketch', but the recipe's styles are photo"):
         encode(NAME, version, tiny().model_copy(update={"styles": {"photo": "A photo of"}}), home)
     rows = load_rows(home.encoded(NAME, encode(NAME, version, tiny(), home).encode_id), "texture")
-    assert not rows.styled_n.any()
+    assert not any(own.styled for own in rows.wordings(range(len(rows))))
 
 
 def test_every_shape_is_encoded_at_its_own_size_and_windows_fit(tmp_path) -> None:

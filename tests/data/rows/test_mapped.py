@@ -57,7 +57,8 @@ def test_rows_encoded_before_there_could_be_several_captions_have_one(folder, in
     for part in parts(older, "structure"):
         pq.write_table(pq.read_table(part).drop_columns(["captions"]), part)
     before, now = load_rows(older, "structure"), load_rows(folder, "structure")
-    assert before.captions_n.tolist() == now.captions_n.tolist() == [1] * len(now)
+    assert before.wordings(range(len(now))) == now.wordings(range(len(now)))
+    assert {wording.captions for wording in now.wordings(range(len(now)))} == {1}
     everything = range(len(now)), [Caption(variant) for variant in (0, 1, -1, *([0] * (len(now) - 3)))]
     assert all(map(torch.equal, before.captions(*everything), now.captions(*everything)))
 
@@ -67,12 +68,13 @@ def test_every_row_is_to_the_bit_what_the_files_hold(folder, in_memory) -> None:
     assert list(rows.keys) == in_memory["key"].to_pylist()
     assert rows.min_timestep_n.tolist() == in_memory["min_timestep"].to_pylist()
     assert rows.preset_n.tolist() == in_memory["preset"].to_pylist()
-    assert rows.styled_n.tolist() == [value is not None for value in in_memory["tokens_styled_en"].to_pylist()]
-    assert 0 < int(rows.styled_n.sum()) < len(rows)
+    styled = [wording.styled for wording in rows.wordings(range(len(rows)))]
+    assert styled == [value is not None for value in in_memory["tokens_styled_en"].to_pylist()]
+    assert 0 < sum(styled) < len(rows)
     for row in range(len(rows)):
         latents = rows.latents([row])[0]
         assert torch.equal(latents, stored(in_memory, "latents", row, latents.shape))
-        names = ["en", "zh", *(["styled_en", "styled_zh"] if rows.styled_n[row] else [])]
+        names = ["en", "zh", *(["styled_en", "styled_zh"] if styled[row] else [])]
         for variant, name in enumerate(names):
             tokens, pooled = rows.captions([row], [Caption(variant)])
             assert torch.equal(tokens[0], stored(in_memory, f"tokens_{name}", row, tokens.shape[1:]))
@@ -86,7 +88,8 @@ def test_a_batch_is_its_rows_in_the_order_asked_for(folder, data) -> None:
     preset = data.draw(st.sampled_from(rows.preset_n.unique().tolist()))
     bucket = torch.nonzero(rows.preset_n == preset).flatten().tolist()
     chosen = data.draw(st.lists(st.sampled_from(bucket), min_size=1, max_size=6))
-    variants = [data.draw(st.sampled_from([-1, 0, 1, *([2, 3] if rows.styled_n[row] else [])])) for row in chosen]
+    wordings = rows.wordings(chosen)
+    variants = [data.draw(st.sampled_from([-1, 0, 1, *([2, 3] if own.styled else [])])) for own in wordings]
     alone = [rows.captions([row], [Caption(variant)]) for row, variant in zip(chosen, variants, strict=True)]
     tokens, pooled = rows.captions(chosen, list(map(Caption, variants)))
     assert torch.equal(tokens, torch.cat([one for one, _ in alone]))

@@ -67,18 +67,21 @@ def test_they_equal_precomputed_rows_but_for_rounding(role, both) -> None:
     assert isinstance(beside, OnTheFlyRows) and beside.loaded is fresh.loaded, "a mixture loads its encoders once"
     assert torch.equal(beside.latents([0]), fresh.latents([0]))
     assert list(stored.keys) == list(fresh.keys)
-    for name in ("min_timestep_n", "preset_n", "styled_n", "captions_n"):
+    for name in ("min_timestep_n", "preset_n"):
         assert torch.equal(getattr(stored, name), getattr(fresh, name))
+    wordings = fresh.wordings(range(len(fresh)))
+    same = [(one.styled, one.captions) for one in wordings]
+    assert [(one.styled, one.captions) for one in stored.wordings(range(len(stored)))] == same
     assert len(fresh.preset_n.unique()) == 2
     for preset in fresh.preset_n.unique().tolist():
         bucket = torch.nonzero(fresh.preset_n == preset).flatten().tolist()
         torch.testing.assert_close(fresh.latents(bucket), stored.latents(bucket).float(), atol=4e-3, rtol=4e-3)
         torch.testing.assert_close(fresh.lower(bucket), stored.lower(bucket).float(), atol=4e-3, rtol=4e-3)
         variants = [
-            -1 if place == 1 else (2 if fresh.styled_n[index] else place % 2) for place, index in enumerate(bucket)
+            -1 if place == 1 else (2 if wordings[index].styled else place % 2) for place, index in enumerate(bucket)
         ]
         for number in (0, 1, -1):
-            numbers = [number % count for count in fresh.captions_n[bucket].tolist()]
+            numbers = [number % count for count in (wordings[index].captions for index in bucket)]
             shown = list(map(Caption, variants, numbers))
             pairs = zip(fresh.captions(bucket, shown), stored.captions(bucket, shown), strict=True)
             for ours, theirs in pairs:
@@ -94,7 +97,7 @@ def test_every_caption_of_a_row_is_drawn_as_often_as_the_others(both) -> None:
         at = list(rows.keys).index(values["key"])
         own = {name: [values[f"caption_{name}"], *(values[f"more_captions_{name}"] or [])] for name in ("en", "zh")}
         own = {name: list(filter(None, texts)) or list(filter(None, own["zh"])) for name, texts in own.items()}
-        assert int(rows.captions_n[at]) == max(map(len, own.values()))
+        assert rows.wordings([at])[0].captions == max(map(len, own.values()))
         for zh_share, texts in ((0.0, own["en"]), (1.0, own["zh"])):
             optimization = plain.model_copy(update={"zh_share": zh_share})
             timesteps = plain_timesteps(rows, TimeInterval(500, 1000))

@@ -128,12 +128,15 @@ def test_rows_say_in_which_languages_they_have_keywords_and_templates(home: Home
     for row in listed(home, rows):
         spoken = [name if row[f"caption_{name}"] else other for name, other in (("en", "zh"), ("zh", "en"))]
         expected.append([bool(row[f"keywords_{language}"]) for language in spoken])
-    assert rows.keywords_nl.tolist() == expected
+    wordings = rows.wordings(range(len(rows)))
+    assert [list(own.keywords) for own in wordings] == expected
     assert {tuple(has) for has in expected} == {(False, False), (True, False), (False, True), (True, True)}
-    assert rows.templates_nl.all()
-    assert rows.lengths_nl.tolist() == [[row["more_captions_en"] == [LONG], False] for row in listed(home, rows)]
-    assert rows.lengths_nl.any()
-    assert rows.captions_n.tolist() == [
+    assert {own.templates for own in wordings} == {(True, True)}
+    assert [own.lengths for own in wordings] == [
+        (row["more_captions_en"] == [LONG], False) for row in listed(home, rows)
+    ]
+    assert any(any(own.lengths) for own in wordings)
+    assert [own.captions for own in wordings] == [
         max(len(row["more_captions_en"] or []), len(row["more_captions_zh"] or [])) + 1 for row in listed(home, rows)
     ]
 
@@ -162,8 +165,7 @@ def test_both_kinds_of_rows_show_the_same(home: Home) -> None:
     recipes = [recipe_of(kind) for kind in ("precomputed", "on_the_fly")]
     both = [load_rows(home.encoded(NAME, encode(NAME, 0, one, home).encode_id), "texture", one) for one in recipes]
     assert list(both[0].keys) == list(both[1].keys)
-    for name in ("styled_n", "captions_n", "keywords_nl", "templates_nl", "lengths_nl"):
-        assert torch.equal(getattr(both[0], name), getattr(both[1], name))
+    assert both[0].wordings(range(len(both[0]))) == both[1].wordings(range(len(both[1])))
     asked = [
         Caption(-1),
         Caption(0, 1, 0.9),
