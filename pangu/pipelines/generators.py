@@ -204,6 +204,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             guidance_scale=request.guidance_scale,
             guidance_rescale=request.guidance_rescale,
             scales={str(role): scale for role, scale in request.guidance_scales.items()} | built_in(self._contracts),
+            intervals={str(role): interval for role, interval in request.guidance_intervals.items()},
             facts={"presets": presets, "lora_scales": request.lora_scales},
         )
         return Trajectory(
@@ -286,7 +287,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         self, trajectory: Trajectory, request: pair_inputs.PairInputs, role: Role | None = None
     ) -> Iterator[OnStep]:
         """A progress bar, and the function that moves it and calls the user's callback; `role` where one takes all steps."""
-        self._num_timesteps, self._guidance_scale = len(trajectory.timesteps), request.guidance_scale
+        self._num_timesteps = sum(request.role_steps.values()) or len(trajectory.timesteps)
+        self._guidance_scale = request.guidance_scale
         with self.progress_bar(total=self._num_timesteps) as bar:
             yield step_callback.StepCallback(
                 self, bar, request, self._owned if role is None else {role: self.interval(role)}

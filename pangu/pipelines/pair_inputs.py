@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -13,6 +13,8 @@ from pangu.contract import GeneratorContract
 from pangu.diffusion.presets import Size, nearest_of, paired_presets, preset_index, presets_for
 from pangu.errors import UserError
 from pangu.models.autoencoders import scaling
+
+Value = TypeVar("Value", int, float)
 
 Callback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
 """(pipeline, step, timestep, tensors) -> tensors to replace, as diffusers defines `callback_on_step_end`."""
@@ -26,6 +28,8 @@ class PairInputs:
 
     latents: unit Gaussian noise (images, C, H, W) in the place of drawn noise; lora_scales: weights of the adapters by role;
     guidance_scales: those of single roles, where they differ;
+    guidance_intervals: timesteps at which single roles are guided, where it is not all of them;
+    role_steps: steps of each half of a pair, in the place of those of a whole;
     scheduler: another one than the pipeline's, over the same noise levels; timesteps, sigmas: a schedule of the caller's own;
     callback: called after each step with the tensors `callback_tensors`.
     """
@@ -38,6 +42,8 @@ class PairInputs:
     latents: Tensor | None = None
     lora_scales: Mapping[Role, float] = field(default_factory=dict)
     guidance_scales: Mapping[Role, float] = field(default_factory=dict)
+    guidance_intervals: Mapping[Role, tuple[float, float]] = field(default_factory=dict)
+    role_steps: Mapping[Role, int] = field(default_factory=dict)
     scheduler: Any = None
     guidance_rescale: float = 0.0
     timesteps: Sequence[float] | None = None
@@ -135,6 +141,61 @@ def check_scales(scales: Mapping[Role, float], roles: Iterable[Role]) -> None:
             raise UserError(f"guidance_scales may name {', '.join(known)}, not '{role}'.")
         if not 0 <= scale <= 50:
             raise UserError(f"guidance_scales must lie in 0 ... 50, not {scale} as that of {role}.")
+
+
+def by_role(name: str, given: Value | Mapping[Role, Value], roles: Iterable[Role]) -> tuple[Value, dict[Role, Value]]:
+    """An argument that is one value for all roles, or a mapping with one for each: (the first role's, those of all, or none).
+
+    Raises:
+        UserError: a mapping leaves a role out, or names another one.
+    """
+    if not isinstance(given, Mapping):
+        return given, {}
+    known = list(roles)
+    if set(given) != set(known):
+        raise UserError(
+            f"{name} needs one value for each of {', '.join(known)}, not for {', '.join(map(str, given)) or 'none'}."
+        )
+    return given[known[0]], {role: given[role] for role in known}
+
+
+def prompts_of(given: Mapping[Role, str | Sequence[str]], count: int, roles: Iterable[Role]) -> dict[Role, list[str]]:
+    """What single roles are told, one text for each of `count` pictures.
+
+    Raises:
+        UserError: a role that is not there, or another number of texts.
+    """
+    known = list(roles)
+    for role, texts in given.items():
+        if role not in known:
+            raise UserError(f"prompts may name {', '.join(known)}, not '{role}'.")
+        if len(spread(texts, count)) != count:
+            raise UserError(f"prompts has {len(texts)} texts for {role}, but {count} prompts are drawn; give one each.")
+    return {role: spread(texts, count) for role, texts in given.items()}
+
+
+Interval = tuple[float, float]
+"""The lowest and the highest timestep at which there is guidance."""
+
+
+def intervals_of(given: Interval | Mapping[Role, Interval] | None, roles: Iterable[Role]) -> dict[Role, Interval]:
+    """The timesteps at which each role is guided, where not at all of them. given: one interval for all roles, or some of them.
+
+    Raises:
+        UserError: a role that is not there, or an interval that is none.
+    """
+    if given is None:
+        return {}
+    known = list(roles)
+    found = dict(given) if isinstance(given, Mapping) else dict.fromkeys(known, given)
+    for role, interval in found.items():
+        if role not in known:
+            raise UserError(f"guidance_interval may name {', '.join(known)}, not '{role}'.")
+        if len(interval) != 2 or not 0 <= interval[0] <= interval[1]:
+            raise UserError(
+                f"guidance_interval needs 0 <= lowest <= highest timestep, not {tuple(interval)} for {role}."
+            )
+    return {role: (float(low), float(high)) for role, (low, high) in found.items()}
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Owns the order of things (encode text, start from noise, structure, texture, dec
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,18 @@ from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract, check_turns
 from pangu.errors import UserError
 from pangu.models.denoisers import latent_channels
+from pangu.models.half_steps import retimed, wholes_of
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.schedulers import check_halves
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.encode_prompts import Reader
+from pangu.pipelines.generator_model import GeneratorModel
 from pangu.pipelines.generators import Autoencoder, OnStep
 from pangu.sampling.condition import Condition
+from pangu.sampling.sampling_state import SamplingState
+from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory, clean_latents
 
 
@@ -160,11 +165,12 @@ class PanGuDrawPipeline(AdaptedPipeline):
         generators: Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         lora_scales: Mapping[Role, float] | None = None,
+        guidance_intervals: Mapping[Role, pair_inputs.Interval] | None = None,
         scheduler: Any = None,
     ) -> Trajectory:
         """Pure noise at the first timestep, for every prompt of `condition`; one generator per image, or one for all.
 
-        `scheduler` is taken in the place of the pipeline's own.
+        `guidance_intervals` are the timesteps at which roles are guided; `scheduler` is taken in the place of the pipeline's own.
 
         Raises:
             UserError: the size is no preset, the scheduler no longer fits the contracts, or a half of a whole pair would have no
@@ -178,6 +184,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
             generators=tuple(generators) if generators else None,
             latents=latents,
             lora_scales=dict(lora_scales or {}),
+            guidance_intervals=dict(guidance_intervals or {}),
             scheduler=scheduler,
         )
         return self._start(condition, request)
@@ -213,9 +220,31 @@ class PanGuDrawPipeline(AdaptedPipeline):
         return self._walk(trajectory, None, on_step, None, attention)
 
     def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
+        later = None
+        if request.role_steps:
+            size = (each // self.reference.spatial_factor for each in (request.height, request.width))
+            whole, later = wholes_of(
+                self.scheduler, request.role_steps, self.boundary, **self.timestep_arguments(*size)
+            )
+            request = replace(request, num_inference_steps=whole)
         trajectory = self._start(condition, request)
         with self._watched(trajectory, request) as on_step:
+            if later is not None and later != request.num_inference_steps:
+                trajectory = self._handed_over(trajectory, later, on_step, request.cross_attention_kwargs)
             return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
+
+    @torch.inference_mode()
+    def _handed_over(
+        self, trajectory: Trajectory, later: int, on_step: OnStep, attention: Mapping[str, Any] | None
+    ) -> Trajectory:
+        """After texture's first step, on the timesteps of a whole of `later` steps."""
+        below = self.interval("texture")
+        state = SamplingState(GeneratorModel(self, None, None, attention), trajectory)
+        walk(state, lambda state: state.last is None or state.last.timestep not in below, on_step)
+        if self.interrupt or state.last is None:
+            return state.trajectory
+        fresh = retimed(state.last, later, **self.timestep_arguments(*trajectory.latents_bchw.shape[-2:]))
+        return replace(fresh, condition=state.trajectory.condition)
 
     def load_lora(self, structure: str | Path | None = None, texture: str | Path | None = None) -> None:
         """Put an adapter on either half, in the place of the one it may have; each is a folder that `save_lora` wrote.

@@ -5,16 +5,17 @@ Owns the arguments that users know from diffusers' pipelines.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from pangu.config import Role
+from pangu.config import ROLES, Role
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
 from pangu.models.denoisers import text_channels
+from pangu.models.half_steps import split_by_log_snr
 from pangu.models.text import TextTower
 from pangu.pipelines import encode_prompts, pair_inputs
 from pangu.pipelines.generators import GeneratorPipeline
@@ -45,24 +46,28 @@ class TextToImagePipeline(GeneratorPipeline):
         *,
         num_images_per_prompt: int = 1,
         device: torch.device | str | None = None,
+        prompts: Mapping[Role, str | Sequence[str]] | None = None,
     ) -> Condition:
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
         Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("fox")`.
         No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which,
         and another one which words are unknown where most of a text is.
-        device: of the result; None means where it was computed.
+        device: of the result; None means where it was computed. prompts: what single generators are told, where it differs.
 
         Raises:
-            UserError: as many negative prompts as prompts are needed, and styles that the generators know.
+            UserError: as many negative prompts as prompts are needed, and styles and roles that the pipeline knows.
         """
         texts = pair_inputs.as_list(prompt)
         negatives = None if negative_prompt is None else pair_inputs.spread(negative_prompt, len(texts))
         known = dict(self.config.get("styles") or {})
         said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known)
+        own_texts = pair_inputs.prompts_of(prompts or {}, len(texts), self._contracts)
         own = {
-            str(role): encode_prompts.from_text(reader, self.worded(role, texts), negatives, styles or {}, known).text
-            for role, reader in self._own_readers().items()
+            str(role): encode_prompts.from_text(
+                reader, self.worded(role, own_texts.get(role, texts)), negatives, styles or {}, known
+            ).text
+            for role, reader in (dict.fromkeys(own_texts, self._reader()) | dict(self._own_readers())).items()
         }
         said = replace(said, texts=own).repeat(num_images_per_prompt)
         return said if device is None else said.to(device)
@@ -84,8 +89,8 @@ class TextToImagePipeline(GeneratorPipeline):
         negative_prompt: str | list[str] | None = None,
         height: int | None = None,
         width: int | None = None,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 3.0,
+        num_inference_steps: int | Mapping[Role, int] = 30,
+        guidance_scale: float | Mapping[Role, float] = 3.0,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -104,6 +109,9 @@ class TextToImagePipeline(GeneratorPipeline):
         negative_pooled_prompt_embeds: Tensor | None = None,
         cross_attention_kwargs: Mapping[str, Any] | None = None,
         guidance_scales: Mapping[Role, float] | None = None,
+        guidance_interval: pair_inputs.Interval | Mapping[Role, pair_inputs.Interval] | None = None,
+        prompts: Mapping[Role, str | list[str]] | None = None,
+        step_split: Literal["log_snr"] | None = None,
     ) -> Any:
         """Images for prompts in Chinese or English; the arguments are those of diffusers' text-to-image pipelines.
 
@@ -111,6 +119,10 @@ class TextToImagePipeline(GeneratorPipeline):
         `styles` are scales of style guidance by name, 1 for the style alone (PanGu-Draw, Section 3.3); `lora_scales` are weights
         of the adapters by role; `guidance_scales` those of guidance by role, where they are not `guidance_scale`.
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
+        `num_inference_steps` and `guidance_scale` may be one number for each role; `prompts` are what single roles are told.
+        `step_split` = log_snr shares the steps of a pair by the log-SNR that each half crosses.
+        `guidance_interval` is the lowest and the highest timestep at which there is guidance (arXiv 2404.07724), for all roles or
+        by role; elsewhere networks are not asked for the negative prompt.
 
         Raises:
             UserError: an argument is out of its range; the sentence names it.
@@ -118,20 +130,25 @@ class TextToImagePipeline(GeneratorPipeline):
         given = prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
         embeds = pair_inputs.Embeds(*given)
         pair_inputs.check_embeds(prompt, negative_prompt, embeds, text_channels(self._any_generator))
+        scale, own_scales = pair_inputs.by_role("guidance_scale", guidance_scale, self._contracts)
+        role_steps = self._role_steps(num_inference_steps, step_split, timesteps is not None or sigmas is not None)
+        steps = num_inference_steps if isinstance(num_inference_steps, int) else sum(role_steps.values())
         texts, negatives = pair_inputs.check(
-            prompt, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, output_type,
+            prompt, negative_prompt, steps, scale, num_images_per_prompt, output_type,
             guidance_rescale, embeds.prompt,
         )  # fmt: skip
         images = len(texts) * num_images_per_prompt
         request = pair_inputs.PairInputs(
             height=height or self.resolution,
             width=width or self.resolution,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
+            num_inference_steps=steps,
+            guidance_scale=scale,
             generators=pair_inputs.generators(generator, images),
             latents=latents,
             lora_scales=dict(lora_scales or {}),
-            guidance_scales=dict(guidance_scales or {}),
+            guidance_scales=own_scales | dict(guidance_scales or {}),
+            guidance_intervals=pair_inputs.intervals_of(guidance_interval, self._contracts),
+            role_steps=role_steps,
             guidance_rescale=guidance_rescale,
             timesteps=timesteps,
             sigmas=sigmas,
@@ -142,19 +159,53 @@ class TextToImagePipeline(GeneratorPipeline):
             ),
         )
         pair_inputs.check_scales(request.guidance_scales, self._contracts)
-        self._begin_call(guidance_scale, guidance_rescale, cross_attention_kwargs)
+        self._begin_call(scale, guidance_rescale, cross_attention_kwargs)
         if embeds.prompt is None:
-            said = self.encode_prompt(texts, negatives, styles)
+            said = self.encode_prompt(texts, negatives, styles, prompts=prompts)
         elif styles:
             raise UserError("styles put a prefix before the prompt, so they need prompt, not prompt_embeds.")
+        elif prompts:
+            raise UserError("prompts of single roles need prompt, not prompt_embeds.")
         else:
-            guided = max([guidance_scale, *request.guidance_scales.values()]) > 1
+            guided = max([scale, *request.guidance_scales.values()]) > 1
             said = encode_prompts.from_embeds(self._reader(), embeds, negatives, guided)
             if own := next(iter(self._own_readers()), None):
                 raise UserError(f"prompt_embeds say nothing to the {own} generator, which reads text in its own way.")
         result = self.decode(self._sample(said.repeat(num_images_per_prompt), request), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def _role_steps(
+        self, steps: int | Mapping[Role, int], split: Literal["log_snr"] | None, own_schedule: bool
+    ) -> dict[Role, int]:
+        """Steps of each half of a pair, where they are chosen one by one; none where the scheduler decides.
+
+        Raises:
+            UserError: this is no pair, or they can not be chosen so.
+        """
+        if split is None and not isinstance(steps, Mapping):
+            return {}
+        if tuple(self._contracts) != ROLES:
+            raise UserError(
+                "Steps can be chosen for each half of a pair alone; give num_inference_steps as one number."
+            )
+        if own_schedule:
+            raise UserError(
+                "timesteps and sigmas say which steps each half takes; leave step_split and steps by role out."
+            )
+        if split is None:
+            _, own = pair_inputs.by_role("num_inference_steps", steps, ROLES)
+            for role, count in own.items():
+                if count < 1:
+                    raise UserError(
+                        f"num_inference_steps leaves no step to the {role} generator; the least number is 1."
+                    )
+            return own
+        if split != "log_snr":
+            raise UserError(f"step_split may be log_snr, not '{split}'.")
+        if isinstance(steps, Mapping):
+            raise UserError("step_split shares one number of steps; give num_inference_steps as a number.")
+        return split_by_log_snr(self.scheduler, steps, self.interval("structure").low)
 
     def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
         """Clean latents (B, C, H, W) for every prompt of `condition`."""

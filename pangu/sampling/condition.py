@@ -47,7 +47,9 @@ class Condition:
     guidance_scale: at most 1 means the prompt alone, as in diffusers. guidance_rescale: phi of `rescaled_guidance`.
     batched: all parts of the guidance in one call of the network; otherwise one after the other, in less memory.
     facts: what else the model's own code needs, the same for all B.
-    texts, scales: what single experts of a model are told, and how strongly they are guided, where they differ.
+    guidance_interval: lowest and highest timestep at which there is guidance, both included (arXiv 2404.07724); None: at all.
+    texts, scales, intervals: what single experts of a model are told, and how strongly and where they are guided, where they
+        differ.
 
     Unpacks as the answer of diffusers' `encode_prompt`: tokens, negative tokens, pooled text, negative pooled text.
     """
@@ -61,6 +63,8 @@ class Condition:
     facts: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, "ExpertText"] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
+    guidance_interval: tuple[float, float] | None = None
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Tensor]:
         negative = self.negative or {}
@@ -98,14 +102,26 @@ class Condition:
     @property
     def is_one(self) -> bool:
         """Whether all experts are asked with the same."""
-        return not self.texts and not self.scales
+        return not (self.texts or self.scales or self.intervals)
 
     def of(self, expert: str) -> "Condition":
         """What one expert is asked with."""
         own = self.texts.get(expert, self.text)
         return replace(
-            self, **vars(own), guidance_scale=self.scales.get(expert, self.guidance_scale), texts={}, scales={}
+            self,
+            **vars(own),
+            guidance_scale=self.scales.get(expert, self.guidance_scale),
+            guidance_interval=self.intervals.get(expert, self.guidance_interval),
+            texts={},
+            scales={},
+            intervals={},
         )
+
+    def at(self, timestep: float) -> "Condition":
+        """What is asked at one timestep: outside the interval of the guidance the prompt and its styles alone."""
+        if self.guidance_interval is None or self.guidance_interval[0] <= timestep <= self.guidance_interval[1]:
+            return self
+        return replace(self, guidance_scale=1.0)
 
     def to(self, *args: Any, **kwargs: Any) -> "Condition":
         """The same on another device or in another dtype."""

@@ -67,6 +67,7 @@ def ask(model: Any, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) 
     """
     if not condition.is_one:
         condition = condition.of(model.expert(float(timestep)))
+    condition = condition.at(float(timestep))
     parts = condition.parts
     answers: list[Tensor] = []
     for group in [parts] if condition.batched else [[part] for part in parts]:
