@@ -35,7 +35,7 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
 
     A stage whose input has not changed says that it is already done. A pair that the gate stops is not released.
     """
-    card, recipe = settings.card, recipe_of(settings.recipe, settings.changes)
+    card, recipe = settings.card, recipe_of(settings.recipe_file or settings.recipe, settings.changes)
     ingested = ingest(card, every_node=settings.every_node)
     prepared = prepare(card, ingested["ingest_id"], settings.preparing.arguments)
     show_dropped(prepared)

@@ -11,7 +11,7 @@ from pangu.errors import UserError
 from pangu.storage import Home
 
 GROUPS = {
-    "Start": ("demo", "new", "up", "serve", "recipes", "doctor"),
+    "Start": ("demo", "new", "retrain", "up", "serve", "recipes", "doctor"),
     "Data": ("cards", "example-server", "ingest", "prepare", "dataset", "encode"),
     "Train": ("plan", "calibrate", "train", "samples-seen", "assemble", "starter"),
     "Evaluate": ("evaluate", "pair-matrix", "boundary"),
@@ -90,6 +90,7 @@ def main() -> None:
         monitoring,
         new,
         planning,
+        retrain,
         samples_seen,
         serving,
         stack,
@@ -100,12 +101,12 @@ def main() -> None:
 
     for part in (
         new,
+        retrain,
         data,
         dataset,
         training,
         samples_seen,
         evaluation,
-        exchange,
         exchange,
         gate,
         coop,
