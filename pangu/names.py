@@ -1,10 +1,13 @@
-"""From what a person calls a thing to its id: the id, a beginning of it, a name, or `latest`."""
+"""From what a person calls a thing to its id: the id, a beginning of it, a name, or `latest`; and what a home has."""
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pangu.errors import UserError
+from pangu.storage import Home, read_json
 
 LATEST = "latest"
 MOST_SHOWN = 6
@@ -59,3 +62,38 @@ def _shown(ids: Iterable[str]) -> str:
     listed = list(ids)
     more = len(listed) - MOST_SHOWN
     return ", ".join(listed[:MOST_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def ingests(home: Home, dataset: str) -> list[Named]:
+    """Finished ingests of a dataset."""
+    return _made(home.dataset(dataset).glob("raw/*/outcome.json"))
+
+
+def encodings(home: Home, dataset: str) -> list[Named]:
+    """Finished encoded datasets of a dataset."""
+    return _made(home.dataset(dataset).glob("encoded/*/manifest.json"))
+
+
+def pairs(home: Home) -> list[Named]:
+    """Pair folders of the home, those that were imported included."""
+    return _made((home.root / "pairs").glob("*/model_index.json"))
+
+
+def runs(home: Home, role: str | None = None, finished: bool = False) -> list[Named]:
+    """Training runs of the home, each also called by its role; role: those of one alone."""
+    found = []
+    for run in _made((home.root / "runs").glob("*/outcome.json" if finished else "*/job.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            own = str(read_json(home.run(run.id) / "job.json")["role"])
+            if role in (None, own):
+                found.append(Named(run.id, (own,), run.age))
+    return found
+
+
+def _made(files: Iterable[Path]) -> list[Named]:
+    """Folders by a file that each holds when it is finished."""
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):  # it went meanwhile
+            found.append(Named(file.parent.name, age=file.stat().st_mtime))
+    return found
