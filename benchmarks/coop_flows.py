@@ -15,10 +15,10 @@ from rich.console import Console
 
 from pangu.data.card import load_card
 from pangu.data.example.origin import Origin, open_origin
-from pangu.demo.button import Button
-from pangu.demo.display import watch
 from pangu.demo.run import running_stack
 from pangu.errors import UserError
+from pangu.retrain.button import Button
+from pangu.retrain.display import watch
 from pangu.stack import Stack
 from pangu.storage import Home, read_json, write_atomically, write_json
 

@@ -38,4 +38,4 @@ def students(settings: DistillPair) -> Recipe:
     """
     if settings.changes.start_from is not None:
         raise UserError("A student starts from its teacher: name the pair in teacher, and leave start_from empty.")
-    return student_of(changed(named(settings.recipe), settings.changes), settings.teacher, settings.student_steps)
+    return student_of(changed(named(settings.recipe_file or settings.recipe), settings.changes), settings.teacher, settings.student_steps)

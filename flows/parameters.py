@@ -225,6 +225,12 @@ class RetrainPair(Form):
     card: Card = "openmoji"
     timeout_h: TimeoutH = WEEK_H
     recipe: Recipe = "demo"
+    recipe_file: str = Field(
+        "",
+        max_length=1000,
+        pattern=r"^(.+\.(json|yaml|yml))?$",
+        description="File of a recipe in its place, such as the one that `pangu new` leaves beside a card",
+    )
     changes: RecipeChanges = Field(RecipeChanges(), description="What is done otherwise than the recipe says")
     evaluation: EvaluationOptions = Field(EvaluationOptions(), description="How the pair is measured")
     approval: Literal["none", "person"] = Field(

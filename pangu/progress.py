@@ -46,8 +46,11 @@ class Display:
     def __init__(self) -> None:
         self._bar: Any = None
         self._said_at: dict[str, float] = {}
+        self.shown_at = 0.0
+        """When something was shown last, s of the monotonic clock."""
 
     def __call__(self, progress: Progress) -> None:
+        self.shown_at = time.monotonic()
         if for_machines():
             print(PREFIX + progress.model_dump_json(), file=sys.stderr, flush=True)
         elif sys.stderr.isatty():
@@ -75,6 +78,13 @@ class Display:
             facts = _facts(progress)
             counted = f"{progress.stage}: {progress.done} of {progress.total} {progress.unit}"
             print(f"{counted}, {facts}" if facts else counted, file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """A line beside the bar."""
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the last bar as it stands."""

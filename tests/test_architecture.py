@@ -22,13 +22,14 @@ LAYERS = [
         "sentences",
         "templates",
         "lettering",
+        "names",
     },
     {"diffusion", "contract", "recipes", "actors"},
     {"sampling"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
     {"registry", "serve", "stack", "jobs", "compatibility", "exchange"},
-    {"demo", "gate", "monitoring", "planning"},
+    {"demo", "retrain", "gate", "monitoring", "planning"},
     {"cli"},
 ]
 """From the lowest to the highest; a part may import its own layer and lower ones."""

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from pangu.cli.quiet import COMMANDS, speak_up
 from pangu.errors import UserError
 from pangu.storage import Home
 
 GROUPS = {
-    "Start": ("demo", "new", "up", "serve", "recipes", "doctor"),
+    "Start": ("demo", "new", "retrain", "up", "serve", "recipes", "doctor"),
     "Data": ("cards", "example-server", "ingest", "prepare", "dataset", "encode"),
     "Train": ("plan", "calibrate", "train", "distill", "samples-seen", "assemble", "starter"),
     "Evaluate": ("evaluate", "pair-matrix", "boundary"),
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo"}
+OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo", "retrain"}
 """Commands that manage the stack rather than use it."""
 
 
@@ -58,8 +59,11 @@ def use_running_stack(
     ] = False,
 ) -> None:
     """From a table of image URLs and captions to a served pair of text-to-image generators."""
-    if context.invoked_subcommand in OWN_STACK:
+    command = context.invoked_subcommand
+    if command in OWN_STACK:
         return
+    if command in COMMANDS:
+        speak_up(command, context.command.commands[command].help or "")  # type: ignore[attr-defined]
     from pangu.stack.model import Stack
 
     stack = Stack.load(Home.from_environment())
@@ -91,6 +95,7 @@ def main() -> None:
         monitoring,
         new,
         planning,
+        retrain,
         samples_seen,
         serving,
         stack,
@@ -101,6 +106,7 @@ def main() -> None:
 
     for part in (
         new,
+        retrain,
         data,
         dataset,
         training,

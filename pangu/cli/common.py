@@ -11,8 +11,9 @@ from pydantic import BaseModel
 from pangu.cli import complete
 from pangu.cli.next_step import say_next
 from pangu.errors import UserError
+from pangu.names import LATEST, encodings, resolve
 from pangu.progress import print_progress
-from pangu.storage import write_atomically
+from pangu.storage import Home, write_atomically
 
 if TYPE_CHECKING:
     from pangu.actors import Spread
@@ -35,7 +36,26 @@ ResultOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the outcome as JSON, as is done wherever output is no terminal.")
 ]
-EncodeIdOption = Annotated[str, typer.Option("--encode-id", help="The id that `pangu encode` printed.")]
+EncodeIdOption = Annotated[
+    str,
+    typer.Option(
+        "--encode-id",
+        help="Which encoded dataset: its id, as `pangu encode` printed it, a beginning of it, or latest.",
+        autocompletion=complete.encodings,
+    ),
+]
+IngestIdOption = Annotated[
+    str,
+    typer.Option(
+        "--ingest-id",
+        help="Which ingest: its id, as `pangu ingest` printed it, a beginning of it, or latest.",
+        autocompletion=complete.ingests,
+    ),
+]
+VersionOption = Annotated[
+    str,
+    typer.Option("--version", help="Version of the dataset, or latest.", autocompletion=complete.versions),
+]
 OnRayOption = Annotated[
     bool, typer.Option("--on-ray", help="Compute on all devices of the cluster that RAY_ADDRESS names.")
 ]
@@ -64,6 +84,31 @@ def spread_of(on_ray: bool, workers: int | None, gpus: float) -> "Spread":
     if not (0 < gpus <= 1 or gpus == int(gpus) > 0):
         raise UserError(f"--gpus must be a share of one GPU, such as 0.5, or a whole number of them, not {gpus:g}.")
     return Spread(on_ray=on_ray, workers=workers, gpus=gpus)
+
+
+def encode_id_of(home: Home, dataset: str, asked: str) -> str:
+    """The id of the encoded dataset that an option names.
+
+    Raises:
+        UserError: there is none, or it may be several.
+    """
+    return resolve(asked, encodings(home, dataset), "encoded dataset", f"pangu encode {dataset}")
+
+
+def version_of(home: Home, dataset: str, asked: str) -> int:
+    """The version of a dataset that an option names, which may lie in object storage.
+
+    Raises:
+        UserError: it is no number and not `latest`, or the dataset has no version.
+    """
+    from pangu.data.table.delta import latest_version
+
+    if asked == LATEST:
+        return latest_version(home, dataset)
+    if not (asked.isascii() and asked.isdecimal()):
+        newest = latest_version(home, dataset)
+        raise UserError(f"--version must be {LATEST} or a number from 0 to {newest}, not '{asked}'.")
+    return int(asked)
 
 
 def finish(outcome: BaseModel, result: Path | None, as_json: bool = False) -> None:

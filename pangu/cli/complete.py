@@ -1,8 +1,9 @@
 """What the shell proposes behind a command: names of cards, recipes, datasets and runs. Only folders are listed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pangu import names
 from pangu.storage import Home
 
 
@@ -29,6 +30,33 @@ def datasets(incomplete: str) -> list[str]:
 def runs(incomplete: str) -> list[str]:
     """Training runs of the home."""
     return _beginning(incomplete, _folders(Home.from_environment().root / "runs"))
+
+
+def ingests(incomplete: str) -> list[str]:
+    """Ingests of all datasets of the home."""
+    return _ids(incomplete, names.ingests)
+
+
+def encodings(incomplete: str) -> list[str]:
+    """Encoded datasets of all datasets of the home."""
+    return _ids(incomplete, names.encodings)
+
+
+def pairs(incomplete: str) -> list[str]:
+    """Pairs of the home."""
+    return _beginning(incomplete, [names.LATEST, *(pair.id for pair in names.pairs(Home.from_environment()))])
+
+
+def versions(incomplete: str) -> list[str]:
+    """Versions of all local datasets of the home."""
+    logs = Home.from_environment().root.glob("datasets/*/table/_delta_log/*.json")
+    return _beginning(incomplete, [names.LATEST, *(str(int(log.stem)) for log in logs if log.stem.isdecimal())])
+
+
+def _ids(incomplete: str, of: Callable[[Home, str], list[names.Named]]) -> list[str]:
+    home = Home.from_environment()
+    datasets = _folders(home.root / "datasets")
+    return _beginning(incomplete, [names.LATEST, *(one.id for dataset in datasets for one in of(home, dataset))])
 
 
 def _folders(place: Path) -> list[str]:

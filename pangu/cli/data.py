@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import CardArgument, JsonOption, ResultOption, finish
+from pangu.cli.common import CardArgument, IngestIdOption, JsonOption, ResultOption, finish
 from pangu.errors import UserError
+from pangu.names import LATEST, ingests, resolve
 from pangu.progress import print_progress
 from pangu.storage import Home
 
@@ -47,7 +48,7 @@ def ingest(
 
 def prepare(
     card: CardArgument,
-    ingest_id: Annotated[str, typer.Option(help="Which ingest, as `pangu ingest` printed it.")],
+    ingest_id: IngestIdOption = LATEST,
     threads: Annotated[int, typer.Option(min=1, help="Threads for upscaling one image.")] = 1,
     workers: Annotated[int, typer.Option(min=1, help="Processes that make rows, or Ray actors.")] = 1,
     on_ray: Annotated[bool, typer.Option("--on-ray", help="Workers in the cluster that RAY_ADDRESS names.")] = False,
@@ -58,8 +59,9 @@ def prepare(
     from pangu.data.card import load_card
     from pangu.data.prepare.stage import WorkerSettings, prepare
 
-    execution = WorkerSettings(threads, workers, on_ray)
-    finish(prepare(load_card(card), ingest_id, Home.from_environment(), print_progress, execution), result, as_json)
+    home, read, execution = Home.from_environment(), load_card(card), WorkerSettings(threads, workers, on_ray)
+    chosen = resolve(ingest_id, ingests(home, read.name), "ingest", f"pangu ingest {card}")
+    finish(prepare(read, chosen, home, print_progress, execution), result, as_json)
 
 
 def example_server(

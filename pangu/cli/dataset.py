@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 
 from pangu.cli import complete
-from pangu.cli.common import JsonOption, ResultOption, finish
+from pangu.cli.common import JsonOption, ResultOption, VersionOption, finish, version_of
 from pangu.errors import UserError
+from pangu.names import LATEST
 from pangu.progress import print_progress
 from pangu.storage import Home, write_json
 
 NameArgument = Annotated[
     str, typer.Argument(help="Name of the dataset: that of its card.", autocompletion=complete.datasets)
 ]
-VersionOption = Annotated[int | None, typer.Option(min=0, help="By default the newest.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,41 +35,41 @@ def log(name: NameArgument) -> None:
 
 
 def show(
-    name: NameArgument, version: VersionOption = None, result: ResultOption = None, as_json: JsonOption = False
+    name: NameArgument, version: VersionOption = LATEST, result: ResultOption = None, as_json: JsonOption = False
 ) -> None:
     """Counts and distributions of one version."""
     from pangu.data.table.versions import show
 
-    finish(show(Home.from_environment(), name, version), result, as_json)
+    home = Home.from_environment()
+    finish(show(home, name, version_of(home, name, version)), result, as_json)
 
 
 def diff(
     name: NameArgument,
-    old: Annotated[int, typer.Argument(min=0, help="A version.")],
-    new: Annotated[int, typer.Argument(min=0, help="Another one.")],
+    old: Annotated[str, typer.Argument(help="A version.", autocompletion=complete.versions)],
+    new: Annotated[str, typer.Argument(help="Another one, or latest.", autocompletion=complete.versions)] = LATEST,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """What was added, removed and changed between two versions."""
     from pangu.data.table.versions import diff
 
-    finish(diff(Home.from_environment(), name, old, new), result, as_json)
+    home = Home.from_environment()
+    finish(diff(home, name, version_of(home, name, old), version_of(home, name, new)), result, as_json)
 
 
 def refilter(
     card: Annotated[str, typer.Argument(help="The card with its new thresholds or splits.")],
-    version: VersionOption = None,
+    version: VersionOption = LATEST,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select again by the thresholds and splits that the card says now; nothing is decoded, scored or upscaled again."""
     from pangu.data.card import load_card
     from pangu.data.prepare.refilter import refilter
-    from pangu.data.table.delta import latest_version
 
     home, parsed = Home.from_environment(), load_card(card)
-    pinned = latest_version(home, parsed.name) if version is None else version
-    finish(refilter(parsed, home, pinned, print_progress), result, as_json)
+    finish(refilter(parsed, home, version_of(home, parsed.name, version), print_progress), result, as_json)
 
 
 def export(
@@ -78,7 +78,7 @@ def export(
     parquet: Annotated[
         Path | None, typer.Option(help="Folder for Parquet, as Hugging Face's datasets reads it.")
     ] = None,
-    version: VersionOption = None,
+    version: VersionOption = LATEST,
     rows_per_archive: Annotated[int, typer.Option(min=1, help="Rows of one file.")] = 1000,
     result: ResultOption = None,
     as_json: JsonOption = False,
@@ -89,7 +89,8 @@ def export(
     folder, write = (parquet, export_parquet) if webdataset is None else (webdataset, export_webdataset)
     if folder is None or None not in (webdataset, parquet):
         raise UserError("Name one folder to export to: --webdataset FOLDER for archives, or --parquet FOLDER.")
-    outcome = write(Home.from_environment(), name, version, folder, rows_per_archive, print_progress)
+    home = Home.from_environment()
+    outcome = write(home, name, version_of(home, name, version), folder, rows_per_archive, print_progress)
     finish(outcome, result, as_json)
 
 

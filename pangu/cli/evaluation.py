@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
+from pangu.cli import complete
 from pangu.cli.common import (
     CardArgument,
     EncodeIdOption,
@@ -14,11 +15,15 @@ from pangu.cli.common import (
     OnRayOption,
     RecipeOption,
     ResultOption,
+    VersionOption,
     WorkersOption,
+    encode_id_of,
     finish,
     spread_of,
+    version_of,
 )
 from pangu.errors import UserError
+from pangu.names import LATEST
 
 if TYPE_CHECKING:
     from pangu.config import Recipe
@@ -75,14 +80,25 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     card: CardArgument,
-    structure: Annotated[Path | None, typer.Option(help="Generator folder of the structure generator.")] = None,
-    texture: Annotated[Path | None, typer.Option(help="Generator folder of the texture generator.")] = None,
-    encode_id: Annotated[str | None, typer.Option(help="The id that `pangu encode` printed.")] = None,
+    structure: Annotated[
+        str | None,
+        typer.Option(
+            help="The structure generator: its folder, a pair, a run, or latest.", autocompletion=complete.runs
+        ),
+    ] = None,
+    texture: Annotated[
+        str | None,
+        typer.Option(help="The texture generator: its folder, a pair, a run, or latest.", autocompletion=complete.runs),
+    ] = None,
+    encode_id: Annotated[
+        str | None,
+        typer.Option(help="Which encoded dataset, or latest.", autocompletion=complete.encodings),
+    ] = None,
     pair: Annotated[
         str | None,
         typer.Option(help="Instead of those three: a pair (folder, or name in the home) or 'embedded', as it is."),
     ] = None,
-    version: Annotated[int | None, typer.Option(help="Dataset version for --pair. Default: the newest.")] = None,
+    version: VersionOption = LATEST,
     recipe: RecipeOption = "demo",
     split: SplitOption = None,
     prompts: PromptsOption = "24",
@@ -106,10 +122,10 @@ def evaluate(
     """Assemble a pair, or take a whole one, and measure it by the evaluation protocol."""
     from pangu.data.card import load_card
     from pangu.data.encode.encoded import EncodedManifest
-    from pangu.data.table.delta import latest_version
     from pangu.evaluate.evaluation import as_sampled, evaluate_whole
     from pangu.evaluate.evaluation import evaluate as run
     from pangu.evaluate.metrics import load_judges
+    from pangu.exchange.places import generator_folder
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home
@@ -126,15 +142,17 @@ def evaluate(
                 "--pair is measured by this process; leave out --on-ray, or name its two generators instead."
             )
         whole = _whole(pair)
-        number = latest_version(home, dataset) if version is None else version
+        number = version_of(home, dataset, version)
         protocol = _protocol(as_sampled(chosen, whole), home, dataset, number, judges, *asked)
         outcome = evaluate_whole(whole, pair, home, dataset, number, protocol, judges, print_progress)
     elif structure is None or texture is None or encode_id is None:
         raise UserError("Name --structure, --texture and --encode-id, or a whole --pair.")
     else:
+        encode_id = encode_id_of(home, dataset, encode_id)
+        halves = generator_folder(structure, "structure", home), generator_folder(texture, "texture", home)
         number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
         protocol = _protocol(chosen, home, dataset, number, judges, *asked)
-        outcome = run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges, spread)
+        outcome = run(*halves, chosen, dataset, encode_id, home, print_progress, protocol, judges, spread)
     finish(outcome, result, as_json)
 
 
@@ -144,7 +162,7 @@ def pair_matrix(
         list[Path], typer.Option(help="A structure generator: folder, pair or run; may be given again.")
     ],
     texture: Annotated[list[Path], typer.Option(help="A texture generator: folder, pair or run; may be given again.")],
-    encode_id: EncodeIdOption,
+    encode_id: EncodeIdOption = LATEST,
     recipe: RecipeOption = "demo",
     champion: Annotated[
         bool, typer.Option("--champion", help="Also both halves of the pair that is released.")
@@ -186,6 +204,7 @@ def pair_matrix(
     judges = load_judges(inception, clip, cn_clip)
     asked = (split, prompts, candidates, metrics, steps, guidance, seed, templates, keywords, style_scale)
     spread = spread_of(on_ray, workers, gpus)
+    encode_id = encode_id_of(home, dataset, encode_id)
     number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     protocol = _protocol(chosen, home, dataset, number, judges, *asked)
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
@@ -215,10 +234,14 @@ def pair_matrix(
 def boundary(
     card: CardArgument,
     generator: Annotated[
-        list[Path], typer.Option(help="Generator folder of the probe; give two for the halves of a pair.")
+        list[str],
+        typer.Option(
+            help="Generator of the probe: folder, run, or latest; give two for the halves of a pair.",
+            autocompletion=complete.runs,
+        ),
     ],
     recipe: RecipeOption = "demo",
-    version: Annotated[int | None, typer.Option(help="Dataset version. Default: the newest.")] = None,
+    version: VersionOption = LATEST,
     images: Annotated[int, typer.Option(min=8, help="Originals to measure on, at most.")] = 96,
     visible: Annotated[
         float, typer.Option(min=0.001, max=0.999, help="Share of the lost detail that z_t may still show.")
@@ -230,15 +253,16 @@ def boundary(
     """Recommend T_struct from a short probe run and from what upscaling lost, with the curve as a picture."""
     from pangu.data.card import load_card
     from pangu.evaluate.boundary_probe import find_boundary
+    from pangu.exchange.places import generator_folder
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home
 
     read, home = load_card(card), Home.from_environment()
     target = folder or home.dataset(read.name) / "boundary"
-    outcome = find_boundary(
-        read, generator, named(recipe), home, target, version, images, visible, report=print_progress
-    )
+    probes = [generator_folder(one, None, home) for one in generator]
+    pinned = version_of(home, read.name, version)
+    outcome = find_boundary(read, probes, named(recipe), home, target, pinned, images, visible, report=print_progress)
     finish(outcome, result, as_json)
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from pangu.cli.common import CardArgument, JsonOption, ResultOption, finish
+from pangu.cli.common import CardArgument, EncodeIdOption, JsonOption, ResultOption, encode_id_of, finish
+from pangu.names import LATEST
 
 
 def register(app: typer.Typer) -> None:
@@ -16,7 +17,7 @@ def register(app: typer.Typer) -> None:
 def gate(
     card: CardArgument,
     metrics: Annotated[Path, typer.Option(help="The outcome of `pangu evaluate`, as JSON.")],
-    encode_id: Annotated[str, typer.Option(help="The id that `pangu encode` printed.")],
+    encode_id: EncodeIdOption = LATEST,
     recipe: Annotated[str, typer.Option(help="Which recipe's rules.")] = "demo",
     alias: Annotated[str, typer.Option(help="The registered pair to compare with.")] = "champion",
     inception: Annotated[Path | None, typer.Option(help="As given to `pangu evaluate`.")] = None,
@@ -37,6 +38,7 @@ def gate(
     from pangu.storage import Home
 
     home, dataset = Home.from_environment(), load_card(card).name
+    encode_id = encode_id_of(home, dataset, encode_id)
     version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     judges = None
     if inception or clip or cn_clip:

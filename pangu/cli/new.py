@@ -89,5 +89,5 @@ def _show(made: "NewCard", to_people: bool) -> None:
     where = sys.stdout if to_people else sys.stderr
     beside = f", and its recipe {made.recipe}" if made.recipe.endswith(".json") else ""
     print(f"Written: {made.card}{beside}. Look it through; each choice has its reason beside it.", file=where)
-    print(f"Behind ingest and prepare, encode and train with --recipe {made.recipe}. Next:", file=where)
-    print(f"\n    {made.next_command}\n", file=where)
+    print("From here to a served pair, or stage by stage:", file=where)
+    print(f"\n    {made.next_command}\n    pangu ingest {made.dataset}\n", file=where)

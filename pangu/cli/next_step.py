@@ -44,6 +44,8 @@ def next_command(home: Home, card: str, name: str, recipe: str = "") -> str:
         if role not in trained:
             return _line("pangu train", card, "--encode-id", encode_id, "--recipe", recipe, "--role", role)
     halves = [text for role in ROLES for text in (f"--{role}", str(trained[role]))]
+    if _served(home, trained[ROLES[0]]):
+        return ""
     result = f"{name}.evaluated.json"
     return _line("pangu evaluate", card, *halves, "--encode-id", encode_id, "--recipe", recipe, "--result", result)
 
@@ -59,6 +61,13 @@ def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
         return _line("pangu release", "--pair", made["pair"], *halves, "--metrics", asked("--result"))
     if kind == "ReleaseOutcome":
         return _line("pangu deploy", "--alias", made["alias"])
+    if kind == "NewCard":
+        return str(made["next_command"])
+    if kind == "RetrainOutcome":
+        again = _line("pangu retrain", made["card"])
+        if made["page"]:
+            return _line("python -m webbrowser", made["page"])
+        return f"{again} --watch" if made["state"] == "RUNNING" else again
     if kind in ("IngestOutcome", "PrepareOutcome", "EncodeOutcome", "TrainOutcome"):
         name = made.get("dataset") or _dataset_of(home, made["run_name"])
         card = next((one for one in arguments if one.endswith((".yaml", ".yml")) and one != asked("--recipe")), name)
@@ -100,7 +109,9 @@ def first_command(home: Home) -> tuple[str, str]:
     if not own:
         return FIRST
     name = own[-1].stem
-    return next_command(home, name, name) or _line("pangu dataset show", name), f"goes on with {name}"
+    if not any(home.dataset(name).glob("raw/*/outcome.json")):
+        return _line("pangu retrain", name), f"from {name} to a served pair"
+    return next_command(home, name, name) or _line("pangu retrain", name), f"goes on with {name}"
 
 
 def _recipe_beside(name: str) -> str:
@@ -122,6 +133,15 @@ def _trained(home: Home, encode_id: str) -> dict[str, Path]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def _served(home: Home, generator: Path) -> bool:
+    """Whether a flow run that trained this generator has deployed it."""
+    for done in (home.root / "flows").glob("*/deploy.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if Path(read_json(done.with_name(f"train-{ROLES[0]}.json"))["generator"]) == generator:
+                return True
+    return False
 
 
 def _by_age(paths: Iterable[Path]) -> list[Path]:

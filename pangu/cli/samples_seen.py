@@ -15,7 +15,10 @@ def register(app: typer.Typer) -> None:
 def samples_seen(
     run: Annotated[
         str,
-        typer.Argument(help="The name of a training run, as `pangu train` printed it.", autocompletion=complete.runs),
+        typer.Argument(
+            help="A training run: its name, a beginning of it, its role, or latest.",
+            autocompletion=complete.runs,
+        ),
     ],
     step: Annotated[int | None, typer.Option(min=0, help="Default: the step of the newest checkpoint.")] = None,
     output: Annotated[Literal["json", "csv"], typer.Option("--format", help="json or csv.")] = "json",
@@ -23,11 +26,13 @@ def samples_seen(
     captions: Annotated[bool, typer.Option("--captions", help="Also the captions of each row.")] = False,
 ) -> None:
     """List which rows a checkpoint has seen, and how often; also while the run trains."""
+    from pangu.names import resolve, runs
     from pangu.storage import Home
     from pangu.train.job import captions_of, find_job
     from pangu.train.samples_seen import as_csv, as_json, seen
 
-    found = seen(find_job(Home.from_environment(), run), step)
+    home = Home.from_environment()
+    found = seen(find_job(home, resolve(run, runs(home), "run", "pangu train")), step)
     texts = captions_of(found.job, set(found.keys)) if captions and not count else None
     rows = None if count else found.rows(texts)
     print((as_json if output == "json" else as_csv)(found.totals(), rows))

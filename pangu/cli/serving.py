@@ -5,13 +5,27 @@ from typing import Annotated
 
 import typer
 
+from pangu.cli import complete
 from pangu.cli.common import JsonOption, ResultOption, finish
 
 
 def release(
-    pair: Annotated[Path, typer.Option("--pair", help="Pair folder, as `pangu evaluate` reports it")],
-    structure: Annotated[Path, typer.Option("--structure", help="Folder of the structure generator")],
-    texture: Annotated[Path, typer.Option("--texture", help="Folder of the texture generator")],
+    pair: Annotated[
+        str,
+        typer.Option(
+            "--pair", help="Pair: folder, id, or latest; as `pangu evaluate` reports it", autocompletion=complete.pairs
+        ),
+    ],
+    structure: Annotated[
+        str,
+        typer.Option(
+            "--structure", help="Its structure generator: folder, run, or latest", autocompletion=complete.runs
+        ),
+    ],
+    texture: Annotated[
+        str,
+        typer.Option("--texture", help="Its texture generator: folder, run, or latest", autocompletion=complete.runs),
+    ],
     metrics: Annotated[Path, typer.Option("--metrics", help="The outcome of `pangu evaluate`, as JSON")],
     alias: Annotated[str, typer.Option("--alias", help="Alias that moves to the new version")] = "champion",
     result: ResultOption = None,
@@ -41,7 +55,9 @@ def release(
 
 def deploy(
     alias: Annotated[str, typer.Option("--alias", help="Alias of pangu-pair; resolved once")] = "champion",
-    pair_version: Annotated[int | None, typer.Option("--pair-version", min=1, help="A fixed version instead")] = None,
+    pair_version: Annotated[
+        str | None, typer.Option("--pair-version", help="A fixed version instead: its number, or latest")
+    ] = None,
     canary: Annotated[
         float | None,
         typer.Option("--canary", min=0.0, max=1.0, help="Share of requests it answers beside the running one"),
@@ -56,10 +72,27 @@ def deploy(
     from pangu.serve.deploy import read_settings
     from pangu.storage import Home
 
-    which = alias if pair_version is None else pair_version
+    which: str | int = alias if pair_version is None else _released(pair_version)
     chosen = None if settings is None else read_settings(settings)
     home = Home.from_environment()
     finish(serve_pair(home, which, settings=chosen, canary=canary, report=print_progress), result, as_json)
+
+
+def _released(version: str) -> int:
+    """The version of `pangu-pair` that an option names.
+
+    Raises:
+        UserError: it is no number and not `latest`, or nothing was released.
+    """
+    from pangu.names import LATEST, Named, resolve
+
+    if version != LATEST and version.isdecimal() and version.isascii():
+        return int(version)
+    from pangu.registry import tracking
+
+    found = tracking.connect().search_model_versions(f"name = '{tracking.PAIR}'")
+    known = [Named(str(one.version), tuple(one.aliases), int(one.version)) for one in found]
+    return int(resolve(version, known, f"version of {tracking.PAIR}", "pangu release"))
 
 
 def rollback(result: ResultOption = None, as_json: JsonOption = False) -> None:
@@ -75,19 +108,25 @@ def rollback(result: ResultOption = None, as_json: JsonOption = False) -> None:
 
 def serve(
     pair: Annotated[
-        Path | None, typer.Argument(help="A pair: folder or name in the home; default: the embedded starter pair")
+        str | None,
+        typer.Argument(
+            help="A pair: folder, id or name in the home, or latest; default: the embedded starter pair",
+            autocompletion=complete.pairs,
+        ),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Where HTTP listens")] = 8000,
     settings: Annotated[Path | None, typer.Option("--settings", help="JSON of ServeSettings: limits, partners")] = None,
 ) -> None:
     """Serve a pair folder over HTTP in this one process, without Ray and without a registry."""
-    from pangu.models.sources import pair_named
+    from pangu.exchange.places import pair_folder
     from pangu.serve.deploy import read_settings
     from pangu.serve.settings import ServeSettings
     from pangu.serve.standalone import serve as answer
+    from pangu.storage import Home
 
     chosen = ServeSettings() if settings is None else read_settings(settings)
-    folder = _starter() if pair is None else pair if pair.exists() else pair_named(str(pair)) or pair
+    home = Home.from_environment()
+    folder = _starter() if pair is None else Path(pair) if Path(pair).exists() else pair_folder(pair, home)
     answer(folder, port, chosen, say=lambda sentence: typer.echo(sentence, err=True))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, cast
 
 import typer
 
+from pangu.cli import complete
 from pangu.cli.common import (
     CardArgument,
     EncodeIdOption,
@@ -14,10 +15,14 @@ from pangu.cli.common import (
     OnRayOption,
     RecipeOption,
     ResultOption,
+    VersionOption,
     WorkersOption,
+    encode_id_of,
     finish,
     spread_of,
+    version_of,
 )
+from pangu.names import LATEST, resolve, runs
 
 
 def register(app: typer.Typer) -> None:
@@ -30,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def encode(
     card: CardArgument,
-    version: Annotated[int, typer.Option(help="Dataset version, as `pangu prepare` printed it.")],
+    version: VersionOption = LATEST,
     recipe: RecipeOption = "demo",
     on_ray: OnRayOption = False,
     workers: WorkersOption = None,
@@ -46,21 +51,27 @@ def encode(
     from pangu.storage import Home
 
     home, spread = Home.from_environment(), spread_of(on_ray, workers, gpus)
-    outcome = run(load_card(card).name, version, named(recipe), home, print_progress, spread=spread)
+    dataset = load_card(card).name
+    pinned = version_of(home, dataset, version)
+    outcome = run(dataset, pinned, named(recipe), home, print_progress, spread=spread)
     finish(outcome, result, as_json)
 
 
 def train(
     card: CardArgument,
-    encode_id: EncodeIdOption,
     role: Annotated[
         str, typer.Option(help="'structure' or 'texture'; of another recipe, one of its jobs, e.g. 'single'.")
     ],
+    encode_id: EncodeIdOption = LATEST,
     recipe: RecipeOption = "demo",
     run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
     continue_run: Annotated[
         str | None,
-        typer.Option(help="Go on with the run of this name under the recipe's optimization and steps, and record it."),
+        typer.Option(
+            help="Go on with a run (its name, a beginning of it, or latest) under the recipe's optimization and steps, and "
+            "record it.",
+            autocompletion=complete.runs,
+        ),
     ] = None,
     result: ResultOption = None,
     as_json: JsonOption = False,
@@ -79,27 +90,38 @@ def train(
     wanted, home = named(recipe), Home.from_environment()
     if role not in wanted.roles:
         raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
+    dataset = load_card(card).name
+    encode_id = encode_id_of(home, dataset, encode_id)
     if continue_run is not None:
+        continue_run = resolve(continue_run, runs(home, role), "run", "pangu train")
         run_name = continued(home, continue_run, run_name, role, encode_id, wanted)
-    resolve = partial(registered_pair, cache_dir=home.root / "fetched")
+    fetched = partial(registered_pair, cache_dir=home.root / "fetched")
     # The workers' own lines are for machines; a person is shown what they leave in the run's history.
     report = None if for_machines() else print_progress
-    outcome = run(cast(Role, role), load_card(card).name, encode_id, wanted, home, run_name, resolve, report)
+    outcome = run(cast(Role, role), dataset, encode_id, wanted, home, run_name, fetched, report)
     finish(outcome, result, as_json)
 
 
 def assemble(
-    generator: Annotated[Path, typer.Argument(help="Generator folder that `pangu train --role single` wrote.")],
+    generator: Annotated[
+        str,
+        typer.Argument(
+            help="What `pangu train --role single` made: its folder, a run, or latest.", autocompletion=complete.runs
+        ),
+    ],
     folder: Annotated[Path, typer.Option(help="Where to put the pipeline folder.")],
     recipe: RecipeOption = "single",
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Join a generator for all timesteps and its encoders into a pipeline folder, e.g. a partner for `pangu coop`."""
+    from pangu.exchange.places import generator_folder
     from pangu.pipelines.partners import partner_folder
     from pangu.recipes import recipe as named
+    from pangu.storage import Home
 
-    finish(partner_folder(generator, named(recipe), folder), result, as_json)
+    made = generator_folder(generator, None, Home.from_environment())
+    finish(partner_folder(made, named(recipe), folder), result, as_json)
 
 
 def recipes(name: Annotated[str | None, typer.Argument(help="Show one recipe as JSON.")] = None) -> None:

@@ -5,6 +5,7 @@ Owns the card's shape and how it is found and read.
 
 import hashlib
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from pangu.config import AutoencoderSource, Frozen, NoiseSchedule
 from pangu.data.fill_captions import FillCaptions
 from pangu.data.filters import Filters
 from pangu.errors import UserError
+from pangu.names import nearest
 from pangu.storage import Home
 
 HOME_PREFIX = "home://"
@@ -264,7 +266,7 @@ def load_card(path_or_name: str | Path) -> Card:
     Raises:
         UserError: no such card, not YAML, an unknown or missing key, or a value out of bounds.
     """
-    path = _find(path_or_name)
+    path = find_card(path_or_name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -284,7 +286,12 @@ def card_folders() -> tuple[Path, Path]:
     return Path("datasets"), Path(pangu.__file__).parents[1] / "datasets"
 
 
-def _find(path_or_name: str | Path) -> Path:
+def find_card(path_or_name: str | Path) -> Path:
+    """The file of a card.
+
+    Raises:
+        UserError: there is none; says the names that are nearest, or what makes a card of a folder.
+    """
     path = Path(path_or_name)
     if path.is_file():
         return path
@@ -292,9 +299,12 @@ def _find(path_or_name: str | Path) -> Path:
     for folder in folders:
         if (named := folder / f"{path_or_name}.yaml").is_file():
             return named
+    if path.is_dir():
+        raise UserError(f"{path} is a folder and no card; let one be proposed: `pangu new {shlex.quote(str(path))}`.")
     known = sorted({card.stem for folder in folders for card in folder.glob("*.yaml")})
     raise UserError(
-        f"There is no card '{path_or_name}': give the path of a YAML file, or one of datasets/ ({', '.join(known)})."
+        f"There is no card '{path_or_name}': give the path of a YAML file, or one of datasets/ "
+        f"({', '.join(nearest(str(path_or_name), known))}); a new one: `pangu new FOLDER`."
     )
 
 

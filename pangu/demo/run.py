@@ -18,16 +18,17 @@ from rich.console import Console
 from pangu.data.example.chalk import render_chalk
 from pangu.data.example.openmoji import IMAGES
 from pangu.demo.before import before, gain
-from pangu.demo.button import Button, RunView
-from pangu.demo.display import watch
 from pangu.demo.peak_memory import PeakMemory
 from pangu.demo.queries import Answers, ask, never_trained, trained
 from pangu.demo.sheet import draw_sheet
 from pangu.demo.summary import Summary, summarise
 from pangu.errors import UserError
 from pangu.recipes import recipe as named_recipe
+from pangu.retrain.button import Button
+from pangu.retrain.outcome import outcomes_of
+from pangu.retrain.press import DEPLOYMENT, completed, pressed, say
 from pangu.stack import Stack, down, up
-from pangu.storage import Home, read_json, write_atomically, write_json
+from pangu.storage import Home, write_atomically, write_json
 
 DATASET = "openmoji_chalk"
 
@@ -46,9 +47,10 @@ def demo(home: Home, recipe: str, console: Console, drawings: int = IMAGES) -> S
         seconds = {"up": time.monotonic() - began}
         _say_addresses(stack, console)
         with image_origin(stack, drawings):
-            run_id, view = _retrain(stack, recipe, console)
+            run_id, _ = pressed(stack, {"card": DATASET, "recipe": recipe}, DATASET)
+            view = completed(Button(stack, DEPLOYMENT), run_id, console)
         seconds |= {stage.name: stage.seconds for stage in view.stages}
-        outcomes = {stage.name: read_json(home.root / "flows" / run_id / f"{stage.name}.json") for stage in view.stages}
+        outcomes = outcomes_of(home, run_id)
         asked = time.monotonic()
         console.print("Asking the served pair for images, in Chinese and English ...")
         answers = trained(stack, DATASET, outcomes["prepare"]["version"])
@@ -77,11 +79,11 @@ def running_stack(home: Home, console: Console) -> Iterator[Stack]:
     before = Stack.load(home)
     ours = before is None or not before.is_running
     try:
-        yield up(home, say=lambda text: _say(console, text))
+        yield up(home, say=lambda text: say(console, text))
     finally:
         if ours:
             with _undisturbed():
-                down(home, say=lambda text: _say(console, text))
+                down(home, say=lambda text: say(console, text))
 
 
 @contextlib.contextmanager
@@ -117,25 +119,6 @@ def image_origin(stack: Stack, drawings: int) -> Iterator[None]:
             process.wait()
 
 
-def _retrain(stack: Stack, recipe: str, console: Console) -> tuple[str, RunView]:
-    """Press the button of `retrain-pair`, show its progress, and return the run's id and its end.
-
-    Raises:
-        UserError: the run did not complete; says the run's own sentence.
-    """
-    button = Button(stack, "retrain-pair")
-    run_id = button.press({"card": DATASET, "recipe": recipe, "deploy": True})
-    try:
-        view = watch(button, run_id, console)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            button.cancel(run_id)
-        raise
-    if view.state != "COMPLETED":
-        raise UserError(f"retrain-pair ended as {view.state.lower()}: {view.message}")
-    return run_id, view
-
-
 def save_sheet(
     path: Path, answers: Answers, earlier: Answers, others: Answers | None, outcomes: dict[str, Any]
 ) -> None:
@@ -160,11 +143,6 @@ def sheet_rows(answers: Answers, prompts: str, truth: str) -> list[tuple[str, li
         (f"English\n{prompts}", answers.images["en"], [prompt.en for prompt in answers.prompts]),
         (truth, [answers.truth[prompt.key] for prompt in answers.prompts], [""] * len(answers.prompts)),
     ]
-
-
-def _say(console: Console, text: str) -> None:
-    """As it is: the path of a home may look like Rich's markup."""
-    console.print(text, style="dim", markup=False)
 
 
 def _say_addresses(stack: Stack, console: Console) -> None:

@@ -14,9 +14,14 @@ PROGRAM = "PANGU_PROGRAM"
 """A program carries its stack and name under it, and so does everything that it starts."""
 
 
+def mark_of(name: str) -> str:
+    """What the processes of a program of this stack carry under `PROGRAM`."""
+    return f"{os.environ[MARK]}/{name}"
+
+
 def main(name: str, command: Sequence[str]) -> None:
     """Become `command`, the only process with this name in its stack."""
-    mark = f"{os.environ[MARK]}/{name}"
+    mark = mark_of(name)
     end(marked(PROGRAM, mark))
     os.environ[PROGRAM] = mark
     os.execv(command[0], list(command))

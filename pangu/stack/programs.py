@@ -115,11 +115,7 @@ def _mlflow(stack: Stack) -> Program:
     artifacts = stack.profile.artifacts or (mlflow_folder(stack) / "artifacts").as_uri()
     return Program(
         "mlflow",
-        _python(
-            *("mlflow", "server", "--host", LOOPBACK, "--port", str(stack.mlflow_port), "--workers", "1"),
-            *("--backend-store-uri", mlflow_uri(stack)),
-            *("--serve-artifacts", "--artifacts-destination", artifacts),
-        ),
+        _python("pangu.stack.mlflow_server", LOOPBACK, str(stack.mlflow_port), mlflow_uri(stack), artifacts),
         # Judges and other server-side jobs would cost several more processes.
         {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **_passfile(stack)},
         folder=str(mlflow_folder(stack)),
@@ -131,7 +127,8 @@ def _ray(stack: Stack) -> Program:
     return Program(
         "ray",
         _python(
-            *("ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
+            # Nothing scales this cluster, so nothing has to look whether it should.
+            *("pangu.stack.ray_head", "--head", "--disable-usage-stats", "--no-monitor"),
             *("--node-ip-address", LOOPBACK, "--port", str(stack.ray_port)),
             *("--dashboard-host", LOOPBACK, "--dashboard-port", str(stack.ray_dashboard_port)),
             *("--num-cpus", str(LOGICAL_CPUS), "--object-store-memory", str(OBJECT_STORE_BYTES)),

@@ -38,7 +38,8 @@ def test_every_stage_is_followed_by_the_next_one_with_the_ids_that_it_needs(here
 
     assert first_command(here) == FIRST
     made = new_card(pictures(Path("spots"), 9), here)
-    assert said() == made.next_command == first_command(here)[0] == "pangu ingest spots"
+    assert made.next_command == first_command(here)[0] == "pangu retrain spots"
+    assert said() == "pangu ingest spots"
     ingested = ingest(load_card("spots"), here)
     assert (
         said() == behind(ingested, ["ingest", "spots"], here) == f"pangu prepare spots --ingest-id {ingested.ingest_id}"

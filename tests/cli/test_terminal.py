@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pangu.cli import GROUPS
 from pangu.cli.common import finish, readable
 from pangu.cli.data import ingest
+from pangu.cli.quiet import Silence
 from pangu.progress import FORMAT, Display, Progress, parse_progress
 from pangu.train.follow import followed
 from pangu.train.history import HISTORY_FILE, History
@@ -49,6 +50,18 @@ def test_a_program_reads_every_step_a_terminal_shows_a_bar_and_a_log_a_few_sente
     lines = shown(monkeypatch, io.StringIO(), 1, 2).splitlines()
     assert [parse_progress(line) for line in lines] == steps(1, 2)
     assert capsys.readouterr().out == ""
+
+
+def test_a_command_that_shows_nothing_says_what_it_does_after_five_seconds_and_then_ever_more_seldom() -> None:
+    display = Display()
+    silence = Silence("encode", "turn a version into latents.", display, 100.0)
+    said = [second for second in range(101, 200) if silence.look(second)]
+    assert said == [105, 115, 135, 175]
+    display.shown_at = 200.0
+    assert (
+        silence.look(204.0) == ""
+        and silence.look(205.0) == "encode: at work for 105 s. It is to turn a version into latents."
+    )
 
 
 def test_an_outcome_is_json_for_programs_and_lines_for_people(monkeypatch, capsys, tmp_path: Path) -> None:

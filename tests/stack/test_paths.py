@@ -15,7 +15,7 @@ from rich.console import Console
 from sqlalchemy import make_url
 
 from pangu import jobs
-from pangu.demo.run import _say
+from pangu.retrain.press import say
 from pangu.stack import Stack
 from pangu.stack.database_schema import revision
 from pangu.stack.programs import mlflow_folder, programs
@@ -100,5 +100,5 @@ def test_a_ray_job_finds_its_home_whatever_ray_replaces_in_variables(
 
 def test_a_path_is_no_markup() -> None:
     shown = io.StringIO()
-    _say(Console(file=shown, width=400), "The stack of /a/[/b]/[red] is down.")
+    say(Console(file=shown, width=400), "The stack of /a/[/b]/[red] is down.")
     assert re.sub(r"\s+", " ", shown.getvalue()).strip() == "The stack of /a/[/b]/[red] is down."

@@ -167,7 +167,10 @@ def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:
     named = {name: value for name, value in card.columns.model_dump(exclude={"image", "url"}).items() if value}
     for column in named.values():
         if not card.describes and not any(column in row for row in rows):
-            have = ", ".join(sorted({name for row in rows for name in row} - {"url"})) or "none"
+            have = ", ".join(sorted({name for row in rows for name in row} - {"url"})) or (
+                "none; write what PICTURE.jpg shows into PICTURE.txt beside it, or let a model describe them, which "
+                "`pangu new FOLDER --captioner MODEL` sets up"
+            )
             raise UserError(f"No image of card '{card.name}' has a field '{column}'; they have {have}.")
     try:
         texts = {column: text_array([as_text(row.get(column)) for row in rows]) for column in named.values()}

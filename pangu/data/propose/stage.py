@@ -143,7 +143,7 @@ def write_proposal(proposal: Proposal, licence: Licence, home: Home, force: bool
         enlarged=fate.enlarged,
         unmeasured=fate.unmeasured,
         captions={language: fate.captions[language] for language in LANGUAGES},
-        next_command=f"pangu ingest {name}",
+        next_command=f"pangu retrain {name}" + (f" --recipe {start.name}" if start.name not in ("", "demo") else ""),
         warnings=proposal.warnings,
     )
 

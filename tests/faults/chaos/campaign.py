@@ -11,8 +11,8 @@ from random import Random
 import httpx
 import psutil
 
-from pangu.demo.button import Button
 from pangu.errors import UserError
+from pangu.retrain.button import Button
 from pangu.stack import Stack, down, up
 from pangu.stack.health import parts
 from pangu.storage import Home

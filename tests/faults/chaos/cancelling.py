@@ -9,7 +9,7 @@ from random import Random
 
 import httpx
 
-from pangu.demo.button import Button
+from pangu.retrain.button import Button
 from pangu.stack import Stack
 from tests.faults.chaos.faults import Broken, Fault
 from tests.faults.chaos.oracle import living_jobs, processes_of, runs_under_way

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.example.origin import Origin
-from pangu.demo.button import FINAL, Button, RunView
+from pangu.retrain.button import FINAL, Button, RunView
 from pangu.stack import Stack
 from pangu.storage import write_atomically
 

@@ -1,15 +1,17 @@
-"""Pressing a deployment's button and looking at its run, over Prefect's REST API, without importing Prefect."""
+"""Pressing a deployment's button and looking at its runs, over Prefect's REST API, without importing Prefect."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from pangu.errors import UserError
 from pangu.stack import Stack
+from pangu.stack.flow_runs import SCHEDULED_TAG
 from pangu.stack.prefect_api import prefect_api
 
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+RESTART = "pangu down; pangu up"
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,25 @@ class StageView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A flow run at one moment; stages in the order in which they began."""
+    """A flow run at one moment; stages in the order in which they began. name: of the state, e.g. `AwaitingConcurrencySlot`."""
 
     state: str
     message: str
     stages: tuple[StageView, ...]
+    name: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+
+@dataclass(frozen=True)
+class AskedRun:
+    """A run of a deployment, with the settings that it was asked for."""
+
+    run_id: str
+    state: str
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
@@ -47,17 +63,33 @@ class Button:
         """Ask for a run with these parameters, as the dashboard's form would, and return its id.
 
         Raises:
-            UserError: the server does not know the deployment, or refuses the parameters.
+            UserError: the server does not know the deployment or one of the parameters, or refuses them.
         """
         response = self._api.get(f"/deployments/name/{self._deployment}/{self._deployment}")
         if response.status_code == httpx.codes.NOT_FOUND:
-            raise UserError(f"Prefect has no deployment {self._deployment}; run `pangu down` and `pangu up` again.")
+            raise UserError(f"Prefect has no deployment {self._deployment}; restart the stack: `{RESTART}`.")
         deployment = response.raise_for_status().json()
+        known = _fields(deployment)
+        if known and (unknown := settings.keys() - known):
+            raise UserError(
+                f"The stack runs older code, whose {self._deployment} takes no {min(unknown)}; restart it: `{RESTART}`."
+            )
         body = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
         response = self._api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body)
         if response.is_client_error:
             raise UserError(f"Prefect refuses the parameters of {self._deployment}: {response.text}")
         return response.raise_for_status().json()["id"]
+
+    def runs(self) -> list[AskedRun]:
+        """Runs that somebody asked for and the schedule's that have begun, newest first; at most 200."""
+        asked = {"deployments": {"name": {"any_": [self._deployment]}}, "sort": "EXPECTED_START_TIME_DESC"}
+        found = self._api.post("/flow_runs/filter", json=asked).raise_for_status().json()
+        return [
+            AskedRun(run["id"], state, (run["parameters"] or {}).get("settings") or {})
+            for run in found
+            if (state := (run["state"] or {}).get("type", "SCHEDULED")) != "SCHEDULED"
+            or SCHEDULED_TAG not in run["tags"]
+        ]
 
     def look(self, run_id: str) -> RunView:
         """The run and its stages as they are now."""
@@ -75,10 +107,18 @@ class Button:
             state.get("type", "SCHEDULED"),
             state.get("message") or "",
             tuple(_stage(task, bars.get(task["id"])) for task in sorted(begun, key=lambda task: task["start_time"])),
+            state.get("name") or "",
         )
 
     def cancel(self, run_id: str) -> None:
         self._api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
+
+
+def _fields(deployment: dict[str, Any]) -> set[str]:
+    """Names of the fields of a deployment's forms; empty where its flow takes none."""
+    schema = deployment["parameter_openapi_schema"] or {}
+    forms = (schema.get("definitions") or {}).values()
+    return {name for form in forms for name in form.get("properties", {})}
 
 
 def _stage(task: dict[str, Any], bar: dict[str, Any] | None) -> StageView:
