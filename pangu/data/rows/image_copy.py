@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pangu.data.captions import TEXT_COLUMNS
 from pangu.data.card import Split
@@ -19,6 +18,7 @@ from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.views import JobData, View
 from pangu.data.rows.local_cache import map_table, write_table
 from pangu.data.table.delta import data_files
+from pangu.data.table.rows_file import RowsFile, bytes_of
 from pangu.data.table.schema import with_lacking
 from pangu.storage import Home
 
@@ -43,8 +43,8 @@ class ImageCopy:
 
     @property
     def needed_bytes(self) -> int:
-        """The size of the files, which is mostly that of the images."""
-        return sum(Path(file).stat().st_size for file in self.files)
+        """The size of the files and of the images of their rows."""
+        return bytes_of(self.files)
 
     def write(self, folder: Path) -> None:
         """Fill `folder`, one row group at a time in memory."""
@@ -67,7 +67,7 @@ class ImageCopy:
     def _groups(self) -> Iterator[pa.Table]:
         """The split's rows of each row group, with their images."""
         for file in self.files:
-            with pq.ParquetFile(file) as source:
+            with RowsFile(file) as source:
                 present = [name for name in FACTS if name in source.schema_arrow.names]
                 for group in range(source.num_row_groups):
                     rows = with_lacking(source.read_row_group(group, columns=[*present, "image"]), FACTS)
