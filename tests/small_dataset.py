@@ -7,8 +7,10 @@ import pyarrow as pa
 from PIL import Image
 
 from pangu.data.example.openmoji import Emoji, render_png, selection
-from pangu.data.table.delta import SCHEMA, commit, write_part
+from pangu.data.table.delta import commit
+from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore
+from pangu.data.table.version_files import write_part
 from pangu.storage import Home
 
 NAME = "small"

@@ -1,11 +1,10 @@
 """Counting what a card and a recipe ask for: rows and bytes from this installation's own dataset, or from what the spec knows."""
 
-from pathlib import Path
-
 from pangu.config import Recipe
 from pangu.data.card import Card
 from pangu.data.ingest.any_source import read_source
 from pangu.data.table.delta import data_files, latest_version, read_rows
+from pangu.data.table.rows_file import bytes_of
 from pangu.errors import UserError
 from pangu.planning.cluster_spec import Corpus
 from pangu.planning.operations import Shapes, drawing_operations, encoding_operations, parameters, training_operations
@@ -33,15 +32,13 @@ def known_corpus(card: Card, home: Home) -> Corpus:
     pixels = sum(
         w * h for w, h in zip(*(rows[f"original_{side}"].to_pylist() for side in ("width", "height")), strict=True)
     )
-    sizes = [Path(file).stat().st_size for file in files if Path(file).is_file()]
     found |= {
         "small_share": sum(rows["upscaled"].to_pylist()) / rows.num_rows,
         "megapixels": pixels / rows.num_rows / 1e6,
     }
     sources |= dict.fromkeys(("small_share", "megapixels"), f"version {version} of the dataset")
-    if sizes:
-        found["row_bytes"] = sum(sizes) / rows.num_rows
-        sources["row_bytes"] = f"version {version} of the dataset"
+    found["row_bytes"] = bytes_of(files) / rows.num_rows
+    sources["row_bytes"] = f"version {version} of the dataset"
     if outcome is not None and outcome["ok"]:
         found["kept_share"] = min(1.0, rows.num_rows / outcome["ok"])
         sources["kept_share"] = f"version {version} of the dataset"

@@ -1,14 +1,23 @@
 """Thresholds drop what misses them and nothing else; near duplicates are found whatever their order."""
 
+import tempfile
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from pangu.data.filters import REASONS, Filters, check_measured, reason_of
-from pangu.data.prepare.near_duplicates import NearDuplicateIndex, colours_of, near_duplicates
+from pangu.data.filters import REASONS, Filters, check_measured, reasons_of
+from pangu.data.prepare.near_duplicates import OTHERS as OTHER_PICTURES
+from pangu.data.prepare.near_duplicates import PICTURES, colours_of, near_duplicates
 from pangu.data.prepare.scores import Scorer, english, facts_of, han_share, text_area
+from pangu.data.prepare.select import DECIDING
+from pangu.data.prepare.spilling import engine, load
+from pangu.data.table.schema import SCHEMA
 from pangu.errors import UserError
 from tests import subtests
 
@@ -29,6 +38,15 @@ MISSED = {
     "aesthetic": {"min_aesthetic": 5.5},
     "too_blurry": {"max_min_timestep": 99},
 }
+
+
+def reason_of(row: dict[str, Any], filters: Filters) -> str:
+    listed = pa.Table.from_pylist(
+        [{name: row.get(name) for name in DECIDING}] * 2, pa.schema(map(SCHEMA.field, DECIDING))
+    )
+    one, other = reasons_of(listed, filters).to_pylist()
+    assert one == other
+    return one
 
 
 @subtests.parametrize("reason", REASONS)
@@ -63,28 +81,66 @@ def hashed(images: list[np.ndarray]) -> tuple[list[str], list[bytes]]:
     return [one["phash"] for one in facts], [one["colours"] for one in facts]
 
 
+def near(pictures: list[tuple[int, bytes]], bits: int, others: list[tuple[int, bytes]], **most: int) -> dict[int, str]:
+    """What becomes of pictures (hash and colours, the most wanted first), by their number."""
+    ranked = [(rank, rank, *picture) for rank, picture in enumerate(pictures)]
+    with tempfile.TemporaryDirectory() as folder, engine(Path(folder)) as connection:
+        for name, schema, rows in (("pictures", PICTURES, ranked), ("others", OTHER_PICTURES, others)):
+            listed = [dict(zip(schema.names, row, strict=True)) for row in rows]
+            load(connection, name, schema, [pa.Table.from_pylist(listed, schema)])
+        found = [one for table in near_duplicates(connection, bits, 12, **most) for one in table.to_pylist()]
+    assert [one["place"] for one in found] == sorted(one["place"] for one in found)
+    return {one["place"]: one["reason"] for one in found}
+
+
 def test_another_size_is_the_same_picture_and_another_colour_is_not() -> None:
     one = picture(1)
     smaller = np.asarray(Image.fromarray(one).resize((48, 48)))
     recoloured = np.ascontiguousarray(one[:, :, ::-1])
-    found = near_duplicates(*hashed([one, smaller, recoloured, picture(2)]), range(4), NearDuplicateIndex(4, 12))
-    assert found == [1]
+    phashes, colours = hashed([one, smaller, recoloured, picture(2)])
+    pictures = list(zip([int(phash, 16) for phash in phashes], colours, strict=True))
+    assert near(pictures, 4, []) == {1: "near_duplicate"}
+    assert near(pictures, 4, pictures[3:]) == {1: "near_duplicate", 3: "in_other_dataset"}
 
 
-@given(st.permutations(range(24)), st.integers(0, 8))
-def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[int], bits: int) -> None:
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(36)), st.sampled_from([0, 1, 4, 8, 16]), st.sampled_from([0, 5, 10**9]))
+def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[int], bits: int, most: int) -> None:
+    """Also where so many pictures share bands that some are decided about first."""
     rng = np.random.default_rng(7)
     base = [int(rng.integers(0, 2**63)) for _ in range(6)]
-    flips = [(value, count) for value in base for count in (0, 2, 5, 9)]
+    flips = [(value, count) for value in base for count in (0, 0, 1, 2, 5, 9)]
     hashes = [value ^ sum(1 << int(bit) for bit in rng.choice(64, count, replace=False)) for value, count in flips]
-    colours = [bytes([value * 40 % 250] * 48) for value in range(6) for _ in range(4)]
-    expected, kept = [], list[int]()
-    for at in order:
-        near = any((hashes[at] ^ hashes[other]).bit_count() <= bits and colours[at] == colours[other] for other in kept)
-        (expected if near else kept).append(at)
-    assert (
-        near_duplicates([f"{value:016x}" for value in hashes], colours, order, NearDuplicateIndex(bits, 12)) == expected
-    )
+    colours = [bytes([value // 6 * 40 + value % 3 * 7] * 48) for value in range(36)]
+    pictures = [(hashes[at], colours[at]) for at in order]
+    others = [(hashes[0] ^ 1, colours[0])]
+
+    def alike(one: tuple[int, bytes], other: tuple[int, bytes]) -> bool:
+        return (one[0] ^ other[0]).bit_count() <= bits and abs(one[1][0] - other[1][0]) <= 12
+
+    expected, kept = dict[int, str](), list[tuple[int, bytes]]()
+    for at, one in enumerate(pictures):
+        if any(alike(one, other) for other in others):
+            expected[at] = "in_other_dataset"
+        elif any(alike(one, other) for other in kept):
+            expected[at] = "near_duplicate"
+        else:
+            kept.append(one)
+    assert near(pictures, bits, others, most_pairs=most) == expected
+
+
+def test_a_thousand_copies_of_one_picture_are_no_million_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies that differ in a colour each share every band; what cannot be told apart is refused instead of compared for ever."""
+    copies = [(2**40 - 1, bytes([number % 12] * 40 + [number // 12] * 8)) for number in range(600)]
+    monkeypatch.setattr("pangu.data.prepare.near_duplicates.MOST_PAIRS_AT_ALL", 100)
+    found = near(copies[:144], 4, [], most_pairs=10)
+    assert found.keys() == set(range(1, 144))
+    apart = [
+        (2**40 - 1, bytes([number * 13 % 251] * (1 + number // 19) + [0] * (47 - number // 19)))
+        for number in range(300)
+    ]
+    with pytest.raises(UserError, match=r"pictures have perceptual hashes so much alike .* max_bits lower"):
+        near(apart, 4, [], most_pairs=10)
 
 
 PLAIN = """

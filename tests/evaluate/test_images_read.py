@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pangu.data.example.openmoji import selection
-from pangu.data.table import delta
+from pangu.data.table import delta, version_files
 from pangu.data.table.chosen_images import chosen_images
 from pangu.data.table.delta import read_rows
 from pangu.errors import UserError
@@ -64,7 +64,7 @@ def dataset(home: Home, times: int) -> int:
 
 
 def test_ten_times_the_rows_cost_no_byte_of_images_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta, "rows_per_group", lambda stored: 1)
+    monkeypatch.setattr(version_files, "rows_per_group", lambda stored: 1)
     monkeypatch.setattr("pangu.evaluate.eval_set.STYLE_EXAMPLES", 5)
     found = []
     for times in (1, 10):
@@ -85,7 +85,7 @@ def test_ten_times_the_rows_cost_no_byte_of_images_more(tmp_path: Path, monkeypa
 def test_chosen_images_are_those_of_the_table_and_of_no_group_without_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta, "rows_per_group", lambda stored: GROUP)
+    monkeypatch.setattr(version_files, "rows_per_group", lambda stored: GROUP)
     home = Home(tmp_path)
     version = commit_rows(home, [row(one, index % 3 == 0) for index, one in enumerate(selection(24))])
     table = read_rows(home, NAME, version, columns=["key", "image", "upscaled"])

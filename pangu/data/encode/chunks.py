@@ -22,6 +22,7 @@ from pangu.data.encode.encoded import (
 )  # fmt: skip
 from pangu.data.encode.views import View
 from pangu.data.table.delta import data_files
+from pangu.data.table.rows_file import RowsFile
 from pangu.storage import Home
 
 CHUNK_ROWS = 64
@@ -76,7 +77,7 @@ class Chunk:
 @lru_cache(maxsize=1)
 def _read_group(file: str, group: int) -> pa.Table:
     """The chunks of a group are read one after the other, as a rule."""
-    with pq.ParquetFile(file) as source:
+    with RowsFile(file) as source:
         return source.read_row_group(group, columns=[name for name in COLUMNS if name in source.schema_arrow.names])
 
 

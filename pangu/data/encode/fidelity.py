@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from pydantic import ValidationError
 
 from pangu.config import Frozen
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.view_latents import pixel_latents
+from pangu.data.table.rows_file import RowsFile
 from pangu.diffusion.presets import Size
 from pangu.models.autoencoders import decode_latents
 from pangu.storage import read_json, write_json
@@ -78,7 +78,7 @@ def _spread(files: list[str], count: int) -> Iterator[tuple[str, bytes]]:
     """Key and bytes of about `count` rows, the same from every file that is looked at."""
     chosen = files[:: max(len(files) // count, 1)][:count]
     for file in chosen:
-        with pq.ParquetFile(file) as source:
+        with RowsFile(file) as source:
             rows = source.read_row_group(0, columns=["key", "image"]) if source.num_row_groups else None
         if rows is not None:
             share = -(-count // len(chosen))

@@ -20,7 +20,8 @@ from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState
 from pangu.data.ingest.source import expand, is_table, read_tables, with_more_captions
 from pangu.data.ingest.table_files import BadTable, as_text, text_array
 from pangu.data.table.delta import data_files, latest_version
-from pangu.data.table.store import TableStore, file_system, unaddressed
+from pangu.data.table.rows_file import RowsFile
+from pangu.data.table.store import TableStore, addressed, file_system, unaddressed
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
 from pangu.storage import Home, write_json
@@ -111,7 +112,10 @@ def _files(card: Card, found: ImageFiles, where: str) -> LocalImages:
 
 
 def _parquet(card: Card, files: list[str], image_column: str, url_column: str | None = None) -> LocalImages:
-    """Parquet files with a column of encoded images, or of Hugging Face's struct of bytes and path."""
+    """Parquet files with a column of encoded images, or of Hugging Face's struct of bytes and path.
+
+    url_column: what a row's URL is, in the files of a dataset's version.
+    """
     named = [name for name in card.columns.model_dump(exclude={"url", "image"}).values() if name]
     table = read_tables(card, files, [*named, *([url_column] if url_column else [])])
     if url_column:
@@ -122,13 +126,13 @@ def _parquet(card: Card, files: list[str], image_column: str, url_column: str | 
 
     def read() -> Iterator[Image]:
         for file in files:
-            with _open_parquet(file) as source:
+            with RowsFile(addressed(file)) if url_column else _open_parquet(file) as source:
                 for batch in source.iter_batches(64, columns=[image_column]):
                     for value in batch.column(0).to_pylist():
                         data = value["bytes"] if isinstance(value, dict) else value
                         yield (data, "") if isinstance(data, bytes) else (None, "missing_bytes")
 
-    for file in files:
+    for file in () if url_column else files:
         _check_images(card, file, image_column)
     table = table.append_column(card.columns.url, pa.array(urls, pa.string()))
     return LocalImages(table, read, _stamp(files, [_rows(file) for file in files]))

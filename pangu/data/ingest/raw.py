@@ -133,6 +133,10 @@ class RawFolder:
             with suppress(FileNotFoundError):
                 file.unlink()
 
+    def row_numbers(self, shard: int) -> list[int]:
+        """The rows of a downloaded shard, in its order."""
+        return list(pq.read_table(self.shard_file(shard), columns=["row"], partitioning=None)["row"].to_pylist())
+
     def images(self, shard: int) -> Iterator[tuple[int, bytes | None, str]]:
         """(row, bytes or None, error message) of a downloaded shard, in no order."""
         with pq.ParquetFile(self.shard_file(shard)) as file:

@@ -1,9 +1,10 @@
 """Making rows: from the raw images of a shard to rows with every score, before anything decides which of them are kept.
 
-Works shard by shard, in this process, in several, or on Ray's actors; each shard leaves one file and a manifest, so that a killed
-run goes on after the last one.
+Works shard by shard, in this process, in several, or on Ray's actors; each shard leaves one file of rows, those of its images and
+a manifest, so that a killed run goes on after the last one.
 """
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pangu.config import Frozen
 from pangu.data.captions import KEYWORDS, MORE
 from pangu.data.card import Card
 from pangu.data.fill_captions import LACKS
@@ -24,24 +23,19 @@ from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.chat_endpoint import Door
+from pangu.data.prepare.made_rows import Made, made, made_file, manifest_file
+from pangu.data.prepare.row_plan import PlannedShard
 from pangu.data.prepare.scores import Scorer, facts_of
 from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of
 from pangu.data.prepare.workers import ALONE, WorkerSettings
-from pangu.data.table.schema import SCHEMA
+from pangu.data.table.placed_images import GROUP_BYTES, placing
+from pangu.data.table.schema import SCHEMA, STORED
 from pangu.data.table.store import TableStore
 from pangu.diffusion.presets import presets_for
-from pangu.storage import read_json, write_json
+from pangu.storage import write_json
 
-ROWS_AT_ONCE = 64
-"""So many rows wait in memory before they are written."""
-
-
-class Made(Frozen):
-    """The manifest of one finished shard."""
-
-    rows: int
-    size: int
-    dropped: dict[str, int]
+ROWS_AT_ONCE = 1024
+"""So many rows wait in memory before they are written, or fewer, whose images take `GROUP_BYTES`."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +44,31 @@ class ShardJob:
 
     number: int
     raw: RawFolder
-    shard: int
-    rows: pa.Table
+    planned: PlannedShard
+
+    @property
+    def shard(self) -> int:
+        return self.planned.shard
 
     def wanted(self) -> dict[int, dict[str, Any]]:
         """The rows by their number in the ingest that holds the shard."""
-        return {row["raw_row"]: row for row in self.rows.to_pylist()}
+        return {row["raw_row"]: row for row in self.planned.rows().to_pylist()}
 
-
-def made_file(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}.parquet"
-
-
-def made(folder: Path, number: int) -> Made | None:
-    """The finished shard, if its file is still whole."""
-    manifest, file = folder / f"{number:05d}.json", made_file(folder, number)
-    if not manifest.is_file():
-        return None
-    found = Made.model_validate(read_json(manifest))
-    return found if file.is_file() and file.stat().st_size == found.size else None
+    def stem(self, wanted: Mapping[int, Mapping[str, Any]]) -> str:
+        """Names the files of its images: by what they are made of, in its order, because another home may fetch otherwise."""
+        order = self.raw.row_numbers(self.shard)
+        named = " ".join(wanted[row]["sha256"] for row in order if row in wanted)
+        return f"{self.number:05d}-{hashlib.sha256(named.encode()).hexdigest()[:8]}"
 
 
 class ShardWorker:
-    """Makes the rows of shards; holds the networks, so one per process serves many shards.
+    """Makes the rows of shards, and writes their images where they stay.
+
+    Holds the networks, so one per process serves many shards.
 
     Args:
+        folder: Of the work: rows and manifests go there.
+        store: The table, whose folder gets the images.
         execution: How many such workers there are, and ncnn's threads for one image.
         door: To the model that is served, where the card names one.
     """
@@ -84,41 +78,49 @@ class ShardWorker:
         card: Card,
         admitter: Admitter,
         folder: Path,
+        store: TableStore,
         execution: WorkerSettings = ALONE,
         door: Door | None = None,
     ) -> None:
-        self._card, self._admitter, self._folder = card, admitter, folder
+        self._card, self._admitter, self._folder, self._store = card, admitter, folder, store
         self._upscaler = upscaler_of(card, execution.threads)
         self._scorer = Scorer(card.filters)
         self._filler = _filler(card, door)
 
     def __call__(self, job: ShardJob) -> int:
         """Make one shard, unless an earlier run has; returns its number."""
-        if made(self._folder, job.number) is None:
+        if made(self._folder, job.number, self._store.size) is None:
             look = partial(decoded, self._card, job)
             wanted = job.wanted()
             self._write(job, self._filler.fill(wanted, look) if self._filler else wanted)
         return job.number
 
     def _write(self, job: ShardJob, wanted: Mapping[int, dict[str, Any]]) -> None:
-        dropped, rows = Counter[str](), 0
-        layout = {"compression": "none", "write_page_index": False}
-        store = TableStore(str(self._folder))
-        with store.parquet_writer(made_file(self._folder, job.number).name, SCHEMA, **layout) as writer:
-            batch: list[dict[str, Any]] = []
+        dropped, waiting, held, rows = Counter[str](), [], 0, 0
+        file = made_file(self._folder, job.number)
+        with (
+            placing(self._store, self._folder.name, job.stem(wanted)) as placer,
+            TableStore(str(self._folder)).parquet_writer(file.name, STORED, compression="zstd") as writer,
+        ):
             for row, data, _ in job.raw.images(job.shard):
                 if row not in wanted or data is None:
                     continue
                 try:
-                    batch.append(make_row(self._card, wanted[row], data, self._upscaler, self._scorer, self._admitter))
+                    waiting.append(
+                        make_row(self._card, wanted[row], data, self._upscaler, self._scorer, self._admitter)
+                    )
                 except BadImage as error:
                     dropped[error.reason] += 1
-                if len(batch) >= ROWS_AT_ONCE:
-                    rows += _flush(writer, batch)
-            rows += _flush(writer, batch)
-        size = made_file(self._folder, job.number).stat().st_size
-        manifest = Made(rows=rows, size=size, dropped=dict(dropped))
-        write_json(self._folder / f"{job.number:05d}.json", manifest.model_dump(mode="json"))
+                    continue
+                rows, held = rows + 1, held + len(waiting[-1]["image"])
+                if held >= GROUP_BYTES or len(waiting) >= ROWS_AT_ONCE:
+                    writer.write_table(placer.place(pa.Table.from_pylist(waiting, schema=SCHEMA)))
+                    waiting, held = [], 0
+            if waiting:
+                writer.write_table(placer.place(pa.Table.from_pylist(waiting, schema=SCHEMA)))
+        images = {path: self._store.size(path) or 0 for path in placer.rows}
+        manifest = Made(rows=rows, size=file.stat().st_size, dropped=dict(dropped), images=images)
+        write_json(manifest_file(self._folder, job.number), manifest.model_dump(mode="json"))
 
 
 def _filler(card: Card, door: Door | None) -> Any:
@@ -127,14 +129,6 @@ def _filler(card: Card, door: Door | None) -> Any:
     from pangu.data.prepare.missing_captions import CaptionFiller  # brings transformers along
 
     return CaptionFiller(card.fill_captions, door)
-
-
-def _flush(writer: pq.ParquetWriter, batch: list[dict[str, Any]]) -> int:
-    count = len(batch)
-    if batch:
-        writer.write_table(pa.Table.from_pylist(batch, schema=SCHEMA))
-        batch.clear()
-    return count
 
 
 def make_row(
@@ -206,6 +200,6 @@ def decoded(card: Card, job: ShardJob, rows: Collection[int]) -> Iterator[tuple[
 def originals_of(card: Card, jobs: Sequence[ShardJob]) -> Iterator[ImageHWC]:
     """Pixels of images at least as large as the texture threshold, in the order of the jobs."""
     for job in jobs:
-        for _, image_hwc in decoded(card, job, set(job.rows["raw_row"].to_pylist())):
+        for _, image_hwc in decoded(card, job, set(job.wanted())):
             if min(image_hwc.shape[:2]) >= card.texture_min_side:
                 yield image_hwc

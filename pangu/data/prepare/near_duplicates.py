@@ -1,18 +1,39 @@
-"""Near duplicates: which of many pictures show the same thing, by perceptual hash and coarse colours. Pure.
+"""Near duplicates: which of many pictures show the same thing, by perceptual hash and coarse colours.
 
 A hash sees shapes and no colour, so drawings that differ in colour alone share one; 4 x 4 mean colours tell them apart.
+Hashes that differ in at most k of 64 bits agree in at least g of any k + g bands of bits (Norouzi et al. 2012, multi-index
+hashing), so only pictures are compared that share some g bands.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+import math
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from pangu.data.images import ImageHWC
+from pangu.errors import UserError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 BITS = 64
 GRID = 4
+COLOURS = GRID * GRID * 3
+"""Bytes of `colours_of`."""
+MOST_SLOTS = 120
+"""So many choices of g bands are looked at, at most."""
+MOST_PAIRS = 2 * 10**9
+"""More comparisons than this are avoided by deciding about some pictures first, where that helps."""
+MOST_PAIRS_AT_ALL = 2 * 10**10
+PICTURES = pa.schema([("rank", pa.int64()), ("place", pa.int64()), ("phash", pa.uint64()), ("colours", pa.binary())])
+OTHERS = pa.schema([("phash", pa.uint64()), ("colours", pa.binary())])
+_EDGES = pa.schema([("earlier", pa.int64()), ("later", pa.int64())])
+_RANKS = pa.schema([("rank", pa.int64())])
 
 
 def colours_of(image_hwc: ImageHWC) -> bytes:
@@ -20,57 +41,161 @@ def colours_of(image_hwc: ImageHWC) -> bytes:
     return Image.fromarray(image_hwc).resize((GRID, GRID), Image.Resampling.BOX).tobytes()
 
 
-class NearDuplicateIndex:
-    """NearDuplicateIndex already kept, and whether another one is among them.
-
-    Hashes that differ in at most k bits agree in at least one of k + 1 bands, so only pictures that share a band are compared
-    (Norouzi et al. 2012, multi-index hashing).
-    """
-
-    def __init__(self, max_bits: int, max_colour: int) -> None:
-        self._max_bits, self._max_colour = max_bits, max_colour
-        edges = np.linspace(0, BITS, max_bits + 2).astype(int).tolist()
-        self._bands = [(low, (1 << (high - low)) - 1) for low, high in pairwise(edges)]
-        self._members: list[dict[int, list[int]]] = [{} for _ in self._bands]
-        self._hashes: list[int] = []
-        self._colours: list[bytes] = []
-
-    def add(self, phash: int, colours: bytes) -> None:
-        number = len(self._hashes)
-        self._hashes.append(phash)
-        self._colours.append(colours)
-        for members, (shift, mask) in zip(self._members, self._bands, strict=True):
-            members.setdefault(phash >> shift & mask, []).append(number)
-
-    def has(self, phash: int, colours: bytes) -> bool:
-        """Whether a picture within both limits was added."""
-        looked, seen = _signed(colours), set[int]()
-        for members, (shift, mask) in zip(self._members, self._bands, strict=True):
-            for number in members.get(phash >> shift & mask, ()):
-                if number in seen or (phash ^ self._hashes[number]).bit_count() > self._max_bits:
-                    continue
-                seen.add(number)
-                if int(np.abs(looked - _signed(self._colours[number])).max()) <= self._max_colour:
-                    return True
-        return False
-
-
-def _signed(colours: bytes) -> np.ndarray:
-    return np.frombuffer(colours, np.uint8).astype(np.int16)
-
-
 def near_duplicates(
-    phashes: Sequence[str], colours: Sequence[bytes], order: Iterable[int], kept: NearDuplicateIndex
-) -> list[int]:
-    """Which pictures are near one that comes earlier in `order`, or one that `kept` holds already.
+    connection: "DuckDBPyConnection", max_bits: int, max_colour: int, most_pairs: int = MOST_PAIRS
+) -> Iterator[pa.Table]:
+    """Which pictures are near one of `others`, or near one of a lower rank that is itself kept.
 
-    phashes: N hex strings; colours: N times 48 bytes; order: indices of those that compete, the most wanted first.
+    Holds one bit a picture; everything else lies in tables of the connection, which must hold `pictures` (schema `PICTURES`;
+    ranks from 0, the most wanted first) and `others` (schema `OTHERS`).
+
+    Returns:
+        `place` of each in ascending order, with the `reason`: in_other_dataset or near_duplicate.
+
+    Raises:
+        UserError: too many pictures look so much alike that hashes do not tell them apart.
     """
-    found = []
-    for index in order:
-        phash = int(phashes[index], 16)
-        if kept.has(phash, colours[index]):
-            found.append(index)
-        else:
-            kept.add(phash, colours[index])
-    return found
+    query, ask = connection.execute, _Ask(connection, max_bits, max_colour)
+    # Of equal ones the first decides for all: the others are near it, and near whatever it is near.
+    query("create table alike as select min(rank) as rank, phash, colours from pictures group by phash, colours")
+    query("create table leaders as select * from alike")
+    query("create table distinct_others as select distinct phash, colours from others")
+    query("create table hit (rank bigint)")
+    query("create table dropped (rank bigint)")
+    slots = _slots(max_bits, max(ask.number("select count(*) from alike"), 2))
+    if ask.number("select count(*) from distinct_others"):
+        for slot in slots:
+            ask.keep("hit", ask.near_others(slot))
+        query("delete from leaders where rank in (select rank from hit)")
+    _decide_leaders(ask, slots, most_pairs)
+    query("create table edges (earlier bigint, later bigint)")
+    for slot in slots:
+        ask.keep("edges", ask.near_pairs(slot))
+    ask.keep("dropped", _greedy(ask))
+    reader = (
+        connection.cursor()
+        .sql(
+            "select p.place, h.rank is not null as other from pictures p join alike a using (phash, colours)"
+            " left join (select distinct rank from hit) h on h.rank = a.rank"
+            " left join (select distinct rank from dropped) d on d.rank = a.rank"
+            " where h.rank is not null or d.rank is not null or p.rank <> a.rank order by p.place"
+        )
+        .to_arrow_reader(65_536)
+    )
+    for batch in reader:
+        reasons = pc.if_else(batch["other"], "in_other_dataset", "near_duplicate")
+        yield pa.table([batch["place"], reasons], names=["place", "reason"])
+
+
+def _slots(max_bits: int, pictures: int) -> list[str]:
+    """What pictures may share, as SQL on a hash `{}`: every choice of g bands, g so large that few share one by chance."""
+    agreeing = 1
+    while (
+        BITS * agreeing / (max_bits + agreeing) < min(math.log2(pictures), BITS - 1)
+        and math.comb(max_bits + agreeing + 1, agreeing + 1) <= MOST_SLOTS
+    ):
+        agreeing += 1
+    edges = np.linspace(0, BITS, max_bits + agreeing + 1).astype(int).tolist()
+    masks = [((1 << (high - low)) - 1) << low for low, high in pairwise(edges)]
+    return [f"({{}} & {sum(chosen)}::ubigint)" for chosen in combinations(masks, agreeing)]
+
+
+class _Ask:
+    """The questions to the tables; pairs come with their colours, which are compared here."""
+
+    def __init__(self, connection: "DuckDBPyConnection", max_bits: int, max_colour: int) -> None:
+        self.connection, self._max_bits, self._max_colour = connection, max_bits, max_colour
+
+    def number(self, question: str) -> int:
+        [row] = self.connection.execute(question).fetchall()
+        return int(row[0] or 0)
+
+    def pairs(self, slot: str) -> int:
+        """How many pairs of leaders share what the slot looks at."""
+        shared = f"select count(*) as n from leaders group by {slot.format('phash')}"
+        return self.number(f"select sum(n * (n - 1) // 2) from ({shared})")
+
+    def near_others(self, slot: str) -> Iterator[pa.Table]:
+        a, b = slot.format("a.phash"), slot.format("b.phash")
+        return self._near("a.rank", f"leaders a join distinct_others b on {a} = {b}")
+
+    def near_pairs(self, slot: str) -> Iterator[pa.Table]:
+        a, b = slot.format("a.phash"), slot.format("b.phash")
+        return self._near(
+            "a.rank as earlier, b.rank as later", f"leaders a join leaders b on {a} = {b} and a.rank < b.rank"
+        )
+
+    def near_sure(self, slot: str) -> Iterator[pa.Table]:
+        """Leaders near one that is `sure`, and first of those that share a slot with it."""
+        a, b = slot.format("a.phash"), slot.format("b.phash")
+        return self._near("b.rank", f"sure a join leaders b on {a} = {b} and a.rank < b.rank")
+
+    def _near(self, what: str, source: str) -> Iterator[pa.Table]:
+        asked = f"select {what}, a.colours as one, b.colours as other from {source}"
+        asked += f" where bit_count(xor(a.phash, b.phash)) <= {self._max_bits}"
+        # A cursor of its own: what is found goes into a table while the question is still being answered.
+        for batch in self.connection.cursor().sql(asked).to_arrow_reader(65_536):
+            alike = np.abs(_colours(batch["one"]) - _colours(batch["other"])).max(axis=1, initial=0) <= self._max_colour
+            yield pa.table(batch).drop_columns(["one", "other"]).filter(pa.array(alike))
+
+    def keep(self, table: str, batches: Iterator[pa.Table]) -> None:
+        """Add rows to a table."""
+        for batch in batches:
+            if batch.num_rows:
+                self.connection.register("more", batch)
+                self.connection.execute(f"insert into {table} select * from more")
+                self.connection.unregister("more")
+
+
+def _colours(values: pa.Array) -> np.ndarray:
+    """(N, 48) of N times 48 bytes; signed, so that they can be subtracted."""
+    packed = values.cast(pa.binary(COLOURS))
+    flat = np.frombuffer(packed.buffers()[1], np.uint8)
+    start = packed.offset * COLOURS
+    return flat[start : start + len(packed) * COLOURS].reshape(-1, COLOURS).astype(np.int16)
+
+
+def _decide_leaders(ask: _Ask, slots: list[str], most_pairs: int) -> None:
+    """Where many pictures share slots, decide about those first that nothing can stand in the way of.
+
+    A picture with the lowest rank among all that share any slot with it is kept for sure, and whatever is near it is dropped;
+    neither has to be compared any more. So a thousand copies of one picture cost a thousand comparisons, not half a million.
+    """
+    query = ask.connection.execute
+    while (pairs := sum(map(ask.pairs, slots))) > most_pairs:
+        before = ask.number("select count(*) from leaders")
+        first = " union all ".join(
+            f"select min(rank) as rank from leaders group by {slot.format('phash')}" for slot in slots
+        )
+        query(
+            f"create or replace table sure as select l.* from leaders l join (select rank from ({first}) group by rank"
+            f" having count(*) = {len(slots)}) using (rank)"
+        )
+        query("create or replace table found (rank bigint)")
+        for slot in slots:
+            ask.keep("found", ask.near_sure(slot))
+        query("insert into dropped select distinct rank from found")
+        query("delete from leaders where rank in (select rank from found union all select rank from sure)")
+        left = ask.number("select count(*) from leaders")
+        if before - left < before // 1000 + 1 and pairs > MOST_PAIRS_AT_ALL:
+            raise UserError(
+                f"{left:,} pictures have perceptual hashes so much alike that {pairs:,} pairs would have to be compared; set "
+                "filters.near_duplicates.max_bits lower."
+            )
+        if before - left < before // 1000 + 1:
+            return
+
+
+def _greedy(ask: _Ask) -> Iterator[pa.Table]:
+    """Of pairs that are near, the ranks that are near one of a lower rank which is kept itself."""
+    last = ask.number("select max(later) from edges")
+    dropped = np.zeros(last // 8 + 1, np.uint8)
+    asked = "select distinct later, earlier from edges order by later, earlier"
+    for batch in ask.connection.cursor().sql(asked).to_arrow_reader(65_536):
+        found = []
+        for later, earlier in zip(batch["later"].to_pylist(), batch["earlier"].to_pylist(), strict=True):
+            is_kept = not dropped[earlier >> 3] >> (earlier & 7) & 1
+            if is_kept and not dropped[later >> 3] >> (later & 7) & 1:
+                dropped[later >> 3] |= 1 << (later & 7)
+                found.append(later)
+        yield pa.table({"rank": pa.array(found, pa.int64())})

@@ -2,21 +2,23 @@
 
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from pangu.config import Frozen
 from pangu.data.card import Card
-from pangu.data.prepare.report import write_report
-from pangu.data.prepare.row_sources import Piece
-from pangu.data.prepare.select import DECIDING, Verdict, known, select
-from pangu.data.table.delta import DataFile, commit, commits_of, readable_version, write_part
-from pangu.data.table.rejected import REASON, count_rejected, rejected_folder, write_rejected
-from pangu.data.table.schema import SCHEMA
-from pangu.data.table.store import TableStore
+from pangu.data.prepare.made_rows import Lost, MadeRows, lost_file
+from pangu.data.prepare.report import EXAMPLES, write_report
+from pangu.data.prepare.select import Selection, select
+from pangu.data.table.delta import commit, commits_of, readable_version
+from pangu.data.table.rejected import REASON, REJECTED, count_rejected, examples, rejected_folder
+from pangu.data.table.schema import STORED, with_nulls
+from pangu.data.table.store import TableStore, storage_errors
+from pangu.data.table.version_files import DataFile, PartWriter
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter
 from pangu.storage import Home, read_json, write_json
@@ -35,19 +37,6 @@ class PrepareOutcome(Frozen):
     key: str
     report: str = ""
     already_done: bool = False
-
-
-class Lost(Frozen):
-    """What became of listed rows before there were rows to select from; every selection from the same work counts from it."""
-
-    listed: int
-    failed: dict[str, int]
-    dropped: dict[str, int]
-
-
-def lost_file(home: Home, name: str, work: str) -> Path:
-    """Where `Lost` of one piece of work is kept."""
-    return home.dataset(name) / "work" / f"{work}.json"
 
 
 def earlier_outcome(card: Card, home: Home, key: str) -> PrepareOutcome | None:
@@ -77,32 +66,29 @@ def _outcome_file(home: Home, name: str, key: str) -> Path:
     return home.dataset(name) / "outcomes" / f"{key}.json"
 
 
-def land(
-    card: Card, home: Home, key: str, pieces: list[Piece], facts: dict[str, Any], report: Reporter
-) -> PrepareOutcome:
-    """Select from all rows of `pieces`, write what is kept and what is not, and commit it as the transaction `key`.
+def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any], report: Reporter) -> PrepareOutcome:
+    """Select from all rows that one piece of work made, and commit what is kept as the transaction `key`; no image is touched.
 
     facts: what the log is to remember; `work` among them names what was lost before.
 
     Raises:
-        UserError: nothing is left, no original is left, or a threshold asks for a score that no row has.
+        UserError: nothing is left, no original is left, a threshold asks for a score that no row has, or the disk is full.
     """
     lost = Lost.model_validate(read_json(lost_file(home, card.name, facts["work"])))
-    deciding = [piece.read(DECIDING) for piece in pieces]
-    rows = pa.concat_tables(deciding) if deciding else _no_rows()
-    verdicts = select(card, rows, known(card, home))
-    _check_usable(card, rows, verdicts, lost)
-    store, rejected = TableStore.of(home, card.name), rejected_folder(home, card.name, key)
-    nth = commits_of(home, card.name, key) + 1
-    shutil.rmtree(rejected, ignore_errors=True)  # of a try that was killed, or of rows that were vacuumed
-    stem = f"part-{key}" if nth == 1 else f"part-{key}-{nth}"  # the log may still know the files of an earlier time
-    files: list[DataFile] = []
-    for number, piece in enumerate(pieces):
-        files += _write_piece(piece, verdicts, store, rejected, f"{stem}-{number:05d}")
-        report(Progress(stage="prepare", done=number + 1, total=len(pieces), unit="shards written"))
-    outcome = _outcome(card, key, files, verdicts, lost)
+    staging = home.dataset(card.name) / "staging"
+    staging.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=staging, prefix="select-") as scratch, storage_errors(str(staging)):
+        selection = select(card, made, home, Path(scratch))
+        _check_usable(card, selection, lost)
+        store, rejected = TableStore.of(home, card.name), rejected_folder(home, card.name, key)
+        nth = commits_of(home, card.name, key) + 1
+        shutil.rmtree(rejected, ignore_errors=True)  # of a try that was killed, or of rows that were vacuumed
+        stem = f"part-{key}" if nth == 1 else f"part-{key}-{nth}"  # the log may still know the files of an earlier time
+        files = _write(made, selection, store, rejected, stem, report)
+    outcome = _outcome(card, key, files, selection, lost)
     page = home.dataset(card.name) / "reports" / f"{key}.html"
-    write_report(page, card, outcome, lost, pieces, verdicts, rejected)
+    kept = [store.file(file.path) for file in files]
+    write_report(page, card, outcome, lost, kept, examples(rejected, store.uri, EXAMPLES))
     outcome = outcome.model_copy(update={"report": str(page)})
     # Written before the commit, too: whoever finds the commit finds the counts.
     write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
@@ -112,47 +98,45 @@ def land(
     return outcome
 
 
-def _no_rows() -> pa.Table:
-    return pa.schema([SCHEMA.field(name) for name in DECIDING]).empty_table()
-
-
-def _write_piece(
-    piece: Piece, verdicts: dict[str, Verdict], store: TableStore, rejected: Path, stem: str
+def _write(
+    made: MadeRows, selection: Selection, store: TableStore, rejected: Path, stem: str, report: Reporter
 ) -> list[DataFile]:
-    rows = piece.read(SCHEMA.names)
-    found = [verdicts[key] for key in rows["key"].to_pylist()]
-    splits = pa.array([verdict.split for verdict in found], pa.string())
-    rows = rows.set_column(rows.column_names.index("split"), "split", splits)
-    rows = rows.append_column(REASON, pa.array([verdict.reason for verdict in found], pa.string()))
-    rows = rows.take(pc.sort_indices(rows.select(["bucket", "key"]), [("bucket", "ascending"), ("key", "ascending")]))
-    kept, dropped = rows.filter(pc.equal(rows[REASON], "")), rows.filter(pc.not_equal(rows[REASON], ""))
-    files = []
-    for upscaled in (False, True):
-        mine = kept.filter(pc.equal(kept["upscaled"], upscaled)).drop_columns([REASON])
-        if mine.num_rows:
-            files.append(write_part(store, stem, mine, upscaled))
-    if dropped.num_rows:
-        write_rejected(rejected, stem, dropped)
-    return files
+    """The files of a version, and beside it one of all rows that it rejected."""
+    done, total = 0, selection.counts.total()
+    with ExitStack() as opened:
+        writers = {upscaled: opened.enter_context(PartWriter(store, stem, upscaled)) for upscaled in (False, True)}
+        aside = TableStore(str(rejected)).parquet_writer(f"{stem}.parquet", REJECTED, compression="zstd")
+        rejects = opened.enter_context(aside) if selection.dropped() else None
+        for rows, verdicts in zip(made.batches(STORED.names), selection.verdicts(), strict=True):
+            rows = rows.set_column(rows.column_names.index("split"), STORED.field("split"), verdicts["split"])
+            is_kept = pc.equal(verdicts["reason"], "")
+            for upscaled, writer in writers.items():
+                writer.add(rows.filter(pc.and_(is_kept, pc.equal(rows["upscaled"], upscaled))))
+            if rejects is not None:
+                dropped = with_nulls(rows).append_column(REASON, verdicts["reason"]).filter(pc.invert(is_kept))
+                rejects.write_table(dropped.cast(REJECTED))
+            done += rows.num_rows
+            report(Progress(stage="prepare", done=done, total=total, unit="rows selected"))
+    return [file for writer in writers.values() for file in writer.files]
 
 
-def _check_usable(card: Card, rows: pa.Table, verdicts: dict[str, Verdict], lost: Lost) -> None:
-    kept = [not verdicts[key].reason for key in rows["key"].to_pylist()]
-    if not any(kept):
-        why = dict(Counter(lost.dropped) + Counter(verdict.reason for verdict in verdicts.values()))
+def _check_usable(card: Card, selection: Selection, lost: Lost) -> None:
+    kept = [fate for fate in selection.counts if not fate.reason]
+    if not kept:
+        why = dict(Counter(lost.dropped) + selection.dropped())
         raise UserError(f"Nothing of '{card.name}' is usable; every row failed or was dropped: {why}.")
-    if all(upscaled for upscaled, keeps in zip(rows["upscaled"].to_pylist(), kept, strict=True) if keeps):
+    if all(fate.upscaled for fate in kept):
         raise UserError(
             f"No image of '{card.name}' has a smaller side of {card.texture_min_side} px or more, so the texture "
             "generator would have nothing to learn from; lower texture_min_side in the card, or add larger images."
         )
 
 
-def _outcome(card: Card, key: str, files: list[DataFile], verdicts: dict[str, Verdict], lost: Lost) -> PrepareOutcome:
+def _outcome(card: Card, key: str, files: list[DataFile], selection: Selection, lost: Lost) -> PrepareOutcome:
     upscaled = sum(file.rows for file in files if file.upscaled)
     originals = sum(file.rows for file in files if not file.upscaled)
-    dropped = Counter(lost.dropped) + Counter(verdict.reason for verdict in verdicts.values() if verdict.reason)
-    held_out = sum(verdict.split == "held_out" and not verdict.reason for verdict in verdicts.values())
+    dropped = Counter(lost.dropped) + selection.dropped()
+    held_out = sum(n for fate, n in selection.counts.items() if fate.split == "held_out" and not fate.reason)
     return PrepareOutcome(
         dataset=card.name, version=-1, rows=originals + upscaled, originals=originals, upscaled=upscaled,
         held_out=held_out, dropped=dict(sorted(dropped.items())), key=key,

@@ -2,8 +2,9 @@
 
 from pangu.data.card import Card
 from pangu.data.locks import only_preparing
+from pangu.data.prepare.adopt import adopt
+from pangu.data.prepare.made_rows import whole_work
 from pangu.data.prepare.publish import PrepareOutcome, earlier_outcome, is_whole, land
-from pangu.data.prepare.row_sources import pieces_of_version
 from pangu.data.prepare.work_key import keys_of
 from pangu.data.table.versions import VersionEntry, log
 from pangu.errors import UserError
@@ -12,7 +13,7 @@ from pangu.storage import Home
 
 
 def refilter(card: Card, home: Home, version: int, report: Reporter = silent) -> PrepareOutcome:
-    """Select again from a version and what it rejected, by the thresholds and splits that the card says now.
+    """Select again from all rows that made a version, by the thresholds and splits that the card says now; no image is read.
 
     Raises:
         UserError: no such version, or the card would make other rows, not select others.
@@ -28,13 +29,16 @@ def refilter(card: Card, home: Home, version: int, report: Reporter = silent) ->
             )
         if (done := earlier_outcome(card, home, key)) is not None:
             return done
-        if not is_whole(home, card.name, entry.key, work):
+        made = whole_work(home, card.name, work)
+        if made is None and is_whole(home, card.name, entry.key, work):
+            made = adopt(home, card.name, entry, work)
+        if made is None:
             raise UserError(
                 f"What version {version} of '{card.name}' rejected is not all here: it was made in another home, or files were "
                 f"deleted; run `pangu prepare {card.name} --ingest-id {ingest_id}` instead."
             )
         facts = {**entry.facts, "card": card.digest(), "refiltered": version}
-        return land(card, home, key, pieces_of_version(home, card.name, entry), facts, report)
+        return land(card, home, key, made, facts, report)
 
 
 def _entry(home: Home, name: str, version: int) -> VersionEntry:

@@ -2,26 +2,24 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pyarrow as pa
 from jinja2 import Environment
 
 from pangu.data.images import read_rgb
-from pangu.data.table.rejected import examples
+from pangu.data.table.rows_file import RowsFile
 from pangu.storage import write_atomically
 
 if TYPE_CHECKING:  # flows show reports, and need no tables for it
     from pangu.data.card import Card
-    from pangu.data.prepare.row_sources import Piece
-    from pangu.data.prepare.select import Verdict
 
 EXAMPLES = 8
 SIDE = 128
 BINS = 24
+FINE_BINS = 100 * BINS
 NUMBERS = ("min_timestep", "aspect", "english", "chinese", "text_area", "nsfw", "clip_score", "aesthetic")
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -55,22 +53,20 @@ def write_report(
     card: "Card",
     outcome: Counts,
     lost: Before,
-    pieces: Sequence["Piece"],
-    verdicts: Mapping[str, "Verdict"],
-    rejected: Path,
+    kept: Sequence[str],
+    dropped: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """Write the page; it opens without a network."""
-    kept = pa.concat_tables([piece.read(["key", "upscaled", *NUMBERS]) for piece in pieces])
-    kept = kept.filter(pa.array([not verdicts[key].reason for key in kept["key"].to_pylist()], pa.bool_()))
+    """Write the page; it opens without a network.
+
+    kept: the files of the version. dropped: a few rows of each reason, with their images.
+    """
     template = Environment(autoescape=True).from_string(TEMPLATE.read_text())
     filled = template.render(
         name=_printable(card.name),
         description=_printable(card.description),
         funnel=_funnel(outcome, lost),
         charts=[chart for name in NUMBERS if (chart := _histogram(name, kept))],
-        galleries=[
-            (reason, [_figure(row) for row in rows]) for reason, rows in sorted(examples(rejected, EXAMPLES).items())
-        ],
+        galleries=[(reason, [_figure(row) for row in rows]) for reason, rows in sorted(dropped.items())],
     )
     write_atomically(page, filled.encode())
 
@@ -99,16 +95,32 @@ def _funnel(outcome: Counts, lost: Before) -> list[dict[str, Any]]:
     return lines
 
 
-def _histogram(name: str, rows: pa.Table) -> dict[str, Any]:
-    """Counts of one score in `BINS` bins; empty where no row has it."""
-    chosen = rows.filter(rows["upscaled"]) if name == "min_timestep" else rows
-    values = chosen[name].drop_null().to_numpy().astype(np.float64)  # float32 has no bins between neighbours
-    if not len(values):
+def _histogram(name: str, files: Sequence[str]) -> dict[str, Any]:
+    """Counts of one score in `BINS` bins, and about its median; empty where no row has it."""
+    low = min((float(values.min()) for values in _values(name, files)), default=None)
+    if low is None:
         return {}
-    counts, edges = np.histogram(values, BINS)
+    high = max(float(values.max()) for values in _values(name, files))
+    edges = np.histogram_bin_edges(np.asarray([low, high]), FINE_BINS)
+    fine = sum((np.histogram(values, edges)[0] for values in _values(name, files)), np.zeros(FINE_BINS, np.int64))
+    counts = fine.reshape(BINS, -1).sum(axis=1)
+    middle = int(np.searchsorted(np.cumsum(fine), (fine.sum() + 1) // 2))
     title = "min_timestep of upscaled rows" if name == "min_timestep" else name
-    numbers = {"low": edges[0], "median": np.median(values), "high": edges[-1]}
+    numbers = {"low": low, "median": (edges[middle] + edges[middle + 1]) / 2 if high > low else low, "high": high}
     return {"title": title, "counts": counts.tolist(), "most": counts.max(), **numbers}
+
+
+def _values(name: str, files: Sequence[str]) -> Iterator[np.ndarray]:
+    """One score of all rows that have it, some rows at a time."""
+    for file in files:
+        with RowsFile(file) as source:
+            for rows in source.iter_batches(65_536, [name, "upscaled"]):
+                chosen = rows.filter(rows["upscaled"]) if name == "min_timestep" else rows
+                values = (
+                    chosen[name].drop_null().to_numpy().astype(np.float64)
+                )  # float32 has no bins between neighbours
+                if len(values):
+                    yield values
 
 
 def _figure(row: Mapping[str, Any]) -> dict[str, str]:
@@ -133,8 +145,10 @@ def _printable(text: str) -> str:
     return "".join(character for character in text if character.isprintable())
 
 
-def markdown(dataset: str, dropped: Mapping[str, int], kept: int, page: str, rejected: Path) -> str:
-    """The same in short, for a dashboard: a table of what was dropped, and a few examples as embedded pictures."""
+def markdown(
+    dataset: str, dropped: Mapping[str, int], kept: int, page: str, shown: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
+    """The same in short, for a dashboard: a table of what was dropped, and a few rows of each reason as embedded pictures."""
     lines = [
         f"## {dataset}: {kept:,} rows",
         "",
@@ -143,7 +157,6 @@ def markdown(dataset: str, dropped: Mapping[str, int], kept: int, page: str, rej
         "| dropped for | rows | examples |",
         "|---|---|---|",
     ]
-    shown = examples(rejected, 4)
     for reason, count in sorted(dropped.items(), key=lambda item: -item[1]):
         pictures = " ".join(f"![]({_thumbnail(row['image'])})" for row in shown.get(reason, ()))
         lines.append(f"| {reason} | {count:,} | {pictures} |")

@@ -1,94 +1,133 @@
 """Which rows are made at all, before anything is decoded: those with a caption, and of equal bytes one with all their captions.
 
-Reads no image.
+Reads no image, and holds no row: the plan is a file, sorted by shard.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
+from pangu.data.ingest.raw import OWN, ROWS
+from pangu.data.prepare.spilling import engine, parquet, plain
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+GROUP_ROWS = 2048
+"""Rows of a row group of the plan: whoever makes a shard reads one or two of them."""
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """The rows to be made of one raw shard, by the ingest that holds its bytes; travels without them."""
+
+    file: Path
+    ingest: str
+    shard: int
+    count: int
+
+    def rows(self) -> pa.Table:
+        """Schema `pangu.data.ingest.raw.ROWS`, in the order of the listing."""
+        chosen = [("ingest", "=", self.ingest), ("shard", "=", self.shard)]
+        return pq.read_table(self.file, filters=chosen, partitioning=None).select(ROWS.names).cast(ROWS)
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """The rows to be made, by the ingest and the raw shard that hold their bytes, and what was dropped to get there.
+    """The rows to be made, shard by shard, and what was dropped to get there."""
 
-    rows: Tables of schema `pangu.data.ingest.raw.ROWS`, none of them a view of a larger one: they travel to other processes.
-    """
-
-    rows: dict[tuple[str, int], pa.Table]
+    shards: tuple[PlannedShard, ...]
     dropped: Counter[str]
 
 
-def plan_rows(listed: pa.Table, describes: bool = False) -> RowPlan:
+def plan_rows(listed: Path, plan: Path, describes: bool = False) -> RowPlan:
     """Drop rows without any caption, then all but the first row of equal bytes, which gets the words of the others.
 
     Args:
-        listed: Every row of an ingest, schema `pangu.data.ingest.raw.ROWS`; failed ones are passed over.
+        listed: Every row of an ingest, schema `pangu.data.ingest.raw.ROWS`, of which older ones lack columns; failed ones are
+            passed over.
+        plan: The file to be written.
         describes: A model may still write a caption, so that none has to be there.
+
+    Raises:
+        UserError: the disk is full.
     """
-    came = listed.filter(pc.equal(listed["reason"], ""))
-    captioned = came if describes else came.filter(pc.or_(_has_text(came["caption_en"]), _has_text(came["caption_zh"])))
-    kept = captioned.take(_first_of_each(captioned["sha256"]))
-    dropped = {"missing_caption": came.num_rows - captioned.num_rows, "duplicate": captioned.num_rows - kept.num_rows}
-    if kept.num_rows < captioned.num_rows:
-        kept = _with_captions_of_all(kept, captioned)
-    return RowPlan(_by_shard(kept), Counter({reason: count for reason, count in dropped.items() if count}))
+    with engine(plan.parent) as connection:
+        query = connection.execute
+        query(f"create view listed as select {_columns(listed)} from {parquet(listed)}")
+        query("create view came as select * from listed where reason = ''")
+        captioned = " or ".join(f"coalesce(strlen(caption_{language}), 0) > 0" for language in LANGUAGES)
+        query(f"create view captioned as select * from came where {'true' if describes else captioned}")
+        query("create table kept as select sha256, min(line) as line, count(*) as n from captioned group by sha256")
+        [(came, with_caption, kept)] = connection.execute(
+            "select (select count(*) from came), (select count(*) from captioned), (select count(*) from kept)"
+        ).fetchall()
+        for language in LANGUAGES:
+            _merge(
+                connection, f"captions_{language}", f"list_prepend(caption_{language}, coalesce({MORE[language]}, []))"
+            )
+            _merge(connection, f"words_{language}", f"coalesce({KEYWORDS[language]}, [])")
+        temporary = plan.with_suffix(".tmp")
+        query(f"copy ({_PLANNED}) to '{plain(temporary)}' (format parquet, row_group_size {GROUP_ROWS})")
+        temporary.replace(plan)
+        counted = connection.execute(
+            "select ingest, shard, count(*) from captioned semi join kept using (sha256, line) group by all order by all"
+        ).fetchall()
+    dropped = {"missing_caption": came - with_caption, "duplicate": with_caption - kept}
+    shards = tuple(PlannedShard(plan, ingest, shard, count) for ingest, shard, count in counted)
+    return RowPlan(shards, Counter({reason: count for reason, count in dropped.items() if count}))
 
 
-def _has_text(captions: pa.ChunkedArray) -> pa.ChunkedArray:
-    return pc.greater(pc.fill_null(pc.binary_length(captions), 0), 0)
+def _columns(listed: Path) -> str:
+    """Every column of `ROWS`, as SQL; an ingest from before the last ones holds all its bytes itself."""
+    there, missing = set(pq.read_schema(listed).names), {"ingest": f"'{OWN}'", "raw_row": '"row"'}
+    types = {"ingest": "varchar", "raw_row": "bigint"} | dict.fromkeys(
+        (*MORE.values(), *KEYWORDS.values()), "varchar[]"
+    )
+    names = [
+        f'"{name}"'
+        if name in there
+        else f'cast({missing.get(name, "null")} as {types.get(name, "varchar")}) as "{name}"'
+        for name in ROWS.names
+    ]
+    return ", ".join([*names, "file_row_number as line"])
 
 
-def _first_of_each(values: pa.ChunkedArray) -> np.ndarray:
-    """Where each value stands for the first time, in ascending order."""
-    at = pa.table({"value": values, "at": np.arange(len(values))})
-    return np.sort(at.group_by("value").aggregate([("at", "min")])["at_min"].to_numpy())
+def _merge(connection: "DuckDBPyConnection", name: str, texts: str) -> None:
+    """A table of all texts of rows of equal bytes, each once, in the listing's order."""
+    place = "min(line::hugeint * 1048576 + place)"
+    connection.execute(
+        f"create table {name} as select sha256, list(text order by place) as texts from (select sha256, text, {place} as place"
+        f" from (select sha256, line, unnest({texts}) as text, generate_subscripts({texts}, 1) as place"
+        " from captioned semi join (select sha256 from kept where n > 1) using (sha256))"
+        " where strlen(text) > 0 group by sha256, text) group by sha256"
+    )
 
 
-def _with_captions_of_all(kept: pa.Table, captioned: pa.Table) -> pa.Table:
-    """Rows with the captions and keywords of all rows of equal bytes, each once, in the listing's order."""
-    counts = captioned.group_by("sha256").aggregate([([], "count_all")])
-    repeated = counts.filter(pc.greater(counts["count_all"], 1))["sha256"].combine_chunks()
-    doubled = captioned.filter(pc.is_in(captioned["sha256"], repeated))
-    keys, places = doubled["sha256"].to_pylist(), pc.index_in(kept["sha256"], repeated)
+def _planned() -> str:
+    replaced = []
     for language in LANGUAGES:
-        first, more, words = f"caption_{language}", MORE[language], KEYWORDS[language]
-        pairs = zip(doubled[first].to_pylist(), doubled[more].to_pylist(), strict=True)
-        captions = _merged(keys, ([caption, *(others or ())] for caption, others in pairs))
-        keywords = _merged(keys, (own or [] for own in doubled[words].to_pylist()))
-        merged = [captions[key] for key in repeated.to_pylist()]
-        firsts = pa.array([texts[0] if texts else "" for texts in merged], pa.string())
-        rests = pa.array([texts[1:] or None for texts in merged], kept[more].type)
-        alike = pa.array([keywords[key] or None for key in repeated.to_pylist()], kept[words].type)
-        for name, values in ((first, firsts), (more, rests), (words, alike)):
-            column = pc.if_else(pc.is_valid(places), values.take(places), kept[name])
-            kept = kept.set_column(kept.column_names.index(name), kept.schema.field(name), column)
-    return kept
+        captions, words = f"captions_{language}.texts", f"words_{language}.texts"
+        replaced += [
+            f"case when n > 1 then coalesce({captions}[1], '') else caption_{language} end as caption_{language}",
+            f"case when n = 1 then {MORE[language]} when len({captions}) > 1 then {captions}[2:] end as {MORE[language]}",
+            f"case when n > 1 then {words} else {KEYWORDS[language]} end as {KEYWORDS[language]}",
+        ]
+    joined = " ".join(
+        f"left join {kind}_{language} on {kind}_{language}.sha256 = captioned.sha256"
+        for language in LANGUAGES
+        for kind in ("captions", "words")
+    )
+    return (
+        f"select captioned.* exclude (line) replace ({', '.join(replaced)})"
+        f" from captioned join kept on kept.sha256 = captioned.sha256 and kept.line = captioned.line {joined}"
+        " order by ingest, shard, captioned.line"
+    )
 
 
-def _merged(keys: Sequence[str], texts: Iterable[Sequence[str | None]]) -> dict[str, list[str]]:
-    """All texts of each key, each once, in their order."""
-    found: dict[str, dict[str, None]] = {key: {} for key in keys}
-    for key, own in zip(keys, texts, strict=True):
-        found[key].update(dict.fromkeys(filter(None, own)))
-    return {key: list(own) for key, own in found.items()}
-
-
-def _by_shard(rows: pa.Table) -> dict[tuple[str, int], pa.Table]:
-    """The rows of each (ingest, shard), in the order of the listing."""
-    shards = rows.select(["ingest", "shard"]).append_column("at", pa.array(np.arange(rows.num_rows)))
-    order = pc.sort_indices(shards, [(name, "ascending") for name in ("ingest", "shard", "at")])
-    counts = shards.group_by(["ingest", "shard"]).aggregate([([], "count_all")])
-    counts = counts.sort_by([("ingest", "ascending"), ("shard", "ascending")])
-    found, start = {}, 0
-    for shard in counts.to_pylist():
-        end = start + shard["count_all"]
-        found[shard["ingest"], shard["shard"]] = rows.take(order[start:end])
-        start = end
-    return found
+_PLANNED = _planned()

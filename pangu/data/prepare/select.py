@@ -1,19 +1,28 @@
 """Which of many rows become a dataset version: thresholds, near duplicates, splits. Reads facts, never an image.
 
-The decision about a row depends on the card and on the facts of all rows, not on their order or on how they lie in files.
+The decision about a row depends on the card and on the facts of all rows, not on their order or on how they lie in files. No row
+is held longer than its batch: verdicts lie in a file, in the order of the rows.
 """
 
-from dataclasses import dataclass
-from functools import cache
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pangu.data.captions import MORE
 from pangu.data.card import Card
-from pangu.data.filters import NearDuplicates, check_measured, reason_of
-from pangu.data.prepare.near_duplicates import NearDuplicateIndex, near_duplicates
-from pangu.data.table.delta import latest_version, read_rows
+from pangu.data.filters import NEEDS, NearDuplicates, check_measured, reasons_of
+from pangu.data.prepare.made_rows import MadeRows
+from pangu.data.prepare.near_duplicates import near_duplicates
+from pangu.data.prepare.spilling import engine, load, parquet
+from pangu.data.table.delta import data_files, latest_version
+from pangu.data.table.rows_file import RowsFile
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -21,86 +30,144 @@ DECIDING = [
     "key", "original_width", "original_height", "caption_en", "caption_zh", "aspect", "english", "chinese", "text_area", "nsfw",
     "clip_score", "aesthetic", "min_timestep", "phash", "colours", "upscaled", *MORE.values(),
 ]  # fmt: skip
+VERDICT = pa.schema([("reason", pa.string()), ("split", pa.string()), ("upscaled", pa.bool_())])
+_DECIDED = pa.schema(
+    [*VERDICT, ("key", pa.string()), ("phash", pa.string()), ("colours", pa.binary()), ("pixels", pa.int64())]
+)
+_KEYS = pa.schema([("key", pa.string())])
+_HASHES = pa.schema([("phash", pa.string()), ("colours", pa.binary())])
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of one row; `reason` is "" for one that is kept."""
+class Fate(NamedTuple):
+    """What becomes of a row; `reason` is "" for one that is kept."""
 
     reason: str
     split: str
+    upscaled: bool
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the decision looks at beyond the rows: keys of the version before, and pictures of other datasets."""
+class Selection:
+    """The verdicts on all rows: `decided`, but where `marks` has a reason for a row, by its number."""
 
-    keys: frozenset[str]
-    pictures: NearDuplicateIndex | None
+    decided: Path
+    marks: Path | None
+    counts: Counter[Fate] = field(default_factory=Counter)
+
+    def verdicts(self) -> Iterator[pa.Table]:
+        """Schema `VERDICT`, for one batch of the rows after the other."""
+        marks, start = _each_mark(self.marks), 0
+        mark = next(marks, None)
+        with pq.ParquetFile(self.decided) as source:
+            for group in range(source.num_row_groups):
+                rows = source.read_row_group(group, columns=VERDICT.names)
+                found: dict[int, str] = {}
+                while mark is not None and mark[0] < start + rows.num_rows:
+                    found[mark[0] - start] = mark[1]
+                    mark = next(marks, None)
+                start += rows.num_rows
+                yield _marked(rows, found)
+
+    def count(self) -> "Selection":
+        """With `counts`, of every fate."""
+        for rows in self.verdicts():
+            counted = rows.group_by(VERDICT.names).aggregate([([], "count_all")]).to_pylist()
+            self.counts.update({Fate(*(one[name] for name in VERDICT.names)): one["count_all"] for one in counted})
+        return self
+
+    def dropped(self) -> Counter[str]:
+        """Rows by the reason they were dropped for."""
+        return sum((Counter({fate.reason: n}) for fate, n in self.counts.items() if fate.reason), Counter[str]())
 
 
-def known(card: Card, home: Home) -> Known:
-    """What this home knows that bears on near duplicates; nothing where the card does not ask for them.
+def select(card: Card, made: MadeRows, home: Home, scratch: Path) -> Selection:
+    """The verdict on every row; files of it lie in `scratch`.
 
     Raises:
-        UserError: a dataset that the card names does not exist.
+        UserError: a threshold asks for a score that no row has, a dataset that the card names does not exist, or the disk is
+            full.
     """
-    rule = card.filters.near_duplicates
-    if rule is None:
-        return Known(frozenset(), None)
+    decided, rule = scratch / "decided.parquet", card.filters.near_duplicates
+    total, nulls = 0, Counter[str]()
+    with pq.ParquetWriter(decided, _DECIDED, compression="zstd") as writer:
+        for rows in made.batches(DECIDING):
+            total += rows.num_rows
+            nulls.update({name: rows[name].null_count for name in NEEDS})
+            writer.write_table(_decide(card, rows), row_group_size=rows.num_rows)
+    check_measured(card.filters, {name for name in NEEDS if total and nulls[name] == total}, card.name)
+    marks = None if rule is None else _mark_near_duplicates(rule, card.name, home, decided, scratch)
+    return Selection(decided, marks).count()
+
+
+def _decide(card: Card, rows: pa.Table) -> pa.Table:
+    """Everything that the facts of a row alone decide."""
+    pixels = pc.multiply(rows["original_width"].cast(pa.int64()), rows["original_height"].cast(pa.int64()))
+    reasons = reasons_of(rows, card.filters)
+    columns: dict[str, Any] = {"reason": reasons, "split": _splits(card, rows), "pixels": pixels}
+    return pa.table(columns | {name: rows[name] for name in _DECIDED.names if name not in columns}, schema=_DECIDED)
+
+
+def _splits(card: Card, rows: pa.Table) -> pa.Array:
+    if card.splits.held_out == type(card.splits.held_out)():
+        return pa.array(["train"] * rows.num_rows, pa.string())
+    facts = zip(*(rows[name].to_pylist() for name in ("caption_en", "key", MORE["en"])), strict=True)
+    return pa.array([card.split_of(caption or "", key, more or ()) for caption, key, more in facts], pa.string())
+
+
+def _mark_near_duplicates(rule: NearDuplicates, name: str, home: Home, decided: Path, scratch: Path) -> Path:
+    """A file of the rows that are near others, by number, with the reason."""
+    marks = scratch / "marks.parquet"
+    before, others = _files_before(name, home), [file for dataset in rule.against for file in _files_of(dataset, home)]
+    with engine(scratch) as connection:
+        load(connection, "before", _KEYS, _read(before, _KEYS.names))
+        load(connection, "hashes", _HASHES, _read(others, _HASHES.names))
+        whole = "('0x' || phash)::ubigint as phash, colours from"
+        connection.execute(f"create table others as select {whole} hashes where colours is not null")
+        # What the version before held comes first, then the larger.
+        connection.execute(
+            "create table pictures as select row_number() over () - 1 as rank, * from (select file_row_number as place,"
+            f" {whole} {parquet(decided)} where reason = '' and colours is not null"
+            " order by key not in (select key from before), pixels desc, key)"
+        )
+        with pq.ParquetWriter(marks, pa.schema([("place", pa.int64()), ("reason", pa.string())])) as writer:
+            for rows in near_duplicates(connection, rule.max_bits, rule.max_colour):
+                writer.write_table(rows)
+    return marks
+
+
+def _files_before(name: str, home: Home) -> list[str]:
     try:
-        earlier = read_rows(home, card.name, latest_version(home, card.name), columns=["key"])["key"].to_pylist()
+        return data_files(home, name, latest_version(home, name))
     except UserError:
-        earlier = []
-    return Known(frozenset(earlier), _pictures_of(rule, home) if rule.against else None)
+        return []
 
 
-def _pictures_of(rule: NearDuplicates, home: Home) -> NearDuplicateIndex:
-    pictures = NearDuplicateIndex(rule.max_bits, rule.max_colour)
-    for dataset in rule.against:
-        name, _, version = dataset.partition("@")
-        if version and not version.isdigit():
-            raise UserError(f"filters.near_duplicates.against names '{dataset}'; it must be NAME or NAME@VERSION.")
-        pinned = int(version) if version else latest_version(home, name)
-        rows = read_rows(home, name, pinned, columns=["phash", "colours"])
-        for phash, colours in zip(rows["phash"].to_pylist(), rows["colours"].to_pylist(), strict=True):
-            if colours is not None:
-                pictures.add(int(phash, 16), colours)
-    return pictures
+def _files_of(dataset: str, home: Home) -> list[str]:
+    """The files of a dataset that a card names."""
+    name, _, version = dataset.partition("@")
+    if version and not version.isdigit():
+        raise UserError(f"filters.near_duplicates.against names '{dataset}'; it must be NAME or NAME@VERSION.")
+    return data_files(home, name, int(version) if version else latest_version(home, name))
 
 
-def select(card: Card, facts: pa.Table, beyond: Known) -> dict[str, Verdict]:
-    """The verdict on every row, by key.
-
-    facts: columns `DECIDING` of all rows.
-
-    Raises:
-        UserError: a threshold asks for a score that no row has.
-    """
-    empty = {name for name in facts.column_names if facts[name].null_count == facts.num_rows}
-    check_measured(card.filters, empty if facts.num_rows else set(), card.name)
-    keys: list[str] = facts["key"].to_pylist()
-    reasons = [reason_of(row, card.filters) for batch in facts.to_batches(65_536) for row in batch.to_pylist()]
-    if card.filters.near_duplicates is not None:
-        _mark_near_duplicates(card.filters.near_duplicates, facts, keys, reasons, beyond)
-    captions, shared = zip(facts["caption_en"].to_pylist(), facts[MORE["en"]].to_pylist(), strict=True), cache(Verdict)
-    return {
-        key: shared(reason, card.split_of(caption or "", key, more or ()))
-        for key, reason, (caption, more) in zip(keys, reasons, captions, strict=True)
-    }
+def _read(files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+    """Columns of every file that has them all: older ones lack hashes."""
+    for file in files:
+        with RowsFile(file) as source:
+            if set(columns) <= set(source.schema_arrow.names):
+                yield from source.iter_batches(65_536, columns)
 
 
-def _mark_near_duplicates(
-    rule: NearDuplicates, facts: pa.Table, keys: list[str], reasons: list[str], beyond: Known
-) -> None:
-    phashes, colours = facts["phash"].to_pylist(), facts["colours"].to_pylist()
-    pixels = np.asarray(facts["original_width"], np.int64) * np.asarray(facts["original_height"], np.int64)
-    competing = [at for at, reason in enumerate(reasons) if not reason and colours[at] is not None]
-    if beyond.pictures is not None:
-        for at in competing:
-            if beyond.pictures.has(int(phashes[at], 16), colours[at]):
-                reasons[at] = "in_other_dataset"
-    competing = [at for at in competing if not reasons[at]]
-    order = sorted(competing, key=lambda at: (keys[at] not in beyond.keys, -int(pixels[at]), keys[at]))
-    for at in near_duplicates(phashes, colours, order, NearDuplicateIndex(rule.max_bits, rule.max_colour)):
-        reasons[at] = "near_duplicate"
+def _each_mark(marks: Path | None) -> Iterator[tuple[int, str]]:
+    if marks is not None:
+        with pq.ParquetFile(marks) as source:
+            for batch in source.iter_batches(65_536):
+                yield from zip(batch["place"].to_pylist(), batch["reason"].to_pylist(), strict=True)
+
+
+def _marked(rows: pa.Table, marks: dict[int, str]) -> pa.Table:
+    if not marks:
+        return rows
+    reasons = np.asarray(rows["reason"], object)
+    reasons[list(marks)] = list(marks.values())
+    return rows.set_column(0, VERDICT.field("reason"), pa.array(reasons, pa.string()))

@@ -1,11 +1,9 @@
 """What tells one dataset version, and the work behind it, from others: the same card and ingest find what is made already."""
 
 import hashlib
-from pathlib import Path
 
 from pangu.data.card import Card
 from pangu.data.prepare.upscale import weights_digest
-from pangu.storage import Home
 
 CODE_VERSION = 5
 """Raise it whenever the same card and ingest would give other rows."""
@@ -21,8 +19,3 @@ def keys_of(card: Card, ingest_id: str, code_version: object = CODE_VERSION) -> 
     digests = card.digest(), card.work_digest()
     key, work = (hashlib.sha256(f"{digest} {made_by}".encode()).hexdigest()[:16] for digest in digests)
     return key, work
-
-
-def work_folder(home: Home, name: str, work: str) -> Path:
-    """Where the shards of one piece of work wait for their selection."""
-    return home.dataset(name) / "staging" / work

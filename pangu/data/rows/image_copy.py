@@ -8,25 +8,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs
 
 from pangu.data.captions import TEXT_COLUMNS
 from pangu.data.card import Split
 from pangu.data.encode.encode_plan import original_side
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.views import JobData, View
-from pangu.data.rows.image_places import PlacedGroups
+from pangu.data.rows.image_places import spans_of
 from pangu.data.rows.local_cache import map_table, write_table
 from pangu.data.rows.read_ahead import ByteRange, ReadAhead
-from pangu.data.table.delta import data_files, located
+from pangu.data.table.delta import data_files
+from pangu.data.table.rows_file import RowsFile, bytes_of
 from pangu.data.table.schema import with_lacking
-from pangu.data.table.store import storage_errors
-from pangu.storage import Home
+from pangu.data.table.store import addressed, unaddressed
+from pangu.storage import Home, read_json, write_json
 
+FILES = "files.json"
 FORMAT = 1
 """Raise it whenever the local copy changes its shape."""
 FACTS = [
@@ -48,17 +48,15 @@ class ImageCopy:
 
     @property
     def needed_bytes(self) -> int:
-        """The size of the files, which is mostly that of the images."""
-        return sum(info.size for info in self._filesystem.get_file_info(self._paths))
+        """The size of the files and of the images of their rows."""
+        return bytes_of(self.files)
 
     def write(self, folder: Path) -> None:
         """Fill `folder`, the images of one row group at a time in memory."""
         tables, end = [], 0
         with (folder / "images.bin").open("wb") as sink:
-            for source, group, _ in self._groups():
-                rows = self._chosen(
-                    with_lacking(source.parquet.read_row_group(group, columns=self._columns(source)), FACTS)
-                )
+            for source, group in self._groups():
+                rows = self._chosen(_read(source, group, ["image"]))
                 lengths = [sink.write(image) for image in rows["image"].to_pylist()]
                 ends = end + np.cumsum(np.asarray([0, *lengths], np.int64))
                 end = int(ends[-1])
@@ -66,26 +64,28 @@ class ImageCopy:
         _write_rows(folder, tables)
 
     def write_places(self, folder: Path) -> None:
-        """Fill `folder` with all but the images, of which it says in which of `files` each lies, and where."""
-        tables = []
-        for source, group, number in self._groups():
-            start, end = source.starts(group)
-            rows = with_lacking(source.parquet.read_row_group(group, columns=self._columns(source)[:-1]), FACTS)
-            for name, values in (("start", start), ("end", end), ("file", np.full(len(start), number))):
-                rows = rows.append_column(name, pa.array(values, pa.int64()))
+        """Fill `folder` with all but the images, of which it says in which of the listed files each lies, and where."""
+        tables, files = [], dict[str, int]()
+        for source, group in self._groups():
+            addresses, codes, numbers = source.image_rows(group)
+            start, end = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
+            for code, address in enumerate(addresses):
+                mine, (first, last) = codes == code, spans_of(address)
+                start[mine], end[mine] = first[numbers[mine]], last[numbers[mine]]
+            own = np.asarray([files.setdefault(address, len(files)) for address in addresses], np.int64)
+            rows = _read(source, group)
+            for name, values in (("file", own[codes]), ("start", start), ("end", end)):
+                rows = rows.append_column(name, pa.array(values))
             rows = self._chosen(rows)
             tables.append(self._facts(rows, **{name: rows[name].to_numpy() for name in ("start", "end", "file")}))
+        write_json(folder / FILES, [unaddressed(address) for address in files])
         _write_rows(folder, tables)
 
-    def _groups(self) -> Iterator[tuple[PlacedGroups, int, int]]:
-        """Each file, each of its row groups, and the number of the file."""
-        for number, (file, path) in enumerate(zip(self.files, self._paths, strict=True)):
-            with storage_errors(file), self._filesystem.open_input_file(path) as opened:
-                source = PlacedGroups(opened, path)
-                yield from ((source, group, number) for group in range(source.parquet.num_row_groups))
-
-    def _columns(self, source: PlacedGroups) -> list[str]:
-        return [*(name for name in FACTS if name in source.parquet.schema_arrow.names), "image"]
+    def _groups(self) -> Iterator[tuple[RowsFile, int]]:
+        """Each file and each of its row groups."""
+        for file in self.files:
+            with RowsFile(file) as source:
+                yield from ((source, group) for group in range(source.num_row_groups))
 
     def _chosen(self, rows: pa.Table) -> pa.Table:
         """The rows of the split that are large enough."""
@@ -101,13 +101,11 @@ class ImageCopy:
             facts = facts.append_column(name, pa.array(values))
         return facts
 
-    @property
-    def _filesystem(self) -> Any:
-        return located(list(self.files))[0] or pyarrow.fs.LocalFileSystem()
 
-    @property
-    def _paths(self) -> list[str]:
-        return located(list(self.files))[1]
+def _read(source: RowsFile, group: int, more: Sequence[str] = ()) -> pa.Table:
+    """The facts of one row group, null where the file does not know them, and `more`."""
+    present = [name for name in FACTS if name in source.schema_arrow.names]
+    return with_lacking(source.read_row_group(group, columns=[*present, *more]), FACTS)
 
 
 def _write_rows(folder: Path, tables: Sequence[pa.Table]) -> None:
@@ -117,15 +115,18 @@ def _write_rows(folder: Path, tables: Sequence[pa.Table]) -> None:
 class Images:
     """The images of a finished copy, decoded when they are asked for; `table` lists them by key.
 
-    files: of the dataset, where the copy only says where they lie in these.
+    A copy of places only says in which files they lie.
     """
 
-    def __init__(self, copy: Path, view: View, threads: int, files: Sequence[str] = ()) -> None:
+    def __init__(self, copy: Path, view: View, threads: int) -> None:
         self.table = map_table(copy / "rows.arrow")
         self._start, self._end, self.shape_n = (self.table[name].to_numpy() for name in ("start", "end", "shape"))
         self._view, self._pool = view, ThreadPoolExecutor(threads, thread_name_prefix="decode")
         if "file" in self.table.column_names:
-            self._file, self._ahead = self.table["file"].to_numpy(), ReadAhead(files)
+            self._file, self._ahead = (
+                self.table["file"].to_numpy(),
+                ReadAhead([addressed(file) for file in read_json(copy / FILES)]),
+            )
         else:
             self._bytes, self._ahead = np.memmap(copy / "images.bin", np.uint8, "r"), None
 

@@ -4,12 +4,15 @@ Images are stored as they are, because they do not compress again, so each is fo
 """
 
 import struct
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 
+from pangu.data.table.store import located, storage_errors
 from pangu.errors import UserError
 
 _TELLING = 64
@@ -47,6 +50,22 @@ class PlacedGroups:
             starts[number], ends[number] = first + at, first + at + len(image)
             at += len(image)
         return starts, ends
+
+
+@lru_cache(maxsize=4)
+def spans_of(address: str) -> tuple[np.ndarray, np.ndarray]:
+    """Where each image of a file begins and ends in it, (N,) bytes; reads all of them once.
+
+    Raises:
+        UserError: as `PlacedGroups.starts`, or the store cannot be reached.
+    """
+    filesystem, [path] = located([address])
+    with storage_errors(address), (filesystem or pyarrow.fs.LocalFileSystem()).open_input_file(path) as opened:
+        source = PlacedGroups(opened, path)
+        groups = [source.starts(group) for group in range(source.parquet.num_row_groups)]
+    starts, ends = zip(*groups, strict=True) if groups else ((), ())
+    nothing = np.empty(0, np.int64)
+    return np.concatenate([nothing, *starts]), np.concatenate([nothing, *ends])
 
 
 class _Noting:

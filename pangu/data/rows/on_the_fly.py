@@ -107,5 +107,5 @@ def open_on_the_fly(
         kind = "training" if split == "train" else "held-out"
         raise NoRows(f"The dataset {manifest.dataset} has no {kind} rows for the {role} generator.")
     threads = min(8, len(os.sched_getaffinity(0)))
-    images = Images(copy, data.view, threads, plan.files)
+    images = Images(copy, data.view, threads)
     return OnTheFlyRows(images, data.view, loaded, WordedTexts.of(images.table, recipe, loaded.towers))

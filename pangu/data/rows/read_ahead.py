@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import pyarrow.fs
 from cachetools import LRUCache
 
-from pangu.data.table.delta import located
-from pangu.data.table.store import storage_errors
+from pangu.data.table.store import located, storage_errors
 
 HELD_BYTES = 256 << 20
 FETCHES = 16

@@ -5,9 +5,9 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pangu.data.table.delta import data_files, located
+from pangu.data.table.delta import data_files
+from pangu.data.table.rows_file import RowsFile
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -24,19 +24,17 @@ def chosen_images(
         UserError: no such dataset or version, or a key is not in it.
     """
     left = set(keys)
-    files = data_files(home, name, version, upscaled) if left else []
-    filesystem, paths = located(files) if files else (None, [])
-    for path in paths:
-        with pq.ParquetFile(path, filesystem=filesystem) as source:
+    for file in data_files(home, name, version, upscaled) if left else []:
+        with RowsFile(file) as source:
             for group in range(source.num_row_groups):
                 if not left:
                     return
                 found = source.read_row_group(group, columns=["key"])["key"]
                 places = np.flatnonzero(pc.is_in(found, pa.array(sorted(left), found.type)))
                 if len(places):
-                    images = source.read_row_group(group, columns=["image"])["image"].take(pa.array(places))
-                    chosen = found.take(pa.array(places)).to_pylist()
-                    left.difference_update(chosen)
-                    yield from ((key, image.as_py()) for key, image in zip(chosen, images, strict=True))
+                    chosen = source.take(group, places.tolist(), ["key", "image"])
+                    keys_there = chosen["key"].to_pylist()
+                    left.difference_update(keys_there)
+                    yield from ((key, image.as_py()) for key, image in zip(keys_there, chosen["image"], strict=True))
     if left:
         raise UserError(f"Version {version} of dataset '{name}' has no row {min(left)}.")

@@ -1,12 +1,13 @@
 """The dataset table: a Delta table, partitioned so that originals and upscaled rows never share a file.
 
-Owns how files are laid out, the one transaction that makes them visible, and reading a pinned version. Workers write files
-first (`write_part`), then one `commit` shows all of them or none.
+Owns the one transaction that makes files visible, and reading a pinned version. Files are written first
+(`pangu.data.table.version_files`), then one `commit` shows all of them or none.
 """
 
 import hashlib
 import json
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -16,84 +17,20 @@ from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, DeltaProtocolError, SchemaMismatchError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
-from pangu.config import Frozen
 from pangu.data.card import Split
-from pangu.data.table.schema import PARTITION, SCHEMA, STORED, with_nulls
-from pangu.data.table.store import TableStore, storage_errors, unaddressed
+from pangu.data.table.placed_images import FOLDER
+from pangu.data.table.rows_file import RowsFile
+from pangu.data.table.schema import PARTITION, SCHEMA, STORED, with_lacking, with_nulls
+from pangu.data.table.store import TableStore, located, storage_errors
+from pangu.data.table.version_files import DataFile
 from pangu.errors import UserError
 from pangu.storage import Home
 
-ROW_GROUP_BYTES = 32 << 20
 COMMIT_ATTEMPTS = 20
 HOPELESS = (SchemaMismatchError, DeltaProtocolError)
 """Errors of a commit that come again however often it is tried; all others may be another writer's turn."""
-_NO_STATISTICS = ("image", "phash", "key", "colours")
-_BOUNDED = ("width", "height", "original_width", "original_height", "bucket", "min_timestep", "split")
-
-
-class DataFile(Frozen):
-    """A Parquet file that was written into the table's folder and waits for its commit."""
-
-    path: str
-    size: int
-    rows: int
-    upscaled: bool
-    statistics: str
-
-
-def write_part(store: TableStore, stem: str, rows: pa.Table, upscaled: bool) -> DataFile:
-    """Write rows (schema `SCHEMA`) of one partition; nobody sees them before `commit`.
-
-    Args:
-        stem: Unique to this transaction and this part of its work; a part that is redone replaces its own leftovers.
-
-    Raises:
-        UserError: a column is missing, unknown or of another type, the disk is full, or the store cannot be reached.
-    """
-    path = f"{PARTITION}={str(upscaled).lower()}/{stem}.parquet"
-    stored = with_nulls(_checked(rows))
-    scalars = [name for name in STORED.names if name not in _NO_STATISTICS]
-    size = store.write_parquet(
-        path,
-        stored,
-        row_group_size=rows_per_group(stored),
-        # Encoded images do not compress again; trying costs time at every read.
-        compression={name: "none" if name == "image" else "zstd" for name in STORED.names},
-        use_dictionary=[name for name in scalars if name not in ("caption_en", "caption_zh", "source_url")],
-        write_statistics=scalars,
-    )
-    return DataFile(path=path, size=size, rows=rows.num_rows, upscaled=upscaled, statistics=_statistics(stored))
-
-
-def _checked(rows: pa.Table) -> pa.Table:
-    """The stored columns of rows whose schema is exactly `SCHEMA`."""
-    for field in SCHEMA:
-        if field.name not in rows.column_names:
-            raise UserError(f"Dataset rows lack the column '{field.name}' ({field.type}).")
-        if (found := rows.schema.field(field.name).type) != field.type:
-            raise UserError(f"Column '{field.name}' of dataset rows has type {found}; it must be {field.type}.")
-    if unknown := [name for name in rows.column_names if name not in SCHEMA.names]:
-        raise UserError(f"Dataset rows have no column '{unknown[0]}'; they have {', '.join(SCHEMA.names)}.")
-    return rows.select(STORED.names)
-
-
-def rows_per_group(stored: pa.Table) -> int:
-    """Groups of about 32 MiB: large enough to read in one go, small enough to shuffle by."""
-    per_row = max(1, stored.nbytes // max(1, stored.num_rows))
-    return min(4096, max(16, ROW_GROUP_BYTES // per_row))
-
-
-def _statistics(stored: pa.Table) -> str:
-    """Delta's per-file statistics: row count, and bounds of the columns that queries select by."""
-    bounds = {name: pc.min_max(stored[name]).as_py() for name in _BOUNDED}
-    return json.dumps(
-        {
-            "numRecords": stored.num_rows,
-            "minValues": {name: bound["min"] for name, bound in bounds.items()},
-            "maxValues": {name: bound["max"] for name, bound in bounds.items()},
-            "nullCount": {name: stored[name].null_count for name in bounds},
-        }
-    )
+IMAGES = "pangu.images"
+"""In the log: how many image files each folder of them had at a commit, as JSON."""
 
 
 def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any], nth: int = 1) -> int:
@@ -126,10 +63,14 @@ def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dic
         for file in files
     ]
     properties = CommitProperties(
-        custom_metadata={"pangu.key": key, **{f"pangu.{fact}": str(value) for fact, value in facts.items()}},
+        custom_metadata={
+            "pangu.key": key,
+            IMAGES: json.dumps(_image_files(store, {folder for file in files for folder in file.images})),
+            **{f"pangu.{fact}": str(value) for fact, value in facts.items()},
+        },
         app_transactions=[Transaction(key, nth)],
     )
-    schema, table = Schema.from_arrow(SCHEMA), _open(home, name)
+    schema, table = Schema.from_arrow(STORED), _open(home, name)
     with storage_errors(store.uri):
         if table is None:
             create_table_with_add_actions(
@@ -138,6 +79,15 @@ def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dic
             )  # fmt: skip
         else:
             table.create_write_transaction(actions, "overwrite", schema, [PARTITION], commit_properties=properties)
+
+
+def _image_files(store: TableStore, folders: Iterable[str]) -> dict[str, int]:
+    return {folder: len(store.files_in(f"{FOLDER}/{folder}")) for folder in sorted(folders)}
+
+
+def images_of(entry: Mapping[str, Any]) -> dict[str, int]:
+    """The folders that hold the images of one version, by its entry in the log; none of a version that holds them itself."""
+    return dict(json.loads(entry.get(IMAGES) or "{}"))
 
 
 def commits_of(home: Home, name: str, key: str) -> int:
@@ -150,17 +100,19 @@ def readable_version(home: Home, name: str, key: str) -> int | None:
     """The newest version that the transaction `key` made and whose files are all there; None if there is none."""
     if not commits_of(home, name, key):
         return None
-    made = [int(entry["version"]) for entry in history(home, name) if entry.get("pangu.key") == key]
-    return next((version for version in made if is_readable(home, name, version)), None)
+    made = (entry for entry in history(home, name) if entry.get("pangu.key") == key)
+    return next((int(entry["version"]) for entry in made if is_readable(home, name, entry)), None)
 
 
-def is_readable(home: Home, name: str, version: int) -> bool:
-    """Whether the version can be opened and its files are there."""
+def is_readable(home: Home, name: str, entry: Mapping[str, Any]) -> bool:
+    """Whether the version of an entry of the log can be opened, and its files and those of its images are there."""
+    version, images = int(entry["version"]), images_of(entry)
     try:
         _check_present(name, version, _files(home, name, version))
     except UserError:
         return False
-    return True
+    there = _image_files(TableStore.of(home, name), images)
+    return all(there[folder] >= count for folder, count in images.items())
 
 
 def version_of(home: Home, name: str, key: str) -> int:
@@ -251,13 +203,6 @@ def _check_present(name: str, version: int, files: list[str]) -> None:
         )
 
 
-def located(files: list[str]) -> tuple[Any, list[str]]:
-    """A filesystem (None for this machine's) and the paths on it."""
-    if "://" not in files[0]:
-        return None, files
-    return pyarrow.fs.FileSystem.from_uri(files[0])[0], [unaddressed(file).partition("://")[2] for file in files]
-
-
 def read_rows(
     home: Home,
     name: str,
@@ -282,15 +227,30 @@ def read_rows(
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 
+def _each_group(files: list[str], columns: list[str], split: Split | None) -> Iterator[pa.Table]:
+    """Rows with their images, of all row groups or of one split."""
+    for file in files:
+        with RowsFile(file) as source:
+            for group in range(source.num_row_groups):
+                there = [name for name in dict.fromkeys([*columns, "split"]) if name in source.schema_arrow.names]
+                rows = source.read_row_group(group, there)
+                rows = rows if split is None else rows.filter(pc.equal(rows["split"], split))
+                rows = with_lacking(rows, columns).select(columns)
+                yield rows.cast(pa.schema([SCHEMA.field(name) for name in columns]))
+
+
 def _read_partition(files: list[str], upscaled: bool, names: list[str], split: Split | None) -> pa.Table:
     physical = [column for column in names if column != PARTITION]
     needed = list(dict.fromkeys([*physical, "key"]))
     chosen = None if split is None else pc.field("split") == split
-    filesystem, paths = located(files)
-    from pyarrow.dataset import dataset  # brings pandas along, which whoever only asks what there is has no use for
+    if "image" in needed:
+        rows = pa.concat_tables(_each_group(files, needed, split))
+    else:
+        filesystem, paths = located(files)
+        from pyarrow.dataset import dataset  # brings pandas along, which whoever only asks what there is has no use for
 
-    source = dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)
-    rows = source.to_table(columns=needed, filter=chosen)
+        source = dataset(paths, schema=STORED, format="parquet", filesystem=filesystem)
+        rows = source.to_table(columns=needed, filter=chosen)
     rows = rows.take(pc.sort_indices(rows, [("key", "ascending")]))
     rows = rows.append_column(SCHEMA.field(PARTITION), pa.array([upscaled] * rows.num_rows, pa.bool_()))
     return with_nulls(rows.select(names))

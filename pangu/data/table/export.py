@@ -15,13 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pangu.config import Frozen
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.card import Licence, load_card
 from pangu.data.table.dataset_card import README, dataset_card
 from pangu.data.table.delta import data_files, latest_version, read_rows
+from pangu.data.table.rows_file import RowsFile
 from pangu.data.table.schema import PARTITION, SCHEMA, SCORES, with_nulls
 from pangu.data.table.store import TableStore
 from pangu.errors import UserError
@@ -122,9 +122,9 @@ def _batches(home: Home, name: str, version: int, split: str | None = None) -> I
     """The rows of a version, or of one split, a few at a time; null where a file is older than a column."""
     for upscaled in (False, True):
         for file in data_files(home, name, version, upscaled):
-            with pq.ParquetFile(file) as source:
+            with RowsFile(file) as source:
                 for batch in source.iter_batches(ROWS_AT_ONCE):
-                    rows = pa.table(batch)
+                    rows = batch
                     if split is not None:
                         rows = rows.filter(pc.equal(rows["split"], split))
                     yield with_nulls(_complete(rows, upscaled))

@@ -1,19 +1,20 @@
-"""Rows that a version rejected, kept beside the table with their reason, so that other thresholds need nothing computed again."""
+"""Rows that a version rejected, kept beside the table with their reason; their images lie where those of the others do."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pangu.data.table.schema import SCHEMA, with_nulls
-from pangu.data.table.store import TableStore
+from pangu.data.table.rows_file import RowsFile
+from pangu.data.table.schema import STORED
 from pangu.storage import Home
 
 REASON = "reason"
-REJECTED = SCHEMA.append(pa.field(REASON, pa.string()))
+REJECTED = STORED.append(pa.field(REASON, pa.string()))
 
 
 class HasKey(Protocol):
@@ -33,9 +34,9 @@ def rejected_folders(home: Home, name: str, kept: Sequence[HasKey]) -> Iterator[
     yield from (folder for folder in sorted(root.glob("*")) if folder.name not in keys)
 
 
-def write_rejected(folder: Path, stem: str, rows: pa.Table) -> None:
-    """Write rows (schema `REJECTED`) of one piece."""
-    TableStore(str(folder)).write_parquet(f"{stem}.parquet", with_nulls(rows).cast(REJECTED), compression="none")
+def works_folder(home: Home, name: str) -> Path:
+    """Where all rows that a piece of work made lie, in a folder each, whatever versions keep of them."""
+    return home.dataset(name) / "work"
 
 
 def count_rejected(folder: Path) -> int:
@@ -43,16 +44,22 @@ def count_rejected(folder: Path) -> int:
     return sum(pq.read_metadata(file).num_rows for file in folder.glob("*.parquet"))
 
 
-def examples(folder: Path, count: int) -> dict[str, list[dict[str, Any]]]:
-    """The first `count` rejected rows of each reason."""
+def examples(folder: Path, table: str, count: int) -> dict[str, list[dict[str, Any]]]:
+    """The first `count` rejected rows of each reason, with their images.
+
+    table: the folder of the table, where images lie that the files themselves do not hold.
+    """
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    seen = Counter[str]()
     for file in sorted(folder.glob("*.parquet")):
-        reasons = pq.read_table(file, columns=[REASON])[REASON].to_pylist()
-        wanted: list[int] = []
-        for at, reason in enumerate(reasons):
-            if len(found[reason]) + sum(reasons[other] == reason for other in wanted) < count:
-                wanted.append(at)
-        if wanted:
-            for row in pq.read_table(file).take(wanted).to_pylist():
-                found[row[REASON]].append(row)
+        with RowsFile(str(file), table) as source:
+            for group in range(source.num_row_groups):
+                reasons = source.read_row_group(group, [REASON])[REASON]
+                wanted: list[int] = []
+                for reason in reasons.unique().to_pylist():
+                    places = pc.indices_nonzero(pc.equal(reasons, reason)).to_pylist()
+                    wanted += places[: max(0, count - seen[reason])]
+                    seen[reason] += len(places)
+                for row in source.take(group, sorted(wanted)).to_pylist() if wanted else ():
+                    found[row[REASON]].append(row)
     return dict(found)

@@ -51,9 +51,17 @@ WORDS = [
 ]  # what the image may also be asked for by; null: none
 SCHEMA = pa.schema([*IMAGE, *SCORES, *CAPTIONS, *WORDS])
 """Tables from before a column was added lack it, and read as null."""
-STORED = SCHEMA
-"""What a file holds. The partition stands in its path as well; files from before it did not say it themselves."""
 FACTS = [name for name in SCHEMA.names if name != "image"]
+PLACE = [
+    (
+        "image_file",
+        pa.string(),
+    ),  # relative to the table's folder: the file of `pangu.data.table.placed_images` that holds it
+    ("image_row", pa.int32()),  # counted from 0 in that file
+    ("image_bytes", pa.int32()),
+]
+STORED = pa.schema([*(SCHEMA.field(name) for name in FACTS), *PLACE])
+"""What a file of a version holds: where the image lies in its place. In files of before it is the image itself."""
 
 
 def with_lacking(rows: pa.Table, names: Iterable[str]) -> pa.Table:

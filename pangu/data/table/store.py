@@ -73,7 +73,7 @@ class TableStore:
 
     @cached_property
     def _filesystem(self) -> Any:
-        return pyarrow.fs.FileSystem.from_uri(addressed(self.uri))[0]
+        return pyarrow.fs.LocalFileSystem() if self.is_local else pyarrow.fs.FileSystem.from_uri(addressed(self.uri))[0]
 
     def write_parquet(self, path: str, rows: pa.Table, row_group_size: int | None = None, **layout: Any) -> int:
         """Write a file that readers see whole or not at all; returns its size in bytes.
@@ -121,8 +121,19 @@ class TableStore:
         with storage_errors(self.uri):
             return self._filesystem.get_file_info(self._inside(path)).size
 
+    def files_in(self, folder: str) -> list[Any]:
+        """Every file below a folder of the table, as Arrow's `FileInfo`; none where there is no such folder."""
+        with storage_errors(self.uri):
+            selector = pyarrow.fs.FileSelector(self._inside(folder), allow_not_found=True, recursive=True)
+            return [found for found in self._filesystem.get_file_info(selector) if found.is_file]
+
+    def delete(self, path: str) -> None:
+        """Delete a file that `files_in` named, by its path there."""
+        with storage_errors(self.uri):
+            self._filesystem.delete_file(path)
+
     def _inside(self, path: str) -> str:
-        return f"{self.uri.partition('://')[2]}/{path}"
+        return f"{self.uri if self.is_local else self.uri.partition('://')[2]}/{path}"
 
 
 def quoted(uri: str) -> str:
@@ -149,6 +160,16 @@ def unaddressed(address: str) -> str:
     if not address.startswith(S3):
         return address
     return urllib.parse.unquote(address.partition("?")[0])
+
+
+def located(files: list[str]) -> tuple[Any, list[str]]:
+    """A filesystem (None for this machine's) and the paths on it.
+
+    files: one or more addresses, all in one place.
+    """
+    if "://" not in files[0]:
+        return None, files
+    return pyarrow.fs.FileSystem.from_uri(files[0])[0], [unaddressed(file).partition("://")[2] for file in files]
 
 
 def file_system(uri: str) -> tuple[Any, str]:

@@ -1,7 +1,7 @@
 """Looking at the versions of a dataset: their log, one version, the difference of two, and which are kept."""
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,10 @@ from pydantic import Field
 from pangu.config import Frozen
 from pangu.data.locks import only_preparing
 from pangu.data.table.admission_levels import FACT, AdmissionLevels
-from pangu.data.table.delta import data_files, history, is_readable, latest_version, open_table, read_rows
-from pangu.data.table.rejected import rejected_folders
+from pangu.data.table.delta import data_files, history, images_of, is_readable, latest_version, open_table, read_rows
+from pangu.data.table.placed_images import FOLDER
+from pangu.data.table.rejected import rejected_folders, works_folder
+from pangu.data.table.rows_file import bytes_of
 from pangu.data.table.schema import FACTS
 from pangu.data.table.store import TableStore, storage_errors
 from pangu.errors import UserError
@@ -65,6 +67,7 @@ def log(home: Home, name: str) -> list[VersionEntry]:
         if str(entry.get("operation", "")).startswith("VACUUM"):
             continue
         facts = {key.removeprefix("pangu."): str(value) for key, value in entry.items() if key.startswith("pangu.")}
+        facts.pop("images", None)
         version, at = int(entry["version"]), datetime.fromtimestamp(entry["timestamp"] / 1000, UTC)
         entries.append(
             VersionEntry(
@@ -72,7 +75,7 @@ def log(home: Home, name: str) -> list[VersionEntry]:
                 at=at.isoformat(timespec="seconds"),
                 key=facts.pop("key", ""),
                 facts=facts,
-                readable=is_readable(home, name, version),
+                readable=is_readable(home, name, entry),
             )
         )
     return entries
@@ -119,7 +122,7 @@ def show(home: Home, name: str, version: int | None = None) -> VersionFacts:
         version=version,
         key=entry_of(home, name, version).key,
         rows=rows.num_rows,
-        bytes=pc.sum(actions["size_bytes"]).as_py() or 0,
+        bytes=bytes_of(data_files(home, name, version)),
         files=actions.num_rows,
         counts={column: _counts(rows[column]) for column in counted},
         quantiles=_quantiles(rows),
@@ -183,11 +186,11 @@ def _comparable(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def vacuum(home: Home, name: str, keep: int, dry_run: bool, unfinished_hours: int = UNFINISHED_HOURS) -> list[str]:
-    """Delete the files that none of the newest `keep` versions holds, of the table and of what those versions rejected.
+    """Delete the files that none of the newest `keep` versions needs: of the table, of images, and of rejected and made rows.
 
-    Files that no version ever held were left by a prepare that was killed, or belong to one that is under way. The lock tells
-    them apart where tables lie in the home. Elsewhere another home may be preparing, so only those go that are older than
-    `unfinished_hours`.
+    Images stay as long as a version is kept that the same work made, because other thresholds may want any of them. Files that no
+    version ever held were left by a prepare that was killed, or belong to one that is under way. The lock tells them apart where
+    tables lie in the home. Elsewhere another home may be preparing, so only those go that are older than `unfinished_hours`.
 
     Returns:
         The files that are deleted, or would be.
@@ -200,7 +203,11 @@ def vacuum(home: Home, name: str, keep: int, dry_run: bool, unfinished_hours: in
             gone |= _vacuum(home, name, versions, dry_run, full=True, hours=unfinished_hours)
         else:
             gone = _vacuum(home, name, versions, dry_run, full=True, hours=0)
+        gone |= _vacuum_images(home, name, versions, dry_run, unfinished_hours if home.tables else 0)
         rejected = [file for folder in rejected_folders(home, name, kept) for file in sorted(folder.glob("*.parquet"))]
+        works = {entry.facts.get("work") for entry in kept}
+        made = (folder for folder in sorted(works_folder(home, name).glob("*/")) if folder.name not in works)
+        rejected += [file for folder in made for file in sorted(folder.glob("*.parquet"))]
         for file in () if dry_run else rejected:
             file.unlink()
     return [*sorted(gone), *map(str, rejected)]
@@ -213,3 +220,20 @@ def _vacuum(home: Home, name: str, kept: list[int], dry_run: bool, full: bool, h
             retention_hours=hours, dry_run=dry_run, enforce_retention_duration=False, full=full, keep_versions=kept
         )
     return set(gone)
+
+
+def _vacuum_images(home: Home, name: str, kept: list[int], dry_run: bool, hours: int) -> set[str]:
+    """Delete the image files whose folder no kept version names; what no version names at all, from an age of `hours` on."""
+    entries, store = history(home, name), TableStore.of(home, name)
+    needed = {folder for entry in entries if entry["version"] in kept for folder in images_of(entry)}
+    known = {folder for entry in entries for folder in images_of(entry)}
+    gone, before = set[str](), datetime.now(UTC) - timedelta(hours=hours)
+    for file in store.files_in(FOLDER):
+        inside = file.path[file.path.rindex(f"/{FOLDER}/") + 1 :]
+        folder = inside.split("/")[1]
+        if folder in needed or (folder not in known and file.mtime > before):
+            continue
+        gone.add(inside)
+        if not dry_run:
+            store.delete(file.path)
+    return gone

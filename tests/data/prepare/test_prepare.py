@@ -105,7 +105,8 @@ def test_the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> N
 def test_texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared.home.root, tmp_path / "home")
     home = Home(tmp_path / "home")
-    for file in data_files(home, "openmoji", 0, upscaled=True):
+    images = home.table("openmoji").glob("_images/*/upscaled/*.parquet")
+    for file in [*data_files(home, "openmoji", 0, upscaled=True), *images]:
         Path(file).write_bytes(b"not to be opened")
     originals = read_rows(home, "openmoji", 0, upscaled=False)
     assert originals.num_rows == DRAWINGS // 2 and not any(originals["upscaled"].to_pylist())
@@ -114,18 +115,21 @@ def test_texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared:
 
 
 def test_pandas_and_deltalake_read_it_without_us(prepared: Prepared) -> None:
-    ours = prepared.rows().to_pandas().set_index("key").sort_index()
-    theirs = DeltaTable(str(prepared.home.table("openmoji"))).to_pandas().set_index("key").sort_index()[ours.columns]
-    pd.testing.assert_frame_equal(ours, theirs)
+    ours, table = prepared.rows().to_pandas().set_index("key").sort_index(), prepared.home.table("openmoji")
+    theirs = DeltaTable(str(table)).to_pandas().merge(pd.read_parquet(table / "_images"), on=["key", "image_file"])
+    pd.testing.assert_frame_equal(ours, theirs.set_index("key").sort_index()[ours.columns])
     plain = pd.concat(pd.read_parquet(file) for file in data_files(prepared.home, "openmoji", 0))
     assert sorted(plain["key"]) == sorted(ours.index)
 
 
 def test_files_are_laid_out_for_training_reads(prepared: Prepared) -> None:
+    for image_file in prepared.home.table("openmoji").glob("_images/*/*/*.parquet"):
+        group = pq.ParquetFile(image_file).metadata.row_group(0)
+        [image] = [group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image"]
+        assert image.compression == "UNCOMPRESSED" and not image.is_stats_set
     for file in data_files(prepared.home, "openmoji", 0):
         group = pq.ParquetFile(file).metadata.row_group(0)
         columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
-        assert columns["image"].compression == "UNCOMPRESSED" and not columns["image"].is_stats_set
         assert columns["caption_en"].compression == "ZSTD" and columns["width"].is_stats_set
         assert group.column(list(columns).index("upscaled")).statistics.min == ("upscaled=true" in file)
     actions = pa.table(DeltaTable(str(prepared.home.table("openmoji"))).get_add_actions(flatten=True))
@@ -156,7 +160,7 @@ def test_a_run_stopped_between_shards_shows_nothing_and_goes_on_after_the_last_o
         prepare(ingested.card, prepared.ingest_id, home, interrupted_after(1))
     with pytest.raises(UserError, match="no dataset 'openmoji'"):
         latest_version(home, "openmoji")
-    finished = list((home.dataset("openmoji") / "staging").rglob("00000.parquet"))
+    finished = list((home.dataset("openmoji") / "work").rglob("00000.parquet"))
     assert len(finished) == 1
     # What is finished is not made again: that would overwrite a file that nobody may write.
     finished[0].parent.joinpath("00000.json").chmod(0o400)
@@ -170,7 +174,6 @@ def test_a_run_stopped_between_shards_shows_nothing_and_goes_on_after_the_last_o
     outcome = prepare(ingested.card, prepared.ingest_id, home, look)
     assert same_but_place(outcome, prepared.outcome)
     assert set(seen) == {written}
-    assert not finished[0].exists()
     assert read_rows(home, "openmoji", 0).equals(prepared.rows())
 
 

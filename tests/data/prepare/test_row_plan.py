@@ -2,11 +2,14 @@
 loop."""
 
 import pickle
+import tempfile
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from hypothesis import given
+import pyarrow.parquet as pq
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu.data.ingest.raw import ROWS
@@ -34,18 +37,20 @@ LISTINGS = st.lists(
 )
 
 
-def table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist([{"row": number, **row} for number, row in enumerate(rows)], schema=ROWS)
-
-
-def row_numbers(plan: RowPlan) -> dict[tuple[str, int], list[int]]:
-    return {shard: rows["row"].to_pylist() for shard, rows in plan.rows.items()}
+def planned(rows: list[dict[str, Any]], describes: bool = False) -> tuple[RowPlan, dict[tuple[str, int], list[dict]]]:
+    """The plan, and its rows by ingest and shard."""
+    listed = pa.Table.from_pylist([{"row": number, **row} for number, row in enumerate(rows)], schema=ROWS)
+    with tempfile.TemporaryDirectory(prefix="it's [a] ") as folder:
+        pq.write_table(listed, Path(folder) / "listed.parquet", row_group_size=7)
+        plan = plan_rows(Path(folder) / "listed.parquet", Path(folder) / "plan.parquet", describes)
+        return plan, {(shard.ingest, shard.shard): shard.rows().to_pylist() for shard in plan.shards}
 
 
 def captions_of(row: dict[str, Any], language: str) -> list[str]:
     return [text for text in (row[f"caption_{language}"], *(row[f"more_captions_{language}"] or [])) if text]
 
 
+@settings(max_examples=40, deadline=None)
 @given(LISTINGS, st.booleans())
 def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes: bool) -> None:
     kept: dict[tuple[str, int], list[int]] = {}
@@ -66,11 +71,12 @@ def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes:
         else:
             seen.add(row["sha256"])
             kept.setdefault((row["ingest"], row["shard"]), []).append(number)
-    plan = plan_rows(table(rows), describes)
-    assert row_numbers(plan) == kept
-    assert list(plan.rows) == sorted(kept)
+    plan, made = planned(rows, describes)
+    assert {shard: [row["row"] for row in found] for shard, found in made.items()} == kept
+    assert list(made) == sorted(kept)
+    assert [shard.count for shard in plan.shards] == [len(kept[place]) for place in sorted(kept)]
     assert plan.dropped == dropped
-    for row in (row for shard in plan.rows.values() for row in shard.to_pylist()):
+    for row in (row for found in made.values() for row in found):
         for language in ("en", "zh"):
             merged = dict.fromkeys(captions[row["sha256"], language])
             assert list(dict.fromkeys(captions_of(row, language))) == list(merged)
@@ -84,7 +90,7 @@ def test_the_languages_of_rows_of_equal_bytes_come_together() -> None:
         common | {"caption_en": "a cat", "more_captions_en": ["a pet"]},
         common | {"caption_zh": "猫", "sha256": "b"},
     ]
-    first, other = plan_rows(table(rows)).rows["", 0].to_pylist()
+    first, other = planned(rows)[1]["", 0]
     assert (first["caption_en"], first["caption_zh"]) == ("a cat", "猫")
     assert (first["more_captions_en"], first["more_captions_zh"]) == (["a pet"], None)
     assert (other["sha256"], other["caption_zh"], other["more_captions_en"]) == ("b", "猫", None)
@@ -95,6 +101,14 @@ def test_the_rows_of_a_shard_travel_without_those_of_the_others() -> None:
         {"reason": "", "caption_en": "x" * 100, "sha256": str(n), "ingest": "", "shard": n // 10, "raw_row": n}
         for n in range(1000)
     ]
-    plan = plan_rows(table(rows))
-    assert len(plan.rows) == 100
-    assert len(pickle.dumps(plan.rows["", 7])) < 20_000  # the captions of all would be 100,000
+    plan, made = planned(rows)
+    assert len(plan.shards) == 100 and [row["raw_row"] for row in made["", 7]] == list(range(70, 80))
+    assert len(pickle.dumps(plan.shards[7])) < 1000
+
+
+def test_a_list_that_names_one_picture_ever_again_is_one_row_with_every_caption_once() -> None:
+    common = {"reason": "", "sha256": "a", "ingest": "", "shard": 0, "raw_row": 0}
+    plan, made = planned([common | {"caption_en": f"caption {number % 3}"} for number in range(20_000)])
+    [only] = made["", 0]
+    assert (only["caption_en"], only["more_captions_en"]) == ("caption 0", ["caption 1", "caption 2"])
+    assert plan.dropped == {"duplicate": 19_999}

@@ -66,6 +66,7 @@ def test_refiltering_gives_what_preparing_anew_gives_and_makes_nothing(source: P
     assert 0 < len(expected) < len(everything)
     for raw in home.dataset("chosen").joinpath("raw").rglob("*.parquet"):
         raw.write_bytes(b"not to be opened")
+    images = images_of(home)
     strict = refilter(card(source, **STRICT), home, 0)
     assert (strict.version, strict.dropped, strict.rows) == (1, _dropped(fresh), len(expected))
     assert {row["key"]: row for row in read_rows(home, "chosen", 1).to_pylist()} == expected
@@ -75,6 +76,14 @@ def test_refiltering_gives_what_preparing_anew_gives_and_makes_nothing(source: P
     assert {row["key"] for row in read_rows(home, "chosen", looser.version).to_pylist()} > expected.keys()
     again = refilter(card(source, **STRICT), home, looser.version)
     assert again.already_done and again.version == 1
+    assert images_of(home) == images
+
+
+def images_of(home: Home) -> dict[Path, tuple[int, int]]:
+    """Every file of the table's folder that holds images, with its size and when it was written."""
+    found = {file for file in home.table("chosen").rglob("*.parquet") if "image" in pq.read_schema(file).names}
+    assert found and all("_images" in file.parts for file in found)
+    return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in found}
 
 
 def _dropped(home: Home) -> dict[str, int]:

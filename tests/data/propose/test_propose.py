@@ -103,7 +103,7 @@ def test_of_any_folder_every_file_is_counted_as_ingest_counts_it(files: list[tup
         later = ("missing_caption", "duplicate", "undecodable", "unknown_range")
         assert done.failed.items() <= dict(read.failed).items()
         assert done.ok == len(read.rows) + sum(read.failed[reason] for reason in later)
-        planned = plan_rows(RawFolder(home.raw("odd", done.ingest_id)).read_rows())
+        planned = plan_rows(RawFolder(home.raw("odd", done.ingest_id)).rows, home.root / "plan.parquet")
         assert {reason: read.failed[reason] for reason in later[:2]} == {one: planned.dropped[one] for one in later[:2]}
 
 

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from pangu.cli import dataset
 from pangu.data.example.openmoji import selection
 from pangu.data.ingest.local_sources import local_images
-from pangu.data.table.delta import commit, data_files, latest_version, read_rows, write_part
+from pangu.data.table.delta import commit, data_files, latest_version, read_rows
 from pangu.data.table.export import export_parquet, export_webdataset
 from pangu.data.table.schema import SCHEMA
 from pangu.data.table.store import TableStore
+from pangu.data.table.version_files import write_part
 from pangu.data.table.versions import diff, key_of, log, show, vacuum
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -84,26 +85,33 @@ def test_a_table_from_before_the_scores_gets_them_with_its_next_version(tmp_path
 
 OTHERS = """
 import json, sys
-folder, files = sys.argv[1], json.loads(sys.argv[2])
+images, files = sys.argv[1], json.loads(sys.argv[2])
 found = {}
 if sys.argv[3] == "duckdb":
     import duckdb
+    rows = duckdb.sql(f"from read_parquet({files}) r join read_parquet('{images}/**/*.parquet') i using (key, image_file)")
     found = duckdb.sql("select count(*), sum(width), min(caption_zh), count(*) filter (upscaled), count(upscaler), count(style),"
-                       f" count(more_captions_en), min(more_captions_en[1]) from read_parquet({files})").fetchall()[0]
+                       " count(more_captions_en), min(more_captions_en[1]) from rows").fetchall()[0]
+    pictures = duckdb.sql("select width, image from rows").fetchall()
 elif sys.argv[3] == "polars":
     import polars
-    frame = polars.read_parquet(files)
+    frame = polars.read_parquet(files).join(polars.read_parquet(f"{images}/**/*.parquet"), on=["key", "image_file"])
     more = frame["more_captions_en"]
     found = (frame.height, int(frame["width"].sum()), frame["caption_zh"].min(), int(frame["upscaled"].sum()),
              frame["upscaler"].count(), frame["style"].count(), more.count(), more.list.first().drop_nulls()[0])
+    pictures = list(zip(frame["width"], frame["image"]))
 else:
-    import datasets
-    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=folder)
+    import datasets, pandas
+    frame = pandas.concat(map(pandas.read_parquet, files)).merge(pandas.read_parquet(images), on=["key", "image_file"])
+    rows = datasets.Dataset.from_pandas(frame, preserve_index=False)
     there = lambda name: [value for value in rows[name] if value is not None]
     found = (len(rows), sum(rows["width"]), min(rows["caption_zh"]), sum(rows["upscaled"]), len(there("upscaler")),
              len(there("style")), len(there("more_captions_en")), there("more_captions_en")[0][0])
-    pictures = rows.cast_column("image", datasets.Image())
-    assert [picture.width for picture in pictures["image"]] == rows["width"]
+    shown = rows.cast_column("image", datasets.Image())
+    assert [picture.width for picture in shown["image"]] == rows["width"]
+    pictures = list(zip(rows["width"], rows["image"]))
+import io, PIL.Image
+assert [PIL.Image.open(io.BytesIO(image)).width for _, image in pictures] == [width for width, _ in pictures]
 print(json.dumps(list(found)))
 """
 
@@ -115,7 +123,7 @@ def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> No
     version = 0
     ours = read_rows(home, NAME, version)
     files = json.dumps(data_files(home, NAME, version))
-    command = [sys.executable, "-c", OTHERS, str(tmp_path / "cache"), files, reader]
+    command = [sys.executable, "-c", OTHERS, str(home.table(NAME) / "_images"), files, reader]
     # In a process of its own: one that loads deltalake and duckdb aborts at its end.
     quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "POLARS_MAX_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=quiet)
@@ -217,6 +225,7 @@ def test_vacuum_keeps_what_it_says_and_an_older_version_is_one_sentence(three_ve
     assert len(log(three_versions, NAME)) == 3 and all(entry.readable for entry in log(three_versions, NAME))
     gone = vacuum(three_versions, NAME, keep=2, dry_run=False)
     assert gone and not any("c-" in file or "b-" in file for file in gone)
+    assert {file.split("/")[1] for file in gone if file.startswith("_images/")} == {"a-False", "a-True"}
     for version in (1, 2):
         assert read_rows(three_versions, NAME, version).num_rows == 6
     with pytest.raises(UserError, match=r"Version 0 of dataset 'small' was vacuumed.*pangu dataset log"):
@@ -250,7 +259,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, m
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"disk of .* is full; make room and run the same command again"):
         write_part(TableStore.of(home, NAME), "x", pa.Table.from_pylist(ROWS, schema=SCHEMA), False)
-    assert latest_version(home, NAME) == 0 and not list(home.table(NAME).rglob("*x*"))
+    assert latest_version(home, NAME) == 0 and not list(home.table(NAME).rglob("x*.parquet"))
     assert DeltaTable(str(home.table(NAME))).to_pyarrow_table().num_rows == 4
 
 
