@@ -67,7 +67,7 @@ class RowsFile:
         return self._with_images(chosen, names)
 
     def image_rows(self, group: int) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Where the images of one group are: addresses of files; for each row, the place of its file there, and its number in it."""
+        """Where the images of one group lie: addresses of files, which of them holds each row's (N,), and its row there (N,)."""
         if not self._is_placed:
             earlier = sum(self.metadata.row_group(at).num_rows for at in range(group))
             count = self.metadata.row_group(group).num_rows
