@@ -4,12 +4,12 @@ Channels of latents and text follow from autoencoder and text encoders. What eac
 """
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from pangu.config.tree import Frozen
+from pangu.plugins import brought
 
 GROUP = "pangu.denoisers"
 """Entry points: name of a family -> its `DenoiserFamily` class."""
@@ -167,18 +167,9 @@ def brought_family(name: str) -> Any:
     """The `DenoiserFamily` class of that name which another package brings.
 
     Raises:
-        ValueError: there is none, or it can not be imported.
+        UserError: there is none, or it can not be imported.
     """
-    known = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in known:
-        raise ValueError(
-            f"there is no denoiser family '{name}'; known are {', '.join([*SHAPES, *sorted(known)])}, and a package brings one "
-            f"as an entry point of the group {GROUP}"
-        )
-    try:
-        return known[name].load()
-    except Exception as error:
-        raise ValueError(f"the denoiser family '{name}' ({known[name].value}) can not be imported: {error}") from error
+    return brought(GROUP, "denoiser family", name, SHAPES)
 
 
 def _by_family(value: Any) -> Any:

@@ -59,10 +59,7 @@ def family_named(name: str) -> DenoiserFamily:
     """
     if name in FAMILIES:
         return FAMILIES[name]
-    try:
-        return brought_family(name)()
-    except ValueError as error:
-        raise UserError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    return brought_family(name)()
 
 
 @lru_cache(maxsize=256)

@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from pangu.config import NoiseSchedule, Optimization
 from pangu.diffusion.noise import NoiseLevel, Prediction
 from pangu.diffusion.training_levels import TrainingLevels, training_levels
 from pangu.errors import UserError
+from pangu.plugins import brought
 
 GROUP = "pangu.losses"
 
@@ -121,7 +121,7 @@ def find_loss(name: str, options: Mapping[str, Any]) -> Loss:
     Raises:
         UserError: no loss is called so, it can not be imported, or it takes other options.
     """
-    found = LOSSES.get(name) or _brought(name)
+    found = LOSSES.get(name) or brought(GROUP, "loss", name, LOSSES)
     if not options and found is squared_error:
         return squared_error
     try:
@@ -129,19 +129,6 @@ def find_loss(name: str, options: Mapping[str, Any]) -> Loss:
     except TypeError as error:
         raise UserError(f"optimization.loss_options do not fit the loss '{name}': {error}.") from error
     return partial(found, **options)
-
-
-def _brought(name: str) -> Callable[..., Tensor]:
-    known = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in known:
-        raise UserError(
-            f"There is no loss '{name}' (optimization.loss); known are {', '.join([*LOSSES, *sorted(known)])}. A package brings "
-            f"one as an entry point of the group {GROUP}."
-        )
-    try:
-        return known[name].load()
-    except Exception as error:
-        raise UserError(f"The loss '{name}' ({known[name].value}) can not be imported: {error}.") from error
 
 
 @dataclass(frozen=True)

@@ -362,7 +362,7 @@ def test_the_example_of_the_documentation_trains(tmp_path: Path, monkeypatch: py
     assert torch.equal(found, by_hand)
     trained.denoiser.save_pretrained(tmp_path / "saved")
     assert family_of(load_denoiser(tmp_path / "saved")).name == "auraflow"
-    for name, sentence in (("absent", "there is no denoiser family 'absent'; known are unet, sd3, .*auraflow"),
+    for name, sentence in (("absent", "There is no denoiser family 'absent'; known are unet, sd3, .*auraflow"),
                            ("broken", "family 'broken' .* can not be imported")):  # fmt: skip
         with pytest.raises(ValidationError, match=sentence):
             Recipe.model_validate(recipe | {"denoiser": {"family": name}})

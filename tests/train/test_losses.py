@@ -74,7 +74,7 @@ def test_a_recipe_trains_with_it_and_reports_the_squared_error(installed: None, 
 
 def test_a_loss_that_nobody_brings_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"There is no loss 'huber' .* known are prediction, epsilon, .* group pangu.losses"
+        UserError, match=r"There is no loss 'huber'; known are prediction, epsilon, .* group pangu.losses"
     ):
         find_loss("huber", {})
 
