@@ -82,6 +82,9 @@ def evaluate(
         str | None,
         typer.Option(help="Instead of those three: a pair (folder, or name in the home) or 'embedded', as it is."),
     ] = None,
+    middle: Annotated[
+        list[Path] | None, typer.Option(help="An expert between the two, the noisiest first; may be given again.")
+    ] = None,
     version: Annotated[int | None, typer.Option(help="Dataset version for --pair. Default: the newest.")] = None,
     recipe: RecipeOption = "demo",
     split: SplitOption = None,
@@ -119,7 +122,7 @@ def evaluate(
     asked = (split, prompts, candidates, metrics, steps, guidance, seed, templates, keywords, style_scale)
     spread = spread_of(on_ray, workers, gpus)
     if pair is not None:
-        if structure or texture or encode_id:
+        if structure or texture or middle or encode_id:
             raise UserError("--pair is measured as it is; leave out --structure, --texture and --encode-id.")
         if on_ray:
             raise UserError(
@@ -134,7 +137,8 @@ def evaluate(
     else:
         number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
         protocol = _protocol(chosen, home, dataset, number, judges, *asked)
-        outcome = run(structure, texture, chosen, dataset, encode_id, home, print_progress, protocol, judges, spread)
+        given = structure, texture, chosen, dataset, encode_id, home
+        outcome = run(*given, print_progress, protocol, judges, spread, middle or ())
     finish(outcome, result, as_json)
 
 
