@@ -118,7 +118,7 @@ def pair_contracts_of(pair: Path) -> dict[str, GeneratorContract]:
     """
     contracts = pair_contracts(pair)
     check_turns(list(contracts.values()))
-    return contracts
+    return {str(role): contract for role, contract in contracts.items()}
 
 
 def hub_licence(name: str) -> str:
