@@ -98,6 +98,9 @@ def evaluate(
         str | None,
         typer.Option(help="Instead of those three: a pair (folder, or name in the home) or 'embedded', as it is."),
     ] = None,
+    middle: Annotated[
+        list[Path] | None, typer.Option(help="An expert between the two, the noisiest first; may be given again.")
+    ] = None,
     version: VersionOption = LATEST,
     recipe: RecipeOption = "demo",
     split: SplitOption = None,
@@ -135,7 +138,7 @@ def evaluate(
     asked = (split, prompts, candidates, metrics, steps, guidance, seed, templates, keywords, style_scale)
     spread = spread_of(on_ray, workers, gpus)
     if pair is not None:
-        if structure or texture or encode_id:
+        if structure or texture or middle or encode_id:
             raise UserError("--pair is measured as it is; leave out --structure, --texture and --encode-id.")
         if on_ray:
             raise UserError(
@@ -152,7 +155,8 @@ def evaluate(
         halves = generator_folder(structure, "structure", home), generator_folder(texture, "texture", home)
         number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
         protocol = _protocol(chosen, home, dataset, number, judges, *asked)
-        outcome = run(*halves, chosen, dataset, encode_id, home, print_progress, protocol, judges, spread)
+        given = *halves, chosen, dataset, encode_id, home
+        outcome = run(*given, print_progress, protocol, judges, spread, middle or ())
     finish(outcome, result, as_json)
 
 

@@ -28,10 +28,15 @@ def release(
     ],
     metrics: Annotated[Path, typer.Option("--metrics", help="The outcome of `pangu evaluate`, as JSON")],
     alias: Annotated[str, typer.Option("--alias", help="Alias that moves to the new version")] = "champion",
+    middle: Annotated[
+        list[Path] | None,
+        typer.Option("--middle", help="Folder of an expert between the two, the noisiest first; may be given again"),
+    ] = None,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Register a pair and its two generators in MLflow, and point an alias at it."""
+    """Register a pair and its generators in MLflow, and point an alias at it."""
+    from pangu.config import MIDDLE_ROLES
     from pangu.errors import UserError
     from pangu.exchange.places import generator_folder, pair_folder
     from pangu.progress import print_progress
@@ -50,7 +55,8 @@ def release(
         generator_folder(structure, "structure", home),
         generator_folder(texture, "texture", home),
     )
-    finish(register_pair(*folders, outcome, alias, print_progress), result, as_json)
+    between = [generator_folder(place, role, home) for place, role in zip(middle or (), MIDDLE_ROLES, strict=False)]
+    finish(register_pair(*folders, outcome, alias, print_progress, between), result, as_json)
 
 
 def deploy(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import pairwise
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -13,7 +14,7 @@ from pangu.config.network_shape import LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.release_rules import Gate
 from pangu.config.role_training import Optimization, RoleTraining
-from pangu.config.tree import STRATEGY_ROLES, Frozen, Role, Strategy
+from pangu.config.tree import MIDDLE_ROLES, ROLES, STRATEGY_ROLES, Frozen, Role, Strategy
 from pangu.config.watching import Sampling, Watching
 from pangu.config.weight_sources import AutoencoderSource, InitialWeights, TextEncoderSource
 from pangu.templates import Language, check
@@ -27,6 +28,12 @@ class Recipe(Frozen):
     strategy: Strategy = "time_decoupling"
     schedule: NoiseSchedule = NoiseSchedule()
     boundary: int = Field(500, description="T_struct: the structure generator owns t >= boundary, texture t < boundary")
+    further_boundaries: tuple[int, ...] = Field(
+        (),
+        max_length=len(MIDDLE_ROLES),
+        exclude_if=lambda value: not value,
+        description="Below `boundary`, falling: more experts take turns, each with a job: middle, middle_2, ... before texture",
+    )
     autoencoder: AutoencoderSource = AutoencoderSource()
     text_encoders: tuple[TextEncoderSource, ...] = (TextEncoderSource(),)
     max_tokens: int = Field(32, ge=2, description="Caption length in tokens, padded or cut")
@@ -67,8 +74,13 @@ class Recipe(Frozen):
         check(self.caption_templates)
         if not 0 < self.boundary < self.schedule.num_train_timesteps:
             raise ValueError(f"boundary must lie strictly between 0 and T={self.schedule.num_train_timesteps}")
-        if set(self.jobs) != set(STRATEGY_ROLES[self.strategy]):
-            raise ValueError(f"jobs of {self.strategy} must be exactly {', '.join(STRATEGY_ROLES[self.strategy])}")
+        ends = (self.boundary, *self.further_boundaries, 0)
+        if any(low >= high for high, low in pairwise(ends)):
+            raise ValueError(f"further_boundaries must fall from boundary to 0, not {', '.join(map(str, ends[1:-1]))}")
+        if self.further_boundaries and self.strategy != "time_decoupling":
+            raise ValueError(f"further_boundaries belong to time_decoupling; leave them out for {self.strategy}")
+        if set(self.jobs) != set(self.roles):
+            raise ValueError(f"jobs of {self.strategy} must be exactly {', '.join(self.roles)}")
         if self.strategy == "time_decoupling":
             self._check_density()
             self._check_pair()
@@ -92,10 +104,11 @@ class Recipe(Frozen):
         return self
 
     def _check_density(self) -> None:
-        """The boundary must leave both sides some of the timesteps; a dynamic shift is not known before the shapes are."""
+        """Boundaries must leave each side some of the timesteps; a dynamic shift is not known before the shapes are."""
         total = self.schedule.num_train_timesteps
         density = self.optimization.density(total, self.schedule.shift)
-        trouble = density.trouble(0, self.boundary) or density.trouble(self.boundary, total)
+        ends = (total, self.boundary, *self.further_boundaries, 0)
+        trouble = next(filter(None, (density.trouble(low, high) for high, low in pairwise(ends))), None)
         if trouble and not self.schedule.use_dynamic_shifting:
             raise ValueError(trouble)
 
@@ -178,5 +191,7 @@ class Recipe(Frozen):
 
     @property
     def roles(self) -> tuple[Role, ...]:
-        """The roles of the strategy, in the order in which baselines train them."""
+        """The roles of the strategy, in the order in which baselines train them and experts take turns."""
+        if self.further_boundaries:
+            return (ROLES[0], *MIDDLE_ROLES[: len(self.further_boundaries)], ROLES[1])
         return STRATEGY_ROLES[self.strategy]

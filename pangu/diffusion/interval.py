@@ -1,10 +1,10 @@
 """The timestep interval that a generator owns, and how two intervals make a pair."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pangu.config import Role
+from pangu.config import MIDDLE_ROLES, ROLES, Role
 from pangu.errors import UserError
 
 Bound = TypeVar("Bound", int, float)
@@ -44,11 +44,16 @@ class TimeInterval(Generic[Bound]):
             raise UserError(f"The {who} generator is trained for t in {self}, but was asked for t = {t}.")
 
 
-def interval_of(role: Role, boundary: int, num_train_timesteps: int) -> TimeInterval:
-    """The interval of `role` when T_struct is `boundary`; a baseline's generator owns all of it (PanGu-Draw, Section 3.2)."""
-    if role == "structure":
-        return TimeInterval(boundary, num_train_timesteps)
-    return TimeInterval(0, boundary if role == "texture" else num_train_timesteps)
+def interval_of(role: Role, boundary: int, num_train_timesteps: int, further: Sequence[int] = ()) -> TimeInterval:
+    """The interval of `role` when T_struct is `boundary`; a baseline's generator owns all of it (PanGu-Draw, Section 3.2).
+
+    further: boundaries below it, falling, between which more experts take turns.
+    """
+    roles = (ROLES[0], *MIDDLE_ROLES[: len(further)], ROLES[1])
+    if role not in roles:
+        return TimeInterval(0, num_train_timesteps)
+    ends, place = (num_train_timesteps, boundary, *further, 0), roles.index(role)
+    return TimeInterval(ends[place + 1], ends[place])
 
 
 def check_partition(structure: TimeInterval, texture: TimeInterval, num_train_timesteps: int) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pangu.actors import Spread, crew
 from pangu.config import Recipe, Sampling
-from pangu.contract import GeneratorContract, check_pair
+from pangu.contract import GeneratorContract, check_turns
 from pangu.data.card import Split
 from pangu.data.encode.encoded import EncodedManifest
 from pangu.diffusion.interval import TimeInterval
@@ -30,7 +30,7 @@ from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
 from pangu.image_grid import png, sample_grid
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.whole import is_whole_pipeline
-from pangu.pipelines.assemble import assemble_pair
+from pangu.pipelines.assemble import assemble_experts, assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
 from pangu.storage import Home, read_json, write_atomically, write_json
@@ -49,28 +49,33 @@ def evaluate(
     protocol: Protocol | None = None,
     judges: Judges | None = None,
     spread: Spread | None = None,
+    middles: Sequence[Path] = (),
 ) -> EvaluateOutcome:
     """Assemble the pair and measure it by `protocol`; None: retrieval, and understanding where rows are held out.
 
-    spread: who draws beside this process.
+    spread: who draws beside this process. middles: experts between the two, the noisiest first.
 
     Raises:
         UserError: the two generators do not make a pair, or the dataset lacks what the protocol asks for.
     """
-    contracts = [GeneratorContract.load(half) for half in (structure, texture)]
-    check_pair(*contracts)
+    generators = (structure, *middles, texture)
+    contracts = [GeneratorContract.load(generator) for generator in generators]
+    check_turns(contracts)
     version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     judges = judges or Judges()
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)
-    pair_id = pair_digest(structure, texture)
+    pair_id = pair_digest(*generators)
     folder = home.pair(pair_id)
     outcome = folder.with_name(f"{pair_id}-{protocol.digest()}{_elsewhere(contracts, dataset, version)}.json")
     if is_whole_pipeline(folder) and (earlier := _earlier(outcome, str(folder))):
         return earlier
 
     prompts = proposed_prompts(home, dataset, version)
-    pair = assemble_pair(structure, texture, recipe, folder, prompts)
+    if middles:
+        pair: PanGuDrawPipeline = assemble_experts(generators, recipe, folder, prompts)
+    else:
+        pair = assemble_pair(structure, texture, recipe, folder, prompts)
     return _measured(
         pair,
         pair_id,
@@ -252,10 +257,10 @@ def as_sampled(recipe: Recipe, pair: PanGuDrawPipeline) -> Recipe:
     return recipe.model_copy(update=found)
 
 
-def pair_digest(structure: Path, texture: Path) -> str:
-    """Id of the pair of two generator folders: a function of their weights and contracts."""
+def pair_digest(*generators: Path) -> str:
+    """Id of the pair of generator folders, the noisiest first: a function of their weights and contracts."""
     digest = hashlib.sha256()
-    for folder in (structure, texture):
+    for folder in generators:
         for name in ("contract.json", "config.json", "diffusion_pytorch_model.safetensors"):
             digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]

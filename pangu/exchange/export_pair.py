@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
 
-from pangu.config import ROLES, Role, Sampling
+from pangu.config import Role, Sampling
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
 from pangu.exchange import comfyui
@@ -19,6 +19,7 @@ from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from pangu.models.original_layout import check_layout, original_weights
 from pangu.models.whole import INDEX
+from pangu.registry.fetch import pair_contracts
 from pangu.storage import read_json
 
 COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -48,10 +49,10 @@ def export_pair(
     Raises:
         UserError: a half is not whole or has no original layout, an adapter does not fit, or the folder is in use.
     """
-    index = read_json(pair / INDEX)
-    halves: dict[Role, Path] = {name: pair / name for name in ROLES}
-    contracts = {name: GeneratorContract.model_validate(index["contracts"][name]) for name in ROLES}
-    shared = [pair / name for name in COMPONENTS if (pair / name).is_dir()]
+    contracts = pair_contracts(pair)
+    halves = {name: pair / name for name in contracts}
+    own = [name for name in read_json(pair / INDEX) if name.startswith(("text_encoder", "tokenizer"))]
+    shared = [pair / name for name in dict.fromkeys((*COMPONENTS, *own)) if (pair / name).is_dir()]
     return _export(halves, contracts, shared, folder, original, adapters, role, pair)
 
 

@@ -159,7 +159,7 @@ def _joined(experts: list[ExpertOnDisk], recipes: dict[Role, Recipe]) -> tuple[A
         scored |= _is_scored(networks[role], encoders)
         if any(source.join and source.join.padding == "masked" for source in recipe.text_encoders):
             networks[role].register_to_config(**{MASKED: True})
-    own = {role: its for role, its in towers.items() if role != "structure"}
+    own: dict[Role, list[TextTower]] = {"texture": towers["texture"]} if "texture" in towers else {}
     arguments = contracts, autoencoder, towers["structure"], first
     if not own and not scored:
         return join(networks["structure"], networks["texture"], *arguments), contracts

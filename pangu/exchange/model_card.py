@@ -101,7 +101,7 @@ def pair_contracts_of(pair: Path) -> dict[str, GeneratorContract]:
     """
     contracts = pair_contracts(pair)
     check_turns(list(contracts.values()))
-    return contracts
+    return {str(role): contract for role, contract in contracts.items()}
 
 
 def _licences_of_data(contracts: Mapping[str, GeneratorContract]) -> list[Licence]:

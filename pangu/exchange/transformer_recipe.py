@@ -22,6 +22,7 @@ from pangu.config import (
     TextEncoderSource,
     TextJoin,
 )
+from pangu.config.noise_schedule import FLOW_FIELDS
 from pangu.errors import UserError
 from pangu.exchange.experts import ExpertOnDisk
 from pangu.models.denoisers import family_of_class
@@ -90,7 +91,7 @@ def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
         text_encoders=tuple(texts),
         max_tokens=sum(one.join.max_tokens for one in texts if one.join and one.join.tokens == "sequence")
         + max(one.join.max_tokens for one in texts if one.join and one.join.tokens == "channels"),
-        denoiser=family.shape(),  # type: ignore[arg-type]
+        denoiser=family.shape(family=family.name),
         init_from=InitialWeights(source=expert.root, subfolder=expert.subfolder),
         lora=LoraConfig() if family.lora_targets else None,
         jobs={
@@ -143,10 +144,9 @@ def _schedule(root: str) -> NoiseSchedule:
     if values.get("prediction_type") == "flow_prediction":
         # Samplers of noise that walk flows say the shift by another name.
         shift = config.get("shift", config.get("flow_shift", 1.0))
-        kept = ("prediction_type", "num_train_timesteps", "use_dynamic_shifting", "base_shift", "max_shift")
-        kept = (*kept, "base_image_seq_len", "max_image_seq_len")
+        kept = ("prediction_type", "num_train_timesteps", *FLOW_FIELDS)
         values = {name: values[name] for name in kept if name in values}
-        values |= {} if values.get("use_dynamic_shifting") else {"shift": shift}
+        values["shift"] = 1.0 if values.get("use_dynamic_shifting") else shift
     try:
         return NoiseSchedule(**values)
     except ValidationError as error:

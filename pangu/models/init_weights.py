@@ -3,7 +3,7 @@
 Owns the checks that keep a run from tuning weights that mean something else. Knows no registry: who does passes a resolver.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def find_weights(
     if "contracts" in index:
         stages = list(index["contracts"] or ())
         alone = len(stages) == 1 and "unet" in index
-        return _part_of_own(root, index, *(("unet", stages[0]) if alone else _half(root, subfolder or role)))
+        return _part_of_own(root, index, *(("unet", stages[0]) if alone else _half(root, subfolder or role, stages)))
     family = family or family_named("unet")
     if subfolder is None and family.part not in index:
         raise UserError(
@@ -180,10 +180,11 @@ def with_lower_channels(unet: Any) -> Any:
     return unet
 
 
-def _half(root: str, half: str) -> tuple[str, str]:
-    """Subfolder and role of one half of a pair."""
-    if half not in ROLES:
-        raise UserError(f"init_from: {root} is a pair; set subfolder to 'structure' or 'texture', not '{half}'.")
+def _half(root: str, half: str, known: Sequence[str]) -> tuple[str, str]:
+    """Subfolder and role of one expert of a pipeline of ours; `known` are those that it has."""
+    if half not in (known or ROLES):
+        names = " or ".join(f"'{name}'" for name in known or ROLES)
+        raise UserError(f"init_from: {root} is a pair; set subfolder to {names}, not '{half}'.")
     return half, half
 
 

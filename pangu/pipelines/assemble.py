@@ -95,7 +95,10 @@ def join_experts(
         if family.name == "unet" and condition_of(network.config, pooled) == "score":
             ways[role] = ways.get(role, _ways(towers)) | {"aesthetic_scores": list(AESTHETIC_SCORES)}
     shared = _shared(contracts, autoencoder, towers, recipe, prompts)
-    return ExpertsPipeline(**networks, **shared, **parts, own_text=ways, templates=dict(templates or {}))
+    arguments = {str(role): network for role, network in networks.items()} | shared | parts
+    return ExpertsPipeline(
+        **arguments, own_text=ways, templates={str(role): text for role, text in (templates or {}).items()}
+    )
 
 
 def _ways(towers: Sequence[TextTower]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ class ExpertsPipeline(PanGuDrawPipeline):
 
     def _own_readers(self) -> dict[Role, Reader]:
         told = self.config.templates or {}
-        own = [role for role in self._contracts if role in told or self._own_towers(role)]
+        own = [role for role in self._contracts if role in told or self._own_towers(role) or self.scores(role)]
         return super()._own_readers() | {role: self._reader(role) for role in own}
 
     def worded(self, role: Role, prompts: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ Counting is torch's (FlopCounterMode: two operations a multiply-add, matrix prod
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from diffusers import AutoencoderKL
@@ -45,15 +46,15 @@ def training_operations(shapes: Shapes, role: Role) -> float:
 def drawing_operations(shapes: Shapes) -> float:
     """Operations of the networks for one image: two predictions a step where there is guidance.
 
-    The halves of a pair take steps as their intervals are long; of another strategy the first generator counts for all.
+    Experts take steps as their intervals are long; of another strategy the first generator counts for all.
     """
     recipe = shapes.recipe
     steps = recipe.sampling.num_inference_steps * (2 if recipe.sampling.guidance_scale > 1 else 1)
     total = recipe.schedule.num_train_timesteps
-    late = recipe.boundary / total
-    shares: dict[Role, float] = (
-        {"structure": 1 - late, "texture": late} if recipe.strategy == "time_decoupling" else {recipe.roles[0]: 1.0}
-    )
+    ends = (total, recipe.boundary, *recipe.further_boundaries, 0)
+    shares: dict[Role, float] = {recipe.roles[0]: 1.0}
+    if recipe.strategy == "time_decoupling":
+        shares = {role: (high - low) / total for role, (high, low) in zip(recipe.roles, pairwise(ends), strict=True)}
     side = recipe.training(recipe.roles[0]).encoded_side
     return steps * sum(share * forward_operations(shapes, role, side) for role, share in shares.items())
 

@@ -119,8 +119,10 @@ def find_job(home: Home, run_name: str) -> TrainJob:
 
 
 def other_run(job: TrainJob) -> TrainJob | None:
-    """The newest run of the other half of the pair: same recipe, same encoded dataset; None while it has not begun."""
-    if job.role not in ROLES:
+    """The newest run of the other half of the pair: same recipe, same encoded dataset; None while it has not begun, and where
+    more experts take turns.
+    """
+    if job.role not in ROLES or job.recipe.further_boundaries:
         return None
     found = []
     for path in job.run_folder.parent.glob(f"*/{JOB_FILE}"):

@@ -125,7 +125,9 @@ class Run:
         Raises:
             UserError: the contract says others.
         """
-        interval = interval_of(self.role, self.recipe.boundary, self.recipe.schedule.num_train_timesteps)
+        whole = self.recipe
+        total, further = whole.schedule.num_train_timesteps, whole.further_boundaries
+        interval = interval_of(self.role, whole.boundary, total, further)
         if self.contract is not None and self.contract.interval != interval:
             raise UserError(
                 f"The {self.role} generator is to be trained on {interval}, but its contract says {self.contract.interval}."

@@ -30,6 +30,8 @@ from pangu.pipelines.assemble import starting_pair
 from pangu.pipelines.experts_pipeline import load_pair
 from pangu.recipes import recipe
 from pangu.storage import Home
+from pangu.train.loop import train_loop
+from pangu.train.starting_weights import pin_initial, starting_network
 from tests import subtests
 from tests.exchange.test_import_pair import wan as wan_without_weights
 from tests.pipelines.coop.small import (
@@ -45,6 +47,7 @@ from tests.pipelines.coop.small import (
     tokenizer,
     unet,
 )
+from tests.train.test_transformer_pair import rows_of
 
 CALL: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt"}
 
@@ -151,6 +154,26 @@ def test_an_imported_transformer_draws_what_its_pipeline_draws(kind: str, tmp_pa
     for role in ("structure", "texture"):
         ours_there, imported = start.generator(role).state_dict(), pair.generator(role).state_dict()
         assert all(torch.equal(tensor, imported[name]) for name, tensor in ours_there.items())
+    with torch.enable_grad():
+        _trains_from(made.recipe, tmp_path / "run", side // 2)
+
+
+def _trains_from(file: str, folder: Path, side: int) -> None:
+    """One step of the recipe that was left, on the texture half: an adapter alone learns."""
+    left = recipe(file)
+    short = left.model_copy(
+        update={"jobs": {role: job.model_copy(update={"steps": 1, "batch_size": 2}) for role, job in left.jobs.items()}}
+    )
+    towers = [load_text_tower(source) for source in short.text_encoders]
+    encoders = describe(load_autoencoder(short.autoencoder), towers, short.max_tokens)
+    contract = encoders.contract(short, "texture")
+    given = folder, short, "texture", contract, encoders
+    pin_initial(*given)  # type: ignore[arg-type]
+    network = starting_network(*given)  # type: ignore[arg-type]
+    rows = rows_of(encoders, side)
+    trained = train_loop("texture", short, rows, "e", folder / "checkpoints", contract=contract, denoiser=network)
+    learnt = [name for name, weight in trained.denoiser.named_parameters() if weight.requires_grad]
+    assert trained.steps == 1 and trained.loss > 0 and learnt and all("lora_" in name for name in learnt)
 
 
 def refiner(base: Any) -> StableDiffusionXLImg2ImgPipeline:

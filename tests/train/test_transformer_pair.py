@@ -17,7 +17,7 @@ from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import family_of
 from pangu.models.text import load_text_tower
 from pangu.pipelines import PanGuDrawPipeline
-from pangu.pipelines.assemble import assemble_pair
+from pangu.pipelines.assemble import assemble_experts, assemble_pair
 from pangu.recipes import tiny
 from pangu.train.loop import train_loop
 from pangu.train.starting_weights import export_generator, pin_initial, starting_network
@@ -165,3 +165,42 @@ def test_rows_that_it_can_not_draw_are_refused_before_the_first_step(encoders: A
             },
         }
         Recipe.model_validate(recipe.model_dump() | cascade | {"denoiser": {"family": "sd3"}})
+
+
+def test_an_expert_between_the_two_is_trained_on_its_own_interval_and_takes_its_turn(
+    encoders: Any, tmp_path: Path
+) -> None:
+    """Three jobs of one recipe; each starts again from its own part of the pipeline that they make."""
+    jobs = tiny().model_dump()["jobs"]
+    jobs["middle"] = jobs["texture"]
+    jobs = {role: job | {"steps": 2, "batch_size": 2} for role, job in jobs.items()}
+    recipe = Recipe.model_validate(tiny().model_dump() | {"jobs": jobs, "further_boundaries": [200]})
+    assert recipe.roles == ("structure", "middle", "texture") and recipe.digest() != tiny().digest()
+    folders = []
+    for role in recipe.roles:
+        contract, run = encoders.contract(recipe, role), tmp_path / role
+        network = starting_network(run, recipe, role, contract, encoders)
+        asked: list[float] = []
+        network.register_forward_pre_hook(lambda _, given, asked=asked: asked.extend(given[1].flatten().tolist()))
+        side = 12 if role == "structure" else 8
+        trained = train_loop(role, recipe, rows_of(encoders, side), "e", run, contract=contract, denoiser=network)
+        assert asked and all(time in contract.interval for time in asked)
+        export_generator(run / "generator", trained.denoiser, trained.ema, 0, contract)
+        folders.append(run / "generator")
+    assert [str(encoders.contract(recipe, role).interval) for role in recipe.roles] == [
+        "[500, 1000)", "[200, 500)", "[0, 200)",
+    ]  # fmt: skip
+    pipe = assemble_experts(folders, recipe, tmp_path / "pair")
+    assert draw(pipe, ["fox"], num_inference_steps=6).isfinite().all()
+    again = recipe.model_copy(update={"init_from": InitialWeights(source=str(tmp_path / "pair"))})
+    given = tmp_path / "again", again, "middle", encoders.contract(again, "middle"), encoders
+    pin_initial(*given)
+    network = starting_network(*given)
+    assert torch.equal(network.conv_in.weight, pipe.middle.conv_in.weight)
+    for changes, sentence in (
+        ({"further_boundaries": [600]}, "must fall from boundary to 0, not 600"),
+        ({"further_boundaries": [300, 200]}, "must be exactly structure, middle, middle_2, texture"),
+        ({"further_boundaries": []}, "must be exactly structure, texture"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            Recipe.model_validate(recipe.model_dump() | changes)

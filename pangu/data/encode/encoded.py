@@ -37,7 +37,7 @@ class Encoders(Frozen):
 
     def contract(self, recipe: Recipe, role: Role, **facts: Any) -> GeneratorContract:
         """What a generator of `role` that `recipe` trains on this output must carry; `facts` say what it was trained on."""
-        interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps)
+        interval = interval_of(role, recipe.boundary, recipe.schedule.num_train_timesteps, recipe.further_boundaries)
         ours = self.model_dump(include=set(GeneratorContract.model_fields))
         training = recipe.training(role)
         contract = GeneratorContract(
