@@ -26,7 +26,7 @@ try:
     Pipeline = import_module("pangu.pipelines").{name}
 except (ImportError, AttributeError) as error:
     raise ImportError(
-        "This pair is drawn by PanGu {pangu.__version__} or later, which is not installed here: pip install PATH of its source or "
-        "wheel (what the Python Package Index calls pangu is another package)."
+        "This pair is drawn by PanGu {pangu.__version__} or later, which is not installed here: pip install PATH of its source "
+        "or wheel (what the Python Package Index calls pangu is another package)."
     ) from error
 '''
