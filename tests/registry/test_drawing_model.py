@@ -74,7 +74,7 @@ def served(model: str, question: dict, log: Path) -> httpx.Response:
     with log.open("w") as sink:
         server = subprocess.Popen(
             [*command, "-p", str(port), "--workers", "1"], stdout=sink, stderr=sink, start_new_session=True, cwd=log.parent,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         )  # fmt: skip
         try:
             for _ in range(600):
@@ -86,7 +86,8 @@ def served(model: str, question: dict, log: Path) -> httpx.Response:
                     time.sleep(0.5)
             return httpx.post(f"http://127.0.0.1:{port}/invocations", json=question, timeout=300)
         finally:
-            os.killpg(server.pid, signal.SIGTERM)
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait(30)
 
 
