@@ -5,25 +5,16 @@ imported when it is first asked for.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 __version__ = "0.1.0"
-
-if TYPE_CHECKING:
-    from pangu.config import Recipe
-    from pangu.data.card import Card
-    from pangu.evaluate.evaluation import evaluate
-    from pangu.pipelines.coop import CoopPipeline
-    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-    from pangu.train.launch import train
-
-__all__ = ["Card", "CoopPipeline", "PanGuDrawPipeline", "Recipe", "evaluate", "train"]
 
 _PLACES = {
     "Card": "data.card", "CoopPipeline": "pipelines.coop", "PanGuDrawPipeline": "pipelines.pangu_draw", "Recipe": "config",
     "evaluate": "evaluate", "train": "train",
 }  # fmt: skip
-"""`train` and `evaluate` are packages that can be called."""
+"""`train` and `evaluate` are packages that can be called. Their types stand in `__init__.pyi`."""
+__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
     {
+        "callable_package",
         "config",
         "errors",
         "file_lock",

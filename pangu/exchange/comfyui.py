@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pangu.config import ROLES, Role, Sampling
 from pangu.contract import GeneratorContract
@@ -113,13 +114,19 @@ def workflow(
     return json.dumps(nodes, indent=2, ensure_ascii=False) + "\n"
 
 
+def text_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a CLIP text model by the names that ComfyUI knows; transformers 5 leaves the first word away."""
+    own = ("embeddings.", "encoder.", "final_layer_norm.")
+    return {f"text_model.{name}" if name.startswith(own) else name: tensor for name, tensor in weights.items()}
+
+
 def model_paths(folder: str, name: str) -> str:
     """`extra_model_paths.yaml`: where ComfyUI finds the files of an exported folder, which need not be copied for it."""
     lines = {
         "base_path": folder,
         "diffusion_models": "single_files",
         "vae": "vae",
-        "text_encoders": ".",
+        "text_encoders": "comfyui",
         "loras": "adapters",
     }
     return "\n".join([f"{name}:", *(f"  {key}: {json.dumps(value)}" for key, value in lines.items())]) + "\n"

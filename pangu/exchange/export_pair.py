@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from pangu.config import Role, Sampling
 from pangu.contract import CONTRACT_FILE, GeneratorContract
@@ -131,13 +131,14 @@ def _for_comfyui(
         return [f"ComfyUI has other noise levels than {others[0]} was trained for, so no workflow was written."]
     index = read_json(pair / INDEX)
     prompts = [text for texts in (index.get("prompts") or {}).values() for text in texts] or ["a red fox"]
-    encoders = [
-        f"{name}/model.safetensors" for name in COMPONENTS if name.startswith("text_") and (pair / name).is_dir()
-    ]
+    encoders = [name for name in COMPONENTS if name.startswith("text_") and (pair / name).is_dir()]
     roles = {f"{name}.safetensors": role for name in adapters for role in contracts if name.startswith(f"{role}-")}
     sampling = Sampling.model_validate(index.get("sampling") or {})
     place.mkdir()
-    written = comfyui.workflow(contracts, sampling, prompts[0], encoders, roles, folder.name)
+    for name in encoders:
+        save_file(comfyui.text_weights(load_file(pair / name / "model.safetensors")), place / f"{name}.safetensors")
+    files = [f"{name}.safetensors" for name in encoders]
+    written = comfyui.workflow(contracts, sampling, prompts[0], files, roles, folder.name)
     (place / "workflow.json").write_text(written, encoding="utf-8")
     (place / "extra_model_paths.yaml").write_text(comfyui.model_paths(str(folder.absolute()), folder.name))
     return []

@@ -5,7 +5,7 @@ It holds no sampler: two of them would draw two pictures. Pairs at home and rele
 
 from pathlib import Path
 
-from pangu import __version__
+import pangu
 from pangu.storage import read_json
 
 PIPELINE_FILE = "pipeline.py"
@@ -26,7 +26,7 @@ try:
     Pipeline = import_module("pangu.pipelines").{name}
 except (ImportError, AttributeError) as error:
     raise ImportError(
-        "This pair is drawn by PanGu {__version__} or later, which is not installed here: pip install PATH of its source or "
-        "wheel (what the Python Package Index calls pangu is another package)."
+        "This pair is drawn by PanGu {pangu.__version__} or later, which is not installed here: pip install PATH of its source "
+        "or wheel (what the Python Package Index calls pangu is another package)."
     ) from error
 '''

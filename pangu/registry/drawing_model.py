@@ -91,7 +91,9 @@ def _load_pyfunc(path: str) -> DrawingModel:
         raise UserError(f"No version of {tracking.PAIR} has the files of {folder}; they are not what was released.")
     import torch
 
-    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.pipelines import ExpertsPipeline, PanGuDrawPipeline
 
-    pipeline = PanGuDrawPipeline.from_pretrained(folder, use_safetensors=True)
+    of_experts = read_json(folder / "model_index.json").get("_class_name") == ExpertsPipeline.__name__
+    kind = ExpertsPipeline if of_experts else PanGuDrawPipeline
+    pipeline = kind.from_pretrained(folder, use_safetensors=True)
     return DrawingModel(pipeline.to("cuda") if torch.cuda.is_available() else pipeline)

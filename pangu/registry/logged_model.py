@@ -1,7 +1,7 @@
 """What MLflow 3 calls a logged model: where the files of a version lie, and its figures."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pangu.registry import tracking
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel, Run
 
-READY = "READY"
+READY: Literal["READY"] = "READY"
 PARAMS = ("role", "interval", "boundary", "recipe", "dataset", "dataset_version", "trained_steps")
 """Tags of ours that a person compares models by."""
 

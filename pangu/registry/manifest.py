@@ -19,6 +19,8 @@ MLFLOW_FILES = (
     "MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt", "input_example.json", "serving_input_example.json",
 )  # fmt: skip
 """What MLflow itself reads beside the released files. Nothing here reads them, and they are no part of a pair."""
+LEFT_BY_LOADER = "registered_model_meta"
+"""What MLflow writes into a folder that it fetched as a version of a registered model."""
 # Weights, configuration, tokenizer files. Nothing in this list can run code when it is read.
 SAFE_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
@@ -108,7 +110,7 @@ class Manifest(Frozen):
 
 def files_of(folder: Path) -> dict[str, Path]:
     """Relative POSIX path -> path of every file below `folder`, except the manifest and MLflow's own; sorted."""
-    beside = (MANIFEST_FILE, *MLFLOW_FILES)
+    beside = (MANIFEST_FILE, *MLFLOW_FILES, LEFT_BY_LOADER)
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))

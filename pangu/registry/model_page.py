@@ -3,6 +3,8 @@
 Links go both ways between a pair, its halves, and the trainings that made them; all of it can be written again at any time.
 """
 
+import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -25,6 +27,10 @@ LONGEST = 5000
 """Characters of a description that MLflow keeps."""
 SHOWN_FIGURES = 16
 PICTURES = "samples.png"
+PAGE = "pangu.page"
+"""Tag: digests of the descriptions that were written here last."""
+WRITTEN_BEFORE = re.compile(r"\S+, \d+ files(; trained on .*)?", re.DOTALL)
+"""Descriptions of releases that had no page."""
 ABOUT = {
     tracking.PAIR: "Pairs of text-to-image experts that take turns in one denoising trajectory (PanGu-Draw, arXiv 2312.16486): a "
     "version names one of `pangu-structure` and one of `pangu-texture`. The alias `champion` is served, `previous` is what "
@@ -32,6 +38,7 @@ ABOUT = {
     tracking.STRUCTURE: "Structure experts: the noisier timesteps of a pair, from pure noise down to its boundary.",
     tracking.TEXTURE: "Texture experts: the timesteps of a pair below its boundary, down to the picture.",
 }
+ABOUT_OTHERS = "Experts of the timesteps between those of a pair's structure and texture experts."
 
 
 def write_pages(
@@ -49,8 +56,8 @@ def write_pages(
     halves = [model for model in folders if model != tracking.PAIR]
     trainings = {model: _training(client, folders[model]) for model in halves}
     for model in folders:
-        if client.get_registered_model(model).description != ABOUT[model]:
-            client.update_registered_model(model, ABOUT[model])
+        if not client.get_registered_model(model).description:
+            client.update_registered_model(model, ABOUT.get(model, ABOUT_OTHERS))
     pair = client.get_model_version(tracking.PAIR, str(versions[tracking.PAIR]))
     pictured = bool(pair.run_id) and _has_pictures(client, str(pair.run_id), Path(sample_grid) if sample_grid else None)
     picture = f"![Samples](get-artifact?path={PICTURES}&run_uuid={pair.run_id})\n\n" if pictured else ""
@@ -62,7 +69,7 @@ def write_pages(
     )
     for model in halves:
         pairs = client.search_model_versions(
-            f"name = '{tracking.PAIR}' and tags.`{_version_tag(model)}` = '{versions[model]}'"
+            f"name = '{tracking.PAIR}' and tags.`pangu.{contracts[model].role}_version` = '{versions[model]}'"
         )
         used = sorted(int(version.version) for version in pairs)
         _describe(
@@ -128,9 +135,19 @@ def _half_said(contract: GeneratorContract, training: "Run | None", folder: Path
 
 
 def _describe(client: "MlflowClient", model: str, version: int, text: str) -> None:
+    """On the version, unless somebody wrote something else there."""
     text = text[:LONGEST]
-    if client.get_model_version(model, str(version)).description != text:
+    found = client.get_model_version(model, str(version))
+    said = found.description or ""
+    ours = not said or WRITTEN_BEFORE.fullmatch(said) or _digest(said) in found.tags.get(PAGE, "")
+    if ours and said != text:
+        # Before the text, with that which is there: whoever is killed in between is not taken for a person.
+        client.set_model_version_tag(model, str(version), PAGE, f"{_digest(said)} {_digest(text)}")
         client.update_model_version(model, str(version), text)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _describe_training(client: "MlflowClient", run: "Run", model: str, version: int) -> None:
@@ -196,7 +213,3 @@ def _training_said(run: "Run | None") -> str:
         if run
         else "not in MLflow"
     )
-
-
-def _version_tag(model: str) -> str:
-    return {tracking.STRUCTURE: tracking.STRUCTURE_VERSION, tracking.TEXTURE: tracking.TEXTURE_VERSION}[model]

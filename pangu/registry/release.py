@@ -220,9 +220,10 @@ def _register(
 
 def _restored(client: "MlflowClient", model: str, version: "ModelVersion", folder: Path, manifest: Manifest) -> bool:
     """Whether files of a registered version were gone from MLflow, or it is of before models; then they are uploaded again."""
-    if is_whole(client, version.source, model, manifest):
+    source = str(version.source)
+    if is_whole(client, source, model, manifest):
         return False
-    upload(client, version.source, model, folder, manifest)
+    upload(client, source, model, folder, manifest)
     return True
 
 

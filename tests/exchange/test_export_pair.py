@@ -167,5 +167,5 @@ def test_comfyui_knows_halves_and_adapters_by_names_and_shapes_and_gets_a_workfl
     assert (first["add_noise"], first["return_with_leftover_noise"]) == ("enable", "enable")
     assert (second["add_noise"], second["return_with_leftover_noise"]) == ("disable", "disable")
     # By these names its loaders of text encoders and autoencoders know them.
-    assert "text_model.encoder.layers.0.mlp.fc1.weight" in load_file(base / "text_encoder/model.safetensors")
+    assert "text_model.encoder.layers.0.mlp.fc1.weight" in load_file(base / "comfyui/text_encoder.safetensors")
     assert "decoder.up_blocks.0.resnets.0.norm1.weight" in load_file(base / "vae/diffusion_pytorch_model.safetensors")

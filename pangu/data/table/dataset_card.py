@@ -42,7 +42,7 @@ def dataset_card(home: Home, name: str, version: int, licence: Licence | None) -
     """The text for one version; licence: None where nobody says one."""
     facts = show(home, name, version)
     captions = read_rows(home, name, version, columns=[f"caption_{language}" for language in LANGUAGES])
-    captioned = {one: captions.num_rows - captions[f"caption_{one}"].null_count for one in LANGUAGES}
+    captioned: dict[str, int] = {one: captions.num_rows - captions[f"caption_{one}"].null_count for one in LANGUAGES}
     splits = facts.counts["split"]
     head = {
         "pretty_name": name,

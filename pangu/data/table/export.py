@@ -107,7 +107,8 @@ def export_parquet(
                     done += len(batch)
             files += 1
             report(Progress(stage="export", done=done, total=sum(counts.values()), unit="images"))
-    (folder / README).write_text(dataset_card(home, name, pinned, licence or _licence(name)), encoding="utf-8")
+    if not (folder / README).exists():
+        (folder / README).write_text(dataset_card(home, name, pinned, licence or _licence(name)), encoding="utf-8")
     return ExportOutcome(dataset=name, version=pinned, rows=done, archives=files, folder=str(folder))
 
 
