@@ -96,7 +96,8 @@ class ShardWorker:
         return job.number
 
     def _write(self, job: ShardJob, wanted: Mapping[int, dict[str, Any]]) -> None:
-        dropped, waiting, held, rows = Counter[str](), [], 0, 0
+        dropped, held, rows = Counter[str](), 0, 0
+        waiting: list[dict[str, Any]] = []
         file = made_file(self._folder, job.number)
         with (
             placing(self._store, self._folder.name, job.stem(wanted)) as placer,

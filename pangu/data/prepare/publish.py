@@ -77,6 +77,8 @@ def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any]
     lost = Lost.model_validate(read_json(lost_file(home, card.name, facts["work"])))
     staging = home.dataset(card.name) / "staging"
     staging.mkdir(parents=True, exist_ok=True)
+    for left in (folder for folder in staging.iterdir() if folder.is_dir()):
+        shutil.rmtree(left)  # by a run that was killed
     with TemporaryDirectory(dir=staging, prefix="select-") as scratch, storage_errors(str(staging)):
         selection = select(card, made, home, Path(scratch))
         _check_usable(card, selection, lost)
