@@ -55,7 +55,7 @@ class Placer:
         if rows.num_rows:
             if file not in self._writers:
                 # Encoded images do not compress again; trying costs time at every read.
-                layout = {"compression": {"key": "zstd", "image_file": "zstd", "image": "none"}}
+                layout: dict[str, Any] = {"compression": {"key": "zstd", "image_file": "zstd", "image": "none"}}
                 layout |= {"use_dictionary": ["image_file"], "write_statistics": ["key"]}
                 self._writers[file] = self._opened.enter_context(self._store.parquet_writer(file, _SCHEMA, **layout))
             images = pa.table([rows["key"], names, rows["image"]], schema=_SCHEMA)
