@@ -37,12 +37,11 @@ class Placer:
         """How many images each file holds."""
 
     def place(self, rows: pa.Table) -> pa.Table:
-        """Write the images of rows (schema `SCHEMA`), originals and upscaled ones apart, each as one row group sorted by bucket.
+        """Write the images of rows (schema `SCHEMA`) in their order, originals and upscaled ones apart, each as one row group.
 
         Returns:
-            The rows in that order, schema `STORED`.
+            The originals, then the others, schema `STORED`.
         """
-        rows = rows.sort_by([("bucket", "ascending"), ("key", "ascending")])
         parts = [self._place(rows.filter(pc.equal(rows[PARTITION], upscaled)), upscaled) for upscaled in (False, True)]
         return pa.concat_tables(parts)
 
