@@ -29,6 +29,7 @@ from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, write_rows
 from pangu.data.ingest.source import LISTED
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.make_rows import ShardJob, ShardWorker
+from pangu.data.prepare.row_plan import plan_rows
 from pangu.data.prepare.upscale import upscaler_of
 from pangu.data.prepare.workers import WorkerSettings
 from pangu.data.table.store import TableStore
@@ -50,13 +51,18 @@ def main() -> None:
     memory = []
     with tempfile.TemporaryDirectory() as folder:
         raw = RawFolder(Path(folder) / "raw")
-        rows = write_shard(raw, images)
+        write_shard(raw, images)
+        [planned] = plan_rows(raw.rows, Path(folder) / "plan.parquet").shards
         network = upscaler_of(card, arguments.threads)
         worker = ShardWorker(
-            card, Admitter(None, 300, NoiseSchedule()), Path(folder), WorkerSettings(arguments.threads)
+            card,
+            Admitter(None, 300, NoiseSchedule()),
+            Path(folder),
+            TableStore(f"{folder}/table"),
+            WorkerSettings(arguments.threads),
         )
         network.upscale(images[0])
-        worker(ShardJob(arguments.rounds, raw, 0, rows[:1]))  # imports and first calls are no speed
+        worker(ShardJob(arguments.rounds, raw, planned))  # imports and first calls are no speed
         for number in range(arguments.rounds):
             for name in ("prepare", "ncnn") if number % 2 else ("ncnn", "prepare"):
                 started = time.process_time()
@@ -64,7 +70,7 @@ def main() -> None:
                     for image in images:
                         network.upscale(image)
                 else:
-                    worker(ShardJob(number, raw, 0, rows))
+                    worker(ShardJob(number, raw, planned))
                 speeds[name].append(arguments.images / (time.process_time() - started))
             memory.append(psutil.Process().memory_info().rss / 2**20)
     for name, found in speeds.items():
@@ -99,15 +105,14 @@ def pictures(count: int, side: int) -> list[np.ndarray]:
     return images
 
 
-def write_shard(raw: RawFolder, images: list[np.ndarray]) -> pa.Table:
-    """One raw shard; returns the rows of it as a listing has them."""
+def write_shard(raw: RawFolder, images: list[np.ndarray]) -> None:
+    """One raw shard, and its rows as a listing has them."""
     data = [encode_png(image) for image in images]
     rows = [{"row": number, "error_message": "", IMAGE_COLUMN: one} for number, one in enumerate(data)]
     TableStore(str(raw.shards)).write_parquet(raw.shard_file(0).name, pa.Table.from_pylist(rows, schema=SHARD))
     facts = {"caption_en": "a smooth picture", "caption_zh": "", "url": "http://example.org/x.png", "license": "-"}
     states = {number: RowState(0, "", hashlib.sha256(one).hexdigest()) for number, one in enumerate(data)}
     write_rows(raw, pa.Table.from_pylist([{**facts, "row": number} for number in states], schema=LISTED), states)
-    return raw.read_rows()
 
 
 if __name__ == "__main__":

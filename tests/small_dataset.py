@@ -4,6 +4,7 @@ import hashlib
 import io
 
 import pyarrow as pa
+from deltalake import CommitProperties, Transaction, write_deltalake
 from PIL import Image
 
 from pangu.data.example.openmoji import Emoji, render_png, selection
@@ -43,6 +44,16 @@ def commit_rows(home: Home, rows: list[dict], key: str = "k", name: str = NAME, 
             table = pa.Table.from_pylist(mine, schema=SCHEMA)
             files.append(write_part(TableStore.of(home, name), f"{key}-{upscaled}", table, upscaled))
     return commit(home, name, key, files, facts)
+
+
+def commit_as_before(home: Home, rows: pa.Table, key: str = "old", name: str = NAME, **facts: str) -> None:
+    """Commit rows as code of before did: images in the files of the version, which do not say `upscaled` themselves.
+
+    rows: `SCHEMA`, or fewer columns: tables from before a column existed lack it.
+    """
+    metadata = {"pangu.key": key, **{f"pangu.{fact}": value for fact, value in facts.items()}}
+    properties = CommitProperties(custom_metadata=metadata, app_transactions=[Transaction(key, 1)])
+    write_deltalake(home.table_uri(name), rows, partition_by=["upscaled"], commit_properties=properties)
 
 
 def small_dataset(home: Home, count: int = 12) -> int:

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from pangu.data.filters import REASONS, Filters, check_measured, reasons_of
+from pangu.data.filters import REASONS, Filters, check_measured
 from pangu.data.prepare.near_duplicates import OTHERS as OTHER_PICTURES
 from pangu.data.prepare.near_duplicates import PICTURES, colours_of, near_duplicates
 from pangu.data.prepare.scores import Scorer, english, facts_of, han_share, text_area
 from pangu.data.prepare.select import DECIDING
 from pangu.data.prepare.spilling import engine, load
+from pangu.data.prepare.thresholds import reasons_of
 from pangu.data.table.schema import SCHEMA
 from pangu.errors import UserError
 from tests import subtests
@@ -103,7 +104,7 @@ def test_another_size_is_the_same_picture_and_another_colour_is_not() -> None:
     assert near(pictures, 4, pictures[3:]) == {1: "near_duplicate", 3: "in_other_dataset"}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.permutations(range(36)), st.sampled_from([0, 1, 4, 8, 16]), st.sampled_from([0, 5, 10**9]))
 def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[int], bits: int, most: int) -> None:
     """Also where so many pictures share bands that some are decided about first."""
@@ -141,6 +142,13 @@ def test_a_thousand_copies_of_one_picture_are_no_million_comparisons(monkeypatch
     ]
     with pytest.raises(UserError, match=r"pictures have perceptual hashes so much alike .* max_bits lower"):
         near(apart, 4, [], most_pairs=10)
+
+
+def test_a_disk_that_fills_while_all_rows_are_compared_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The disk of .* is full; make room"), engine(tmp_path) as connection:
+        connection.execute("set memory_limit = '30MB'; set max_temp_directory_size = '1MB'")
+        connection.execute("create table many as select md5(range::varchar) as key from range(3000000) order by key")
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 PLAIN = """

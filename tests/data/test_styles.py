@@ -6,7 +6,6 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image
 
-import pangu.data.table.delta
 from pangu.data.card import Card
 from pangu.data.example.openmoji import selection
 from pangu.data.ingest.any_source import read_source
@@ -15,11 +14,12 @@ from pangu.data.prepare.admission import make_admitter
 from pangu.data.prepare.make_rows import make_row
 from pangu.data.prepare.scores import Scorer
 from pangu.data.prepare.upscale import make_upscaler
-from pangu.data.table.delta import SCHEMA, latest_version, read_rows
+from pangu.data.table.delta import latest_version, read_rows
+from pangu.data.table.schema import SCHEMA
 from pangu.storage import Home
 from tests import subtests
 from tests.data.shaped import styled_row
-from tests.small_dataset import NAME, commit_rows, row
+from tests.small_dataset import NAME, commit_as_before, commit_rows, row
 
 CSV = "u,en,kind\nhttp://a.org/1.png,a cat,photo\nhttp://a.org/2.png,a dog,\n"
 
@@ -67,14 +67,11 @@ def prepared_style(card: Card, facts: dict[str, str], data: bytes) -> str | None
     return make_row(card, facts, data, upscaler, Scorer(card.filters), make_admitter(card, [], upscaler))["style"]
 
 
-def test_a_dataset_from_before_there_were_styles_is_read_and_followed_by_one_with_them(tmp_path, monkeypatch) -> None:
+def test_a_dataset_from_before_there_were_styles_is_read_and_followed_by_one_with_them(tmp_path) -> None:
     home, one = Home(tmp_path), selection(12)[0]
     before = pa.schema([field for field in SCHEMA if field.name != "style"])
-    with monkeypatch.context() as past:
-        past.setattr(pangu.data.table.delta, "SCHEMA", before)
-        past.setattr(pangu.data.table.delta, "STORED", pa.schema([f for f in before if f.name != "upscaled"]))
-        past.setattr("tests.small_dataset.SCHEMA", before)
-        old = commit_rows(home, [row(one, False)])
+    commit_as_before(home, pa.Table.from_pylist([row(one, False)], before))
+    old = latest_version(home, NAME)
     assert read_rows(home, NAME, old, columns=["style"])["style"].to_pylist() == [None]
     new = commit_rows(home, [styled_row(one, "photo")], key="styled")
     assert new == latest_version(home, NAME) == old + 1

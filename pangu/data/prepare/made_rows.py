@@ -62,7 +62,7 @@ class MadeRows:
             if sum(rows.num_rows for rows in waiting) >= WAITING_ROWS:
                 yield pa.concat_tables(waiting)
                 waiting = []
-        if waiting:
+        if any(rows.num_rows for rows in waiting):
             yield pa.concat_tables(waiting)
 
 

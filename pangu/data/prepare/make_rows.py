@@ -96,7 +96,8 @@ class ShardWorker:
         return job.number
 
     def _write(self, job: ShardJob, wanted: Mapping[int, dict[str, Any]]) -> None:
-        dropped, waiting, held, rows = Counter[str](), [], 0, 0
+        dropped, held, rows = Counter[str](), 0, 0
+        waiting: list[dict[str, Any]] = []
         file = made_file(self._folder, job.number)
         with (
             placing(self._store, self._folder.name, job.stem(wanted)) as placer,
@@ -114,13 +115,18 @@ class ShardWorker:
                     continue
                 rows, held = rows + 1, held + len(waiting[-1]["image"])
                 if held >= GROUP_BYTES or len(waiting) >= ROWS_AT_ONCE:
-                    writer.write_table(placer.place(pa.Table.from_pylist(waiting, schema=SCHEMA)))
+                    writer.write_table(placer.place(_by_bucket(waiting)))
                     waiting, held = [], 0
             if waiting:
-                writer.write_table(placer.place(pa.Table.from_pylist(waiting, schema=SCHEMA)))
+                writer.write_table(placer.place(_by_bucket(waiting)))
         images = {path: self._store.size(path) or 0 for path in placer.rows}
         manifest = Made(rows=rows, size=file.stat().st_size, dropped=dict(dropped), images=images)
         write_json(manifest_file(self._folder, job.number), manifest.model_dump(mode="json"))
+
+
+def _by_bucket(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows of one shape lie together, as encoding wants them."""
+    return pa.Table.from_pylist(rows, schema=SCHEMA).sort_by([("bucket", "ascending"), ("key", "ascending")])
 
 
 def _filler(card: Card, door: Door | None) -> Any:

@@ -2,9 +2,9 @@
 
 import shutil
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.compute as pc
@@ -75,10 +75,8 @@ def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any]
         UserError: nothing is left, no original is left, a threshold asks for a score that no row has, or the disk is full.
     """
     lost = Lost.model_validate(read_json(lost_file(home, card.name, facts["work"])))
-    staging = home.dataset(card.name) / "staging"
-    staging.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=staging, prefix="select-") as scratch, storage_errors(str(staging)):
-        selection = select(card, made, home, Path(scratch))
+    with _scratch(home.dataset(card.name) / "staging") as scratch:
+        selection = select(card, made, home, scratch)
         _check_usable(card, selection, lost)
         store, rejected = TableStore.of(home, card.name), rejected_folder(home, card.name, key)
         nth = commits_of(home, card.name, key) + 1
@@ -96,6 +94,20 @@ def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any]
     outcome = outcome.model_copy(update={"version": version})
     write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
     return outcome
+
+
+@contextmanager
+def _scratch(staging: Path) -> Iterator[Path]:
+    """A folder for what a selection needs on the way; what a run that was killed left goes first."""
+    scratch = staging / "selection"
+    for left in staging.glob("*/"):
+        shutil.rmtree(left)
+    scratch.mkdir(parents=True)
+    try:
+        with storage_errors(str(staging)):
+            yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(

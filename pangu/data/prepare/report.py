@@ -116,9 +116,8 @@ def _values(name: str, files: Sequence[str]) -> Iterator[np.ndarray]:
         with RowsFile(file) as source:
             for rows in source.iter_batches(65_536, [name, "upscaled"]):
                 chosen = rows.filter(rows["upscaled"]) if name == "min_timestep" else rows
-                values = (
-                    chosen[name].drop_null().to_numpy().astype(np.float64)
-                )  # float32 has no bins between neighbours
+                # float32 has no bins between neighbours
+                values = chosen[name].drop_null().to_numpy().astype(np.float64)
                 if len(values):
                     yield values
 

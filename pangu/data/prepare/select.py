@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 
 from pangu.data.captions import MORE
 from pangu.data.card import Card
-from pangu.data.filters import NEEDS, NearDuplicates, check_measured, reasons_of
+from pangu.data.filters import NEEDS, NearDuplicates, check_measured
 from pangu.data.prepare.made_rows import MadeRows
 from pangu.data.prepare.near_duplicates import near_duplicates
 from pangu.data.prepare.spilling import engine, load, parquet
+from pangu.data.prepare.thresholds import reasons_of
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.rows_file import RowsFile
 from pangu.errors import UserError

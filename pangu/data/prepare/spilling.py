@@ -1,6 +1,7 @@
 """DuckDB for what has to look at all rows at once: bounded in memory, what does not fit lies on the disk meanwhile."""
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,10 +27,12 @@ def engine(scratch: Path) -> Iterator["DuckDBPyConnection"]:
     """
     import duckdb
 
+    spilled = folder_links.for_fsspec(scratch) / "spilled"
+    shutil.rmtree(spilled, ignore_errors=True)  # by a run that was killed
     threads = min(8, len(os.sched_getaffinity(0)))
     settings = {
         "memory_limit": MEMORY,
-        "temp_directory": str(folder_links.for_fsspec(scratch) / "spilled"),
+        "temp_directory": str(spilled),
         "threads": threads,
     }
     try:

@@ -82,7 +82,9 @@ def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dic
 
 
 def _image_files(store: TableStore, folders: Iterable[str]) -> dict[str, int]:
-    return {folder: len(store.files_in(f"{FOLDER}/{folder}")) for folder in sorted(folders)}
+    """How many finished files each folder has; a run that was killed may have left others."""
+    listed = {folder: store.files_in(f"{FOLDER}/{folder}") for folder in sorted(folders)}
+    return {folder: sum(file.extension == "parquet" for file in files) for folder, files in listed.items()}
 
 
 def images_of(entry: Mapping[str, Any]) -> dict[str, int]:

@@ -37,12 +37,11 @@ class Placer:
         """How many images each file holds."""
 
     def place(self, rows: pa.Table) -> pa.Table:
-        """Write the images of rows (schema `SCHEMA`), originals and upscaled ones apart, each as one row group sorted by bucket.
+        """Write the images of rows (schema `SCHEMA`) in their order, originals and upscaled ones apart, each as one row group.
 
         Returns:
-            The rows in that order, schema `STORED`.
+            The originals, then the others, schema `STORED`.
         """
-        rows = rows.sort_by([("bucket", "ascending"), ("key", "ascending")])
         parts = [self._place(rows.filter(pc.equal(rows[PARTITION], upscaled)), upscaled) for upscaled in (False, True)]
         return pa.concat_tables(parts)
 
@@ -55,7 +54,7 @@ class Placer:
         if rows.num_rows:
             if file not in self._writers:
                 # Encoded images do not compress again; trying costs time at every read.
-                layout = {"compression": {"key": "zstd", "image_file": "zstd", "image": "none"}}
+                layout: dict[str, Any] = {"compression": {"key": "zstd", "image_file": "zstd", "image": "none"}}
                 layout |= {"use_dictionary": ["image_file"], "write_statistics": ["key"]}
                 self._writers[file] = self._opened.enter_context(self._store.parquet_writer(file, _SCHEMA, **layout))
             images = pa.table([rows["key"], names, rows["image"]], schema=_SCHEMA)

@@ -50,7 +50,7 @@ def captions_of(row: dict[str, Any], language: str) -> list[str]:
     return [text for text in (row[f"caption_{language}"], *(row[f"more_captions_{language}"] or [])) if text]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(LISTINGS, st.booleans())
 def test_it_keeps_what_a_plain_loop_keeps(rows: list[dict[str, Any]], describes: bool) -> None:
     kept: dict[tuple[str, int], list[int]] = {}

@@ -16,10 +16,15 @@ from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.stage import WorkerSettings, prepare
 from pangu.data.prepare.upscale import make_upscaler
 from pangu.data.table.delta import latest_version, read_rows
+from pangu.data.table.rejected import REASON, rejected_folder
+from pangu.data.table.rows_file import RowsFile
+from pangu.data.table.schema import SCHEMA
+from pangu.data.table.versions import admission_of, log
 from pangu.diffusion.blur_admission import first_noisier
 from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests.small_dataset import commit_as_before
 
 COUNT = 16
 
@@ -81,9 +86,42 @@ def test_refiltering_gives_what_preparing_anew_gives_and_makes_nothing(source: P
 
 def images_of(home: Home) -> dict[Path, tuple[int, int]]:
     """Every file of the table's folder that holds images, with its size and when it was written."""
-    found = {file for file in home.table("chosen").rglob("*.parquet") if "image" in pq.read_schema(file).names}
+    found = {file for file in home.table("chosen").rglob("*.parquet") if "image_row" not in pq.read_schema(file).names}
+    found -= set(home.table("chosen").glob("upscaled=*/*-c000.*.parquet"))  # of code of before
     assert found and all("_images" in file.parts for file in found)
     return {file: (file.stat().st_size, file.stat().st_mtime_ns) for file in found}
+
+
+def as_before(home: Home) -> None:
+    """Make a home with one version what code of before would have left: every row holds its image, and no work is kept."""
+    dataset, [entry] = home.dataset("chosen"), log(home, "chosen")
+    kept, table = read_rows(home, "chosen", 0), home.table_uri("chosen")
+    [rejects] = rejected_folder(home, "chosen", entry.key).glob("*.parquet")
+    with RowsFile(str(rejects), table) as source:
+        dropped = source.read_row_group(0, [*SCHEMA.names, REASON])
+    pq.write_table(dropped, rejects.with_name(f"part-{entry.key}-00000.parquet"))
+    rejects.unlink()
+    shutil.rmtree(table)
+    commit_as_before(home, kept, entry.key, "chosen", **entry.facts)
+    [lost] = (dataset / "work").glob("*.json")
+    facts = json.loads(lost.read_text())
+    lost.write_text(json.dumps({name: facts[name] for name in ("listed", "failed", "dropped")}))
+    shutil.rmtree(lost.with_suffix(""))
+
+
+def test_a_version_of_before_is_refiltered_and_its_images_are_moved_once(source: Path, tmp_path: Path) -> None:
+    home, fresh = Home(tmp_path / "one"), Home(tmp_path / "two")
+    before, expected = prepared(source, home, min_side=60), prepared(source, fresh, **STRICT)
+    as_before(home)
+    assert {row["key"]: row for row in read_rows(home, "chosen", 0).to_pylist()} == before
+    strict = refilter(card(source, **STRICT), home, 0)
+    assert {row["key"]: row for row in read_rows(home, "chosen", strict.version).to_pylist()} == expected
+    assert (strict.version, strict.dropped) == (1, _dropped(fresh))
+    moved = images_of(home)
+    everything = prepare(card(source), log(home, "chosen")[0].facts["ingest_id"], home)  # also by the same work
+    assert everything.rows == len(before) + COUNT // 2 and images_of(home) == moved
+    assert admission_of(home, "chosen", 0) == admission_of(home, "chosen", everything.version) is not None
+    assert {row["key"]: row for row in read_rows(home, "chosen", 0).to_pylist()} == before
 
 
 def _dropped(home: Home) -> dict[str, int]:

@@ -28,7 +28,7 @@ from pangu.errors import UserError
 from pangu.storage import Home
 from tests import subtests
 from tests.data.ingest.test_source import card_for
-from tests.small_dataset import NAME, commit_rows, row, small_dataset
+from tests.small_dataset import NAME, commit_as_before, commit_rows, row, small_dataset
 
 ROWS = [row(one, index % 2 == 1) for index, one in enumerate(selection(8))]
 
@@ -59,12 +59,7 @@ def test_two_writers_at_once_both_land_and_neither_is_lost(tmp_path: Path) -> No
 def test_a_table_from_before_the_scores_gets_them_with_its_next_version(tmp_path: Path) -> None:
     later = ("colours", "aspect", "caption_en_by", "more_captions_en", "more_captions_zh")
     home, old = Home(tmp_path), [field for field in SCHEMA if field.name not in later]
-    import deltalake
-
-    table = pa.Table.from_pylist(
-        [{k: v for k, v in one.items() if k in pa.schema(old).names} for one in ROWS], pa.schema(old)
-    )
-    deltalake.write_deltalake(str(home.table(NAME)), table, partition_by=["upscaled"])
+    commit_as_before(home, pa.Table.from_pylist(ROWS, pa.schema(old)))
     before = read_rows(home, NAME, 0)
     assert before["colours"].null_count == before["more_captions_en"].null_count == len(ROWS)
     # Missing text was "" in its files, and was not said to be upscaled there.
