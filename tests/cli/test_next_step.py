@@ -123,4 +123,5 @@ def test_the_shell_completes_cards_recipes_datasets_and_runs(here: Home) -> None
     assert proposed("pangu train spots --recipe de") == ["demo", "demo_flow"]
     assert proposed("pangu train spots --recipe data") == ["datasets/spots.recipe.json"]
     assert proposed("pangu dataset log s") == ["spots"] and proposed("pangu samples-seen s") == ["structure-ab"]
+    assert proposed("pangu retrain sp") == ["spots"] and proposed("pangu prepare spots --ingest-id la") == ["latest"]
     assert proposed("pangu ne") == ["new"]
