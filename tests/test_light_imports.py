@@ -15,13 +15,14 @@ MODULES = (
     "pangu.data.table.versions", "pangu.data.ingest.stage", "pangu.data.prepare.stage", "pangu.data.prepare.refilter",
     "pangu.data.encode.encoded", "pangu.train.launch", "pangu.train.on_ray", "pangu.train.samples_seen", "pangu.gate",
     "pangu.registry", "pangu.serve.deploy", "pangu.stack", "pangu.stack.reconciler", "pangu.stack.exec_fresh",
-    "pangu.monitoring.exporter", "pangu.demo.run",
+    "pangu.monitoring.exporter", "pangu.demo.run", "pangu.retrain.asked", "pangu.retrain.outcome",
 )  # fmt: skip
 COMMANDS = (
     "--help", "train --help", "recipes", "recipes demo", "status", "cards check openmoji", "dataset log openmoji",
     "dataset show openmoji", "dataset refilter openmoji", "prepare openmoji --ingest-id none", "samples-seen none",
     "train openmoji --encode-id none --role structure", "gate openmoji --metrics none.json --encode-id none", "deploy",
-    "rollback", "release --pair none --structure none --texture none --metrics none.json", "metrics", "deployments",
+    "retrain openmoji --watch", "rollback",
+    "release --pair none --structure none --texture none --metrics none.json", "metrics", "deployments",
 )  # fmt: skip
 """Those that fail do so in an empty home, after they have imported what they begin with."""
 ROWS = ("pangu.data.rows.load", "pangu.data.encode.chunk_files", "pangu.data.encode.stage")

@@ -60,13 +60,10 @@ def test_the_order_in_which_a_folder_lists_things_means_nothing(things: list[Nam
         assert answers[0] == answers[1]
 
 
-def test_the_nearest_names_come_first_and_all_where_none_is_near() -> None:
+def test_a_home_names_what_is_finished_and_halves_and_pairs_are_found_by_any_of_their_names(tmp_path: Path) -> None:
     known = ["emoji_artists", "openmoji", "vases"]
     assert nearest("vase", known) == ["vases"] and nearest("openmojii", known)[0] == "openmoji"
-    assert nearest("qqqq", known) == known
-
-
-def test_a_home_names_what_is_finished_and_halves_and_pairs_are_found_by_any_of_their_names(tmp_path: Path) -> None:
+    assert nearest("qqqq", known) == known, "none is near, so all are shown"
     home = Home(tmp_path, tables="")
     write_json(home.raw("d", "i1") / "outcome.json", {})
     write_json(home.encoded("d", "e1") / "manifest.json", {})

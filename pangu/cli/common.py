@@ -95,7 +95,7 @@ def encode_id_of(home: Home, dataset: str, asked: str) -> str:
     return resolve(asked, encodings(home, dataset), "encoded dataset", f"pangu encode {dataset}")
 
 
-def version_of(home: Home, dataset: str, asked: str) -> int:
+def version_of(home: Home, dataset: str, asked: str | int) -> int:
     """The version of a dataset that an option names, which may lie in object storage.
 
     Raises:
@@ -105,7 +105,7 @@ def version_of(home: Home, dataset: str, asked: str) -> int:
 
     if asked == LATEST:
         return latest_version(home, dataset)
-    if not (asked.isascii() and asked.isdecimal()):
+    if not (str(asked).isascii() and str(asked).isdecimal()):
         newest = latest_version(home, dataset)
         raise UserError(f"--version must be {LATEST} or a number from 0 to {newest}, not '{asked}'.")
     return int(asked)

@@ -61,6 +61,10 @@ def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
         return _line("pangu release", "--pair", made["pair"], *halves, "--metrics", asked("--result"))
     if kind == "ReleaseOutcome":
         return _line("pangu deploy", "--alias", made["alias"])
+    if kind == "ImportedPair":
+        return _line("pangu serve", made["name"])
+    if kind == "DeployOutcome":
+        return _line("python -m webbrowser", f"{made['url']}/studio")
     if kind == "NewCard":
         return str(made["next_command"])
     if kind == "RetrainOutcome":
@@ -84,6 +88,12 @@ def say_next(outcome: BaseModel) -> None:
     ):  # what was done is done, whatever else lies in the home
         if line := behind(outcome, sys.argv[1:], Home.from_environment()):
             print(f"Next: {line}", file=sys.stderr)
+
+
+def say_first(home: Home) -> None:
+    """Say the command of one who has named none, behind a command that is about no card: to a terminal."""
+    if sys.stderr.isatty():
+        print("Next: {}    ({})".format(*first_command(home)), file=sys.stderr)
 
 
 def _option(arguments: Sequence[str], name: str) -> str:

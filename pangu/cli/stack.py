@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pangu.cli.next_step import say_first
 from pangu.storage import Home
 
 
@@ -41,6 +42,7 @@ def up(
     print(f"MLflow      {stack.mlflow_url}")
     print(f"Ray         {stack.ray_dashboard_url}  (its token: {stack.token_path})")
     print(f"Served API  {stack.serve_url}/v1  (after the first deploy)")
+    say_first(Home(stack.home))
 
 
 def down() -> None:

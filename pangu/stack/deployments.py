@@ -1,9 +1,11 @@
 """The flows as deployments of a Prefect server: that of a stack, or any other."""
 
+import hashlib
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from zoneinfo import available_timezones
 
@@ -30,6 +32,22 @@ def install(project: Path, api_url: str, log: Path) -> None:
     except httpx.HTTPError as error:
         raise UserError(f"No Prefect server takes orders at {api_url} ({error}); check PREFECT_API_URL.") from error
     deploy_flows(project, {"PREFECT_API_URL": api_url}, log)
+
+
+def flows_digest(project: Path) -> str:
+    """Digest of whatever decides what `deploy_flows` tells a server: the project's flows, where it lies, Prefect's version."""
+    found = hashlib.sha256(f"{project} {version('prefect')}".encode())
+    for path in (project / "prefect.yaml", *sorted((project / "flows").glob("*.py"))):
+        found.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()
+
+
+def are_deployed(server: Stack | str, project: Path) -> bool:
+    """Whether the server has a deployment of every name in `prefect.yaml`."""
+    wanted = {one["name"] for one in yaml.safe_load((project / "prefect.yaml").read_text()).get("deployments") or []}
+    with prefect_api(server) as api:
+        found = api.post("/deployments/filter", json={}).raise_for_status().json()
+    return wanted <= {one["name"] for one in found}
 
 
 def check_api(api_url: str) -> None:

@@ -14,6 +14,7 @@ from pangu.data.ingest.stage import IngestOutcome, ingest
 from pangu.data.prepare.stage import prepare
 from pangu.evaluate.protocol import EvaluateOutcome
 from pangu.registry.release import ReleaseOutcome
+from pangu.serve.deploy import DeployOutcome
 from pangu.storage import Home, write_json
 from pangu.train.job import TrainOutcome
 from tests.data.propose.made_pictures import drawing, new_card, pictures
@@ -81,6 +82,8 @@ def test_a_measured_pair_is_released_and_a_release_deployed(here: Home) -> None:
         behind(measured, asked, here) == "pangu release --pair pairs/p --structure 'a b' --texture t --metrics r.json"
     )
     assert behind(measured, ["evaluate", "c", "--pair", "embedded"], here) == ""
+    served = DeployOutcome(pair_version=1, url="http://127.0.0.1:8000", already_done=False)
+    assert behind(served, ["deploy"], here) == "python -m webbrowser http://127.0.0.1:8000/studio"
     facts = {"pair_version": 1, "structure_version": 1, "texture_version": 1, "sha256": ""}
     assert (
         behind(ReleaseOutcome(alias="champion", already_done=False, **facts), [], here)
@@ -123,4 +126,5 @@ def test_the_shell_completes_cards_recipes_datasets_and_runs(here: Home) -> None
     assert proposed("pangu train spots --recipe de") == ["demo", "demo_flow"]
     assert proposed("pangu train spots --recipe data") == ["datasets/spots.recipe.json"]
     assert proposed("pangu dataset log s") == ["spots"] and proposed("pangu samples-seen s") == ["structure-ab"]
+    assert proposed("pangu retrain sp") == ["spots"] and proposed("pangu prepare spots --ingest-id la") == ["latest"]
     assert proposed("pangu ne") == ["new"]

@@ -87,7 +87,7 @@ def stage(
     return StageView("encode", state, percent, words, seconds)
 
 
-def test_a_stage_that_is_quiet_for_five_seconds_says_what_it_does_and_one_with_news_says_those() -> None:
+def test_a_stage_that_is_quiet_for_five_seconds_says_what_it_does_and_what_remains_is_no_guess() -> None:
     quiet = Quiet()
     assert quiet.seconds(stage(), 100.0) == 0 and quiet.seconds(stage(seconds=66), 106.0) == 6
     assert quiet.seconds(stage(1.0), 107.0) == 0 and quiet.seconds(stage(1.0, "FAILED"), 108.0) == 0
@@ -95,23 +95,11 @@ def test_a_stage_that_is_quiet_for_five_seconds_says_what_it_does_and_one_with_n
     assert "latents" in _words(stage(), QUIET_S) and "(5 s without news)" in _words(stage(), QUIET_S)
     assert _words(stage(3.0, words="encode: 3 of 100"), 9).startswith("encode: 3 of 100; ")
     assert _words(stage(100, "COMPLETED", words="encode: 9 of 9"), 99) == "encode: 9 of 9"
-
-
-def test_what_remains_follows_from_what_is_done_and_is_not_guessed_from_nothing() -> None:
     assert remaining(stage(50)) == "about 60 s left" and remaining(stage(10, seconds=60)) == "about 9 min left"
     for nothing in (stage(0), stage(1.0), stage(50, seconds=1), stage(100), stage(50, "COMPLETED")):
         assert remaining(nothing) == ""
     assert "waits for it" in waiting_for(RunView("SCHEDULED", "", (), "AwaitingConcurrencySlot"))
     assert waiting_for(RunView("COMPLETED", "", ())) == waiting_for(RunView("RUNNING", "", (stage(),))) == ""
-
-
-def test_before_stands_above_after_as_both_were_drawn() -> None:
-    old, new = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (60, 30), "blue")
-    sheet = before_and_after([("BEFORE", old), ("AFTER", new)])
-    for picture, y in ((old, MARGIN + HEAD), (new, MARGIN + 2 * HEAD + old.height)):
-        place = (MARGIN, y, MARGIN + picture.width, y + picture.height)
-        assert sheet.crop(place).tobytes() == picture.tobytes()
-        assert place[2] + MARGIN <= sheet.width and place[3] + MARGIN <= sheet.height
 
 
 def test_the_end_is_read_from_what_the_stages_left_and_a_sheet_survives_a_run_that_found_all_done(here: Home) -> None:
@@ -135,3 +123,10 @@ def test_the_end_is_read_from_what_the_stages_left_and_a_sheet_survives_a_run_th
     write_json(folder / "gate.json", decided | {"champion_grid": "", "reason": "It is the champion itself."})
     again = outcome_of(here, "r", "spots", RunView("COMPLETED", "", ()))
     assert again.sheet == served.sheet and Path(again.sheet).read_bytes() == drawn
+
+    old, new = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (60, 30), "blue")
+    sheet = before_and_after([("BEFORE", old), ("AFTER", new)])
+    for picture, y in ((old, MARGIN + HEAD), (new, MARGIN + 2 * HEAD + old.height)):
+        place = (MARGIN, y, MARGIN + picture.width, y + picture.height)
+        assert sheet.crop(place).tobytes() == picture.tobytes()
+        assert place[2] + MARGIN <= sheet.width and place[3] + MARGIN <= sheet.height

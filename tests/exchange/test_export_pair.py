@@ -89,8 +89,10 @@ def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_o
     for name in ("nobody", "no/where"):
         with pytest.raises(UserError, match=f"There is no generator {name}; name its folder, a pair or a run"):
             generator_folder(name, "structure", home)
-        with pytest.raises(UserError, match=f"There is no pair folder at {name}; name one, or a pair in "):
-            pair_folder(name, home)
+    with pytest.raises(UserError, match="There is no pair folder at no/where; name one, or a pair in "):
+        pair_folder("no/where", home)
+    with pytest.raises(UserError, match="There is no pair 'nobody'; name latest or one of .*small-pair"):
+        pair_folder("nobody", home)
 
 
 def test_what_can_not_be_written_is_refused_and_leaves_nothing(home, tmp_path) -> None:
