@@ -26,7 +26,7 @@ from pangu.storage import Home, read_json, write_json
 
 JOB_FILE = "job.json"
 ROWS_FILE = "rows.parquet"
-ROWS_AT_ONCE = 1 << 18
+ROWS_AT_ONCE = 1 << 16
 
 
 class TrainJob(Frozen):

@@ -107,11 +107,12 @@ def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
         )
     table = pq.read_table(path)
     buckets = table["bucket"].to_numpy()
-    datasets, part_n = dict[str, float](), None
+    datasets, part_n, shares = dict[str, float](), None, tuple[Share, ...]()
     if "dataset" in table.column_names:
         datasets = {part.dataset: part.weight for part in encoded_parts(job.encoded, job.recipe)}
         part_n = np.asarray(pc.index_in(table["dataset"].cast(pa.string()), pa.array(list(datasets))))
-    shares = tuple(Share(int((part_n == number).sum()), weight) for number, weight in enumerate(datasets.values()))
+        counts = np.bincount(part_n, minlength=len(datasets)).tolist()
+        shares = tuple(Share(count, weight) for count, weight in zip(counts, datasets.values(), strict=True))
     batch_size = job.recipe.training(job.role).batch_size
     # A run that has no checkpoint yet begins, and so takes the order of now.
     order: RowOrder = "keyed" if newest is None else newest[1]

@@ -22,6 +22,7 @@ from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 from pangu.train.job import TrainJob, captions_of
+from pangu.train.keyed_epochs import KeyedEpochs
 from pangu.train.launch import default_run_name
 from pangu.train.loop import Hooks, train_loop
 from pangu.train.randomness import draw_batch
@@ -73,10 +74,11 @@ def _in_bucket(parts: list[tuple[int, float]], bucket: int) -> list[tuple[int, f
 @given(weight=WEIGHTS, rows=st.integers(10, 40), seed=st.integers(0, 9))
 def test_over_many_epochs_no_row_is_ahead_of_another(weight: float, rows: int, seed: int) -> None:
     sampler = DeterministicSampler((0,) * rows, 1, seed, (Share(rows, weight),))
-    [part] = sampler._parts[0]
+    [part], epochs = sampler._parts[0], sampler._epochs
+    assert isinstance(epochs, KeyedEpochs)
     times = np.zeros(rows, int)
     for epoch in range(25):
-        np.add.at(times, sampler._epochs.draws(0, epoch, np.arange(part.draws(epoch))), 1)
+        np.add.at(times, epochs.draws(0, epoch, np.arange(part.draws(epoch))), 1)
         assert times.max() - times.min() <= 1
         assert times.sum() == (epoch + 1) * round(weight * 100) * rows // 100
 

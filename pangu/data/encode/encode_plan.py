@@ -27,7 +27,7 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
     Raises:
         UserError: a job of the recipe would have no row to learn from, or a row has a style that the recipe does not know.
     """
-    facts = Facts(
+    facts = RowFacts(
         {role: (recipe.training(role).rows, recipe.training(role).min_original_side) for role in recipe.roles}
     )
     for rows in row_batches(home, dataset, version, FACTS):
@@ -63,7 +63,7 @@ def plan(dataset: str, version: int, recipe: Recipe, home: Home, encoders: Encod
 
 
 @dataclass
-class Facts:
+class RowFacts:
     """What planning asks of all rows together. jobs: which rows each job reads, and how large their originals are at least, px.
 
     sizes: how many training images of each (height, width) each job sees; has_limited: whether any was upscaled.

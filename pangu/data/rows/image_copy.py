@@ -122,13 +122,14 @@ class Images:
         self.table = map_table(copy / "rows.arrow")
         self._start, self._end, self.shape_n = (self.table[name].to_numpy() for name in ("start", "end", "shape"))
         self._view, self._pool = view, ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._ahead: ReadAhead | None = None
         if "file" in self.table.column_names:
             self._file, self._ahead = (
                 self.table["file"].to_numpy(),
                 ReadAhead([addressed(file) for file in read_json(copy / FILES)]),
             )
         else:
-            self._bytes, self._ahead = np.memmap(copy / "images.bin", np.uint8, "r"), None
+            self._bytes = np.memmap(copy / "images.bin", np.uint8, "r")
 
     def expect(self, rows: Sequence[int]) -> None:
         """These are asked for soon."""

@@ -99,8 +99,11 @@ def open_on_the_fly(
     plan = ImageCopy.of(Home(folder.parents[3]), manifest.dataset, manifest.version, data, split)
     name = f"{role}-images-{FORMAT}" if split == "train" else f"{role}-{split}-images-{FORMAT}"
     whole, places = (cache_folder(folder) / one for one in (name, f"{name}-places"))
-    if not places.is_dir() and has_room(whole, plan.needed_bytes):
-        copy = made_once(whole, plan.write, plan.needed_bytes)
+    needed_bytes = (
+        0 if whole.is_dir() or places.is_dir() else plan.needed_bytes
+    )  # which asks the store about every file
+    if whole.is_dir() or (not places.is_dir() and has_room(whole, needed_bytes)):
+        copy = made_once(whole, plan.write, needed_bytes)
     else:
         copy = made_once(places, plan.write_places, 0)
     if map_table(copy / "rows.arrow").num_rows == 0:
