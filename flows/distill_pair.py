@@ -38,4 +38,5 @@ def students(settings: DistillPair) -> Recipe:
     """
     if settings.changes.start_from is not None:
         raise UserError("A student starts from its teacher: name the pair in teacher, and leave start_from empty.")
-    return student_of(changed(named(settings.recipe_file or settings.recipe), settings.changes), settings.teacher, settings.student_steps)
+    recipe = changed(named(settings.recipe_file or settings.recipe), settings.changes)
+    return student_of(recipe, settings.teacher, settings.student_steps)
