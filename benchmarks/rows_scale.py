@@ -198,9 +198,10 @@ def train(folder: Path, rows: int) -> None:
 
 def make_table(folder: Path, rows: int) -> None:
     from pangu.data.images import encode_png
-    from pangu.data.table.delta import commit, write_part
+    from pangu.data.table.delta import commit
     from pangu.data.table.schema import SCHEMA
     from pangu.data.table.store import TableStore
+    from pangu.data.table.version_files import write_part
 
     home, pixel = Home(folder, tables=""), encode_png(np.zeros((1, 1, 3), np.uint8))
     store, files = TableStore.of(home, NAME), []

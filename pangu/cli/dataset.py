@@ -97,7 +97,7 @@ def export(
 def push(
     name: NameArgument,
     repository: Annotated[str, typer.Argument(help="OWNER/NAME on the hub; made if it is not there.")],
-    version: VersionOption = None,
+    version: VersionOption = LATEST,
     licence: Annotated[str | None, typer.Option("--licence", help="Of the whole. Default: that of the card.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Only for its owner, if it is made.")] = False,
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Another hub. Default: HF_ENDPOINT.")] = None,
@@ -109,7 +109,9 @@ def push(
 
     home = Home.from_environment()
     finish(
-        push_dataset(home, name, repository, version, licence, private, endpoint, report=print_progress),
+        push_dataset(
+            home, name, repository, version_of(home, name, version), licence, private, endpoint, report=print_progress
+        ),
         result,
         as_json,
     )

@@ -152,8 +152,8 @@ def limit_weights(rows: Rows, low: int) -> dict[int, dict[int, float]]:
         counts = Counter[int]()
         for start in range(first, end, _ROWS_AT_ONCE):
             part = slice(start, min(start + _ROWS_AT_ONCE, end))
-            both, times = np.unique((presets[part] << 32) + np.maximum(limits[part], low), return_counts=True)
-            counts.update(dict(zip(both.tolist(), times.tolist(), strict=True)))
+            found_here, times = np.unique((presets[part] << 32) + np.maximum(limits[part], low), return_counts=True)
+            counts.update(dict(zip(found_here.tolist(), times.tolist(), strict=True)))
         for both, count in counts.items():
             own = found.setdefault(both >> 32, {})
             own[both & 0xFFFFFFFF] = own.get(both & 0xFFFFFFFF, 0) + count * share.weight
