@@ -67,7 +67,7 @@ def _outcome_file(home: Home, name: str, key: str) -> Path:
 
 
 def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any], report: Reporter) -> PrepareOutcome:
-    """Select from all rows that one piece of work made, and commit what is kept as the transaction `key`; no image is touched.
+    """Select from all rows that one piece of work made, and commit what is kept as the transaction `key`; no image is copied.
 
     facts: what the log is to remember; `work` among them names what was lost before.
 

@@ -13,7 +13,7 @@ from pangu.storage import Home
 
 
 def refilter(card: Card, home: Home, version: int, report: Reporter = silent) -> PrepareOutcome:
-    """Select again from all rows that made a version, by the thresholds and splits that the card says now; no image is read.
+    """Select again from all rows that made a version, by the thresholds and splits that the card says now; no image is written.
 
     Raises:
         UserError: no such version, or the card would make other rows, not select others.

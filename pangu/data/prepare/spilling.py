@@ -29,7 +29,7 @@ def engine(scratch: Path) -> Iterator["DuckDBPyConnection"]:
 
     spilled = folder_links.for_fsspec(scratch) / "spilled"
     shutil.rmtree(spilled, ignore_errors=True)  # by a run that was killed
-    threads = min(8, len(os.sched_getaffinity(0)))
+    threads = min(4, len(os.sched_getaffinity(0)))  # each wants some 100 MB of them
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY,
         "temp_directory": str(spilled),
