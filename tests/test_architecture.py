@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
     {
+        "chat_completions",
         "config",
         "errors",
         "file_lock",

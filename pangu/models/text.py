@@ -104,20 +104,24 @@ class Truncation:
     max_tokens: int
 
 
-def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int) -> list[Truncation]:
-    """What `embed_captions` cuts off `caption`: one entry for each tower that does not read all of it."""
+def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int, windows: int = 1) -> list[Truncation]:
+    """What `embed_captions` cuts off `caption`: one entry for each tower that does not read all of it.
+
+    windows: so many of `max_tokens` are read (`text_windows`), each with its own marks of beginning and end.
+    """
     found = []
     for number, tower in enumerate(towers):
-        tokens, unread = _unread(tower.tokenizer, caption, max_tokens)
-        if tokens > max_tokens:
-            found.append(Truncation(number, unread, tokens, max_tokens))
+        most = max_tokens + (windows - 1) * (max_tokens - tower.tokenizer.num_special_tokens_to_add())
+        tokens, unread = _unread(tower.tokenizer, caption, most)
+        if tokens > most:
+            found.append(Truncation(number, unread, tokens, most))
     return found
 
 
-def warn_of_truncation(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> None:
+def warn_of_truncation(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int, windows: int = 1) -> None:
     """Log a warning for each caption that is cut, as diffusers' pipelines do; once for each text."""
     for caption in captions:
-        for cut in truncations(towers, caption, max_tokens):
+        for cut in truncations(towers, caption, max_tokens, windows):
             _warn_once(cut)
 
 
@@ -173,18 +177,26 @@ def embed_captions(
         batch = tower.tokenizer(
             list(captions), padding="max_length", truncation=True, max_length=max_tokens, return_tensors="pt"
         )
-        there = device or tower.encoder.device
-        output = tower.encoder(
-            input_ids=batch.input_ids.to(there),
-            attention_mask=None if tower.sees_padding else batch.attention_mask.to(there),
-            output_hidden_states=True,
-        )
-        final = tower.hidden_layer == 0
-        tokens.append(output.last_hidden_state if final else output.hidden_states[tower.hidden_layer])
-        # An offloaded encoder answers from the device that it was moved to for the call.
-        pooled = _pooled(output, batch.attention_mask.to(tokens[-1].device))
+        own, pooled = encoded(tower, batch.input_ids, batch.attention_mask, device)
+        tokens.append(own)
     assert pooled is not None
     return torch.cat(tokens, dim=-1), pooled
+
+
+def encoded(
+    tower: TextTower, ids_bn: Tensor, mask_bn: Tensor, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token embeddings (B, N, C) and pooled (B, P) of tokens; the mask is 1 where there is text."""
+    there = device or tower.encoder.device
+    output = tower.encoder(
+        input_ids=ids_bn.to(there),
+        attention_mask=None if tower.sees_padding else mask_bn.to(there),
+        output_hidden_states=True,
+    )
+    final = tower.hidden_layer == 0
+    tokens = output.last_hidden_state if final else output.hidden_states[tower.hidden_layer]
+    # An offloaded encoder answers from the device that it was moved to for the call.
+    return tokens, _pooled(output, mask_bn.to(tokens.device))
 
 
 def _pooled(output: Any, mask: Tensor) -> Tensor:

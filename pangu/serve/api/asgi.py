@@ -53,6 +53,8 @@ def _add_models(api: FastAPI, engine: Drawing, settings: ServeSettings) -> None:
             "structure_version": release.structure_version if release else None,
             "texture_version": release.texture_version if release else None,
             "partners": engine.partners,
+            "loras": engine.loras,
+            "enhances": settings.enhance is not None,
             **(release.offers.model_dump(mode="json") if release else {}),
         }
 

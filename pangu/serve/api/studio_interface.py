@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, ReleaseRouting
+from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, ReleaseRouting, Unknown, Unread
 
 
 class Drawing(Protocol):
@@ -20,9 +20,16 @@ class Drawing(Protocol):
         """Raises ApiError."""
         ...
 
+    async def read(self, job: Job, channel: str | None = None) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
+        """Raises ApiError."""
+        ...
+
     async def holdings(self) -> Mapping[str, list[str]]:
         """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
         ...
 
     @property
     def partners(self) -> list[str]: ...
+
+    @property
+    def loras(self) -> list[str]: ...

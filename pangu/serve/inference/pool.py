@@ -14,12 +14,14 @@ from pangu.serve.inference.messages import Job, PoolResult, Preview, Release, Re
 from pangu.serve.inference.model_cache import ModelCache
 from pangu.serve.inference.parts import load_part, placed
 from pangu.serve.inference.readiness import first_calls, made_fast, sizes_of
+from pangu.serve.inference.request_loras import Acting
 from pangu.serve.inference.steps import StepBatcher, Watcher
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
     from pangu.models.captured import Record
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.inpainting import Kept
     from pangu.sampling.sampling_state import SamplingState
     from pangu.sampling.trajectory import Step, Trajectory
 
@@ -114,12 +116,25 @@ class Pool:
         return replace(pool_result, trajectory=pool_result.trajectory.to("cpu")) if self._crosses else pool_result
 
 
-def half(pipeline: "PanGuDrawPipeline", role: Role, trajectory: "Trajectory") -> "SamplingState":
-    """One half of a pair at a trajectory."""
+def half(
+    pipeline: "PanGuDrawPipeline", role: Role, trajectory: "Trajectory", acting: Acting | None = None
+) -> "SamplingState":
+    """One half of a pair at a trajectory, with the adapters of its request."""
     from pangu.pipelines.generator_model import GeneratorModel
     from pangu.sampling.sampling_state import SamplingState
 
-    return SamplingState(GeneratorModel(pipeline, role), trajectory)
+    model = GeneratorModel(pipeline, role)
+    return SamplingState(model if acting is None else acting.on(model), trajectory)
+
+
+def keeping(kept: "Kept") -> "Callable[[SamplingState], None]":
+    """What puts the kept part of a masked edit back after each step."""
+    from pangu.sampling.inpainting import with_kept
+
+    def keep(state: "SamplingState") -> None:
+        state.trajectory = with_kept(state.trajectory, kept)
+
+    return keep
 
 
 def owned_by(pipeline: "PanGuDrawPipeline", role: Role) -> "Callable[[SamplingState], bool]":

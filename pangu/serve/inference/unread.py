@@ -1,9 +1,11 @@
 """Which texts of a request the encoders of a release do not read to their end, because captions are cut to `max_tokens`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pangu.serve.inference.messages import Job, Unread
+from pangu.serve.inference.messages import Job, Release, Unread
+from pangu.storage import read_json
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -14,14 +16,24 @@ ENCODERS = ("text_encoder", "text_encoder_2")
 def unread_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unread, ...]:
     """The ends of texts that are not read: one entry for each field and each encoder that cuts it."""
     from pangu.models.text import truncations
+    from pangu.models.text_windows import MOST_WINDOWS
 
     prefixes = dict(pipeline.config.get("styles") or {})
-    most = pipeline.reference.max_tokens
+    most, windows = pipeline.reference.max_tokens, MOST_WINDOWS if job.long_prompts == "windows" else 1
     return tuple(
         Unread(param, ENCODERS[cut.tower], cut.text, cut.tokens, cut.max_tokens)
         for param, text in captions_of(job, prefixes).items()
-        for cut in truncations(pipeline.text_towers, text, most)
+        for cut in truncations(pipeline.text_towers, text, most, windows)
     )
+
+
+def with_reading(pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Job:
+    """The request with its texts read in windows only where this release can; the texture half may be in another process."""
+    if job.long_prompts != "windows":
+        return job
+    texture = read_json(release.folder / "texture" / "config.json").get("_class_name")
+    can = pipeline.reads_windows and texture == "UNet2DConditionModel"
+    return replace(job, long_prompts="windows" if can else "cut")
 
 
 def captions_of(job: Job, prefixes: Mapping[str, str]) -> dict[str, str]:
