@@ -162,6 +162,13 @@ class EnhanceSettings(Frozen):
     request: dict[str, Any] = Field({}, description="Further fields of the question, as {'temperature': 0}")
 
 
+class BatchSettings(Frozen):
+    """Where batches of requests lie; they outlive the server."""
+
+    folder: Path
+    most_bytes: int = Field(4 * 2**30, ge=2**20, description="No further file is taken while the folder holds more")
+
+
 class ServeSettings(Frozen):
     """The whole application."""
 
@@ -222,6 +229,9 @@ class ServeSettings(Frozen):
     )
     enhance: EnhanceSettings | None = Field(
         None, description="What `enhance` of a request asks; without it that has no effect"
+    )
+    batches: BatchSettings | None = Field(
+        None, description="Files of requests that are drawn between others; None: none are"
     )
     denied_words: tuple[str, ...] = Field(
         (), max_length=10_000, description="Prompts that hold one of these are refused"

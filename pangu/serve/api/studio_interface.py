@@ -16,6 +16,10 @@ class Drawing(Protocol):
         """Raises ApiError."""
         ...
 
+    async def draw_behind(self, job: Job) -> GeneratedImages:
+        """Raises ApiError."""
+        ...
+
     def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
         """Raises ApiError."""
         ...

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pangu.serve.prometheus import Metrics
 
 POLL_TIMEOUT_S = 5.0
+LOOK_S = 0.05
+"""Between two looks whether anybody waits, of who may only draw when nobody does."""
 RETRY_PAUSES_S = (0.1, 1.0, 3.0)
 """Until a replica that died is replaced, or another one is chosen."""
 WARMING = Job(prompt="a red circle", seed=0, steps=2)
@@ -60,13 +62,22 @@ class RequestEngine:
             ApiError: 400 not drawable or not to be shown, 429 too many requests, 503 a pool is not available, 504 deadline.
         """
         with self._admitted():
-            clock = time.perf_counter()
-            release = self._release(job, channel)
-            with self._explained():
-                async with asyncio.timeout(self._settings.timeout_s):
-                    worded, notes = await self._worded(job)
-                    pictures = self._shown(await self._drawn_at_last(release, worded))
-            return _timed(_noted(pictures, worded, notes), clock)
+            return await self._answered(job, channel)
+
+    async def draw_behind(self, job: Job) -> GeneratedImages:
+        """As `draw`, but begun only while no request is in flight, and in nobody's place."""
+        while self._in_flight:
+            await asyncio.sleep(LOOK_S)
+        return await self._answered(job, None)
+
+    async def _answered(self, job: Job, channel: str | None) -> GeneratedImages:
+        clock = time.perf_counter()
+        release = self._release(job, channel)
+        with self._explained():
+            async with asyncio.timeout(self._settings.timeout_s):
+                worded, notes = await self._worded(job)
+                pictures = self._shown(await self._drawn_at_last(release, worded))
+        return _timed(_noted(pictures, worded, notes), clock)
 
     async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
         """As `draw`, with partial images on the way; the last message is the result."""

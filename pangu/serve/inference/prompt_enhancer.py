@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+from functools import cached_property
 from typing import Any
 
 from pangu.chat_completions import text_of
@@ -26,6 +27,14 @@ class PromptEnhancer:
     def __init__(self, settings: EnhanceSettings | None) -> None:
         self._settings = settings
 
+    @cached_property
+    def _verify(self) -> Any:
+        """What certificates are checked with: read once, because that costs as much as a small picture."""
+        import httpx
+
+        assert self._settings is not None
+        return httpx.create_ssl_context() if self._settings.address.startswith("https:") else False
+
     async def revised(self, prompt: str) -> str:
         """The prompt as the chat model words it.
 
@@ -39,7 +48,7 @@ class PromptEnhancer:
             raise NotEnhanced("this server declares no endpoint for it")
         try:
             async with asyncio.timeout(settings.timeout_s):
-                answer = await _posted(settings, prompt)
+                answer = await _posted(settings, prompt, self._verify)
         except TimeoutError:
             raise NotEnhanced(f"the endpoint did not answer within {settings.timeout_s:g} s") from None
         except (httpx.HTTPError, OSError, ValueError) as error:
@@ -58,7 +67,7 @@ class PromptEnhancer:
         return text
 
 
-async def _posted(settings: EnhanceSettings, prompt: str) -> bytes:
+async def _posted(settings: EnhanceSettings, prompt: str, verify: Any) -> bytes:
     """The body of the answer, of which no more is read than a prompt could need."""
     import httpx
 
@@ -68,7 +77,7 @@ async def _posted(settings: EnhanceSettings, prompt: str) -> bytes:
     body: dict[str, Any] = {"model": settings.model, "messages": messages, **settings.request}
     url = f"{settings.address.rstrip('/')}/chat/completions"
     async with (
-        httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=settings.timeout_s) as client,
+        httpx.AsyncClient(verify=verify, trust_env=False, follow_redirects=False, timeout=settings.timeout_s) as client,
         client.stream("POST", url, json=body, headers=headers) as answer,
     ):
         if answer.status_code != 200:
