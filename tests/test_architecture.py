@@ -13,6 +13,7 @@ SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
     {
         "callable_package",
+        "chat_completions",
         "config",
         "errors",
         "file_lock",

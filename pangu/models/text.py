@@ -128,21 +128,25 @@ class Truncation:
     max_tokens: int
 
 
-def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int) -> list[Truncation]:
-    """What `embed_captions` cuts off `caption`: one entry for each tower that does not read all of it."""
+def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int, windows: int = 1) -> list[Truncation]:
+    """What `embed_captions` cuts off `caption`: one entry for each tower that does not read all of it.
+
+    windows: so many of `max_tokens` are read (`text_windows`), each with its own marks of beginning and end.
+    """
     found = []
     for number, tower in enumerate(towers):
-        most = tower.limit(max_tokens)
+        own = tower.limit(max_tokens)
+        most = own + (windows - 1) * (own - tower.tokenizer.num_special_tokens_to_add())
         tokens, unread = _unread(tower.tokenizer, caption, most)
         if tokens > most:
             found.append(Truncation(number, unread, tokens, most))
     return found
 
 
-def warn_of_truncation(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> None:
+def warn_of_truncation(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int, windows: int = 1) -> None:
     """Log a warning for each caption that is cut, as diffusers' pipelines do; once for each text."""
     for caption in captions:
-        for cut in truncations(towers, caption, max_tokens):
+        for cut in truncations(towers, caption, max_tokens, windows):
             _warn_once(cut)
 
 
@@ -205,20 +209,12 @@ def embed_captions(
             max_length=tower.limit(max_tokens),
             return_tensors="pt",
         )
-        there = device or tower.encoder.device
-        output = tower.encoder(
-            input_ids=batch.input_ids.to(there),
-            attention_mask=None if tower.sees_padding else batch.attention_mask.to(there),
-            output_hidden_states=True,
-        )
-        final = tower.hidden_layer == 0
-        tokens.append(output.last_hidden_state if final else output.hidden_states[tower.hidden_layer])
-        # An offloaded encoder answers from the device that it was moved to for the call.
-        mask = batch.attention_mask.to(tokens[-1].device)
+        own, sentence = encoded(tower, batch.input_ids, batch.attention_mask, device)
         if tower.join is not None and tower.join.padding != "read":
-            tokens[-1] = tokens[-1] * mask[..., None].to(tokens[-1].dtype)
+            own = own * batch.attention_mask[..., None].to(own)
+        tokens.append(own)
         if not chosen or (tower.join is not None and tower.join.pooled):
-            pooled.append(_pooled(output, mask))
+            pooled.append(sentence)
     return _side_by_side(towers, tokens), torch.cat(pooled if chosen else pooled[-1:], dim=-1)
 
 
@@ -234,6 +230,22 @@ def _side_by_side(towers: Sequence[TextTower], tokens: Sequence[Tensor]) -> Tens
     joined = [torch.cat(row, dim=-1) for row in rows]
     width = max(each.shape[-1] for each in joined)
     return torch.cat([torch.nn.functional.pad(each, (0, width - each.shape[-1])) for each in joined], dim=1)
+
+
+def encoded(
+    tower: TextTower, ids_bn: Tensor, mask_bn: Tensor, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Token embeddings (B, N, C) and pooled (B, P) of tokens; the mask is 1 where there is text."""
+    there = device or tower.encoder.device
+    output = tower.encoder(
+        input_ids=ids_bn.to(there),
+        attention_mask=None if tower.sees_padding else mask_bn.to(there),
+        output_hidden_states=True,
+    )
+    final = tower.hidden_layer == 0
+    tokens = output.last_hidden_state if final else output.hidden_states[tower.hidden_layer]
+    # An offloaded encoder answers from the device that it was moved to for the call.
+    return tokens, _pooled(output, mask_bn.to(tokens.device))
 
 
 def _pooled(output: Any, mask: Tensor) -> Tensor:

@@ -1,13 +1,14 @@
 """Text, or embeddings of text, as the condition of a trajectory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pangu.errors import UserError
 from pangu.models.text import TextTower, embed_captions, styled_caption, warn_of_truncation, warn_of_unknown_words
+from pangu.models.text_windows import embed_windows, windows_of
 from pangu.pipelines import pair_inputs
 from pangu.sampling.condition import Condition, Style, text, text_condition
 
@@ -16,7 +17,8 @@ from pangu.sampling.condition import Condition, Style, text, text_condition
 class Reader:
     """Text towers, the tokens that each reads, and where they compute; None means where their weights are.
 
-    warns: text beyond `max_tokens`, and text of unknown words, is logged.
+    warns: text beyond `max_tokens`, and text of unknown words, is logged. in_windows: text beyond `max_tokens` is read, too, in
+    further `windows` of so many tokens.
     scores: of aesthetics, of prompts and of negative ones, which stand behind the pooled text; None where nobody reads any.
     """
 
@@ -25,6 +27,15 @@ class Reader:
     device: torch.device | None = None
     warns: bool = True
     scores: tuple[float, float] | None = None
+    in_windows: bool = False
+    windows: int = 1
+
+    def opened(self, texts: Sequence[str]) -> "Reader":
+        """A reader with as many windows as these texts need, so that all of them have one length."""
+        if not self.in_windows or not self.towers:
+            return self
+        pair_inputs.check_texts(texts)
+        return replace(self, windows=windows_of(self.towers, texts, self.max_tokens))
 
     def read(self, texts: Sequence[str], negatives: int = 0) -> tuple[Tensor, Tensor]:
         """Tokens (B, N, C) and pooled (B, P) of B texts, the last of which are negative prompts.
@@ -38,9 +49,13 @@ class Reader:
                 "This pipeline was loaded without its text encoder; give embeddings, negative ones included."
             )
         if self.warns:
-            warn_of_truncation(self.towers, texts, self.max_tokens)
+            warn_of_truncation(self.towers, texts, self.max_tokens, self.windows)
             warn_of_unknown_words(self.towers, texts)
-        tokens, pooled = embed_captions(self.towers, texts, self.max_tokens, self.device)
+        tokens, pooled = (
+            embed_windows(self.towers, texts, self.max_tokens, self.windows, self.device)
+            if self.windows > 1
+            else embed_captions(self.towers, texts, self.max_tokens, self.device)
+        )
         if self.scores is None:
             return tokens, pooled
         told = [self.scores[0]] * (len(texts) - negatives) + [self.scores[1]] * negatives
@@ -62,13 +77,15 @@ def from_text(
     negatives = [""] * len(prompts) if negatives is None else negatives
     pair_inputs.check_negatives(prompts, negatives)
     pair_inputs.check_styles(styles, prefixes)
-    both = reader.read([*prompts, *negatives], len(negatives))
-    (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
-    styled = [
-        Style(text(*reader.read([styled_caption(prompt, prefixes[name]) for prompt in prompts])), scale)
+    worded = {
+        name: [styled_caption(prompt, prefixes[name]) for prompt in prompts]
         for name, scale in styles.items()
         if scale != 0
-    ]
+    }
+    reader = reader.opened([*prompts, *negatives, *(each for texts in worded.values() for each in texts)])
+    both = reader.read([*prompts, *negatives], len(negatives))
+    (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
+    styled = [Style(text(*reader.read(texts)), styles[name]) for name, texts in worded.items()]
     return text_condition(tokens, pooled, negative_tokens, negative_pooled, styled)
 
 

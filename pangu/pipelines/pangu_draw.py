@@ -229,7 +229,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
             request = replace(request, num_inference_steps=whole)
         trajectory = self._start(condition, request)
         with self._watched(trajectory, request) as on_step:
-            if later is not None and later != request.num_inference_steps:
+            if later not in (None, request.num_inference_steps) and not self.contract("texture").distilled:
                 trajectory = self._handed_over(trajectory, later, on_step, request.cross_attention_kwargs)
             return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
 

@@ -14,12 +14,15 @@ from torch import Tensor
 from pangu.config import ROLES, Role
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
-from pangu.models.denoisers import text_channels
+from pangu.models.denoisers import family_of, text_channels
 from pangu.models.half_steps import split_by_log_snr
 from pangu.models.text import TextTower
+from pangu.models.text_windows import reads_windows
 from pangu.pipelines import encode_prompts, pair_inputs
 from pangu.pipelines.generators import GeneratorPipeline
 from pangu.sampling.condition import Condition
+
+LongPrompts = Literal["cut", "windows"]
 
 
 class TextToImagePipeline(GeneratorPipeline):
@@ -47,6 +50,7 @@ class TextToImagePipeline(GeneratorPipeline):
         num_images_per_prompt: int = 1,
         device: torch.device | str | None = None,
         prompts: Mapping[Role, str | Sequence[str]] | None = None,
+        long_prompts: LongPrompts = "cut",
     ) -> Condition:
         """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
 
@@ -54,6 +58,7 @@ class TextToImagePipeline(GeneratorPipeline):
         No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which,
         and another one which words are unknown where most of a text is.
         device: of the result; None means where it was computed. prompts: what single generators are told, where it differs.
+        long_prompts: windows reads text beyond `max_tokens`, too, where encoders and networks can (`reads_windows`).
 
         Raises:
             UserError: as many negative prompts as prompts are needed, and styles and roles that the pipeline knows.
@@ -61,16 +66,28 @@ class TextToImagePipeline(GeneratorPipeline):
         texts = pair_inputs.as_list(prompt)
         negatives = None if negative_prompt is None else pair_inputs.spread(negative_prompt, len(texts))
         known = dict(self.config.get("styles") or {})
-        said = encode_prompts.from_text(self._reader(), texts, negatives, styles or {}, known)
+        in_windows = long_prompts == "windows" and self.reads_windows
+        common = replace(self._reader(), in_windows=in_windows)
+        said = encode_prompts.from_text(common, texts, negatives, styles or {}, known)
         own_texts = pair_inputs.prompts_of(prompts or {}, len(texts), self._contracts)
         own = {
             str(role): encode_prompts.from_text(
-                reader, self.worded(role, own_texts.get(role, texts)), negatives, styles or {}, known
+                replace(reader, in_windows=in_windows),
+                self.worded(role, own_texts.get(role, texts)),
+                negatives,
+                styles or {},
+                known,
             ).text
-            for role, reader in (dict.fromkeys(own_texts, self._reader()) | dict(self._own_readers())).items()
+            for role, reader in (dict.fromkeys(own_texts, common) | dict(self._own_readers())).items()
         }
         said = replace(said, texts=own).repeat(num_images_per_prompt)
         return said if device is None else said.to(device)
+
+    @property
+    def reads_windows(self) -> bool:
+        """Whether long text can be read in windows: by encoders like CLIP's, for UNets, which take any number of tokens."""
+        towers = [*self.text_towers, *(tower for role in self._own_readers() for tower in self.towers_of(role))]
+        return reads_windows(towers) and all(family_of(each).part == "unet" for each in self._denoisers)
 
     @torch.inference_mode()
     def decode(self, latents_bchw: Tensor, output_type: str = "pil") -> Any:
@@ -112,6 +129,7 @@ class TextToImagePipeline(GeneratorPipeline):
         guidance_interval: pair_inputs.Interval | Mapping[Role, pair_inputs.Interval] | None = None,
         prompts: Mapping[Role, str | list[str]] | None = None,
         step_split: Literal["log_snr"] | None = None,
+        long_prompts: LongPrompts = "cut",
     ) -> Any:
         """Images for prompts in Chinese or English; the arguments are those of diffusers' text-to-image pipelines.
 
@@ -121,6 +139,7 @@ class TextToImagePipeline(GeneratorPipeline):
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
         `num_inference_steps` and `guidance_scale` may be one number for each role; `prompts` are what single roles are told.
         `step_split` = log_snr shares the steps of a pair by the log-SNR that each half crosses.
+        `long_prompts` = windows reads what lies beyond `max_tokens`, too, where encoders and networks can.
         `guidance_interval` is the lowest and the highest timestep at which there is guidance (arXiv 2404.07724), for all roles or
         by role; elsewhere networks are not asked for the negative prompt.
 
@@ -161,7 +180,7 @@ class TextToImagePipeline(GeneratorPipeline):
         pair_inputs.check_scales(request.guidance_scales, self._contracts)
         self._begin_call(scale, guidance_rescale, cross_attention_kwargs)
         if embeds.prompt is None:
-            said = self.encode_prompt(texts, negatives, styles, prompts=prompts)
+            said = self.encode_prompt(texts, negatives, styles, prompts=prompts, long_prompts=long_prompts)
         elif styles:
             raise UserError("styles put a prefix before the prompt, so they need prompt, not prompt_embeds.")
         elif prompts:

@@ -60,8 +60,10 @@ def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) ->
     )
     sizes = settings.coop if name == "coop" else own
     moderation = settings.moderation.model_dump(mode="json")
+    adapters = [{name: own.model_dump(mode="json") for name, own in settings.loras.items()}, settings.loras_held]
     beside: dict[str, list[Any]] = {
-        "structure": [settings.cache_bytes],
+        "structure": [*adapters, settings.cache_bytes],
+        "texture": adapters,
         "decoder": [moderation, settings.decoded_pixels],
         "coop": [settings.cache_bytes],
     }

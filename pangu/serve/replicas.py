@@ -11,7 +11,7 @@ from pangu.serve.inference.pool import Pool
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
 from pangu.serve.listening import listen_on_node_address
-from pangu.serve.settings import CoopSettings, ModerationSettings, PoolSettings
+from pangu.serve.settings import CoopSettings, LoraSettings, ModerationSettings, PoolSettings
 
 
 class _Replica:
@@ -23,15 +23,16 @@ class _Replica:
 
 
 class StructureReplica(_Replica, StructurePool):
-    def __init__(self, pool: dict[str, Any], cache_bytes: int) -> None:
+    def __init__(self, pool: dict[str, Any], loras: dict[str, Any], loras_held: int, cache_bytes: int) -> None:
         settings = PoolSettings.model_validate(pool)
-        super().__init__(_worker(settings), settings, crosses=True, cache_bytes=cache_bytes)
+        adapters: dict[str, Any] = {"loras": _loras(loras), "loras_held": loras_held}
+        super().__init__(_worker(settings), settings, crosses=True, cache_bytes=cache_bytes, **adapters)
 
 
 class TextureReplica(_Replica, TexturePool):
-    def __init__(self, pool: dict[str, Any]) -> None:
+    def __init__(self, pool: dict[str, Any], loras: dict[str, Any], loras_held: int) -> None:
         settings = PoolSettings.model_validate(pool)
-        super().__init__(_worker(settings), settings, crosses=True)
+        super().__init__(_worker(settings), settings, crosses=True, loras=_loras(loras), loras_held=loras_held)
 
 
 class DecoderReplica(_Replica, DecoderPool):
@@ -53,6 +54,10 @@ REPLICAS: dict[str, type[Pool]] = {
     "decoder": DecoderReplica,
     "coop": CoopReplica,
 }
+
+
+def _loras(declared: dict[str, Any]) -> dict[str, LoraSettings]:
+    return {name: LoraSettings.model_validate(own) for name, own in declared.items()}
 
 
 def _worker(settings: PoolSettings) -> Worker:

@@ -3,6 +3,7 @@
 The JSON of `ServeSettings` is what the Serve application takes, and the `--settings` of `pangu deploy` and `pangu serve`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +13,7 @@ from pangu.config import Frozen
 
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
-PARTS_VERSION = 3
+PARTS_VERSION = 4
 """Raise it whenever gateway and pools of the code before can not work with those of now: messages, calls, names of modules."""
 HALVES = ("structure", "texture", "decoder")
 DECODED_PIXELS = 4 * 2**20
@@ -28,6 +29,8 @@ BodyPart = Literal[
 INTIMATE: tuple[BodyPart, ...] = (
     "FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "BUTTOCKS_EXPOSED", "ANUS_EXPOSED",
 )  # fmt: skip
+MAX_LORAS = 4
+"""Adapters of one request."""
 PARTNER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -93,6 +96,22 @@ class PartnerSettings(Frozen):
         return self.varies_image or bool(self.controlnets)
 
 
+class LoraSettings(Frozen):
+    """What an adapter's name stands for: a .safetensors file, or a folder that has one, for each half that it adapts."""
+
+    structure: str | None = Field(None, min_length=1)
+    texture: str | None = Field(None, min_length=1)
+    drop_text_encoder: bool = Field(
+        False, description="Use a file that also has matrices for text encoders without them"
+    )
+
+    @model_validator(mode="after")
+    def _adapts_a_half(self) -> Self:
+        if self.structure is None and self.texture is None:
+            raise ValueError("an adapter needs a file for structure, for texture, or for both")
+        return self
+
+
 class CoopSettings(Frozen):
     """The coop pool; without partners there is none."""
 
@@ -102,14 +121,17 @@ class CoopSettings(Frozen):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Self:
-        import re
-
-        for name in self.partners:
-            if not re.fullmatch(PARTNER_NAME, name):
-                raise ValueError(
-                    f"partner '{name}' needs a name of letters, digits, '.', '_' and '-', at most 64 of them"
-                )
+        check_names("partner", self.partners)
         return self
+
+
+def check_names(kind: str, names: Iterable[str]) -> None:
+    """Raises ValueError unless requests can name these."""
+    import re
+
+    for name in names:
+        if not re.fullmatch(PARTNER_NAME, name):
+            raise ValueError(f"{kind} '{name}' needs a name of letters, digits, '.', '_' and '-', at most 64 of them")
 
 
 class ModerationSettings(Frozen):
@@ -124,6 +146,29 @@ class ModerationSettings(Frozen):
     parts: tuple[BodyPart, ...] = Field(INTIMATE, min_length=1, description="Which of nudenet's classes count")
 
 
+class EnhanceSettings(Frozen):
+    """A chat model behind OpenAI's protocol that words prompts more fully, where a request asks for it."""
+
+    address: str = Field(pattern=r"^https?://[^\s?#]+$", description="Up to and with its /v1")
+    model: str = Field(min_length=1)
+    key_variable: str | None = Field(None, description="Environment variable with its key")
+    timeout_s: float = Field(10.0, gt=0, le=120, description="Longest time that a request waits for it")
+    most_chars: int = Field(600, ge=1, le=4000, description="A longer answer is not taken")
+    instructions: str = Field(
+        "You get what somebody wants to see in a picture. Answer with one description of that picture in the same language, in "
+        "at most 60 words: what is to be seen, its colours, light and surroundings. Keep all that was asked for. No other text.",
+        min_length=1,
+    )
+    request: dict[str, Any] = Field({}, description="Further fields of the question, as {'temperature': 0}")
+
+
+class BatchSettings(Frozen):
+    """Where batches of requests lie; they outlive the server."""
+
+    folder: Path
+    most_bytes: int = Field(4 * 2**30, ge=2**20, description="No further file is taken while the folder holds more")
+
+
 class ServeSettings(Frozen):
     """The whole application."""
 
@@ -135,6 +180,12 @@ class ServeSettings(Frozen):
     texture: PoolSettings = PoolSettings()
     decoder: PoolSettings = PoolSettings()
     coop: CoopSettings = CoopSettings()
+    loras: dict[str, LoraSettings] = Field({}, description="Name -> adapter that requests can name")
+    loras_held: int = Field(
+        8,
+        ge=1,
+        description="Of these in memory at once, in each replica of a half; the least recently used idle one makes way",
+    )
     decoded_pixels: int = Field(
         DECODED_PIXELS,
         ge=64**2,
@@ -172,6 +223,16 @@ class ServeSettings(Frozen):
         pattern=r"^https?://[^\s?#]+$",
         description="Where clients reach this server, as https://host/path, for image URLs behind a proxy; None takes theirs",
     )
+    long_prompts: Literal["cut", "windows"] = Field(
+        "cut",
+        description="Text beyond what the encoders read, where a request says nothing: cut, or read in windows where they can",
+    )
+    enhance: EnhanceSettings | None = Field(
+        None, description="What `enhance` of a request asks; without it that has no effect"
+    )
+    batches: BatchSettings | None = Field(
+        None, description="Files of requests that are drawn between others; None: none are"
+    )
     denied_words: tuple[str, ...] = Field(
         (), max_length=10_000, description="Prompts that hold one of these are refused"
     )
@@ -187,6 +248,15 @@ class ServeSettings(Frozen):
     def _strangers_need_keys(self) -> Self:
         if self.host not in LOOPBACK and self.keys_file is None and self.keys_variable is None:
             raise ValueError(f"host {self.host} is no loopback address, so set keys_file or keys_variable")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_can_act(self) -> Self:
+        check_names("adapter", self.loras)
+        if self.loras and "compiled" in (self.structure.execution, self.texture.execution):
+            raise ValueError(
+                "adapters of single requests act on no compiled generator; set execution to eager or captured"
+            )
         return self
 
     @property

@@ -49,11 +49,14 @@ def standalone_api(folder: Path, settings: ServeSettings, loaded: Loaded = lambd
         else:
             loaded(None)
 
+    own = api.router.lifespan_context
+
     @contextlib.asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
+    async def lifespan(app: Any) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
         try:
-            yield
+            async with own(app):
+                yield
         finally:
             loading.cancel()
             engine.close()

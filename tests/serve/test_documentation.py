@@ -41,9 +41,12 @@ def test_the_curl_example_runs(local: LocalServer, tmp_path: Path) -> None:
 
 
 def test_the_settings_and_the_keys_are_valid() -> None:
-    names, settings, keys = written("json")
+    enhance, names, batches, settings, loras, keys = written("json")
+    assert ServeSettings.model_validate_json(batches).batches is not None
     assert ServeSettings.model_validate_json(names).nearest_size
     assert ServeSettings.model_validate_json(settings).coop.partners["edges"].takes_image
+    assert ServeSettings.model_validate_json(loras).loras["fine"].drop_text_encoder
+    assert ServeSettings.model_validate_json(enhance).enhance is not None
     assert [key.name for key in parse_keys(keys, "docs/serving.md")] == ["lab", "page"]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from pangu.chat_completions import text_of
 from pangu.data.fill_captions import CaptionServer
 from pangu.errors import UserError
 
@@ -117,13 +118,12 @@ class ChatEndpoint:
 
     def _text(self, answer: httpx.Response) -> str:
         try:
-            text = answer.json()["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
+            return text_of(answer.json())
+        except ValueError as error:
             raise UserError(
                 f"{self.address}/chat/completions answers no chat completion but {_excerpt(answer.text)}; {ADDRESS} must name a "
                 "server of OpenAI's protocol, up to and with its /v1."
             ) from error
-        return text if isinstance(text, str) else ""
 
 
 class Pace:

@@ -9,11 +9,13 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pangu.serve.api import image_routes, pages
+from pangu.serve.api import batch_routes, image_routes, pages
+from pangu.serve.api.batch_runner import BatchRunner
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.middleware import RequestMiddleware
 from pangu.serve.api.refusals import answer_with
 from pangu.serve.api.studio_interface import Drawing
+from pangu.serve.batch_store import BatchStore
 from pangu.serve.error_answers import MODEL, ApiError, ErrorBody, client_left, internal, unknown_model
 from pangu.serve.inference.messages import Release
 from pangu.serve.prometheus import Metrics
@@ -28,12 +30,20 @@ def build_api(
     """The application over `engine`; without `keys` everybody may draw."""
     settings = settings or ServeSettings()
     about = "OpenAI's Images API, drawn by a structure-texture pair."
+    runner = store = None
+    if settings.batches is not None:
+        store = BatchStore(settings.batches.folder)
+        runner = BatchRunner(engine, settings, store)
+    lifespan = None if runner is None else runner.running
     # FastAPI's own pages load their scripts from elsewhere.
-    api = FastAPI(title="PanGu", description=about, version="1", docs_url=None, redoc_url=None)
+    api = FastAPI(title="PanGu", description=about, version="1", docs_url=None, redoc_url=None, lifespan=lifespan)
     api.add_middleware(RequestMiddleware, metrics=metrics)
     _add_errors(api, metrics)
     pages.add_to(api)
-    image_routes.add_to(api, engine, metrics, keys or KeyRing(), settings)
+    keys = keys or KeyRing()
+    image_routes.add_to(api, engine, metrics, keys, settings)
+    if settings.batches is not None and runner is not None and store is not None:
+        batch_routes.add_to(api, keys, settings.batches, runner, store)
     _add_models(api, engine, settings)
     _add_health(api, engine, metrics)
     return api
@@ -53,6 +63,8 @@ def _add_models(api: FastAPI, engine: Drawing, settings: ServeSettings) -> None:
             "structure_version": release.structure_version if release else None,
             "texture_version": release.texture_version if release else None,
             "partners": engine.partners,
+            "loras": engine.loras,
+            "enhances": settings.enhance is not None,
             **(release.offers.model_dump(mode="json") if release else {}),
         }
 

@@ -16,8 +16,8 @@ from pangu.serve.api.disconnect import while_connected
 from pangu.serve.api.image_urls import ImageUrls, address_of
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.request_body import form_of, limited_body
-from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
-from pangu.serve.api.responses import ImageResponse, Kind, answer_of, events_of, headers_of
+from pangu.serve.api.requests import EditRequest, ImageRequest, parse_body, parse_request
+from pangu.serve.api.responses import ImageResponse, Kind, ReadTexts, answer_of, events_of, headers_of, read_texts
 from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.api.translate import job_of
 from pangu.serve.error_answers import CLIENT_LEFT, ApiError, ErrorBody, client_left, invalid
@@ -27,8 +27,8 @@ from pangu.serve.settings import ServeSettings
 
 CHANNEL_HEADER = "x-pangu-release"
 CHANNELS = ("champion", "canary")
-NOT_FOR_EDITS = ("coop", "texture")
-NOT_FOR_VARIATIONS = (*NOT_FOR_EDITS, "prompt", "style")
+NOT_FOR_EDITS = ("coop", "texture", "step_split")
+NOT_FOR_VARIATIONS = (*NOT_FOR_EDITS, "prompt", "style", "enhance")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody} for code in (400, 401, 404, 413, 429, 500, 503, 504)
 }
@@ -62,9 +62,22 @@ def add_to(api: FastAPI, engine: Drawing, metrics: Metrics, keys: KeyRing, setti
         with refusals.counting_departures(metrics), ExitStack() as stack:
             account = keys.account(request.headers.get("authorization"))
             asked = parse_body(await limited_body(request, "application/json"), settings.model_aliases)
-            job = job_of(asked, nearest_size=settings.nearest_size)
+            job = job_of(asked, settings)
             spending = account.spend() if account else nullcontext()
             return await _answer(request, "image_generation", asked, job, served, spending, stack)
+
+    @api.post(
+        "/v1/prompts/check",
+        response_model=ReadTexts,
+        responses=REFUSALS,
+        openapi_extra=_documented("application/json", _json_schema()),
+    )
+    async def check(request: Request) -> ReadTexts:
+        with refusals.counting_departures(metrics):
+            keys.account(request.headers.get("authorization"))
+            asked = parse_body(await limited_body(request, "application/json"), settings.model_aliases)
+            job, channel = job_of(asked, settings), channel_of(request)
+            return read_texts(*await while_connected(request, engine.read(job, channel)))
 
     @api.post(
         "/v1/images/edits",
@@ -94,8 +107,8 @@ async def _refined(request: Request, served: Served, refused: tuple[str, ...]) -
             if fields.get(name) is not None:
                 raise invalid(f"Invalid value for '{name}': {request.url.path.rsplit('/', 1)[1]} do not take it.", name)
         prompt = {"prompt": "a variation"} if "prompt" in refused else {}
-        asked = parse_request(fields | prompt, served.settings.model_aliases)
-        job = job_of(asked, image, mask, nearest_size=served.settings.nearest_size)
+        asked = parse_request(fields | prompt, served.settings.model_aliases, EditRequest)
+        job = job_of(asked, served.settings, image, mask)
         if prompt:
             job = replace(job, prompt="")
         spending = account.spend() if account else nullcontext()
@@ -205,9 +218,9 @@ def _documented(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": body, "parameters": [channel]}
 
 
-def _json_schema() -> dict[str, Any]:
-    """Of the body of a generation, with its parts inlined, because references would point into another document."""
-    schema = ImageRequest.model_json_schema()
+def _json_schema(kind: type[ImageRequest] = ImageRequest) -> dict[str, Any]:
+    """Of the body of a request, with its parts inlined, because references would point into another document."""
+    schema = kind.model_json_schema()
     parts = schema.pop("$defs", {})
     return _inlined(schema, parts)
 
@@ -224,7 +237,7 @@ def _inlined(value: Any, parts: dict[str, Any]) -> Any:
 
 
 def _form_schema(refused: tuple[str, ...], required: list[str]) -> dict[str, Any]:
-    schema = _json_schema()
+    schema = _json_schema(EditRequest)
     fields = {name: value for name, value in schema["properties"].items() if name not in refused}
     fields["image"] = {"type": "string", "format": "binary", "description": "The image to refine: png, jpeg or webp"}
     fields["mask"] = {

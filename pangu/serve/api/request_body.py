@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from pangu.serve.api import bounds
@@ -40,11 +40,11 @@ async def limited_body(request: Request, kind: str) -> bytes:
     return bytes(body)
 
 
-async def form_of(request: Request) -> tuple[dict[str, Any], bytes, bytes | None]:
-    """(fields as `parse_request` takes them, the image file, the mask file or None) of a multipart form.
+async def parsed_form(request: Request) -> FormData:
+    """A multipart form.
 
     Raises:
-        ApiError: 413, 400 no such form, no image, several, or a file that is too long.
+        ApiError: 413, 400 no such form.
     """
     body = await limited_body(request, "multipart/form-data")
 
@@ -59,9 +59,18 @@ async def form_of(request: Request) -> tuple[dict[str, Any], bytes, bytes | None
         max_part_size=bounds.MAX_BODY_BYTES,
     )
     try:
-        form = await parser.parse()
+        return await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         raise ApiError(400, "The body is not a valid multipart form.", code="invalid_form") from error
+
+
+async def form_of(request: Request) -> tuple[dict[str, Any], bytes, bytes | None]:
+    """(fields as `parse_request` takes them, the image file, the mask file or None) of a multipart form.
+
+    Raises:
+        ApiError: 413, 400 no such form, no image, several, or a file that is too long.
+    """
+    form = await parsed_form(request)
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {"image": [], "mask": []}
     for name, value in form.multi_items():

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from pangu.config import ROLES, Role
 from pangu.serve.api import bounds
 from pangu.serve.error_answers import MODEL, ApiError, body_too_large, printable, unknown_model
+from pangu.serve.settings import MAX_LORAS
 
 Prompt = Annotated[str, StringConstraints(max_length=bounds.MAX_PROMPT_CHARS)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=bounds.MAX_NAME_CHARS)]
@@ -48,6 +52,15 @@ class LoraScales(Strict):
     texture: LoraScale | None = None
 
 
+class LoraField(Strict):
+    """An adapter of the list that the server declares, and its weight on each half."""
+
+    name: Name
+    weight: LoraScale = Field(1.0, description="On the halves that it has a part for")
+    structure: LoraScale | None = Field(None, description="Its weight on the structure half, where that is another")
+    texture: LoraScale | None = Field(None, description="Its weight on the texture half, where that is another")
+
+
 class TextureField(Strict):
     """What differs below the boundary. The layout stays as it is, and is not drawn again if it is still in the cache."""
 
@@ -61,6 +74,38 @@ class TextureField(Strict):
     @classmethod
     def _text_is_printable(cls, text: str | None) -> str | None:
         return without_controls(text)
+
+
+class HalfSteps(Strict):
+    """Steps of each half."""
+
+    structure: Steps
+    texture: Steps
+
+
+class HalfGuidance(Strict):
+    """Strength of the prompt in each half."""
+
+    structure: Guidance
+    texture: Guidance
+
+
+Timestep = Annotated[float, Field(ge=0, le=bounds.MAX_TIMESTEP, allow_inf_nan=False)]
+Interval = Annotated[list[Timestep], Field(min_length=2, max_length=2)]
+
+
+class HalfIntervals(Strict):
+    """Lowest and highest timestep at which each half is guided; one that is left out is guided at all of its own."""
+
+    structure: Interval | None = None
+    texture: Interval | None = None
+
+
+# Tags that are no identifiers, so that no refusal names them: it is about the form that was meant.
+_FORM = Discriminator(lambda value: "[each]" if isinstance(value, dict | Strict) else "[one]")
+StepsOfHalves = Annotated[Annotated[Steps, Tag("[one]")] | Annotated[HalfSteps, Tag("[each]")], _FORM]
+GuidanceOfHalves = Annotated[Annotated[Guidance, Tag("[one]")] | Annotated[HalfGuidance, Tag("[each]")], _FORM]
+IntervalOfHalves = Annotated[Annotated[Interval, Tag("[one]")] | Annotated[HalfIntervals, Tag("[each]")], _FORM]
 
 
 class BridgeField(Strict):
@@ -144,8 +189,21 @@ class ImageRequest(Strict):
     user: str | None = Field(None, max_length=256, description="Accepted for compatibility; not stored")
     safety_identifier: str | None = Field(None, max_length=256, description="Accepted for compatibility; not stored")
     negative_prompt: Prompt | None = Field(None, description="Extension: what to steer away from")
-    num_inference_steps: Steps | None = Field(None, description="Extension: denoising steps")
-    guidance_scale: Guidance | None = Field(None, description="Extension: strength of the prompt")
+    num_inference_steps: StepsOfHalves | None = Field(
+        None, description="Extension: denoising steps, or those of each half: {'structure': 6, 'texture': 4}"
+    )
+    step_split: Literal["schedule", "log_snr"] | None = Field(
+        None,
+        description="Extension: how the halves share the steps: by the sampler's timesteps, or by the log-SNR that each crosses",
+    )
+    guidance_scale: GuidanceOfHalves | None = Field(
+        None, description="Extension: strength of the prompt, or that in each half: {'structure': 3.0, 'texture': 5.0}"
+    )
+    guidance_interval: IntervalOfHalves | None = Field(
+        None,
+        description="Extension: lowest and highest timestep with guidance (arXiv 2404.07724), or those of each half; "
+        "elsewhere the negative prompt is not asked for, which costs half",
+    )
     seed: int | None = Field(
         None, ge=0, le=bounds.MAX_SEED, description="Extension: the same seed gives the same bytes"
     )
@@ -156,6 +214,18 @@ class ImageRequest(Strict):
         "accepted without effect",
     )
     lora_scales: LoraScales | None = Field(None, description="Extension: weights of the adapters")
+    loras: list[LoraField] | None = Field(
+        None, max_length=MAX_LORAS, description="Extension: adapters for this request alone; GET /v1/models lists them"
+    )
+    enhance: bool = Field(
+        False,
+        description="Extension: let the chat model that the server declares word the prompt, see `revised_prompt`",
+    )
+    long_prompts: Literal["cut", "windows"] | None = Field(
+        None,
+        description="Extension: text beyond what the encoders read at once is cut, or read in windows where they can; left "
+        "out, as the server is set",
+    )
     texture: TextureField | None = Field(None, description="Extension: what differs in the texture half")
     coop: CoopField | None = Field(None, description="Extension: Coop-Diffusion with declared partners")
 
@@ -184,6 +254,13 @@ class ImageRequest(Strict):
                 f"{bounds.MAX_SIDE}"
             )
         return size
+
+    @property
+    def intervals(self) -> dict[Role, tuple[float, float]]:
+        """Lowest and highest timestep of the guidance, of the halves that are not guided at all of theirs."""
+        given = self.guidance_interval
+        each = {role: getattr(given, role) if isinstance(given, HalfIntervals) else given for role in ROLES}
+        return {role: (float(own[0]), float(own[1])) for role, own in each.items() if own is not None}
 
     @property
     def styles(self) -> dict[str, float]:
@@ -219,6 +296,16 @@ class ImageRequest(Strict):
         return (int(match[1]), int(match[2])) if match else None
 
 
+class EditRequest(ImageRequest):
+    """The fields of an edit or a variation, beside its files."""
+
+    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        None,
+        description="Extension: part of the noise that the image is put under; left out, that of the boundary, so that texture "
+        "alone draws. More lets the structure half draw another layout",
+    )
+
+
 def without_controls(text: str | None) -> str | None:
     """Raises ValueError for NUL and its like, and for text that no encoder accepts."""
     if text is not None and bounds.CONTROL.search(text):
@@ -241,18 +328,18 @@ def parse_body(body: bytes, aliases: Collection[str] = ()) -> ImageRequest:
     return parse_request(value, aliases)
 
 
-def parse_request(value: Any, aliases: Collection[str] = ()) -> ImageRequest:
-    """The request that a JSON value means; raises `ApiError` like `parse_body`."""
+def parse_request(value: Any, aliases: Collection[str] = (), kind: type[ImageRequest] = ImageRequest) -> ImageRequest:
+    """The request that a JSON value means; raises `ApiError` like `parse_body`. kind: whose fields it may have."""
     if not isinstance(value, dict):
         raise ApiError(400, "The body must be a JSON object with a 'prompt'.", code="invalid_json")
     for name in value:
         # Before pydantic looks, because it can not say the name of a field that is no valid Unicode.
-        if name not in ImageRequest.model_fields:
+        if name not in kind.model_fields:
             raise _unknown(printable(name))
         _check_names(value[name], name)
     try:
         # OpenAI's clients send null for whatever their caller left out.
-        request = ImageRequest.model_validate({name: field for name, field in value.items() if field is not None})
+        request = kind.model_validate({name: field for name, field in value.items() if field is not None})
     except ValidationError as error:
         raise _invalid(error) from None
     _check_together(request, aliases)
@@ -269,12 +356,31 @@ def _check_together(request: ImageRequest, aliases: Collection[str]) -> None:
         raise _bad("n", f"at most {most} images of {request.size} can be asked for at once")
     if request.partial_images and not request.stream:
         raise _bad("partial_images", "partial images need 'stream': true")
+    _check_halves(request)
     if request.coop is not None:
-        for name in ("scheduler", "texture", "lora_scales"):
+        for name in ("scheduler", "texture", "lora_scales", "loras", "long_prompts", "step_split", "guidance_interval"):
             if getattr(request, name) is not None:
                 raise _bad(name, "it can not be combined with 'coop'")
+        for name in ("num_inference_steps", "guidance_scale"):
+            if isinstance(getattr(request, name), Strict):
+                raise _bad(name, "one number is needed with 'coop'")
         if request.n > bounds.MAX_COOP_IMAGES:
             raise _bad("n", f"at most {bounds.MAX_COOP_IMAGES} images can be asked for at once with 'coop'")
+
+
+def _check_halves(request: ImageRequest) -> None:
+    """What is said of one half twice, or does not go together."""
+    for name in ("num_inference_steps", "guidance_scale"):
+        if isinstance(getattr(request, name), Strict) and getattr(request.texture, name, None) is not None:
+            raise _bad(f"texture.{name}", f"'{name}' has a value for texture already")
+    if request.step_split == "log_snr":
+        if isinstance(request.num_inference_steps, HalfSteps):
+            raise _bad("step_split", "'num_inference_steps' has a number for each half already")
+        if request.texture is not None and request.texture.num_inference_steps is not None:
+            raise _bad("texture.num_inference_steps", "'step_split' says how many steps texture takes")
+    for param, interval in request.intervals.items():
+        if interval[0] > interval[1]:
+            raise _bad(f"guidance_interval.{param}", "the lowest timestep comes first")
 
 
 def _check_names(value: Any, field: str) -> None:
@@ -319,7 +425,14 @@ def _invalid(error: ValidationError) -> ApiError:
 
 def _known(place: list[str]) -> list[str]:
     """The part of a location that names fields of the body: the first, and the second where the first is an object."""
-    nested: dict[str, type[Strict]] = {"coop": CoopField, "texture": TextureField, "lora_scales": LoraScales}
+    nested: dict[str, type[Strict]] = {
+        "coop": CoopField,
+        "texture": TextureField,
+        "lora_scales": LoraScales,
+        "num_inference_steps": HalfSteps,
+        "guidance_scale": HalfGuidance,
+        "guidance_interval": HalfIntervals,
+    }
     if len(place) < 2 or place[0] not in nested or place[1] not in nested[place[0]].model_fields:
         return place[:1]
     if place[1] == "bridge" and len(place) > 2 and place[2] in BridgeField.model_fields:

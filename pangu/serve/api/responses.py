@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from pangu.serve.api.requests import ImageRequest, OutputFormat
 from pangu.serve.error_answers import ErrorDetail, withheld
-from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage
+from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, Unknown, Unread
 
 Kind = Literal["image_generation", "image_edit"]
 """The first half of OpenAI's event names."""
@@ -34,6 +34,9 @@ class ImageData(BaseModel):
     url: str | None = None
     error: ErrorDetail | None = Field(None, description="In the place of an image that was drawn and is withheld")
     seed: int
+    revised_prompt: str | None = Field(
+        None, description="What the chat model made of the prompt, where `enhance` asked it"
+    )
 
 
 class UnreadText(BaseModel):
@@ -53,14 +56,33 @@ class UnknownWords(BaseModel):
     words: list[str] = Field(description="Those that no encoder knows, each once")
 
 
+class ReadTexts(BaseModel):
+    """What of the texts of a request would have no effect."""
+
+    unread: list[UnreadText]
+    unknown: list[UnknownWords]
+
+
+def read_texts(unread: Sequence[Unread], unknown: Sequence[Unknown]) -> ReadTexts:
+    """The same as an answer."""
+    return ReadTexts(
+        unread=[UnreadText(**asdict(each)) for each in unread],
+        unknown=[UnknownWords.model_validate(asdict(each)) for each in unknown],
+    )
+
+
 class Facts(BaseModel):
     """What PanGu says about every answer, beside what OpenAI defines."""
 
     release: ReleaseName
     seed: int
     scheduler: str
-    num_inference_steps: int = Field(description="Of the request; its texture part may have its own, see `request`")
-    guidance_scale: float = Field(description="Of the request; its texture part may have its own, see `request`")
+    num_inference_steps: int | dict[str, int] = Field(
+        description="Of the request; its texture part may have its own, see `request`"
+    )
+    guidance_scale: float | dict[str, float] = Field(
+        description="Of the request; its texture part may have its own, see `request`"
+    )
     steps: dict[str, int] = Field(description="Steps that each half took")
     request: dict[str, Any] = Field(
         description="The body that draws the same images again; files have to be sent along"
@@ -96,9 +118,8 @@ def facts_of(asked: ImageRequest, job: Job, pictures: GeneratedImages) -> Facts:
         guidance_scale=request["guidance_scale"],
         steps=dict(pictures.role_steps),
         request=request,
-        unread=[UnreadText(**asdict(each)) for each in pictures.unread],
-        unknown=[UnknownWords.model_validate(asdict(each)) for each in pictures.unknown],
-        warnings=asked.warnings + _other_size(asked, pictures) + _unknown_words(pictures),
+        **dict(read_texts(pictures.unread, pictures.unknown)),
+        warnings=asked.warnings + _other_size(asked, pictures) + _unknown_words(pictures) + list(pictures.notes),
         structure_cached=pictures.cached,
         partners=list(pictures.partners),
         seconds={stage: round(value, 4) for stage, value in pictures.seconds.items()},
@@ -141,15 +162,15 @@ def answer_of(
     asked: ImageRequest, job: Job, pictures: GeneratedImages, url_of: Callable[[bytes, str], str]
 ) -> ImageResponse:
     """OpenAI's answer to a drawn request. url_of: (file, format) -> where it can be fetched."""
-    data = []
+    data, revised = [], {"revised_prompt": pictures.revised_prompt}
     for index, file in enumerate(pictures.files):
         if file is None:
             data.append(ImageData(error=withheld().body.error, seed=job.seed_of(index)))
             continue
         if asked.as_url:
-            data.append(ImageData(url=url_of(file, asked.output_format), seed=job.seed_of(index)))
+            data.append(ImageData(url=url_of(file, asked.output_format), seed=job.seed_of(index), **revised))
         else:
-            data.append(ImageData(b64_json=base64.b64encode(file).decode(), seed=job.seed_of(index)))
+            data.append(ImageData(b64_json=base64.b64encode(file).decode(), seed=job.seed_of(index), **revised))
     return ImageResponse(
         created=int(time.time()),
         data=data,
@@ -189,6 +210,8 @@ def events_of(
         }
     else:
         own = {"type": f"{kind}.completed", "size": size_of(message), **facts_of(asked, job, message).model_dump()}
+        if message.revised_prompt is not None:
+            own["revised_prompt"] = message.revised_prompt
     images = [
         own | common | {"b64_json": base64.b64encode(file).decode(), "image_index": index, "seed": job.seed_of(index)}
         for index, file in enumerate(message.files)

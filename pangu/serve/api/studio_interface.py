@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
-from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, ReleaseRouting
+from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, ReleaseRouting, Unknown, Unread
 
 
 class Drawing(Protocol):
@@ -16,7 +16,15 @@ class Drawing(Protocol):
         """Raises ApiError."""
         ...
 
+    async def draw_behind(self, job: Job) -> GeneratedImages:
+        """Raises ApiError."""
+        ...
+
     def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
+        """Raises ApiError."""
+        ...
+
+    async def read(self, job: Job, channel: str | None = None) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
         """Raises ApiError."""
         ...
 
@@ -26,3 +34,6 @@ class Drawing(Protocol):
 
     @property
     def partners(self) -> list[str]: ...
+
+    @property
+    def loras(self) -> list[str]: ...

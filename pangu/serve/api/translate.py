@@ -4,47 +4,58 @@ import base64
 import binascii
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pangu.config import ROLES, Role
 from pangu.serve.api import bounds
-from pangu.serve.api.requests import CoopField, ImageRequest, TextureField
+from pangu.serve.api.requests import CoopField, EditRequest, HalfGuidance, HalfSteps, ImageRequest, TextureField
 from pangu.serve.error_answers import invalid
-from pangu.serve.inference.messages import CoopJob, Job, TextureJob
+from pangu.serve.inference.messages import CoopJob, Job, LoraJob, TextureJob
+from pangu.serve.settings import ServeSettings
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DATA_URL = "data:image/png;base64,"
 
 
-def job_of(
-    asked: ImageRequest, source: bytes | None = None, mask: bytes | None = None, *, nearest_size: bool = False
-) -> Job:
+def job_of(asked: ImageRequest, settings: ServeSettings, source: bytes | None = None, mask: bytes | None = None) -> Job:
     """What the pools are asked for; a request without a seed gets one here, and the answer says which.
 
-    source: the image file that an edit refines. mask: a png as large, transparent where it is edited. nearest_size: whether
-    the nearest shape is drawn where the release does not draw the size.
+    settings: of the server, for what the request leaves to it. source: the image file that an edit refines. mask: a png as large,
+    transparent where it is edited.
 
     Raises:
         ApiError: 400, a control image that is no PNG in base64.
     """
     scales = asked.lora_scales.model_dump(exclude_none=True) if asked.lora_scales else {}
     roles: dict[Role, float] = {role: scales[role] for role in ROLES if role in scales}
+    usual = settings.long_prompts
+    steps, guidance, texture = asked.num_inference_steps, asked.guidance_scale, _texture(asked.texture)
+    if isinstance(guidance, HalfGuidance):
+        texture = replace(texture, guidance_scale=guidance.texture)
     return Job(
         prompt=asked.prompt,
         seed=secrets.randbelow(bounds.MAX_SEED + 1) if asked.seed is None else asked.seed,
         negative_prompt=asked.negative_prompt,
         images=asked.n,
         width_height=asked.width_height,
-        steps=asked.num_inference_steps,
+        steps=steps if isinstance(steps, int) else None,
+        role_steps={role: getattr(steps, role) for role in ROLES} if isinstance(steps, HalfSteps) else {},
+        split_by_log_snr=asked.step_split == "log_snr",
         step_factor=bounds.STEP_FACTORS[asked.quality],
-        guidance_scale=asked.guidance_scale,
+        guidance_scale=guidance.structure if isinstance(guidance, HalfGuidance) else guidance,
+        guidance_intervals=asked.intervals,
         scheduler=asked.scheduler,
         styles=_in_order(asked.styles),
         lora_scales=roles,
-        texture=_texture(asked.texture),
+        loras=tuple(LoraJob(**each.model_dump()) for each in asked.loras or ()),
+        texture=texture,
         coop=None if asked.coop is None else _coop(asked.coop),
         source=source,
         mask=mask,
-        nearest_size=nearest_size,
+        strength=asked.strength if isinstance(asked, EditRequest) else None,
+        enhance=asked.enhance,
+        long_prompts=asked.long_prompts or (usual if asked.coop is None and usual != "cut" else None),
+        nearest_size=settings.nearest_size,
         output_format=asked.output_format,
         output_compression=asked.output_compression,
         partial_images=asked.partial_images,

@@ -23,8 +23,11 @@ from pangu.serve.inference.messages import (
     Release,
     ReleaseRouting,
     RequestError,
+    Unknown,
+    Unread,
 )
 from pangu.serve.inference.pool_handles import Link
+from pangu.serve.inference.prompt_enhancer import NotEnhanced, PromptEnhancer
 from pangu.serve.inference.prompt_filter import DenyList
 from pangu.serve.inference.relay import relayed
 from pangu.serve.settings import ServeSettings
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from pangu.serve.prometheus import Metrics
 
 POLL_TIMEOUT_S = 5.0
+LOOK_S = 0.05
+"""Between two looks whether anybody waits, of who may only draw when nobody does."""
 RETRY_PAUSES_S = (0.1, 1.0, 3.0)
 """Until a replica that died is replaced, or another one is chosen."""
 WARMING = Job(prompt="a red circle", seed=0, steps=2)
@@ -45,6 +50,7 @@ class RequestEngine:
     def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: "Metrics") -> None:
         self._links, self._settings, self._metrics = links, settings, metrics
         self._denied = DenyList(settings.denied_words)
+        self._enhancer = PromptEnhancer(settings.enhance)
         self._in_flight = 0
         self.routing: ReleaseRouting | None = None
         self.warmed: set[str] = set()
@@ -56,12 +62,22 @@ class RequestEngine:
             ApiError: 400 not drawable or not to be shown, 429 too many requests, 503 a pool is not available, 504 deadline.
         """
         with self._admitted():
-            clock = time.perf_counter()
-            release = self._release(job, channel)
-            with self._explained():
-                async with asyncio.timeout(self._settings.timeout_s):
-                    pictures = self._shown(await self._drawn_at_last(release, job))
-            return _timed(pictures, clock)
+            return await self._answered(job, channel)
+
+    async def draw_behind(self, job: Job) -> GeneratedImages:
+        """As `draw`, but begun only while no request is in flight, and in nobody's place."""
+        while self._in_flight:
+            await asyncio.sleep(LOOK_S)
+        return await self._answered(job, None)
+
+    async def _answered(self, job: Job, channel: str | None) -> GeneratedImages:
+        clock = time.perf_counter()
+        release = self._release(job, channel)
+        with self._explained():
+            async with asyncio.timeout(self._settings.timeout_s):
+                worded, notes = await self._worded(job)
+                pictures = self._shown(await self._drawn_at_last(release, worded))
+        return _timed(_noted(pictures, worded, notes), clock)
 
     async def watch(self, job: Job, channel: str | None = None) -> AsyncIterator[PartialImage | GeneratedImages]:
         """As `draw`, with partial images on the way; the last message is the result."""
@@ -72,12 +88,21 @@ class RequestEngine:
                 release = self._release(job, channel)
                 with self._explained():
                     async with asyncio.timeout(self._settings.timeout_s):
-                        async for message in self._watched_to_the_end(release, job):
-                            put(self._seen(message, clock))
+                        worded, notes = await self._worded(job)
+                        async for message in self._watched_to_the_end(release, worded):
+                            put(self._seen(message, worded, notes, clock))
 
         async with aclosing(relayed(produce)) as messages:
             async for message in messages:
                 yield message
+
+    async def read(self, job: Job, channel: str | None = None) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
+        """What of the texts of a request the encoders would not read, and which words they do not know. Raises ApiError."""
+        release = self._release(job, channel)
+        with self._explained():
+            async with asyncio.timeout(self._settings.timeout_s):
+                unread, unknown = await self._links["structure"].call("read", release, job)
+                return unread, unknown
 
     async def warm(self, routing: ReleaseRouting, since: float | None = None) -> None:
         """One small image with every release of `routing` that is new here: the first request should not be the slow one.
@@ -119,9 +144,29 @@ class RequestEngine:
         """Names that a request's `coop.partners` may hold."""
         return list(self._settings.coop.partners)
 
-    def _seen(self, message: PartialImage | GeneratedImages, clock: float) -> PartialImage | GeneratedImages:
+    @property
+    def loras(self) -> list[str]:
+        """Names that a request's `loras` may hold."""
+        return list(self._settings.loras)
+
+    async def _worded(self, job: Job) -> tuple[Job, tuple[str, ...]]:
+        """The request as the declared chat model words it, if it asks for that; as it is, with the reason, if that fails."""
+        if not job.enhance:
+            return job, ()
+        plain = replace(job, enhance=False)
+        try:
+            revised = replace(plain, prompt=await self._enhancer.revised(job.prompt), original_prompt=job.prompt)
+            if self._denied.first_in(revised) is not None:
+                raise NotEnhanced("the endpoint answered with a word that is refused here")
+        except NotEnhanced as error:
+            return plain, (f"enhance had no effect: {error}.",)
+        return revised, ()
+
+    def _seen(
+        self, message: PartialImage | GeneratedImages, job: Job, notes: tuple[str, ...], clock: float
+    ) -> PartialImage | GeneratedImages:
         if isinstance(message, GeneratedImages):
-            return _timed(self._shown(message), clock)
+            return _timed(_noted(self._shown(message), job, notes), clock)
         if hidden := message.files.count(None):
             self._metrics.withheld(hidden, "partial")
         return message
@@ -234,17 +279,16 @@ class RequestEngine:
             yield await self._drawn(release, job)
             return
         decoder, pool_result = self._links["decoder"], None
+        given: tuple[Any, ...] = release, job
         if job.source is not None:
-            pool_result = await self._links["structure"].call(
-                "resume", release, job, decoder.call("receive", release, job)
-            )
-            stages = [("texture", "finish_watched")]
+            given = release, job, await decoder.call("receive", release, job)
+            stages = [("structure", "resume_watched"), ("texture", "finish_watched")]
         elif job.coop is not None:
             stages = [("coop", "draw_watched")]
         else:
             stages = [("structure", "begin_watched"), ("texture", "finish_watched")]
         for pool, method in stages:
-            given = (release, job) if pool_result is None else (pool_result,)
+            given = given if pool_result is None else (pool_result,)
             async for message in self._links[pool].stream(method, *given):
                 if isinstance(message, Preview):
                     yield await decoder.call("preview", message)
@@ -256,6 +300,11 @@ class RequestEngine:
 
 def _no_partners() -> Any:
     raise RequestError("Invalid value for 'coop': this server declares no partners.", "coop")
+
+
+def _noted(pictures: GeneratedImages, job: Job, notes: tuple[str, ...]) -> GeneratedImages:
+    revised = None if job.original_prompt is None else job.prompt
+    return replace(pictures, revised_prompt=revised, notes=notes)
 
 
 def _timed(pictures: GeneratedImages, clock: float) -> GeneratedImages:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pangu.config import Role
-from pangu.serve.inference.messages import CoopJob, Job, Release, TextureJob
+from pangu.serve.inference.messages import CoopJob, Job, Release
 
 
 def request_of(job: Job) -> dict[str, Any]:
@@ -20,13 +20,17 @@ def request_of(job: Job) -> dict[str, Any]:
         "negative_prompt": job.negative_prompt,
         "n": job.images if job.images > 1 else None,
         "size": None if job.width_height is None else "x".join(map(str, job.width_height)),
-        "num_inference_steps": job.steps,
-        "guidance_scale": job.guidance_scale,
+        "num_inference_steps": dict(job.role_steps) or job.steps,
+        "guidance_scale": _guidance(job),
+        "guidance_interval": {role: list(each) for role, each in job.guidance_intervals.items()} or None,
         "seed": job.seed,
         "scheduler": job.scheduler,
         "style": dict(job.styles) or None,
         "lora_scales": dict(job.lora_scales) or None,
-        "texture": _texture(job.texture) or None,
+        "loras": [_given(asdict(each)) for each in job.loras] or None,
+        "texture": (_texture(job) or None) if job.source is None else None,
+        "long_prompts": job.long_prompts,
+        "strength": job.strength,
         "coop": None if job.coop is None else _coop(job.coop),
     }
     if job.output_format != "png":
@@ -41,6 +45,7 @@ def facts_of(release: Release, job: Job, scheduler: str, role_steps: Mapping[Rol
     return {
         "prompt": job.prompt,
         "negative_prompt": job.negative_prompt or "",
+        **({"original_prompt": job.original_prompt} if job.original_prompt is not None else {}),
         **texts,
         "scheduler": scheduler,
         **{f"{role}_steps": str(count) for role, count in role_steps.items()},
@@ -73,14 +78,23 @@ def files_in(job: Job) -> dict[str, str]:
     return {f"{name}_sha256": hashlib.sha256(file).hexdigest() for name, file in files.items() if file is not None}
 
 
-def _texture(own: TextureJob) -> dict[str, Any]:
+def _guidance(job: Job) -> Any:
+    """Edits say it of both halves, because they take no `texture`."""
+    own = job.texture.guidance_scale
+    return (
+        job.guidance_scale if own is None or job.source is None else {"structure": job.guidance_scale, "texture": own}
+    )
+
+
+def _texture(job: Job) -> dict[str, Any]:
+    own = job.texture
     return _given(
         {
             "prompt": own.prompt,
             "negative_prompt": own.negative_prompt,
             "style": None if own.styles is None else dict(own.styles),
             "guidance_scale": own.guidance_scale,
-            "num_inference_steps": own.steps,
+            "num_inference_steps": None if job.role_steps else own.steps,
         }
     )
 

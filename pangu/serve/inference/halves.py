@@ -3,26 +3,66 @@
 A half without steps would draw nothing of what was asked of it: its prompt, guidance and style would mean nothing.
 """
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.config import Role
 from pangu.diffusion.interval import steps_per_role
+from pangu.errors import UserError
 from pangu.serve.inference.messages import Job, RequestError
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
-def _least(pipeline: "PanGuDrawPipeline", scheduler: Any, needed: tuple[Role, ...]) -> int:
-    """The least number of steps of a whole that gives each of the `needed` experts one.
+def entered_below(pipeline: "PanGuDrawPipeline", job: Job) -> float:
+    """The timestep below which an edit begins: the boundary, unless it has a strength (arXiv 2108.01073), its part of all."""
+    if job.strength is None:
+        return pipeline.boundary
+    return job.strength * pipeline.reference.schedule.num_train_timesteps
+
+
+def _least(pipeline: "PanGuDrawPipeline", scheduler: Any, entered: float) -> int:
+    """The least number of steps of a whole that gives each expert one, or those below the boundary where it is entered there.
 
     Raises:
         UserError: no number does.
     """
     from pangu.models.schedulers import least_steps
 
-    below = pipeline.boundary / pipeline.reference.schedule.num_train_timesteps
-    return least_steps(scheduler, pipeline.lows, strength=1.0 if "structure" in needed else below)
+    total = pipeline.reference.schedule.num_train_timesteps
+    return least_steps(scheduler, pipeline.lows, strength=min(entered / total, 1.0))
+
+
+def with_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
+    """The request with the steps of its whole trajectory, and of another below the boundary where each half takes its own number.
+
+    Raises:
+        RequestError: a half that should draw would have no step. The sentence names the least number.
+    """
+    if not job.role_steps and not job.split_by_log_snr:
+        return replace(job, steps=checked_steps(pipeline, scheduler, job))
+    from pangu.models.half_steps import split_by_log_snr, wholes_of
+
+    own = job.role_steps
+    try:
+        if job.split_by_log_snr:
+            own = split_by_log_snr(scheduler, _preferred(pipeline, job), pipeline.boundary)
+        assert job.width_height is not None, "the size is known before the steps"
+        factor = pipeline.reference.spatial_factor
+        width, height = (side // factor for side in job.width_height)
+        entered = {} if job.source is None else {"entered_below": entered_below(pipeline, job)}
+        arguments = pipeline.timestep_arguments(height, width)
+        above, below = wholes_of(scheduler, own, pipeline.boundary, **entered, **arguments)
+    except UserError as error:
+        raise RequestError(f"Invalid value for 'num_inference_steps': {error}", "num_inference_steps") from error
+    texture = replace(job.texture, steps=None if below == above else below)
+    return replace(job, role_steps=own, steps=above, texture=texture)
+
+
+def _preferred(pipeline: "PanGuDrawPipeline", job: Job) -> int:
+    return job.steps or max(1, round(pipeline.sampling.num_inference_steps * job.step_factor))
 
 
 def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> int:
@@ -31,26 +71,31 @@ def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> in
     Raises:
         RequestError: a half that should draw would have no step. The sentence names the least number.
     """
+    steps = _preferred(pipeline, job)
+    # The layout of an edit is that of its image, so structure may have no step in it.
     needed = pipeline.roles if job.source is None else pipeline.roles[1:]
-    steps = job.steps or max(1, round(pipeline.sampling.num_inference_steps * job.step_factor))
-    if idle := _idle(pipeline, scheduler, steps, needed):
-        least = _least(pipeline, scheduler, needed)
+    entered = math.inf if job.source is None else entered_below(pipeline, job)
+    if idle := _idle(pipeline, scheduler, steps, needed, entered):
+        least = _least(pipeline, scheduler, entered if job.source is None else min(entered, pipeline.boundary))
         if job.steps is not None:
             raise _too_few("num_inference_steps", steps, idle, least)
         steps = max(steps, least)
     own = job.texture.steps
     if own is not None and (idle := _idle(pipeline, scheduler, own, pipeline.roles[1:])):
-        least = _least(pipeline, scheduler, pipeline.roles[1:])
+        least = _least(pipeline, scheduler, pipeline.boundary)
         raise _too_few("texture.num_inference_steps", own, idle, least)
     return steps
 
 
-def _idle(pipeline: "PanGuDrawPipeline", scheduler: Any, steps: int, needed: tuple[Role, ...]) -> Role | None:
-    """The first expert that should draw and would have no step."""
+def _idle(
+    pipeline: "PanGuDrawPipeline", scheduler: Any, steps: int, needed: tuple[Role, ...], entered: float = math.inf
+) -> Role | None:
+    """The first expert that should draw and would have no step. A student has those that it was made for."""
     from pangu.models.schedulers import fresh_scheduler
 
-    taken = steps_per_role(fresh_scheduler(scheduler, steps).timesteps.tolist(), pipeline.lows)
-    return next((role for role in needed if not taken[role]), None)
+    timesteps = (t for t in fresh_scheduler(scheduler, steps).timesteps.tolist() if t < entered)
+    taken = steps_per_role(timesteps, pipeline.lows)
+    return next((role for role in needed if not taken[role] and not pipeline.contract(role).distilled), None)
 
 
 def _too_few(param: str, steps: int, idle: Role, least: int) -> RequestError:

@@ -36,9 +36,12 @@ class LocalEngine(RequestEngine):
         self.worker = Worker(settings.structure.threads)
         moderator = Moderator(settings.moderation)
         way: dict[str, Any] = {"load": load, "record": record}
+        loras: dict[str, Any] = {"loras": settings.loras, "loras_held": settings.loras_held}
         self.pools: dict[str, Any] = {
-            "structure": StructurePool(self.worker, settings.structure, cache_bytes=settings.cache_bytes, **way),
-            "texture": TexturePool(self.worker, settings.texture, **way),
+            "structure": StructurePool(
+                self.worker, settings.structure, cache_bytes=settings.cache_bytes, **loras, **way
+            ),
+            "texture": TexturePool(self.worker, settings.texture, **loras, **way),
             "decoder": DecoderPool(
                 self.worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way
             ),

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -118,6 +118,20 @@ class TextureJob:
 
 
 @dataclass(frozen=True)
+class LoraJob:
+    """A declared adapter and its weight on the halves that it has matrices for; those of single halves count before it."""
+
+    name: str
+    weight: float = 1.0
+    structure: float | None = None
+    texture: float | None = None
+
+    def weight_on(self, role: Role) -> float:
+        own: float | None = getattr(self, role)
+        return self.weight if own is None else own
+
+
+@dataclass(frozen=True)
 class CoopJob:
     """Which declared partners help, and how. images: the file of a control image for each partner, or None.
 
@@ -149,12 +163,27 @@ class Job:
     scheduler: str | None = None
     styles: Mapping[str, float] = field(default_factory=dict)
     lora_scales: Mapping[Role, float] = field(default_factory=dict)
+    loras: tuple[LoraJob, ...] = ()
     texture: TextureJob = TextureJob()
     coop: CoopJob | None = None
+    role_steps: Mapping[Role, int] = field(default_factory=dict)
+    """Steps of each half, where they are chosen; `steps` and `texture.steps` are then those of the wholes that have them."""
+    split_by_log_snr: bool = False
+    """Whether the steps are shared by the log-SNR that each half crosses; resolved into `role_steps`."""
+    guidance_intervals: Mapping[Role, tuple[float, float]] = field(default_factory=dict)
+    """Lowest and highest timestep at which a half is guided, where it is not at all of them."""
     source: bytes | None = None
     """The image file that an edit refines."""
     mask: bytes | None = None
     """A png as large as `source`; only where it is transparent the image is edited."""
+    long_prompts: Literal["cut", "windows"] | None = None
+    """Whether text beyond what the encoders read at once is read in windows; None means that it is cut."""
+    enhance: bool = False
+    """Whether the prompt is to be worded by the declared chat model; done, and False, before a pool sees the request."""
+    original_prompt: str | None = None
+    """What the client wrote, where `prompt` is what the chat model made of it."""
+    strength: float | None = None
+    """Part of all timesteps below which an edit begins, in (0, 1]; None means the boundary."""
     nearest_size: bool = False
     """Whether a size that the release does not draw stands for the nearest one that it does."""
     output_format: str = "png"
@@ -225,6 +254,7 @@ class GeneratedImages:
     """Encoded images, None for those that are withheld, and the facts that the answer reports.
 
     request: the body that draws them again (`facts.request_of`). role_steps: half -> steps that it took.
+    revised_prompt: what a chat model made of the prompt. notes: what was asked for in vain, a sentence each.
     """
 
     release: Release
@@ -239,6 +269,8 @@ class GeneratedImages:
     partners: tuple[str, ...] = ()
     unread: tuple[Unread, ...] = ()
     unknown: tuple[Unknown, ...] = ()
+    revised_prompt: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 class RequestError(UserError):

@@ -14,12 +14,14 @@ from pangu.serve.inference.messages import Job, PoolResult, Preview, Release, Re
 from pangu.serve.inference.model_cache import ModelCache
 from pangu.serve.inference.parts import load_part, placed
 from pangu.serve.inference.readiness import first_calls, made_fast, sizes_of
+from pangu.serve.inference.request_loras import Acting
 from pangu.serve.inference.steps import StepBatcher, Watcher
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
     from pangu.models.captured import Record
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.inpainting import Kept
     from pangu.sampling.sampling_state import SamplingState
     from pangu.sampling.trajectory import Step, Trajectory
 
@@ -119,13 +121,26 @@ def experts_of(pipeline: "PanGuDrawPipeline", part: str) -> tuple[Role, ...]:
     return pipeline.roles[:1] if part == "structure" else pipeline.roles[1:]
 
 
-def half(pipeline: "PanGuDrawPipeline", part: str, trajectory: "Trajectory") -> "SamplingState":
-    """What the pool of a part draws of a trajectory."""
+def half(
+    pipeline: "PanGuDrawPipeline", part: str, trajectory: "Trajectory", acting: Acting | None = None
+) -> "SamplingState":
+    """What the pool of a part draws of a trajectory, with the adapters of its request."""
     from pangu.pipelines.generator_model import GeneratorModel
     from pangu.sampling.sampling_state import SamplingState
 
     experts = experts_of(pipeline, part)
-    return SamplingState(GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None), trajectory)
+    model = GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None)
+    return SamplingState(model if acting is None else acting.on(model), trajectory)
+
+
+def keeping(kept: "Kept") -> "Callable[[SamplingState], None]":
+    """What puts the kept part of a masked edit back after each step."""
+    from pangu.sampling.inpainting import with_kept
+
+    def keep(state: "SamplingState") -> None:
+        state.trajectory = with_kept(state.trajectory, kept)
+
+    return keep
 
 
 def owned_by(pipeline: "PanGuDrawPipeline", part: str) -> "Callable[[SamplingState], bool]":

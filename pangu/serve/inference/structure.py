@@ -1,7 +1,7 @@
 """The structure pool: encodes the text, starts from noise, and runs to the boundary, or finds that run in its cache."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Any
 from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
 from pangu.serve.inference.compute_thread import Worker
-from pangu.serve.inference.halves import checked_steps
-from pangu.serve.inference.messages import Job, PoolResult, Preview, Received, Release, RequestError
-from pangu.serve.inference.pool import Pool, half, owned_by, previewing, steps_of
+from pangu.serve.inference.halves import entered_below, with_steps
+from pangu.serve.inference.messages import (
+    Job,
+    PoolResult,
+    Preview,
+    Received,
+    Release,
+    RequestError,
+    Unknown,
+    Unread,
+)
+from pangu.serve.inference.pool import Pool, half, keeping, owned_by, previewing, steps_of
 from pangu.serve.inference.relay import relayed
-from pangu.serve.inference.steps import Watcher
+from pangu.serve.inference.request_loras import RequestLoras
 from pangu.serve.inference.structure_cache import StructureCache, keep, text_cache
 from pangu.serve.inference.unknown import unknown_in
-from pangu.serve.inference.unread import unread_in
-from pangu.serve.settings import PoolSettings
+from pangu.serve.inference.unread import unread_in, with_reading
+from pangu.serve.settings import LoraSettings, PoolSettings
 
 if TYPE_CHECKING:
     from cachetools import LRUCache
@@ -46,7 +55,7 @@ class StructurePool(Pool):
     """The half above the boundary.
 
     cache_bytes: of the structure cache; 0 draws every structure anew. What the text towers say may take a quarter of it more.
-    way: what else a `Pool` takes.
+    loras: adapters that requests may name, of which `loras_held` are in memory at once. way: what else a `Pool` takes.
     """
 
     part = "structure"
@@ -57,68 +66,103 @@ class StructurePool(Pool):
         settings: PoolSettings | None = None,
         *,
         cache_bytes: int = 0,
+        loras: Mapping[str, LoraSettings] | None = None,
+        loras_held: int = 8,
         **way: Any,
     ) -> None:
         super().__init__(worker, settings, **way)
+        self._loras = RequestLoras("structure", loras or {}, loras_held)
         self._cache = StructureCache(cache_bytes)
         self._texts = text_cache(cache_bytes // 4)
 
     async def begin(self, release: Release, job: Job) -> PoolResult:
         """Raises RequestError if this release can not draw the request."""
-        async with self._models.acquire(release) as pipeline:
-            prepared = await self._prepared(pipeline, release, job)
-            return await self._run(pipeline, release, prepared.job, prepared, None)
+        return await self._drawn(release, job, None, None)
 
     async def begin_watched(self, release: Release, job: Job) -> AsyncIterator[Preview | PoolResult]:
         """As `begin`, with clean estimates on the way."""
-        async with self._models.acquire(release) as pipeline:
-            prepared = await self._prepared(pipeline, release, job)
-            job, previewed = prepared.job, 0
-
-            async def run(put: Callable[[Preview | PoolResult], None]) -> None:
-                def show(preview: Preview) -> None:
-                    nonlocal previewed
-                    previewed += 1
-                    put(preview)
-
-                watch = previewing(release, job, prepared.trajectory, show)
-                pool_result = await self._run(pipeline, release, job, prepared, watch)
-                put(replace(pool_result, previewed=previewed))
-
-            async with aclosing(relayed(run)) as messages:
-                async for message in messages:
-                    yield message
+        async with aclosing(self._watched(release, job, None)) as messages:
+            async for message in messages:
+                yield message
 
     async def resume(self, release: Release, job: Job, received: "Received") -> PoolResult:
-        """Where an edit begins: the latents of the given image, noised to the first timestep below the boundary."""
+        """Where an edit begins: the latents of the given image, noised to the first timestep that its strength asks for.
+
+        Without a strength that is the first one below the boundary, where structure has nothing to do.
+        """
+        return await self._drawn(release, job, received, None)
+
+    async def resume_watched(
+        self, release: Release, job: Job, received: "Received"
+    ) -> AsyncIterator[Preview | PoolResult]:
+        """As `resume`, with clean estimates on the way."""
+        async with aclosing(self._watched(release, job, received)) as messages:
+            async for message in messages:
+                yield message
+
+    async def read(self, release: Release, job: Job) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
+        """What of the texts of a request would not be read, and which words are unknown; nothing is drawn."""
         async with self._models.acquire(release) as pipeline:
-            prepared = await self._prepared(pipeline, release, replace(job, width_height=received.width_height))
-            trajectory, kept = await self._worker.run(lambda: noised(pipeline, prepared.trajectory, received))
-            pool_result = PoolResult(
-                release,
-                prepared.job,
-                prepared.width_height,
-                told(trajectory, prepared.below),
-                role_steps={"structure": 0},
-                kept=kept,
-                seconds={"text": prepared.text_s, "structure": 0.0},
-            )
-            return self._leaving(pool_result)
+            asked = with_reading(pipeline, release, job)
+            return await self._worker.run(lambda: (unread_in(pipeline, asked), unknown_in(pipeline, asked)))
+
+    async def _watched(
+        self, release: Release, job: Job, received: "Received | None"
+    ) -> AsyncGenerator[Preview | PoolResult]:
+        async def run(put: Callable[[Preview | PoolResult], None]) -> None:
+            put(await self._drawn(release, job, received, put))
+
+        async with aclosing(relayed(run)) as messages:
+            async for message in messages:
+                yield message
+
+    async def _drawn(
+        self, release: Release, job: Job, received: "Received | None", put: Callable[[Preview], None] | None
+    ) -> PoolResult:
+        async with self._models.acquire(release) as pipeline:
+            if received is not None:
+                job = replace(job, width_height=received.width_height)
+            prepared, kept = await self._prepared(pipeline, release, job), None
+            if received is not None:
+                trajectory, kept = await self._worker.run(lambda: noised(pipeline, prepared, received))
+                prepared = replace(prepared, trajectory=trajectory)
+            return await self._run(pipeline, release, prepared, kept, put)
 
     async def _prepared(self, pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Prepared:
+        self._loras.check(job)
+        job = with_reading(pipeline, release, job)
         towers = Towers(pipeline, release.key("structure"), self._texts)
         return await self._worker.run(lambda: prepare(towers, job))
 
     async def _run(
-        self, pipeline: "PanGuDrawPipeline", release: Release, job: Job, prepared: Prepared, watch: Watcher | None
+        self,
+        pipeline: "PanGuDrawPipeline",
+        release: Release,
+        prepared: Prepared,
+        kept: "Kept | None",
+        put: Callable[[Preview], None] | None,
     ) -> PoolResult:
-        clock = time.perf_counter()
-        key = cache_key(release, job, prepared)
-        state, batch_size = half(pipeline, "structure", prepared.trajectory), 0.0
-        cached = self._cache.restore(key, state)
-        if not cached:
-            batch_size = (await self._batcher.run(state, owned_by(pipeline, "structure"), watch)).mean_batch_size
-            self._cache.keep(key, state)
+        clock, job, start, previewed = time.perf_counter(), prepared.job, prepared.trajectory, 0
+        watch = None
+        if put is not None:
+
+            def show(preview: Preview) -> None:
+                nonlocal previewed
+                previewed += 1
+                put(preview)
+
+            watch = previewing(release, job, start, show)
+        async with self._loras.acquire(pipeline, release, job) as acting:
+            key = cache_key(release, job, prepared), acting.key
+            state, batch_size = half(pipeline, "structure", start, acting), 0.0
+            # What an edit begins with is its own image.
+            cached = job.source is None and self._cache.restore(key, state)
+            if not cached:
+                after = None if kept is None else keeping(kept)
+                run = await self._batcher.run(state, owned_by(pipeline, "structure"), watch, after=after)
+                batch_size = run.mean_batch_size
+                if job.source is None:
+                    self._cache.keep(key, state)
         trajectory = told(state.trajectory, prepared.below, job.texture.guidance_scale)
         seconds = {"text": prepared.text_s, "structure": time.perf_counter() - clock}
         pool_result = PoolResult(
@@ -126,10 +170,12 @@ class StructurePool(Pool):
             job,
             prepared.width_height,
             trajectory,
-            role_steps={"structure": trajectory.step},
+            role_steps={"structure": trajectory.step - start.step},
+            kept=kept,
             seconds=seconds,
-            batch_sizes={"structure": batch_size},
+            batch_sizes={} if job.source is not None and trajectory.step == start.step else {"structure": batch_size},
             cached=cached,
+            previewed=previewed,
         )
         return self._leaving(pool_result)
 
@@ -157,6 +203,8 @@ def cache_key(release: Release, job: Job, prepared: Prepared) -> Hashable:
         type(scheduler).__name__,
         tuple(job.styles.items()),
         job.lora_scales.get("structure"),
+        job.guidance_intervals.get("structure"),
+        job.long_prompts,
     )
 
 
@@ -169,20 +217,22 @@ class Towers:
     texts: "LRUCache[Hashable, Condition]"
 
     def encode(
-        self, prompt: str, negative: str | None, styles: Mapping[str, float], images: int, param: str
+        self, prompt: str, negative: str | None, styles: Mapping[str, float], job: Job, param: str
     ) -> "Condition":
-        """What they say of one prompt, once for each of `images`.
+        """What they say of one prompt, once for each image of the request.
 
         Raises:
             RequestError: this release knows no such style; it names `param`.
         """
-        key = self.key, prompt, negative, tuple(styles.items())
+        long = job.long_prompts or "cut"
+        key = self.key, prompt, negative, tuple(styles.items()), long
         once = self.texts.get(key)
         if once is None:
             with refusing(param):
-                once = self.pipeline.encode_prompt([prompt], None if negative is None else [negative], styles)
+                negatives = None if negative is None else [negative]
+                once = self.pipeline.encode_prompt([prompt], negatives, styles, long_prompts=long)
             keep(self.texts, key, once)
-        return once.repeat(images)
+        return once.repeat(job.images)
 
 
 def prepare(towers: Towers, job: Job) -> Prepared:
@@ -201,7 +251,7 @@ def prepare(towers: Towers, job: Job) -> Prepared:
     assert job.width_height is not None and job.steps is not None and job.guidance_scale is not None
     (width, height), steps, guidance_scale = job.width_height, job.steps, job.guidance_scale
     with torch.inference_mode():
-        above = towers.encode(job.prompt, job.negative_prompt, job.styles, job.images, "style")
+        above = towers.encode(job.prompt, job.negative_prompt, job.styles, job, "style")
         below = above if _same_text(job) else _texture_text(towers, job)
     job = replace(job, unread=unread_in(pipeline, job), unknown=unknown_in(pipeline, job))
     text_s = time.perf_counter() - clock
@@ -214,6 +264,7 @@ def prepare(towers: Towers, job: Job) -> Prepared:
             guidance_scale=guidance_scale,
             generators=generators_of(job),
             lora_scales=job.lora_scales,
+            guidance_intervals=job.guidance_intervals,
             scheduler=scheduler,
         )
     return Prepared(job, trajectory, below.to(trajectory.latents_bchw.device), (width, height), text_s)
@@ -226,12 +277,12 @@ def resolved(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
         RequestError: this release has no such size, or a half would have no step.
     """
     own_scale = job.guidance_scale
-    return replace(
+    known = replace(
         job,
         width_height=checked_size(pipeline, job),
-        steps=checked_steps(pipeline, scheduler, job),
         guidance_scale=pipeline.sampling.guidance_scale if own_scale is None else own_scale,
     )
+    return with_steps(pipeline, scheduler, known)
 
 
 def generators_of(job: Job) -> list[Any]:
@@ -242,17 +293,18 @@ def generators_of(job: Job) -> list[Any]:
 
 
 def noised(
-    pipeline: "PanGuDrawPipeline", start: "Trajectory", received: "Received"
+    pipeline: "PanGuDrawPipeline", prepared: Prepared, received: "Received"
 ) -> tuple["Trajectory", "Kept | None"]:
-    """The first state below the boundary whose clean latents are those of an image, once for each seed; and what stays of it."""
+    """The state of an image, once for each seed, at the first timestep where the edit begins; and what stays of the image."""
     from pangu.models.schedulers import noise_scale
     from pangu.sampling.entering import start_from_clean
     from pangu.sampling.inpainting import Kept
 
+    start = prepared.trajectory
     noise = start.latents_bchw / noise_scale(start.scheduler)
     clean = received.latents_1chw.to(noise.device, noise.dtype).expand_as(noise)
     kept = None if received.drawn_11hw is None else Kept(clean.cpu(), noise.cpu(), received.drawn_11hw)
-    return start_from_clean(start, pipeline.boundary, clean, noise), kept
+    return start_from_clean(start, entered_below(pipeline, prepared.job), clean, noise), kept
 
 
 def checked_size(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[int, int]:
@@ -277,7 +329,7 @@ def _texture_text(towers: Towers, job: Job) -> "Condition":
         job.prompt if own.prompt is None else own.prompt,
         job.negative_prompt if own.negative_prompt is None else own.negative_prompt,
         job.styles if own.styles is None else own.styles,
-        job.images,
+        job,
         "texture",
     )
 

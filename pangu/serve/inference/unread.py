@@ -1,10 +1,12 @@
 """Which texts of a request the encoders of a release do not read to their end, because captions are cut to `max_tokens`."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pangu.config import Role
-from pangu.serve.inference.messages import Job, Unread
+from pangu.serve.inference.messages import Job, Release, Unread
+from pangu.storage import read_json
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -13,13 +15,15 @@ if TYPE_CHECKING:
 def unread_in(pipeline: "PanGuDrawPipeline", job: Job) -> tuple[Unread, ...]:
     """The ends of texts that are not read: one entry for each field and each encoder that cuts it."""
     from pangu.models.text import truncations
+    from pangu.models.text_windows import MOST_WINDOWS
 
     prefixes = dict(pipeline.config.get("styles") or {})
+    windows = MOST_WINDOWS if job.long_prompts == "windows" else 1
     return tuple(
         Unread(param, encoder_at(pipeline, role, cut.tower), cut.text, cut.tokens, cut.max_tokens)
         for param, text in captions_of(job, prefixes).items()
         for role, reader in pipeline.readers().items()
-        for cut in truncations(reader.towers, pipeline.worded(role, [text])[0], reader.max_tokens)
+        for cut in truncations(reader.towers, pipeline.worded(role, [text])[0], reader.max_tokens, windows)
     )
 
 
@@ -28,6 +32,15 @@ def encoder_at(pipeline: "PanGuDrawPipeline", role: Role, place: int) -> str:
     of = f"_of_{role}" if f"text_encoder_of_{role}" in pipeline.components else ""
     own = of if of and pipeline.components[f"text_encoder{of}"] is not None else ""
     return f"text_encoder{own}" + ("_2" if place else "")
+
+
+def with_reading(pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Job:
+    """The request with its texts read in windows only where this release can; the texture half may be in another process."""
+    if job.long_prompts != "windows":
+        return job
+    texture = read_json(release.folder / "texture" / "config.json").get("_class_name")
+    can = pipeline.reads_windows and texture == "UNet2DConditionModel"
+    return replace(job, long_prompts="windows" if can else "cut")
 
 
 def captions_of(job: Job, prefixes: Mapping[str, str]) -> dict[str, str]:

@@ -60,14 +60,17 @@ async function load() {
   $("style-mix").replaceChildren(...model.styles.flatMap((style) => slider(`style-${style}`, style)));
   setStyles({});
   showRelease(model);
+  $("enhance-choice").hidden = !model.enhances;
+  $("loras").hidden = model.loras.length === 0;
+  $("lora-mix").replaceChildren(...model.loras.flatMap((name) => slider(`lora-${name}`, name, 2)));
   $("coop").hidden = model.partners.length === 0;
   for (const name of model.partners) $("partners").append(choice(name));
   speak();
 }
 
-function slider(id, text) {
+function slider(id, text, most = 5) {
   const label = document.createElement("label"), value = document.createElement("output"), input = document.createElement("input");
-  Object.assign(input, { id, type: "range", min: 0, max: 5, step: 0.25, value: 0 });
+  Object.assign(input, { id, type: "range", min: 0, max: most, step: 0.25, value: 0 });
   Object.assign(value, { id: `${id}-value`, value: 0 });
   label.htmlFor = id;
   label.append(`${text} `, value);
@@ -116,21 +119,40 @@ function styles() {
   return found;
 }
 
+// An adapter weighs as much on both halves, where it has a part for both.
+function loras() {
+  return model.loras.map((name) => ({ name, weight: Number($(`lora-${name}`).value) })).filter((each) => each.weight);
+}
+
 // What the form asks for. With a kept layout, that of the layout, and the form for the texture half.
 async function asked() {
   const own = {
     prompt: $("prompt").value, size: $("size").value, n: Number($("count").value), seed: Number($("seed").value),
-    num_inference_steps: Number($("steps").value), guidance_scale: Number($("guidance").value), style: styles(),
+    num_inference_steps: halves("steps"), guidance_scale: halves("guidance"), style: styles(),
   };
   if ($("negative").value) own.negative_prompt = $("negative").value;
+  if (loras().length) own.loras = loras();
+  if ($("enhance").checked) own.enhance = true;
+  if ($("windows").checked) own.long_prompts = "windows";
   if ($("scheduler").value) own.scheduler = $("scheduler").value;
   const partners = [...document.querySelectorAll("[name=partner]:checked")].map((each) => each.value);
   if (partners.length) own.coop = await cooperation(partners);
   if (!kept) return own;
-  const texture = { prompt: own.prompt, style: own.style, guidance_scale: own.guidance_scale, num_inference_steps: own.num_inference_steps };
+  const texture = { prompt: own.prompt, style: own.style, guidance_scale: half(own.guidance_scale, "texture") };
   if (own.negative_prompt) texture.negative_prompt = own.negative_prompt;
-  return { ...kept, texture };
+  const layout = { ...kept, guidance_scale: half(kept.guidance_scale, "structure") };
+  if (typeof kept.num_inference_steps === "object") layout.num_inference_steps = { ...kept.num_inference_steps, texture: half(own.num_inference_steps, "texture") };
+  else texture.num_inference_steps = Number($("steps").value);
+  return { ...layout, texture };
 }
+
+// One number for both halves of the pair, or one each where texture has its own.
+function halves(id) {
+  const both = Number($(id).value), own = $(`texture-${id}`).value;
+  return own ? { structure: both, texture: Number(own) } : both;
+}
+
+const half = (value, role) => value?.[role] ?? value;
 
 async function cooperation(partners) {
   const coop = { partners, strength: Number($("strength").value) / partners.length };
@@ -207,6 +229,24 @@ function take(event, body) {
   remember(source, event, body);
 }
 
+// While somebody types: what of the texts would not be read, asked for once the typing rests.
+let typing = null;
+function typed() {
+  clearTimeout(typing);
+  typing = setTimeout(async () => {
+    const asked = { prompt: $("prompt").value, style: styles() };
+    if ($("negative").value) asked.negative_prompt = $("negative").value;
+    if ($("windows").checked) asked.long_prompts = "windows";
+    try {
+      const answer = await fetch("/v1/prompts/check", { method: "POST", headers: { "Content-Type": "application/json", ...headers() }, body: JSON.stringify(asked) });
+      $("typed").textContent = answer.ok && asked.prompt === $("prompt").value ? unread(await answer.json()) : "";
+    } catch {
+      $("typed").textContent = "";
+    }
+    $("typed").hidden = !$("typed").textContent;
+  }, 400);
+}
+
 // What of the texts was too long to be read or is unknown, in a sentence each; nothing if there is no such thing.
 function unread(event) {
   const texts = new Set((event.unread || []).map((cut) => `${cut.param}: “…${cut.text}”`));
@@ -219,12 +259,12 @@ function remember(source, event, body) {
   const figure = document.createElement("figure"), picture = document.createElement("img");
   const caption = document.createElement("figcaption"), facts = document.createElement("small"), buttons = document.createElement("div");
   Object.assign(picture, { src: source, alt: body.prompt });
-  const asked = event.request, half = asked.texture || {};
-  const both = (name) => half[name] === undefined || half[name] === asked[name] ? asked[name] : `${asked[name]}/${half[name]}`;
-  facts.textContent = `${event.size} · ${both("num_inference_steps")} · ${both("guidance_scale")} · ${event.seed} · v${event.release.pair_version}`;
+  const asked = event.request;
+  const guided = [half(asked.guidance_scale, "structure"), asked.texture?.guidance_scale ?? half(asked.guidance_scale, "texture")];
+  facts.textContent = `${event.size} · ${event.steps.structure}+${event.steps.texture} · ${[...new Set(guided)].join("/")} · ${event.seed} · v${event.release.pair_version}`;
   const used = Object.entries(body.texture?.style || body.style || {}).map(([name, scale]) => ` · ${name}${scale === 1 ? "" : ` ${scale}`}`);
   facts.textContent += used.join("");
-  caption.append(body.texture?.prompt || body.prompt, facts);
+  caption.append(event.revised_prompt || body.texture?.prompt || body.prompt, facts);
   if (unread(event)) caption.append(Object.assign(document.createElement("small"), { className: "unread", textContent: unread(event) }));
   buttons.append(button("reuse", () => reuse(body, event)));
   if (!body.coop) buttons.append(button("keep", () => keep(body, event)));
@@ -252,11 +292,14 @@ function reuse(body, event) {
   set("prompt", own.prompt);
   set("negative", own.negative_prompt || "");
   set("size", body.size);
-  set("steps", own.num_inference_steps);
-  set("guidance", own.guidance_scale);
+  for (const [id, name] of [["steps", "num_inference_steps"], ["guidance", "guidance_scale"]]) {
+    set(id, half(own[name], "structure"));
+    set(`texture-${id}`, typeof own[name] === "object" ? own[name].texture : "");
+  }
   set("seed", event.seed);
   set("scheduler", body.scheduler || "");
   setStyles(own.style || {});
+  for (const name of model.loras) set(`lora-${name}`, (body.loras || []).find((each) => each.name === name)?.weight || 0);
   $("lock").checked = true;
   if (body.texture) keepLayout(body, event);
   $("prompt").focus();
@@ -286,6 +329,7 @@ function complain(message) {
 $("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
 $("form").addEventListener("input", (event) => { const output = $(`${event.target.id}-value`); if (output) output.value = event.target.value; });
 $("style-mix").addEventListener("input", pick);
+for (const id of ["prompt", "negative", "windows"]) $(id).addEventListener("input", typed);
 $("stop").addEventListener("click", () => running?.abort());
 $("release-layout").addEventListener("click", letGo);
 $("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; localStorage.setItem("language", language); speak(); });

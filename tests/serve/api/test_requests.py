@@ -13,8 +13,10 @@ from pangu.serve.api.requests import ImageRequest, parse_body, parse_request
 from pangu.serve.api.translate import job_of
 from pangu.serve.error_answers import ApiError
 from pangu.serve.inference.facts import request_of
+from pangu.serve.settings import ServeSettings
 from tests import subtests
 
+SETTINGS = ServeSettings()
 # Every code point, lone surrogates included: JSON can carry them and no encoder accepts them.
 any_text = st.text(st.characters(), max_size=20)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | any_text
@@ -80,7 +82,12 @@ left_out = {
     "output_format": st.sampled_from(["png", "jpeg", "webp"]),
     "output_compression": st.integers(0, 100),
 }
+intervals = st.tuples(st.floats(0, 400), st.floats(400, 1000)).map(list)
+adapters = st.fixed_dictionaries({"name": texts, "weight": scales}, optional={"texture": scales})
 pair_alone = {
+    "loras": st.lists(adapters, min_size=1, max_size=4),
+    "long_prompts": st.sampled_from(["cut", "windows"]),
+    "guidance_interval": intervals | st.fixed_dictionaries({"texture": intervals}),
     "scheduler": st.sampled_from(["ddim", "heun"]),
     "lora_scales": st.fixed_dictionaries({"structure": scales}, optional={"texture": scales}),
     "texture": st.fixed_dictionaries(
@@ -105,10 +112,10 @@ together = {
 @given(st.one_of(st.fixed_dictionaries(asked_for, optional=left_out | more) for more in (pair_alone, together)))
 @settings(max_examples=100, deadline=None)
 def test_the_body_that_a_job_is_said_to_come_from_makes_the_same_job(body: dict[str, object]) -> None:
-    job = job_of(parse_request(body))
+    job = job_of(parse_request(body), SETTINGS)
     if job.output_format == "png":
         job = replace(job, output_compression=90)
-    assert job_of(parse_request(json.loads(json.dumps(request_of(job))))) == job
+    assert job_of(parse_request(json.loads(json.dumps(request_of(job)))), SETTINGS) == job
 
 
 @given(st.binary(max_size=200))
