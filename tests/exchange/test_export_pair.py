@@ -86,7 +86,7 @@ def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_o
             generator_folder(name, "structure", home)
     with pytest.raises(UserError, match="There is no pair folder at no/where; name one, or a pair in "):
         pair_folder("no/where", home)
-    with pytest.raises(UserError, match="There is no pair 'nobody'; name latest or one of .*small-pair"):
+    with pytest.raises(UserError, match=r"There is no pair 'nobody'; name latest or one of .*small-pair"):
         pair_folder("nobody", home)
 
 
