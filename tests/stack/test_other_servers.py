@@ -17,7 +17,7 @@ from pangu.registry import tracking
 from pangu.serve.settings import ServeSettings
 from pangu.serve.standalone import serve
 from pangu.stack import object_storage
-from pangu.stack.deployments import check_api, check_schedules
+from pangu.stack.deployments import check_api, check_schedules, flows_digest
 from pangu.stack.profile import Profile
 from tests import subtests
 
@@ -184,5 +184,15 @@ def test_a_schedule_without_a_timezone_is_refused_before_anything_is_deployed(
         check_schedules(tmp_path)
 
 
-def test_our_own_schedules_have_timezones() -> None:
-    check_schedules(Path(__file__).parents[2])
+def test_our_own_schedules_have_timezones_and_changed_flows_are_told_from_those_that_a_server_knows(
+    tmp_path: Path,
+) -> None:
+    project = Path(__file__).parents[2]
+    check_schedules(project)
+    assert flows_digest(project) == flows_digest(project)
+    (tmp_path / "flows").mkdir()
+    seen = set()
+    for name, text in (("prefect.yaml", "a"), ("prefect.yaml", "b"), ("flows/one.py", "b"), ("flows/two.py", "")):
+        (tmp_path / name).write_text(text)
+        seen.add(flows_digest(tmp_path))
+    assert len(seen) == 4
