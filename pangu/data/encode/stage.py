@@ -65,9 +65,9 @@ def encode(
     manifest = plan(dataset, version, recipe, home, describe(loaded.autoencoder, loaded.towers, recipe.max_tokens))
     folder = home.encoded(dataset, manifest.encode_id())
     loaded.fast()
-    finished = (folder / "manifest.json").is_file()
+    joins = manifest.latents == "precomputed" and not (folder / "manifest.json").is_file()
     # Two at once would join each other's files; the second finds the work of the first.
-    with nullcontext() if finished else locked(folder / ".lock", wait_s=None):
+    with locked(folder / ".lock", wait_s=None) if joins else nullcontext():
         finished = (folder / "manifest.json").is_file()
         done = finished and (folder / EMPTY_CAPTION_FILE).is_file()
         if manifest.latents == "precomputed":
