@@ -17,7 +17,7 @@ KINDS = ("clip", "clip_text_model", "chinese_clip", "chinese_clip_text_model")
 
 def reads_windows(towers: Sequence[TextTower]) -> bool:
     """Whether all of these encoders are like CLIP's."""
-    return all(tower.encoder.config.model_type in KINDS for tower in towers)
+    return all(tower.join is None and tower.encoder.config.model_type in KINDS for tower in towers)
 
 
 def windows_of(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> int:

@@ -229,7 +229,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
             request = replace(request, num_inference_steps=whole)
         trajectory = self._start(condition, request)
         with self._watched(trajectory, request) as on_step:
-            if later not in (None, request.num_inference_steps) and not self.contract("texture").distilled:
+            texture_is_student = self.contract("texture").distilled is not None
+            if later is not None and later != request.num_inference_steps and not texture_is_student:
                 trajectory = self._handed_over(trajectory, later, on_step, request.cross_attention_kwargs)
             return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
 
