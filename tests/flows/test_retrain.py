@@ -39,7 +39,7 @@ def test_who_asks_twice_gets_one_run_which_ctrl_c_leaves_and_cancel_ends(
     ):
         button.press(settings | {"colour": "red"})
 
-    command = [sys.executable, "-m", "pangu", "retrain", card, "--recipe", "tiny"]
+    command = [sys.executable, "-m", "pangu", "retrain", card, "--watch"]
     shown = subprocess.Popen(command, env=os.environ | stack.environment(), stderr=subprocess.PIPE, text=True)
     assert shown.stderr is not None
     for line in shown.stderr:
