@@ -89,7 +89,8 @@ NOTEBOOK = """
 import sys, time
 before = set(sys.modules)
 import pangu
-print(time.process_time(), sorted(set(sys.modules) - before))
+came = {name for name in set(sys.modules) - before if name.split(".")[0] not in sys.stdlib_module_names}
+print(time.process_time(), sorted(came))
 import pangu.train.launch, inspect  # which makes an attribute of the package of its name
 from pangu import train, evaluate, Card, Recipe
 from pangu.recipes import tiny
