@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,10 @@ def main() -> None:
                 print(f"{rows:,} rows, {step}: " + ", ".join(f"{name} {value:,.6g}" for name, value in facts.items()))
     small, large = found[arguments.rows[0]], found[arguments.rows[-1]]
     growth = {step: round(large[step]["peak MB"] / small[step]["peak MB"], 3) for step in large}
-    facts = {"rows": [arguments.rows[0], arguments.rows[-1]], "memory_ratio": growth, "measured": list(found.values())}
     worst = max(growth.values())
-    print(json.dumps({"name": "selection_scale", "value": worst, "goal": GOAL, "holds": worst <= GOAL, **facts}))
+    told: dict[str, Any] = {"name": "selection_scale", "value": worst, "goal": GOAL, "holds": worst <= GOAL}
+    told |= {"rows": [arguments.rows[0], arguments.rows[-1]], "memory_ratio": growth, "measured": list(found.values())}
+    print(json.dumps(told))
 
 
 def measure(home: Home, rows: int) -> dict[str, dict[str, float]]:
@@ -71,7 +73,7 @@ def measure(home: Home, rows: int) -> dict[str, dict[str, float]]:
         "refilter": lambda: refilter(strict, home, 0),
         "near duplicates": lambda: refilter(alike, home, 0),
     }
-    return {name: in_child(lambda step=step: timed(home, step)) for name, step in steps.items()}
+    return {name: in_child(partial(timed, home, step)) for name, step in steps.items()}
 
 
 def timed(home: Home, step: Callable[[], Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -30,11 +30,7 @@ def engine(scratch: Path) -> Iterator["DuckDBPyConnection"]:
     spilled = folder_links.for_fsspec(scratch) / "spilled"
     shutil.rmtree(spilled, ignore_errors=True)  # by a run that was killed
     threads = min(4, len(os.sched_getaffinity(0)))  # each wants some 100 MB of them
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": MEMORY,
-        "temp_directory": str(spilled),
-        "threads": threads,
-    }
+    settings: dict[str, Any] = {"memory_limit": MEMORY, "temp_directory": str(spilled), "threads": threads}
     try:
         with duckdb.connect(config=settings) as connection:
             yield connection
