@@ -232,3 +232,18 @@ def test_every_control_has_a_name(page: Page) -> None:
         ".filter((each) => !(each.labels?.length || each.textContent.trim())).map((each) => each.id)"
     )
     assert nameless == []
+
+
+def test_halves_and_long_texts_are_asked_for_and_what_would_be_cut_is_said_while_typing(page: Page) -> None:
+    page.fill("#prompt", "a red apple " * 20)
+    expect(page.locator("#typed")).to_contain_text("Too long", timeout=SLOW_MS)
+    page.locator("summary[data-word=more]").click()
+    page.get_by_text("Read long texts in windows").click()
+    expect(page.locator("#typed")).to_be_hidden(timeout=SLOW_MS)
+    page.fill("#texture-steps", "2")
+    page.fill("#texture-guidance", "1")
+    draw(page, "a red apple " * 20, steps=3)
+    expect(page.locator("#unread")).to_be_hidden()
+    expect(page.locator("#gallery figcaption").first).to_contain_text("96x96 · 3+2 · ")
+    page.get_by_role("button", name="Reuse").click()
+    assert page.input_value("#texture-steps") == "2"

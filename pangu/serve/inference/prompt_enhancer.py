@@ -51,7 +51,7 @@ class PromptEnhancer:
                 answer = await _posted(settings, prompt, self._verify)
         except TimeoutError:
             raise NotEnhanced(f"the endpoint did not answer within {settings.timeout_s:g} s") from None
-        except (httpx.HTTPError, OSError, ValueError) as error:
+        except (httpx.HTTPError, OSError) as error:
             raise NotEnhanced(f"the endpoint could not be asked ({type(error).__name__})") from error
         try:
             text = " ".join(CONTROL.sub(" ", text_of(json.loads(answer))).split()).strip(QUOTES)

@@ -164,7 +164,8 @@ class StructurePool(Pool):
                 if job.source is None:
                     self._cache.keep(key, state)
         trajectory = told(state.trajectory, prepared.below, job.texture.guidance_scale)
-        seconds = {"text": prepared.text_s, "structure": time.perf_counter() - clock}
+        took_part = job.source is None or trajectory.step > start.step
+        seconds = {"text": prepared.text_s, "structure": time.perf_counter() - clock if took_part else 0.0}
         pool_result = PoolResult(
             release,
             job,
@@ -173,7 +174,7 @@ class StructurePool(Pool):
             role_steps={"structure": trajectory.step - start.step},
             kept=kept,
             seconds=seconds,
-            batch_sizes={} if job.source is not None and trajectory.step == start.step else {"structure": batch_size},
+            batch_sizes={"structure": batch_size} if took_part else {},
             cached=cached,
             previewed=previewed,
         )

@@ -260,8 +260,10 @@ function remember(source, event, body) {
   const caption = document.createElement("figcaption"), facts = document.createElement("small"), buttons = document.createElement("div");
   Object.assign(picture, { src: source, alt: body.prompt });
   const asked = event.request;
+  const walked = asked.num_inference_steps, each = (values) => [...new Set(values)].join("/");
+  const taken = typeof walked === "object" ? `${walked.structure}+${walked.texture}` : each([walked, asked.texture?.num_inference_steps ?? walked]);
   const guided = [half(asked.guidance_scale, "structure"), asked.texture?.guidance_scale ?? half(asked.guidance_scale, "texture")];
-  facts.textContent = `${event.size} · ${event.steps.structure}+${event.steps.texture} · ${[...new Set(guided)].join("/")} · ${event.seed} · v${event.release.pair_version}`;
+  facts.textContent = `${event.size} · ${taken} · ${each(guided)} · ${event.seed} · v${event.release.pair_version}`;
   const used = Object.entries(body.texture?.style || body.style || {}).map(([name, scale]) => ` · ${name}${scale === 1 ? "" : ` ${scale}`}`);
   facts.textContent += used.join("");
   caption.append(event.revised_prompt || body.texture?.prompt || body.prompt, facts);
