@@ -19,6 +19,9 @@ def make_callable(package: str, module: str) -> None:
         def _function(self) -> Any:
             return getattr(import_module(f"{package}.{module}"), package.rpartition(".")[2])
 
+        def __reduce__(self) -> tuple[Any, tuple[str]]:
+            return import_module, (package,)
+
         @property
         def __signature__(self) -> Signature:
             return signature(self._function)

@@ -98,6 +98,8 @@ assert inspect.signature(train) == inspect.signature(pangu.train.launch.train) a
 assert list(inspect.signature(evaluate).parameters)[:2] == ["structure", "texture"]
 assert set(pangu.__all__) == {"PanGuDrawPipeline", "CoopPipeline", "Card", "Recipe", "train", "evaluate"}
 assert pangu.CoopPipeline.__name__ == "CoopPipeline" and pangu.PanGuDrawPipeline.__mro__[-2].__name__ != "object"
+import pickle
+assert pickle.loads(pickle.dumps(train)) is train
 try:
     pangu.evaluate()
 except TypeError as error:
