@@ -1,5 +1,9 @@
 """Small random training rows, for tests that need a trainer but no dataset."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
 
 from pangu.config import DenoiserConfig, NoiseSchedule, Optimization, Recipe
@@ -7,6 +11,7 @@ from pangu.data.rows.in_memory import EncodedRows
 from pangu.data.rows.training_rows import Rows
 from pangu.diffusion.interval import TimeInterval
 from pangu.recipes import tiny
+from pangu.train.sampler import DeterministicSampler
 from pangu.train.timestep_sampler import TimestepSampler, timestep_sampler
 
 
@@ -27,6 +32,15 @@ def random_rows(count: int = 12, side: int = 4, min_timestep: int = 0, buckets: 
         empty_tokens_sc=draw(6, 8),
         empty_pooled_p=draw(8),
     )
+
+
+@contextmanager
+def order_of_before() -> Iterator[None]:
+    """Trainings draw their rows in the order of before it was computed: what these tests see happens to happen in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        name = "pangu.train.loop.DeterministicSampler"
+        patch.setattr(name, lambda *told: DeterministicSampler(*told[:4], "shuffled"))
+        yield
 
 
 def plain_timesteps(rows: Rows, interval: TimeInterval) -> TimestepSampler:

@@ -14,7 +14,7 @@ from pangu.train.job import TrainJob, describe_run, find_job
 from pangu.train.loop import Trained, train_loop
 from pangu.train.setup import initial
 from tests import subtests
-from tests.train.rows import random_rows, smallest_recipe
+from tests.train.rows import order_of_before, random_rows, smallest_recipe
 from tests.train.test_loop import averaged, same
 
 NAME = "structure-run"
@@ -63,7 +63,7 @@ def test_a_stopped_run_goes_on_from_its_last_good_checkpoint_with_a_lower_rate(t
     last_good = (
         r"gradient norm of structure is \w+ at step 3 .* the last good checkpoint is of step 1: go on from there"
     )
-    with pytest.raises(UserError, match=last_good):
+    with pytest.raises(UserError, match=last_good), order_of_before():
         train(home, steep)
     good = latest_checkpoint(home.run(NAME) / "checkpoints")
     assert good is not None
