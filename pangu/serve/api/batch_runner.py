@@ -16,7 +16,7 @@ from pangu.serve.api.requests import parse_request
 from pangu.serve.api.responses import answer_of
 from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.api.translate import job_of
-from pangu.serve.batch_store import RequestBatch, BatchStore
+from pangu.serve.batch_store import BatchStore, RequestBatch
 from pangu.serve.error_answers import ApiError, internal, invalid
 from pangu.serve.settings import ServeSettings
 
