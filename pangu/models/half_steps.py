@@ -52,9 +52,9 @@ def wholes_of(
         whole = _whole(scheduler, "texture", wanted["texture"], 0, entered_below, arguments)
         return whole, whole
     above = _whole(scheduler, "structure", wanted["structure"], boundary, entered_below, arguments)
-    below = [t for t in _begun(_Kind.of(scheduler, arguments), above) if t < boundary]
+    below = [t for t in _begun(_SchedulerKind.of(scheduler, arguments), above) if t < boundary]
     if not below:
-        wholes = (_begun(_Kind.of(scheduler, arguments), whole) for whole in range(above, MOST_WHOLE + 1))
+        wholes = (_begun(_SchedulerKind.of(scheduler, arguments), whole) for whole in range(above, MOST_WHOLE + 1))
         least = next(own for own in wholes if own and own[-1] < boundary)
         enough = sum(boundary <= t < entered_below for t in least)
         raise UserError(f"{wanted['structure']} would end above the boundary; the least of structure is {enough}.")
@@ -90,7 +90,7 @@ def _whole(scheduler: Any, role: Role, wanted: int, low: float, high: float, arg
     """
 
     def taken(whole: int) -> int:
-        return sum(low <= t < high for t in _begun(_Kind.of(scheduler, arguments), whole))
+        return sum(low <= t < high for t in _begun(_SchedulerKind.of(scheduler, arguments), whole))
 
     found = bisect_right(range(1, MOST_WHOLE + 1), wanted, key=taken)
     if found == 0 or taken(found) != wanted:
@@ -101,7 +101,7 @@ def _whole(scheduler: Any, role: Role, wanted: int, low: float, high: float, arg
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _SchedulerKind:
     """A scheduler by its settings, so that its timesteps are set once for all requests."""
 
     settings: str
@@ -109,7 +109,7 @@ class _Kind:
     arguments: Mapping[str, Any] = field(compare=False)
 
     @classmethod
-    def of(cls, scheduler: Any, arguments: Mapping[str, Any]) -> "_Kind":
+    def of(cls, scheduler: Any, arguments: Mapping[str, Any]) -> "_SchedulerKind":
         return cls(
             repr((type(scheduler), scheduler.config, getattr(scheduler, "shift", None), arguments)),
             scheduler,
@@ -118,7 +118,7 @@ class _Kind:
 
 
 @lru_cache(maxsize=4096)
-def _begun(kind: _Kind, whole: int) -> tuple[float, ...]:
+def _begun(kind: _SchedulerKind, whole: int) -> tuple[float, ...]:
     """The timestep at which each step begins; none where the scheduler does not take so many."""
     try:
         timesteps = fresh_scheduler(kind.scheduler, whole, **kind.arguments).timesteps.tolist()

@@ -31,7 +31,7 @@ class StoredFile(Frozen):
     created_at: int
 
 
-class Batch(Frozen):
+class RequestBatch(Frozen):
     """What was asked for, and how far that is known to have ended."""
 
     id: str
@@ -84,9 +84,9 @@ class BatchStore:
         stored = StoredFile.model_validate(read_json(about)) if about.is_file() else None
         return None if stored is None or stored.owner != owner else (stored, about.with_suffix(".jsonl"))
 
-    def create(self, owner: str, input_file_id: str, metadata: dict[str, str]) -> Batch:
+    def create(self, owner: str, input_file_id: str, metadata: dict[str, str]) -> RequestBatch:
         content = (self.folder / "files" / f"{input_file_id}.jsonl").read_bytes()
-        batch = Batch(
+        batch = RequestBatch(
             id=f"batch_{secrets.token_hex(12)}",
             owner=owner,
             input_file_id=input_file_id,
@@ -100,33 +100,33 @@ class BatchStore:
         write_json(folder / "batch.json", batch.model_dump())
         return batch
 
-    def batch(self, batch_id: str, owner: str | None = None) -> Batch | None:
+    def batch(self, batch_id: str, owner: str | None = None) -> RequestBatch | None:
         """A batch as it stands; None where there is none of that owner. owner: None means anybody."""
         about = self.folder / "batches" / batch_id / "batch.json"
         if not IDS.fullmatch(batch_id) or not about.is_file():
             return None
-        batch = Batch.model_validate(read_json(about))
+        batch = RequestBatch.model_validate(read_json(about))
         if owner is not None and batch.owner != owner:
             return None
         cancelling = batch.status == "in_progress" and (about.parent / "cancel").exists()
         return batch.model_copy(update={"status": "cancelling"}) if cancelling else batch
 
-    def batches(self, owner: str | None = None) -> list[Batch]:
+    def batches(self, owner: str | None = None) -> list[RequestBatch]:
         """The oldest first."""
         names = (path.parent.name for path in (self.folder / "batches").glob("*/batch.json"))
         found = [batch for batch in (self.batch(name, owner) for name in names) if batch is not None]
         return sorted(found, key=lambda batch: (batch.created_at, batch.id))
 
-    def cancel(self, batch: Batch) -> None:
+    def cancel(self, batch: RequestBatch) -> None:
         """Draw no further line of it."""
         (self.folder / "batches" / batch.id / "cancel").touch()
 
-    def lines(self, batch: Batch) -> Iterator[tuple[int, bytes]]:
+    def lines(self, batch: RequestBatch) -> Iterator[tuple[int, bytes]]:
         """(number from 1, line) of those that hold something."""
         content = (self.folder / "batches" / batch.id / "input.jsonl").read_bytes()
         return ((number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip())
 
-    def answered(self, batch: Batch) -> set[str]:
+    def answered(self, batch: RequestBatch) -> set[str]:
         """Ids of the lines whose answers are there; half a line at the end of a file, where a writer was killed, is taken off."""
         found = set()
         for name in RESULTS.values():
@@ -139,7 +139,7 @@ class BatchStore:
                 found |= {json.loads(line)["id"] for line in whole.splitlines()}
         return found
 
-    def counts(self, batch: Batch) -> dict[str, int]:
+    def counts(self, batch: RequestBatch) -> dict[str, int]:
         """Lines that were drawn and that failed."""
         found = {}
         for key, name in (("completed", "output.jsonl"), ("failed", "errors.jsonl")):
@@ -147,7 +147,7 @@ class BatchStore:
             found[key] = path.read_bytes().count(b"\n") if path.is_file() else 0
         return {"total": batch.total, **found}
 
-    def append(self, batch: Batch, answer: dict[str, Any], failed: bool) -> None:
+    def append(self, batch: RequestBatch, answer: dict[str, Any], failed: bool) -> None:
         """Keep what became of a line; it is on the disk when this returns."""
         path = self.folder / "batches" / batch.id / RESULTS["-errors" if failed else "-output"]
         with path.open("ab") as file:
@@ -155,7 +155,7 @@ class BatchStore:
             file.flush()
             os.fsync(file.fileno())
 
-    def end(self, batch: Batch, status: Literal["cancelled", "completed"]) -> None:
+    def end(self, batch: RequestBatch, status: Literal["cancelled", "completed"]) -> None:
         ended = batch.model_copy(update={"status": status, "ended_at": int(time.time())})
         write_json(self.folder / "batches" / batch.id / "batch.json", ended.model_dump())
 

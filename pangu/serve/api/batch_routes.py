@@ -12,7 +12,7 @@ from pangu.serve.api.batch_runner import ENDPOINT, BatchRunner
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.request_body import limited_body, parsed_form
 from pangu.serve.api.requests import Strict
-from pangu.serve.batch_store import Batch, BatchStore, StoredFile
+from pangu.serve.batch_store import BatchStore, RequestBatch, StoredFile
 from pangu.serve.error_answers import ApiError, ErrorBody, invalid
 from pangu.serve.settings import BatchSettings
 
@@ -41,7 +41,7 @@ def add_to(api: FastAPI, keys: KeyRing, settings: BatchSettings, runner: BatchRu
             raise ApiError(404, "There is no such file.", code="not_found")
         return found
 
-    def found_batch(request: Request, batch_id: str) -> Batch:
+    def found_batch(request: Request, batch_id: str) -> RequestBatch:
         found = store.batch(batch_id, owner_of(request))
         if found is None:
             raise ApiError(404, "There is no such batch.", code="not_found")
@@ -112,7 +112,7 @@ def _file_object(stored: StoredFile) -> dict[str, Any]:
     return stored.model_dump(exclude={"owner"}) | {"object": "file", "purpose": "batch", "status": "processed"}
 
 
-def _batch_object(store: BatchStore, batch: Batch) -> dict[str, Any]:
+def _batch_object(store: BatchStore, batch: RequestBatch) -> dict[str, Any]:
     counts = store.counts(batch)
     return {
         "id": batch.id,

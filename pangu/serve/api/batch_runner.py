@@ -16,7 +16,7 @@ from pangu.serve.api.requests import parse_request
 from pangu.serve.api.responses import answer_of
 from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.api.translate import job_of
-from pangu.serve.batch_store import Batch, BatchStore
+from pangu.serve.batch_store import BatchStore, RequestBatch
 from pangu.serve.error_answers import ApiError, internal, invalid
 from pangu.serve.settings import ServeSettings
 
@@ -77,7 +77,7 @@ class BatchRunner:
             return False
         return True
 
-    async def _draw(self, batch: Batch) -> None:
+    async def _draw(self, batch: RequestBatch) -> None:
         store, names = self._store, dict[str, int]()
         answered = await asyncio.to_thread(store.answered, batch)
         for number, line in store.lines(batch):
