@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 from pangu.serve.api.batch_runner import ENDPOINT, BatchRunner
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.api.request_body import limited_body, parsed_form
-from pangu.serve.api.requests import Strict
+from pangu.serve.api.request_fields import Strict
 from pangu.serve.batch_store import BatchStore, RequestBatch, StoredFile
 from pangu.serve.error_answers import ApiError, ErrorBody, invalid
 from pangu.serve.settings import BatchSettings

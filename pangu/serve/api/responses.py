@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from pangu.serve.api.requests import ImageRequest, OutputFormat
+from pangu.serve.api.request_fields import OutputFormat
+from pangu.serve.api.requests import ImageRequest
 from pangu.serve.error_answers import ErrorDetail, withheld
 from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, Unknown, Unread
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from pangu.config import ROLES, Role
 from pangu.serve.api import bounds
-from pangu.serve.api.requests import CoopField, EditRequest, HalfGuidance, HalfSteps, ImageRequest, TextureField
+from pangu.serve.api.request_fields import CoopField, HalfGuidance, HalfSteps, TextureField
+from pangu.serve.api.requests import EditRequest, ImageRequest
 from pangu.serve.error_answers import invalid
 from pangu.serve.inference.messages import CoopJob, Job, LoraJob, TextureJob
 from pangu.serve.settings import ServeSettings

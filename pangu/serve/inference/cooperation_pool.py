@@ -19,8 +19,8 @@ from pangu.serve.inference.messages import Job, PoolResult, Preview, Release, Re
 from pangu.serve.inference.model_cache import ModelCache
 from pangu.serve.inference.parts import placed
 from pangu.serve.inference.pool import Pool, owned_by, previewing
+from pangu.serve.inference.prepared_job import generators_of, resolved
 from pangu.serve.inference.relay import relayed
-from pangu.serve.inference.structure import generators_of, resolved
 from pangu.serve.inference.structure_cache import StructureCache
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in

@@ -14,7 +14,7 @@ from pangu.serve.inference.masks import drawn_cells, fitted, read_mask
 from pangu.serve.inference.messages import GeneratedImages, Job, PartialImage, PoolResult, Preview, Received, Release
 from pangu.serve.inference.moderation import Moderator
 from pangu.serve.inference.pool import Pool
-from pangu.serve.inference.structure import checked_size
+from pangu.serve.inference.prepared_job import checked_size
 from pangu.serve.settings import DECODED_PIXELS, PoolSettings
 
 if TYPE_CHECKING:
