@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pangu.pipelines.assemble import untrained_pair
+from pangu.pipelines.assemble import assemble_pair, untrained_pair
 from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-from pangu.recipes import tiny
+from pangu.recipes import student_of, tiny
 from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.parts import load_unchecked, release_of
@@ -20,7 +20,7 @@ from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import StepBatcher
 from tests import subtests
 from tests.pipelines.exact import EPSILON, FLOW, contracts_of, gaussian, joined
-from tests.pipelines.transformers import written_experts, written_pair
+from tests.pipelines.transformers import generator, written_experts, written_pair
 from tests.serve.api.test_image_routes import client, edit, file_of, pixels
 from tests.serve.inference.test_steps import begun
 from tests.serve.local import serving
@@ -94,6 +94,39 @@ def test_transformers_are_served_and_company_changes_no_picture(kind: str, tmp_p
         assert edit(server, alone[0], seed=1).status_code == 200
         few = server.draw(prompts[0], num_inference_steps=1)
         assert few.status_code == 400 and "half without a step" in few.json()["error"]["message"]
+
+
+def test_students_are_served_in_their_own_steps_whatever_is_asked(tmp_path: Path) -> None:
+    """Over HTTP: two students, and one over a half that was not distilled, with steps, cache, texture and edits."""
+    student, plain = student_of(tiny(), "embedded", 2), tiny()
+    halves = {
+        name: generator(tmp_path / name, role, recipe, seed)
+        for name, role, recipe, seed in (
+            ("above", "structure", student, 3), ("below", "texture", student, 4), ("many", "texture", plain, 4),
+        )
+    }  # fmt: skip
+    assemble_pair(halves["above"], halves["below"], plain, tmp_path / "students")
+    assemble_pair(halves["above"], halves["many"], plain, tmp_path / "mixed")
+    with serving(tmp_path / "students", max_in_flight=16, cache_bytes=1 << 26) as server:
+        files = []
+        for steps in (1, 4, 20):
+            answer = server.draw("a fox", seed=1, num_inference_steps=steps, guidance_scale=5.0)
+            assert answer.json()["steps"] == {"structure": 2, "texture": 2}
+            files.append(pixels(file_of(answer)))
+        assert np.array_equal(files[0], files[1]) and np.array_equal(files[1], files[2])
+        own = server.draw("a fox", seed=1, num_inference_steps={"structure": 5, "texture": 3}).json()
+        assert own["steps"] == {"structure": 2, "texture": 2}
+        below = server.draw("a fox", seed=1, texture={"num_inference_steps": 30, "prompt": "an owl"}).json()
+        assert below["structure_cached"] and below["steps"] == {"structure": 2, "texture": 2}
+        assert edit(server, file_of(answer), seed=1).status_code == 200
+    pair = PanGuDrawPipeline.from_pretrained(tmp_path / "students")
+    pair.set_progress_bar_config(disable=True)
+    ours = pair("a fox", generator=torch.Generator().manual_seed(1), num_inference_steps=9, output_type="np").images[0]
+    assert np.abs(files[0] / 255 - ours).max() < 0.02
+    with serving(tmp_path / "mixed", max_in_flight=16, cache_bytes=0) as server:
+        assert server.draw("a fox", seed=1, num_inference_steps=20).json()["steps"] == {"structure": 2, "texture": 10}
+        few = server.draw("a fox", seed=1, num_inference_steps=1)
+        assert few.status_code == 400 and "texture half without a step" in few.json()["error"]["message"]
 
 
 def test_three_experts_with_texts_of_their_own_are_served_with_steps_by_role(tmp_path: Path) -> None:
