@@ -3,11 +3,14 @@
 Ray's own (`--block`) does the same with all of Ray imported, 140 MB.
 """
 
+import ctypes
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -21,6 +24,8 @@ VITAL = ("gcs_server", "raylet", "dashboard.py", "log_monitor.py")
 NEEDLESS = ("ray.util.client.server",)
 """Started by `ray start`, which has no switch against it, for clients by ray://, which nobody here is: 50 MB."""
 SECONDS_BETWEEN_LOOKS = 1.0
+_SET_CHILD_SUBREAPER = 36
+"""Of prctl(2)."""
 
 
 class Ended(BaseException):
@@ -39,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
     listen(ask)
+    adopt()
     try:
         started = subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "start", *arguments])
         if started.returncode:
@@ -46,6 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         end(_named(NEEDLESS))
         vital = _named(VITAL)
         while len(vital) >= len(VITAL) and all(alive(process) for process in vital):
+            reap()
             time.sleep(SECONDS_BETWEEN_LOOKS)
         print("A program of the head has ended, and so the head does.", flush=True)
         return 1
@@ -53,6 +60,19 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     finally:
         end(marked(PROGRAM, mark_of("ray")))
+
+
+def adopt() -> None:
+    """On Linux, whatever a child leaves running becomes a child of this process and not of init, so that it stays the stack's."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap() -> None:
+    """Take note of children that have ended, which would stay zombies."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _named(programs: Sequence[str]) -> list[psutil.Process]:
