@@ -136,7 +136,8 @@ def test_a_partner_draws_along_with_a_control_image(page: Page) -> None:
 
 def test_a_style_is_one_choice_or_a_mixture_and_reuse_keeps_it(page: Page) -> None:
     sent: list[dict[str, Any]] = []
-    page.on("request", lambda request: sent.append(request.post_data_json) if request.method == "POST" else None)
+    drawing = "/v1/images/generations"
+    page.on("request", lambda request: sent.append(request.post_data_json) if request.url.endswith(drawing) else None)
     expect(page.get_by_label("plain")).to_be_checked()
     draw(page)
     page.get_by_label("cartoon", exact=True).check()

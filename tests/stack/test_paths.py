@@ -62,9 +62,9 @@ def test_the_servers_find_their_databases_and_artefacts(odd: Stack) -> None:
     found = {program.name: program for program in programs(odd)}
     url = make_url(found["prefect"].environment["PREFECT_API_DATABASE_CONNECTION_URL"])
     assert url.database == str(odd.home / "stack/prefect/prefect.db") and url.drivername == "sqlite+aiosqlite"
-    command = found["mlflow"].command
-    assert make_url(command[command.index("--backend-store-uri") + 1]).database == "mlflow.db"
-    artefacts = get_artifact_repository(command[command.index("--artifacts-destination") + 1])
+    *_, database_uri, artifacts_uri = found["mlflow"].command
+    assert make_url(database_uri).database == "mlflow.db"
+    artefacts = get_artifact_repository(artifacts_uri)
     assert artefacts._artifact_dir == str(odd.home / "stack/mlflow/artifacts")
     mlflow_folder(odd).mkdir()
     with closing(sqlite3.connect(mlflow_folder(odd) / "mlflow.db")) as database:
