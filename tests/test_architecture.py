@@ -25,6 +25,7 @@ LAYERS = [
         "templates",
         "lettering",
         "names",
+        "plugins",
     },
     {"diffusion", "contract", "recipes", "actors"},
     {"sampling"},

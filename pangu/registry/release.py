@@ -22,7 +22,7 @@ from pangu.registry.drawing_model import check_mlflow
 from pangu.registry.fetch import pair_contracts
 from pangu.registry.manifest import Manifest
 from pangu.registry.model_page import write_pages
-from pangu.registry.version_files import is_whole, upload
+from pangu.registry.registered_files import is_whole, upload
 from pangu.train.mlflow_names import dataset_input
 
 if TYPE_CHECKING:
