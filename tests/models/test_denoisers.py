@@ -66,8 +66,8 @@ def test_a_lower_image_takes_as_many_channels_again() -> None:
 @subtests.parametrize(
     ("unet", "pooled", "sentence"),
     [
-        (lambda: sdxl_unet(pooled=12), 21, "does not fit pooled text of 21 channels"),
-        (lambda: sdxl_unet(pooled=4), 13, "does not fit pooled text of 13"),
+        (lambda: sdxl_unet(pooled=12), 22, "does not fit pooled text of 22 channels"),
+        (lambda: sdxl_unet(pooled=4), 14, "does not fit pooled text of 14"),
         (lambda: stable_diffusion_unet(num_class_embeds=10), 12, "num_class_embeds = 10; a text-to-image UNet"),
     ],
 )
