@@ -11,7 +11,6 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from in_child import in_child
 
 from pangu.data.card import Card
 from pangu.data.example.openmoji import render_png, selection
@@ -65,19 +65,6 @@ def measure(folder: Path, rows: int, workers: int, upscaler: str) -> dict[str, f
     card, home = card_of(source, upscaler), Home(folder / f"home-{rows}-{workers}")
     ingested = in_child(lambda: ingest(card, home).model_dump(mode="json"))
     return in_child(lambda: run(card, home, ingested, workers))
-
-
-def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What the work returns, done in a process of its own."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(write, json.dumps(work()).encode())
-        os._exit(0)
-    os.close(write)
-    text = b"".join(iter(lambda: os.read(read, 65_536), b""))
-    os.waitpid(child, 0)
-    return json.loads(text)
 
 
 def card_of(source: Path, upscaler: str) -> Card:

@@ -9,7 +9,6 @@ duplicate of the one before it; one in ten of the listed rows has the bytes of a
 
 import argparse
 import json
-import os
 import resource
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from in_child import in_child
 
 from pangu.data.card import Card
 from pangu.data.images import encode_png
@@ -172,19 +172,6 @@ def listed(shard: pa.Table, start: int, number: int) -> pa.Table:
             for field in ROWS
         }
     ).cast(ROWS)
-
-
-def in_child(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the work returns, done in a process of its own."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.write(write, json.dumps(work()).encode())
-        os._exit(0)
-    os.close(write)
-    text = b"".join(iter(lambda: os.read(read, 65_536), b""))
-    os.waitpid(child, 0)
-    return dict(json.loads(text))
 
 
 if __name__ == "__main__":
