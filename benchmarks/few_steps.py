@@ -162,6 +162,7 @@ def main() -> None:
             num_inference_steps=steps,
             guidance_scale=3.0,
             metrics=("retrieval", "fid"),
+            split="held_out",
         )
         outcome = evaluate_whole(pair, name, home, CARD, version, protocol)
         figures[name] = outcome.metrics | {"seconds": seconds_a_picture(pair, steps)}

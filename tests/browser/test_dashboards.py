@@ -69,8 +69,8 @@ def keep(page: Page, name: str) -> None:
 
 
 def property_of(page: Page, name: str) -> Locator:
-    """The field of a form, by the first words of its label."""
-    label = page.locator(".schema-form-property__label", has_text=re.compile(rf"^{name}\b"))
+    """The field of a form, by all capitalised words of its label."""
+    label = page.locator(".schema-form-property__label", has_text=re.compile(rf"^{name}\b(?! [A-Z])"))
     return page.locator(".schema-form-property").filter(has=label).last
 
 
