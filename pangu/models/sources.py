@@ -8,6 +8,9 @@ from typing import Any
 from pangu.errors import UserError
 from pangu.storage import Home
 
+CLIP_LIKE = ("clip", "clip_text_model", "chinese_clip", "chinese_clip_text_model")
+"""Kinds of text encoders, as their configurations say it, that longer text can be read by in windows."""
+
 
 def locate(source: str, asset: str) -> str:
     """The folder or hub id to load from; `asset` is the folder under `pangu/assets` that 'embedded' means.

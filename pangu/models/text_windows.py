@@ -9,15 +9,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pangu.models.sources import CLIP_LIKE
 from pangu.models.text import TextTower, encoded
 
 MOST_WINDOWS = 8
-KINDS = ("clip", "clip_text_model", "chinese_clip", "chinese_clip_text_model")
 
 
 def reads_windows(towers: Sequence[TextTower]) -> bool:
     """Whether all of these encoders are like CLIP's."""
-    return all(tower.join is None and tower.encoder.config.model_type in KINDS for tower in towers)
+    return all(tower.join is None and tower.encoder.config.model_type in CLIP_LIKE for tower in towers)
 
 
 def windows_of(towers: Sequence[TextTower], captions: Sequence[str], max_tokens: int) -> int:

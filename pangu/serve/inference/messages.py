@@ -26,6 +26,7 @@ class Capabilities(Frozen):
     num_inference_steps: int = 30
     guidance_scale: float = 3.0
     prompts: dict[str, tuple[str, ...]] = Field({}, description="Language -> captions that it was trained on")
+    reads_windows: bool = Field(False, description="Whether long text can be read in windows")
 
 
 class Release(Frozen):

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from pangu.contract import SHARED, expert_roles
 from pangu.diffusion.presets import presets_for
 from pangu.errors import UserError
 from pangu.models.devices import best_device
+from pangu.models.sources import CLIP_LIKE, read_config
 from pangu.registry.fetch import pair_contracts
 from pangu.registry.manifest import Manifest
 from pangu.serve.inference.messages import Capabilities, Release
@@ -29,7 +30,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 """Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn."""
 
-SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets")
+SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets", "distilled")
 """The fields of a contract that decide what a generator draws; the others say where it comes from."""
 
 
@@ -67,20 +68,38 @@ def capabilities_of(folder: Path) -> Capabilities:
     Raises:
         UserError: the folder is no pair.
     """
-    contract, index = pair_contracts(folder)["structure"], read_json(folder / "model_index.json")
+    contracts, index = pair_contracts(folder), read_json(folder / "model_index.json")
+    contract = contracts["structure"]
     sizes = [
         f"{width}x{height}"
         for height, width in presets_for(contract.resolution, contract.presets, contract.spatial_factor)
     ]
     preferred = f"{contract.resolution}x{contract.resolution}"
     sampling = Sampling.model_validate(index.get("sampling") or {})
+    students = [len(each.distilled.timesteps) for each in contracts.values() if each.distilled is not None]
+    if len(students) == len(contracts):
+        sampling = Sampling(num_inference_steps=sum(students), guidance_scale=1.0)
     return Capabilities(
         sizes=tuple(sorted(sizes, key=lambda size: size != preferred)),
         styles=tuple(index.get("styles") or {}),
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
         prompts=index.get("prompts") or {},
+        reads_windows=_reads_windows(folder, index, contracts),
     )
+
+
+def _reads_windows(folder: Path, index: Mapping[str, Any], roles: Iterable[str]) -> bool:
+    """Whether all encoders are like CLIP's, side by side, and all networks UNets, as the folder says of them."""
+    kinds = [
+        read_config(str(folder), f"{name}/config.json") or {}
+        for name in index
+        if name.startswith("text_encoder") and (folder / name).is_dir()
+    ]
+    networks = [(read_config(str(folder), f"{role}/config.json") or {}).get("_class_name") for role in roles]
+    joined = any("joins" in ways for ways in (index.get("own_text") or {}).values())
+    clip_like = all(kind.get("model_type") in CLIP_LIKE for kind in kinds)
+    return bool(kinds) and clip_like and not joined and set(networks) == {"UNet2DConditionModel"}
 
 
 def release_of(folder: Path) -> Release:

@@ -84,7 +84,7 @@ class StructurePool(Pool):
     async def read(self, release: Release, job: Job) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
         """What of the texts of a request would not be read, and which words are unknown; nothing is drawn."""
         async with self._models.acquire(release) as pipeline:
-            asked = with_reading(pipeline, release, job)
+            asked = with_reading(release, job)
             return await self._worker.run(lambda: (unread_in(pipeline, asked), unknown_in(pipeline, asked)))
 
     async def _watched(
@@ -111,7 +111,7 @@ class StructurePool(Pool):
 
     async def _prepared(self, pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Prepared:
         self._loras.check(job)
-        job = with_reading(pipeline, release, job)
+        job = with_reading(release, job)
         towers = Towers(pipeline, release.key("structure"), self._texts)
         return await self._worker.run(lambda: prepare(towers, job))
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pangu.config import Role
 from pangu.serve.inference.messages import Job, Release, Unread
-from pangu.storage import read_json
 
 if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -34,13 +33,11 @@ def encoder_at(pipeline: "PanGuDrawPipeline", role: Role, place: int) -> str:
     return f"text_encoder{own}" + ("_2" if place else "")
 
 
-def with_reading(pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> Job:
-    """The request with its texts read in windows only where this release can; the texture half may be in another process."""
+def with_reading(release: Release, job: Job) -> Job:
+    """The request with its texts read in windows only where this release can."""
     if job.long_prompts != "windows":
         return job
-    texture = read_json(release.folder / "texture" / "config.json").get("_class_name")
-    can = pipeline.reads_windows and texture == "UNet2DConditionModel"
-    return replace(job, long_prompts="windows" if can else "cut")
+    return replace(job, long_prompts="windows" if release.offers.reads_windows else "cut")
 
 
 def captions_of(job: Job, prefixes: Mapping[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ const word = (name, values = {}) => WORDS[language][name].replace(/\{(\w)\}/g, (
 function speak() {
   document.documentElement.lang = language;
   for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
+  for (const part of document.querySelectorAll("[data-hint]")) part.placeholder = word(part.dataset.hint);
   if (shown) showRelease(shown);
   $("state").textContent = "";
   propose();
@@ -61,6 +62,7 @@ async function load() {
   setStyles({});
   showRelease(model);
   $("enhance-choice").hidden = !model.enhances;
+  $("windows-choice").hidden = !model.reads_windows;
   $("loras").hidden = model.loras.length === 0;
   $("lora-mix").replaceChildren(...model.loras.flatMap((name) => slider(`lora-${name}`, name, 2)));
   $("coop").hidden = model.partners.length === 0;
