@@ -6,8 +6,8 @@ a fifth of the time.
 
     python benchmarks/few_steps.py [--steps 3000] [--student-steps 2] [--prompts 200] [--home FOLDER]
 
-Half an hour a core with the defaults, on two cores, and ten minutes to draw; 800 steps were enough for flat drawings. With --home,
-a run that was stopped continues.
+Half an hour a core with the defaults, on two cores, and ten minutes to draw; 800 steps were enough for flat drawings. With
+--home, a run that was stopped continues.
 """
 
 import argparse
