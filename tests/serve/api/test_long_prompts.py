@@ -32,6 +32,11 @@ def draw(local: LocalServer, prompt: str, **fields: Any) -> httpx.Response:
     return local.draw(prompt, **{"seed": 3, "num_inference_steps": 4, **fields})
 
 
+def offered(local: LocalServer) -> bool:
+    """Whether the model's description says that long text can be read in windows, by which the studio offers it."""
+    return bool(httpx.get(f"{local.url}/v1/models").json()["data"][0]["reads_windows"])
+
+
 def check(local: LocalServer, prompt: str, **fields: Any) -> dict[str, Any]:
     answer = httpx.post(f"{local.url}/v1/prompts/check", json={"prompt": prompt, **fields}, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -87,7 +92,11 @@ def test_encoders_that_read_no_windows_cut_and_say_so_and_a_server_may_read_them
         usual = server.draw(LONG + TAIL, seed=3, num_inference_steps=4)
         assert np.array_equal(pixels(usual), pixels(draw(local, LONG + TAIL, long_prompts="windows")))
         assert server.draw(LONG, seed=3, num_inference_steps=4, long_prompts="cut").json()["unread"]
-    monkeypatch.setattr("pangu.models.text_windows.KINDS", ())
-    said = draw(local, LONG + TAIL, long_prompts="windows")
+    assert offered(local)
+    for module in ("pangu.models.text_windows", "pangu.serve.inference.parts"):
+        monkeypatch.setattr(f"{module}.CLIP_LIKE", ())
+    with serving(pair_folder) as server:
+        assert not offered(server)
+        said = draw(server, LONG + TAIL, long_prompts="windows")
     assert said.json()["request"]["long_prompts"] == "cut" and said.json()["unread"]
     assert json.loads(facts_in(file_of(said))["unread"]) == said.json()["unread"]
