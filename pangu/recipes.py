@@ -303,7 +303,14 @@ def student_of(recipe: Recipe, teacher: str, steps: int = 2) -> Recipe:
     """The recipe of a pair made one in which each half is distilled from its own half of `teacher`, alone, to `steps` steps.
 
     teacher: what `init_from` takes. The guidance that the pair draws with is built in.
+
+    Raises:
+        UserError: the recipe trains no pair.
     """
+    if recipe.strategy != "time_decoupling":
+        raise UserError(
+            f"Recipe '{recipe.name}' trains no pair, so there are no halves to distill; choose another one."
+        )
     settings = Distillation(steps=steps, guidance_scale=max(recipe.sampling.guidance_scale, 1.0))
     gentle = {"lr_peak": recipe.optimization.lr_peak / 2, "caption_dropout": 0.0}  # nobody asks it without a caption
     return recipe.model_copy(

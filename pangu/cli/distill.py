@@ -29,7 +29,6 @@ def distill(
     as_json: JsonOption = False,
 ) -> None:
     """Teach one half to draw its interval in few steps, guidance built in; --recipe is that of the teacher's networks."""
-    from pangu.config import ROLES
     from pangu.data.card import load_card
     from pangu.errors import UserError
     from pangu.progress import for_machines, print_progress
@@ -39,10 +38,10 @@ def distill(
     from pangu.storage import Home
     from pangu.train.launch import train
 
-    half = next((known for known in ROLES if known == role), None)
-    if half is None:
-        raise UserError(f"--role must be one of {', '.join(ROLES)}, not '{role}'.")
     home, wanted = Home.from_environment(), student_of(named(recipe), teacher, student_steps)
+    half = next((known for known in wanted.roles if known == role), None)
+    if half is None:
+        raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
     resolve = partial(registered_pair, cache_dir=home.root / "fetched")
     report = None if for_machines() else print_progress
     outcome = train(half, load_card(card).name, encode_id, wanted, home, run_name, resolve, report)

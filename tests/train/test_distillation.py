@@ -20,12 +20,13 @@ from pangu.diffusion.interval import TimeInterval, interval_of
 from pangu.diffusion.noise import NoiseLevel, add_noise, carried, clean_between, prediction_from_clean
 from pangu.diffusion.segments import segment_ends, segment_starts
 from pangu.diffusion.training_levels import training_levels
+from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import denoise
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-from pangu.recipes import student_of, tiny
+from pangu.recipes import single, student_of, tiny
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.randomness import Batch
 from pangu.train.segment_target import SegmentTarget, Teacher
@@ -248,6 +249,11 @@ def test_a_recipe_that_can_not_teach_is_refused_when_it_is_read(changes: dict, s
     jobs = {role: tree["jobs"]["structure"] | job for role, job in changes.get("jobs", tree["jobs"]).items()}
     with pytest.raises(ValidationError, match=sentence):
         Recipe.model_validate(tree | changes | {"jobs": jobs})
+
+
+def test_a_recipe_without_halves_has_no_students() -> None:
+    with pytest.raises(UserError, match="'single' trains no pair, so there are no halves to distill"):
+        student_of(single(), "embedded")
 
 
 def test_what_is_not_distilled_is_written_as_before() -> None:
