@@ -1,8 +1,8 @@
-"""`pangu encode`, `pangu train`: from a dataset to two generators."""
+"""`pangu encode`, `pangu train`, `pangu distill`: from a dataset to two generators."""
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -24,11 +24,15 @@ from pangu.cli.common import (
 )
 from pangu.names import LATEST, resolve, runs
 
+if TYPE_CHECKING:
+    from pangu.config import Recipe
+
 
 def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command()(encode)
     app.command()(train)
+    app.command()(distill)
     app.command()(assemble)
     app.command()(recipes)
 
@@ -77,20 +81,61 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one generator on its own timesteps, with Ray Train; the other generator is another job."""
+    from pangu.recipes import recipe as named
+
+    _train(card, role, encode_id, named(recipe), run_name, continue_run, result, as_json)
+
+
+def distill(
+    card: CardArgument,
+    role: Annotated[
+        str, typer.Option(help="'structure' or 'texture'; the other half is another job, or stays as it is.")
+    ],
+    encode_id: EncodeIdOption = LATEST,
+    teacher: Annotated[
+        str, typer.Option(help="The pair that is distilled: 'embedded', a folder, or models:/pangu-pair@champion.")
+    ] = "embedded",
+    student_steps: Annotated[int, typer.Option(min=1, max=50, help="Sampling steps that the half will need.")] = 2,
+    recipe: RecipeOption = "demo",
+    run_name: Annotated[str | None, typer.Option(help="Default: follows from data and recipe.")] = None,
+    result: ResultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach one half to draw its interval in few steps, guidance built in; --recipe is that of the teacher's networks."""
+    from pangu.recipes import recipe as named
+    from pangu.recipes import student_of
+
+    students = student_of(named(recipe), teacher, student_steps)
+    _train(card, role, encode_id, students, run_name, None, result, as_json)
+
+
+def _train(
+    card: str,
+    role: str,
+    encode_id: str,
+    wanted: "Recipe",
+    run_name: str | None,
+    continue_run: str | None,
+    result: Path | None,
+    as_json: bool,
+) -> None:
+    """One job of a recipe.
+
+    Raises:
+        UserError: the recipe has no such job, or nothing is called so.
+    """
     from pangu.config import Role
     from pangu.data.card import load_card
     from pangu.errors import UserError
     from pangu.progress import for_machines, print_progress
-    from pangu.recipes import recipe as named
     from pangu.registry.fetch import registered_pair
     from pangu.storage import Home
     from pangu.train.continuing import continued
     from pangu.train.launch import train as run
 
-    wanted, home = named(recipe), Home.from_environment()
     if role not in wanted.roles:
-        raise UserError(f"--role of recipe '{recipe}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
-    dataset = load_card(card).name
+        raise UserError(f"--role of recipe '{wanted.name}' must be one of {', '.join(wanted.roles)}, not '{role}'.")
+    home, dataset = Home.from_environment(), load_card(card).name
     encode_id = encode_id_of(home, dataset, encode_id)
     if continue_run is not None:
         continue_run = resolve(continue_run, runs(home, role), "run", "pangu train")
