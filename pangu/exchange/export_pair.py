@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusers import UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 
@@ -12,9 +13,9 @@ from pangu.config import Role, Sampling
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
 from pangu.exchange import comfyui
-from pangu.exchange.network_weights import load_stored, stored_weights, unet_shape
+from pangu.exchange.network_weights import load_network, network_shape, stored_weights
 from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
-from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora, unload_lora
+from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from pangu.models.original_layout import check_layout, original_weights
@@ -82,9 +83,10 @@ def _export(
     """pair: what makes one pipeline of the halves."""
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} holds something already; name a new folder.")
-    shapes = {name: unet_shape(place) for name, place in halves.items()}
+    shapes = {name: network_shape(place) for name, place in halves.items()}
     if original:
         for shape in shapes.values():
+            _check_class(shape)
             check_layout(shape.config, None if pair is None else _pooled(pair))
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -121,6 +123,13 @@ def _export(
         adapters=sorted(used),
         warnings=warnings,
     )
+
+
+def _check_class(network: Any) -> None:
+    if not isinstance(network, UNet2DConditionModel):
+        raise UserError(
+            f"The original layout of a {type(network).__name__} is not written here; export it as diffusers' components."
+        )
 
 
 def _for_comfyui(
@@ -160,7 +169,7 @@ def _adapter(
     folder: Path,
     used: Mapping[str, Path],
 ) -> dict[str, Path]:
-    """An adapter as `NAME/pytorch_lora_weights.safetensors`, diffusers', and as `NAME.safetensors`, kohya's."""
+    """An adapter as `NAME/pytorch_lora_weights.safetensors`, diffusers', and, of a UNet, as `NAME.safetensors`, kohya's."""
     file = find_weights(source)
     own = file.parent / CONTRACT_FILE
     contract = GeneratorContract.load(file.parent) if own.is_file() else None
@@ -174,13 +183,13 @@ def _adapter(
     name = f"{wanted}-{file.stem if file.stem != 'pytorch_lora_weights' else source.name}"
     if name in used:
         raise UserError(f"{source} and {used[name]} would both be written as {name}; rename one.")
-    unet: Any = load_stored(halves[wanted])
-    layers = fitted(file, unet, contracts[wanted], str(source))
+    network: Any = load_network(halves[wanted])
+    layers = fitted(file, network, contracts[wanted], str(source))
     folder.mkdir(exist_ok=True)
-    save_file(kohya_tensors(layers, unet), folder / f"{name}.safetensors")
-    unload_lora(unet)
-    put_adapter(unet, ADAPTER, layers)
-    save_lora(unet, contracts[wanted], folder / name)
+    if isinstance(network, UNet2DConditionModel):  # the original code of each transformer has a spelling of its own
+        save_file(kohya_tensors(layers, network), folder / f"{name}.safetensors")
+    put_adapter(network, ADAPTER, layers)
+    save_lora(network, contracts[wanted], folder / name)
     return {name: source}
 
 

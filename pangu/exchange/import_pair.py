@@ -14,10 +14,10 @@ from pangu.data.encode.encoders import describe
 from pangu.data.propose.start_from import adapter_recipe
 from pangu.errors import UserError
 from pangu.exchange.experts import HANDOVER, ExpertOnDisk, read_experts
-from pangu.exchange.network_weights import UNET, load_network
+from pangu.exchange.network_weights import load_network
 from pangu.exchange.transformer_recipe import transformer_recipe
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
-from pangu.models.denoisers import condition_of, family_of, latent_channels
+from pangu.models.denoisers import FAMILIES, condition_of, family_of, latent_channels
 from pangu.models.families.family import MASKED
 from pangu.models.text import TextTower, load_text_tower
 from pangu.models.whole import is_whole_pipeline
@@ -119,9 +119,9 @@ def _recipes(name: str, experts: list[ExpertOnDisk], resolution: int | None) -> 
     found = []
     for expert in experts:
         scheduler = str((read_json(Path(expert.root) / "scheduler/scheduler_config.json")).get("_class_name"))
-        if expert.network == UNET and scheduler.startswith("FlowMatch"):
+        of_unet = expert.network == FAMILIES["unet"].network_class
+        if of_unet and scheduler.startswith("FlowMatch"):
             raise UserError(f"{expert.root} has a UNet under a {scheduler}, whose flow is not imported.")
-        of_unet = expert.network == UNET
         found.append(adapter_recipe(expert.root, on_gpu=False) if of_unet else transformer_recipe(expert, resolution))
     first, last = found
     for field, ours in first.schedule.model_dump().items():

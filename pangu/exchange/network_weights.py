@@ -13,32 +13,17 @@ from pangu.errors import UserError
 from pangu.models.denoisers import FAMILIES, family_of, family_of_class
 from pangu.storage import read_json
 
-UNET = "UNet2DConditionModel"
-
-
-def unet_shape(folder: Path) -> Any:
-    """The UNet that a folder's configuration describes, on the meta device: names and shapes, no memory.
-
-    Raises:
-        UserError: there is no configuration, or one of another architecture.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.json; name a folder of a UNet as diffusers saves it.")
-    config = read_json(path)
-    if config.get("_class_name") != UNET:
-        raise UserError(f"{folder} is a {config.get('_class_name')}, but a {UNET} is needed.")
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(config)
-
 
 def network_shape(folder: Path) -> Any:
-    """The same for a network of any known class.
+    """The network that a folder's configuration describes, on the meta device: names and shapes, no memory.
 
     Raises:
         UserError: there is no configuration, or one of a class that is not known here.
     """
-    config = read_json(folder / "config.json")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no config.json; name a folder of a network as diffusers saves it.")
+    config = read_json(path)
     family = family_of_class(str(config.get("_class_name")))
     if family is None:
         known = ", ".join(each.network_class for each in FAMILIES.values())
@@ -86,22 +71,12 @@ def load_network(folder: Path) -> Any:
     Raises:
         UserError: as `network_shape` and `stored_weights`.
     """
-    shape = network_shape(folder)
-    if type(shape).__name__ == UNET:
-        return load_stored(folder)
-    # Tables that are made with a network and not stored, as those of positions, are not there on the meta device.
-    dtype = next(iter(stored_weights(folder, shape).values())).dtype
-    found = type(shape).from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
-    return found.eval().requires_grad_(False)
-
-
-def load_stored(folder: Path) -> UNet2DConditionModel:
-    """The UNet of a folder in the dtype that it is stored in, for use without gradients.
-
-    Raises:
-        UserError: as `stored_weights`.
-    """
-    shape = unet_shape(folder)
-    shape.load_state_dict(stored_weights(folder, shape), assign=True)
-    unet: UNet2DConditionModel = shape.eval().requires_grad_(False)
-    return unet
+    network = network_shape(folder)
+    weights = stored_weights(folder, network)
+    if isinstance(network, UNet2DConditionModel):
+        network.load_state_dict(weights, assign=True)
+    else:
+        # Tables that are made with a network and not stored, as those of positions, are not there on the meta device.
+        dtype = next(iter(weights.values())).dtype
+        network = type(network).from_pretrained(folder, torch_dtype=dtype, use_safetensors=True)
+    return network.eval().requires_grad_(False)

@@ -20,11 +20,15 @@ from transformers import CLIPTextModelWithProjection, Gemma2Config, Gemma2Model,
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoders import describe
 from pangu.errors import UserError
+from pangu.exchange.export_pair import export_pair
 from pangu.exchange.import_pair import import_pair
+from pangu.exchange.network_weights import load_network
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.denoisers import family_of
 from pangu.models.families.packing import pack
 from pangu.models.init_weights import initial_denoiser
+from pangu.models.lora import ADAPTER, fitted, put_adapter, save_lora
+from pangu.models.lora_files import read_file
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import starting_pair
 from pangu.pipelines.experts_pipeline import load_pair
@@ -34,6 +38,7 @@ from pangu.train.loop import train_loop
 from pangu.train.starting_weights import pin_initial, starting_network
 from tests import subtests
 from tests.exchange.test_import_pair import wan as wan_without_weights
+from tests.models.adapter_files import random_adapter
 from tests.pipelines.coop.small import (
     WIDTH,
     flux,
@@ -154,8 +159,34 @@ def test_an_imported_transformer_draws_what_its_pipeline_draws(kind: str, tmp_pa
     for role in ("structure", "texture"):
         ours_there, imported = start.generator(role).state_dict(), pair.generator(role).state_dict()
         assert all(torch.equal(tensor, imported[name]) for name, tensor in ours_there.items())
+    _leaves(Path(made.pair), pair, tmp_path)
     with torch.enable_grad():
         _trains_from(made.recipe, tmp_path / "run", side // 2)
+
+
+def _leaves(folder: Path, pair: Any, tmp_path: Path) -> None:
+    """Its halves and an adapter are written so that diffusers' own classes open them, to the bit; it has no single file."""
+    adapter = random_adapter(pair.structure, ("to_q", "to_v"))
+    carrier = load_network(folder / "structure")
+    put_adapter(carrier, ADAPTER, adapter)
+    save_lora(carrier, pair.contract("structure"), tmp_path / "ink")
+    out = Path(export_pair(folder, tmp_path / "out", adapters=[tmp_path / "ink"]).folder)
+    for role in ("structure", "texture"):
+        theirs = type(pair.structure).from_pretrained(out / role, use_safetensors=True).state_dict()
+        assert all(torch.equal(theirs[name], weight) for name, weight in pair.generator(role).state_dict().items())
+    written = read_file(out / "adapters/structure-ink/pytorch_lora_weights.safetensors")
+    again = fitted(written, load_network(out / "structure"), pair.contract("structure"))
+    assert again.keys() == adapter.keys()
+    assert all(
+        torch.equal(again[name].up, low.up) and torch.equal(again[name].down, low.down) for name, low in adapter.items()
+    )
+    assert all(name.startswith("transformer.") for name in written.tensors)
+    exported = load_pair(out)
+    assert type(exported) is type(pair) and exported.contract("texture") == pair.contract("texture")
+    with pytest.raises(
+        UserError, match=f"The original layout of a {type(pair.structure).__name__} is not written here"
+    ):
+        export_pair(folder, tmp_path / "single", original=True)
 
 
 def _trains_from(file: str, folder: Path, side: int) -> None:
