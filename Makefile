@@ -33,7 +33,7 @@ up: $(STAMP)
 down: $(STAMP)
 	$(BIN)/pangu down
 
-# Everything but what takes a minute a test, in streams side by side; tests/streams.py says which.
+# Everything but what takes long, in streams side by side; tests/streams.py says which.
 test: $(STAMP)
 	@$(BIN)/python -m tests.streams
 
@@ -44,7 +44,7 @@ $(STREAMS:%=test-%): test-%: $(STAMP)
 touched: $(STAMP)
 	@tests=$$($(BIN)/python -m tests.touched $(or $(BASE),main)); test -z "$$tests" || $(BIN)/python -m pytest $$tests
 
-# What takes a minute a test: twenty minutes more.
+# What takes long: half an hour more.
 test-long: $(STAMP)
 	$(BIN)/python -m pytest -m long
 

@@ -81,6 +81,7 @@ def run(code: str, bare: Path, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_what_computes_trains_and_draws_where_nothing_else_is_installed(bare: Path, tmp_path: Path) -> None:
     for missing in ("pyarrow", "deltalake", "ray", "mlflow", "prefect", "img2dataset", "peft"):
         assert not (bare / missing).exists()

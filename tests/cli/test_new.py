@@ -26,6 +26,7 @@ def run(folder: Path, environment: dict[str, str], *arguments: str) -> subproces
     return subprocess.run(asked, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
 
 
+@pytest.mark.long
 def test_in_a_pipe_the_outcome_alone_is_printed_and_nothing_is_guessed_or_overwritten(tmp_path, environment) -> None:
     pictures(tmp_path / "spots", 12)
     silent = run(tmp_path, environment, "spots")

@@ -109,6 +109,7 @@ def test_pangu_alone_says_where_to_begin_and_its_version_is_that_of_the_package(
     assert json.loads(run("recipes", "tiny"))["name"] == "tiny"
 
 
+@pytest.mark.long
 def test_the_shell_completes_cards_recipes_datasets_and_runs(here: Home) -> None:
     new_card(pictures(Path("spots"), 9), here)
     here.run("structure-ab").mkdir(parents=True)

@@ -63,6 +63,7 @@ def dataset(home: Home, times: int) -> int:
     return commit_rows(home, rows)
 
 
+@pytest.mark.long
 def test_ten_times_the_rows_cost_no_byte_of_images_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(version_files, "rows_per_group", lambda stored: 1)
     monkeypatch.setattr("pangu.evaluate.eval_set.STYLE_EXAMPLES", 5)

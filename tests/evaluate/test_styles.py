@@ -98,6 +98,7 @@ def test_originals_as_the_answers_reach_everything(material, protocol) -> None:
     assert score(material, other, protocol, Judges())["memory_top1"] < 1
 
 
+@pytest.mark.long
 def test_a_whole_pair_is_measured_as_it_is_and_once(styled, protocol, pair) -> None:
     home, version = styled
     outcome = evaluate_whole(pair, "somewhere", home, NAME, version, protocol)
@@ -155,6 +156,7 @@ def test_styles_are_asked_for_where_recipe_or_pair_and_rows_have_them(styled, be
         plan(STYLED, bench.home, bench.dataset, bench.version, Judges(), metrics=["style"])
 
 
+@pytest.mark.long
 def test_the_classifier_tells_outlines_apart_that_were_kept_from_it() -> None:
     """Images of one mean colour, with a dark frame or without, told by captions that it never saw; the same bits again."""
     generator = np.random.default_rng(0)

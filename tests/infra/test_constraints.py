@@ -77,6 +77,7 @@ def unmet(where: dict[str, str]) -> list[str]:
     return found
 
 
+@pytest.mark.long
 @subtests.parametrize("python", PYTHONS)
 def test_every_requirement_of_every_pin_is_pinned_on_every_platform(python: str) -> None:
     for platform in PLATFORMS:

@@ -51,6 +51,7 @@ def change(unet: Any) -> None:
     unet.load_state_dict({name: value * 0.9 for name, value in unet.state_dict().items()})
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(shapes, st.integers(0, 9), st.integers(0, 1), st.booleans()), min_size=1, max_size=8))
 @settings(max_examples=15, deadline=None)
 def test_replays_are_the_networks_own_bits_and_each_shape_is_recorded_once(

@@ -56,6 +56,7 @@ class Counting:
         return graph.forward
 
 
+@pytest.mark.long
 def test_every_preset_is_compiled_once_and_predicts_what_it_did() -> None:
     one, backend = network(), Counting()
     names, before = set(one.state_dict()), predictions(one)
@@ -88,6 +89,7 @@ def test_many_presets_are_all_compiled_although_torch_gives_up_after_eight_shape
     assert min(per_preset) > 0, graphs
 
 
+@pytest.mark.long
 def test_where_the_compiler_fails_the_blocks_run_as_they_are_and_it_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

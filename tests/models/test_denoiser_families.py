@@ -293,6 +293,7 @@ def test_a_size_that_it_can_not_draw_is_refused_and_all_others_are_drawn(name: s
             denoise(network, torch.zeros(1, 4, 1, 1).expand(1, 4, most, most + step), *question(1)[1:], 0)
 
 
+@pytest.mark.long
 @subtests.parametrize("name", FAMILIES)
 def test_the_planner_counts_it_on_the_meta_device(name: str) -> None:
     """The same operations as the network's own on a CPU, and the bytes of a step, without any weight."""

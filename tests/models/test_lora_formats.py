@@ -32,6 +32,7 @@ def read(file: Path, unet: Any, **options: Any) -> None:
     put_adapter(unet, ADAPTER, fitted(file, unet, contract("structure"), **options))
 
 
+@pytest.mark.long
 @subtests.parametrize("form", FORMATS)
 def test_every_format_means_w_plus_alpha_over_rank_times_b_a(form, tmp_path) -> None:
     """On every linear and convolutional layer, and bit for bit the matrices of the file: no other, and none left out."""

@@ -51,6 +51,7 @@ def sdxl() -> UNet2DConditionModel:
 SHAPES = [sd1, sd2, sdxl]
 
 
+@pytest.mark.long
 @subtests.parametrize("make", SHAPES)
 def test_diffusers_reads_the_single_file_back_to_the_bit_by_the_names_of_the_original_code(
     make, tmp_path: Path

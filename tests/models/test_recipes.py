@@ -33,6 +33,7 @@ def test_large_recipes_have_the_published_sizes(capsys) -> None:
     assert 2 * counts["pangu_draw_5b"] == pytest.approx(5e9, rel=0.05)
 
 
+@pytest.mark.long
 @subtests.parametrize("side", [512, 1024])
 def test_half_of_a_large_model_is_half_of_its_work_and_not_of_its_parameters_alone(side: int) -> None:
     half, whole = (Shapes(RECIPES[name]()) for name in ("sdxl_half", "pangu_draw_5b"))

@@ -101,6 +101,7 @@ def timesteps_are_sound(name: str, spacing: str, steps: int) -> None:
     assert own == sorted(own, reverse=True) and own[0] <= 999 and own[-1] >= 0
 
 
+@pytest.mark.long
 @subtests.parametrize("name", sorted(SAMPLERS))
 def test_every_step_ends_at_the_next_timestep_and_the_last_one_without_noise(name: str) -> None:
     for spacing, steps in itertools.product(SPACINGS, range(1, 201)):

@@ -74,6 +74,7 @@ def cascade(shared_pair: PanGuDrawPipeline) -> Cascade:
     return Cascade(**networks, **shared(shared_pair), contracts=contracts(shared_pair, *RESOLUTIONS))
 
 
+@pytest.mark.long
 def test_every_scheduler_of_diffusers_draws_to_the_end_or_is_refused(pair, cascade, shared_pair) -> None:
     single = SingleStage(
         unet=shared_pair.structure, **shared(shared_pair), contracts=contracts(shared_pair, "boost_high")
@@ -107,6 +108,7 @@ def test_every_scheduler_of_diffusers_draws_to_the_end_or_is_refused(pair, casca
     } <= refused
 
 
+@pytest.mark.long
 def test_so_does_a_cooperation() -> None:
     pipe = small.stable_diffusion()
 

@@ -284,6 +284,7 @@ def test_what_a_call_returns(pipelines) -> None:
         assert pipe.image_processor.postprocess(pipe.decode(latents, "pt"), "pil", [False])[0].size == (96, 96)
 
 
+@pytest.mark.long
 def test_all_ways_of_offloading_draw_the_same(pipelines) -> None:
     """The accelerator is the CPU, which changes no bit; offloaded layers have no weights of their own (meta tensors)."""
     for pipe in pipelines:

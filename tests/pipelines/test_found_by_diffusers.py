@@ -51,6 +51,7 @@ def python(code: str, *arguments: Path, flags: tuple[str, ...] = (), **environme
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_pair_folder_opens_by_itself_where_the_package_is_installed_and_says_what_to_install_elsewhere(
     tmp_path,

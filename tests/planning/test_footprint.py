@@ -102,6 +102,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_autograd_saves(bf16: bool) -
     assert predicted == pytest.approx(sum(saved.values()), rel=0.01)
 
 
+@pytest.mark.long
 @subtests.parametrize("recomputes", [False, True], ids=["kept", "recomputed"])
 @subtests.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_the_peak_of_a_pass_is_near_what_the_allocator_sees(bf16: bool, recomputes: bool) -> None:
@@ -172,6 +173,7 @@ def test_the_one_step_measured_on_a_gpu_is_predicted_within_a_twentieth() -> Non
     assert (found.peak - found.means) / GIB == pytest.approx(65, rel=0.05)
 
 
+@pytest.mark.long
 def test_a_half_of_the_papers_model_trains_on_one_card_of_80_gb() -> None:
     recipe = named("pangu_draw_5b")
     found = footprints(recipe)

@@ -91,6 +91,7 @@ def served(model: str, question: dict, log: Path) -> httpx.Response:
             server.wait(30)
 
 
+@pytest.mark.long
 def test_mlflow_loads_serves_and_shows_a_registered_pair_without_pickle_and_with_its_weights_once(
     registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,6 +124,7 @@ def test_a_new_champion_leaves_the_old_one_as_previous_and_shares_an_unchanged_g
     assert resolve("previous").pair_version == old.pair_version
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kill_at", ["create_run", "log_artifacts", "set_terminated", "create_model_version", "alias"])
 def test_killed_in_the_middle_a_rerun_completes_without_a_duplicate(
     registry: str, tmp_path: Path, kill_at: str

@@ -97,6 +97,7 @@ def test_a_new_home_and_an_empty_database_need_nothing(tmp_path: Path) -> None:
     database_schema.check(described(Home(tmp_path)), False, print)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_older_mlflow_database_is_brought_up_to_date(tmp_path: Path) -> None:
     stack = described(Home(tmp_path))

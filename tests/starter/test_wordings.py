@@ -119,6 +119,7 @@ def test_padding_counts_for_nothing_in_the_error_of_hidden_states() -> None:
     assert masked_error(now, then, mask) == pytest.approx(0.5)
 
 
+@pytest.mark.long
 def test_settling_draws_wordings_to_captions_that_stay() -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer(DRAWINGS)

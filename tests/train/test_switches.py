@@ -178,6 +178,7 @@ def changed(before: Switches, after: Switches, whole: Whole, folder: Path) -> No
         assert float(apart / gone) <= tolerance(before | after, part), part
 
 
+@pytest.mark.long
 @subtests.parametrize(("before", "after"), [case for case in CHANGED if frozenset().union(*case) in DAILY], ids=named)
 def test_a_switch_changed_at_a_resume_changes_nothing_but_rounding(
     before: Switches, after: Switches, whole: Whole, tmp_path: Path

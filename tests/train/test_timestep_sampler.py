@@ -61,6 +61,7 @@ def skewed(rows: EncodedRows) -> np.ndarray:
     return np.concatenate([random.integers(low, 1000, 5000) for low in limits])
 
 
+@pytest.mark.long
 @subtests.parametrize("sampling", ["uniform", "logit_normal", "mode"])
 @subtests.parametrize("schedule", [NoiseSchedule(), FLOW], ids=["discrete", "flow"])
 def test_a_third_of_the_rows_at_700_leaves_the_density_as_it_is(schedule: NoiseSchedule, sampling: str) -> None:

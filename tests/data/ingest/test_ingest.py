@@ -305,6 +305,7 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, "PANGU_HOME": str(home)}
 
 
+@pytest.mark.long
 def test_the_origin_command_serves_until_sigterm_and_comes_back_with_the_same_urls(tmp_path: Path) -> None:
     table = Path(load_card("openmoji").source_uri(Home(tmp_path)))
     ports = []

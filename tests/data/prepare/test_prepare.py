@@ -199,6 +199,7 @@ prepare(Card.model_validate_json(sys.argv[2]), sys.argv[3], Home(Path(sys.argv[4
 """
 
 
+@pytest.mark.long
 @subtests.parametrize("moment", ["before", "after"])
 @subtests.parametrize("first", [True, False])
 def test_killed_at_the_commit_leaves_the_old_version_or_the_new_one(

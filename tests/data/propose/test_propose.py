@@ -163,6 +163,7 @@ def test_files_that_the_source_does_not_name_are_named(here: Home, tmp_path: Pat
     assert proposal.found.passed_over == {".json": 1} and any("1 .json" in said for said in proposal.sentences)
 
 
+@pytest.mark.long
 def test_rows_of_a_table_of_urls_are_counted_with_the_sizes_that_it_says(here: Home) -> None:
     rows = ["URL\tTEXT\tWIDTH\tHEIGHT\tsimilarity"]
     rows += [f"http://127.0.0.1:9/{n}.png\t{say(n)}\t{40 + n}\t{60 + n}\t0.3" for n in range(30)]

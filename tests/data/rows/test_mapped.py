@@ -97,6 +97,7 @@ def test_a_batch_is_its_rows_in_the_order_asked_for(folder, data) -> None:
     assert torch.equal(rows.latents(chosen), torch.cat([rows.latents([row]) for row in chosen]))
 
 
+@pytest.mark.long
 def test_rows_that_two_processes_open_at_once_are_made_once_and_whole(folder) -> None:
     shutil.rmtree(cache_folder(folder), ignore_errors=True)
     code = (

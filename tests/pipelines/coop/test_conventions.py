@@ -68,6 +68,7 @@ def test_it_is_saved_and_loaded_as_one_folder(tmp_path) -> None:
         masked.save_pretrained(tmp_path / "masked")
 
 
+@pytest.mark.long
 def test_all_ways_of_offloading_draw_the_same() -> None:
     """The accelerator is the CPU; equal autoencoders are still found to be equal where their layers are meta tensors."""
     expected = draw(whole())

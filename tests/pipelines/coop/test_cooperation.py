@@ -38,6 +38,7 @@ SAMPLERS = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @subtests.parametrize("sampler", SAMPLERS)
 def test_a_model_with_itself_is_itself_for_every_strength(sampler) -> None:
     main, same = small.stable_diffusion(), small.stable_diffusion()
@@ -47,6 +48,7 @@ def test_a_model_with_itself_is_itself_for_every_strength(sampler) -> None:
     close(draw(together(main, Partner(same, strength=0.3))), alone)
 
 
+@pytest.mark.long
 @subtests.parametrize("sampler", SAMPLERS[2:])
 def test_a_partner_that_leaves_in_the_middle_does_not_break_the_sampler(sampler) -> None:
     """Whatever the solver's order: with identical models, where they take turns must not matter."""

@@ -61,6 +61,7 @@ def begun(name: str, partner: Any, **arguments: Any) -> SamplingState:
     return coop.begin("a fox", **call)
 
 
+@pytest.mark.long
 @subtests.parametrize("name", MODELS)
 def test_no_call_looks_at_what_is_on_the_device(name: str) -> None:
     guest = MODELS["stable_diffusion" if name == "controlled" else name](seed=1)

@@ -77,6 +77,7 @@ def pixels(answer: httpx.Response) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
+@pytest.mark.long
 @subtests.parametrize("name", DRAWN)
 def test_it_is_drawn_and_drawn_again_from_what_the_file_says(embedded: LocalServer, name: str) -> None:
     answer = draw(embedded, DRAWN[name])

@@ -132,6 +132,7 @@ def test_every_step_is_shown_with_what_all_of_them_would_draw(pair, partner, wor
     torch.testing.assert_close(shown[-1].clean_bchw, shown[-1].trajectory.latents_bchw, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.long
 @subtests.parametrize("own", [{}, {"every": 2}, {"strength": 1.0}, {"start": 0.5}, {"stop": 0.5}])
 def test_what_was_drawn_to_the_boundary_is_not_drawn_again(pair, partner, worker, own: dict[str, Any]) -> None:
     """Latents of the partner's own, and estimates that stand in for it, are kept with the rest."""

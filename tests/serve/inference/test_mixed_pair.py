@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -58,6 +59,7 @@ def test_a_mixed_pair_is_batched_by_network_and_draws_what_its_pipeline_draws() 
     assert sum(map(sum, rows)) == 2 * sum(steps.values())
 
 
+@pytest.mark.long
 @subtests.parametrize("kind", ["flow", "mixed"])
 def test_transformers_are_served_and_company_changes_no_picture(kind: str, tmp_path: Path) -> None:
     """Over HTTP: alone, together, on the way, from the cache, from another number of steps on, and from an image."""

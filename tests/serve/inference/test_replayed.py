@@ -117,6 +117,7 @@ def test_rows_that_fill_a_batch_change_no_bit_of_the_others(pair: PanGuDrawPipel
         torch.testing.assert_close(filled, network(*batch), rtol=0, atol=1e-4)
 
 
+@pytest.mark.long
 def test_every_shape_and_batch_is_recorded_before_the_first_request_and_none_afterwards(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
