@@ -28,6 +28,18 @@ class TextJoin(Frozen):
         description="Tokens of padding are read as they are, read as zeros, or not read: they are zeros and masked",
     )
     lower: bool = Field(False, description="Whether it reads small letters alone")
+    template: str | None = Field(
+        None,
+        pattern=r"\{\}",
+        exclude_if=lambda value: value is None,
+        description="What a language model was asked about pictures: the caption stands for {}",
+    )
+    dropped: int = Field(
+        0,
+        ge=0,
+        exclude_if=lambda value: not value,
+        description="So many tokens of the template's beginning are left out of what the denoiser reads",
+    )
 
 
 class TextEncoderSource(Frozen):

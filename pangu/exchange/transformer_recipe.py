@@ -29,6 +29,11 @@ from pangu.models.denoisers import family_of_class
 from pangu.storage import read_json
 
 CLIP_TOKENS = 77
+QWEN_IMAGE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
+    "of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""What Qwen-Image's text encoder is told (`prompt_template_encode` of its pipeline); its first 34 tokens are not passed on."""
 CLIP: dict[str, Any] = {"hidden_layer": -2, "sees_padding": True}
 READ: dict[str, dict[str, dict[str, Any]]] = {
     "StableDiffusion3Pipeline": {
@@ -50,8 +55,19 @@ READ: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": {"hidden_layer": 0, "join": {"max_tokens": 120, "padding": "masked", "lower": True}}
     },
     "WanPipeline": {"text_encoder": {"hidden_layer": 0, "join": {"max_tokens": 512, "padding": "zeros"}}},
+    "QwenImagePipeline": {
+        "text_encoder": {
+            "hidden_layer": 0,
+            "join": {"max_tokens": 512, "padding": "masked", "template": QWEN_IMAGE, "dropped": 34},
+        }
+    },
+    "ZImagePipeline": {"text_encoder": {"hidden_layer": -2, "join": {"max_tokens": 512, "padding": "masked"}}},
 }
 """Pipeline of diffusers -> text encoder -> how it is read."""
+CHATS = ("ZImagePipeline",)
+"""Those that put a prompt into their tokenizer's own chat template, as what a user says."""
+COUNTS_FROM_NOTHING = ("ZImagePipeline",)
+"""Those whose scale of guidance is 0, not 1, where there is none."""
 
 
 def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
@@ -76,7 +92,7 @@ def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
             f"{expert.name} was distilled to be told a guidance scale (guidance_embeds), which experts here are not; import "
             f"weights without."
         )
-    texts = [_text(expert.root, index, name, dict(way)) for name, way in READ[kind].items()]
+    texts = [_text(expert.root, index, name, dict(way), kind in CHATS) for name, way in READ[kind].items()]
     side = resolution or int(config.get("sample_size") or 0) * _spatial_factor(expert.root)
     if not side:
         raise UserError(f"{expert.name} does not say how large its pictures are; say it by --resolution, px.")
@@ -100,11 +116,13 @@ def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
         },
         optimization=Optimization(lr_peak=1e-4, ema_decays=(0.99,)),
         execution=Execution(prefetch=0),
-        sampling=Sampling(num_inference_steps=30, guidance_scale=float(guidance.default)),
+        sampling=Sampling(
+            num_inference_steps=30, guidance_scale=float(guidance.default) + (kind in COUNTS_FROM_NOTHING)
+        ),
     )
 
 
-def _text(root: str, index: dict[str, Any], name: str, way: dict[str, Any]) -> TextEncoderSource:
+def _text(root: str, index: dict[str, Any], name: str, way: dict[str, Any], chats: bool) -> TextEncoderSource:
     if not (index.get(name) or [None])[0]:
         raise UserError(f"{root} was saved without its {name}, so it can not read text as it was trained to.")
     most = read_json(Path(root) / name / "config.json").get("max_position_embeddings")
@@ -112,9 +130,24 @@ def _text(root: str, index: dict[str, Any], name: str, way: dict[str, Any]) -> T
     if join["max_tokens"] == CLIP_TOKENS:
         join["max_tokens"] = min(CLIP_TOKENS, int(most or CLIP_TOKENS))
     tokenizer = name.replace("text_encoder", "tokenizer")
+    if chats:
+        join["template"] = _chat_template(root, tokenizer)
     return TextEncoderSource(
         source=root, subfolder=name, tokenizer_subfolder=tokenizer, join=TextJoin(**join), **way
     )  # fmt: skip
+
+
+def _chat_template(root: str, subfolder: str) -> str:
+    from transformers import AutoTokenizer
+
+    said = [{"role": "user", "content": "{}"}]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(root, subfolder=subfolder)
+        told = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"The tokenizer of {root} does not say how it is spoken to: {reason}.") from error
+    return str(told)
 
 
 def _spatial_factor(root: str) -> int:

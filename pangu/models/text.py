@@ -38,8 +38,21 @@ class TextTower:
     join: TextJoin | None = None
 
     def worded(self, caption: str) -> str:
-        """A caption in the letters that it reads."""
-        return caption.lower().strip() if self.join is not None and self.join.lower else caption
+        """A caption in the letters that it reads, within its template if it has one."""
+        if self.join is None:
+            return caption
+        text = caption.lower().strip() if self.join.lower else caption
+        return text if self.join.template is None else self.join.template.replace("{}", text)
+
+    @property
+    def dropped(self) -> int:
+        """Tokens of the beginning that it reads and does not pass on."""
+        return 0 if self.join is None else self.join.dropped
+
+    @property
+    def ending(self) -> str:
+        """What stands behind a caption in its template; it is cut before a caption is."""
+        return "" if self.join is None or self.join.template is None else self.join.template.partition("{}")[2]
 
     def limit(self, max_tokens: int) -> int:
         """Tokens that it reads where those of a text that say nothing of themselves read `max_tokens`."""
@@ -105,6 +118,8 @@ def _load_encoder(place: str, folder: dict[str, str]) -> Any:
         return CLIPTextModelWithProjection.from_pretrained(place, **options)
     if kind == "chinese_clip":
         return ChineseCLIPModel.from_pretrained(place, **options).text_model
+    if kind == "qwen2_5_vl":  # a prompt has no pictures
+        return AutoModel.from_pretrained(place, **options).language_model
     if kind in ("t5", "umt5"):  # the encoder alone: the other half would be drawn at random
         return (T5EncoderModel if kind == "t5" else UMT5EncoderModel).from_pretrained(place, **options)
     return AutoModel.from_pretrained(place, **options)
@@ -137,9 +152,10 @@ def truncations(towers: Sequence[TextTower], caption: str, max_tokens: int, wind
     for number, tower in enumerate(towers):
         own = tower.limit(max_tokens)
         most = own + (windows - 1) * (own - tower.tokenizer.num_special_tokens_to_add())
-        tokens, unread = _unread(tower.tokenizer, caption, most)
-        if tokens > most:
-            found.append(Truncation(number, unread, tokens, most))
+        tokens, end = _unread(tower.tokenizer, tower.worded(caption), most + tower.dropped)
+        length = len(end) - len(tower.ending)
+        if tokens - tower.dropped > most and (length > 0 or not tower.ending):
+            found.append(Truncation(number, caption[len(caption) - length :], tokens - tower.dropped, most))
     return found
 
 
@@ -206,12 +222,13 @@ def embed_captions(
             [tower.worded(caption) for caption in captions],
             padding="max_length",
             truncation=True,
-            max_length=tower.limit(max_tokens),
+            max_length=tower.dropped + tower.limit(max_tokens),
             return_tensors="pt",
         )
         own, sentence = encoded(tower, batch.input_ids, batch.attention_mask, device)
+        own, mask = own[:, tower.dropped :], batch.attention_mask[:, tower.dropped :]
         if tower.join is not None and tower.join.padding != "read":
-            own = own * batch.attention_mask[..., None].to(own)
+            own = own * mask[..., None].to(own)
         tokens.append(own)
         if not chosen or (tower.join is not None and tower.join.pooled):
             pooled.append(sentence)

@@ -1,5 +1,6 @@
 """Transformers and SDXL's refiner as halves of imported pairs: diffusers' own pictures, and what starts from them."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,30 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderDC,
+    AutoencoderKLQwenImage,
     AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaPipeline,
     SanaTransformer2DModel,
     StableDiffusionXLImg2ImgPipeline,
     WanPipeline,
     WanTransformer3DModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
-from transformers import CLIPTextModelWithProjection, Gemma2Config, Gemma2Model, T5Config, T5EncoderModel
+from transformers import (
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
 
 from pangu.contract import GeneratorContract
 from pangu.data.encode.encoders import describe
@@ -52,6 +68,7 @@ from tests.pipelines.coop.small import (
     tokenizer,
     unet,
 )
+from tests.pipelines.coop.small import vae as small_vae
 from tests.train.test_transformer_pair import rows_of
 
 CALL: dict[str, Any] = {"num_inference_steps": 4, "output_type": "pt"}
@@ -112,19 +129,62 @@ def wan() -> WanPipeline:
     )  # fmt: skip
 
 
+QWEN: dict[str, Any] = {
+    "hidden_size": WIDTH, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+}  # fmt: skip
+
+
+def qwen_image() -> QwenImagePipeline:
+    seen = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": WIDTH}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    texts = QWEN | {"vocab_size": len(tokenizer()), "rope_parameters": rope}
+    reader = seeded(
+        3, Qwen2_5_VLForConditionalGeneration, config=Qwen2_5_VLConfig(text_config=texts, vision_config=seen)
+    )  # fmt: skip
+    transformer = seeded(
+        1, QwenImageTransformer2DModel, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16,
+        num_attention_heads=2, joint_attention_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    vae = seeded(
+        2, AutoencoderKLQwenImage, base_dim=3, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0], latents_std=[1.1, 0.9, 1.3, 0.7],
+    )  # fmt: skip
+    steps = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return quiet(QwenImagePipeline(steps, vae=vae, text_encoder=reader, tokenizer=tokenizer(), transformer=transformer))
+
+
+def z_image() -> ZImagePipeline:
+    talks = copy.deepcopy(tokenizer())
+    talks.chat_template = "{% for said in messages %}<{{ said.role }}> {{ said.content }} {% endfor %}<assistant>"
+    texts = Qwen3Config(**QWEN, head_dim=8, vocab_size=len(tokenizer()))
+    transformer = seeded(
+        1, ZImageTransformer2DModel, in_channels=4, dim=32, n_layers=1, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
+        cap_feat_dim=WIDTH, axes_dims=[4, 6, 6],
+    )  # fmt: skip
+    reader, steps = seeded(3, Qwen3Model, config=texts), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    parts = {"vae": small_vae(2, scaling_factor=0.4, shift_factor=0.1), "text_encoder": reader, "tokenizer": talks}
+    return quiet(ZImagePipeline(steps, transformer=transformer, **parts))
+
+
 PIPELINES: dict[str, Any] = {
     "sd3": lambda: with_t5(stable_diffusion_3(1)),
     "flux": lambda: flux(2, guidance_embeds=False),
     "sana": sana,
     "wan": wan,
+    "qwen_image": qwen_image,
+    "z_image": z_image,
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "sd3": {"boundary": 600}, "flux": {"boundary": 700, "resolution": 16}, "sana": {"boundary": 500}, "wan": {"resolution": 16},
+    "qwen_image": {"boundary": 700, "resolution": 16}, "z_image": {"boundary": 700, "resolution": 16},
 }  # fmt: skip
 TOLD: dict[str, dict[str, Any]] = {
     "flux": {"true_cfg_scale": 3.0, "guidance_scale": 1.0},
     "sana": {"complex_human_instruction": None, "use_resolution_binning": False},
     "wan": {"num_frames": 1},
+    # Its guidance also takes the length of the prediction back to that of the prompt's.
+    "qwen_image": {"true_cfg_scale": 1.0, "guidance_scale": None},
+    "z_image": {"guidance_scale": 2.0},
 }
 
 
@@ -145,13 +205,14 @@ def test_an_imported_transformer_draws_what_its_pipeline_draws(kind: str, tmp_pa
     side = 32 if kind == "sana" else 16
     noise = torch.randn(1, 4, side // 2, side // 2, generator=torch.Generator().manual_seed(0))
     size = {"height": side, "width": side}
-    given = {"wan": noise[:, :, None], "flux": pack(noise)}.get(kind, noise)
+    given = {"wan": noise[:, :, None], "flux": pack(noise), "qwen_image": pack(noise)}.get(kind, noise)
     call = {"guidance_scale": 3.0} | TOLD.get(kind, {}) | CALL
     theirs = original("a fox", negative_prompt="", latents=given, **call, **size)[0]
     theirs = theirs[:, 0] if kind == "wan" else theirs
-    # FLUX's pipeline begins and ends its steps elsewhere than its scheduler would.
-    own = {"sigmas": [1.0, 0.75, 0.5, 0.25]} if kind == "flux" else {}
-    ours = pair("a fox", negative_prompt="", latents=noise, guidance_scale=3.0, **CALL, **size, **own).images
+    # Some pipelines begin and end their steps elsewhere than their scheduler would.
+    own = {} if kind in ("sd3", "sana", "wan") else {"sigmas": [1.0, 0.75, 0.5, 0.25]}
+    call = {"guidance_scale": 1.0 if kind == "qwen_image" else 3.0} | CALL
+    ours = pair("a fox", negative_prompt="", latents=noise, **call, **size, **own).images
     assert ours.shape == theirs.shape
     torch.testing.assert_close(ours, torch.as_tensor(theirs), rtol=0, atol=1e-3)
     assert ours.std() > 1e-3

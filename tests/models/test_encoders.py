@@ -1,6 +1,7 @@
 """Text towers and autoencoders: the embedded ones, and the hub's classes loaded from small folders in the same format."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from transformers import (
     CLIPTokenizerFast,
 )
 
-from pangu.config import AutoencoderSource, TextEncoderSource
+from pangu.config import AutoencoderSource, TextEncoderSource, TextJoin
 from pangu.errors import UserError
 from pangu.models.autoencoders import (
     autoencoder_hash,
@@ -191,6 +192,23 @@ def test_what_is_said_to_be_cut_is_the_end_that_changes_nothing(embedded, captio
     both = [embed_captions([embedded], [text], most)[0] for text in (caption, caption + " and more")]
     assert torch.equal(*both)
     assert truncations([embedded], caption, cut.tokens) == []
+
+
+@subtests.parametrize("dropped", [0, 3])
+def test_a_template_is_read_around_a_caption_and_its_beginning_is_not_passed_on(embedded, dropped):
+    caption, most = "a red fox under a tree in the snow at night", 9
+    told = TextJoin(max_tokens=most, template="what is {} like?", dropped=dropped)
+    tower = replace(embedded, join=told)
+    whole = replace(embedded, join=TextJoin(max_tokens=most + dropped))
+    by_hand = embed_captions([whole], [f"what is {caption} like?"], most)[0]
+    assert torch.equal(embed_captions([tower], [caption], most)[0], by_hand[:, dropped:])
+    (cut,) = truncations([tower], caption, most)
+    read = caption.removesuffix(cut.text)
+    assert truncations([tower], read, most) == [] and cut.text.strip()
+    both = [embed_captions([tower], [text], most)[0] for text in (caption, read + " and more")]
+    assert torch.equal(*both)
+    shorter = read[:-1] if read[-1] != " " else read[:-2]
+    assert not torch.equal(both[0], embed_captions([tower], [shorter], most)[0]), "no less is read than is said"
 
 
 def test_each_tower_says_what_it_cuts_also_where_its_tokenizer_knows_no_places(embedded, caplog):

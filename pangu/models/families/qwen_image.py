@@ -44,7 +44,7 @@ class QwenImageFamily(DenoiserFamily):
                 hidden_states=pack(noisy),
                 timestep=share_b,
                 encoder_hidden_states=asked.tokens_bsc,
-                encoder_hidden_states_mask=asked.mask_bs,
+                encoder_hidden_states_mask=self.mask_of(config, asked),
                 img_shapes=[[(1, height // 2, width // 2)]] * len(noisy),
                 return_dict=False,
                 **self.attention(asked),

@@ -35,7 +35,7 @@ class ZImageFamily(DenoiserFamily):
         }
 
     def call(self, network: Any, config: Any, asked: DenoiserInput) -> Tensor:
-        noisy, mask = asked.noisy_bchw, asked.mask_bs
+        noisy, mask = asked.noisy_bchw, self.mask_of(config, asked)
         texts = list(asked.tokens_bsc) if mask is None else [
             tokens[read.bool()] for tokens, read in zip(asked.tokens_bsc, mask, strict=True)
         ]  # fmt: skip
