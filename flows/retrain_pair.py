@@ -35,7 +35,7 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
 
     A stage whose input has not changed says that it is already done. A pair that the gate stops is not released.
     """
-    return whole_way(settings, recipe_of(settings.recipe_file or settings.recipe, settings.changes))
+    return whole_way(settings, recipe_of(settings.chosen_recipe, settings.all_changes))
 
 
 def whole_way(settings: RetrainPair, recipe: str) -> dict[str, Any]:
