@@ -1,5 +1,6 @@
 """The card in a form: a list of those that exist, and a file for one that lies elsewhere."""
 
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -24,8 +25,14 @@ class CardForm(Form):
     """A form about one card. In Python it is one field, a name or a path; schedules of before fill that in."""
 
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME,)
+    verb: ClassVar[str] = ""
+    """What is done with the card."""
 
     card: Card = DEFAULT
+
+    @property
+    def deed(self) -> str:
+        return f"{self.verb} {PurePath(self.card).stem}"
 
     @classmethod
     def drawn(cls, fields: dict[str, Any]) -> dict[str, Any]:

@@ -97,6 +97,11 @@ class Form(BaseModel):
     first: ClassVar[tuple[str, ...]] = ()
     shown: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def deed(self) -> str:
+        """What a run of the flow does, in a few words."""
+        return ""
+
     @classmethod
     def drawn(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """The schemas of the fields as they are drawn, by the names that the form sends."""

@@ -87,6 +87,8 @@ HalfFolder = Annotated[
 class IngestImages(CardForm):
     """Fetch the images that a card's source lists."""
 
+    verb: ClassVar[str] = "ingest"
+
     retry: bool = Field(
         False,
         title="Try failures again",
@@ -98,6 +100,8 @@ class IngestImages(CardForm):
 
 class PrepareDataset(CardForm):
     """Turn downloaded images into one version of the dataset table."""
+
+    verb: ClassVar[str] = "prepare"
 
     ingest_id: Identifier = Field(
         LATEST, title="Ingest", description="The id that ingest-images reported, or latest; empty: latest"
@@ -128,6 +132,7 @@ class RecipeForm(CardForm):
 class EncodeDataset(RecipeForm):
     """Turn one dataset version into latents and text embeddings."""
 
+    verb: ClassVar[str] = "encode"
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "recipe", "version")
 
     version: Version = None
@@ -135,10 +140,15 @@ class EncodeDataset(RecipeForm):
     devices: WhoComputes = Devices()
     timeout_h: TimeoutH = WEEK_H
 
+    @property
+    def deed(self) -> str:
+        return super().deed if self.version is None else f"{super().deed} v{self.version}"
+
 
 class TrainGenerators(EncodeDataset):
     """Encode one version of a dataset and train both generators on it, at the same time."""
 
+    verb: ClassVar[str] = "train"
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "recipe", "steps", "version")
 
     steps: Steps = None
@@ -152,6 +162,7 @@ class TrainGenerators(EncodeDataset):
 class TrainPartner(CardForm):
     """Encode one version of a dataset and train one partner of Coop-Diffusion on it."""
 
+    verb: ClassVar[str] = "train a partner on"
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "recipe", "steps", "version")
 
     recipe: PartnerRecipeName = Field(
@@ -172,10 +183,15 @@ class TrainPartner(CardForm):
         """With the steps, where they are not given among the changes."""
         return self.changes.with_steps(self.steps)
 
+    @property
+    def deed(self) -> str:
+        return super().deed if self.version is None else f"{super().deed} v{self.version}"
+
 
 class EvaluatePair(RecipeForm):
     """Measure a pair of generators by the evaluation protocol."""
 
+    verb: ClassVar[str] = "evaluate"
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "recipe", "structure", "texture")
 
     structure: HalfFolder = Field(LATEST, title="Structure generator")
@@ -200,6 +216,10 @@ class ReleasePair(Form):
     deploy: Serve = True
     timeout_h: TimeoutH = WEEK_H
 
+    @property
+    def deed(self) -> str:
+        return "release a pair"
+
 
 class DeployPair(Form):
     """Serve a registered pair; a running server swaps to it without downtime."""
@@ -211,6 +231,10 @@ class DeployPair(Form):
     )
     timeout_h: TimeoutH = WEEK_H
 
+    @property
+    def deed(self) -> str:
+        return f"deploy pair v{self.pair_version}"
+
 
 class RollbackPair(Form):
     """Go back to the release before: `champion` and `previous` change places, and the champion is served."""
@@ -219,6 +243,10 @@ class RollbackPair(Form):
 
     reason: str = Field("", max_length=2000, title="Why", description="It stays with the run, for whoever asks later")
     timeout_h: TimeoutH = WEEK_H
+
+    @property
+    def deed(self) -> str:
+        return "roll back"
 
 
 class VacuumDatasets(Form):
@@ -239,10 +267,15 @@ class VacuumDatasets(Form):
     dry_run: bool = Field(True, title="Only say it", description="Say what would be deleted, and delete nothing")
     timeout_h: TimeoutH = WEEK_H
 
+    @property
+    def deed(self) -> str:
+        return f"vacuum {self.dataset or 'all datasets'}"
+
 
 class RetrainPair(RecipeForm):
     """From a card to a served pair: ingest, prepare, encode, train, evaluate, gate, release, deploy."""
 
+    verb: ClassVar[str] = "retrain"
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "recipe", "steps")
     first: ClassVar[tuple[str, ...]] = ("approval", "deploy", CARD_FILE, "recipe_file", "changes")
 
@@ -269,6 +302,7 @@ class RetrainPair(RecipeForm):
 class DistillPair(RetrainPair):
     """Each half of a released pair teaches a student that needs few steps; the students pass the same gate."""
 
+    verb: ClassVar[str] = "distill"
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "teacher", "student_steps", "steps")
 
     teacher: Source = Field(

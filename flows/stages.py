@@ -151,7 +151,8 @@ def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str
 
     try:
         with interruptible(stage, job_id, hours_allowed()):
-            outcome = run(arguments, job_id, result_file(stage), report, lambda line: log("%s", plain(line)))
+            called = f"{stage} of {current_run.name}"
+            outcome = run(arguments, job_id, result_file(stage), report, lambda line: log("%s", plain(line)), called)
     finally:
         if training is not None:
             training.finish()

@@ -60,8 +60,10 @@ class Button:
         self._api = prefect_api(stack)
         self._deployment = deployment
 
-    def press(self, settings: dict[str, Any]) -> str:
+    def press(self, settings: dict[str, Any], name: str = "") -> str:
         """Ask for a run with these parameters, as the dashboard's form would, and return its id.
+
+        name: of the run; Prefect invents one where there is none.
 
         Raises:
             UserError: the server does not know the deployment or one of the parameters, or refuses them.
@@ -77,6 +79,7 @@ class Button:
                 f"The stack runs older code, whose {self._deployment} takes no {min(unknown)}; restart it: `{RESTART}`."
             )
         body = {"parameters": {"settings": folded(settings, form)}, "state": {"type": "SCHEDULED"}}
+        body |= {"name": name} if name else {}
         response = self._api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body)
         if response.is_client_error:
             raise UserError(f"Prefect refuses the parameters of {self._deployment}: {response.text}")

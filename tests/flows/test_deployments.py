@@ -21,6 +21,7 @@ from pangu.stack.flow_runs import settle
 from pangu.stack.offered_cards import cards_of, offer, outdated
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
+from pangu.stack.start_here import KEY, TEXT, write_start_here
 from pangu.storage import Home, read_json
 from tests import subtests
 from tests.dashboard import deployment, finish, press
@@ -76,7 +77,7 @@ def test_a_card_that_comes_is_offered_by_the_forms_and_nothing_else_of_a_deploym
     try:
         offer(stack, with_one_more)
         now = deployment(api, "retrain-pair")
-        changed = {name for name in now if now[name] != before[name]} - {"updated"}
+        changed = {name for name in now if now[name] != before[name]} - {"updated", "last_polled"}
         assert changed == {"parameter_openapi_schema"}
         assert press(api, "ingest-images", {"card_name": "nobodys"}).is_client_error
         later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
@@ -85,6 +86,13 @@ def test_a_card_that_comes_is_offered_by_the_forms_and_nothing_else_of_a_deploym
     finally:
         offer(stack, outdated(stack, names))
     assert deployment(api, "retrain-pair")["parameter_openapi_schema"] == before["parameter_openapi_schema"]
+
+
+def test_an_empty_server_says_what_to_press_first_once(api: httpx.Client, stack: Stack) -> None:
+    write_start_here(stack)
+    found = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": [KEY]}}}).raise_for_status().json()
+    assert [one["data"] for one in found] == [TEXT] and "retrain-pair" in TEXT
+    assert "**Start here.**" in deployment(api, "retrain-pair")["description"]
 
 
 def test_every_flow_file_is_a_deployment(api: httpx.Client) -> None:
