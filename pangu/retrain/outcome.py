@@ -80,7 +80,7 @@ def _columns(grid: Path) -> Image.Image:
     """As many whole columns of a grid as a sheet is wide."""
     data = grid.read_bytes()
     image = read_rgb(data)
-    image.info |= read_comments(data)[0]
+    image.info.update(dict[Any, str](read_comments(data)[0]))
     return whole_columns(image, LARGEST_SIDE)[0]
 
 
