@@ -38,5 +38,5 @@ def students(settings: DistillPair) -> Recipe:
     """
     if settings.changes.start_from is not None:
         raise UserError("A student starts from its teacher: name the pair in teacher, and leave start_from empty.")
-    recipe = changed(named(settings.recipe_file or settings.recipe), settings.changes)
+    recipe = changed(named(settings.chosen_recipe), settings.all_changes)
     return student_of(recipe, settings.teacher, settings.student_steps)

@@ -13,5 +13,5 @@ from flows.stages import encode, recipe_of, stop_everything
 @staged
 def encode_dataset(settings: EncodeDataset) -> dict[str, Any]:
     """Turn one dataset version into what the recipe's jobs read."""
-    recipe = recipe_of(settings.recipe, settings.changes)
+    recipe = recipe_of(settings.chosen_recipe, settings.changes)
     return {"encode": encode(settings.card, settings.version, recipe, settings.devices.arguments)}

@@ -15,6 +15,6 @@ def evaluate_pair(settings: EvaluatePair) -> dict[str, Any]:
     """Assemble the pair and measure it by the evaluation protocol."""
     options = [*settings.evaluation.arguments, *settings.devices.arguments]
     measured = evaluate(
-        settings.card, settings.structure, settings.texture, settings.recipe, settings.encode_id, options
+        settings.card, settings.structure, settings.texture, settings.chosen_recipe, settings.encode_id, options
     )
     return {"evaluate": measured}

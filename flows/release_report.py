@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.reporting import best_effort
 from flows.training_report import LONGEST_SIDE, data_uri
+from pangu.image_grid import GridFacts, grid_facts, whole_columns
 from pangu.registry.tracking import PAIR, STRUCTURE, TEXTURE
 
 HEIGHT = 330
@@ -31,11 +32,11 @@ def show_links(outcomes: Mapping[str, Mapping[str, Any]]) -> None:
 
 def samples(evaluated: Mapping[str, Any], decided: Mapping[str, Any]) -> str:
     """The samples as markdown; of the champion, or of the start of a first pair's training, only where it has drawn them."""
-    parts = [f"## {evaluated['pair_id']}, the new pair\n\n![new]({_strip(Path(evaluated['sample_grid']))})"]
+    parts = [f"## {evaluated['pair_id']}, the new pair\n\n{_strip('new', Path(evaluated['sample_grid']))}"]
     version, grid = decided.get("champion_version"), decided.get("champion_grid")
     if grid and Path(grid).is_file():
         of = f"The champion, version {version}" if version is not None else "What its training started from"
-        parts.append(f"## {of}\n\n![old]({_strip(Path(grid))})")
+        parts.append(f"## {of}\n\n{_strip('old', Path(grid))}")
     elif decided.get("already_done"):
         parts.append(f"It is version {version}, the champion itself.")
     return "\n\n".join(parts) + "\n"
@@ -61,12 +62,26 @@ def links(outcomes: Mapping[str, Mapping[str, Any]], environment: Mapping[str, s
     return "## Where to look\n\n" + "\n".join(lines) + "\n"
 
 
-def _strip(path: Path) -> str:
-    """The left part of a grid as a data URI, small enough for a database."""
+def _strip(name: str, path: Path) -> str:
+    """The first columns of a grid as markdown, whole, small enough for a database; below it what its rows and columns show."""
     with Image.open(path) as image:
-        picture = image.convert("RGB")
-    scale = min(1.0, HEIGHT / picture.height)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+        image.load()
+        facts = grid_facts(image)
+        scale = min(1.0, HEIGHT / image.height)
+        picture, columns = whole_columns(image, int(LONGEST_SIDE / scale))
+    picture = picture.convert("RGB")
+    width = max(1, min(LONGEST_SIDE, round(picture.width * scale)))
+    picture = picture.resize((width, max(1, round(picture.height * scale))))
+    if facts is None:
+        picture = picture.crop((0, 0, min(picture.width, LONGEST_SIDE), picture.height))
     sink = io.BytesIO()
-    picture.crop((0, 0, min(picture.width, LONGEST_SIDE), picture.height)).save(sink, "PNG", optimize=True)
-    return data_uri(sink.getvalue())
+    picture.save(sink, "PNG", optimize=True)
+    shown = f"![{name}]({data_uri(sink.getvalue())})"
+    return shown if facts is None else f"{shown}\n\n{_caption(facts, columns)}"
+
+
+def _caption(facts: GridFacts, columns: int) -> str:
+    rows = f"Rows: {', '.join(facts.rows)}. " if facts.rows else ""
+    captions = [text.replace("|", " ").strip() or "-" for text in facts.captions[:columns]]
+    more = f" (the first {columns} of {len(facts.captions)})" if columns < len(facts.captions) else ""
+    return rows + (f"Columns{more}: {'; '.join(captions)}." if captions else "")

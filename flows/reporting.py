@@ -3,7 +3,7 @@
 import functools
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
 from flows.orphans import stop_orphans
+from flows.run_names import call_run
 from pangu import jobs
 from pangu.errors import UserError
 from pangu.progress import Progress
@@ -83,6 +84,14 @@ def best_effort(show: Callable[Parameters, None]) -> Callable[Parameters, None]:
     return wrapped
 
 
+@best_effort
+def name_after(args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """The name of a flow's run, by what its form was filled in with."""
+    for settings in (*args, *kwargs.values()):
+        if deed := getattr(settings, "deed", ""):
+            call_run(deed)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "<br>".join(f"{name}: {_cell(part)}" for name, part in value.items()) or "-"
@@ -100,6 +109,7 @@ def staged(run: Callable[Parameters, dict[str, Any]]) -> Callable[Parameters, St
     @functools.wraps(run)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> State:
         stop_orphans()
+        name_after(args, kwargs)
         try:
             return Completed(data=run(*args, **kwargs))
         except UserError as error:

@@ -15,7 +15,8 @@ from flows.pair_matrix import compare_halves
 from flows.parameters import RetrainPair
 from flows.release_pair import release_and_deploy
 from flows.release_report import show_links, show_samples
-from flows.reporting import staged
+from flows.reporting import best_effort, staged
+from flows.run_names import call_run
 from flows.stages import encode, evaluate, gate, ingest, prepare, recipe_of, result_file, stop_everything
 from flows.train_generators import train_both
 from pangu.config import ROLES
@@ -35,7 +36,7 @@ def retrain_pair(settings: RetrainPair = DEFAULTS) -> dict[str, Any]:
 
     A stage whose input has not changed says that it is already done. A pair that the gate stops is not released.
     """
-    return whole_way(settings, recipe_of(settings.recipe_file or settings.recipe, settings.changes))
+    return whole_way(settings, recipe_of(settings.chosen_recipe, settings.all_changes))
 
 
 def whole_way(settings: RetrainPair, recipe: str) -> dict[str, Any]:
@@ -44,6 +45,7 @@ def whole_way(settings: RetrainPair, recipe: str) -> dict[str, Any]:
     ingested = ingest(card, every_node=settings.every_node)
     prepared = prepare(card, ingested["ingest_id"], settings.preparing.arguments)
     show_dropped(prepared)
+    best_effort(call_run)(f"{settings.deed} v{prepared['version']}", before=settings.deed)
     encoded = encode(card, prepared["version"], recipe, settings.devices.arguments)
     trained = train_both(card, encoded["encode_id"], recipe)
     structure, texture = (trained[f"train-{role}"]["generator"] for role in ROLES)

@@ -24,6 +24,8 @@ from flows.training_report import TrainingReport
 from pangu import jobs
 from pangu.config import Recipe
 from pangu.errors import UserError
+from pangu.forms import flat
+from pangu.names import LATEST
 from pangu.progress import Progress
 from pangu.recipes import recipe as named
 from pangu.storage import Home, write_json
@@ -58,8 +60,11 @@ def prepare(card: str, ingest_id: str, options: list[str]) -> dict[str, Any]:
 
 
 @task(name="encode", task_run_name="encode", **stage_task)
-def encode(card: str, version: int, recipe: str, devices: list[str]) -> dict[str, Any]:
-    return run_stage("encode", ["encode", card, "--version", str(version), "--recipe", recipe, *devices])
+def encode(card: str, version: int | None, recipe: str, devices: list[str]) -> dict[str, Any]:
+    return run_stage(
+        "encode",
+        ["encode", card, "--version", str(LATEST if version is None else version), "--recipe", recipe, *devices],
+    )
 
 
 @task(name="train", task_run_name="train-{role}", **stage_task)
@@ -146,7 +151,8 @@ def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str
 
     try:
         with interruptible(stage, job_id, hours_allowed()):
-            outcome = run(arguments, job_id, result_file(stage), report, lambda line: log("%s", plain(line)))
+            called = f"{stage} of {current_run.name}"
+            outcome = run(arguments, job_id, result_file(stage), report, lambda line: log("%s", plain(line)), called)
     finally:
         if training is not None:
             training.finish()
@@ -158,7 +164,7 @@ def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str
 def hours_allowed() -> float | None:
     """What the run's form says about the duration of a stage."""
     settings = (current_run.parameters or {}).get("settings") or {}
-    found = settings.get("timeout_h") if isinstance(settings, dict) else getattr(settings, "timeout_h", None)
+    found = flat(settings).get("timeout_h") if isinstance(settings, dict) else getattr(settings, "timeout_h", None)
     return float(found) if found else None
 
 

@@ -21,7 +21,7 @@ from pangu.config import ROLES
 @staged
 def train_generators(settings: TrainGenerators) -> dict[str, Any]:
     """Structure on all rows, texture on the large originals: two independent jobs, side by side."""
-    recipe = recipe_of(settings.recipe, settings.changes)
+    recipe = recipe_of(settings.chosen_recipe, settings.all_changes)
     encoded = encode(settings.card, settings.version, recipe, settings.devices.arguments)
     return {"encode": encoded, **train_both(settings.card, encoded["encode_id"], recipe)}
 

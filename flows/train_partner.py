@@ -14,7 +14,7 @@ from pangu.recipes import recipe as named
 @staged
 def train_partner(settings: TrainPartner) -> dict[str, Any]:
     """A generator for all timesteps, joined into a pipeline folder, or a ControlNet on one, which is a partner's as it is."""
-    recipe, (role,) = recipe_of(settings.recipe, settings.changes), named(settings.recipe).roles
+    recipe, (role,) = recipe_of(settings.recipe, settings.all_changes), named(settings.recipe).roles
     encoded = encode(settings.card, settings.version, recipe, settings.devices.arguments)
     trained = train(settings.card, encoded["encode_id"], recipe, role)
     stages = {"encode": encoded, f"train-{role}": trained}

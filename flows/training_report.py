@@ -5,6 +5,8 @@ One markdown artifact per role with its pictures inside, so that the browser ask
 
 import base64
 import io
+import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging import get_run_logger
 
 from pangu.progress import Progress
-from pangu.storage import Home
+from pangu.storage import Home, read_json
 from pangu.train.curves import curves_of, draw_curves
 from pangu.train.history import HISTORY_FILE, SAMPLES_FOLDER, Line, read_history
 
@@ -26,6 +28,7 @@ SECONDS_BETWEEN_UPDATES = 60.0
 RECENT = 5
 """Log lines that a figure of the tables is the mean of."""
 LONGEST_SIDE = 840
+LOWEST = re.compile(r"/t(\d+)-")
 
 
 class TrainingReport:
@@ -87,7 +90,7 @@ def markdown(stage: str, progress: Progress, lines: Sequence[Line]) -> str:
     parts = [
         f"## {stage}: {lines[-1].step} of {progress.total} steps",
         f"![loss curve]({data_uri(picture)})",
-        table("timesteps", "loss", {n.removeprefix("loss/"): v for n, v in means(recent, "loss/").items()}),
+        table("timesteps", "loss", by_timestep(means(recent, "loss/"))),
         table("figure", "now", {n: v for n, v in means(recent).items() if "/" not in n}),
         table("part of a step", "share of the time", means(recent, "time/")),
     ]
@@ -95,8 +98,19 @@ def markdown(stage: str, progress: Progress, lines: Sequence[Line]) -> str:
         parts.append(f"[The run in MLflow]({link})")
     sample = newest_sample(progress)
     if sample is not None:
-        parts.append(f"### Samples, {sample.stem}\n\n![samples]({data_uri(small(sample))})")
+        shown = f"### Samples, {sample.stem}\n\n![samples]({data_uri(small(sample))})"
+        parts.insert(2, "\n\n".join(filter(None, (shown, captions_of(sample)))))
     return "\n\n".join(parts) + "\n"
+
+
+def captions_of(sample: Path) -> str:
+    """What the pictures of a grid were asked for, in their order, as `pangu.train.grids` left it beside them."""
+    try:
+        found = read_json(sample.with_name("captions.json"))
+        texts = [str(one["caption"] or "-").replace("|", " ") for one in found]
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    return f"From left to right, line by line: {'; '.join(texts)}."
 
 
 def means(lines: Sequence[Line], prefix: str = "") -> dict[str, float]:
@@ -104,6 +118,12 @@ def means(lines: Sequence[Line], prefix: str = "") -> dict[str, float]:
     names = dict.fromkeys(name for line in lines for name in line.metrics if name.startswith(prefix))
     values = {name: [line.metrics[name] for line in lines if name in line.metrics] for name in names}
     return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def by_timestep(losses: Mapping[str, float]) -> dict[str, float]:
+    """Losses by their timesteps (`loss/t500-624`), lowest first; others behind them."""
+    names = sorted(losses, key=lambda name: (int(found[1]) if (found := LOWEST.search(name)) else math.inf, name))
+    return {name.removeprefix("loss/"): losses[name] for name in names}
 
 
 def table(left: str, right: str, rows: Mapping[str, Any]) -> str:

@@ -107,7 +107,26 @@ class GeneratorContract(Frozen):
             raise UserError(
                 f"{folder} has no {CONTRACT_FILE}, so its time interval is unknown; train it with `pangu train`."
             )
-        return cls.model_validate(read_json(path))
+        return cls.read(read_json(path), str(path))
+
+    @classmethod
+    def read(cls, given: Any, where: str) -> "GeneratorContract":
+        """A contract as a file holds it; `where` begins the sentence.
+
+        Raises:
+            UserError: a newer PanGu wrote it.
+            ValidationError: it is no contract.
+        """
+        check_format(given, where)
+        return cls.model_validate(given)
+
+
+def check_format(given: Any, where: str) -> None:
+    """Raises UserError for a contract that a newer PanGu wrote."""
+    if isinstance(given, dict) and given.get("format_version", 1) not in (1, FORMAT):
+        raise UserError(
+            f"{where} is of format {given['format_version']}, but this version of PanGu reads 1 and {FORMAT}; update PanGu."
+        )
 
 
 LATENT_SPACE = ("autoencoder_hash", "latent_scaling", "latent_shift", "spatial_factor")

@@ -1,31 +1,68 @@
 """Sheets of images drawn with Pillow."""
 
 import io
+import json
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 INK, FAINT, PAPER, FRAME = "#1f2328", "#6e7781", "#ffffff", "#e4e7eb"
 
 GAP = 4
 """px between the images of a grid."""
+FACTS = "pangu-grid"
+"""Under this name a grid's PNG file keeps, as JSON, how it is laid out and what its rows and columns show."""
 
 
-def sample_grid(rows: Sequence[Sequence[Image.Image]], gap: int = GAP) -> Image.Image:
-    """Rows of equally sized images on white; shorter rows end early."""
+class GridFacts(NamedTuple):
+    """Of a grid: width of an image in px, what each row is, and the caption of each column of the first rows."""
+
+    side: int
+    rows: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+
+
+def sample_grid(
+    rows: Sequence[Sequence[Image.Image]], gap: int = GAP, named: Sequence[str] = (), captions: Sequence[str] = ()
+) -> Image.Image:
+    """Rows of equally sized images on white; shorter rows end early. Its file says what `GridFacts` holds."""
     width, height = rows[0][0].size
     columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", ((width + gap) * columns + gap, (height + gap) * len(rows) + gap), PAPER)
     for y, images in enumerate(rows):
         for x, image in enumerate(images):
             sheet.paste(image, (gap + x * (width + gap), gap + y * (height + gap)))
+    facts = {"side": width, "rows": list(named), "captions": list(captions)}
+    sheet.info[FACTS] = json.dumps(facts, ensure_ascii=False)
     return sheet
 
 
+def grid_facts(grid: Image.Image) -> GridFacts | None:
+    """What a grid says of itself; None for one that was drawn before grids did, or another picture."""
+    try:
+        facts = json.loads(grid.info[FACTS])
+        return GridFacts(int(facts["side"]), tuple(facts["rows"]), tuple(facts["captions"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def whole_columns(grid: Image.Image, width: int, gap: int = GAP) -> tuple[Image.Image, int]:
+    """(as many whole columns of a grid as are at most `width` px wide, but at least one; their number, 0 if nobody knows)."""
+    facts = grid_facts(grid)
+    if facts is None or grid.width <= width:
+        return grid, 0 if facts is None else (grid.width - gap) // (facts.side + gap)
+    columns = max(1, (width - gap) // (facts.side + gap))
+    return grid.crop((0, 0, gap + columns * (facts.side + gap), grid.height)), columns
+
+
 def png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file."""
-    sink = io.BytesIO()
-    image.save(sink, "PNG")
+    """The bytes of a PNG file; a grid's says how it is laid out."""
+    sink, said = io.BytesIO(), PngInfo()
+    if FACTS in image.info:
+        said.add_itxt(FACTS, image.info[FACTS])
+    image.save(sink, "PNG", pnginfo=said)
     return sink.getvalue()
 
 

@@ -65,10 +65,13 @@ class CommandStopped(Exception):
     """Someone stopped the job, so nobody should start it again by himself."""
 
 
-def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Reporter, log: Log) -> Any:
+def run_as_job(
+    arguments: Sequence[str], job_id: str, result: Path, report: Reporter, log: Log, called: str = ""
+) -> Any:
     """Run `pangu ARGUMENTS --result RESULT` as a Ray Job and wait for it.
 
     Asking again with the same `job_id` finds the job that runs or has succeeded; only a failure starts another one.
+    called: what people read of it, in the job's metadata.
 
     Returns:
         The outcome that the command left in `result`, as plain JSON values.
@@ -80,7 +83,7 @@ def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Repo
     """
     _check_wanted(job_id)
     client = connect(HEAD_PATIENCE_S)
-    submission_id = attach_or_submit(client, arguments, job_id, result, log)
+    submission_id = attach_or_submit(client, arguments, job_id, result, log, called)
     last = _watch(follow(client, submission_id), report, log)
     info = answer(lambda: client.get_job_info(submission_id), submission_id)
     if info.status == "STOPPED":
@@ -90,7 +93,9 @@ def run_as_job(arguments: Sequence[str], job_id: str, result: Path, report: Repo
     return read_json(result)
 
 
-def run_as_process(arguments: Sequence[str], job_id: str, result: Path, report: Reporter, log: Log) -> Any:
+def run_as_process(
+    arguments: Sequence[str], job_id: str, result: Path, report: Reporter, log: Log, called: str = ""
+) -> Any:
     """Run `pangu ARGUMENTS --result RESULT` as a process of its own group and wait for it.
 
     Leaving in any way, also by a signal's exception, ends the command and everything that it started.
@@ -155,7 +160,7 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
 
 
 def attach_or_submit(
-    client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path, log: Log
+    client: "JobSubmissionClient", arguments: Sequence[str], job_id: str, result: Path, log: Log, called: str = ""
 ) -> str:
     """The submission id of the attempt at `job_id` that runs or has succeeded; a new attempt if there is none.
 
@@ -173,6 +178,7 @@ def attach_or_submit(
                 submission_id=submission_id,
                 runtime_env={"env_vars": variables},
                 entrypoint_num_gpus=gpus or None,
+                metadata={"name": called or job_id, "command": shlex.join([PROGRAM, *arguments])},
             )
             return submission_id
         if info.status not in ("FAILED", "STOPPED"):

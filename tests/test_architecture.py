@@ -26,6 +26,7 @@ LAYERS = [
         "lettering",
         "names",
         "plugins",
+        "forms",
     },
     {"diffusion", "contract", "recipes", "actors"},
     {"sampling"},

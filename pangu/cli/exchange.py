@@ -95,19 +95,22 @@ def push(
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Publish a pair on the hub with a model card: intervals, data, licence, figures."""
+    """Publish a pair on the hub with a model card: intervals, data, licence, figures, pictures."""
     from pangu.errors import UserError
     from pangu.exchange.model_card import licence_of, model_card, pair_contracts_of
     from pangu.exchange.places import pair_folder
     from pangu.exchange.push import push_pair
+    from pangu.exchange.widget_pictures import widget_pictures
     from pangu.storage import Home, read_json
 
     found = pair_folder(pair, Home.from_environment())
     try:
-        measured = read_json(metrics)["metrics"] if metrics else {}
+        outcome = read_json(metrics) if metrics else {"metrics": {}}
+        measured, grid = outcome["metrics"], Path(outcome["sample_grid"]) if outcome.get("sample_grid") else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{metrics} is not the outcome of `pangu evaluate`; pass its --result.") from error
     if card_only:
-        typer.echo(model_card(found, repository, licence_of(pair_contracts_of(found), licence), measured))
+        shown = widget_pictures(grid)
+        typer.echo(model_card(found, repository, licence_of(pair_contracts_of(found), licence), measured, shown))
         return
-    finish(push_pair(found, repository, licence, measured, private, endpoint), result, as_json)
+    finish(push_pair(found, repository, licence, measured, private, endpoint, grid=grid), result, as_json)

@@ -286,6 +286,11 @@ def card_folders() -> tuple[Path, Path]:
     return Path("datasets"), Path(pangu.__file__).parents[1] / "datasets"
 
 
+def listed_cards(folders: tuple[Path, ...] | None = None) -> list[str]:
+    """Names of the cards of some folders (default: `card_folders`), in alphabetical order."""
+    return sorted({path.stem for folder in folders or card_folders() for path in folder.glob("*.yaml")})
+
+
 def find_card(path_or_name: str | Path) -> Path:
     """The file of a card.
 
@@ -301,11 +306,16 @@ def find_card(path_or_name: str | Path) -> Path:
             return named
     if path.is_dir():
         raise UserError(f"{path} is a folder and no card; let one be proposed: `pangu new {shlex.quote(str(path))}`.")
-    known = sorted({card.stem for folder in folders for card in folder.glob("*.yaml")})
     raise UserError(
         f"There is no card '{path_or_name}': give the path of a YAML file, or one of datasets/ "
-        f"({', '.join(nearest(str(path_or_name), known))}); a new one: `pangu new FOLDER`."
+        f"({', '.join(nearest(str(path_or_name), listed_cards()))}); a new one: `pangu new FOLDER`."
     )
+
+
+def recipe_beside(card: Path) -> Path | None:
+    """The recipe that `pangu new` left beside a card, if it is there."""
+    path = card.with_suffix(".recipe.json")
+    return path if path.is_file() else None
 
 
 def explain(error: ValidationError) -> str:

@@ -166,7 +166,7 @@ def _measured(
     metrics = score(material, drawn, protocol, judges, found)
     if "loss" in protocol.metrics:
         metrics |= pair_losses(pair, home, dataset, version, protocol)
-    write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
+    write_atomically(grid, png(grid_of(material, drawn)))
     result = EvaluateOutcome(
         pair_id=pair_id,
         pair=place,
@@ -204,7 +204,7 @@ def scores_of(
     material = gather(home, dataset, version, protocol, pair.resolution)
     drawn = draw(alone(pair), material, protocol, report)
     if grid is not None:
-        write_atomically(grid, png(sample_grid(grid_rows(material, drawn))))
+        write_atomically(grid, png(grid_of(material, drawn)))
     return prompt_scores(material, drawn, protocol, judges)
 
 
@@ -293,6 +293,22 @@ def pair_losses(
         found = loss_by_bucket(denoiser, sample, parts, contract.schedule, protocol.seed)
         metrics |= {f"loss_{role}": mean_loss(found)} | {f"loss_{role}_t{part.low:03d}": part.loss for part in found}
     return metrics
+
+
+LANGUAGE_NAMES = {"en": "English captions", "zh": "Chinese captions"}
+KINDS = {"held_out": "held-out ", "templates": "templates, ", "keywords": "keywords, "}
+"""What is said of kinds of prompts; nothing of those of the training split."""
+
+
+def grid_of(material: Material, drawn: Drawn) -> Image.Image:
+    """What was drawn above the true images, with the names of its rows and the captions of the first kind of prompts."""
+    named: list[str] = []
+    for ask, prompts in material.prompts.items():
+        named += [KINDS.get(ask, "") + LANGUAGE_NAMES.get(name, name) for name in prompts.captions]
+        named.append("the true pictures")
+    first = next(iter(material.prompts.values()))
+    captions = next(iter(first.captions.values()))[:GRID_COLUMNS]
+    return sample_grid(grid_rows(material, drawn), named=named, captions=captions)
 
 
 def grid_rows(material: Material, drawn: Drawn) -> list[list[Image.Image]]:

@@ -1,6 +1,6 @@
 """The model card of a pair: README.md as the hub reads it, with intervals, data, licence, figures and how to call it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -10,6 +10,7 @@ from pangu.contract import GeneratorContract, check_turns
 from pangu.data.card import Licence, load_card
 from pangu.data.licences import check_publishable, hub_fields
 from pangu.errors import UserError
+from pangu.exchange.widget_pictures import WidgetPicture
 from pangu.registry.fetch import pair_contracts
 from pangu.storage import read_json
 
@@ -32,10 +33,12 @@ def licence_of(contracts: Mapping[str, GeneratorContract], named: str | None) ->
     return found[0]
 
 
-def model_card(pair: Path, repository: str, licence: Licence, metrics: Mapping[str, float]) -> str:
+def model_card(
+    pair: Path, repository: str, licence: Licence, metrics: Mapping[str, float], shown: Sequence[WidgetPicture] = ()
+) -> str:
     """README.md for a pair folder: YAML for the hub between lines of ---, and Markdown for people.
 
-    repository: OWNER/NAME, by which it is called. metrics: of `pangu evaluate`, by name.
+    repository: OWNER/NAME, by which it is called. metrics: of `pangu evaluate`, by name. shown: pictures beside the text.
     """
     contracts = pair_contracts_of(pair)
     index = read_json(pair / "model_index.json")
@@ -46,6 +49,9 @@ def model_card(pair: Path, repository: str, licence: Licence, metrics: Mapping[s
         **hub_fields(licence.name, licence.url),
         "tags": ["pangu", "time-decoupled", "text-to-image"],
     }
+    if shown:
+        head["widget"] = [{"text": each.caption, "output": {"url": each.place}} for each in shown]
+    gallery = "<Gallery />\n\n" if shown else ""
     sampling = index.get("sampling") or {}
     steps, guidance = sampling.get("num_inference_steps", 30), sampling.get("guidance_scale", 3.0)
     rows = "\n".join(
@@ -63,9 +69,9 @@ def model_card(pair: Path, repository: str, licence: Licence, metrics: Mapping[s
 
 # {repository.rpartition("/")[2]}
 
-A pair of text-to-image experts that take turns in one denoising trajectory (PanGu-Draw, arXiv 2312.16486, Section 3.2): the
-structure expert draws the timesteps from T = {structure.schedule.num_train_timesteps} down to {structure.low}, the texture expert
-those below {texture.high}. Both predict {predicted} over the same noise levels.
+{gallery}A pair of text-to-image experts that take turns in one denoising trajectory (PanGu-Draw, arXiv 2312.16486, Section
+3.2): the structure expert draws the timesteps from T = {structure.schedule.num_train_timesteps} down to {structure.low}, the
+texture expert those below {texture.high}. Both predict {predicted} over the same noise levels.
 
 | expert | timesteps | resolution | data | steps | recipe |
 |---|---|---|---|---|---|

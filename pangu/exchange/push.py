@@ -13,6 +13,7 @@ from pangu.data.table.export import export_parquet
 from pangu.errors import UserError
 from pangu.exchange.model_card import licence_of, model_card, pair_contracts_of
 from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
+from pangu.exchange.widget_pictures import widget_pictures
 from pangu.models.whole import is_whole_pipeline
 from pangu.progress import Reporter, silent
 from pangu.registry.manifest import Manifest
@@ -38,10 +39,12 @@ def push_pair(
     private: bool = False,
     endpoint: str | None = None,
     token: str | None = None,
+    grid: Path | None = None,
 ) -> Pushed:
     """Make the repository OWNER/NAME if it is not there, and commit the pair's files and a model card to it.
 
     licence: of the model; None: that of its data. endpoint, token: None: those of the hub's own settings.
+    grid: of an evaluation; its first pictures are those of the card.
 
     Raises:
         UserError: the folder is no whole pair, the licence is unknown or forbids it, or the hub refuses.
@@ -52,8 +55,10 @@ def push_pair(
         raise UserError(f"{pair} is no whole pair folder; name one that `pangu evaluate` or `pangu import` made.")
     chosen = licence_of(pair_contracts_of(pair), licence)
     check_repository(repository)
-    texts = {README: model_card(pair, repository, chosen, metrics or {}), PIPELINE_FILE: pipeline_file(pair)}
+    shown = widget_pictures(grid)
+    texts = {README: model_card(pair, repository, chosen, metrics or {}, shown), PIPELINE_FILE: pipeline_file(pair)}
     additions: list[Any] = [CommitOperationAdd(name, text.encode()) for name, text in texts.items()]
+    additions += [CommitOperationAdd(each.place, each.png) for each in shown]
     additions += [CommitOperationAdd(name, str(pair / name)) for name in sorted(Manifest.of(pair).files)]
     place, commit = send(repository, "model", additions, f"{pair.name}, by pangu push", private, endpoint, token)
     return Pushed(repository=place, commit=commit, files=len(additions), licence=chosen.name)
@@ -89,6 +94,28 @@ def push_dataset(
     return Pushed(repository=place, commit=commit, files=len(additions), licence=chosen.name)
 
 
+REFUSALS = {
+    401: "the hub knows no such token; log in by `hf auth login`, or set HF_TOKEN",
+    403: "this token may not write there; take one with write access to it",
+    404: "the hub has no such owner, or hides it from this token",
+    409: "somebody else changes it at this moment, or it is there as something else; look at it, and push again",
+    413: "the hub finds it too large",
+    429: "the hub asks for fewer requests; push again later",
+}
+"""What a hub's status means for whoever pushes."""
+
+
+def why(error: Exception) -> str:
+    """A clause that says why the hub refused."""
+    response = getattr(error, "response", None)
+    status = getattr(response, "status_code", None)
+    if status in REFUSALS:
+        return f"{REFUSALS[status]} ({status})"
+    if isinstance(status, int) and status >= 500:
+        return f"the hub is in trouble; push again later ({status})"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def check_repository(repository: str) -> None:
     """Raises UserError for what can be no name of a repository."""
     if repository.count("/") != 1:
@@ -119,6 +146,5 @@ def send(
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         done = api.create_commit(repository, additions, commit_message=message, repo_type=kind)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{repository} could not be pushed to: {reason.rstrip('.')}.") from error
+        raise UserError(f"{repository} could not be pushed to: {why(error)}.") from error
     return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}", str(done.oid)

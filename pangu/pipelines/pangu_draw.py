@@ -108,7 +108,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
             raise UserError("A pair needs the interval contracts of both generators; build it with assemble_pair.")
         self.register_to_config(**settings)
         contracts = {
-            role: GeneratorContract.model_validate(settings["contracts"][role]) for role in self._roles(settings)
+            role: GeneratorContract.read(settings["contracts"][role], f"The contract of {role}")
+            for role in self._roles(settings)
         }
         check_turns(list(contracts.values()))
         self._check_texts(contracts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 
 from pangu.config import MIDDLE_ROLES, Role
-from pangu.contract import GeneratorContract, check_turns, in_turn
+from pangu.contract import GeneratorContract, check_format, check_turns, in_turn
 from pangu.errors import UserError
 from pangu.registry import tracking
 from pangu.registry.manifest import Manifest
@@ -112,16 +112,20 @@ def pair_contracts(folder: Path) -> dict[Role, GeneratorContract]:
     """The contracts of all experts, the noisiest first, as the pair folder carries them in its `model_index.json`.
 
     Raises:
-        UserError: the folder is no pair.
+        UserError: the folder is no pair, or a newer PanGu wrote it.
     """
     path = folder / "model_index.json"
+    none = UserError(f"{path} carries no contracts of two generators; `pangu evaluate` writes a pair folder.")
     try:
-        recorded = read_json(path)["contracts"]
-        return in_turn({role: GeneratorContract.model_validate(recorded[role]) for role in recorded})
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"{path} carries no contracts of two generators; `pangu evaluate` writes a pair folder."
-        ) from error
+        recorded = dict(read_json(path)["contracts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise none from error
+    for role, given in recorded.items():
+        check_format(given, f"The contract of {role} in {path}")
+    try:
+        return in_turn({role: GeneratorContract.model_validate(given) for role, given in recorded.items()})
+    except (ValueError, KeyError, TypeError) as error:
+        raise none from error
 
 
 def _resolve(client: "MlflowClient", which: str | int) -> RegisteredPair:

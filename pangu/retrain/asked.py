@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pangu.config import ROLES, Recipe
-from pangu.data.card import Card, card_folders, find_card, load_card
+from pangu.data.card import Card, card_folders, find_card, load_card, recipe_beside
 from pangu.data.propose.look import no_captions
 from pangu.errors import UserError
 from pangu.recipes import recipe as named
@@ -28,9 +28,7 @@ def settings_of(card: str, recipe: str, steps: int | None) -> dict[str, Any]:
         UserError: there is no such card or recipe, or the recipe trains no pair.
     """
     path = find_card(card)
-    beside = path.with_suffix(".recipe.json")
-    if not recipe:
-        recipe = str(beside) if beside.is_file() else "demo"
+    recipe = recipe or str(recipe_beside(path) or "demo")
     wanted = named(recipe)
     if tuple(wanted.roles) != ROLES:
         raise UserError(f"Recipe '{recipe}' trains no pair; choose another one: `pangu recipes`.")

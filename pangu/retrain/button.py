@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from pangu.errors import UserError
+from pangu.forms import flat, folded, known_fields
 from pangu.stack import Stack
 from pangu.stack.flow_runs import SCHEDULED_TAG
 from pangu.stack.prefect_api import prefect_api
@@ -59,8 +60,10 @@ class Button:
         self._api = prefect_api(stack)
         self._deployment = deployment
 
-    def press(self, settings: dict[str, Any]) -> str:
+    def press(self, settings: dict[str, Any], name: str = "") -> str:
         """Ask for a run with these parameters, as the dashboard's form would, and return its id.
+
+        name: of the run; Prefect invents one where there is none.
 
         Raises:
             UserError: the server does not know the deployment or one of the parameters, or refuses them.
@@ -69,12 +72,14 @@ class Button:
         if response.status_code == httpx.codes.NOT_FOUND:
             raise UserError(f"Prefect has no deployment {self._deployment}; restart the stack: `{RESTART}`.")
         deployment = response.raise_for_status().json()
-        known = _fields(deployment)
+        form = _form(deployment)
+        known = known_fields(form)
         if known and (unknown := settings.keys() - known):
             raise UserError(
                 f"The stack runs older code, whose {self._deployment} takes no {min(unknown)}; restart it: `{RESTART}`."
             )
-        body = {"parameters": {"settings": settings}, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": {"settings": folded(settings, form)}, "state": {"type": "SCHEDULED"}}
+        body |= {"name": name} if name else {}
         response = self._api.post(f"/deployments/{deployment['id']}/create_flow_run", json=body)
         if response.is_client_error:
             raise UserError(f"Prefect refuses the parameters of {self._deployment}: {response.text}")
@@ -85,7 +90,7 @@ class Button:
         asked = {"deployments": {"name": {"any_": [self._deployment]}}, "sort": "EXPECTED_START_TIME_DESC"}
         found = self._api.post("/flow_runs/filter", json=asked).raise_for_status().json()
         return [
-            AskedRun(run["id"], state, (run["parameters"] or {}).get("settings") or {})
+            AskedRun(run["id"], state, flat((run["parameters"] or {}).get("settings") or {}))
             for run in found
             if (state := (run["state"] or {}).get("type", "SCHEDULED")) != "SCHEDULED"
             or SCHEDULED_TAG not in run["tags"]
@@ -114,11 +119,11 @@ class Button:
         self._api.post(f"/flow_runs/{run_id}/set_state", json={"state": {"type": "CANCELLING"}})
 
 
-def _fields(deployment: dict[str, Any]) -> set[str]:
-    """Names of the fields of a deployment's forms; empty where its flow takes none."""
+def _form(deployment: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of a deployment's settings; empty where its flow takes none."""
     schema = deployment["parameter_openapi_schema"] or {}
-    forms = (schema.get("definitions") or {}).values()
-    return {name for form in forms for name in form.get("properties", {})}
+    named = schema.get("properties", {}).get("settings", {}).get("$ref", "").rpartition("/")[2]
+    return dict((schema.get("definitions") or {}).get(named) or {})
 
 
 def _stage(task: dict[str, Any], bar: dict[str, Any] | None) -> StageView:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pangu.config import Frozen
 from pangu.data.card import load_card
-from pangu.data.images import read_rgb
-from pangu.image_grid import FAINT, INK, PAPER, png
+from pangu.data.images import read_comments, read_rgb
+from pangu.image_grid import FAINT, INK, PAPER, png, whole_columns
 from pangu.lettering import text
 from pangu.retrain.button import RunView
 from pangu.storage import Home, read_json, write_atomically
@@ -69,11 +69,19 @@ def _sheet(home: Home, name: str, evaluated: dict[str, Any], decided: dict[str, 
     if not path.is_file() or before:
         strips = [(f"BEFORE: {decided.get('compared_with') or 'what serves now'}", Path(before))] if before else []
         strips.append(("AFTER, above the true pictures", Path(evaluated["sample_grid"])))
-        there = [(words, read_rgb(file.read_bytes())) for words, file in strips if file.is_file()]
+        there = [(words, _columns(file)) for words, file in strips if file.is_file()]
         if not there:
             return ""
         write_atomically(path, png(before_and_after(there)))
     return str(path)
+
+
+def _columns(grid: Path) -> Image.Image:
+    """As many whole columns of a grid as a sheet is wide."""
+    data = grid.read_bytes()
+    image = read_rgb(data)
+    image.info.update(dict[Any, str](read_comments(data)[0]))
+    return whole_columns(image, LARGEST_SIDE)[0]
 
 
 def before_and_after(strips: list[tuple[str, Image.Image]]) -> Image.Image:

@@ -4,6 +4,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Iterator
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console
@@ -40,7 +41,7 @@ def pressed(stack: Stack, settings: dict[str, Any], called: str) -> tuple[str, b
     with locked(Home(stack.home).stack / "press.lock", wait_s=None):
         going = under_way(button, settings["card"])
         if going is None:
-            return button.press(settings), False
+            return button.press(settings, name=f"retrain {PurePath(settings['card']).stem}"), False
     if going.settings != settings:
         raise UserError(f"{called} is being trained with other settings already; {how(called, 'watch', 'cancel')}.")
     return going.run_id, True

@@ -17,6 +17,7 @@ from pangu.errors import UserError
 from pangu.stack.automations import install_automations
 from pangu.stack.model import WORK_POOL, Stack
 from pangu.stack.prefect_api import prefect_api
+from pangu.stack.start_here import write_start_here
 
 
 def install(project: Path, api_url: str, log: Path) -> None:
@@ -29,6 +30,7 @@ def install(project: Path, api_url: str, log: Path) -> None:
         check_api(api_url)
         create_work_pool(api_url)
         install_automations(api_url)
+        write_start_here(api_url)
     except httpx.HTTPError as error:
         raise UserError(f"No Prefect server takes orders at {api_url} ({error}); check PREFECT_API_URL.") from error
     deploy_flows(project, {"PREFECT_API_URL": api_url}, log)

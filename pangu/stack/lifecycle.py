@@ -27,6 +27,7 @@ from pangu.stack.ports import CUSTOMARY, POSTGRES, choose_ports
 from pangu.stack.processes import end, family, marked
 from pangu.stack.profile import Profile, ProfileName, choose
 from pangu.stack.programs import mlflow_folder
+from pangu.stack.start_here import write_start_here
 from pangu.storage import Home, write_atomically
 
 START_TIMEOUT_S = 600.0
@@ -148,6 +149,7 @@ def _start_prefect(stack: Stack, say: Say) -> None:
     catch_up(stack)
     install_automations(stack)
     create_work_pool(stack)
+    write_start_here(stack)
     supervision.rpc(stack).startProcess("worker", False)
     _deploy_flows(stack, say)
     _wait_until(stack, "worker", health.worker_is_online, say)

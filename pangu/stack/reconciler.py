@@ -20,6 +20,7 @@ import psutil
 from pangu.jobs import MARK as COMMAND
 from pangu.stack.flow_runs import SUSPENDED
 from pangu.stack.model import Stack
+from pangu.stack.offered_cards import cards_of, offer, outdated
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, marked
 from pangu.stack.supervision import program_states
@@ -59,12 +60,13 @@ class Reconciler:
         self._seen: dict[str, int] = {}
         self._deploying: subprocess.Popen[bytes] | None = None
         self._not_before = 0.0
+        self._offered: list[str] | None = None
 
     def look(self) -> list[str]:
         """Everything once; returns what was put right. A server that does not answer is somebody else's business."""
         done: list[str] = []
         found: set[str] = set()
-        for care in (self._flow_runs, self._left_behind, self._served):
+        for care in (self._flow_runs, self._left_behind, self._served, self._cards):
             with contextlib.suppress(httpx.HTTPError, OSError, psutil.Error):
                 for one in care():
                     found.add(one.name)
@@ -109,6 +111,15 @@ class Reconciler:
             return
         if not self._ray("GET", "/api/serve/applications/").json().get("applications"):
             yield Care("the deployed pair is served again", partial(self._deploy, record))
+
+    def _cards(self) -> Iterable[Care]:
+        """Forms that offer other cards than there are; the server is asked only where cards have come or gone."""
+        names = cards_of(self._stack.project)
+        if names == self._offered:
+            return
+        if schemas := outdated(self._stack, names):
+            yield Care(f"the forms offer {len(names)} cards", partial(offer, self._stack, schemas), looks=1)
+        self._offered = names
 
     def _ray_began(self) -> float:
         """Seconds since the epoch."""

@@ -88,7 +88,14 @@ def open_form(page: Page, stack: Stack, deployment: str) -> None:
     named.and_(page.locator("[href*='/deployments/deployment/']")).first.click()  # its flow has the same name
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Custom run").click()
-    expect(property_of(page, "Card")).to_be_visible()
+    expect(property_of(page, "Dataset card")).to_be_visible()
+    expect(page.get_by_text("Property is type")).to_have_count(0)
+
+
+def unfold(page: Page) -> None:
+    """Open what the form folds."""
+    page.get_by_role("button", name="Add item").first.click()
+    expect(property_of(page, "Time limit of a stage")).to_be_visible()
 
 
 def submit(page: Page, stack: Stack, run_name: str) -> None:
@@ -134,15 +141,13 @@ def open_run_once_it_is(page: Page, word: str) -> None:
 def retrained(page: Page, stack: Stack, card: Path) -> None:
     """A retraining by the form: card, recipe, steps and approval chosen, serving switched off; then the person says yes."""
     open_form(page, stack, "retrain-pair")
-    property_of(page, "Card").get_by_role("textbox").fill(str(card))
-    choose(page, "Recipe", "demo", "tiny")
-    steps = property_of(page, "Structure Steps")
-    steps.get_by_role("button", name="int", exact=True).click()
-    steps.get_by_role("spinbutton").fill("6")
-    choose(page, "Approval", "none", "person")
-    property_of(page, "Deploy").get_by_role("switch").click()
-    property_of(page, "Card").scroll_into_view_if_needed()
+    choose(page, "Recipe", "automatic", "tiny")
+    property_of(page, "Training steps").get_by_role("spinbutton").fill("6")
     keep(page, "prefect_form")
+    unfold(page)
+    property_of(page, "Another card's file").get_by_role("textbox").fill(str(card))
+    choose(page, "Approval", "none", "person")
+    property_of(page, "Serve it").get_by_role("switch").click()
     submit(page, stack, RETRAINING)
     expect(state(page, "Running")).to_be_visible(timeout=RUN_MS)
     page.goto(f"{stack.prefect_url}/runs")  # the graph of a run under way is drawn anew all the time
@@ -176,12 +181,20 @@ def test_what_was_changed_in_the_form_is_what_was_trained(page: Page, retrained:
     page.goto(f"{stack.prefect_url}/runs")
     page.get_by_role("link", name=RETRAINING, exact=True).first.click()
     page.get_by_role("listitem").filter(has_text=re.compile("^Parameters$")).click()
-    expect(page.get_by_text(re.compile('"structure_steps": 6')).first).to_be_visible()
+    expect(page.get_by_text(re.compile('"steps": 6')).first).to_be_visible()
 
 
 def test_a_run_is_cancelled_by_its_button(page: Page, stack: Stack, card_that_takes_forever: Path) -> None:
     open_form(page, stack, "ingest-images")
-    property_of(page, "Card").get_by_role("textbox").fill(str(card_that_takes_forever))
+    unfold(page)
+    property_of(page, "Another card's file").get_by_role("textbox").fill(str(card_that_takes_forever))
+    hours = property_of(page, "Time limit of a stage").get_by_role("spinbutton")
+    hours.fill("0")
+    page.get_by_role("button", name="Submit").click()
+    wrong = property_of(page, "Time limit of a stage").get_by_text("0 is less than or equal to the minimum of 0")
+    expect(wrong).to_be_visible()
+    keep(page, "prefect_wrong_value")
+    hours.fill("")
     submit(page, stack, CANCELLED)
     expect(state(page, "Running")).to_be_visible(timeout=SLOW_MS)
     page.get_by_role("button", name="Cancel", exact=True).click()
@@ -218,6 +231,9 @@ def test_mlflow_shows_the_registered_pair_with_its_alias(page: Page, stack: Stac
     page.get_by_role("button", name="Close", exact=True).click()  # the assistant, which opens by itself
     page.goto(f"{stack.mlflow_url}/#/models/pangu-pair/versions/1")
     expect(page.get_by_text("pangu.boundary").first).to_be_visible()
+    samples = page.locator("img[src*='samples.png']").first
+    samples.scroll_into_view_if_needed()
+    assert samples.evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 0
     keep(page, "mlflow_pair")
 
 

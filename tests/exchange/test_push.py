@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -10,20 +11,25 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 import huggingface_hub.constants
 import pytest
 import yaml
+from PIL import Image, ImageColor
 
 from pangu.config import ROLES
+from pangu.data.card import Licence
 from pangu.data.example.openmoji import selection
 from pangu.data.licences import hub_licence
 from pangu.errors import UserError
 from pangu.exchange.import_pair import import_pair
 from pangu.exchange.model_card import licence_of, model_card, pair_contracts_of
 from pangu.exchange.push import push_dataset, push_pair
+from pangu.exchange.widget_pictures import widget_pictures
+from pangu.image_grid import png, sample_grid
 from pangu.storage import Home
 from tests.pipelines.coop.small import stable_diffusion
 from tests.small_dataset import NAME, commit_rows, row
@@ -34,6 +40,9 @@ def pair(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("push")
     stable_diffusion(1).save_pretrained(root / "sd")
     return Path(import_pair(str(root / "sd"), "fox", Home(root), boundary=600).pair)
+
+
+COMMIT = "a" * 40
 
 
 class Hub(ThreadingHTTPServer):
@@ -58,13 +67,60 @@ class Hub(ThreadingHTTPServer):
 class Requests(BaseHTTPRequestHandler):
     server: Hub
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        """What reading a dataset of one commit asks: what it is, what lies in it, and the files."""
+        path = unquote(self.path.partition("?")[0])
+        api, files = "/api/datasets/owner/fox", "/datasets/owner/fox/resolve/"
+        if path.startswith(files) and (name := path.removeprefix(files).partition("/")[2]) in self.server.files:
+            self.send_file(self.server.files[name])
+        elif path == api or path.startswith(f"{api}/revision/"):
+            listed = [{"rfilename": name} for name in sorted(self.server.files)]
+            facts = {"id": "owner/fox", "sha": COMMIT, "siblings": listed, "private": False, "disabled": False}
+            self.answer(facts | {"downloads": 0, "likes": 0, "tags": [], "gated": False})
+        elif path.startswith(f"{api}/tree/"):
+            _, _, folder = path.removeprefix(f"{api}/tree/").partition("/")
+            below = f"{folder}/" if folder else ""
+            names = [name for name in sorted(self.server.files) if name.startswith(below)]
+            folders = {str(parent) for name in names for parent in PurePosixPath(name).parents} - {".", folder}
+            listed = [self.listed(name) for name in names]
+            listed += [{"type": "directory", "oid": COMMIT, "size": 0, "path": one} for one in sorted(folders)]
+            if "recursive=true" not in self.path.lower():
+                listed = [one for one in listed if "/" not in one["path"].removeprefix(below)]
+            self.answer(listed, 200 if listed else 404)
+        else:
+            self.answer({"error": "not here"}, 404)
+
+    def listed(self, name: str) -> dict[str, Any]:
+        data = self.server.files[name]
+        return {"type": "file", "oid": hashlib.sha1(data).hexdigest(), "size": len(data), "path": name}
+
+    def send_file(self, data: bytes) -> None:
+        begin, _, end = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        part = data[int(begin) : int(end) + 1 if end else len(data)]
+        self.send_response(206 if "Range" in self.headers else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Range", f"bytes {begin}-{int(begin) + len(part) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part)
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.server.refuse:
-            self.answer({"error": "not yours"}, self.server.refuse)
+            # A hub that has the repository says so with its address.
+            self.answer({"error": "not yours", "url": f"{self.server.address}/owner/fox"}, self.server.refuse)
         elif self.path == "/api/repos/create":
             self.server.repositories.append(json.loads(body))
             self.answer({"url": f"{self.server.address}/owner/fox"})
+        elif "/paths-info/" in self.path:
+            wanted = parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]
+            self.answer([self.listed(name) for name in wanted if name in self.server.files])
         elif self.path == "/api/validate-yaml":
             self.answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
@@ -107,7 +163,8 @@ class Requests(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        if self.command != "HEAD":
+            self.wfile.write(text)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -120,6 +177,14 @@ def running_hub() -> Iterator[Hub]:
         thread.start()
         yield hub
         hub.shutdown()
+
+
+REFUSED = {
+    401: "the hub knows no such token; log in by `hf auth login`, or set HF_TOKEN (401).",
+    403: "this token may not write there; take one with write access to it (403).",
+    409: "push again (409).",
+    500: "the hub is in trouble; push again later (500).",
+}
 
 
 def test_a_hub_gets_every_file_and_the_card_in_one_commit(pair, monkeypatch) -> None:
@@ -136,10 +201,10 @@ def test_a_hub_gets_every_file_and_the_card_in_one_commit(pair, monkeypatch) -> 
         assert [(one["name"], one["organization"]) for one in hub.repositories] == [("fox", "owner")]
         assert done.repository == f"{hub.address}/owner/fox" and done.commit == "abc"
         assert "| fid | 12.5 |" in card
-        hub.refuse = 403
-        with pytest.raises(UserError, match="owner/fox could not be pushed to: ") as refused:
-            push_pair(pair, "owner/fox", "MIT", endpoint=hub.address, token="hf_x")
-        assert "\n" not in str(refused.value)
+        for hub.refuse, said in REFUSED.items():
+            with pytest.raises(UserError, match="owner/fox could not be pushed to: ") as refused:
+                push_pair(pair, "owner/fox", "MIT", endpoint=hub.address, token="hf_x")
+            assert "\n" not in str(refused.value) and said in str(refused.value)
         hub.refuse, seen = 0, len(hub.repositories)
         with pytest.raises(UserError, match="does not allow to publish"):
             push_pair(pair, "owner/fox", "All rights reserved", endpoint=hub.address)
@@ -150,6 +215,22 @@ def test_a_hub_gets_every_file_and_the_card_in_one_commit(pair, monkeypatch) -> 
         with pytest.raises(UserError, match="is no whole pair folder"):
             push_pair(pair / "structure", "owner/fox", "MIT", endpoint=hub.address)
         assert len(hub.repositories) == seen, "nothing was sent"
+
+
+def test_the_card_shows_the_first_pictures_of_an_evaluation_with_their_captions(pair, tmp_path) -> None:
+    colours = ("red", "blue")
+    rows = [[Image.new("RGB", (16, 16), one) for one in colours], [Image.new("RGB", (16, 16), "white")] * 2]
+    grid = sample_grid(rows, named=["English captions", "the true pictures"], captions=["a fox", "月亮"])
+    (tmp_path / "grid.png").write_bytes(png(grid))
+    shown = widget_pictures(tmp_path / "grid.png")
+    for each, colour in zip(shown, colours, strict=True):
+        with Image.open(io.BytesIO(each.png)) as picture:
+            assert picture.size == (16, 16) and picture.getcolors() == [(256, ImageColor.getrgb(colour))]
+    card = model_card(pair, "owner/fox", Licence(name="MIT"), {}, shown)
+    assert yaml.safe_load(card.split("---\n", 2)[1])["widget"][1] == {
+        "text": "月亮", "output": {"url": "images/1.png"},
+    }  # fmt: skip
+    assert "<Gallery />" in card and widget_pictures(None) == widget_pictures(tmp_path / "gone.png") == []
 
 
 def test_the_card_says_intervals_data_licence_figures_and_how_to_call_it(pair) -> None:
@@ -187,6 +268,7 @@ import sys
 from datasets import Image, load_dataset
 rows = load_dataset(sys.argv[1], cache_dir=sys.argv[2])
 assert isinstance(rows["train"].features["image"], Image), rows
+assert rows["train"][0]["image"].getcolors(1 << 20), "a picture"
 print({split: len(found) for split, found in rows.items()}, rows["held_out"][0]["image"].size)
 """
 
@@ -225,6 +307,17 @@ def test_a_dataset_is_pushed_with_a_card_in_one_commit_and_shows_its_pictures(tm
         and facts["size_categories"] == ["n<1K"]
     )
     assert "| train | 3 |" in body and "| zh | 4 |" in body and "| width | 100.8 | 128 | 128 |" in body
-    command = [sys.executable, "-c", LOAD, str(tmp_path / "clone"), str(tmp_path / "cache")]
-    read = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    assert read.stdout.strip() == "{'held_out': 1, 'train': 3} (128, 128)", read.stderr
+    alone = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    assert loaded(str(tmp_path / "clone"), tmp_path / "cache", **alone) == "{'held_out': 1, 'train': 3} (128, 128)"
+    with running_hub() as again:
+        again.files = hub.files
+        online = {"HF_ENDPOINT": again.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        assert loaded("owner/fox", tmp_path / "fresh", **online) == "{'held_out': 1, 'train': 3} (128, 128)"
+
+
+def loaded(place: str, cache: Path, **environment: str) -> str:
+    """What `datasets` reads in a process of its own, from a folder or from a repository's address."""
+    command = [sys.executable, "-c", LOAD, place, str(cache)]
+    read = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert read.returncode == 0, read.stderr
+    return read.stdout.strip()

@@ -18,8 +18,10 @@ from pangu.recipes import RECIPES
 from pangu.stack import Stack
 from pangu.stack.automations import SILENT_RUN, install_automations
 from pangu.stack.flow_runs import settle
+from pangu.stack.offered_cards import cards_of, offer, outdated
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
+from pangu.stack.start_here import KEY, TEXT, write_start_here
 from pangu.storage import Home, read_json
 from tests import subtests
 from tests.dashboard import deployment, finish, press
@@ -50,18 +52,47 @@ def test_every_flow_is_a_deployment_with_a_tag_a_limit_and_a_form(api: httpx.Cli
 @subtests.parametrize("name", NAMES)
 def test_every_field_of_a_form_is_described_and_bounded(api: httpx.Client, name: str) -> None:
     definitions = deployment(api, name)["parameter_openapi_schema"]["definitions"]
-    bounds = {"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "enum", "pattern"}
+    bounds = {"minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "enum", "pattern", "maxItems"}
     forms = [definition for definition in definitions.values() if definition.get("type") == "object"]
     assert forms
     for form in forms:
         for field, schema in form["properties"].items():
             choices = [part for part in schema.get("anyOf", [schema]) if part.get("type") != "null"]
-            plain = schema.get("type") == "boolean" or "$ref" in schema or "allOf" in schema
+            plain = schema.get("type") == "boolean" or "$ref" in schema
+            choices = schema.get("allOf", choices)
             assert plain or all(bounds & part.keys() for part in choices), f"{field} of {name} has no bounds"
             assert schema.get("description"), f"{field} of {name} is not described"
         assert sorted(schema["position"] for schema in form["properties"].values()) == list(
             range(len(form["properties"]))
         )
+
+
+def test_a_card_that_comes_is_offered_by_the_forms_and_nothing_else_of_a_deployment_changes(
+    api: httpx.Client, stack: Stack
+) -> None:
+    before, names = deployment(api, "retrain-pair"), cards_of(stack.project)
+    assert not outdated(stack, names)
+    with_one_more = outdated(stack, [*names, "photos"])
+    assert len(with_one_more) == 8, "one for each form about a card"
+    try:
+        offer(stack, with_one_more)
+        now = deployment(api, "retrain-pair")
+        changed = {name for name in now if now[name] != before[name]} - {"updated", "last_polled"}
+        assert changed == {"parameter_openapi_schema"}
+        assert press(api, "ingest-images", {"card_name": "nobodys"}).is_client_error
+        later = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2100-01-01T00:00:00Z"}}
+        asked = press(api, "ingest-images", {"card_name": "photos"}, state=later).raise_for_status().json()
+        api.delete(f"/flow_runs/{asked['id']}").raise_for_status()
+    finally:
+        offer(stack, outdated(stack, names))
+    assert deployment(api, "retrain-pair")["parameter_openapi_schema"] == before["parameter_openapi_schema"]
+
+
+def test_an_empty_server_says_what_to_press_first_once(api: httpx.Client, stack: Stack) -> None:
+    write_start_here(stack)
+    found = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": [KEY]}}}).raise_for_status().json()
+    assert [one["data"] for one in found] == [TEXT] and "retrain-pair" in TEXT
+    assert "**Start here.**" in deployment(api, "retrain-pair")["description"]
 
 
 def test_every_flow_file_is_a_deployment(api: httpx.Client) -> None:

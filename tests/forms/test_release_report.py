@@ -8,7 +8,7 @@ from PIL import Image
 
 from flows.release_report import HEIGHT, links, samples
 from flows.training_report import LONGEST_SIDE
-from pangu.image_grid import png, sample_grid
+from pangu.image_grid import GAP, png, sample_grid, whole_columns
 from tests import subtests
 
 ENVIRONMENT = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
@@ -35,6 +35,21 @@ def test_new_and_old_samples_stand_above_each_other_small_enough_for_a_database(
     middle = (new.height // 6, new.height // 6)
     assert new.getpixel(middle) == (255, 0, 0) and old.getpixel(middle) == (0, 0, 255)
     assert len(text) < 200_000
+
+
+def test_a_strip_ends_between_two_pictures_and_says_what_its_rows_and_columns_are(tmp_path: Path) -> None:
+    rows = [[Image.new("RGB", (96, 96), "red")] * 24] * 3
+    captions = [f"fox {number}" for number in range(24)]
+    sheet = sample_grid(rows, named=["English captions", "Chinese captions", "the true pictures"], captions=captions)
+    (tmp_path / "new.png").write_bytes(png(sheet))
+    text = samples({"pair_id": "abc", "sample_grid": str(tmp_path / "new.png")}, {"champion_version": None})
+    (picture,) = pictures(text)
+    assert (
+        picture.size == (GAP + 8 * (96 + GAP), sheet.height) and picture.getpixel((picture.width - 1, 50)) == (255,) * 3
+    )
+    assert "Rows: English captions, Chinese captions, the true pictures. Columns (the first 8 of 24): fox 0; " in text
+    assert text.rstrip().endswith("fox 7.")
+    assert whole_columns(Image.new("RGB", (900, 300)), 840)[1] == 0, "a picture that says nothing stays as it is"
 
 
 def test_without_a_champion_and_against_itself_there_is_one_picture(tmp_path: Path) -> None:

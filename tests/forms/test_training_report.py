@@ -4,7 +4,7 @@ from PIL import Image
 
 from flows.training_report import data_uri, history_of, markdown, small
 from pangu.progress import Progress
-from pangu.storage import Home
+from pangu.storage import Home, write_json
 from pangu.train.history import HISTORY_FILE, SAMPLES_FOLDER, History
 
 
@@ -18,6 +18,20 @@ def test_the_newest_grid_of_the_run_is_shown_also_that_of_the_last_step(home: Ho
     text = markdown("train-single", progress, history_of(progress))
     assert "### Samples, step-1000000" in text
     assert data_uri(small(run / SAMPLES_FOLDER / "step-1000000.png")) in text
+
+
+def test_samples_come_first_with_their_captions_and_losses_by_ascending_timesteps(home: Home) -> None:
+    run = home.run("r")
+    losses = {"loss": 1.0, "loss/t750-874": 3.0, "loss/t0-124": 1.0, "loss/t500-624": 2.0}
+    (run / SAMPLES_FOLDER).mkdir(parents=True)
+    History(run / HISTORY_FILE).add(1, losses)
+    Image.new("RGB", (9, 9)).save(run / SAMPLES_FOLDER / "step-000001.png")
+    write_json(run / SAMPLES_FOLDER / "captions.json", [{"caption": "a fox"}, {"caption": "月亮"}, {"caption": None}])
+    progress = Progress(stage="train-single", done=1, total=1, unit="steps", facts={"run": "r"})
+    text = markdown("train-single", progress, history_of(progress))
+    assert "From left to right, line by line: a fox; 月亮; -." in text
+    places = [text.index(part) for part in ("### Samples", "| t0-124 |", "| t500-624 |", "| t750-874 |")]
+    assert places == sorted(places)
 
 
 def test_a_run_without_grids_is_reported_without_them(home: Home) -> None:

@@ -19,7 +19,7 @@ from pangu.pipelines.assemble import assemble_experts
 from pangu.pipelines.experts_pipeline import ExpertsPipeline
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
-from pangu.registry.fetch import check_folder
+from pangu.registry.fetch import check_folder, pair_contracts
 from pangu.registry.manifest import Manifest
 from tests import subtests
 from tests.pipelines.drawing import draw, seeds
@@ -268,6 +268,11 @@ def test_contracts_of_before_are_read_and_newer_ones_refused(pair: Any, tmp_path
     assert torch.equal(draw(before), draw(pair))
     with pytest.raises(ValueError, match="it is of format 3, but this version of PanGu reads 1 and 2"):
         GeneratorContract.model_validate(index["contracts"]["structure"] | {"format_version": 3})
+    index["contracts"]["structure"]["format_version"] = 3
+    path.write_text(json.dumps(index))
+    for read in (PanGuDrawPipeline.from_pretrained, pair_contracts):
+        with pytest.raises(UserError, match=r"^The contract of structure.* is of format 3, .*; update PanGu\.$"):
+            read(tmp_path)
 
 
 def test_latents_that_differ_in_packing_are_refused(pair: Any) -> None:

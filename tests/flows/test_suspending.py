@@ -1,0 +1,95 @@
+"""*Suspend* and *Resume* in every stage of a retraining: nothing of it computes meanwhile, and it goes on where it was."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pangu import jobs
+from pangu.data.example.openmoji import render_png, selection
+from pangu.stack import Stack
+from pangu.stack.prefect_api import prefect_api
+from pangu.stack.processes import marked
+from pangu.stack.reconciler import FLOW_RUN
+from pangu.storage import write_json
+from tests.dashboard import finish, press, reach
+
+pytestmark = [pytest.mark.long, pytest.mark.slow]
+STAGES = ("ingest", "prepare", "encode", "train-structure", "evaluate", "gate", "release")
+DRAWINGS = 12
+PATIENCE_S = 300.0
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for index, one in enumerate(selection(DRAWINGS)):
+        (tmp_path / f"images/{index}.png").write_bytes(render_png(one, 96))
+        write_json(tmp_path / f"images/{index}.json", {"en": one.caption_en, "zh": one.caption_zh})
+    path = tmp_path / "suspended.yaml"
+    path.write_text(
+        "name: suspended\nsource: images\ncolumns: {caption_en: en, caption_zh: zh}\nlicence: {name: CC BY-SA 4.0}\n"
+        "texture_min_side: 64\n"
+    )
+    return path
+
+
+def suspend(api: httpx.Client, run_id: str) -> None:
+    """Press *Suspend*: the call that the dashboard makes."""
+    until = (datetime.now(UTC) + timedelta(minutes=30)).isoformat()
+    details = {"pause_timeout": until, "pause_reschedule": True}
+    state = {"type": "PAUSED", "name": "Suspended", "state_details": details}
+    api.post(f"/flow_runs/{run_id}/set_state", json={"state": state, "force": True}).raise_for_status()
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def states_of(api: httpx.Client, run_id: str, stage: str) -> list[str]:
+    asked = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"name": {"any_": [stage]}}}
+    found: list[dict[str, Any]] = api.post("/task_runs/filter", json=asked).raise_for_status().json()
+    return [run["state"]["type"] for run in found]
+
+
+def living_jobs(stack: Stack, run_id: str) -> list[str]:
+    headers = {"Authorization": f"Bearer {stack.token}"}
+    found = httpx.get(f"{stack.ray_dashboard_url}/api/jobs/", headers=headers, timeout=30, trust_env=False).json()
+    return [
+        job["submission_id"]
+        for job in found
+        if (job["submission_id"] or "").startswith(run_id) and job["status"] in ("PENDING", "RUNNING")
+    ]
+
+
+def test_a_retraining_that_is_suspended_in_every_stage_computes_nothing_meanwhile_and_completes(
+    stack: Stack, card: Path
+) -> None:
+    api = prefect_api(stack)
+    settings = {"card": str(card), "recipe": "tiny", "deploy": False, "approval": "person"}
+    run = press(api, "retrain-pair", settings).raise_for_status().json()["id"]
+    for stage in STAGES:
+        if stage == "release":
+            reach(api, run, "PAUSED", timeout_s=PATIENCE_S)
+            answer = {"run_input": {"release": True, "note": ""}}
+            assert api.post(f"/flow_runs/{run}/resume", json=answer).raise_for_status().json()["status"] == "ACCEPT"
+        wait_for(lambda stage=stage: "RUNNING" in states_of(api, run, stage))  # type: ignore[misc]
+        suspend(api, run)
+        wait_for(lambda: not marked(jobs.MARK, run, prefix=True) and not marked(FLOW_RUN, run))
+        wait_for(lambda: not living_jobs(stack, run))
+        time.sleep(4)  # longer than the reconciler's pause
+        now = api.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+        assert now["name"] == "Suspended", (stage, now)
+        assert api.post(f"/flow_runs/{run}/resume", json={}).raise_for_status().json()["status"] == "ACCEPT", stage
+    reach(api, run, "PAUSED", "COMPLETED", timeout_s=PATIENCE_S)
+    if api.get(f"/flow_runs/{run}").json()["state"]["type"] == "PAUSED":
+        answer = {"run_input": {"release": True, "note": ""}}
+        api.post(f"/flow_runs/{run}/resume", json=answer).raise_for_status()
+    assert finish(api, run, timeout_s=PATIENCE_S)["type"] == "COMPLETED"
