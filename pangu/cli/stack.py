@@ -52,7 +52,7 @@ def up(
 
 def _with_key(stack: "Stack") -> str:
     """The address of the pages with the key that lets them do what its owner may; browsers send no part behind a '#'."""
-    from pangu.console.guard import key_of
+    from pangu.console.console_guard import key_of
 
     return f"{stack.console_url}/#key={key_of(Home(stack.home))}"
 

@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from pangu.console.guard import API, Guard, may, problem
+from pangu.console.console_guard import API, Guard, may, problem
 from pangu.console.overview import overview, pictures
 from pangu.errors import UserError
 from pangu.serve.static_files import CONSOLE, ICON, SHARED, content

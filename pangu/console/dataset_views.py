@@ -85,7 +85,7 @@ def entry_in(entries: list[VersionEntry], name: str, version: int) -> VersionEnt
         if entry.version == version and entry.readable:
             return entry
     have = ", ".join(str(entry.version) for entry in entries if entry.readable)
-    raise UserError(f"Dataset '{name}' has no readable version {version}; it has {have}.")
+    raise UserError(f"Dataset '{name}' has no readable version {version}; it has {have or 'none'}.")
 
 
 def thresholds(filters: Filters, measured: set[str]) -> list[dict[str, Any]]:
