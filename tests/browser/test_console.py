@@ -32,8 +32,8 @@ RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 860}
 DATASET = f"/datasets/{NAME}"
 PLACES = {
-    "home": "/", "datasets": "/datasets", "kept": DATASET, "dropped": DATASET, "thresholds": f"{DATASET}/0", "training": "/training",
-    "absent": "/datasets/unknown",
+    "home": "/", "datasets": "/datasets", "kept": DATASET, "dropped": DATASET, "thresholds": f"{DATASET}/0",
+    "training": "/training", "absent": "/datasets/unknown",
 }  # fmt: skip
 
 
@@ -122,11 +122,11 @@ def test_other_thresholds_are_seen_by_all_and_made_by_whoever_has_the_key(page: 
     expect(page.locator("#outcome .figures")).to_contain_text(f"{small}would go")
     assert [entry.version for entry in log(pages.home, NAME)] == [0]
     page.get_by_role("button", name="Make a new version").click()
-    page.get_by_label("Key").fill("wrong")
+    page.get_by_label("Key", exact=True).fill("wrong")
     page.keyboard.press("Enter")
-    expect(page.get_by_label("Key")).to_have_value("")
+    expect(page.get_by_label("Key", exact=True)).to_have_value("")
     assert [entry.version for entry in log(pages.home, NAME)] == [0]
-    page.get_by_label("Key").fill(key_of(pages.home))
+    page.get_by_label("Key", exact=True).fill(key_of(pages.home))
     page.get_by_role("button", name="Go on").click()
     expect(page.get_by_text("Version 1 is made.")).to_be_visible()
     expect(page.locator("pre")).to_have_text("filters:\n  min_side: 64")
@@ -161,7 +161,7 @@ def kept_picture(page: Page, name: str) -> None:
 
 @subtests.parametrize(
     ("language", "scheme", "window"),
-    [("en-GB", "light", DESK), ("zh-CN", "dark", PHONE), ("en-GB", "dark", PHONE), ("zh-CN", "light", DESK)],
+    [("en-GB", "light", DESK), ("zh-CN", "dark", PHONE)],
 )
 def test_no_page_breaks_a_rule_of_wcag_or_runs_over_the_edge(
     browser: Browser, pages: Pages, server: LocalServer, language: str, scheme: Any, window: Any
