@@ -33,7 +33,7 @@ LAYERS = [
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
     {"registry", "serve", "stack", "jobs", "compatibility", "exchange"},
-    {"demo", "retrain", "gate", "monitoring", "planning"},
+    {"demo", "retrain", "gate", "monitoring", "planning", "console"},
     {"cli"},
 ]
 """From the lowest to the highest; a part may import its own layer and lower ones."""

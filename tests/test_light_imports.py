@@ -16,6 +16,7 @@ MODULES = (
     "pangu.data.encode.encoded", "pangu.train.launch", "pangu.train.on_ray", "pangu.train.samples_seen", "pangu.gate",
     "pangu.registry", "pangu.serve.deploy", "pangu.stack", "pangu.stack.reconciler", "pangu.stack.exec_fresh",
     "pangu.monitoring.exporter", "pangu.demo.run", "pangu.retrain.asked", "pangu.retrain.outcome",
+    "pangu.console.console_app", "pangu.console.dataset_views", "pangu.console.training_views",
 )  # fmt: skip
 COMMANDS = (
     "--help", "train --help", "recipes", "recipes demo", "status", "cards check openmoji", "dataset log openmoji",

@@ -59,17 +59,29 @@ def diff(
 
 
 def refilter(
-    card: Annotated[str, typer.Argument(help="The card with its new thresholds or splits.")],
+    card: Annotated[
+        str, typer.Argument(help="The card with its new thresholds or splits; with --set also the name of a dataset.")
+    ],
     version: VersionOption = LATEST,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FILTER=VALUE over the version's own card, e.g. max_aspect=2; may be given again."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be kept, and what would come and go.")
+    ] = False,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Select again by the thresholds and splits that the card says now; nothing is decoded, scored or upscaled again."""
-    from pangu.data.card import load_card
     from pangu.data.prepare.refilter import refilter
+    from pangu.data.prepare.threshold_changes import changed_card
+    from pangu.data.prepare.what_if import preview
 
-    home, parsed = Home.from_environment(), load_card(card)
-    finish(refilter(parsed, home, version_of(home, parsed.name, version), print_progress), result, as_json)
+    home = Home.from_environment()
+    parsed, chosen = changed_card(home, card, lambda name: version_of(home, name, version), changes or ())
+    outcome = preview(parsed, home, chosen) if dry_run else refilter(parsed, home, chosen, print_progress)
+    finish(outcome, result, as_json)
 
 
 def export(

@@ -1,12 +1,15 @@
 """Commands of the stack: up, down, status, doctor, backup, restore, deployments, demo."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pangu.cli.next_step import say_first
 from pangu.storage import Home
+
+if TYPE_CHECKING:
+    from pangu.stack import Stack
 
 
 def register(app: typer.Typer) -> None:
@@ -33,16 +36,25 @@ def up(
     ] = None,
     upgrade: Annotated[bool, typer.Option("--upgrade", help="Bring databases of an older version up to date.")] = False,
 ) -> None:
-    """Start Prefect, MLflow and Ray on this machine, and print their addresses."""
+    """Start Prefect, MLflow, Ray and the pages on this machine, and print their addresses."""
     from pangu.stack import up
     from pangu.stack.profile import as_name
 
     stack = up(Home.from_environment(), customary_ports=not any_ports, profile=as_name(profile), upgrade=upgrade)
+    if stack.console_port:
+        print(f"Start here  {_with_key(stack)}")
     print(f"Prefect     {stack.prefect_url}")
     print(f"MLflow      {stack.mlflow_url}")
     print(f"Ray         {stack.ray_dashboard_url}  (its token: {stack.token_path})")
     print(f"Served API  {stack.serve_url}/v1  (after the first deploy)")
     say_first(Home(stack.home))
+
+
+def _with_key(stack: "Stack") -> str:
+    """The address of the pages with the key that lets them do what its owner may; browsers send no part behind a '#'."""
+    from pangu.console.console_guard import key_of
+
+    return f"{stack.console_url}/#key={key_of(Home(stack.home))}"
 
 
 def down() -> None:
@@ -63,7 +75,8 @@ def status() -> None:
         answers = part.check(stack)
         healthy = healthy and (answers or part.optional)
         word = "ok" if answers else ("not deployed" if part.optional else "DOES NOT ANSWER")
-        print(f"{part.name:15} {word:16} {part.address}")
+        address = _with_key(stack) if part.program == "console" else part.address
+        print(f"{part.name:15} {word:16} {address}")
     if not healthy:
         raise typer.Exit(1)
 

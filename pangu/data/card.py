@@ -6,7 +6,7 @@ Owns the card's shape and how it is found and read.
 import hashlib
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,6 +201,11 @@ class Card(Frozen):
             raise ValueError("upscale.target_side must not be smaller than texture_min_side")
         return self
 
+    @property
+    def folder(self) -> Path:
+        """What relative paths of the card are relative to."""
+        return self._folder
+
     def source_uri(self, home: Home) -> str:
         """Where the source lies: `home://` paths under the installation, others relative to the card's folder."""
         if self.source.startswith(HOME_PREFIX):
@@ -273,11 +278,20 @@ def load_card(path_or_name: str | Path) -> Card:
         raise UserError(f"The card {path} is not readable YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise UserError(f"The card {path} must be a YAML mapping of keys to values; see datasets/README.md.")
+    return card_from(content, path.parent, path)
+
+
+def card_from(content: Mapping[str, Any], folder: str | Path, where: str | Path) -> Card:
+    """A card from its fields. folder: what its relative paths are relative to; where: what an error calls it.
+
+    Raises:
+        UserError: an unknown or missing key, or a value out of bounds.
+    """
     try:
-        card = Card.model_validate(content, context={"folder": path.parent})
+        card = Card.model_validate(content, context={"folder": Path(folder)})
     except ValidationError as error:
-        raise UserError(f"The card {path} has {explain(error)}") from error
-    card._folder = path.parent.absolute()
+        raise UserError(f"The card {where} has {explain(error)}") from error
+    card._folder = Path(folder).absolute()
     return card
 
 

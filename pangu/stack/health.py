@@ -25,6 +25,7 @@ class Component:
 def parts(stack: Stack) -> tuple[Component, ...]:
     """Everything that `pangu status` shows. The served API is there once a pair was deployed."""
     return (
+        *_pages(stack),
         *backing_parts(stack),
         Component("Prefect", "prefect", stack.prefect_url, prefect_answers),
         Component(
@@ -34,6 +35,11 @@ def parts(stack: Stack) -> tuple[Component, ...]:
         Component("Ray", "ray", stack.ray_dashboard_url, ray_answers),
         Component("Served API", "ray", f"{stack.serve_url}/v1", api_answers, optional=True),
     )
+
+
+def _pages(stack: Stack) -> tuple[Component, ...]:
+    """None in a stack that code of before began."""
+    return (Component("Home page", "console", stack.console_url, console_answers),) if stack.console_port else ()
 
 
 def backing_parts(stack: Stack) -> tuple[Component, ...]:
@@ -69,6 +75,10 @@ def ray_answers(stack: Stack) -> bool:
     """The job server lists jobs, so the token is right and the head node is complete."""
     headers = {"Authorization": f"Bearer {stack.token}"} if stack.token_path.is_file() else {}
     return _get(f"{stack.ray_dashboard_url}/api/jobs/", headers) is not None
+
+
+def console_answers(stack: Stack) -> bool:
+    return _get(f"{stack.console_url}/healthz") is not None
 
 
 def api_answers(stack: Stack) -> bool:

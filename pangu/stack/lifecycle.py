@@ -123,9 +123,10 @@ def _start(stack: Stack, upgrade: bool, say: Say) -> Stack:
     stack.save()
     if stack.database is not None:
         _start_on_postgres(stack, upgrade, say)
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(4) as pool:
         waits = [pool.submit(_wait_until, stack, "mlflow", health.mlflow_answers, say)]
         waits.append(pool.submit(_wait_until, stack, "ray", health.ray_answers, say))
+        waits.append(pool.submit(_wait_until, stack, "console", health.console_answers, say))
         waits.append(pool.submit(_start_prefect, stack, say))
     for wait in waits:
         wait.result()

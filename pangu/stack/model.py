@@ -48,6 +48,8 @@ class Stack(Frozen):
     ray_client_port: int
     ray_dashboard_port: int
     serve_port: int
+    console_port: int = 0
+    """0: of code of before, which had no pages."""
     token_path: Path
     profile: Profile = Profile()
     database: Database | None = None
@@ -85,6 +87,10 @@ class Stack(Frozen):
         return f"http://{LOOPBACK}:{self.serve_port}"
 
     @property
+    def console_url(self) -> str:
+        return f"http://{LOOPBACK}:{self.console_port}"
+
+    @property
     def token(self) -> str:
         """The token that Ray's servers ask for."""
         return self.token_path.read_text().strip()
@@ -105,6 +111,7 @@ class Stack(Frozen):
             **self._places(),
             "PANGU_HOME": str(self.home),
             "PANGU_SERVE_PORT": str(self.serve_port),
+            "PANGU_CONSOLE_URL": self.console_url if self.console_port else "",
             # Commands are submitted as `python -m pangu ...`, so that every node of a cluster finds its own.
             "PATH": os.pathsep.join([folder, os.environ.get("PATH", os.defpath)]),
             "PREFECT_API_URL": self.prefect_api_url,

@@ -15,6 +15,7 @@ CUSTOMARY = {
     "ray_client_port": 10001,
     "ray_dashboard_port": 8265,
     "serve_port": 8000,
+    "console_port": 8080,
 }
 POSTGRES = {"postgres_port": 5432}
 """Only where the stack runs the database itself."""

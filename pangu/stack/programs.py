@@ -37,7 +37,7 @@ class Program:
 def programs(stack: Stack) -> tuple[Program, ...]:
     """All servers of the stack. The worker waits for the Prefect server, and what needs PostgreSQL waits for that, so `up`
     starts them."""
-    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack), _reconciler())
+    found = (_prefect(stack), _worker(stack), _mlflow(stack), _ray(stack), _reconciler(), _console(stack))
     return (_postgres(stack), *found) if stack.database is not None and stack.database.own else found
 
 
@@ -151,6 +151,11 @@ def _ray(stack: Stack) -> Program:
 
 def _reconciler() -> Program:
     return Program("reconciler", _python("pangu.stack.reconciler"))
+
+
+def _console(stack: Stack) -> Program:
+    """The pages; they wait for nothing, and show what answers."""
+    return Program("console", _python("pangu.console", str(stack.console_port)))
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""The studio page in a real Chromium: draw, watch, keep a layout, cooperate, be refused, in both languages and on a phone."""
+"""The studio page in a real Chromium: draw, watch, keep a layout or a picture, start from one, cooperate, be refused, in both
+languages and on a phone."""
 
 import io
 import shutil
@@ -69,7 +70,7 @@ def test_it_draws_shows_partial_images_and_keeps_the_picture_with_its_parameters
     assert seen[-1].startswith("Done in")
     caption = page.locator("#gallery figcaption").first
     expect(caption).to_contain_text("一只狐狸")
-    expect(caption).to_contain_text("96x96 · 6 ·")
+    expect(caption).to_contain_text("96x96, 6 steps, ")
     width = page.evaluate("() => document.querySelector('#gallery img').naturalWidth")
     assert width == 96
 
@@ -223,8 +224,117 @@ def test_on_a_phone_nothing_runs_over_the_edge(browser: Browser, server: LocalSe
     page.goto(f"{server.url}/studio")
     expect(page.locator("#draw")).to_have_text("开始绘制")
     draw(page, "一个很长的提示" * 20, steps=2)
+    expect(page.locator("#now img")).to_be_in_viewport()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
     page.close()
+
+
+def test_pictures_survive_a_reload_are_enlarged_compared_copied_and_deleted(page: Page) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator("#beside-empty").get_by_role("button", name="red apple").click()  # one press draws
+    expect(page.locator("#gallery figure")).to_have_count(1, timeout=SLOW_MS)
+    expect(page.locator("#beside-prompt #proposed")).to_be_visible()
+    draw(page, "a fox", drawn=2)
+    expect(page.locator("#storage")).to_contain_text("stay in this browser")
+    page.reload()
+    expect(page.locator("#gallery figure")).to_have_count(2)
+    figure = page.locator("#gallery figure").first
+    figure.get_by_role("button", name="Copy").click()
+    expect(figure.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("() => navigator.clipboard.readText()")
+    assert (
+        copied.startswith("a fox: drawn by a pair without a release, 96x96, 6 steps, guidance ") and ", seed " in copied
+    )
+    figure.get_by_role("button").first.press("Enter")
+    expect(page.get_by_role("dialog").locator("img")).to_have_count(1)
+    page.keyboard.press("Escape")
+    for summary in page.locator("#gallery summary").all():
+        summary.click()
+    page.get_by_role("button", name="Compare").first.click()
+    page.get_by_role("button", name="Compare").last.click()
+    shown = page.get_by_role("dialog").locator("figcaption")
+    expect(shown.first).to_contain_text("a fox")
+    expect(shown.last).to_contain_text("red apple")
+    page.get_by_role("button", name="Close").click()
+    page.locator("#gallery summary").first.click()
+    page.get_by_role("button", name="Delete", exact=True).first.click()
+    page.reload()
+    expect(page.locator("#gallery figure")).to_have_count(1)
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete all").click()
+    page.reload()
+    expect(page.locator("#release")).to_contain_text("release 0", timeout=SLOW_MS)
+    expect(page.locator("#gallery figure")).to_have_count(0)
+
+
+def test_a_picture_is_drawn_anew_where_it_was_painted_and_stays_as_it_was_elsewhere(page: Page) -> None:
+    draw(page)
+    page.locator("#gallery summary").click()
+    page.get_by_role("button", name="Start from it").click()
+    canvas = page.locator("#source-view")
+    canvas.focus()
+    page.keyboard.press("Space")  # in the middle
+    page.locator("#change").fill("1")
+    draw(page, "a fox", drawn=2)
+    expect(page.locator("#gallery figcaption").first).to_contain_text("from a picture, strength 1")
+    difference = page.evaluate(
+        """async () => {
+          const [after, before] = await Promise.all([...document.querySelectorAll("#gallery img")].map(async (image) => {
+            await image.decode();
+            const canvas = Object.assign(document.createElement("canvas"), { width: 96, height: 96 });
+            canvas.getContext("2d").drawImage(image, 0, 0, 96, 96);
+            return canvas.getContext("2d").getImageData(0, 0, 96, 96).data;
+          }));
+          const by = (x, y, part) => Math.abs(after[4 * (96 * y + x) + part] - before[4 * (96 * y + x) + part]);
+          const at = (x, y) => by(x, y, 0) + by(x, y, 1) + by(x, y, 2);
+          let inside = 0, outside = 0;
+          for (let y = 0; y < 96; y += 1) for (let x = 0; x < 96; x += 1) {
+            if (Math.hypot(x - 48, y - 48) < 9) inside += at(x, y);
+            else if (Math.hypot(x - 48, y - 48) > 15) outside += at(x, y);
+          }
+          return [inside, outside];
+        }"""
+    )
+    assert difference[0] > 0 and difference[1] == 0
+    # Dropped, too; what is no picture is refused at its field.
+    page.get_by_role("button", name="Take it away").click()
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 200), "white").save(picture, "PNG")
+    for name, data, seen in (("a.png", picture.getvalue(), True), ("b.png", b"no picture", False)):
+        page.evaluate(
+            """([name, bytes]) => {
+              const moved = new DataTransfer();
+              moved.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+              document.dispatchEvent(new DragEvent("drop", { dataTransfer: moved, bubbles: true, cancelable: true }));
+            }""",
+            [name, list(data)],
+        )
+        expect(page.locator("#error")).to_be_hidden() if seen else expect(page.locator("#error")).to_contain_text(
+            "no picture"
+        )
+        expect(canvas).to_be_visible()
+
+
+def test_what_is_asked_for_meanwhile_waits_its_turn_and_an_error_stands_at_its_field(page: Page) -> None:
+    page.evaluate("() => { document.getElementById('steps').max = 200; }")
+    page.locator("#steps").fill("200")
+    page.fill("#prompt", "first")
+    page.click("#draw")
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.locator("#steps").fill("2")
+    for text in ("second", "third"):
+        page.fill("#prompt", text)
+        page.click("#draw")
+    expect(page.locator("#queue li")).to_have_count(2)
+    page.get_by_role("button", name="Take out").first.click()
+    expect(page.locator("#gallery figcaption").first).to_contain_text("third", timeout=SLOW_MS)
+    expect(page.locator("#gallery figure")).to_have_count(2)
+    expect(page.locator("#queue")).to_be_hidden()
+    page.evaluate("() => document.getElementById('size').append(new Option('1024x1024'))")
+    page.select_option("#size", "1024x1024")
+    page.click("#draw")
+    expect(page.locator("#size")).to_have_attribute("aria-invalid", "true", timeout=SLOW_MS)
+    expect(page.locator(".row:has(#size) + #error")).to_be_visible()
 
 
 def test_every_control_has_a_name(page: Page) -> None:
@@ -245,6 +355,6 @@ def test_halves_and_long_texts_are_asked_for_and_what_would_be_cut_is_said_while
     page.fill("#texture-guidance", "1")
     draw(page, "a red apple " * 20, steps=3)
     expect(page.locator("#unread")).to_be_hidden()
-    expect(page.locator("#gallery figcaption").first).to_contain_text("96x96 · 3+2 · ")
+    expect(page.locator("#gallery figcaption").first).to_contain_text("96x96, 3+2 steps, ")
     page.get_by_role("button", name="Reuse").click()
     assert page.input_value("#texture-steps") == "2"

@@ -28,6 +28,7 @@ def run_pangu(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]
 
 def test_every_part_answers(stack: Stack) -> None:
     assert {part.name: part.check(stack) for part in parts(stack) if not part.optional} == {
+        "Home page": True,
         "Prefect": True,
         "Prefect worker": True,
         "MLflow": True,

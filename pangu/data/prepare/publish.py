@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pangu.config import Frozen
 from pangu.data.card import Card
+from pangu.data.prepare.kept_cards import keep_card
 from pangu.data.prepare.made_rows import Lost, MadeRows, lost_file
 from pangu.data.prepare.report import EXAMPLES, write_report
 from pangu.data.prepare.select import Selection, select
@@ -88,6 +89,7 @@ def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any]
     kept = [store.file(file.path) for file in files]
     write_report(page, card, outcome, lost, kept, examples(rejected, store.uri, EXAMPLES))
     outcome = outcome.model_copy(update={"report": str(page)})
+    keep_card(card, home)
     # Written before the commit, too: whoever finds the commit finds the counts.
     write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
     version = commit(home, card.name, key, files, facts, nth)

@@ -19,26 +19,41 @@ def refilter(card: Card, home: Home, version: int, report: Reporter = silent) ->
         UserError: no such version, or the card would make other rows, not select others.
     """
     with only_preparing(home, card.name):
-        entry = _entry(home, card.name, version)
-        ingest_id, code = entry.facts.get("ingest_id", ""), entry.facts.get("code_version", "")
-        key, work = keys_of(card, ingest_id, code)
-        if entry.facts.get("work") != work:
-            raise UserError(
-                f"Version {version} of '{card.name}' was made by other settings than thresholds and splits; run "
-                f"`pangu prepare {card.name} --ingest-id {ingest_id}` instead."
-            )
+        entry = entry_to_refilter(card, home, version)
+        key, work = keys_of(card, entry.facts.get("ingest_id", ""), entry.facts.get("code_version", ""))
         if (done := earlier_outcome(card, home, key)) is not None:
             return done
         made = whole_work(home, card.name, work)
         if made is None and is_whole(home, card.name, entry.key, work):
             made = adopt(home, card.name, entry, work)
         if made is None:
-            raise UserError(
-                f"What version {version} of '{card.name}' rejected is not all here: it was made in another home, or files were "
-                f"deleted; run `pangu prepare {card.name} --ingest-id {ingest_id}` instead."
-            )
+            raise incomplete(card, entry)
         facts = {**entry.facts, "card": card.digest(), "refiltered": version}
         return land(card, home, key, made, facts, report)
+
+
+def entry_to_refilter(card: Card, home: Home, version: int) -> VersionEntry:
+    """The log's line of a version whose rows the card would select from.
+
+    Raises:
+        UserError: no such version, or the card would make other rows, not select others.
+    """
+    entry = _entry(home, card.name, version)
+    ingest_id = entry.facts.get("ingest_id", "")
+    if entry.facts.get("work") != keys_of(card, ingest_id, entry.facts.get("code_version", ""))[1]:
+        raise UserError(
+            f"Version {version} of '{card.name}' was made by other settings than thresholds and splits; run "
+            f"`pangu prepare {card.name} --ingest-id {ingest_id}` instead."
+        )
+    return entry
+
+
+def incomplete(card: Card, entry: VersionEntry) -> UserError:
+    """What is said where rows that a version rejected are not there to select from."""
+    return UserError(
+        f"What version {entry.version} of '{card.name}' rejected is not all here: it was made in another home, or files were "
+        f"deleted; run `pangu prepare {card.name} --ingest-id {entry.facts.get('ingest_id', '')}` instead."
+    )
 
 
 def _entry(home: Home, name: str, version: int) -> VersionEntry:

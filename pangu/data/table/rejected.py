@@ -27,6 +27,11 @@ def rejected_folder(home: Home, name: str, key: str) -> Path:
     return home.dataset(name) / "rejected" / key
 
 
+def rejected_files(home: Home, name: str, key: str) -> list[str]:
+    """The files of the rows that the transaction `key` rejected, in their order."""
+    return [str(file) for file in sorted(rejected_folder(home, name, key).glob("*.parquet"))]
+
+
 def rejected_folders(home: Home, name: str, kept: Sequence[HasKey]) -> Iterator[Path]:
     """The folders of all transactions but those of `kept`."""
     keys = {entry.key for entry in kept}

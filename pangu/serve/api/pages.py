@@ -1,30 +1,32 @@
 """What a browser gets: `/studio`, the page to draw with, `/docs`, by Swagger UI, and an icon. Nothing of it lies elsewhere."""
 
+import os
 from collections.abc import Awaitable, Callable
-from importlib.resources import files
 
 from fastapi import FastAPI, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 
-OURS, SWAGGER = ("pangu", "serve/static"), ("fastapi_offline", "static")
+from pangu.serve.static_files import HEADERS, ICON, OURS, SHARED, SWAGGER, content
+
 FILES = {
     "studio": (OURS, "index.html", "text/html"),
     "studio/index.html": (OURS, "index.html", "text/html"),
-    "studio/studio.css": (OURS, "studio.css", "text/css"),
     "studio/studio.js": (OURS, "studio.js", "text/javascript"),
-    "studio/words.js": (OURS, "words.js", "text/javascript"),
+    "studio/gallery.js": (OURS, "gallery.js", "text/javascript"),
+    "studio/source.js": (OURS, "source.js", "text/javascript"),
+    "studio/studio_words.js": (OURS, "studio_words.js", "text/javascript"),
+    **{f"studio/{name}": place for name, place in SHARED.items()},
     "docs": (OURS, "docs.html", "text/html"),
     "docs/docs.js": (OURS, "docs.js", "text/javascript"),
     "docs/swagger-ui.css": (SWAGGER, "swagger-ui.css", "text/css"),
     "docs/swagger-ui-bundle.js": (SWAGGER, "swagger-ui-bundle.js", "text/javascript"),
-    "favicon.svg": (OURS, "favicon.svg", "image/svg+xml"),
-    "favicon.ico": (OURS, "favicon.svg", "image/svg+xml"),
+    "favicon.svg": ICON,
+    "favicon.ico": ICON,
     "robots.txt": (OURS, "robots.txt", "text/plain"),
 }
 """Path -> (package and folder, file, media type). Swagger UI comes with fastapi-offline, so it needs no network."""
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'"
-)
+CONSOLE_URL = "PANGU_CONSOLE_URL"
+"""The address of the stack's pages, where a stack serves this."""
 
 
 def add_to(api: FastAPI) -> None:
@@ -33,6 +35,10 @@ def add_to(api: FastAPI) -> None:
     @api.get("/", include_in_schema=False)
     async def start() -> Response:
         return RedirectResponse("/studio")
+
+    @api.get("/studio/home.json", include_in_schema=False)
+    async def home() -> Response:
+        return JSONResponse({"home": os.environ.get(CONSOLE_URL)}, headers=HEADERS)
 
     for path in FILES:
         api.add_api_route(f"/{path}", _route(path), include_in_schema=False)
@@ -47,7 +53,5 @@ def _route(path: str) -> Callable[[], Awaitable[Response]]:
 
 def static(path: str) -> Response:
     """One of `FILES`."""
-    (package, folder), name, media_type = FILES[path]
-    content = (files(package) / folder / name).read_bytes()
-    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
-    return Response(content, media_type=media_type, headers=headers)
+    file, media_type = content(FILES[path])
+    return Response(file, media_type=media_type, headers=HEADERS)

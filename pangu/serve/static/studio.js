@@ -1,19 +1,16 @@
 "use strict";
-// The page: a form, the picture that is being drawn, and the gallery. Talks to /v1 of the server that it came from.
-const $ = (id) => document.getElementById(id);
-let language = localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en");
-let model = null, running = null, kept = null, shown = null;
+// The page: a form, what waits to be drawn, and the picture that is being drawn. Talks to /v1 of the server that it came from.
+let model = null, running = null, kept = null, shownRelease = null;
+const queue = [];
+const NARROW = matchMedia("(max-width: 46rem)");
+const PARTIALS = 3;
 
-const word = (name, values = {}) => WORDS[language][name].replace(/\{(\w)\}/g, (_, key) => values[key]);
-
-function speak() {
-  document.documentElement.lang = language;
-  for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
-  for (const part of document.querySelectorAll("[data-hint]")) part.placeholder = word(part.dataset.hint);
-  if (shown) showRelease(shown);
+whenSpoken(() => {
+  if (shownRelease) showRelease(shownRelease);
   $("state").textContent = "";
   propose();
-}
+  Gallery.tell();
+});
 
 // A few texts that the pair draws, in the language of the page, every other one in a style; what is pressed is asked for.
 function propose() {
@@ -25,13 +22,28 @@ function propose() {
     const style = (place % 2 && model.styles.length) ? model.styles[Math.floor(Math.random() * model.styles.length)] : "";
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
     if (style) button.append(Object.assign(document.createElement("small"), { textContent: ` ${style}` }));
-    button.addEventListener("click", () => { $("prompt").value = text; setStyles(style ? { [style]: 1 } : {}); $("prompt").focus(); });
+    button.addEventListener("click", () => {
+      $("prompt").value = text;
+      setStyles(style ? { [style]: 1 } : {});
+      if ($("beside-empty").contains(button)) $("form").requestSubmit();
+      else $("prompt").focus();
+    });
     $("proposed").append(button);
   });
+  placeProposals();
+}
+
+// Where nothing is drawn yet, the proposals stand in the place of the pictures, and one press draws; on a phone that is far below.
+function placeProposals(none = !$("gallery").children.length) {
+  const inside = none && !NARROW.matches;
+  $(inside ? "beside-empty" : "beside-prompt").append($("proposed"));
+  $("empty-words").dataset.word = inside && !$("proposed").hidden ? "empty" : "emptyplain";
+  $("empty-words").textContent = word($("empty-words").dataset.word);
+  $("proposed").firstElementChild.hidden = inside;
 }
 
 function showRelease(release) {
-  shown = release;
+  shownRelease = release;
   const names = { v: release.pair_version, a: release.structure_version, b: release.texture_version };
   $("release").textContent = word("release", names);
 }
@@ -137,6 +149,8 @@ async function asked() {
   if ($("enhance").checked) own.enhance = true;
   if ($("windows").checked) own.long_prompts = "windows";
   if ($("scheduler").value) own.scheduler = $("scheduler").value;
+  const from = Source.asked();
+  if (from) return { ...own, edit: from };
   const partners = [...document.querySelectorAll("[name=partner]:checked")].map((each) => each.value);
   if (partners.length) own.coop = await cooperation(partners);
   if (!kept) return own;
@@ -171,31 +185,68 @@ async function pngOf(file) {
   return canvas.toDataURL("image/png").split(",")[1];
 }
 
-async function draw() {
-  if (running) return;
+// What the form asks for takes its place behind what is drawn.
+async function submit() {
   if (!$("lock").checked && !kept) set("seed", Math.floor(Math.random() * 2 ** 32));
   complain("");
+  queue.push(await asked());
+  showQueue();
+  $("empty").hidden = true;
+  if (NARROW.matches) $("now").parentElement.scrollIntoView({ block: "start" });
+  if (!running) await drawAll();
+  Gallery.tell();
+}
+
+async function drawAll() {
+  while (queue.length) {
+    const body = queue.shift();
+    showQueue();
+    await draw(body);
+  }
+}
+
+function showQueue() {
+  $("queue").hidden = queue.length === 0;
+  $("queue").replaceChildren(...queue.map((body) => element("li", {},
+    element("span", { className: "name", textContent: word("waiting", { text: body.texture?.prompt || body.prompt }) }),
+    button("takeout", () => { queue.splice(queue.indexOf(body), 1); showQueue(); $("prompt").focus(); }))));
+}
+
+async function draw(body) {
   running = new AbortController();
-  $("draw").disabled = true;
   $("stop").disabled = false;
   $("state").textContent = word("drawing");
   $("now").replaceChildren();
   $("unread").hidden = true;
+  $("progress").removeAttribute("value");
+  $("progress").hidden = false;
   try {
-    const body = await asked();
-    const answer = await fetch("/v1/images/generations", {
-      method: "POST", signal: running.signal, headers: { "Content-Type": "application/json", ...headers() },
-      body: JSON.stringify({ ...body, stream: true, partial_images: 3 }),
-    });
-    if (!answer.ok) throw new Error((await answer.json()).error.message);
+    const answer = await (body.edit ? edited(body) : generated(body));
+    if (!answer.ok) throw refusal((await answer.json()).error);
     for await (const event of events(answer.body)) take(event, body);
   } catch (error) {
     $("state").textContent = error.name === "AbortError" ? word("stopped") : "";
-    if (error.name !== "AbortError") complain(error instanceof TypeError ? word("lost") : error.message);
+    if (error.name !== "AbortError") complain(error instanceof TypeError ? word("lost") : error.message, error.param);
   }
   running = null;
-  $("draw").disabled = false;
+  $("progress").hidden = true;
   $("stop").disabled = true;
+}
+
+const refusal = ({ message, param, code }) => new Refused(message, code === "invalid_api_key" ? "key" : param, 400);
+
+const generated = (body) => fetch("/v1/images/generations", {
+  method: "POST", signal: running.signal, headers: { "Content-Type": "application/json", ...headers() },
+  body: JSON.stringify({ ...body, stream: true, partial_images: PARTIALS }),
+});
+
+// A picture, and perhaps a mask, as OpenAI's edits take them: files of a form.
+async function edited({ edit, ...own }) {
+  const form = new FormData(), { image, mask, strength } = edit;
+  for (const [name, value] of Object.entries({ ...own, strength, stream: true, partial_images: PARTIALS })) form.append(name, typeof value === "string" ? value : JSON.stringify(value));
+  form.append("image", blobOf(image), "image.png");
+  if (mask) form.append("mask", blobOf(mask), "mask.png");
+  return fetch("/v1/images/edits", { method: "POST", signal: running.signal, headers: headers(), body: form });
 }
 
 async function* events(stream) {
@@ -211,7 +262,7 @@ async function* events(stream) {
 }
 
 function take(event, body) {
-  if (event.error) throw new Error(event.error.message);
+  if (event.error) throw refusal(event.error);
   const source = `data:image/${event.output_format};base64,${event.b64_json}`;
   let picture = $("now").children[event.image_index];
   if (!picture) {
@@ -224,11 +275,13 @@ function take(event, body) {
   $("unread").hidden = !$("unread").textContent;
   if (event.type.endsWith("partial_image")) {
     $("state").textContent = `${word("step")} ${event.partial_image_index + 1}`;
+    $("progress").value = (event.partial_image_index + 1) / (PARTIALS + 1);
     return;
   }
   showRelease(event.release);
   $("state").textContent = word("done", { s: event.seconds.total.toFixed(2) }) + (event.structure_cached ? ` · ${word("cached")}` : "");
-  remember(source, event, body);
+  const { b64_json, ...facts } = event;
+  Gallery.remember({ source, event: facts, body });
 }
 
 // While somebody types: what of the texts would not be read, asked for once the typing rests.
@@ -257,39 +310,6 @@ function unread(event) {
     .filter(Boolean).join(" ");
 }
 
-function remember(source, event, body) {
-  const figure = document.createElement("figure"), picture = document.createElement("img");
-  const caption = document.createElement("figcaption"), facts = document.createElement("small"), buttons = document.createElement("div");
-  Object.assign(picture, { src: source, alt: body.prompt });
-  const asked = event.request;
-  const walked = asked.num_inference_steps, each = (values) => [...new Set(values)].join("/");
-  const taken = typeof walked === "object" ? `${walked.structure}+${walked.texture}` : each([walked, asked.texture?.num_inference_steps ?? walked]);
-  const guided = [half(asked.guidance_scale, "structure"), asked.texture?.guidance_scale ?? half(asked.guidance_scale, "texture")];
-  facts.textContent = `${event.size} · ${taken} · ${each(guided)} · ${event.seed} · v${event.release.pair_version}`;
-  const used = Object.entries(body.texture?.style || body.style || {}).map(([name, scale]) => ` · ${name}${scale === 1 ? "" : ` ${scale}`}`);
-  facts.textContent += used.join("");
-  caption.append(event.revised_prompt || body.texture?.prompt || body.prompt, facts);
-  if (unread(event)) caption.append(Object.assign(document.createElement("small"), { className: "unread", textContent: unread(event) }));
-  buttons.append(button("reuse", () => reuse(body, event)));
-  if (!body.coop) buttons.append(button("keep", () => keep(body, event)));
-  const link = Object.assign(document.createElement("a"), { href: source, download: `pangu-${event.seed}.${event.output_format}` });
-  link.dataset.word = "save";
-  link.textContent = word("save");
-  buttons.append(link);
-  figure.append(picture, caption, buttons);
-  $("gallery").prepend(figure);
-  $("empty").hidden = true;
-}
-
-function button(name, act) {
-  const made = document.createElement("button");
-  made.type = "button";
-  made.dataset.word = name;
-  made.textContent = word(name);
-  made.addEventListener("click", act);
-  return made;
-}
-
 function reuse(body, event) {
   letGo();
   const own = { ...body, ...(body.texture || {}) };
@@ -306,10 +326,12 @@ function reuse(body, event) {
   for (const name of model.loras) set(`lora-${name}`, (body.loras || []).find((each) => each.name === name)?.weight || 0);
   $("lock").checked = true;
   if (body.texture) keepLayout(body, event);
+  Source.letGo();
+  if (body.edit) Source.take(blobOf(body.edit.image));
   $("prompt").focus();
 }
 
-function keep(body, event) {
+function keepOf(body, event) {
   reuse(body, event);
   keepLayout(body, event);
 }
@@ -325,21 +347,51 @@ function letGo() {
   $("kept").hidden = true;
 }
 
-function complain(message) {
+// Which field a parameter of the API comes from.
+const FIELDS = {
+  prompt: "prompt", negative_prompt: "negative", size: "size", n: "count", num_inference_steps: "steps", guidance_scale: "guidance", seed: "seed", style: "styles",
+  scheduler: "scheduler", loras: "loras", enhance: "enhance", long_prompts: "windows", "coop.control_image": "control", coop: "coop", "coop.partners": "coop", "coop.strength": "strength",
+  image: "source-file", mask: "source-view", strength: "change", key: "key", "texture.num_inference_steps": "texture-steps", "texture.guidance_scale": "texture-guidance",
+};
+
+// An error stands where its fault is: behind the field that the server names, which is marked; else at the end of the form.
+function complain(message, param) {
+  for (const marked of document.querySelectorAll("#form [aria-invalid]")) { marked.removeAttribute("aria-invalid"); marked.removeAttribute("aria-errormessage"); }
+  const field = message && param ? $(FIELDS[param] || FIELDS[param.split(".")[0]]) : null;
+  if (field) {
+    for (let outer = field; outer; outer = outer.parentElement) if (outer.tagName === "DETAILS") outer.open = true;
+    field.closest("#form > *").after($("error"));
+    if (field.matches("input, select, textarea")) { field.setAttribute("aria-invalid", "true"); field.setAttribute("aria-errormessage", "error"); }
+  } else {
+    $("form").append($("error"));
+  }
   $("error").textContent = message;
   $("error").hidden = !message;
+  if (message && NARROW.matches) $("error").scrollIntoView({ block: "center" });
 }
 
-$("form").addEventListener("submit", (event) => { event.preventDefault(); draw(); });
+$("form").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
 $("form").addEventListener("input", (event) => { const output = $(`${event.target.id}-value`); if (output) output.value = event.target.value; });
 $("style-mix").addEventListener("input", pick);
 for (const id of ["prompt", "negative", "windows"]) $(id).addEventListener("input", typed);
 $("stop").addEventListener("click", () => running?.abort());
 $("release-layout").addEventListener("click", letGo);
-$("language").addEventListener("click", () => { language = language === "en" ? "zh" : "en"; localStorage.setItem("language", language); speak(); });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") running?.abort();
+  if (event.key === "Escape" && !document.querySelector("dialog[open]")) running?.abort();
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("form").requestSubmit(); }
 });
-speak();
-load();
+// The pages of the stack, where one serves this.
+async function findHome() {
+  const { home } = await ask("/studio/home.json").catch(() => ({ home: null }));
+  $("home").hidden = !home;
+  if (home) $("home").href = home;
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  Source.listen();
+  Gallery.listen();
+  speak();
+  load();
+  Gallery.open();
+  findHome();
+});
