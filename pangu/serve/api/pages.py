@@ -6,6 +6,9 @@ from importlib.resources import files
 from fastapi import FastAPI, Response
 from fastapi.responses import RedirectResponse
 
+from pangu.extras import is_findable, missing
+from pangu.serve.error_answers import ApiError
+
 OURS, SWAGGER = ("pangu", "serve/static"), ("fastapi_offline", "static")
 FILES = {
     "studio": (OURS, "index.html", "text/html"),
@@ -21,7 +24,8 @@ FILES = {
     "favicon.ico": (OURS, "favicon.svg", "image/svg+xml"),
     "robots.txt": (OURS, "robots.txt", "text/plain"),
 }
-"""Path -> (package and folder, file, media type). Swagger UI comes with fastapi-offline, so it needs no network."""
+"""Path -> (package and folder, file, media type). Swagger UI comes with fastapi-offline, so it needs no network;
+without that package `/docs` lists the paths."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'"
 )
@@ -48,6 +52,8 @@ def _route(path: str) -> Callable[[], Awaitable[Response]]:
 def static(path: str) -> Response:
     """One of `FILES`."""
     (package, folder), name, media_type = FILES[path]
+    if not is_findable(package):  # docs.js lists the paths itself then
+        raise ApiError(404, str(missing("platform", "Swagger UI")), code="missing_extra")
     content = (files(package) / folder / name).read_bytes()
     headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
     return Response(content, media_type=media_type, headers=headers)
