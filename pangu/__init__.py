@@ -20,5 +20,9 @@ __all__ = [*_PLACES]
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    module = import_module(f"{__name__}.{_PLACES[name]}")
+    from pangu.extras import check_name, extras_named
+
+    check_name(name)
+    with extras_named(f"pangu.{name}"):
+        module = import_module(f"{__name__}.{_PLACES[name]}")
     return getattr(module, name, module)

@@ -7,6 +7,8 @@ from inspect import Signature, signature
 from types import ModuleType
 from typing import Any
 
+from pangu.extras import check_name, extras_named
+
 
 def make_callable(package: str, module: str) -> None:
     """Let `package` be called as the function of its name in `package.module`, which is imported at the first call."""
@@ -17,7 +19,10 @@ def make_callable(package: str, module: str) -> None:
 
         @cached_property
         def _function(self) -> Any:
-            return getattr(import_module(f"{package}.{module}"), package.rpartition(".")[2])
+            name = package.rpartition(".")[2]
+            check_name(name)
+            with extras_named(package):
+                return getattr(import_module(f"{package}.{module}"), name)
 
         def __reduce__(self) -> tuple[Any, tuple[str]]:
             return import_module, (package,)

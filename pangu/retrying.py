@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
-
 VARIABLE = "PANGU_PATIENCE_S"
 PAUSE_S = 1.0
 
@@ -27,6 +25,8 @@ def retrying(ask: Callable[[], Answer], failures: tuple[type[Exception], ...], s
     Raises:
         The last failure, when the time is over; anything else at once.
     """
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed  # not of the core
+
     attempts = Retrying(
         retry=retry_if_exception_type(failures),
         stop=stop_after_delay(patience_s() if seconds is None else seconds),

@@ -12,10 +12,12 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "pangu").rglob("*.py"))
 LAYERS = [
     {
+        "bounded_cache",
         "callable_package",
         "chat_completions",
         "config",
         "errors",
+        "extras",
         "file_lock",
         "storage",
         "progress",

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import pangu
 from pangu.cli.quiet import COMMANDS, speak_up
 from pangu.errors import UserError
+from pangu.extras import check_command, extras_named, is_findable
 from pangu.storage import Home
 
 GROUPS = {
@@ -45,9 +47,7 @@ OWN_STACK = {"up", "down", "status", "doctor", "backup", "restore", "demo", "ret
 def say_version(asked: bool) -> None:
     """`pangu --version`."""
     if asked:
-        from importlib.metadata import version
-
-        print(f"pangu {version('pangu')}")
+        print(f"pangu {pangu.__version__}")
         raise typer.Exit
 
 
@@ -60,10 +60,14 @@ def use_running_stack(
 ) -> None:
     """From a table of image URLs and captions to a served pair of text-to-image generators."""
     command = context.invoked_subcommand
+    if "--help" not in sys.argv:
+        check_command(command)
     if command in OWN_STACK:
         return
     if command in COMMANDS:
         speak_up(command, context.command.commands[command].help or "")  # type: ignore[attr-defined]
+    if not is_findable("psutil"):  # the core knows of no stack
+        return
     from pangu.stack.model import Stack
 
     stack = Stack.load(Home.from_environment())
@@ -123,7 +127,8 @@ def main() -> None:
         part.register(app)
     grouped(app)
     try:
-        app()
+        with extras_named("This command"):
+            app()
     except SystemExit:
         if len(sys.argv) == 1 and "_PANGU_COMPLETE" not in os.environ:  # which a shell asks for proposals by
             print("Next: {}    ({})".format(*first_command(Home.from_environment())))

@@ -75,7 +75,7 @@ def deploy(
     """Serve a registered pair over HTTP; a running server swaps to it without downtime."""
     from pangu.progress import print_progress
     from pangu.serve.deploy import deploy as serve_pair
-    from pangu.serve.deploy import read_settings
+    from pangu.serve.settings import read_settings
     from pangu.storage import Home
 
     which: str | int = alias if pair_version is None else _released(pair_version)
@@ -125,8 +125,7 @@ def serve(
 ) -> None:
     """Serve a pair folder over HTTP in this one process, without Ray and without a registry."""
     from pangu.exchange.places import pair_folder
-    from pangu.serve.deploy import read_settings
-    from pangu.serve.settings import ServeSettings
+    from pangu.serve.settings import ServeSettings, read_settings
     from pangu.serve.standalone import serve as answer
     from pangu.storage import Home
 
@@ -138,12 +137,14 @@ def serve(
 
 def _starter() -> Path:
     """The folder of the embedded pair with everything it shares, made at the first call."""
+    from pangu.models.sources import without_bars
     from pangu.pipelines.assemble import save_pair
     from pangu.starter.pair import starter_pair
     from pangu.storage import Home
 
     folder = Home.from_environment().root / "starter-pair"
     if not folder.is_dir():
+        without_bars()
         save_pair(starter_pair(), folder)
     return folder
 

@@ -1,6 +1,7 @@
 """Turns a source of the configuration ('embedded', a folder, a name of the home, a hub id) into what `from_pretrained` takes."""
 
 import json
+import logging
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,18 @@ def read_config(root: str, name: str) -> dict[str, Any] | None:
 
 
 def without_bars() -> None:
-    """Load from now on without the progress bars of diffusers and transformers, which are no sentences of ours."""
+    """Load from now on without the progress bars of diffusers and transformers, which are no sentences of ours.
+
+    Nor with diffusers' advice to install accelerate, which the core does without: it comes once for every network.
+    """
     import diffusers.utils.logging
     import transformers.utils.logging
 
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    for name in ("diffusers.models.modeling_utils", "diffusers.pipelines.pipeline_utils"):
+        logging.getLogger(name).addFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "accelerate` was not found" not in record.getMessage()

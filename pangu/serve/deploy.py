@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
@@ -160,22 +160,6 @@ def prune(cache: Path, needed: Sequence[Release], spare: int = 2) -> list[Path]:
     for path in others[spare:]:
         shutil.rmtree(path, ignore_errors=True)
     return others[spare:]
-
-
-def read_settings(path: Path) -> ServeSettings:
-    """The JSON of a `ServeSettings`; what it leaves out keeps its default.
-
-    Raises:
-        UserError: no such file, or a field that does not exist or is out of its bounds.
-    """
-    try:
-        return ServeSettings.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} can not be read; --settings takes a JSON file of ServeSettings.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {place}: {first['msg']}; the fields are those of ServeSettings.") from error
 
 
 def release_at(pair: RegisteredPair, folder: Path) -> Release:

@@ -1,8 +1,19 @@
 """What one gateway counts, in Prometheus' text format."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pangu.extras import is_findable, missing
+
+COUNTING = is_findable("prometheus_client")
+"""Whether anything is counted: the core serves without."""
+if COUNTING or TYPE_CHECKING:
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+else:
+    from pangu.serve.uncounted import Uncounted as CollectorRegistry
+    from pangu.serve.uncounted import Uncounted as Counter
+    from pangu.serve.uncounted import Uncounted as Gauge
+    from pangu.serve.uncounted import Uncounted as Histogram
 
 STAGE_SECONDS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 BATCH_SIZES = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
@@ -74,5 +85,11 @@ class Metrics:
         self._refused.labels(str(status), code or "").inc()
 
     def exposition(self) -> tuple[bytes, str]:
-        """(text, media type)."""
+        """(text, media type).
+
+        Raises:
+            MissingExtra: nothing is counted here.
+        """
+        if not COUNTING:
+            raise missing("platform", "/metrics")
         return generate_latest(self._registry), CONTENT_TYPE_LATEST

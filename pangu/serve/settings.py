@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from pangu.config import Frozen
+from pangu.errors import UserError
 
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
@@ -272,3 +273,19 @@ class ServeSettings(Frozen):
     def of_arguments(cls, arguments: dict[str, Any]) -> Self:
         """The inverse; code of before said no version."""
         return cls.model_validate({name: value for name, value in arguments.items() if name != "parts_version"})
+
+
+def read_settings(path: Path) -> ServeSettings:
+    """The JSON of a `ServeSettings`; what it leaves out keeps its default.
+
+    Raises:
+        UserError: no such file, or a field that does not exist or is out of its bounds.
+    """
+    try:
+        return ServeSettings.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} can not be read; --settings takes a JSON file of ServeSettings.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UserError(f"{path}: {place}: {first['msg']}; the fields are those of ServeSettings.") from error

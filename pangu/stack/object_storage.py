@@ -4,6 +4,7 @@ import os
 from urllib.parse import urlsplit
 
 from pangu.errors import UserError
+from pangu.extras import missing
 from pangu.stack.profile import Profile
 
 PROBE = ".pangu-probe"
@@ -34,7 +35,7 @@ def _try(place: str, profile: Profile) -> None:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     except ImportError as error:
-        raise UserError("The profile server needs boto3 and psycopg2; pip install 'pangu[server]'.") from error
+        raise missing("server", "The profile server", "boto3 and psycopg2") from error
     url = urlsplit(place)
     key = f"{url.path.strip('/')}/{PROBE}".lstrip("/")
     config = Config(connect_timeout=TIMEOUT_S, read_timeout=TIMEOUT_S, retries={"total_max_attempts": 2})

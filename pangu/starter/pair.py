@@ -77,7 +77,7 @@ def starter_pair() -> PanGuDrawPipeline:
         vae=load_autoencoder(AutoencoderSource()),
         tokenizer=tower.tokenizer,
         text_encoder=tower.encoder,
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         use_safetensors=True,
     )
     check_encoders(pair.contract("structure"), pair.vae, pair.text_towers)

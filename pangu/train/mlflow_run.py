@@ -5,7 +5,6 @@ nothing is kept in memory for it. (MLflow's own asynchronous logging drops what 
 """
 
 import hashlib
-import importlib.metadata
 import logging
 import os
 import platform
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+import pangu
 from pangu.train.history import Line, read_history
 from pangu.train.job import TrainJob
 from pangu.train.mlflow_names import EXPERIMENT, PAIR, RUN_NAME, dataset_input
@@ -71,7 +71,7 @@ def system_facts(world: World) -> dict[str, str]:
         "system.device": torch.cuda.get_device_name(world.device) if cuda else platform.processor() or "cpu",
         "system.workers": str(world.size),
         "system.torch": torch.__version__,
-        "system.pangu": importlib.metadata.version("pangu"),
+        "system.pangu": pangu.__version__,
         "system.code": code_digest(),
     }
 

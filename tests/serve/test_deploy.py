@@ -6,8 +6,8 @@ import pytest
 
 from pangu.errors import UserError
 from pangu.serve import ray_cluster
-from pangu.serve.deploy import read_settings, serve_port
-from pangu.serve.settings import PARTS_VERSION, ServeSettings
+from pangu.serve.deploy import serve_port
+from pangu.serve.settings import PARTS_VERSION, ServeSettings, read_settings
 from tests import subtests
 
 

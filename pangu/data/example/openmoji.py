@@ -15,6 +15,7 @@ from PIL import Image
 
 from pangu.data.example.tones import tones_of
 from pangu.errors import UserError
+from pangu.extras import missing
 
 IMAGES = 420
 """How many drawings the demo uses."""
@@ -126,6 +127,4 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"The example dataset needs the package {name}; install it with `pip install pangu[demo]`."
-        ) from error
+        raise missing("demo", "The example dataset", f"the package {name}") from error

@@ -17,6 +17,7 @@ from pangu.data.filters import Filters
 from pangu.data.images import ImageHWC
 from pangu.data.prepare.near_duplicates import colours_of
 from pangu.errors import UserError
+from pangu.extras import missing
 
 LETTERS_TO_TELL = 20
 """A shorter English caption is a name or a label, on which language identifiers guess."""
@@ -158,7 +159,7 @@ def nsfw_detector(wanted_by: str) -> Any:
 
 
 def _missing(setting: str, package: str) -> UserError:
-    return UserError(f"{setting} needs the package {package}; install PanGu with its extra `filters`.")
+    return missing("filters", setting, f"the package {package}")
 
 
 def _clip(source: str) -> Any:

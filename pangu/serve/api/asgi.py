@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from pangu.extras import MissingExtra
 from pangu.serve.api import batch_routes, image_routes, pages
 from pangu.serve.api.batch_runner import BatchRunner
 from pangu.serve.api.keys import KeyRing
@@ -102,7 +103,10 @@ def _add_health(api: FastAPI, engine: Drawing, metrics: Metrics) -> None:
 
     @api.get("/metrics")
     async def exposition() -> Response:
-        text, media_type = metrics.exposition()
+        try:
+            text, media_type = metrics.exposition()
+        except MissingExtra as error:
+            raise ApiError(501, str(error), code="missing_extra") from None
         return Response(text, media_type=media_type)
 
 

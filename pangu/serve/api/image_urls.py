@@ -7,15 +7,24 @@ import base64
 import secrets
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from cachetools import TTLCache
 from fastapi import FastAPI, Request, Response
 
+from pangu.bounded_cache import BoundedCache
 from pangu.serve.error_answers import ApiError, ErrorBody
 from pangu.serve.settings import ServeSettings
 
 PATH = "/v1/images/files"
 ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+
+
+class _Kept(NamedTuple):
+    """An image file, and when its time is over on the clock of its owner."""
+
+    file: bytes
+    media_type: str
+    until: float
 
 
 class ImageUrls:
@@ -26,9 +35,8 @@ class ImageUrls:
 
     def __init__(self, settings: ServeSettings, now: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
-        self._kept: TTLCache[str, tuple[bytes, str]] = TTLCache(
-            settings.url_bytes, settings.url_s, timer=now, getsizeof=lambda kept: len(kept[0])
-        )
+        self._now = now
+        self._kept: BoundedCache[str, _Kept] = BoundedCache(settings.url_bytes, lambda kept: len(kept.file))
 
     def url_of(self, file: bytes, output_format: str, base_url: str) -> str:
         """A URL below `base_url`, the address of this server; a data: URL where the owner wants no files kept."""
@@ -36,12 +44,15 @@ class ImageUrls:
         if self._settings.url_s == 0:
             return f"data:{media_type};base64,{base64.b64encode(file).decode()}"
         name = f"{secrets.token_urlsafe(24)}.{ENDINGS[output_format]}"
-        self._kept[name] = file, media_type
+        now = self._now()
+        self._kept.drop_where(lambda kept: kept.until <= now)
+        self._kept.keep(name, _Kept(file, media_type, now + self._settings.url_s))
         return f"{(self._settings.public_url or base_url).rstrip('/')}{PATH}/{name}"
 
     def find(self, name: str) -> tuple[bytes, str] | None:
         """(the file, its media type); None where it is not or no longer kept."""
-        return self._kept.get(name)
+        kept = self._kept.get(name)
+        return None if kept is None or kept.until <= self._now() else (kept.file, kept.media_type)
 
     def add_to(self, api: FastAPI) -> None:
         """Put the route that answers the URLs on `api`."""

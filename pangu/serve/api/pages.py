@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
+from pangu.extras import is_findable, missing
+from pangu.serve.error_answers import ApiError
 from pangu.serve.static_files import HEADERS, ICON, OURS, SHARED, SWAGGER, content
 
 FILES = {
@@ -24,7 +26,8 @@ FILES = {
     "favicon.ico": ICON,
     "robots.txt": (OURS, "robots.txt", "text/plain"),
 }
-"""Path -> (package and folder, file, media type). Swagger UI comes with fastapi-offline, so it needs no network."""
+"""Path -> (package and folder, file, media type). Swagger UI comes with fastapi-offline, so it needs no network;
+without that package `/docs` lists the paths."""
 CONSOLE_URL = "PANGU_CONSOLE_URL"
 """The address of the stack's pages, where a stack serves this."""
 
@@ -53,5 +56,8 @@ def _route(path: str) -> Callable[[], Awaitable[Response]]:
 
 def static(path: str) -> Response:
     """One of `FILES`."""
-    file, media_type = content(FILES[path])
-    return Response(file, media_type=media_type, headers=HEADERS)
+    file = FILES[path]
+    if not is_findable(file[0][0]):  # docs.js lists the paths itself then
+        raise ApiError(404, str(missing("platform", "Swagger UI")), code="missing_extra")
+    body, media_type = content(file)
+    return Response(body, media_type=media_type, headers=HEADERS)

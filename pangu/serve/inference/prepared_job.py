@@ -9,13 +9,11 @@ from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
 from pangu.serve.inference.halves import entered_below, with_steps
 from pangu.serve.inference.messages import Job, Received, RequestError
-from pangu.serve.inference.structure_cache import keep
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in
 
 if TYPE_CHECKING:
-    from cachetools import LRUCache
-
+    from pangu.bounded_cache import BoundedCache
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.sampling.condition import Condition
     from pangu.sampling.inpainting import Kept
@@ -42,7 +40,7 @@ class Towers:
 
     pipeline: "PanGuDrawPipeline"
     key: str
-    texts: "LRUCache[Hashable, Condition]"
+    texts: "BoundedCache[Hashable, Condition]"
 
     def encode(
         self, prompt: str, negative: str | None, styles: Mapping[str, float], job: Job, param: str
@@ -59,7 +57,7 @@ class Towers:
             with refusing(param):
                 negatives = None if negative is None else [negative]
                 once = self.pipeline.encode_prompt([prompt], negatives, styles, long_prompts=long)
-            keep(self.texts, key, once)
+            self.texts.keep(key, once)
         return once.repeat(job.images)
 
 

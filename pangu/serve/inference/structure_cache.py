@@ -5,31 +5,28 @@ does not depend on whether a cache had it.
 """
 
 from collections.abc import Hashable
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
-from cachetools import LRUCache
 from torch import Tensor
 
+from pangu.bounded_cache import BoundedCache
 from pangu.sampling.condition import Condition
 from pangu.sampling.sampling_state import SamplingState, SavedPartner, SavedState
 from pangu.sampling.trajectory import Trajectory
-
-Value = TypeVar("Value")
 
 
 class StructureCache:
     """Holds at most `most_bytes` of latents, estimates and scheduler history; 0 holds nothing."""
 
     def __init__(self, most_bytes: int) -> None:
-        self._kept: LRUCache[Hashable, SavedState] = LRUCache(most_bytes, bytes_of)
+        self._kept: BoundedCache[Hashable, SavedState] = BoundedCache(most_bytes, bytes_of)
 
     def __len__(self) -> int:
         return len(self._kept)
 
     @property
     def used_bytes(self) -> int:
-        return int(self._kept.currsize)
+        return int(self._kept.used)
 
     def restore(self, key: Hashable, state: SamplingState) -> bool:
         """Bring a state to where the one that was kept under `key` stood; False, and unchanged, where there is none."""
@@ -40,18 +37,12 @@ class StructureCache:
 
     def keep(self, key: Hashable, state: SamplingState) -> None:
         """Remember where it stands under `key`, dropping others where there is no room."""
-        keep(self._kept, key, state.saved())
+        self._kept.keep(key, state.saved())
 
 
-def text_cache(most_bytes: int) -> LRUCache[Hashable, Condition]:
+def text_cache(most_bytes: int) -> BoundedCache[Hashable, Condition]:
     """What the text towers said of single prompts; nobody changes a tensor of a condition, so it is handed out as it is."""
-    return LRUCache(most_bytes, bytes_of_text)
-
-
-def keep(cache: LRUCache[Hashable, Value], key: Hashable, value: Value) -> None:
-    """Remember `value` under `key`, dropping the least recently used; what is larger than the whole cache is not kept."""
-    with suppress(ValueError):
-        cache[key] = value
+    return BoundedCache(most_bytes, bytes_of_text)
 
 
 def bytes_of_text(condition: Condition) -> int:

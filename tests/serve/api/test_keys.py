@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from pangu.errors import UserError
 from pangu.serve.api.keys import Account, ApiKey, KeyRing, parse_keys
-from pangu.serve.deploy import read_settings
 from pangu.serve.error_answers import ApiError
-from pangu.serve.settings import ServeSettings
+from pangu.serve.settings import ServeSettings, read_settings
 from tests import subtests
 from tests.serve.local import serving
 

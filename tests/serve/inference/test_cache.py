@@ -11,7 +11,7 @@ from pangu.recipes import tiny
 from pangu.sampling.condition import Condition, text_condition
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.trajectory import Trajectory
-from pangu.serve.inference.structure_cache import StructureCache, bytes_of, bytes_of_text, keep, text_cache
+from pangu.serve.inference.structure_cache import StructureCache, bytes_of, bytes_of_text, text_cache
 
 
 def standing(size: int, value: float = 0.0) -> SamplingState:
@@ -92,9 +92,9 @@ def test_the_text_of_a_prompt_is_kept_and_counted() -> None:
     asked = said()
     assert bytes_of_text(asked) == 4 * (6 + 3 + 6 + 3)
     cache = text_cache(bytes_of_text(asked))
-    keep(cache, "a fox", asked)
+    cache.keep("a fox", asked)
     assert cache.get("a fox") is asked
-    keep(cache, "two foxes", asked.repeat(2))
+    cache.keep("two foxes", asked.repeat(2))
     assert cache.get("two foxes") is None, "what is larger than the cache takes nobody's place"
-    keep(cache, "a lemon", asked)
+    cache.keep("a lemon", asked)
     assert cache.get("a fox") is None
