@@ -7,8 +7,6 @@ import io
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
-from pydantic_core import PydanticUndefined
-
 from pangu.data.filters import NEEDS, Filters, NearDuplicates
 from pangu.data.images import BadImage, read_rgb
 from pangu.data.prepare.kept_cards import card_of
@@ -98,12 +96,12 @@ def thresholds(filters: Filters, measured: set[str]) -> list[dict[str, Any]]:
             kinds = [kind for kind in schema.get("anyOf", [schema]) if kind.get("type") in ("integer", "number")]
             if not kinds:
                 continue
-            default = model.model_fields[name].default
+            field = model.model_fields[name]
             found.append(
                 {
                     "name": f"{prefix}{name}",
                     "value": getattr(own, name) if own is not None else None,
-                    "default": None if default is PydanticUndefined else default,
+                    "default": None if field.is_required() else field.default,
                     "whole": kinds[0]["type"] == "integer",
                     "least": kinds[0].get("minimum"),
                     "most": kinds[0].get("maximum"),
