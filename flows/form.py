@@ -12,7 +12,7 @@ from pangu.forms import MORE, flat
 
 Source = Annotated[str, Field(min_length=1, max_length=1000)]
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern")
-MORE_WORDS = "*Add item* opens everything else that can be chosen; what is left empty is as the recipe says"
+MORE_WORDS = "Add item opens everything else that can be chosen; what is left empty is as the recipe says"
 
 
 def _view(schema: dict[str, Any], form: type["Form"]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import huggingface_hub.constants
+import huggingface_hub.hf_api
 import pytest
 import yaml
 from PIL import Image, ImageColor
@@ -30,6 +31,7 @@ from pangu.exchange.model_card import licence_of, model_card, pair_contracts_of
 from pangu.exchange.push import push_dataset, push_pair
 from pangu.exchange.widget_pictures import widget_pictures
 from pangu.image_grid import png, sample_grid
+from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.storage import Home
 from tests.pipelines.coop.small import stable_diffusion
 from tests.small_dataset import NAME, commit_rows, row
@@ -201,6 +203,14 @@ def test_a_hub_gets_every_file_and_the_card_in_one_commit(pair, monkeypatch) -> 
         assert [(one["name"], one["organization"]) for one in hub.repositories] == [("fox", "owner")]
         assert done.repository == f"{hub.address}/owner/fox" and done.commit == "abc"
         assert "| fid | 12.5 |" in card
+        hub.files.clear()
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.address)
+        PanGuDrawPipeline.from_pretrained(pair).push_to_hub(
+            "owner/fox", token="hf_x"
+        )  # diffusers' own, with its own card
+        weights = [name for name in local if name.endswith(".safetensors")]
+        assert [hub.files[name] for name in weights] == [local[name] for name in weights] and "README.md" in hub.files
         for hub.refuse, said in REFUSED.items():
             with pytest.raises(UserError, match="owner/fox could not be pushed to: ") as refused:
                 push_pair(pair, "owner/fox", "MIT", endpoint=hub.address, token="hf_x")

@@ -78,7 +78,9 @@ def test_a_broken_command_is_no_refusal_and_says_what_happened(run, probe: Path)
 
 def test_asking_again_finds_the_job_that_succeeded(probe: Path) -> None:
     job_id = f"test-{uuid4()}"
-    first = jobs.run_as_job(["work"], job_id, probe, silent, lambda line: None)
+    first = jobs.run_as_job(["work"], job_id, probe, silent, lambda line: None, "work of retrain photos")
+    found = jobs._find(jobs.connect(), f"{job_id}-1")
+    assert found and found.metadata == {"name": "work of retrain photos", "command": f"{jobs.PROGRAM} work"}
     assert jobs.run_as_job(["work"], job_id, probe, silent, lambda line: None) == first
     assert jobs._find(jobs.connect(), f"{job_id}-2") is None
 

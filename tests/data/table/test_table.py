@@ -105,6 +105,9 @@ else:
     shown = rows.cast_column("image", datasets.Image())
     assert [picture.width for picture in shown["image"]] == rows["width"]
     pictures = list(zip(rows["width"], rows["image"]))
+    alone = datasets.load_dataset("parquet", data_files=f"{images}/**/*.parquet", split="train")
+    alone = alone.cast_column("image", datasets.Image())
+    assert sorted(picture.width for picture in alone["image"]) == sorted(rows["width"])
 import io, PIL.Image
 assert [PIL.Image.open(io.BytesIO(image)).width for _, image in pictures] == [width for width, _ in pictures]
 print(json.dumps(list(found)))
@@ -120,7 +123,7 @@ def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> No
     files = json.dumps(data_files(home, NAME, version))
     command = [sys.executable, "-c", OTHERS, str(home.table(NAME) / "_images"), files, reader]
     # In a process of its own: one that loads deltalake and duckdb aborts at its end.
-    quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "POLARS_MAX_THREADS": "1"}
+    quiet = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "POLARS_MAX_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=quiet)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [
