@@ -11,7 +11,7 @@ const number = (value, digits = 0) => Number(value).toLocaleString(language === 
 function whenSpoken(act) { listeners.push(act); }
 
 function speak() {
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  document.documentElement.lang = language;
   for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
   for (const part of document.querySelectorAll("[data-hint]")) part.placeholder = word(part.dataset.hint);
   for (const part of document.querySelectorAll("[data-label]")) part.setAttribute("aria-label", word(part.dataset.label));
