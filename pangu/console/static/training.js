@@ -126,5 +126,5 @@ document.addEventListener("DOMContentLoaded", () => {
   whenSpoken(show);
   speak();
   look();
-  ask("/api/overview").then((overview) => showDoor(overview.stack), () => {});
+  ask("/api/overview").then(showDoor, () => {});
 });

@@ -38,8 +38,12 @@ function button(name, act, properties = {}) {
 
 // A picture as large as the window, in a dialog that Escape closes; others are beside it where several are given.
 function enlarge(pictures) {
-  const shown = pictures.map(({ source, text, about }) =>
-    element("figure", {}, element("img", { src: source, alt: text }), element("figcaption", {}, text, about ? element("small", { textContent: about }) : "")));
+  const shown = pictures.map(({ source, text, about }) => {
+    const image = element("img", { src: source, alt: text });
+    const figure = element("figure", {}, image, element("figcaption", {}, text, about ? element("small", { textContent: about }) : ""));
+    image.addEventListener("load", () => figure.classList.toggle("strip", image.naturalWidth > 2 * image.naturalHeight));
+    return figure;
+  });
   const closing = button("close", () => dialog.close());
   const dialog = element("dialog", { className: "large" }, element("div", { className: "beside" }, ...shown), closing);
   dialog.setAttribute("aria-label", pictures.map((one) => one.text).join(" · ").slice(0, 120));
