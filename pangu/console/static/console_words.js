@@ -52,11 +52,6 @@ const ago = (ms) => {
   return word("ago", { time });
 };
 
-// Text in which what stands between backquotes is a command.
-function spoken(text) {
-  return element("span", {}, ...text.split("`").map((part, place) => (place % 2 ? element("code", { textContent: part }) : part)));
-}
-
 function complain(message) {
   $("error").textContent = message;
   $("error").hidden = !message;

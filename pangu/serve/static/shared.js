@@ -36,6 +36,11 @@ function button(name, act, properties = {}) {
   return made;
 }
 
+// Text in which what stands between backquotes is a command.
+function spoken(text) {
+  return element("span", {}, ...text.split("`").map((part, place) => (place % 2 ? element("code", { textContent: part }) : part)));
+}
+
 // A picture as large as the window, in a dialog that Escape closes; others are beside it where several are given.
 function enlarge(pictures) {
   const shown = pictures.map(({ source, text, about }) => {
@@ -102,7 +107,7 @@ async function askWithKey(question) {
 function keyFromPerson() {
   return new Promise((settle) => {
     const field = element("input", { id: "own-key", type: "password", autocomplete: "off", required: true });
-    const form = element("form", { method: "dialog" }, element("h2", { textContent: word("keytitle") }), element("p", { textContent: word("keyabout") }),
+    const form = element("form", { method: "dialog" }, element("h2", { textContent: word("keytitle") }), element("p", {}, spoken(word("keyabout"))),
       element("label", { htmlFor: "own-key", textContent: word("key") }), field,
       element("div", { className: "row" }, element("button", { className: "main", value: "yes", textContent: word("goon") }), button("cancel", () => dialog.close())));
     const dialog = element("dialog", { className: "small" }, form);
