@@ -4,6 +4,7 @@ Pages are static files that ask `/api`; an address with an unknown dataset in it
 """
 
 import asyncio
+import errno
 import json
 import logging
 import sys
@@ -76,7 +77,12 @@ def build_console(home: Home) -> Starlette:
         Route(f"{API}trainings/{{run}}/captions", views.captions),
         Route(f"{API}trainings/{{run}}/grids/{{step:int}}", views.grid),
     ]
-    handlers: Any = {HTTPException: views.not_there, UserError: views.user_error, Exception: views.broken}
+    handlers: Any = {
+        HTTPException: views.not_there,
+        UserError: views.user_error,
+        OSError: views.no_room,
+        Exception: views.broken,
+    }
     return Starlette(routes=routes, middleware=[Middleware(Guard)], exception_handlers=handlers)
 
 
@@ -246,6 +252,12 @@ class _Views:
     async def user_error(self, request: Request, error: UserError) -> Response:
         """What is asked for is not there: a sentence says what is."""
         return problem(404 if request.method in ("GET", "HEAD") else 400, str(error))
+
+    async def no_room(self, request: Request, error: OSError) -> Response:
+        """A disk that is full is the owner's business; any other is ours."""
+        if error.errno != errno.ENOSPC:
+            return await self.broken(request, error)
+        return problem(507, "The disk is full; make room, e.g. by `pangu dataset vacuum NAME`, and ask again.")
 
     async def broken(self, request: Request, error: Exception) -> Response:
         logger.error("a page could not be answered", exc_info=error)

@@ -4,6 +4,7 @@ Rows are read a page at a time and named by their place in the version, so no pa
 """
 
 import io
+import time
 from functools import lru_cache
 from typing import Any, Literal, cast, get_args
 
@@ -29,6 +30,8 @@ SHOWN = [
 ]  # fmt: skip
 NEAR = "near_duplicate"
 SCORES = tuple(NEEDS)
+FRESH_S = 5.0
+"""So old may be what is told of a log that nobody wrote to."""
 
 
 def versions_of(home: Home, name: str) -> list[VersionEntry]:
@@ -38,6 +41,14 @@ def versions_of(home: Home, name: str) -> list[VersionEntry]:
         UserError: there is no such dataset.
     """
     check_name(home, name)
+    logged = home.table(name) / "_delta_log"
+    stamp = logged.stat().st_mtime_ns if not home.tables and logged.is_dir() else 0
+    return _entries(home, name, stamp, int(time.monotonic() / FRESH_S))
+
+
+@lru_cache(maxsize=8)
+def _entries(home: Home, name: str, stamp: int, moment: int) -> list[VersionEntry]:
+    """The log as it is at a moment: every picture of a page asks for it. A commit changes the stamp, a vacuum is seen later."""
     return log(home, name)
 
 

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from pangu.console.console_app import build_console
 from pangu.console.console_guard import key_file, key_of, refusal
-from pangu.console.dataset_views import _numbered
+from pangu.console.dataset_views import _entries, _numbered
 from pangu.data.table.placed_images import FOLDER
 from pangu.data.table.versions import log
 from pangu.storage import Home
@@ -149,8 +149,10 @@ def test_pictures_are_encoded_anew_and_those_that_are_gone_are_said_to_be(client
     for images in home.table(NAME).joinpath(FOLDER).rglob("*.parquet"):
         images.rename(images.with_suffix(".away"))
     _numbered.cache_clear()
+    _entries.cache_clear()
     answer = client.get(f"{VERSION}/rows/kept/3")
     for images in home.table(NAME).joinpath(FOLDER).rglob("*.away"):
         images.rename(images.with_suffix(".parquet"))
+    _entries.cache_clear()
     assert answer.status_code == 404 and "no readable version 0; it has none" in answer.text
     assert client.get(f"{VERSION}/rows/kept/3").status_code == 200

@@ -52,11 +52,6 @@ const ago = (ms) => {
   return word("ago", { time });
 };
 
-// Text in which what stands between backquotes is a command.
-function spoken(text) {
-  return element("span", {}, ...text.split("`").map((part, place) => (place % 2 ? element("code", { textContent: part }) : part)));
-}
-
 function complain(message) {
   $("error").textContent = message;
   $("error").hidden = !message;
@@ -64,10 +59,10 @@ function complain(message) {
 
 const state = (good, text) => element("span", { className: `state ${good}`, textContent: text });
 
-// Shows the studio's door where a stack says where it is.
-function showDoor(doors) {
-  $("studio-door").hidden = !doors;
-  if (doors) $("studio-door").href = doors.studio;
+// Shows the studio's door where something is served behind it.
+function showDoor({ stack, served }) {
+  $("studio-door").hidden = !served;
+  if (served) $("studio-door").href = stack.studio;
 }
 
 document.addEventListener("DOMContentLoaded", () => {

@@ -11,7 +11,7 @@ const why = (name) => (WORDS[language][name] ? word(name) : name);
 async function load() {
   try {
     const overview = await ask("/api/overview");
-    showDoor(overview.stack);
+    showDoor(overview);
     if (!NAME) return showNames(overview.datasets);
     const version = WANTED ?? (await ask(`/api/datasets/${encodeURIComponent(NAME)}`)).version;
     about = await ask(`/api/datasets/${encodeURIComponent(NAME)}/${version}`);

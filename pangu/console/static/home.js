@@ -5,7 +5,7 @@ let found = null;
 
 function show() {
   if (!found) return;
-  showDoor(found.stack);
+  showDoor(found);
   $("welcome").hidden = Boolean(found.stack);
   $("welcome").replaceChildren(spoken(word("nostack")));
   $("release").replaceChildren(...releaseShown());
@@ -52,7 +52,7 @@ function partsShown() {
   const lines = found.parts.map((part) => element("li", {}, element("span", { className: "name", textContent: part.name }),
     part.address.startsWith("http") ? element("a", { href: part.address, textContent: new URL(part.address).host }) : element("span", { textContent: part.address }),
     part.answers ? state("good", word("answers")) : part.optional ? state("", word("notdeployed")) : state("bad", word("silent"))));
-  const doors = ["prefect", "mlflow", "ray", "studio", "api"].map((name) => element("a", { className: "door", href: found.stack[name], textContent: word(`open${name}`) }));
+  const doors = ["prefect", "mlflow", "ray", ...(found.served ? ["studio", "api"] : [])].map((name) => element("a", { className: "door", href: found.stack[name], textContent: word(`open${name}`) }));
   const token = button("token", async () => {
     try {
       await copy((await askWithKey(() => ask("/api/ray-token"))).token, token);

@@ -1,6 +1,6 @@
 "use strict";
 // Trainings of the home: both halves beside each other, newest samples and curves, and the samples of before.
-const EVERY_MS = 5000, LIVE_MS = 120000, WIDTH = 640, HEIGHT = 240, EDGE = { left: 48, right: 8, top: 8, bottom: 24 };
+const EVERY_MS = 5000, LIVE_MS = 120000, WIDTH = Math.min(640, innerWidth - 40), HEIGHT = 240, EDGE = { left: 48, right: 8, top: 8, bottom: 24 };
 const COLOURS = ["var(--ink)", "var(--accent)", "var(--good)", "var(--busy)", "#4a7bd0", "#a05fc4"];
 let found = null, answered = "", chosen = {}, curves = {}, captions = {};
 
@@ -81,6 +81,11 @@ function curve(run) {
     const path = svg("path", { d: points.map(([step, value], first) => `${first ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("") });
     path.style.stroke = COLOURS[place % COLOURS.length];
     if (name === "loss") path.style.strokeWidth = 2.5;
+    if (points.length === 1) {
+      const dot = svg("circle", { cx: x(points[0][0]), cy: y(points[0][1]), r: 3 });
+      dot.style.fill = COLOURS[place % COLOURS.length];
+      drawing.append(dot);
+    }
     drawing.append(path);
     const mark = element("span", { textContent: "━ ", "aria-hidden": "true" });
     mark.style.color = COLOURS[place % COLOURS.length];
@@ -121,5 +126,5 @@ document.addEventListener("DOMContentLoaded", () => {
   whenSpoken(show);
   speak();
   look();
-  ask("/api/overview").then((overview) => showDoor(overview.stack), () => {});
+  ask("/api/overview").then(showDoor, () => {});
 });

@@ -11,7 +11,7 @@ const number = (value, digits = 0) => Number(value).toLocaleString(language === 
 function whenSpoken(act) { listeners.push(act); }
 
 function speak() {
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  document.documentElement.lang = language;
   for (const part of document.querySelectorAll("[data-word]")) part.textContent = word(part.dataset.word);
   for (const part of document.querySelectorAll("[data-hint]")) part.placeholder = word(part.dataset.hint);
   for (const part of document.querySelectorAll("[data-label]")) part.setAttribute("aria-label", word(part.dataset.label));
@@ -36,10 +36,19 @@ function button(name, act, properties = {}) {
   return made;
 }
 
+// Text in which what stands between backquotes is a command.
+function spoken(text) {
+  return element("span", {}, ...text.split("`").map((part, place) => (place % 2 ? element("code", { textContent: part }) : part)));
+}
+
 // A picture as large as the window, in a dialog that Escape closes; others are beside it where several are given.
 function enlarge(pictures) {
-  const shown = pictures.map(({ source, text, about }) =>
-    element("figure", {}, element("img", { src: source, alt: text }), element("figcaption", {}, text, about ? element("small", { textContent: about }) : "")));
+  const shown = pictures.map(({ source, text, about }) => {
+    const image = element("img", { src: source, alt: text });
+    const figure = element("figure", {}, image, element("figcaption", {}, text, about ? element("small", { textContent: about }) : ""));
+    image.addEventListener("load", () => figure.classList.toggle("strip", image.naturalWidth > 2 * image.naturalHeight));
+    return figure;
+  });
   const closing = button("close", () => dialog.close());
   const dialog = element("dialog", { className: "large" }, element("div", { className: "beside" }, ...shown), closing);
   dialog.setAttribute("aria-label", pictures.map((one) => one.text).join(" · ").slice(0, 120));
@@ -98,7 +107,7 @@ async function askWithKey(question) {
 function keyFromPerson() {
   return new Promise((settle) => {
     const field = element("input", { id: "own-key", type: "password", autocomplete: "off", required: true });
-    const form = element("form", { method: "dialog" }, element("h2", { textContent: word("keytitle") }), element("p", { textContent: word("keyabout") }),
+    const form = element("form", { method: "dialog" }, element("h2", { textContent: word("keytitle") }), element("p", {}, spoken(word("keyabout"))),
       element("label", { htmlFor: "own-key", textContent: word("key") }), field,
       element("div", { className: "row" }, element("button", { className: "main", value: "yes", textContent: word("goon") }), button("cancel", () => dialog.close())));
     const dialog = element("dialog", { className: "small" }, form);

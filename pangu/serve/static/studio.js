@@ -267,6 +267,8 @@ function take(event, body) {
   let picture = $("now").children[event.image_index];
   if (!picture) {
     picture = document.createElement("img");
+    // On a phone the picture lies below the form: there it comes into sight as soon as it has a height.
+    if (NARROW.matches && event.image_index === 0) picture.addEventListener("load", () => $("now").scrollIntoView({ block: "start" }), { once: true });
     $("now").append(picture);
   }
   picture.src = source;
