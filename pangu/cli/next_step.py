@@ -59,6 +59,21 @@ def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
     if kind == "EvaluateOutcome" and asked("--structure") and asked("--result"):
         halves = [text for role in ROLES for text in (f"--{role}", asked(f"--{role}"))]
         return _line("pangu release", "--pair", made["pair"], *halves, "--metrics", asked("--result"))
+    if kind == "MatrixOutcome":
+        halves = [text for role in ROLES for text in (f"--{role}", made["best"][role])]
+        card, given = _argument(arguments), (("--encode-id", asked("--encode-id")), ("--recipe", asked("--recipe")))
+        kept = [text for name, value in given if value for text in (name, value)]
+        return _line("pangu evaluate", card, *halves, *kept, "--result", f"{Path(card).stem}.evaluated.json")
+    if kind == "Decision":
+        measured = asked("--metrics")
+        if not made["passed"] or not measured:
+            return ""
+        pair = read_json(Path(measured))["pair"]
+        return _line("pangu release", "--pair", pair, "--structure", pair, "--texture", pair, "--metrics", measured)
+    if kind == "BackupOutcome" and arguments[:1] == ["backup"]:
+        return _line("PANGU_HOME=EMPTY_FOLDER pangu restore", made["file"])
+    if kind == "Exported":
+        return _line("pangu push", _argument(arguments), "OWNER/NAME")
     if kind == "ReleaseOutcome":
         return _line("pangu deploy", "--alias", made["alias"])
     if kind == "ImportedPair":
@@ -94,6 +109,11 @@ def say_first(home: Home) -> None:
     """Say the command of one who has named none, behind a command that is about no card: to a terminal."""
     if sys.stderr.isatty():
         print("Next: {}    ({})".format(*first_command(home)), file=sys.stderr)
+
+
+def _argument(arguments: Sequence[str]) -> str:
+    """The first argument behind the command's name."""
+    return arguments[1]
 
 
 def _option(arguments: Sequence[str], name: str) -> str:

@@ -12,9 +12,13 @@ from pangu.cli.next_step import FIRST, behind, first_command, next_command
 from pangu.data.card import load_card
 from pangu.data.ingest.stage import IngestOutcome, ingest
 from pangu.data.prepare.stage import prepare
+from pangu.evaluate.matrix import MatrixOutcome, PairScore
 from pangu.evaluate.protocol import EvaluateOutcome
+from pangu.exchange.export_pair import Exported
+from pangu.gate.decision import Decision
 from pangu.registry.release import ReleaseOutcome
 from pangu.serve.deploy import DeployOutcome
+from pangu.stack.backup import BackupOutcome
 from pangu.storage import Home, write_json
 from pangu.train.job import TrainOutcome
 from tests.data.propose.made_pictures import drawing, new_card, pictures
@@ -89,6 +93,23 @@ def test_a_measured_pair_is_released_and_a_release_deployed(here: Home) -> None:
         behind(ReleaseOutcome(alias="champion", already_done=False, **facts), [], here)
         == "pangu deploy --alias champion"
     )
+    best = PairScore(structure="a b", texture="t", pair_id="p", metrics={})
+    asked = ["pair-matrix", "photos", "--structure", "x", "--recipe", "tiny"]
+    assert behind(MatrixOutcome.model_construct(best=best), asked, here) == (
+        "pangu evaluate photos --structure 'a b' --texture t --recipe tiny --result photos.evaluated.json"
+    )
+    write_json(Path("r.json"), {"pair": "pairs/p"})
+    asked = ["gate", "photos", "--metrics", "r.json"]
+    for passed in (True, False):
+        decided = Decision(passed=passed, reason="", verdicts=(), pair_id="p")
+        halves = "--structure pairs/p --texture pairs/p"
+        command = f"pangu release --pair pairs/p {halves} --metrics r.json"
+        assert behind(decided, asked, here) == (command if passed else "")
+    kept = BackupOutcome(file="a b.tar", files=1, bytes=1)
+    assert behind(kept, ["backup", "a b.tar"], here) == "PANGU_HOME=EMPTY_FOLDER pangu restore 'a b.tar'"
+    assert behind(kept, ["restore", "a b.tar"], here) == ""
+    left = Exported(folder="out", components=[], single_files=[], adapters=[], warnings=[])
+    assert behind(left, ["export", "fox", "out"], here) == "pangu push fox OWNER/NAME"
 
 
 def test_a_card_that_is_named_by_its_path_stays_so(here: Home) -> None:
