@@ -10,6 +10,7 @@ from pangu.config.mixture import Mixture, MixturePart
 from pangu.config.network_shape import EdgeControl, LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
 from pangu.config.recipe import Recipe
+from pangu.config.rehearsal import REHEARSAL, Rehearsal
 from pangu.config.release_rules import Gate, GateRule
 from pangu.config.role_training import Optimization, RoleTraining
 from pangu.config.tree import MIDDLE_ROLES, ROLES, STRATEGY_ROLES, Frozen, Resolution, Role, Strategy
@@ -18,6 +19,7 @@ from pangu.config.weight_sources import AutoencoderSource, InitialWeights, TextE
 
 __all__ = [
     "MIDDLE_ROLES",
+    "REHEARSAL",
     "ROLES",
     "STRATEGY_ROLES",
     "AutoencoderSource",
@@ -36,6 +38,7 @@ __all__ = [
     "NoiseSchedule",
     "Optimization",
     "Recipe",
+    "Rehearsal",
     "Resolution",
     "Role",
     "RoleTraining",

@@ -12,6 +12,7 @@ from pangu.config.execution import Execution
 from pangu.config.mixture import Mixture
 from pangu.config.network_shape import LoraConfig
 from pangu.config.noise_schedule import NoiseSchedule
+from pangu.config.rehearsal import Rehearsal
 from pangu.config.release_rules import Gate
 from pangu.config.role_training import Optimization, RoleTraining
 from pangu.config.tree import MIDDLE_ROLES, ROLES, STRATEGY_ROLES, Frozen, Role, Strategy
@@ -55,6 +56,11 @@ class Recipe(Frozen):
         exclude_if=lambda mixture: mixture.is_plain,
         description="Datasets that are trained on beside the one that a training is told, and the weight of each",
     )
+    rehearsal: Rehearsal | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="What the start draws of what it knows, to be trained on beside the dataset; None: nothing",
+    )
     jobs: dict[Role, RoleTraining] = Field(description="One training job per role of the strategy")
     optimization: Optimization = Optimization()
     execution: Execution = Execution()
@@ -95,6 +101,10 @@ class Recipe(Frozen):
         self._check_distillation()
         if self.lora is not None and self.init_from is None:
             raise ValueError("lora adapts given weights: name them in init_from")
+        if self.rehearsal is not None and (self.init_from is None or self.strategy != "time_decoupling"):
+            raise ValueError(
+                "rehearsal lets the pair draw that training starts from: name it in init_from, of time_decoupling"
+            )
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers must not be above workers, which is {self.workers}")
         if not self.text_encoders:

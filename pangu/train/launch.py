@@ -10,7 +10,7 @@ from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.mixture_parts import check_parts
 from pangu.errors import UserError
 from pangu.models.whole import is_whole_model
-from pangu.progress import Reporter
+from pangu.progress import Reporter, silent
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
 from pangu.train.continuing import check_same_recipe
@@ -61,6 +61,10 @@ def train(
         from pangu.train.starting_weights import pin_initial  # brings diffusers along, which only the workers need else
 
         pin_initial(job.run_folder, recipe, role, job.contract(manifest), manifest.encoders, earlier, resolve)
+    if recipe.rehearsal is not None:
+        from pangu.train.rehearsed_rows import pin_rehearsal
+
+        pin_rehearsal(job.run_folder, recipe, role, manifest.encoders, resolve, report or silent)
     with followed(job, report) if report is not None else contextlib.nullcontext():
         attempted(lambda: run_on_ray(job, quiet=report is not None))
     if not outcome.is_file():

@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pangu.config import REHEARSAL
 from pangu.data.encode.mixture_parts import encoded_parts
 from pangu.data.rows.local_cache import Strings
-from pangu.data.rows.training_rows import Share
+from pangu.data.rows.training_rows import Share, rehearsed
 from pangu.errors import UserError
 from pangu.storage import read_json
 from pangu.train.job import ROWS_FILE, TrainJob
@@ -110,9 +111,13 @@ def seen(job: TrainJob, step: int | None = None) -> SamplesSeen:
     datasets, part_n, shares = dict[str, float](), None, tuple[Share, ...]()
     if "dataset" in table.column_names:
         datasets = {part.dataset: part.weight for part in encoded_parts(job.encoded, job.recipe)}
-        part_n = np.asarray(pc.index_in(table["dataset"].cast(pa.string()), pa.array(list(datasets))))
-        counts = np.bincount(part_n, minlength=len(datasets)).tolist()
-        shares = tuple(Share(count, weight) for count, weight in zip(counts, datasets.values(), strict=True))
+        names = [*datasets, *([REHEARSAL] if job.recipe.rehearsal else [])]
+        part_n = np.asarray(pc.index_in(table["dataset"].cast(pa.string()), pa.array(names)))
+        counts = np.bincount(part_n, minlength=len(names)).tolist()
+        shares = tuple(Share(count, weight) for count, weight in zip(counts, datasets.values(), strict=False))
+        if job.recipe.rehearsal:
+            shares = (*shares, rehearsed(shares, counts[-1], job.recipe.rehearsal.share))
+            datasets[REHEARSAL] = shares[-1].weight
     batch_size = job.recipe.training(job.role).batch_size
     # A run that has no checkpoint yet begins, and so takes the order of now.
     order: RowOrder = "keyed" if newest is None else newest[1]

@@ -23,6 +23,7 @@ from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob, TrainOutcome
 from pangu.train.loop import Hooks, Trained, train_loop
 from pangu.train.out_of_memory import one_sentence_if_full
+from pangu.train.rehearsed_rows import with_rehearsal
 from pangu.train.starting_weights import export_generator, starting_network, teacher_of
 from pangu.train.training_cost import TrainingCost
 from pangu.train.world import World
@@ -36,8 +37,9 @@ def work(job: TrainJob, world: World, attempt: str | None = None) -> Trained:
     Raises:
         UserError: rows that no timestep of the interval may train, what the loop refuses, or a later attempt has begun.
     """
-    rows = load_mixture(job.encoded, job.role, job.recipe, world.device)
     manifest = EncodedManifest.load(job.encoded)
+    found = load_mixture(job.encoded, job.role, job.recipe, world.device)
+    rows = with_rehearsal(found, manifest.dataset, job.run_folder, job.recipe)
     contract = job.contract(manifest)
     check_rows(rows, contract)
     with watched(job, world, rows, contract) as watch:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pangu.data.captions import Caption
 from pangu.data.rows.row_numbers import joined
-from pangu.data.rows.training_rows import Rows, Share, Wording
+from pangu.data.rows.training_rows import Rows, Share, Wording, rehearsed
 
 Asked = Callable[[Rows, list[int], list[int]], tuple[Tensor, ...] | None]
 """(part, its rows, their places in the batch) -> tensors with a line for each."""
@@ -22,7 +22,7 @@ class MixedRows:
     """
 
     def __init__(self, names: Sequence[str], parts: Sequence[Rows], weights: Sequence[float]) -> None:
-        self.names, self._parts = tuple(names), tuple(parts)
+        self.names, self.parts = tuple(names), tuple(parts)
         self.shares = tuple(Share(len(part), weight) for part, weight in zip(parts, weights, strict=True))
         self._ends = np.cumsum([share.rows for share in self.shares])
         self.keys: Sequence[str] = _Joined([part.keys for part in parts], self._ends)
@@ -32,23 +32,23 @@ class MixedRows:
 
     @cached_property
     def min_timestep_n(self) -> Tensor:
-        return joined([part.min_timestep_n for part in self._parts])
+        return joined([part.min_timestep_n for part in self.parts])
 
     @cached_property
     def preset_n(self) -> Tensor:
-        return joined([part.preset_n for part in self._parts])
+        return joined([part.preset_n for part in self.parts])
 
     def expect(self, rows: Sequence[int]) -> None:
         part_b = self.part_of(rows)
         for number in np.unique(part_b).tolist():
-            self._parts[number].expect(self._own(number, rows, np.flatnonzero(part_b == number)))
+            self.parts[number].expect(self._own(number, rows, np.flatnonzero(part_b == number)))
 
     def wordings(self, rows: Sequence[int]) -> list[Wording]:
         part_b = self.part_of(rows)
         found: dict[int, Wording] = {}
         for number in np.unique(part_b).tolist():
             where = np.flatnonzero(part_b == number)
-            found |= zip(where.tolist(), self._parts[number].wordings(self._own(number, rows, where)), strict=True)
+            found |= zip(where.tolist(), self.parts[number].wordings(self._own(number, rows, where)), strict=True)
         return [found[place] for place in range(len(rows))]
 
     def latents(self, rows: Sequence[int]) -> Tensor:
@@ -86,7 +86,7 @@ class MixedRows:
         found, places = [], []
         for number in np.unique(part_b).tolist():
             where = np.flatnonzero(part_b == number)
-            own = asked(self._parts[number], self._own(number, rows, where), where.tolist())
+            own = asked(self.parts[number], self._own(number, rows, where), where.tolist())
             if own is None:
                 return None
             found.append(own)
@@ -94,7 +94,18 @@ class MixedRows:
         if len(found) == 1:
             return found[0]
         back = torch.from_numpy(np.argsort(np.concatenate(places)))
-        return tuple(torch.cat(each)[back.to(each[0].device)] for each in zip(*found, strict=True))
+        return tuple(
+            torch.cat([one.to(each[0].device) for one in each])[back.to(each[0].device)]
+            for each in zip(*found, strict=True)
+        )
+
+
+def beside(rows: Rows, dataset: str, name: str, other: Rows, share: float) -> MixedRows:
+    """The rows (of `dataset`, unless they are a mixture) and, called `name`, others that are `share` of what is drawn of all."""
+    parts, names = (rows.parts, rows.names) if isinstance(rows, MixedRows) else ((rows,), (dataset,))
+    shares = rows.shares if isinstance(rows, MixedRows) else (Share(len(rows), 1.0),)
+    weights = [one.weight for one in (*shares, rehearsed(shares, len(other), share))]
+    return MixedRows([*names, name], [*parts, other], weights)
 
 
 def shares_of(rows: Rows) -> tuple[Share, ...]:

@@ -23,6 +23,12 @@ class Share(NamedTuple):
     weight: float
 
 
+def rehearsed(shares: Sequence[Share], rows: int, share: float) -> Share:
+    """So many rows that are `share` of what is drawn of all, beside parts of other shares."""
+    own = sum(part.rows * part.weight for part in shares)
+    return Share(rows, own * share / (1 - share) / rows)
+
+
 class Wording(NamedTuple):
     """In which words a row may be asked for.
 
