@@ -110,6 +110,8 @@ def test_an_address_of_nothing_is_the_page_that_says_so(client: TestClient, path
         (f"{VERSION}/rows/kept?places=1,x", "places must be a whole number"),
         (f"{VERSION}/rows/kept/100000", "There is no row 100000"),
         (f"{VERSION}/rows/kept/..%2f..%2fsecret", "There is no such path"),
+        (f"/api/sheets/{NAME}", "`pangu retrain` draws one"),
+        ("/api/sheets/..%2fstack", "There is no"),
         ("/api/trainings/..%2f..%2fstack/curves", "There is no"),
         ("/static/..%2fconsole_app.py", "There is no such path"),
     ],
