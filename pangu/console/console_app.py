@@ -158,7 +158,9 @@ class _Views:
 
         entries = await run_in_threadpool(versions_of, self._home, request.path_params["name"])
         readable = [entry.version for entry in entries if entry.readable]
-        return JSONResponse({"version": max(readable, default=None)})
+        if not readable:
+            raise UserError("No version of this dataset is readable any more; run `pangu prepare` with its card.")
+        return JSONResponse({"version": max(readable)})
 
     async def version(self, request: Request) -> Response:
         from pangu.console.dataset_views import described

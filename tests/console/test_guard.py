@@ -152,9 +152,10 @@ def test_pictures_are_encoded_anew_and_those_that_are_gone_are_said_to_be(client
         images.rename(images.with_suffix(".away"))
     _numbered.cache_clear()
     _entries.cache_clear()
-    answer = client.get(f"{VERSION}/rows/kept/3")
+    answer, newest = client.get(f"{VERSION}/rows/kept/3"), client.get(f"/api/datasets/{NAME}")
     for images in home.table(NAME).joinpath(FOLDER).rglob("*.away"):
         images.rename(images.with_suffix(".parquet"))
     _entries.cache_clear()
+    assert newest.status_code == 404 and "run `pangu prepare`" in newest.text
     assert answer.status_code == 404 and "no readable version 0; it has none" in answer.text
     assert client.get(f"{VERSION}/rows/kept/3").status_code == 200
