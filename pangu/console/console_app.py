@@ -72,6 +72,7 @@ def build_console(home: Home) -> Starlette:
         Route(f"{API}datasets/{{name}}/{{version:int}}/rows/{{kind}}/{{place:int}}", views.row_picture),
         Route(f"{API}datasets/{{name}}/{{version:int}}/preview", views.preview, methods=["POST"]),
         Route(f"{API}datasets/{{name}}/{{version:int}}/refilter", views.refilter, methods=["POST"]),
+        Route(f"{API}sheets/{{name}}", views.sheet),
         Route(f"{API}trainings", views.trainings),
         Route(f"{API}trainings/{{run}}/curves", views.curves),
         Route(f"{API}trainings/{{run}}/captions", views.captions),
@@ -157,7 +158,9 @@ class _Views:
 
         entries = await run_in_threadpool(versions_of, self._home, request.path_params["name"])
         readable = [entry.version for entry in entries if entry.readable]
-        return JSONResponse({"version": max(readable, default=None)})
+        if not readable:
+            raise UserError("No version of this dataset is readable any more; run `pangu prepare` with its card.")
+        return JSONResponse({"version": max(readable)})
 
     async def version(self, request: Request) -> Response:
         from pangu.console.dataset_views import described
@@ -243,6 +246,12 @@ class _Views:
 
         ask = partial(grid, self._home, request.path_params["run"], request.path_params["step"])
         return Response(await run_in_threadpool(ask), media_type="image/png")
+
+    async def sheet(self, request: Request) -> Response:
+        from pangu.console.training_views import sheet
+
+        found = await run_in_threadpool(sheet, self._home, request.path_params["name"])
+        return Response(found, media_type="image/png")
 
     async def not_there(self, request: Request, error: HTTPException) -> Response:
         if request.url.path.startswith((API, "/static/")):

@@ -15,13 +15,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pangu.serve.same_site import is_foreign
 from pangu.serve.static_files import HEADERS
 from pangu.storage import Home
 
 HOSTS = ("127.0.0.1", "localhost", "::1")
 READING = ("GET", "HEAD")
-SAME = ("same-origin", "none")
-"""Values of Sec-Fetch-Site (https://www.w3.org/TR/fetch-metadata/) of our own pages, and of an address that a person typed."""
 API = "/api/"
 
 
@@ -56,7 +55,7 @@ def refusal(method: str, path: str, headers: Mapping[str, str]) -> str:
     reads = method in READING
     if reads and not path.startswith(API):
         return ""
-    if headers.get("sec-fetch-site", "none") not in SAME:
+    if is_foreign(headers):
         return "Pages of other sites may not ask this server."
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != host:

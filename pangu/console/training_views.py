@@ -23,9 +23,9 @@ def trainings(home: Home) -> list[dict[str, Any]]:
         job = read_job(home.run(run.id))
         if job is None:
             continue
-        group = found.setdefault(
-            job.pair, {"recipe": job.recipe.name, "dataset": job.encoded.parents[1].name, "runs": []}
-        )
+        dataset = job.encoded.parents[1].name
+        first = {"recipe": job.recipe.name, "dataset": dataset, "sheet": made_ms(sheet_of(home, dataset)), "runs": []}
+        group = found.setdefault(job.pair, first)
         # The newest run of each half: a half that was trained again replaces the earlier one here.
         if job.role not in (one["role"] for one in group["runs"]):
             group["runs"].append(summary(home.run(run.id), job))
@@ -80,6 +80,28 @@ def grid(home: Home, run: str, step: int) -> bytes:
     if step not in grids_of(folder):
         raise UserError(f"Run '{run}' has no sample grid of step {step}.")
     return (folder / SAMPLES_FOLDER / GRID.format(step)).read_bytes()
+
+
+def sheet(home: Home, dataset: str) -> bytes:
+    """PNG of the same prompts before and after the newest retraining of a dataset that `pangu retrain` saw to its end.
+
+    Raises:
+        UserError: there is no such dataset, or no such picture.
+    """
+    known = (folder.name for folder in (home.root / "datasets").glob("*/"))
+    found = sheet_of(home, dataset) if dataset in known else None
+    if found is None:
+        raise UserError(f"There is no picture of before and after of '{dataset[:64]}'; `pangu retrain` draws one.")
+    return found.read_bytes()
+
+
+def sheet_of(home: Home, dataset: str) -> Path | None:
+    """The file of that picture; None where there is none."""
+    return max(home.dataset(dataset).glob("before_after-*.png"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def made_ms(path: Path | None) -> int | None:
+    return None if path is None else int(path.stat().st_mtime * 1000)
 
 
 def folder_of(home: Home, run: str) -> Path:

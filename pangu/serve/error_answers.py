@@ -120,6 +120,12 @@ def overloaded(retry_after_s: int) -> ApiError:
     return ApiError(503, message, kind="server_error", code="overloaded", retry_after_s=retry_after_s)
 
 
+def foreign_page() -> ApiError:
+    """What is said to a page of another site that sends requests here without a key."""
+    message = "Pages of other sites may not ask this server without a key."
+    return ApiError(403, message, code="foreign_page")
+
+
 def printable(text: str) -> str:
     """Client text that is safe to repeat: short, on one line, and without lone surrogates, which no encoder accepts."""
     short = text if len(text) <= 64 else text[:64] + "..."

@@ -140,16 +140,20 @@ def test_both_halves_are_watched_while_they_train(page: Page, pages: Pages) -> N
     for half in ("Structure half", "Texture half"):
         expect(page.get_by_role("heading", name=half)).to_contain_text("training")
     expect(page.get_by_text("step 10 of 40")).to_have_count(2)
-    expect(page.get_by_role("button", name="Before and after")).to_have_count(0)
+    expect(page.get_by_role("button", name="side by side")).to_have_count(0)
     go_on(pages.home.run("structure-run"), 20)
     expect(page.get_by_text("step 20 of 40")).to_be_visible()
     expect(page.get_by_role("img", name="Samples at step 20")).to_be_visible()
     assert page.get_by_role("img", name="Loss of structure-run").locator("path").count() == 2
+    sheet = pages.home.dataset(NAME) / "before_after-x.png"
+    sheet.write_bytes((pages.home.run("structure-run") / "samples" / "step-000010.png").read_bytes())
+    shown = page.get_by_role("img", name=f"Before and after the last retraining of {NAME}")
+    expect(shown).to_have_js_property("naturalWidth", 200)
     slider = page.get_by_label("Sample grid")
     slider.focus()
     page.keyboard.press("ArrowLeft")
     expect(page.locator("img.sheet").first).to_have_attribute("src", "/api/trainings/structure-run/grids/10")
-    page.get_by_role("button", name="Before and after").click()
+    page.get_by_role("button", name="side by side").click()
     expect(page.locator("dialog[open] figcaption").last).to_contain_text("step 20")
 
 

@@ -110,6 +110,8 @@ def test_an_address_of_nothing_is_the_page_that_says_so(client: TestClient, path
         (f"{VERSION}/rows/kept?places=1,x", "places must be a whole number"),
         (f"{VERSION}/rows/kept/100000", "There is no row 100000"),
         (f"{VERSION}/rows/kept/..%2f..%2fsecret", "There is no such path"),
+        (f"/api/sheets/{NAME}", "`pangu retrain` draws one"),
+        ("/api/sheets/..%2fstack", "There is no"),
         ("/api/trainings/..%2f..%2fstack/curves", "There is no"),
         ("/static/..%2fconsole_app.py", "There is no such path"),
     ],
@@ -150,9 +152,10 @@ def test_pictures_are_encoded_anew_and_those_that_are_gone_are_said_to_be(client
         images.rename(images.with_suffix(".away"))
     _numbered.cache_clear()
     _entries.cache_clear()
-    answer = client.get(f"{VERSION}/rows/kept/3")
+    answer, newest = client.get(f"{VERSION}/rows/kept/3"), client.get(f"/api/datasets/{NAME}")
     for images in home.table(NAME).joinpath(FOLDER).rglob("*.away"):
         images.rename(images.with_suffix(".parquet"))
     _entries.cache_clear()
+    assert newest.status_code == 404 and "run `pangu prepare`" in newest.text
     assert answer.status_code == 404 and "no readable version 0; it has none" in answer.text
     assert client.get(f"{VERSION}/rows/kept/3").status_code == 200

@@ -11,11 +11,20 @@ function show() {
   if (!found) return;
   if (!found.length) return $("trainings").replaceChildren(element("section", {}, element("h2", { textContent: word("training") }), element("p", { textContent: word("notrainings") }), element("p", { className: "quiet" }, spoken(word("firststep")))));
   const focused = document.activeElement?.id;
-  const [newest, ...older] = found.map((group) => element("section", {}, element("h2", { textContent: word("pairof", group) }), element("div", { className: "two" }, ...group.runs.map(shownRun))));
+  const [newest, ...older] = found.map((group) => element("section", {}, element("h2", { textContent: word("pairof", group) }), element("div", { className: "two" }, ...group.runs.map(shownRun)), ...sheet(group)));
   const rest = older.length ? element("details", { open: Boolean($("trainings").querySelector("details.older")?.open), className: "older" }, element("summary", { textContent: word("olderones") }), ...older) : "";
   $("trainings").replaceChildren(newest, rest);
   if (focused) $(focused)?.focus();
   return undefined;
+}
+
+// What `pangu retrain` drew of the pair before and after.
+function sheet(group) {
+  if (!group.sheet) return [];
+  const text = word("sheet", group), source = `/api/sheets/${encodeURIComponent(group.dataset)}?v=${group.sheet}`;
+  const open = element("button", { type: "button", className: "plain" }, element("img", { className: "sheet", src: source, alt: text }));
+  open.addEventListener("click", () => enlarge([{ source, text }]));
+  return [element("h3", { textContent: text }), open];
 }
 
 function shownRun(run) {

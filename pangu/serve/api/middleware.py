@@ -3,12 +3,14 @@
 import asyncio
 import logging
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pangu.serve.api import bounds
 from pangu.serve.api.refusals import answer_with
-from pangu.serve.error_answers import body_too_slow, overloaded
+from pangu.serve.error_answers import body_too_slow, foreign_page, overloaded
 from pangu.serve.prometheus import Metrics
+from pangu.serve.same_site import is_foreign
 
 logger = logging.getLogger(__name__)
 OVER_LIMIT = "over_limit"
@@ -30,10 +32,17 @@ class RequestMiddleware:
             refusal = answer_with(self._metrics, overloaded(RETRY_AFTER_S))
             refusal.headers["Connection"] = "close"
             await refusal(scope, receive, send)
+        elif scope["method"] == "POST" and _sent_by_another_site(Headers(scope=scope)):
+            await answer_with(self._metrics, foreign_page())(scope, receive, send)
         elif scope["method"] == "HEAD":
             await self._app({**scope, "method": "GET"}, receive, _without_body(send))
         else:
             await self._app(scope, in_time(receive, bounds.MAX_BODY_S), _to_whoever_is_there(send))
+
+
+def _sent_by_another_site(headers: Headers) -> bool:
+    """A form of any page may reach a server on loopback; only whoever has a key can have meant it."""
+    return is_foreign(headers) and "authorization" not in headers
 
 
 def in_time(receive: Receive, seconds: float) -> Receive:

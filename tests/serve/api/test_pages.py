@@ -81,3 +81,16 @@ def test_head_is_answered_like_get_without_its_body(client: TestClient) -> None:
         assert head.headers.get("Content-Length") == whole.headers.get("Content-Length"), path
         assert not head.content
     assert client.head("/v1/images/generations").status_code == 405
+
+
+def test_a_form_of_another_sites_page_draws_nothing(client: TestClient) -> None:
+    form = {"prompt": "x"}
+    for site in ("cross-site", "same-site"):
+        refused = client.post("/v1/images/edits", data=form, headers={"Sec-Fetch-Site": site})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "foreign_page")
+        with_key = client.post(
+            "/v1/images/edits", data=form, headers={"Sec-Fetch-Site": site, "Authorization": "Bearer x"}
+        )
+        assert with_key.status_code == 400
+    for site in ("same-origin", "none"):
+        assert client.post("/v1/images/edits", data=form, headers={"Sec-Fetch-Site": site}).status_code == 400
