@@ -16,6 +16,7 @@ from pangu.config import LoraConfig
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
+from pangu.extras import extras_named
 from pangu.models.denoisers import family_of
 from pangu.models.lora_families import by_names_of
 from pangu.models.lora_files import WEIGHTS, AdapterFile, find_weights, read_file
@@ -36,7 +37,8 @@ def add_lora(unet: Any, config: LoraConfig, seed: int) -> None:
     Raises:
         UserError: no layer has one of the names.
     """
-    import peft
+    with extras_named("An adapter"):
+        import peft
 
     unet.requires_grad_(False)
     wanted = peft.LoraConfig(
@@ -141,7 +143,8 @@ def put_adapter(unet: Any, name: str, layers: Mapping[str, LowRank]) -> None:
 
     No random number is drawn: peft creates its layers without memory, and the matrices take their place.
     """
-    import peft
+    with extras_named("An adapter"):
+        import peft
 
     first = next(iter(layers.values()))
     config = peft.LoraConfig(

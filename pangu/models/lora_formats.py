@@ -21,6 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pangu.extras import extras_named
 from pangu.models.lora_files import TEXT, AdapterFile, PeftFacts
 from pangu.models.original_names import original_name, original_prefixes
 
@@ -154,8 +155,9 @@ def check_whole(keys: Mapping[str, Mapping[str, str]]) -> None:
 
 def _targets(facts: PeftFacts, layers: Mapping[str, nn.Module]) -> list[str]:
     """The layers that peft adapted, by what is written about the training; none where nothing is."""
-    import peft
-    from peft.tuners.tuners_utils import check_target_module_exists
+    with extras_named("An adapter"):
+        import peft
+        from peft.tuners.tuners_utils import check_target_module_exists
 
     if facts.target_modules in (None, "all-linear"):
         return []

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import UserError
+from pangu.extras import MODULES, is_findable, missing
 from pangu.serve.api import build_api
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.inference.local import LocalEngine
@@ -71,6 +72,18 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is {'no folder' if folder.exists() else 'not there'}; give the folder of a pair.")
 
 
+def check_extras(settings: ServeSettings) -> None:
+    """Raises MissingExtra if a setting asks for what the core does without, before anything is loaded."""
+    for name, asked, modules in (
+        ("loras", bool(settings.loras), ("peft",)),
+        ("moderation", settings.moderation.max_score is not None, ("imagehash", "nudenet")),
+        ("enhance", settings.enhance is not None, ("httpx",)),
+    ):
+        for module in modules:
+            if asked and not is_findable(module):
+                raise missing(MODULES[module][0], f"The setting `{name}`")
+
+
 def check_port(host: str, port: int) -> None:
     """Raises UserError if nobody could listen there now; uvicorn would say it in a log line of its own."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -88,9 +101,11 @@ def serve(folder: Path, port: int, settings: ServeSettings, say: Callable[[str],
     say: takes a sentence for people, when the pair begins to load and when it can be drawn with.
 
     Raises:
-        UserError: as `standalone_api`, the port can not be listened on, or the pair can not be loaded or draws nothing.
+        UserError: as `standalone_api`, a setting needs an extra that is not installed, the port can not be listened on, or the
+            pair can not be loaded or draws nothing.
     """
     check_folder(folder)
+    check_extras(settings)
     check_port(settings.host, port)
     from pangu.models.sources import without_bars
     from pangu.serve.connections import server_of

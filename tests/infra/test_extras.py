@@ -130,6 +130,30 @@ def test_a_name_of_an_extra_is_refused_where_it_is_asked_for(tmp_path: Path) -> 
     assert all(line.endswith('pip install "pangu[train]"') for line in lines)
 
 
+SERVED = """
+from pathlib import Path
+from pangu.errors import UserError
+from pangu.serve.settings import ServeSettings
+from pangu.serve.standalone import serve
+for asked in (
+    {"loras": {"ink": {"texture": "x"}}},
+    {"moderation": {"max_score": 0.5}},
+    {"enhance": {"address": "http://h/v1", "model": "m"}},
+):
+    try:
+        serve(Path(), 1, ServeSettings.model_validate(asked), print)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_server_whose_settings_need_an_extra_does_not_begin(tmp_path: Path) -> None:
+    told = without(extras.MODULES, SERVED, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    sentence = re.compile(r'^The setting `(\w+)` .*: pip install "pangu\[(\w+)\]"$', re.MULTILINE)
+    assert sentence.findall(told.stdout) == [("loras", "adapters"), ("moderation", "data"), ("enhance", "data")]
+
+
 def test_a_command_that_comes_upon_such_a_module_says_the_same_and_any_other_failure_stays_what_it_is() -> None:
     absent = ModuleNotFoundError("No module named 'pyarrow.dataset'", name="pyarrow.dataset")
     with (
