@@ -201,6 +201,11 @@ class Card(Frozen):
             raise ValueError("upscale.target_side must not be smaller than texture_min_side")
         return self
 
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> "Card":
+        """As `load_card`: a YAML file, or the name of one in `datasets/`."""
+        return load_card(path_or_name)
+
     def source_uri(self, home: Home) -> str:
         """Where the source lies: `home://` paths under the installation, others relative to the card's folder."""
         if self.source.startswith(HOME_PREFIX):
