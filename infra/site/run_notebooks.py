@@ -18,7 +18,7 @@ KEPT = ("image/png", "text/plain")
 
 
 def run(notebook: Path, python: str) -> None:
-    """Execute one notebook in its folder; stores prose, code and pictures, and nothing that changes with every run.
+    """Execute one notebook in its folder; stores prose, code, and what it printed and drew.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed; shows its traceback.
@@ -39,15 +39,13 @@ def run(notebook: Path, python: str) -> None:
         client = NotebookClient(
             found, timeout=CELL_S, kernel_name="pangu", resources={"metadata": {"path": str(notebook.parent)}}
         )
-        client.km = client.create_kernel_manager()
-        client.km.transport = "ipc"  # nobody else listens
         client.execute(env=environment)
     tidy(found)
     nbformat.write(found, notebook)
 
 
 def tidy(found: nbformat.NotebookNode) -> None:
-    """Keep what readers see: no warnings, no times, no other form of a picture."""
+    """Keep what readers see: no warnings, no other form of a picture, no traces of the run."""
     for number, cell in enumerate(each for each in found.cells if each.cell_type == "code"):
         cell.metadata.pop("execution", None)
         cell.execution_count = number + 1
