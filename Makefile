@@ -10,7 +10,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
 STREAMS := flows stack servers data units
 
-.PHONY: setup demo touched test $(STREAMS:%=test-%) test-long kills chaos nodes bench gpu pythons lint up down
+.PHONY: setup demo touched test $(STREAMS:%=test-%) test-long kills chaos nodes bench gpu pythons lint up down docs notebooks
 
 setup: $(STAMP)
 
@@ -76,3 +76,18 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation site, in var/site/html: opens from the disk. Warnings are errors, and every link is followed.
+docs: $(STAMP) .venv-docs/.installed
+	$(BIN)/python -m infra.site.reference var/site/reference
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --quiet --clean
+	$(BIN)/python -m infra.site.check var/site/html
+
+# Runs the notebooks from top to bottom and keeps what they show; ten minutes on two cores.
+notebooks: $(STAMP) .venv-docs/.installed
+	.venv-docs/bin/python -m infra.site.run_notebooks $(abspath $(BIN)/python) notebooks/draw_and_cooperate.ipynb notebooks/your_own_pictures.ipynb notebooks/judge_a_pair.ipynb
+
+.venv-docs/.installed: infra/site/requirements.txt constraints.txt
+	test -x .venv-docs/bin/python || $(BIN)/python -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r infra/site/requirements.txt
+	touch $@

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -86,8 +87,9 @@ def grouped(app: typer.Typer) -> None:
         group.rich_help_panel = panels[str(group.name)]
 
 
-def main() -> None:
-    """Entry point: bad input prints one sentence and exits with 2."""
+@cache
+def whole() -> typer.Typer:
+    """The application with every command in its group."""
     from pangu.cli import (
         coop,
         data,
@@ -105,7 +107,6 @@ def main() -> None:
         starter,
         training,
     )
-    from pangu.cli.next_step import first_command
 
     for part in (
         new,
@@ -126,9 +127,16 @@ def main() -> None:
     ):
         part.register(app)
     grouped(app)
+    return app
+
+
+def main() -> None:
+    """Entry point: bad input prints one sentence and exits with 2."""
+    from pangu.cli.next_step import first_command
+
     try:
         with extras_named("This command"):
-            app()
+            whole()()
     except SystemExit:
         if len(sys.argv) == 1 and "_PANGU_COMPLETE" not in os.environ:  # which a shell asks for proposals by
             print("Next: {}    ({})".format(*first_command(Home.from_environment())))

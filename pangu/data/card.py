@@ -206,6 +206,11 @@ class Card(Frozen):
         """What relative paths of the card are relative to."""
         return self._folder
 
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> "Card":
+        """As `load_card`: a YAML file, or the name of one in `datasets/`."""
+        return load_card(path_or_name)
+
     def source_uri(self, home: Home) -> str:
         """Where the source lies: `home://` paths under the installation, others relative to the card's folder."""
         if self.source.startswith(HOME_PREFIX):

@@ -30,6 +30,7 @@ from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
 from pangu.image_grid import png, sample_grid
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.whole import is_whole_pipeline
+from pangu.names import LATEST, encodings, resolve
 from pangu.pipelines.assemble import assemble_experts, assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
@@ -39,26 +40,32 @@ GRID_COLUMNS = 24
 
 
 def evaluate(
-    structure: Path,
-    texture: Path,
+    structure: str | Path,
+    texture: str | Path,
     recipe: Recipe,
     dataset: str,
-    encode_id: str,
-    home: Home,
+    encode_id: str = LATEST,
+    home: Home | None = None,
     report: Reporter = silent,
     protocol: Protocol | None = None,
     judges: Judges | None = None,
     spread: Spread | None = None,
-    middles: Sequence[Path] = (),
+    middles: Sequence[str | Path] = (),
 ) -> EvaluateOutcome:
-    """Assemble the pair and measure it by `protocol`; None: retrieval, and understanding where rows are held out.
+    """Assemble the pair of two generator folders and measure it by `protocol`.
 
-    spread: who draws beside this process. middles: experts between the two, the noisiest first.
+    protocol: None is retrieval, and understanding where rows are held out.
+
+    encode_id, home: the latest, and that of the environment, where they are left out. spread: who draws beside this process.
+    middles: experts between the two, the noisiest first.
 
     Raises:
         UserError: the two generators do not make a pair, or the dataset lacks what the protocol asks for.
     """
-    generators = (structure, *middles, texture)
+    home = home or Home.from_environment()
+    if encode_id == LATEST:
+        encode_id = resolve(encode_id, encodings(home, dataset), "encoded dataset", f"pangu encode {dataset}")
+    generators = tuple(map(Path, (structure, *middles, texture)))
     contracts = [GeneratorContract.load(generator) for generator in generators]
     check_turns(contracts)
     version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
@@ -75,7 +82,7 @@ def evaluate(
     if middles:
         pair: PanGuDrawPipeline = assemble_experts(generators, recipe, folder, prompts)
     else:
-        pair = assemble_pair(structure, texture, recipe, folder, prompts)
+        pair = assemble_pair(generators[0], generators[-1], recipe, folder, prompts)
     return _measured(
         pair,
         pair_id,

@@ -68,6 +68,23 @@ class PanGuDrawPipeline(AdaptedPipeline):
         "structure", "texture", "vae", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2",
     ]  # fmt: skip
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **arguments: Any) -> Any:
+        """As diffusers has it; "embedded" is the pair of the package: OpenMoji's drawings at 96 px, by their names.
+
+        Raises:
+            UserError: "embedded", and this installation carries no pair.
+        """
+        if pretrained_model_name_or_path != "embedded":
+            return super().from_pretrained(pretrained_model_name_or_path, **arguments)
+        from pangu.models.embedded import embedded_pair
+
+        folder, parts = embedded_pair()
+        dtype = arguments.pop("torch_dtype", arguments.pop("dtype", None))
+        given = {"torch_dtype": torch.float32, "use_safetensors": True, **parts, **arguments}
+        pair = super().from_pretrained(folder, **given)
+        return pair if dtype is None else pair.to(dtype)
+
     def __init__(
         self,
         structure: UNet2DConditionModel | None,

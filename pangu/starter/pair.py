@@ -8,11 +8,8 @@ import torch
 from pangu.config import ROLES, AutoencoderSource, Recipe, TextEncoderSource
 from pangu.contract import check_pair
 from pangu.data.example.openmoji import catalogue
-from pangu.errors import UserError
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.init_weights import STARTER
 from pangu.models.schedulers import sampler
-from pangu.models.sources import locate
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -68,17 +65,6 @@ def starter_pair() -> PanGuDrawPipeline:
     Raises:
         UserError: this installation carries no pair.
     """
-    folder = Path(locate("embedded", STARTER))
-    if not folder.is_dir():
-        raise UserError("This installation carries no starter pair; make one with `pangu starter pair`.")
-    tower = load_text_tower(TextEncoderSource())
-    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained(
-        folder,
-        vae=load_autoencoder(AutoencoderSource()),
-        tokenizer=tower.tokenizer,
-        text_encoder=tower.encoder,
-        dtype=torch.float32,
-        use_safetensors=True,
-    )
+    pair: PanGuDrawPipeline = PanGuDrawPipeline.from_pretrained("embedded")
     check_encoders(pair.contract("structure"), pair.vae, pair.text_towers)
     return pair

@@ -10,7 +10,10 @@ from pangu.data.encode.encoded import EncodedManifest
 from pangu.data.encode.mixture_parts import check_parts
 from pangu.errors import UserError
 from pangu.models.whole import is_whole_model
+from pangu.names import LATEST, encodings
+from pangu.names import resolve as id_of
 from pangu.progress import Reporter, silent
+from pangu.recipes import demo
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
 from pangu.train.continuing import check_same_recipe
@@ -25,14 +28,16 @@ if TYPE_CHECKING:
 def train(
     role: Role,
     dataset: str,
-    encode_id: str,
-    recipe: Recipe,
-    home: Home,
+    encode_id: str = LATEST,
+    recipe: Recipe | None = None,
+    home: Home | None = None,
     run_name: str | None = None,
     resolve: "Resolve | None" = None,
     report: Reporter | None = None,
 ) -> TrainOutcome:
     """Train the generator of `role` on an encoded dataset, with `recipe.workers` workers on the current Ray cluster.
+
+    encode_id, recipe, home: the latest, `demo`, and that of the environment, where they are left out.
 
     The default run name follows from data and recipe: the same input finds its finished run, or continues a stopped one.
     `resolve` fetches a registered pair that the recipe starts from. With `report` this process tells how far the run is, and the
@@ -41,6 +46,9 @@ def train(
     Raises:
         UserError: nothing to train on, a recipe that does not fit the data, or a run name that belongs to another run.
     """
+    home, recipe = home or Home.from_environment(), recipe or demo()
+    if encode_id == LATEST:
+        encode_id = id_of(encode_id, encodings(home, dataset), "encoded dataset", f"pangu encode {dataset}")
     job = TrainJob(
         role=role,
         run_name=run_name or default_run_name(role, encode_id, recipe),

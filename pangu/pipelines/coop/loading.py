@@ -44,6 +44,8 @@ def load_pipeline(
 
 
 def _load(source: str, dtype: torch.dtype | None, variant: str | None) -> Any:
+    if source == "embedded":
+        return PanGuDrawPipeline.from_pretrained(source, torch_dtype=dtype)
     place = locate(source, "pair")
     index = read_config(place, "model_index.json")
     if index is None:
