@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 READ_BY_HAND = {
     "async-timeout": "Apache-2.0",
+    "axe-playwright-python": "MIT, with axe-core: MPL-2.0",
     "huey": "MIT",
     "resvg_py": "MIT",
     "skops": "MIT",

@@ -20,11 +20,11 @@ LARGEST_NOTEBOOK = 600_000
 
 def test_one_version_stands_everywhere_and_the_changes_begin_with_it() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert pangu.__version__ == PROJECT["version"] == citation["version"]
+    assert pangu.__version__ == citation["version"] and "version" in PROJECT["dynamic"]
     first = re.search(
         r"^## \[(.+?)\] - (Unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
-    assert first and first[1] == PROJECT["version"] and re.fullmatch(r"\d+\.\d+\.\d+", first[1])
+    assert first and first[1] == pangu.__version__ and re.fullmatch(r"\d+\.\d+\.\d+", first[1])
 
 
 def test_the_citation_has_what_the_format_demands_and_names_the_paper() -> None:
