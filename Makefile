@@ -62,7 +62,7 @@ chaos: $(STAMP)
 
 # One claim a script; two hours on two cores. `benchmarks/loader.py` needs the extra `bench`, see there.
 bench: $(STAMP)
-	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale whole_way few_steps serve serve_replicas; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+	for claim in train_overhead coop coop_fresh_noise efficiency_ledger admission ingest upscale prepare_scale whole_way few_steps own_subject serve serve_replicas; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 # Tests and benchmarks that need a GPU, on one card in eight minutes, and a table; says "not run" where there is none.
 gpu: $(STAMP)

@@ -1,8 +1,11 @@
 """Twenty captioned pictures of a creature that exists nowhere else: what somebody's own subject is to a pair."""
 
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
+
+from resvg_py import svg_to_bytes
 
 from pangu.sentences import UNTRAINED_TEMPLATES
 
@@ -48,10 +51,6 @@ def pictures() -> list[Drawn]:
 
 def write_pictures(folder: Path, side: int = 256) -> list[Path]:
     """PNG files of `side` px with both captions beside them (`metadata.jsonl`), as somebody would have them."""
-    import json
-
-    from resvg_py import svg_to_bytes
-
     folder.mkdir(parents=True)
     lines, paths = [], []
     for number, drawn in enumerate(pictures()):
