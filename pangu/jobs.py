@@ -178,7 +178,7 @@ def attach_or_submit(
                 submission_id=submission_id,
                 runtime_env={"env_vars": variables},
                 entrypoint_num_gpus=gpus or None,
-                metadata={"name": called or job_id, "command": shlex.join([PROGRAM, *arguments])},
+                metadata={"job_name": called or job_id, "command": shlex.join([PROGRAM, *arguments])},
             )
             return submission_id
         if info.status not in ("FAILED", "STOPPED"):

@@ -187,7 +187,6 @@ def test_what_was_changed_in_the_form_is_what_was_trained(page: Page, retrained:
 def test_a_run_is_cancelled_by_its_button(page: Page, stack: Stack, card_that_takes_forever: Path) -> None:
     open_form(page, stack, "ingest-images")
     unfold(page)
-    property_of(page, "Another card's file").get_by_role("textbox").fill(str(card_that_takes_forever))
     hours = property_of(page, "Time limit of a stage").get_by_role("spinbutton")
     hours.fill("0")
     page.get_by_role("button", name="Submit").click()
@@ -195,6 +194,7 @@ def test_a_run_is_cancelled_by_its_button(page: Page, stack: Stack, card_that_ta
     expect(wrong).to_be_visible()
     keep(page, "prefect_wrong_value")
     hours.fill("")
+    property_of(page, "Another card's file").get_by_role("textbox").fill(str(card_that_takes_forever))
     submit(page, stack, CANCELLED)
     expect(state(page, "Running")).to_be_visible(timeout=SLOW_MS)
     page.get_by_role("button", name="Cancel", exact=True).click()

@@ -80,7 +80,7 @@ def test_asking_again_finds_the_job_that_succeeded(probe: Path) -> None:
     job_id = f"test-{uuid4()}"
     first = jobs.run_as_job(["work"], job_id, probe, silent, lambda line: None, "work of retrain photos")
     found = jobs._find(jobs.connect(), f"{job_id}-1")
-    assert found and found.metadata == {"name": "work of retrain photos", "command": f"{jobs.PROGRAM} work"}
+    assert found and found.metadata == {"job_name": "work of retrain photos", "command": f"{jobs.PROGRAM} work"}
     assert jobs.run_as_job(["work"], job_id, probe, silent, lambda line: None) == first
     assert jobs._find(jobs.connect(), f"{job_id}-2") is None
 
