@@ -24,7 +24,12 @@ def trainings(home: Home) -> list[dict[str, Any]]:
         if job is None:
             continue
         dataset = job.encoded.parents[1].name
-        first: dict[str, Any] = {"recipe": job.recipe.name, "dataset": dataset, "sheet": made_ms(sheet_of(home, dataset)), "runs": []}
+        first: dict[str, Any] = {
+            "recipe": job.recipe.name,
+            "dataset": dataset,
+            "sheet": made_ms(sheet_of(home, dataset)),
+            "runs": [],
+        }
         group = found.setdefault(job.pair, first)
         # The newest run of each half: a half that was trained again replaces the earlier one here.
         if job.role not in (one["role"] for one in group["runs"]):
