@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 NODE = r"(\w+)(?:\[\(?(.*?)\)?\])?"
 ARROW = re.compile(rf"^\s*{NODE}\s*-->\s*{NODE}\s*$")
-WIDTH, LINE, PAD, GAP_X, GAP_Y, COLUMNS = 184, 17, 12, 36, 26, 4
-CSS = {"b": "", "i": "pangu-chart-note"}
+WIDTH, LINE, PAD, GAP_X, GAP_Y, COLUMNS, LEFT = 184, 17, 12, 36, 26, 4, 24
+"""Pixels; LEFT is where arrows from the row above come in."""
 
 
 @dataclass
@@ -64,6 +64,7 @@ def draw(text: str) -> str:
     heights = {name: 2 * PAD + LINE * len(_lines(label)) for name, label in chart.labels.items()}
     column_height = {place: sum(heights[name] + GAP_Y for name in names) - GAP_Y for place, names in columns.items()}
     boxes: dict[str, tuple[float, float]] = {}
+    above: dict[str, float] = {}
     top = 4.0
     for first in range(0, len(columns), COLUMNS):
         row = range(first, min(first + COLUMNS, len(columns)))
@@ -71,11 +72,12 @@ def draw(text: str) -> str:
         for place in row:
             y = top + (tall - column_height[place]) / 2
             for name in columns[place]:
-                boxes[name] = (4 + (place - first) * (WIDTH + GAP_X), y)
+                boxes[name] = (LEFT + (place - first) * (WIDTH + GAP_X), y)
+                above[name] = top - GAP_Y
                 y += heights[name] + GAP_Y
         top += tall + 2 * GAP_Y
-    width, height = COLUMNS * (WIDTH + GAP_X) - GAP_X + 8, top - 2 * GAP_Y + 4
-    arrows = "".join(_arrow(boxes[a], heights[a], boxes[b], heights[b]) for a, b in chart.arrows)
+    width, height = COLUMNS * (WIDTH + GAP_X) - GAP_X + LEFT + 4, top - 2 * GAP_Y + 4
+    arrows = "".join(_arrow(boxes[a], heights[a], boxes[b], heights[b], above[b]) for a, b in chart.arrows)
     drawn = "".join(_box(label, boxes[name], heights[name]) for name, label in chart.labels.items())
     said = html.escape("; ".join(f"{start} leads to {end}" for start, end in chart.arrows))
     head = '<marker id="pangu-tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -104,15 +106,15 @@ def _box(label: str, corner: tuple[float, float], height: float) -> str:
     return "".join(parts)
 
 
-def _arrow(start: tuple[float, float], start_height: float, end: tuple[float, float], end_height: float) -> str:
+def _arrow(
+    start: tuple[float, float], start_height: float, end: tuple[float, float], end_height: float, between: float
+) -> str:
+    """between: the height at which a line to another row crosses over."""
     x0, y0 = start[0] + WIDTH, start[1] + start_height / 2
     x1, y1 = end[0] - 2, end[1] + end_height / 2
     if x1 > x0:
         bend = (x1 - x0) / 2
         path = f"M{x0:g} {y0:g}C{x0 + bend:g} {y0:g} {x1 - bend:g} {y1:g} {x1:g} {y1:g}"
-    else:  # on to the next row
-        x0, y0 = start[0] + WIDTH / 2, start[1] + start_height
-        x1, y1 = end[0] + WIDTH / 2, end[1] - 2
-        bend = (y1 - y0) / 2
-        path = f"M{x0:g} {y0:g}C{x0:g} {y0 + bend:g} {x1:g} {y1 - bend:g} {x1:g} {y1:g}"
+    else:
+        path = f"M{start[0] + WIDTH / 2:g} {start[1] + start_height:g}V{between:g}H{LEFT / 3:g}V{y1:g}H{x1:g}"
     return f'<path class="pangu-chart-arrow" d="{path}" marker-end="url(#pangu-tip)"/>'

@@ -16,6 +16,13 @@ _sources: dict[str, str] = {}
 """Page -> the file of the repository that it shows."""
 
 
+def on_startup(**_: Any) -> None:
+    """The words that Chinese is divided into for the search are loaded without sentences about it."""
+    import jieba
+
+    jieba.setLogLevel(logging.WARNING)
+
+
 def on_files(files: Files, config: Any) -> Files:
     """Add what lies outside docs/."""
     _sources.update({file.src_uri: f"docs/{file.src_uri}" for file in files if file.src_uri.endswith(".md")})

@@ -47,7 +47,7 @@ def _command(path: str, command: Any) -> Iterator[str]:
         yield f"```text\n{usage}{' [OPTIONS]' if len(command.params) > len(arguments) else ''}\n```\n"
     shown = [each for each in command.params if each.name != "help" and not getattr(each, "hidden", False)]
     if shown:
-        yield "| | | |\n|---|---|---|\n" + "\n".join(_parameter(each) for each in shown) + "\n"
+        yield "| name | meaning | |\n|---|---|---|\n" + "\n".join(_parameter(each) for each in shown) + "\n"
     for name, inner in nested.items():
         yield from _command(f"{path} {name}", inner)
 

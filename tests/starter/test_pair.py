@@ -3,6 +3,7 @@
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pangu.data.card import load_card
 from pangu.data.example.openmoji import catalogue, render_png
 from pangu.demo.queries import Answers, never_trained, spread
 from pangu.errors import UserError
+from pangu.pipelines import CoopPipeline, PanGuDrawPipeline
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import demo, tiny
 from pangu.serve.inference.parts import capabilities_of
@@ -87,3 +89,17 @@ def test_generators_of_other_encoders_are_not_packed(tmp_path: Path) -> None:
         other.save(tmp_path / role)
     with pytest.raises(UserError, match="trained on latents of autoencoder 0000"):
         pack_pair(tmp_path / "structure", tmp_path / "texture", tiny(), tmp_path / "packed")
+
+
+def test_the_pair_of_the_package_is_found_by_its_name_by_both_pipelines() -> None:
+    pair = PanGuDrawPipeline.from_pretrained("embedded")
+    coop = CoopPipeline("embedded")
+
+    def drawn(pipe: Any) -> Any:
+        pipe.set_progress_bar_config(disable=True)
+        options = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(3), "output_type": "np"}
+        return pipe("fox", guidance_scale=1.0, **options).images
+
+    assert abs(drawn(pair) - drawn(coop)).max() < 1e-4
+    half = PanGuDrawPipeline.from_pretrained("embedded", torch_dtype=torch.bfloat16)
+    assert half.structure.dtype == half.text_encoder.dtype == torch.bfloat16
