@@ -5,7 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pangu.cli import whole
+from pangu.config import Recipe
 from tests import subtests
 from tests.documents.blocks import DOCUMENTS, ROOT, Block, blocks_of, every
 from tests.documents.commands import check, lines
@@ -35,6 +38,16 @@ def test_every_command_of_the_documents_exists_as_it_is_written(block: Block) ->
     assert found
     for line in found:
         check(line)
+
+
+def test_the_commands_that_cost_nothing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pangu recipes NAME`, whose output the documents go on with."""
+    monkeypatch.setenv("PANGU_HOME", str(tmp_path))
+    found = [line for block in every("sh") for line in lines(block.text) if line.startswith("pangu recipes ")]
+    assert len(found) >= 2
+    for line in found:
+        done = CliRunner().invoke(whole(), line.split()[1:])
+        assert done.exit_code == 0 and Recipe.model_validate_json(done.stdout).name == line.split()[2]
 
 
 @subtests.parametrize("language", ["yaml", "json", "toml"])
