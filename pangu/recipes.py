@@ -15,9 +15,11 @@ from pangu.config import (
     Execution,
     Gate,
     InitialWeights,
+    LoraConfig,
     NoiseSchedule,
     Optimization,
     Recipe,
+    Rehearsal,
     Role,
     RoleTraining,
     Sampling,
@@ -27,6 +29,7 @@ from pangu.config import (
 )
 from pangu.config.denoiser_shapes import SanaShape
 from pangu.errors import UserError
+from pangu.sentences import TEMPLATES
 
 SMALL = DenoiserConfig(block_out_channels=(32, 56, 72), norm_num_groups=8)
 """1.87 M parameters: what the starter pair is made of."""
@@ -56,6 +59,10 @@ def tiny() -> Recipe:
     )
 
 
+SMALL_UNET = (
+    "to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2", "conv1", "conv2",
+)  # fmt: skip
+"""Layers of the starter pair's networks that adapters take: the attention alone does not learn a shape that it never saw."""
 ON_A_CORE = Execution(prefetch=0)
 """A thread that draws ahead would take from the steps more of Python's lock than it gives: 4 % of the images a second."""
 
@@ -75,6 +82,29 @@ def demo() -> Recipe:
         execution=ON_A_CORE,
         sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
         watching=Watching(sample_every=300),
+    )
+
+
+def few_pictures() -> Recipe:
+    """From a few dozen pictures of a subject: an adapter (LoRA) on the embedded pair, which rehearses what it knows meanwhile.
+
+    Six minutes on two free cores; benchmarks/own_subject.py measures it.
+    """
+    alike = demo()
+    return alike.model_copy(
+        update={
+            "name": "few_pictures",
+            "lora": LoraConfig(target_modules=SMALL_UNET),
+            "rehearsal": Rehearsal(pictures=420),
+            "caption_templates": TEMPLATES,
+            "jobs": {
+                role: job.model_copy(update={"steps": steps, "batch_size": 20})
+                for (role, job), steps in zip(alike.jobs.items(), (1600, 700), strict=True)
+            },
+            "optimization": alike.optimization.model_copy(
+                update={"lr_peak": 3e-3, "warmup_steps": 20, "template_share": 0.85}
+            ),
+        }
     )
 
 
@@ -327,6 +357,7 @@ def student_of(recipe: Recipe, teacher: str, steps: int = 2) -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "demo": demo,
+    "few_pictures": few_pictures,
     "demo_flow": demo_flow,
     "starter": starter,
     "time_decoupling": time_decoupling,

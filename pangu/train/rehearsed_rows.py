@@ -5,6 +5,7 @@ Drawn once into the run folder, as latents: every worker and every attempt is sh
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from pangu.config import REHEARSAL, Recipe, Role
 from pangu.data.captions import LANGUAGES
 from pangu.data.encode.encoded import Encoders
 from pangu.data.encode.views import job_data
+from pangu.data.example.openmoji import catalogue, selection
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.data.rows.mixed_rows import beside
 from pangu.data.rows.training_rows import Rows
@@ -49,7 +51,7 @@ def pin_rehearsal(
         return
     pair = starting_pair(recipe, resolve).to(best_device())
     pair.set_progress_bar_config(disable=True)
-    prompts = asked.prompts or _proposed(recipe)
+    prompts = asked.prompts or _proposed(recipe, asked.pictures)
     texts = [prompts[number % len(prompts)] for number in range(asked.pictures)]
     data = job_data(recipe.training(role), encoders.spatial_factor)
     side = recipe.training(role).encoded_side
@@ -113,10 +115,14 @@ def _rows(folder: Path) -> EncodedRows:
     )
 
 
-def _proposed(recipe: Recipe) -> Sequence[str]:
-    """The prompts that the start proposes in both languages."""
+def _proposed(recipe: Recipe, count: int) -> Sequence[str]:
+    """What the start says that it can draw: the embedded pair the drawings that it learned, another one its prompts."""
     assert recipe.init_from is not None
     source = recipe.init_from.source
+    if source == "embedded":
+        with suppress(UserError):  # where the drawings are not installed, its prompts are there
+            known = selection(min(count, len(catalogue())))
+            return [one.caption_en if number % 2 else one.caption_zh for number, one in enumerate(known)]
     index = read_config(locate(source, "starter_pair"), "model_index.json") or {}
     found = [text for texts in (index.get("prompts") or {}).values() for text in texts]
     if not found:

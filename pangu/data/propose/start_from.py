@@ -1,7 +1,8 @@
 """Which recipe a dataset is trained with at first, and what it starts from: from the number of its pictures and the device.
 
-The rules are rules of thumb, not measured: an embedded pair for lists that teach it something of their own, nothing for lists
-that could teach a pair everything, and an adapter (LoRA) on any larger model that the user names.
+The rules are rules of thumb, of which one is measured (`few_pictures`, by benchmarks/own_subject.py): an adapter on the embedded
+pair for a few dozen pictures, that pair for lists that teach it something of their own, nothing for lists that could teach a pair
+everything, and an adapter (LoRA) on any larger model that the user names.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from pangu.models.sources import locate, read_config
 from pangu.recipes import recipe
 
 EMBEDDED, NOTHING = "embedded", "nothing"
+SUBJECT = 40
+"""Fewer pictures than this are one subject or one look."""
 FROM_NOTHING = 100_000
 """Pictures from which on a pair is proposed that starts from random weights."""
 LARGE_MODEL_GIB = 60
@@ -72,6 +75,9 @@ def propose_start(asked: str | None, pictures: int, large: int, gpu_gib: float |
         return ProposedStart(made, "", str(asked), f"you named it, and an adapter leaves what it knows as it is{slow}")
     if asked == EMBEDDED or (asked is None and pictures < FROM_NOTHING):
         few = f"so few pictures cannot teach everything, and {here}"
+        if pictures < SUBJECT:
+            few = "so few pictures teach an adapter (LoRA) a subject or a look, and the pair keeps what it knows"
+            return ProposedStart(recipe("few_pictures"), "", EMBEDDED, few if asked is None else "you asked for it")
         return ProposedStart(recipe("demo"), "demo", EMBEDDED, few if asked is None else "you asked for it")
     if gpu_gib is not None and gpu_gib >= LARGE_MODEL_GIB and large >= FROM_NOTHING:
         return ProposedStart(

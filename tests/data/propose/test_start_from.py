@@ -16,6 +16,9 @@ def test_the_start_follows_from_the_number_of_pictures_the_device_and_what_was_a
         return found.name, found.start
 
     assert chosen(None, 60, 60, None) == ("demo", "embedded")
+    few = propose_start(None, 39, 39, None)
+    assert few.start == "embedded" and fitted(few, "mine", 12, 9).recipe.name == "mine"
+    assert few.recipe.lora is not None and few.recipe.rehearsal is not None and not few.name, "it lies beside the card"
     assert chosen(None, 99_999, 99_999, 80.0) == ("demo", "embedded")
     assert chosen(None, 100_000, 100_000, None) == ("starter", "nothing")
     assert chosen(None, 100_000, 100_000, 24.0) == ("starter", "nothing")
