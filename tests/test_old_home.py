@@ -19,7 +19,7 @@ from pangu.data.table.versions import log
 from pangu.evaluate.scored_prompts import SUFFIX, PromptScores
 from pangu.gate.check import read_outcome
 from pangu.registry.manifest import Manifest
-from pangu.serve.deploy import read_settings
+from pangu.serve.settings import read_settings
 from pangu.serve.settings import ServeSettings
 from pangu.stack.model import Stack
 from pangu.storage import Home, read_json
