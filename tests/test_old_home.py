@@ -19,8 +19,7 @@ from pangu.data.table.versions import log
 from pangu.evaluate.scored_prompts import SUFFIX, PromptScores
 from pangu.gate.check import read_outcome
 from pangu.registry.manifest import Manifest
-from pangu.serve.settings import read_settings
-from pangu.serve.settings import ServeSettings
+from pangu.serve.settings import ServeSettings, read_settings
 from pangu.stack.model import Stack
 from pangu.storage import Home, read_json
 from pangu.train.checkpoint import CheckpointState, check_same_run
