@@ -12,7 +12,7 @@ from pangu.errors import UserError
 from pangu.models.whole import is_whole_model
 from pangu.names import LATEST, encodings
 from pangu.names import resolve as id_of
-from pangu.progress import Reporter, silent
+from pangu.progress import Reporter, print_progress
 from pangu.recipes import demo
 from pangu.storage import Home, read_json
 from pangu.train.attempts import attempted
@@ -72,7 +72,7 @@ def train(
     if recipe.rehearsal is not None:
         from pangu.train.rehearsed_rows import pin_rehearsal
 
-        pin_rehearsal(job.run_folder, recipe, role, manifest.encoders, resolve, report or silent)
+        pin_rehearsal(job.run_folder, recipe, role, manifest.encoders, resolve, report or print_progress)
     with followed(job, report) if report is not None else contextlib.nullcontext():
         attempted(lambda: run_on_ray(job, quiet=report is not None))
     if not outcome.is_file():
