@@ -21,7 +21,7 @@ from pangu.data.rows.mixed_rows import beside
 from pangu.data.rows.training_rows import Rows
 from pangu.errors import UserError
 from pangu.models.devices import best_device
-from pangu.models.init_weights import Resolve
+from pangu.models.init_weights import STARTER, Resolve, is_registered
 from pangu.models.sources import locate, read_config
 from pangu.models.text import embed_captions
 from pangu.pipelines.assemble import starting_pair
@@ -51,7 +51,7 @@ def pin_rehearsal(
         return
     pair = starting_pair(recipe, resolve).to(best_device())
     pair.set_progress_bar_config(disable=True)
-    prompts = asked.prompts or _proposed(recipe, asked.pictures)
+    prompts = asked.prompts or _proposed(recipe, asked.pictures, resolve)
     texts = [prompts[number % len(prompts)] for number in range(asked.pictures)]
     data = job_data(recipe.training(role), encoders.spatial_factor)
     side = recipe.training(role).encoded_side
@@ -115,7 +115,7 @@ def _rows(folder: Path) -> EncodedRows:
     )
 
 
-def _proposed(recipe: Recipe, count: int) -> Sequence[str]:
+def _proposed(recipe: Recipe, count: int, resolve: Resolve | None) -> Sequence[str]:
     """What the start says that it can draw: the embedded pair the drawings that it learned, another one its prompts."""
     assert recipe.init_from is not None
     source = recipe.init_from.source
@@ -123,7 +123,8 @@ def _proposed(recipe: Recipe, count: int) -> Sequence[str]:
         with suppress(UserError):  # where the drawings are not installed, its prompts are there
             known = selection(min(count, len(catalogue())))
             return [one.caption_en if number % 2 else one.caption_zh for number, one in enumerate(known)]
-    index = read_config(locate(source, "starter_pair"), "model_index.json") or {}
+    root = str(resolve(source)) if resolve and is_registered(source) else locate(source, STARTER)
+    index = read_config(root, "model_index.json") or {}
     found = [text for texts in (index.get("prompts") or {}).values() for text in texts]
     if not found:
         raise UserError(f"{source} proposes no prompts; name in rehearsal.prompts what it can draw.")

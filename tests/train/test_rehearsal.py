@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from pangu.config import REHEARSAL, InitialWeights, LoraConfig, Recipe, Rehearsal
 from pangu.data.encode.encoded import EncodedManifest
+from pangu.data.encode.encoders import describe
 from pangu.data.encode.stage import encode
 from pangu.data.rows.load import load_rows
 from pangu.errors import UserError
 from pangu.recipes import demo, tiny
 from pangu.starter.pair import starter_pair
-from pangu.storage import Home
+from pangu.storage import Home, read_json, write_json
 from pangu.train.job import TrainJob
 from pangu.train.rehearsed_rows import pin_rehearsal, with_rehearsal
 from pangu.train.sampler import DeterministicSampler
@@ -86,7 +87,15 @@ def test_what_can_not_be_rehearsed_is_refused(tmp_path: Path) -> None:
         ValidationError, match="rehearsal lets the pair draw that training starts from: name it in init_from"
     ):
         Recipe.model_validate(tiny().model_dump() | {"rehearsal": {}})
-    unknown = rehearsing(prompts=()).model_copy(update={"init_from": InitialWeights(source=str(tmp_path))})
-    encoders = None
-    with pytest.raises(UserError):
-        pin_rehearsal(tmp_path / "run", unknown, "structure", encoders)  # type: ignore[arg-type]
+    pair = starter_pair()
+    pair.save_pretrained(tmp_path / "pair")
+    encoders = describe(pair.vae, pair.text_towers, demo().max_tokens)
+    index = tmp_path / "pair/model_index.json"
+    silent = rehearsing(prompts=()).model_copy(update={"init_from": InitialWeights(source=str(tmp_path / "pair"))})
+    write_json(index, read_json(index) | {"prompts": {}})
+    with pytest.raises(UserError, match=r"proposes no prompts; name in rehearsal\.prompts what it can draw"):
+        pin_rehearsal(tmp_path / "run", silent, "structure", encoders)
+    write_json(index, read_json(index) | {"prompts": {"en": ["fox"]}})
+    registered = silent.model_copy(update={"init_from": InitialWeights(source="models:/pangu-pair@champion")})
+    pin_rehearsal(tmp_path / "run", registered, "structure", encoders, lambda uri: tmp_path / "pair")
+    assert read_json(tmp_path / "run" / REHEARSAL / "captions.json") == ["fox"] * 3
