@@ -16,7 +16,9 @@ from pangu.data.card import find_card, recipe_beside
 from pangu.forms import CARD_FILE, CARD_NAME
 from pangu.names import LATEST
 
-RecipeName = Literal["demo", "demo_flow", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"]
+RecipeName = Literal[
+    "demo", "few_pictures", "demo_flow", "starter", "tiny", "time_decoupling", "sdxl_half", "pangu_draw_5b"
+]
 """Each is a function of `pangu.recipes` that trains a pair; a test compares."""
 PartnerRecipeName = Literal["single", "edge_control"]
 """Each trains one partner of Coop-Diffusion: a generator for all timesteps, or a ControlNet on one; a test compares."""
