@@ -7,12 +7,13 @@ import yaml
 
 from pangu.config import ROLES
 from pangu.contract import GeneratorContract, check_turns
-from pangu.data.card import Licence, load_card
+from pangu.data.card import Licence
 from pangu.data.licences import check_publishable, hub_fields
+from pangu.data.prepare.kept_cards import licence_of_version
 from pangu.errors import UserError
 from pangu.exchange.widget_pictures import WidgetPicture
 from pangu.registry.fetch import pair_contracts
-from pangu.storage import read_json
+from pangu.storage import Home, read_json
 
 
 def licence_of(contracts: Mapping[str, GeneratorContract], named: str | None) -> Licence:
@@ -113,12 +114,11 @@ def pair_contracts_of(pair: Path) -> dict[str, GeneratorContract]:
 def _licences_of_data(contracts: Mapping[str, GeneratorContract]) -> list[Licence]:
     """Of every dataset that a half was trained on and whose card is here."""
     found = []
-    for name in dict.fromkeys(contract.dataset for contract in contracts.values() if contract.dataset):
-        try:
-            found.append(load_card(name).licence)
-        except UserError:
-            continue
-    return found
+    trained_on = ((contract.dataset, contract.dataset_version) for contract in contracts.values() if contract.dataset)
+    for name, version in dict.fromkeys(trained_on):
+        licence = licence_of_version(Home.from_environment(), name, version)
+        found += [] if licence is None else [licence]
+    return list(dict.fromkeys(found))
 
 
 def _data(contract: GeneratorContract) -> str:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pangu.contract import GeneratorContract
-from pangu.data.card import load_card
+from pangu.data.prepare.kept_cards import licence_of_version
 from pangu.data.trained_on import TrainedOn
-from pangu.errors import UserError
 from pangu.registry import tracking
-from pangu.storage import read_json
+from pangu.storage import Home, read_json
 from pangu.train.mlflow_names import EXPERIMENT, RUN_NAME
 
 if TYPE_CHECKING:
@@ -188,9 +187,8 @@ def _licences(contracts: Mapping[str, GeneratorContract], folders: Mapping[str, 
         if mixture is not None:
             found += mixture.licences
             continue
-        try:
-            licence = load_card(contract.dataset).licence
-        except UserError:
+        licence = licence_of_version(Home.from_environment(), contract.dataset, contract.dataset_version)
+        if licence is None:
             continue
         found.append(f"{licence.name}{f' ({licence.attribution})' if licence.attribution else ''}")
     return "; ".join(dict.fromkeys(found)) or "not known here"

@@ -1,7 +1,9 @@
 """The card behind each version of a dataset, kept in the home: files of cards move and change."""
 
-from pangu.data.card import Card, card_from, load_card
-from pangu.data.table.versions import VersionEntry
+from contextlib import suppress
+
+from pangu.data.card import Card, Licence, card_from, load_card
+from pangu.data.table.versions import VersionEntry, entry_of
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
 
@@ -33,3 +35,14 @@ def card_of(home: Home, name: str, entry: VersionEntry) -> Card:
             f"The card that made version {entry.version} of '{name}' is not here; run `pangu dataset refilter CARD` with it."
         )
     return found
+
+
+def licence_of_version(home: Home, name: str, version: int) -> Licence | None:
+    """That of the card which made a version, or of the card of that name in `datasets/`; None where there is neither."""
+    if version >= 0:  # contracts of before datasets had versions say -1
+        with suppress(UserError):
+            return card_of(home, name, entry_of(home, name, version)).licence
+    try:
+        return load_card(name).licence
+    except UserError:
+        return None

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pangu.data.prepare.kept_cards import card_of
+from pangu.data.card import load_card
+from pangu.data.prepare.kept_cards import card_of, licence_of_version
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.threshold_changes import parsed, with_filters
 from pangu.data.prepare.what_if import preview
@@ -54,6 +55,10 @@ def test_a_preview_counts_what_a_refilter_makes_and_writes_nothing(home: Home) -
     # Its own card is kept with each version: the same thresholds change nothing.
     same = preview(card_of(home, NAME, entry_of(home, NAME, made.version)), home, made.version)
     assert (same.coming, same.going, same.rows) == (0, 0, made.rows)
+    with pytest.raises(UserError):
+        load_card(NAME)
+    assert licence_of_version(home, NAME, made.version) == card.licence, "also where its card lies elsewhere"
+    assert licence_of_version(home, NAME, 99) is None
 
 
 def test_each_near_duplicate_has_its_own_picture_beside_it(home: Home) -> None:
