@@ -42,14 +42,12 @@ def forgotten(api: httpx.Client, stack: Stack, card_that_takes_forever: Path) ->
     return run["id"]
 
 
-@pytest.mark.long
 def test_a_run_that_its_worker_forgot_can_be_cancelled(api: httpx.Client, forgotten: str) -> None:
     api.post(f"/flow_runs/{forgotten}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
     assert finish(api, forgotten)["type"] == "CANCELLED"
     assert marked(jobs.MARK, forgotten, prefix=True) == marked(FLOW_RUN, forgotten) == []
 
 
-@pytest.mark.long
 def test_a_run_that_died_after_its_worker_has_crashed_and_leaves_nothing(api: httpx.Client, forgotten: str) -> None:
     assert kill([process for process in marked(FLOW_RUN, forgotten) if "prefect.engine" in process.cmdline()])
     try:

@@ -171,7 +171,6 @@ def ray_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             shutil.rmtree(command[-1], ignore_errors=True)
 
 
-@pytest.mark.long
 def test_a_command_that_computes_with_networks_gets_a_gpu_where_there_is_one(
     ray_with_a_gpu: None, probe_alone: Path
 ) -> None:
