@@ -1,4 +1,4 @@
-"""*Suspend* and *Resume* in every stage of a retraining: nothing of it computes meanwhile, and it goes on where it was."""
+"""*Suspend*, *Resume* and *Cancel* in every stage of a retraining: nothing of it computes afterwards, and it goes on where it was."""
 
 import time
 from collections.abc import Callable
@@ -25,14 +25,16 @@ PATIENCE_S = 300.0
 
 
 @pytest.fixture
-def card(tmp_path: Path) -> Path:
+def card(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Of a dataset that no other test has."""
+    name = f"of-test-{len(request.node.name)}"
     (tmp_path / "images").mkdir()
     for index, one in enumerate(selection(DRAWINGS)):
         (tmp_path / f"images/{index}.png").write_bytes(render_png(one, 96))
         write_json(tmp_path / f"images/{index}.json", {"en": one.caption_en, "zh": one.caption_zh})
-    path = tmp_path / "suspended.yaml"
+    path = tmp_path / f"{name}.yaml"
     path.write_text(
-        "name: suspended\nsource: images\ncolumns: {caption_en: en, caption_zh: zh}\nlicence: {name: CC BY-SA 4.0}\n"
+        f"name: {name}\nsource: images\ncolumns: {{caption_en: en, caption_zh: zh}}\nlicence: {{name: CC BY-SA 4.0}}\n"
         "texture_min_side: 64\n"
     )
     return path
@@ -93,3 +95,20 @@ def test_a_retraining_that_is_suspended_in_every_stage_computes_nothing_meanwhil
         answer = {"run_input": {"release": True, "note": ""}}
         api.post(f"/flow_runs/{run}/resume", json=answer).raise_for_status()
     assert finish(api, run, timeout_s=PATIENCE_S)["type"] == "COMPLETED"
+
+
+def test_a_retraining_that_is_cancelled_in_any_stage_leaves_nothing_running_and_the_next_one_goes_on_from_there(
+    stack: Stack, card: Path
+) -> None:
+    api = prefect_api(stack)
+    settings = {"card": str(card), "recipe": "tiny", "deploy": False, "approval": "none"}
+    for stage in STAGES:
+        run = press(api, "retrain-pair", settings).raise_for_status().json()["id"]
+        wait_for(lambda run=run, stage=stage: "RUNNING" in states_of(api, run, stage))  # type: ignore[misc]
+        answer = api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}})
+        answer.raise_for_status()
+        assert finish(api, run, timeout_s=PATIENCE_S)["type"] == "CANCELLED", stage
+        wait_for(lambda run=run: not marked(jobs.MARK, run, prefix=True) and not marked(FLOW_RUN, run))  # type: ignore[misc]
+        wait_for(lambda run=run: not living_jobs(stack, run))  # type: ignore[misc]
+    last = press(api, "retrain-pair", settings).raise_for_status().json()["id"]
+    assert finish(api, last, timeout_s=PATIENCE_S)["type"] == "COMPLETED"
