@@ -1,4 +1,4 @@
-"""*Suspend*, *Resume* and *Cancel* in every stage of a retraining: nothing of it computes afterwards, and it goes on where it was."""
+"""*Suspend*, *Resume* and *Cancel* in every stage of a retraining: nothing of it computes afterwards, and it goes on there."""
 
 import time
 from collections.abc import Callable
@@ -27,7 +27,7 @@ PATIENCE_S = 300.0
 @pytest.fixture
 def card(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """Of a dataset that no other test has."""
-    name = f"of-test-{len(request.node.name)}"
+    name = "-".join(request.node.name.split("_")[2:6])  # retraining-that-is-suspended
     (tmp_path / "images").mkdir()
     for index, one in enumerate(selection(DRAWINGS)):
         (tmp_path / f"images/{index}.png").write_bytes(render_png(one, 96))
