@@ -112,7 +112,13 @@ def say_first(home: Home) -> None:
 
 
 def _argument(arguments: Sequence[str]) -> str:
-    """The first argument behind the command's name."""
+    """The first argument behind the command's name.
+
+    Raises:
+        ValueError: an option stands there, and which of the others are its values is not known here.
+    """
+    if arguments[1].startswith("-"):
+        raise ValueError(f"{arguments[0]} was called with an option first")
     return arguments[1]
 
 

@@ -15,7 +15,7 @@ from pangu.config import REHEARSAL, Recipe, Role
 from pangu.data.captions import LANGUAGES
 from pangu.data.encode.encoded import Encoders
 from pangu.data.encode.views import job_data
-from pangu.data.example.openmoji import catalogue, selection
+from pangu.data.example.openmoji import selection
 from pangu.data.rows.in_memory import EncodedRows
 from pangu.data.rows.mixed_rows import beside
 from pangu.data.rows.training_rows import Rows
@@ -31,6 +31,8 @@ from pangu.storage import read_json, write_json
 
 ROWS, TEXTS = "rows.safetensors", "captions.json"
 AT_ONCE = 16
+MOST_DRAWINGS = 1000
+"""Of the embedded pair's that are asked for by their captions, again and again where more pictures are wanted."""
 
 
 def pin_rehearsal(
@@ -121,7 +123,7 @@ def _proposed(recipe: Recipe, count: int, resolve: Resolve | None) -> Sequence[s
     source = recipe.init_from.source
     if source == "embedded":
         with suppress(UserError):  # where the drawings are not installed, its prompts are there
-            known = selection(min(count, len(catalogue())))
+            known = selection(min(count, MOST_DRAWINGS))
             return [one.caption_en if number % 2 else one.caption_zh for number, one in enumerate(known)]
     root = str(resolve(source)) if resolve and is_registered(source) else locate(source, STARTER)
     index = read_config(root, "model_index.json") or {}

@@ -98,6 +98,8 @@ def test_a_measured_pair_is_released_and_a_release_deployed(here: Home) -> None:
     assert behind(MatrixOutcome.model_construct(best=best), asked, here) == (
         "pangu evaluate photos --structure 'a b' --texture t --recipe tiny --result photos.evaluated.json"
     )
+    with pytest.raises(ValueError, match="an option first"):  # nothing is said then, rather than something wrong
+        behind(MatrixOutcome.model_construct(best=best), ["pair-matrix", "--recipe", "tiny", "photos"], here)
     write_json(Path("r.json"), {"pair": "pairs/p"})
     asked = ["gate", "photos", "--metrics", "r.json"]
     for passed in (True, False):
