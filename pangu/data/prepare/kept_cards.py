@@ -1,11 +1,14 @@
 """The card behind each version of a dataset, kept in the home: files of cards move and change."""
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from pangu.data.card import Card, Licence, card_from, load_card
-from pangu.data.table.versions import VersionEntry, entry_of
 from pangu.errors import UserError
 from pangu.storage import Home, read_json, write_json
+
+if TYPE_CHECKING:
+    from pangu.data.table.versions import VersionEntry
 
 
 def keep_card(card: Card, home: Home) -> None:
@@ -15,7 +18,7 @@ def keep_card(card: Card, home: Home) -> None:
         write_json(path, {"folder": str(card.folder), "card": card.model_dump(mode="json")})
 
 
-def card_of(home: Home, name: str, entry: VersionEntry) -> Card:
+def card_of(home: Home, name: str, entry: "VersionEntry") -> Card:
     """The card that a version was made by.
 
     Raises:
@@ -39,7 +42,9 @@ def card_of(home: Home, name: str, entry: VersionEntry) -> Card:
 
 def licence_of_version(home: Home, name: str, version: int) -> Licence | None:
     """That of the card which made a version, or of the card of that name in `datasets/`; None where there is neither."""
-    if version >= 0:  # contracts of before datasets had versions say -1
+    if version >= 0 and home.dataset(name).is_dir():  # contracts of before datasets had versions say -1
+        from pangu.data.table.versions import entry_of  # reads the table: an extra, that a server or a push needs not
+
         with suppress(UserError):
             return card_of(home, name, entry_of(home, name, version)).licence
     try:
