@@ -221,6 +221,52 @@ def batch_of_pipelines(pair: Path) -> Any:
     return Whole.bind()  # type: ignore[attr-defined]
 
 
+def layouts(pair: Path, steps: int, rounds: int) -> None:
+    """Images a second of eight clients: the whole pair in one replica against a replica for each part, both under Ray Serve."""
+    import ray
+    from ray import serve
+
+    from pangu.serve.app import build_with
+    from pangu.serve.inference.messages import ReleaseRouting
+
+    manifest_of(pair)
+    routing = ReleaseRouting(champion=release_of(pair)).model_dump(mode="json")
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    rates: dict[str, list[float]] = {"pair": [], "pools": []}
+    alone: dict[str, list[float]] = {"pair": [], "pools": []}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
+        for name in rates:
+            serve.run(build_with({"layout": name}, routing), name=name, route_prefix=f"/{name}")
+            path = f"/{name}/v1/images/generations"
+            while client.post(path, json={"prompt": "x", "seed": 0, "num_inference_steps": 2}).status_code != 200:
+                time.sleep(0.5)
+
+        def ask(name: str, number: int, image: int) -> None:
+            body = {"prompt": f"crowd {number}, {image}", "seed": image, "num_inference_steps": steps}
+            client.post(f"/{name}/v1/images/generations", json=body).raise_for_status()
+
+        for number in range(rounds):
+            for name in [*rates] if number % 2 else [*reversed(rates)]:
+                clock = time.perf_counter()
+                with ThreadPoolExecutor(CROWD) as clients:
+                    list(
+                        clients.map(lambda image, name=name, number=number: ask(name, number, image), range(4 * CROWD))
+                    )
+                rates[name].append(4 * CROWD / (time.perf_counter() - clock))
+                clock = time.perf_counter()
+                for image in range(CROWD):
+                    ask(name, -1 - number, image)
+                alone[name].append((time.perf_counter() - clock) / CROWD)
+    serve.shutdown()
+    ray.shutdown()
+    middle = {name: statistics.median(each) for name, each in rates.items()}
+    one = {f"{name}_alone_s": statistics.median(each) for name, each in alone.items()}
+    value = middle["pair"] / middle["pools"]
+    report("serve_layouts", value, 0.95, value >= 0.95, **middle, **one)
+
+
 def mixed_steps(pair: Path, steps: int, rounds: int) -> None:
     """Requests of many step counts: ours in one process against `@serve.batch`, both under Ray Serve."""
     import ray
@@ -311,6 +357,7 @@ def main() -> None:
             "memory": lambda: memory(pair),
             "single": lambda: with_server(pair, asked.steps, asked.rounds),
             "overload": lambda: overload(pair, asked.steps),
+            "layouts": lambda: layouts(pair, asked.steps, asked.rounds),
             "mixed": lambda: mixed_steps(pair, asked.steps, asked.rounds),
             # Swaps, the way back, and replicas that die; needs a stack.
             "releases": lambda: script("serve_releases.py", "--steps", str(asked.steps)),

@@ -1,5 +1,6 @@
 """The Serve application as a graph of deployments; `deploy` and a RayService manifest name it by import path."""
 
+import sys
 from typing import Any, cast
 
 from ray import serve
@@ -8,7 +9,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRoute
 
 from pangu.serve.gateway import Gateway
 from pangu.serve.replicas import REPLICAS
-from pangu.serve.settings import PoolSettings, ServeSettings
+from pangu.serve.settings import CHOSEN_LAYOUT, PoolSettings, ServeSettings
 
 ROUTER: dict[str, Any] = {"request_router_class": "pangu.serve.routing:LayoutRouter"}
 """Of the structure pool, whose replicas have caches."""
@@ -16,13 +17,17 @@ ROUTER: dict[str, Any] = {"request_router_class": "pangu.serve.routing:LayoutRou
 
 def build(settings: dict[str, Any]) -> Application:
     """The application of `ServeSettings.arguments`. Serve calls this on the cluster."""
-    return build_with(ServeSettings.of_arguments(settings).model_dump(mode="json"), None)
+    chosen = ServeSettings.of_arguments(settings)
+    # A manifest names no layout: which releases it will be given is not known, so each half has room of its own.
+    layout = settings.get(CHOSEN_LAYOUT) or chosen.layout_of(sys.maxsize)
+    return build_with(chosen.model_copy(update={"layout": layout}).model_dump(mode="json"), None)
 
 
 def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Application:
     """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`."""
     chosen = ServeSettings.model_validate(settings)
-    pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen, routing) for name in chosen.parts}
+    layout = chosen.layout_of(sys.maxsize)
+    pools = {name: _pool(name, chosen, routing) for name in chosen.parts(layout)}
     gateway = _deployment(
         serve.ingress()(Gateway),
         name="gateway",
@@ -44,7 +49,7 @@ def _share_of_device(settings: ServeSettings) -> dict[str, float]:
 
 
 def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) -> Application:
-    own: PoolSettings = settings.coop.pool if name == "coop" else getattr(settings, name)
+    own = _sizes(name, settings)
     deployment = _deployment(
         REPLICAS[name],
         name=name,
@@ -56,8 +61,10 @@ def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) ->
         graceful_shutdown_timeout_s=settings.drain_s,
         max_surge_percent=settings.surge_percent,
         **_scale(own, settings),
-        **({"request_router_config": RequestRouterConfig(**ROUTER)} if name == "structure" else {}),
+        **({"request_router_config": RequestRouterConfig(**ROUTER)} if name in ("structure", "pair") else {}),
     )
+    if name == "pair":
+        return deployment.bind(settings.model_dump(mode="json"))
     sizes = settings.coop if name == "coop" else own
     moderation = settings.moderation.model_dump(mode="json")
     adapters = [{name: own.model_dump(mode="json") for name, own in settings.loras.items()}, settings.loras_held]
@@ -68,6 +75,13 @@ def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) ->
         "coop": [settings.cache_bytes],
     }
     return deployment.bind(sizes.model_dump(mode="json"), *beside.get(name, []))
+
+
+def _sizes(name: str, settings: ServeSettings) -> PoolSettings:
+    if name == "coop":
+        return settings.coop.pool
+    sizes: PoolSettings = getattr(settings, "structure" if name == "pair" else name)
+    return sizes
 
 
 def _scale(own: PoolSettings, settings: ServeSettings) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from pangu.registry import RegisteredPair, fetch_pair, resolve
 from pangu.registry.manifest import Manifest
 from pangu.serve import ray_cluster
 from pangu.serve.inference.messages import Release, ReleaseRouting
-from pangu.serve.inference.parts import capabilities_of, part_hashes
-from pangu.serve.settings import ServeSettings
+from pangu.serve.inference.parts import capabilities_of, part_hashes, weight_bytes
+from pangu.serve.settings import Layout, ServeSettings
 from pangu.storage import Home, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -85,20 +85,23 @@ def deploy(
     cache = home.root / "pair-cache"
     release = release_at(pair, fetch_pair(pair.pair_version, cache))
     client = ray_cluster.connect()
-    old_settings, old = ray_cluster.running(client)
+    old_settings, old, old_layout = ray_cluster.running(client)
     if old is not None and not all(each.folder.is_dir() for each in old.releases):
         old = None
     if canary is not None and old is None:
         raise UserError("Nothing is served yet, so there is nothing to be a canary of; deploy without --canary first.")
-    stage = Stage(client, url, port, settings or old_settings or ServeSettings())
-    _report(report, 2, str(release.folder))
     final = target(release, old, canary)
+    wanted = settings or old_settings or ServeSettings()
+    held = [weight_bytes(each.folder) for each in (*final.releases, *(old.releases if old else ()))]
+    layout = wanted.layout_of(max(held), old_layout if settings is None else None)
+    stage = Stage(client, url, port, wanted, layout)
+    _report(report, 2, str(release.folder))
     if old is not None:
         # Every part holds the release before one request is sent to it, and the old one until none is.
         try:
             stage.show(old.model_copy(update={"held": (release,)}), release.sha256)
         except RuntimeError:
-            ray_cluster.declare(client, old, port, stage.settings)
+            ray_cluster.declare(client, old, port, wanted, layout if settings is not None else old_layout or layout)
             raise
         _report(report, 3, url)
         stage.show(final.model_copy(update={"held": old.releases}), release.sha256)
@@ -129,8 +132,10 @@ def target(release: Release, old: ReleaseRouting | None, canary: float | None) -
 class Stage:
     """The running application, shown one routing after the other."""
 
-    def __init__(self, client: "ServeSubmissionClient", url: str, port: int, settings: ServeSettings) -> None:
-        self._client, self._url, self._port, self.settings = client, url, port, settings
+    def __init__(
+        self, client: "ServeSubmissionClient", url: str, port: int, settings: ServeSettings, layout: Layout
+    ) -> None:
+        self._client, self._url, self._port, self.settings, self._layout = client, url, port, settings, layout
 
     def show(self, routing: ReleaseRouting, sha256: str) -> None:
         """Declare `routing`, and wait until every replica runs as declared, and has drawn with the release of that hash.
@@ -140,7 +145,7 @@ class Stage:
             RuntimeError: Serve gave up, or the time did.
         """
         before, deadline = ray_cluster.stamp_of(ray_cluster.application(self._client)), time.monotonic() + WAIT_S
-        ray_cluster.declare(self._client, routing, self._port, self.settings)
+        ray_cluster.declare(self._client, routing, self._port, self.settings, self._layout)
         while time.monotonic() < deadline:
             application = ray_cluster.application(self._client)
             if ray_cluster.settled(application, before) and _shows(state_of(self._url), routing, sha256):

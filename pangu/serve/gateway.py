@@ -15,8 +15,8 @@ from pangu.serve.api import build_api
 from pangu.serve.api.keys import KeyRing
 from pangu.serve.error_answers import PoolBusy, PoolUnavailable, WorkCancelled
 from pangu.serve.inference.engine import RequestEngine
-from pangu.serve.inference.local import LocalEngine
 from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.pool_path import PairPath, PoolPath
 from pangu.serve.listening import listen_on_node_address
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import ServeSettings
@@ -30,11 +30,19 @@ class Gateway:
         self._settings = ServeSettings.model_validate(settings)
         self._metrics = Metrics()
         self._studio: RequestEngine
-        if pools:
-            links = {name: RayLink(handle) for name, handle in pools.items()}
-            self._studio = RequestEngine(links, self._settings, self._metrics)
-        else:
+        if not pools:
+            # With torch and diffusers, which a gateway before one replica has no use for.
+            from pangu.serve.inference.local import LocalEngine
+
             self._studio = LocalEngine(self._settings, self._metrics)
+            return
+        if [*pools] != ["pair"]:
+            # Partial images come through here as tensors; the first one must not keep everybody waiting for an import.
+            import torch  # noqa: F401
+
+        links = {name: RayLink(handle) for name, handle in pools.items()}
+        path = PairPath if "pair" in pools else PoolPath
+        self._studio = RequestEngine(links, self._settings, self._metrics, path)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Ray Serve asks for the ASGI application once the replica exists."""
@@ -42,13 +50,7 @@ class Gateway:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls this with every new `user_config`: new requests get the releases of this routing."""
-        routing = ReleaseRouting.model_validate(user_config)
-        if isinstance(self._studio, LocalEngine):
-            await self._studio.take(routing)
-        else:
-            self._studio.routing = routing
-            # Beside the requests: nobody is sent to a new release before it is warm, because `deploy` waits for that.
-            self._warming = asyncio.create_task(self._studio.warm(routing))
+        await self._studio.take(ReleaseRouting.model_validate(user_config))
 
 
 class RayLink:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pangu.errors import UserError
 from pangu.retrying import retrying
 from pangu.serve.inference.messages import ReleaseRouting
-from pangu.serve.settings import APPLICATION, IMPORT_PATH, PARTS_VERSION, ServeSettings
+from pangu.serve.settings import APPLICATION, CHOSEN_LAYOUT, IMPORT_PATH, PARTS_VERSION, Layout, ServeSettings
 
 if TYPE_CHECKING:
     from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
@@ -42,10 +42,13 @@ def connect() -> "ServeSubmissionClient":
         ) from error
 
 
-def declare(client: "ServeSubmissionClient", routing: ReleaseRouting, port: int, settings: ServeSettings) -> None:
+def declare(
+    client: "ServeSubmissionClient", routing: ReleaseRouting, port: int, settings: ServeSettings, layout: Layout
+) -> None:
     """Tell Serve what to run; returns before it runs.
 
-    With the settings that it runs with only the `user_config` changes, so Serve keeps the replicas and reconfigures them.
+    With the settings and layout that it runs with only the `user_config` changes, so Serve keeps the replicas and reconfigures
+    them.
 
     Raises:
         UserError: Serve already listens on another port, which it can not change.
@@ -54,10 +57,12 @@ def declare(client: "ServeSubmissionClient", routing: ReleaseRouting, port: int,
     actual = (details.get("http_options") or {}).get("port")
     if details.get("controller_info", {}).get("actor_id") and actual != port:
         raise UserError(f"Ray Serve already runs on port {actual}, not {port}; set PANGU_SERVE_PORT to {actual}.")
-    client.deploy_applications(declaration(routing, port, settings))
+    client.deploy_applications(declaration(routing, port, settings, layout))
 
 
-def running(client: "ServeSubmissionClient") -> tuple[ServeSettings | None, ReleaseRouting | None]:
+def running(
+    client: "ServeSubmissionClient",
+) -> tuple[ServeSettings | None, ReleaseRouting | None, Layout | None]:
     """What the running application was declared with.
 
     Raises:
@@ -65,7 +70,7 @@ def running(client: "ServeSubmissionClient") -> tuple[ServeSettings | None, Rele
     """
     details = client.get_serve_details()
     check_parts(details)
-    return running_settings(details), running_lineup(details)
+    return running_settings(details), running_lineup(details), _arguments(details).get(CHOSEN_LAYOUT)
 
 
 def check_parts(details: dict[str, Any]) -> None:
@@ -74,8 +79,8 @@ def check_parts(details: dict[str, Any]) -> None:
     Serve replaces its replicas one after the other, and for that time a gateway has pools of both; seen with code of which a
     module had another name: from then on the gateway answered nobody.
     """
-    config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
-    version = (config.get("args") or {}).get("parts_version", 1)
+    config = _config(details)
+    version = _arguments(details).get("parts_version", 1)
     if config and version != PARTS_VERSION:
         which = "older" if version < PARTS_VERSION else "newer"
         raise UserError(
@@ -86,27 +91,32 @@ def check_parts(details: dict[str, Any]) -> None:
 
 def running_settings(details: dict[str, Any]) -> ServeSettings | None:
     """What the running application was declared with; None if there is none, or an older one that differs in kind."""
-    config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
     try:
-        return ServeSettings.of_arguments(config["args"])
+        return ServeSettings.of_arguments(_config(details)["args"])
     except (KeyError, ValueError):
         return None
 
 
 def running_lineup(details: dict[str, Any]) -> ReleaseRouting | None:
     """The releases of the running application; None if there is none."""
-    config = details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
     try:
-        gateway = next(each for each in config["deployments"] if each["name"] == GATEWAY)
+        gateway = next(each for each in _config(details)["deployments"] if each["name"] == GATEWAY)
         return ReleaseRouting.model_validate(gateway["user_config"])
     except (KeyError, ValueError, StopIteration, TypeError):
         return None
 
 
-def declaration(routing: ReleaseRouting, port: int, settings: ServeSettings) -> dict[str, Any]:
+def _config(details: dict[str, Any]) -> dict[str, Any]:
+    return details.get("applications", {}).get(APPLICATION, {}).get("deployed_app_config") or {}
+
+
+def _arguments(details: dict[str, Any]) -> dict[str, Any]:
+    return _config(details).get("args") or {}
+
+
+def declaration(routing: ReleaseRouting, port: int, settings: ServeSettings, layout: Layout) -> dict[str, Any]:
     """The Serve config file of this application, as a dictionary."""
     config = routing.model_dump(mode="json")
-    pools = () if settings.layout == "one_process" else settings.parts
     return {
         "proxy_location": "HeadOnly",
         "http_options": {
@@ -120,8 +130,8 @@ def declaration(routing: ReleaseRouting, port: int, settings: ServeSettings) -> 
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": settings.arguments(),
-                "deployments": [{"name": name, "user_config": config} for name in (*pools, GATEWAY)],
+                "args": settings.arguments(layout),
+                "deployments": [{"name": name, "user_config": config} for name in (*settings.parts(layout), GATEWAY)],
             }
         ],
     }

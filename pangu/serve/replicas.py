@@ -1,17 +1,31 @@
 """The pools as Ray Serve deployments: their constructors, their `user_config`, and nothing of what they draw."""
 
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.cooperation_pool import CoopPool
 from pangu.serve.inference.decoder import DecoderPool
-from pangu.serve.inference.messages import ReleaseRouting
+from pangu.serve.inference.local import pools_of_pair
+from pangu.serve.inference.messages import (
+    GeneratedImages,
+    Job,
+    PartialImage,
+    PoolResult,
+    Preview,
+    Release,
+    ReleaseRouting,
+    Unknown,
+    Unread,
+)
 from pangu.serve.inference.moderation import Moderator
-from pangu.serve.inference.pool import Pool
+from pangu.serve.inference.pool_handles import LocalLink
+from pangu.serve.inference.pool_path import PoolPath
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
 from pangu.serve.listening import listen_on_node_address
-from pangu.serve.settings import CoopSettings, LoraSettings, ModerationSettings, PoolSettings
+from pangu.serve.settings import CoopSettings, LoraSettings, ModerationSettings, PoolSettings, ServeSettings
 
 
 class _Replica:
@@ -48,7 +62,52 @@ class CoopReplica(_Replica, CoopPool):
         super().__init__(_worker(settings.pool), settings, crosses=True, cache_bytes=cache_bytes)
 
 
-REPLICAS: dict[str, type[Pool]] = {
+class PairReplica(_Replica):
+    """All pools of a pair in one process, and the way of a request through them."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        chosen = ServeSettings.model_validate(settings)
+        # The decoder also takes what comes from the coop pool.
+        self._pools = pools_of_pair(chosen, _worker(chosen.structure))
+        self._path = PoolPath({name: LocalLink(pool) for name, pool in self._pools.items()})
+
+    async def take(self, routing: ReleaseRouting) -> None:
+        """As `Pool.take`, in every pool."""
+        for pool in self._pools.values():
+            await pool.take(routing)
+
+    async def draw(self, release: Release, job: Job) -> GeneratedImages:
+        """As `PoolPath.draw`."""
+        return await self._path.draw(release, job)
+
+    async def watch(self, release: Release, job: Job) -> AsyncIterator[PartialImage | GeneratedImages]:
+        """As `PoolPath.watch`."""
+        async with aclosing(self._path.watch(release, job)) as messages:
+            async for message in messages:
+                yield message
+
+    async def read(self, release: Release, job: Job) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
+        """As `StructurePool.read`."""
+        return await self._path.read(release, job)
+
+    async def develop(self, pool_result: PoolResult) -> GeneratedImages:
+        """As `DecoderPool.develop`, of what the coop pool drew."""
+        pictures: GeneratedImages = await self._pools["decoder"].develop(pool_result)
+        return pictures
+
+    async def preview(self, preview: Preview) -> PartialImage:
+        """As `DecoderPool.preview`, of what the coop pool draws."""
+        partial: PartialImage = await self._pools["decoder"].preview(preview)
+        return partial
+
+    async def holds(self) -> list[str]:
+        """Content hashes of the releases that all pools draw with at once."""
+        held = await self._path.holdings()
+        return sorted(set.intersection(*(set(releases) for releases in held.values())))
+
+
+REPLICAS: dict[str, type[Any]] = {
+    "pair": PairReplica,
     "structure": StructureReplica,
     "texture": TextureReplica,
     "decoder": DecoderReplica,

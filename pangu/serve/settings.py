@@ -18,6 +18,9 @@ PARTS_VERSION = 4
 """Raise it whenever gateway and pools of the code before can not work with those of now: messages, calls, names of modules."""
 HALVES = ("structure", "texture", "decoder")
 DECODED_PIXELS = 4 * 2**20
+SMALL_PAIR_BYTES = 400 * 2**20
+"""Of weights, 100 M parameters in fp32: what torch and diffusers cost each further replica."""
+CHOSEN_LAYOUT = "chosen_layout"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 BodyPart = Literal[
@@ -38,6 +41,7 @@ PARTNER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 
 
+Layout = Literal["pools", "pair", "one_process"]
 Precision = Literal["auto", "fp32", "bf16"]
 Execution = Literal["auto", "eager", "compiled", "captured"]
 
@@ -174,8 +178,12 @@ class ServeSettings(Frozen):
     """The whole application."""
 
     host: str = Field("127.0.0.1", description="Where HTTP listens; anything but loopback needs keys")
-    layout: Literal["pools", "one_process"] = Field(
-        "pools", description="'one_process' keeps both halves in one process, in turns, for a single small device"
+    layout: Literal["auto", "pools", "pair", "one_process"] = Field(
+        "auto",
+        description="'pools': each half and the decoder in replicas of its own. 'pair': all of the pair in one replica, which "
+        "takes a quarter of the memory for a small one; its sizes are those of `structure`. 'one_process': the gateway in it, "
+        "too, for a single small device. 'auto': 'pair' for a small pair on a CPU whose pools have one replica each, else "
+        "'pools'",
     )
     structure: PoolSettings = PoolSettings()
     texture: PoolSettings = PoolSettings()
@@ -260,19 +268,32 @@ class ServeSettings(Frozen):
             )
         return self
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The pools that take a routing."""
-        return (*HALVES, "coop") if self.coop.partners else HALVES
+    def layout_of(self, weight_bytes: int, running: Layout | None = None) -> Layout:
+        """Where the parts of a pair run. running: where those of the pair before do, which stay there if they can.
 
-    def arguments(self) -> dict[str, Any]:
-        """What a declaration hands to `IMPORT_PATH`: the settings, and whose parts they are for."""
-        return {"parts_version": PARTS_VERSION, **self.model_dump(mode="json")}
+        weight_bytes: of the largest pair that is held.
+        """
+        if self.layout != "auto":
+            return self.layout
+        pools = (self.structure, self.texture, self.decoder)
+        single = all(max(pool.replicas, pool.most_replicas or 1) == 1 and not pool.num_gpus for pool in pools)
+        fits = single and weight_bytes <= SMALL_PAIR_BYTES
+        return "pair" if fits and running in (None, "pair") else "pools"
+
+    def parts(self, layout: Layout) -> tuple[str, ...]:
+        """The deployments that take a routing beside the gateway."""
+        parts = {"pools": HALVES, "pair": ("pair",), "one_process": ()}[layout]
+        return (*parts, "coop") if self.coop.partners and parts else parts
+
+    def arguments(self, layout: Layout) -> dict[str, Any]:
+        """What a declaration hands to `IMPORT_PATH`: the settings, the layout that was chosen, and whose parts they are for."""
+        return {"parts_version": PARTS_VERSION, CHOSEN_LAYOUT: layout, **self.model_dump(mode="json")}
 
     @classmethod
     def of_arguments(cls, arguments: dict[str, Any]) -> Self:
-        """The inverse; code of before said no version."""
-        return cls.model_validate({name: value for name, value in arguments.items() if name != "parts_version"})
+        """The inverse; code of before said no version and chose no layout."""
+        beside = ("parts_version", CHOSEN_LAYOUT)
+        return cls.model_validate({name: value for name, value in arguments.items() if name not in beside})
 
 
 def read_settings(path: Path) -> ServeSettings:

@@ -1,4 +1,4 @@
-"""The way of a request: admitted, given one release, drawn by structure, texture and decoder, or by the coop pool.
+"""A request from its admission to its answer: given one release, drawn by the pools, drawn again where a replica died.
 
 Knows neither HTTP nor Ray: pools are reached through links.
 """
@@ -6,10 +6,10 @@ Knows neither HTTP nor Ray: pools are reached through links.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pangu.errors import NotFinite, UserError
 from pangu.serve import error_answers
@@ -18,8 +18,6 @@ from pangu.serve.inference.messages import (
     GeneratedImages,
     Job,
     PartialImage,
-    PoolResult,
-    Preview,
     Release,
     ReleaseRouting,
     RequestError,
@@ -27,6 +25,7 @@ from pangu.serve.inference.messages import (
     Unread,
 )
 from pangu.serve.inference.pool_handles import Link
+from pangu.serve.inference.pool_path import PoolPath
 from pangu.serve.inference.prompt_enhancer import NotEnhanced, PromptEnhancer
 from pangu.serve.inference.prompt_filter import DenyList
 from pangu.serve.inference.relay import relayed
@@ -35,7 +34,6 @@ from pangu.serve.settings import ServeSettings
 if TYPE_CHECKING:
     from pangu.serve.prometheus import Metrics
 
-POLL_TIMEOUT_S = 5.0
 LOOK_S = 0.05
 """Between two looks whether anybody waits, of who may only draw when nobody does."""
 RETRY_PAUSES_S = (0.1, 1.0, 3.0)
@@ -45,10 +43,16 @@ logger = logging.getLogger(__name__)
 
 
 class RequestEngine:
-    """Draws with the pools behind `links`."""
+    """Draws with the pools behind `links`. path: how requests go through them."""
 
-    def __init__(self, links: Mapping[str, Link], settings: ServeSettings, metrics: "Metrics") -> None:
-        self._links, self._settings, self._metrics = links, settings, metrics
+    def __init__(
+        self,
+        links: Mapping[str, Link],
+        settings: ServeSettings,
+        metrics: "Metrics",
+        path: type[PoolPath] = PoolPath,
+    ) -> None:
+        self._path, self._settings, self._metrics = path(links), settings, metrics
         self._denied = DenyList(settings.denied_words)
         self._enhancer = PromptEnhancer(settings.enhance)
         self._in_flight = 0
@@ -101,8 +105,13 @@ class RequestEngine:
         release = self._release(job, channel)
         with self._explained():
             async with asyncio.timeout(self._settings.timeout_s):
-                unread, unknown = await self._links["structure"].call("read", release, job)
-                return unread, unknown
+                return await self._path.read(release, job)
+
+    async def take(self, routing: ReleaseRouting) -> None:
+        """Let new requests use the releases of a routing, which the pools hold."""
+        self.routing = routing
+        # Beside the requests: nobody is sent to a new release before it is warm, because `deploy` waits for that.
+        self._warming = asyncio.create_task(self.warm(routing))
 
     async def warm(self, routing: ReleaseRouting, since: float | None = None) -> None:
         """One small image with every release of `routing` that is new here: the first request should not be the slow one.
@@ -127,17 +136,16 @@ class RequestEngine:
     async def first_image(self, release: Release) -> None:
         """Raises whatever keeps the release from drawing."""
         try:
-            await self._drawn(release, WARMING)
+            await self._path.draw(release, WARMING)
         except NotFinite:
             raise
         except UserError:
             # Too few steps for this release, whose halves each need one.
-            await self._drawn(release, replace(WARMING, steps=None))
+            await self._path.draw(release, replace(WARMING, steps=None))
 
     async def holdings(self) -> dict[str, list[str]]:
         """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
-        answers = await asyncio.gather(*(_held(link) for link in self._links.values()))
-        return dict(zip(self._links, answers, strict=True))
+        return await self._path.holdings()
 
     @property
     def partners(self) -> list[str]:
@@ -224,45 +232,21 @@ class RequestEngine:
             raise error_answers.internal() from error
 
     async def _drawn_at_last(self, release: Release, job: Job) -> GeneratedImages:
-        """As `_drawn`; a request whose replica died is drawn again, which gives the same picture."""
+        """As `PoolPath.draw`; a request whose replica died is drawn again, which gives the same picture."""
         for attempt, pause_s in enumerate(RETRY_PAUSES_S):
             try:
-                return await self._drawn(release, job)
+                return await self._path.draw(release, job)
             except PoolUnavailable:
                 self._metrics.retried.inc(attempt == 0)
                 await asyncio.sleep(pause_s)
-        return await self._drawn(release, job)
-
-    async def _drawn(self, release: Release, job: Job) -> GeneratedImages:
-        calls: list[Any] = []
-
-        def call(pool: str, method: str, *arguments: Any) -> Any:
-            calls.append(self._links[pool].call(method, *arguments))
-            return calls[-1]
-
-        # Passed on unread, so a trajectory goes from pool to pool by reference.
-        if job.coop is not None:
-            finished = call("coop", "draw", release, job) if "coop" in self._links else _no_partners()
-        elif job.source is not None:
-            begun = call("structure", "resume", release, job, call("decoder", "receive", release, job))
-            finished = call("texture", "finish", begun)
-        else:
-            finished = call("texture", "finish", call("structure", "begin", release, job))
-        last = call("decoder", "develop", finished)
-        try:
-            result: GeneratedImages = await last
-        except asyncio.CancelledError:
-            for each in calls:
-                each.cancel()
-            raise
-        return result
+        return await self._path.draw(release, job)
 
     async def _watched_to_the_end(self, release: Release, job: Job) -> AsyncIterator[PartialImage | GeneratedImages]:
-        """As `_watched`; a request whose replica died begins again, and shows no partial image twice."""
+        """As `PoolPath.watch`; a request whose replica died begins again, and shows no partial image twice."""
         shown = -1
         for attempt, pause_s in enumerate((*RETRY_PAUSES_S, None)):
             try:
-                async with aclosing(self._watched(release, job)) as messages:
+                async with aclosing(self._path.watch(release, job)) as messages:
                     async for message in messages:
                         if isinstance(message, GeneratedImages) or (message.files and message.index > shown):
                             yield message
@@ -274,33 +258,6 @@ class RequestEngine:
                 self._metrics.retried.inc(attempt == 0)
                 await asyncio.sleep(pause_s)
 
-    async def _watched(self, release: Release, job: Job) -> AsyncGenerator[PartialImage | GeneratedImages]:
-        if job.partial_images == 0 or (job.coop is not None and "coop" not in self._links):
-            yield await self._drawn(release, job)
-            return
-        decoder, pool_result = self._links["decoder"], None
-        given: tuple[Any, ...] = release, job
-        if job.source is not None:
-            given = release, job, await decoder.call("receive", release, job)
-            stages = [("structure", "resume_watched"), ("texture", "finish_watched")]
-        elif job.coop is not None:
-            stages = [("coop", "draw_watched")]
-        else:
-            stages = [("structure", "begin_watched"), ("texture", "finish_watched")]
-        for pool, method in stages:
-            given = given if pool_result is None else (pool_result,)
-            async for message in self._links[pool].stream(method, *given):
-                if isinstance(message, Preview):
-                    yield await decoder.call("preview", message)
-                else:
-                    pool_result = message
-        assert isinstance(pool_result, PoolResult), "a run ends with its result"
-        yield await decoder.call("develop", pool_result)
-
-
-def _no_partners() -> Any:
-    raise RequestError("Invalid value for 'coop': this server declares no partners.", "coop")
-
 
 def _noted(pictures: GeneratedImages, job: Job, notes: tuple[str, ...]) -> GeneratedImages:
     revised = None if job.original_prompt is None else job.prompt
@@ -309,12 +266,3 @@ def _noted(pictures: GeneratedImages, job: Job, notes: tuple[str, ...]) -> Gener
 
 def _timed(pictures: GeneratedImages, clock: float) -> GeneratedImages:
     return replace(pictures, seconds=dict(pictures.seconds) | {"total": time.perf_counter() - clock})
-
-
-async def _held(link: Link) -> list[str]:
-    async def ask() -> Any:
-        return await link.call("holds")
-
-    with suppress(Exception):
-        return list(await asyncio.wait_for(ask(), POLL_TIMEOUT_S))
-    return []

@@ -1,4 +1,4 @@
-"""All pools in one process: both halves of the pair take turns on one thread and one device. No Ray."""
+"""All pools in one process: both halves of the pair on one device. No Ray."""
 
 import time
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from pangu.serve.prometheus import Metrics
 
 
+def pools_of_pair(settings: ServeSettings, worker: Worker, **way: Any) -> dict[str, Any]:
+    """The pools that share a pair in one process. way: what else a `Pool` takes."""
+    loras: dict[str, Any] = {"loras": settings.loras, "loras_held": settings.loras_held}
+    moderator = Moderator(settings.moderation)
+    return {
+        "structure": StructurePool(worker, settings.structure, cache_bytes=settings.cache_bytes, **loras, **way),
+        "texture": TexturePool(worker, settings.texture, **loras, **way),
+        "decoder": DecoderPool(worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way),
+    }
+
+
 class LocalEngine(RequestEngine):
     """An engine with its own pools.
 
@@ -34,18 +45,8 @@ class LocalEngine(RequestEngine):
         record: "Record | None" = None,
     ) -> None:
         self.worker = Worker(settings.structure.threads)
-        moderator = Moderator(settings.moderation)
         way: dict[str, Any] = {"load": load, "record": record}
-        loras: dict[str, Any] = {"loras": settings.loras, "loras_held": settings.loras_held}
-        self.pools: dict[str, Any] = {
-            "structure": StructurePool(
-                self.worker, settings.structure, cache_bytes=settings.cache_bytes, **loras, **way
-            ),
-            "texture": TexturePool(self.worker, settings.texture, **loras, **way),
-            "decoder": DecoderPool(
-                self.worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way
-            ),
-        }
+        self.pools = pools_of_pair(settings, self.worker, **way)
         if settings.coop.partners:
             self.pools["coop"] = CoopPool(self.worker, settings.coop, cache_bytes=settings.cache_bytes, **way)
         super().__init__({name: LocalLink(pool) for name, pool in self.pools.items()}, settings, metrics)

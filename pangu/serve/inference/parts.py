@@ -62,6 +62,11 @@ def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:
     return hashes
 
 
+def weight_bytes(folder: Path) -> int:
+    """Of all weights of a pair, as they lie on the disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
 def capabilities_of(folder: Path) -> Capabilities:
     """What the pair in `folder` can be asked for.
 
