@@ -7,12 +7,16 @@ core.
 import os
 import sys
 
+UNASKED = ("polars", "pyarrow", "scipy")
+"""Imported by MLflow or pandas where they are there, for data sets and models, which a server is not given: 66 MB."""
+
 
 def main(host: str, port: str, database: str, artifacts: str) -> None:
     """What `mlflow server --workers 1 --serve-artifacts` does, in this process: tables first, then HTTP, until SIGTERM.
 
     database: SQLAlchemy's address. artifacts: URI of the folder that the server keeps artefacts in.
     """
+    sys.modules.update(dict.fromkeys(UNASKED))  # type: ignore[arg-type]  # None: not to be imported
     from mlflow.server import constants
 
     root = "mlflow-artifacts:/"

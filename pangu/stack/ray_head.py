@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     listen(ask)
     adopt()
     try:
-        started = subprocess.run([sys.executable, "-m", "ray.scripts.scripts", "start", *arguments])
+        started = subprocess.run([sys.executable, "-m", "pangu.stack.ray_start", *arguments])
         if started.returncode:
             return started.returncode
         end(_named(NEEDLESS))
