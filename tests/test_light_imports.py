@@ -66,6 +66,7 @@ found = {"to begin with": ask(lambda: None)}
 found |= {module: ask(lambda: importlib.import_module(module)) for module in modules}
 found |= {f"pangu {command}": ask(lambda: run(command)) for command in commands}
 found["rows"] = ask(lambda: [importlib.import_module(name) for name in rows])
+found["gateway"] = ask(lambda: importlib.import_module("pangu.serve.gateway"))
 found["flows"] = ask(lambda: [importlib.import_module(name) for name in flows])
 print(json.dumps(found), file=sys.__stdout__)
 """
@@ -82,6 +83,7 @@ def test_light_modules_and_commands_import_nothing_heavy_and_flows_prefect_alone
     found: dict[str, list[str]] = json.loads(done.stdout)
     assert found.pop("rows") == ["torch"]
     assert found.pop("flows") == ["prefect"]
+    assert found.pop("gateway") == ["ray", "fastapi"]
     assert len(found) == 1 + len(MODULES) + len(COMMANDS)
     assert {what: heavy for what, heavy in found.items() if heavy} == {}
 

@@ -1,6 +1,5 @@
 """The Serve application as a graph of deployments; `deploy` and a RayService manifest name it by import path."""
 
-import sys
 from typing import Any, cast
 
 from ray import serve
@@ -18,15 +17,15 @@ ROUTER: dict[str, Any] = {"request_router_class": "pangu.serve.routing:LayoutRou
 def build(settings: dict[str, Any]) -> Application:
     """The application of `ServeSettings.arguments`. Serve calls this on the cluster."""
     chosen = ServeSettings.of_arguments(settings)
-    # A manifest names no layout: which releases it will be given is not known, so each half has room of its own.
-    layout = settings.get(CHOSEN_LAYOUT) or chosen.layout_of(sys.maxsize)
+    # A manifest chooses none: which releases it will be given is not known.
+    layout = settings.get(CHOSEN_LAYOUT) or chosen.layout_of()
     return build_with(chosen.model_copy(update={"layout": layout}).model_dump(mode="json"), None)
 
 
 def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Application:
     """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`."""
     chosen = ServeSettings.model_validate(settings)
-    layout = chosen.layout_of(sys.maxsize)
+    layout = chosen.layout_of()
     pools = {name: _pool(name, chosen, routing) for name in chosen.parts(layout)}
     gateway = _deployment(
         serve.ingress()(Gateway),

@@ -133,9 +133,15 @@ class Stage:
     """The running application, shown one routing after the other."""
 
     def __init__(
-        self, client: "ServeSubmissionClient", url: str, port: int, settings: ServeSettings, layout: Layout
+        self,
+        client: "ServeSubmissionClient",
+        url: str,
+        port: int,
+        settings: ServeSettings,
+        layout: Layout | None = None,
     ) -> None:
-        self._client, self._url, self._port, self.settings, self._layout = client, url, port, settings, layout
+        self._client, self._url, self._port, self.settings = client, url, port, settings
+        self._layout = layout or settings.layout_of()
 
     def show(self, routing: ReleaseRouting, sha256: str) -> None:
         """Declare `routing`, and wait until every replica runs as declared, and has drawn with the release of that hash.

@@ -268,24 +268,24 @@ class ServeSettings(Frozen):
             )
         return self
 
-    def layout_of(self, weight_bytes: int, running: Layout | None = None) -> Layout:
+    def layout_of(self, weight_bytes: int | None = None, running: Layout | None = None) -> Layout:
         """Where the parts of a pair run. running: where those of the pair before do, which stay there if they can.
 
-        weight_bytes: of the largest pair that is held.
+        weight_bytes: of the largest pair that is held; None where that is not known, so that each half has room of its own.
         """
         if self.layout != "auto":
             return self.layout
         pools = (self.structure, self.texture, self.decoder)
         single = all(max(pool.replicas, pool.most_replicas or 1) == 1 and not pool.num_gpus for pool in pools)
-        fits = single and weight_bytes <= SMALL_PAIR_BYTES
+        fits = single and weight_bytes is not None and weight_bytes <= SMALL_PAIR_BYTES
         return "pair" if fits and running in (None, "pair") else "pools"
 
     def parts(self, layout: Layout) -> tuple[str, ...]:
         """The deployments that take a routing beside the gateway."""
-        parts = {"pools": HALVES, "pair": ("pair",), "one_process": ()}[layout]
+        parts: tuple[str, ...] = {"pools": HALVES, "pair": ("pair",), "one_process": ()}[layout]
         return (*parts, "coop") if self.coop.partners and parts else parts
 
-    def arguments(self, layout: Layout) -> dict[str, Any]:
+    def arguments(self, layout: Layout | None = None) -> dict[str, Any]:
         """What a declaration hands to `IMPORT_PATH`: the settings, the layout that was chosen, and whose parts they are for."""
         return {"parts_version": PARTS_VERSION, CHOSEN_LAYOUT: layout, **self.model_dump(mode="json")}
 

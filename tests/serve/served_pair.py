@@ -4,26 +4,34 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+from pytest import MonkeyPatch
 
 from pangu.config import ROLES, Recipe
 from pangu.stack import Stack
-from pangu.storage import Home
+from pangu.storage import Home, write_json
 
 
 @dataclass(frozen=True)
 class Served:
-    """The running application: `url` answers with version `first`; version `second` is registered and not served."""
+    """The running application: `url` answers with version `first`; version `second` is registered and not served.
+
+    mortal: the deployment with the texture half, of which replicas are killed. replicas: of all deployments.
+    """
 
     url: str
     first: int
     second: int
     home: Home
     stack: Stack
+    mortal: str = "texture"
+    replicas: int = 6
 
     def draw(self, prompt: str = "a red apple", timeout_s: float = 120, **fields: Any) -> httpx.Response:
         body = {"prompt": prompt, **fields}
@@ -73,3 +81,40 @@ def write_pair(folder: Path, recipe: Recipe, seed: int) -> tuple[Path, Path, Pat
         pair.components[role].save_pretrained(folder / role)
         pair.contract(role).save(folder / role)
     return folder / "pair", folder / "structure", folder / "texture"
+
+
+@contextmanager
+def served_as(stack: Stack, folder: Path, settings: dict[str, Any], **facts: Any) -> Iterator[Served]:
+    """`champion` is served with these settings beside those of all; another version, of other weights, is registered.
+
+    facts: what of a `Served` follows from the settings.
+    """
+    from pangu.recipes import tiny
+    from pangu.registry import release
+    from tests.pipelines.coop import small
+
+    with MonkeyPatch.context() as patch:
+        for name, value in stack.environment().items():
+            patch.setenv(name, value)
+        versions = []
+        for seed in (2, 1):
+            folders = write_pair(folder / f"pair-{seed}", tiny(), seed)
+            evaluation = {
+                "pair_id": str(seed),
+                "pair": str(folders[0]),
+                "metrics": {},
+                "protocol": "none",
+                "protocol_hash": "0",
+            }
+            versions.append(release(*folders, evaluation).pair_version)
+        partner = folder / "partner"
+        small.stable_diffusion(seed=3).save_pretrained(partner)
+        declared = {"partners": {"style": {"source": str(partner)}}}
+        write_json(
+            folder / "settings.json", {"max_in_flight": 3, "structure": {"replicas": 2}, "coop": declared, **settings}
+        )
+        outcome = run_deploy("champion", "--settings", str(folder / "settings.json"))
+        assert outcome["pair_version"] == versions[1]
+        application = Served(outcome["url"], versions[1], versions[0], Home(stack.home), stack, **facts)
+        yield application
+        application.dashboard("DELETE")

@@ -217,7 +217,7 @@ def test_a_swap_under_load_fails_no_request_and_mixes_no_releases(served: Served
     for answer in answers:
         assert file_of(answer) == expected[answer.json()["release"]["pair_version"]]
     assert _replicas(served) == replicas
-    assert len(replicas) == 6
+    assert len(replicas) == served.replicas
 
 
 def _replicas(served: Served) -> set[str]:
@@ -229,7 +229,7 @@ def _replicas(served: Served) -> set[str]:
 def test_requests_of_a_replica_that_dies_are_drawn_again(served: Served) -> None:
     """The last texture replica is killed while requests are in it; the clients wait, and get their pictures."""
     expected = _pixels(file_of(served.draw(seed=4, num_inference_steps=60)))
-    title = "ServeReplica:pangu:texture"
+    title = f"ServeReplica:pangu:{served.mortal}"
     victims = [each for each in psutil.process_iter(["cmdline"]) if title in " ".join(each.info["cmdline"] or [])]
     mine = [each for each in victims if _belongs_to(each, served.stack.supervisor.pid)]
     with ThreadPoolExecutor(3) as clients:
