@@ -31,6 +31,13 @@ def import_(
         int | None,
         typer.Option("--resolution", min=8, help="Side of the pictures of a transformer that does not say it, px."),
     ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--weights",
+            help="A single file in the original layout, in place of the folder's weights; again for the texture half.",
+        ),
+    ] = None,
     told_guidance: Annotated[
         float | None,
         typer.Option(
@@ -49,7 +56,17 @@ def import_(
 
     without_bars()
     home = Home.from_environment()
-    made = import_pair(pipeline, name, home, boundary, refiner, handover, resolution, told_guidance)
+    made = import_pair(
+        pipeline,
+        name,
+        home,
+        boundary,
+        refiner,
+        handover,
+        resolution,
+        told_guidance,
+        [str(file) for file in weights or ()],
+    )
     finish(made, result, as_json)
 
 

@@ -81,6 +81,11 @@ class InitialWeights(Frozen):
         "diffusers pipeline or UNet folder, a hub id, or a registered pair such as models:/pangu-pair@champion",
     )
     subfolder: str | None = Field(None, description="Subfolder of the UNet, e.g. 'unet'")
+    weights: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="A safetensors file in the layout of the original code, in place of the weights of the folder",
+    )
     adapter: str | None = Field(
         None,
         exclude_if=lambda value: value is None,

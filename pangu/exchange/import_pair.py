@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pangu.data.encode.encoded import Encoders
 from pangu.data.encode.encoders import describe
 from pangu.data.propose.start_from import adapter_recipe
 from pangu.errors import UserError
-from pangu.exchange.experts import HANDOVER, ExpertOnDisk, read_experts
+from pangu.exchange.experts import HANDOVER, ExpertOnDisk, read_experts, with_single_files
 from pangu.exchange.network_weights import load_network
 from pangu.exchange.transformer_recipe import told_guidance, transformer_recipe
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
@@ -55,13 +56,15 @@ def import_pair(
     handover: float = HANDOVER,
     resolution: int | None = None,
     guidance: float | None = None,
+    weights: Sequence[str] = (),
 ) -> ImportedPair:
     """Open a pipeline folder of diffusers as the pair `name` of the home, which appears as a whole or not at all.
 
     boundary: the timestep at which a pipeline with one network is split: both halves start from its weights. refiner: a second
     pipeline folder, whose network takes over when `handover` of the steps are done. resolution: side of the pictures of a
     transformer that does not say it, px. guidance: the scale that a guidance-distilled network is told (FLUX.1-dev); None: what
-    its pipeline tells it.
+    its pipeline tells it. weights: single files in the layout of the original code, in place of the weights in the folder: one
+    for both halves, or structure's and texture's.
 
     Raises:
         UserError: there is no second expert or no boundary, the halves do not share latents, noise levels or text, their weights
@@ -72,10 +75,11 @@ def import_pair(
     folder = home.pair(name)
     recipe_file, texture_file = (folder.with_name(f"{name}{end}.recipe.json") for end in ("", ".texture"))
     places = [_folder(place) for place in (source, refiner) if place is not None]
-    experts = read_experts(places[0], boundary, places[1] if refiner else None, handover)
+    files = [str(Path(file).expanduser().absolute()) for file in weights]
+    experts = with_single_files(read_experts(places[0], boundary, places[1] if refiner else None, handover), files)
     request: dict[str, Any] = {"experts": [[expert.name, expert.low, expert.high] for expert in experts]}
     told = [told_guidance(expert, guidance) for expert in experts]
-    said = {"resolution": resolution, "told_guidance": guidance}
+    said = {"resolution": resolution, "told_guidance": guidance, "weights": files or None}
     request |= {key: value for key, value in said.items() if value is not None}
     intervals = dict(zip(ROLES, (f"[{expert.low}, {expert.high})" for expert in experts), strict=True))
     done = ImportedPair(name=name, pair=str(folder), intervals=intervals, recipe=str(recipe_file))
@@ -163,7 +167,9 @@ def _joined(
     for expert, scale, (role, recipe) in zip(experts, told, recipes.items(), strict=True):
         encoders = describe(autoencoder, towers.get(role, towers["structure"]), recipe.max_tokens)
         contracts[role] = encoders.contract(recipe, role).model_copy(update={"resolution": side})
-        networks[role] = load_network(Path(expert.root) / expert.subfolder)
+        networks[role] = load_network(
+            Path(expert.root) / expert.subfolder, Path(expert.weights) if expert.weights else None
+        )
         _check_reads(expert, networks[role], encoders)
         scored |= _is_scored(networks[role], encoders)
         if any(source.join and source.join.padding == "masked" for source in recipe.text_encoders):
