@@ -26,9 +26,9 @@ Seeds = Callable[[Any, Iterable[str]], Iterable[str]]
 class Layout:
     """How the files of a class of networks are converted and written.
 
-    converter: of `diffusers.loaders.single_file_utils`; None: the names are diffusers'. seeds: None where it is not written.
+    converter: of `diffusers.loaders.single_file_utils`; None: the names are diffusers'. seeds: None where names are not known.
     prefixed: whether files of the original code have `model.diffusion_model.` before each name, and `asks_prefix` whether the
-    converter asks for it. unwritten: why there are no seeds.
+    converter asks for it. unwritten: why such files are not written, although their names are known.
     """
 
     converter: str | None
@@ -95,6 +95,10 @@ def _flux(network: Any, names: Iterable[str]) -> list[str]:
     return [f"double_blocks.{config['num_layers'] - 1}.", f"single_blocks.{config['num_single_layers'] - 1}.", *told]
 
 
+def _sana(network: Any, names: Iterable[str]) -> list[str]:
+    return [f"blocks.{network.config['num_layers'] - 1}."]
+
+
 def _renamed(*changes: tuple[str, str]) -> Seeds:
     """The names of diffusers with these changes, in this order; what becomes one name was one tensor."""
 
@@ -143,7 +147,7 @@ LAYOUTS: dict[str, Layout] = {
     "QwenImageTransformer2DModel": Layout(None, _renamed()),
     "SanaTransformer2DModel": Layout(
         "convert_sana_transformer_to_diffusers",
-        None,
+        _sana,
         unwritten="its files also hold an embedding of the empty caption, which diffusers leaves out",
     ),
     "UNet2DConditionModel": Layout("convert_ldm_unet_checkpoint", None, prefixed=True, asks_prefix=True),
@@ -151,11 +155,17 @@ LAYOUTS: dict[str, Layout] = {
 """Class of a network -> its original layout. How UNets are written stands in `original_layout`."""
 
 
+def is_written(kind: str) -> bool:
+    """Whether the original layout of that class of networks is written."""
+    layout = LAYOUTS.get(kind)
+    return layout is not None and layout.seeds is not None and not layout.unwritten
+
+
 def check_written(network: Any) -> None:
     """Raises UserError if the original layout of a network's class is not written here."""
     kind = type(network).__name__
     layout = LAYOUTS.get(kind)
-    if layout is None or layout.seeds is None:
+    if not is_written(kind):
         reason = f": {layout.unwritten}" if layout and layout.unwritten else ""
         raise UserError(
             f"The original layout of a {kind} is not written here{reason}; export it as diffusers' components."
@@ -171,9 +181,7 @@ def original_transformer(network: Any, weights: Mapping[str, Tensor]) -> dict[st
         UserError: that class of networks is not written, or a weight has no place in its original layout.
     """
     check_written(network)
-    layout = LAYOUTS[type(network).__name__]
-    assert layout.seeds is not None
-    found = _traced(layout, Checkpoint(layout.seeds(network, weights)), network)
+    found = parts_of_original(network, weights)
     if homeless := [name for name in weights if name not in found]:
         raise UserError(
             f"The original layout of a {type(network).__name__} has no place for {len(homeless)} of its {len(weights)} weights, "
@@ -186,9 +194,21 @@ def original_transformer(network: Any, weights: Mapping[str, Tensor]) -> dict[st
         pieces = weights[name].chunk(len(stand_in.parts)) if len(stand_in.parts) > 1 else [weights[name]]
         for (original, index, _), piece in zip(stand_in.parts, pieces, strict=True):
             parts.setdefault(original, {})[index] = piece
-    prefix = PREFIX if layout.prefixed else ""
+    prefix = PREFIX if LAYOUTS[type(network).__name__].prefixed else ""
     whole = {name: [own[index] for index in sorted(own)] for name, own in parts.items()}
     return {f"{prefix}{name}": (torch.cat(own) if len(own) > 1 else own[0]).contiguous() for name, own in whole.items()}
+
+
+def parts_of_original(network: Any, names: Iterable[str]) -> dict[str, StandIn]:
+    """Which parts of which original tensors the weights of these names are made of; {} where that is not known.
+
+    Raises:
+        UserError: diffusers' converter does not know such a network.
+    """
+    layout = LAYOUTS.get(type(network).__name__)
+    if layout is None or layout.seeds is None:
+        return {}
+    return _traced(layout, Checkpoint(layout.seeds(network, names)), network)
 
 
 def from_original(network: Any, file: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
