@@ -10,7 +10,8 @@ from flows.parameters import DistillPair
 from flows.reporting import staged
 from flows.retrain_pair import whole_way
 from flows.stages import recipe_file, stop_everything
-from pangu.config import ROLES, Recipe
+from flows.train_generators import MOST
+from pangu.config import Recipe
 from pangu.errors import UserError
 from pangu.recipes import recipe as named
 from pangu.recipes import student_of
@@ -20,13 +21,13 @@ DEFAULTS = DistillPair()
 
 @flow(
     name="distill-pair",
-    task_runner=ThreadPoolTaskRunner(max_workers=len(ROLES)),
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST),
     on_cancellation=[stop_everything],
     on_crashed=[stop_everything],
 )
 @staged
 def distill_pair(settings: DistillPair = DEFAULTS) -> dict[str, Any]:
-    """Ingest, prepare, encode, distill both halves at the same time and each alone, evaluate, gate, release, deploy."""
+    """Ingest, prepare, encode, distill all experts at the same time and each alone, evaluate, gate, release, deploy."""
     return whole_way(settings, recipe_file(students(settings)))
 
 

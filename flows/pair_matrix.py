@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from flows.reporting import best_effort
 from flows.stages import matrix
 from flows.training_report import data_uri, small
-from pangu.config import ROLES
+from pangu.contract import expert_roles
 from pangu.errors import UserError
 from pangu.evaluate.matrix_picture import labels
 
@@ -36,9 +36,12 @@ def show_matrix(compared: Mapping[str, Any]) -> None:
 def markdown(compared: Mapping[str, Any]) -> str:
     """A `pangu.evaluate.matrix.MatrixOutcome` as markdown: its picture, and a table with the best pair first."""
     metrics, pairs = list(compared["ranked_by"]), compared["pairs"]
-    names = labels(list(dict.fromkeys(one[role] for one in pairs for role in ROLES)))
-    lines = [["structure", "texture", *metrics], ["---"] * (len(ROLES) + len(metrics))]
-    for one in pairs:
-        lines.append([names[one[role]] for role in ROLES] + [f"{one['metrics'][name]:.4g}" for name in metrics])
+    most = max(len(one.get("middles", ())) for one in pairs)
+    roles = expert_roles(2 + most)
+    rows = [[one["structure"], *one.get("middles", ()), one["texture"]] for one in pairs]
+    names = labels(list(dict.fromkeys(folder for row in rows for folder in row)))
+    lines = [[*roles, *metrics], ["---"] * (len(roles) + len(metrics))]
+    for one, row in zip(pairs, rows, strict=True):
+        lines.append([names[folder] for folder in row] + [f"{one['metrics'][name]:.4g}" for name in metrics])
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"## Pair matrix\n\n![matrix]({data_uri(small(Path(compared['picture'])))})\n\n{table}\n"

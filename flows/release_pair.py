@@ -1,5 +1,6 @@
 """Deployment `release-pair`: register a measured pair and serve it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -21,9 +22,11 @@ def release_pair(settings: ReleasePair) -> dict[str, Any]:
     return done
 
 
-def release_and_deploy(pair: str, structure: str, texture: str, metrics: str, *, serve: bool) -> dict[str, Any]:
+def release_and_deploy(
+    pair: str, structure: str, texture: str, metrics: str, *, serve: bool, middles: Sequence[str] = ()
+) -> dict[str, Any]:
     """The release names one fixed version, and that version is deployed, whatever the alias points to by then."""
-    released = release(pair, structure, texture, metrics)
+    released = release(pair, structure, texture, metrics, middles)
     if not serve:
         return {"release": released}
     return {"release": released, "deploy": deploy(released["pair_version"])}

@@ -5,7 +5,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,30 @@ def join(generator: str, recipe: str, run_name: str) -> dict[str, Any]:
 
 @task(name="evaluate", task_run_name="evaluate", **stage_task)
 def evaluate(
-    card: str, structure: str, texture: str, recipe: str, encode_id: str, options: list[str]
+    card: str,
+    structure: str,
+    texture: str,
+    recipe: str,
+    encode_id: str,
+    options: list[str],
+    middles: Sequence[str] = (),
 ) -> dict[str, Any]:
-    generators = ["--structure", structure, "--texture", texture]
+    generators = ["--structure", structure, *between(middles), "--texture", texture]
     chosen = ["--recipe", recipe, "--encode-id", encode_id, *options]
     return run_stage("evaluate", ["evaluate", card, *generators, *chosen])
 
 
 @task(name="matrix", task_run_name="matrix", **stage_task)
-def matrix(card: str, structure: str, texture: str, recipe: str, encode_id: str, options: list[str]) -> dict[str, Any]:
-    generators = ["--structure", structure, "--texture", texture, "--champion"]
+def matrix(
+    card: str,
+    structure: str,
+    texture: str,
+    recipe: str,
+    encode_id: str,
+    options: list[str],
+    middles: Sequence[str] = (),
+) -> dict[str, Any]:
+    generators = ["--structure", structure, *between(middles), "--texture", texture, "--champion"]
     chosen = [
         "--recipe",
         recipe,
@@ -109,8 +123,8 @@ def gate(card: str, metrics: str, recipe: str, encode_id: str, judges: list[str]
 
 
 @task(name="release", task_run_name="release", **stage_task)
-def release(pair: str, structure: str, texture: str, metrics: str) -> dict[str, Any]:
-    generators = ["--structure", structure, "--texture", texture]
+def release(pair: str, structure: str, texture: str, metrics: str, middles: Sequence[str] = ()) -> dict[str, Any]:
+    generators = ["--structure", structure, *between(middles), "--texture", texture]
     return run_stage("release", ["release", "--pair", pair, *generators, "--metrics", metrics], on_ray=False)
 
 
@@ -132,6 +146,11 @@ def vacuum(dataset: str, keep: int, dry_run: bool) -> dict[str, Any]:
     options = ["--keep", str(keep), *(["--dry-run"] if dry_run else [])]
     stage = f"vacuum-{dataset.replace('_', '-')}"  # keys of artifacts take no underscore
     return run_stage(stage, ["dataset", "vacuum", dataset, *options], on_ray=False)
+
+
+def between(middles: Sequence[str]) -> list[str]:
+    """The options that name the experts between structure and texture, the noisiest first."""
+    return [text for folder in middles for text in ("--middle", folder)]
 
 
 def run_stage(stage: str, arguments: list[str], on_ray: bool = True) -> dict[str, Any]:

@@ -166,6 +166,10 @@ def pair_matrix(
         list[Path], typer.Option(help="A structure generator: folder, pair or run; may be given again.")
     ],
     texture: Annotated[list[Path], typer.Option(help="A texture generator: folder, pair or run; may be given again.")],
+    middle: Annotated[
+        list[Path] | None,
+        typer.Option(help="An expert between the two, where there are any; several of one interval are compared."),
+    ] = None,
     encode_id: EncodeIdOption = LATEST,
     recipe: RecipeOption = "demo",
     champion: Annotated[
@@ -193,6 +197,7 @@ def pair_matrix(
     as_json: JsonOption = False,
 ) -> None:
     """Score every structure with every texture generator and propose the best pair."""
+    from pangu.config import ROLES
     from pangu.data.card import load_card
     from pangu.data.encode.encoded import EncodedManifest
     from pangu.evaluate.matrix import matrix as run
@@ -214,10 +219,13 @@ def pair_matrix(
     target = folder or home.dataset(dataset) / "matrix" / protocol.digest()
     structures = [generator_folder(one, "structure", home) for one in structure]
     textures = [generator_folder(one, "texture", home) for one in texture]
+    middles = [generator_folder(one, None, home) for one in middle or ()]
     if champion:
         released = fetch_halves(CHAMPION, home.root / "fetched")
         structures += unlike(structures, released["structure"])
         textures += unlike(textures, released["texture"])
+        for role in released.keys() - set(ROLES):
+            middles += unlike(middles, released[role])
     outcome = run(
         structures,
         textures,
@@ -231,6 +239,7 @@ def pair_matrix(
         judges,
         rank_by,
         spread,
+        middles,
     )
     finish(outcome, result, as_json)
 

@@ -31,6 +31,21 @@ def import_(
         int | None,
         typer.Option("--resolution", min=8, help="Side of the pictures of a transformer that does not say it, px."),
     ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--weights",
+            help="A single file in the original layout, in place of the folder's weights; again for the texture half.",
+        ),
+    ] = None,
+    told_guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--told-guidance",
+            min=0,
+            help="Scale that a guidance-distilled network is told (FLUX.1-dev). Default: what its pipeline tells it.",
+        ),
+    ] = None,
     result: ResultOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -41,7 +56,18 @@ def import_(
 
     without_bars()
     home = Home.from_environment()
-    finish(import_pair(pipeline, name, home, boundary, refiner, handover, resolution), result, as_json)
+    made = import_pair(
+        pipeline,
+        name,
+        home,
+        boundary,
+        refiner,
+        handover,
+        resolution,
+        told_guidance,
+        [str(file) for file in weights or ()],
+    )
+    finish(made, result, as_json)
 
 
 def export(

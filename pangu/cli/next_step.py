@@ -60,7 +60,9 @@ def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
         halves = [text for role in ROLES for text in (f"--{role}", asked(f"--{role}"))]
         return _line("pangu release", "--pair", made["pair"], *halves, "--metrics", asked("--result"))
     if kind == "MatrixOutcome":
-        halves = [text for role in ROLES for text in (f"--{role}", made["best"][role])]
+        best = made["best"]
+        middles = [text for folder in best.get("middles", ()) for text in ("--middle", folder)]
+        halves = ["--structure", best["structure"], *middles, "--texture", best["texture"]]
         card, given = _argument(arguments), (("--encode-id", asked("--encode-id")), ("--recipe", asked("--recipe")))
         kept = [text for name, value in given if value for text in (name, value)]
         return _line("pangu evaluate", card, *halves, *kept, "--result", f"{Path(card).stem}.evaluated.json")

@@ -15,13 +15,14 @@ from pangu.config.release_rules import Gate, GateRule
 from pangu.config.role_training import Optimization, RoleTraining
 from pangu.config.tree import MIDDLE_ROLES, ROLES, STRATEGY_ROLES, Frozen, Resolution, Role, Strategy
 from pangu.config.watching import Sampling, Watching
-from pangu.config.weight_sources import AutoencoderSource, InitialWeights, TextEncoderSource, TextJoin
+from pangu.config.weight_sources import AbsentText, AutoencoderSource, InitialWeights, TextEncoderSource, TextJoin
 
 __all__ = [
     "MIDDLE_ROLES",
     "REHEARSAL",
     "ROLES",
     "STRATEGY_ROLES",
+    "AbsentText",
     "AutoencoderSource",
     "DenoiserConfig",
     "DenoiserShape",

@@ -14,6 +14,13 @@ class AutoencoderSource(Frozen):
     subfolder: str | None = Field(None, description="Subfolder of a pipeline folder or hub repository, e.g. 'vae'")
 
 
+class AbsentText(Frozen):
+    """What a denoiser reads where a text encoder was left out that it was trained with: tokens of zeros."""
+
+    tokens: int = Field(ge=1, description="How many")
+    channels: int = Field(ge=1, description="How wide they are")
+
+
 class TextJoin(Frozen):
     """How what one text encoder says stands beside what the others say, as transformers of others were trained."""
 
@@ -39,6 +46,11 @@ class TextJoin(Frozen):
         ge=0,
         exclude_if=lambda value: not value,
         description="So many tokens of the template's beginning are left out of what the denoiser reads",
+    )
+    absent: AbsentText | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Tokens of zeros behind its own, for an encoder that was left out, as Stable Diffusion 3's T5 may be",
     )
 
 
@@ -69,6 +81,11 @@ class InitialWeights(Frozen):
         "diffusers pipeline or UNet folder, a hub id, or a registered pair such as models:/pangu-pair@champion",
     )
     subfolder: str | None = Field(None, description="Subfolder of the UNet, e.g. 'unet'")
+    weights: str | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="A safetensors file in the layout of the original code, in place of the weights of the folder",
+    )
     adapter: str | None = Field(
         None,
         exclude_if=lambda value: value is None,

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pangu.config import Recipe, Role
-from pangu.contract import GeneratorContract
+from pangu.config import Recipe
+from pangu.contract import expert_roles
 from pangu.evaluate.generate import ready
 from pangu.evaluate.protocol import Protocol
 from pangu.models.autoencoders import load_autoencoder
 from pangu.models.text import load_text_tower
-from pangu.pipelines.assemble import join, load_generator
+from pangu.pipelines.assemble import join, join_experts, load_generator
 from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
@@ -27,16 +27,25 @@ class PairFolder:
 
 @dataclass(frozen=True)
 class Halves:
-    """The pair of two generator folders, without a pair folder: a matrix would fill the disk with copies."""
+    """The pair of two generator folders, without a pair folder: a matrix would fill the disk with copies.
+
+    middles: folders of experts between the two, the noisiest first.
+    """
 
     structure: Path
     texture: Path
     recipe: Recipe
     protocol: Protocol
+    middles: tuple[Path, ...] = ()
 
     def __call__(self) -> PanGuDrawPipeline:
-        structure, texture = load_generator(self.structure), load_generator(self.texture)
+        places = (self.structure, *self.middles, self.texture)
+        found = dict(zip(expert_roles(len(places)), map(load_generator, places), strict=True))
+        networks = {role: network for role, (network, _) in found.items()}
+        contracts = {role: own for role, (_, own) in found.items()}
         towers = [load_text_tower(source) for source in self.recipe.text_encoders]
         autoencoder = load_autoencoder(self.recipe.autoencoder)
-        contracts: dict[Role, GeneratorContract] = {"structure": structure[1], "texture": texture[1]}
-        return ready(join(structure[0], texture[0], contracts, autoencoder, towers, self.recipe), self.protocol)
+        if self.middles:
+            return ready(join_experts(networks, contracts, autoencoder, towers, self.recipe), self.protocol)
+        halves = networks["structure"], networks["texture"]
+        return ready(join(*halves, contracts, autoencoder, towers, self.recipe), self.protocol)

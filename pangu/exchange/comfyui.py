@@ -25,6 +25,14 @@ KNOWN = {
 }
 """Model -> channels of the first convolution, whether attention is entered by a matrix, not a convolution, channels of text and
 of the added condition, and transformer blocks behind each residual block on the way down (None: any)."""
+TRANSFORMERS: dict[str, dict[str, tuple[int, ...]]] = {
+    "FLUX.1": {"img_in.weight": (3072, 64), "txt_in.weight": (3072, 4096), "vector_in.in_layer.weight": (3072, 768)},
+    "Qwen-Image": {"img_in.weight": (3072, 64), "txt_norm.weight": (3584,)},
+    "Z-Image": {"cap_embedder.1.weight": (3840, 2560)},
+    "Wan 1.3B": {"head.modulation": (1, 2, 1536), "text_embedding.0.weight": (1536, 4096)},
+    "Wan 14B": {"head.modulation": (1, 2, 5120), "text_embedding.0.weight": (5120, 4096)},
+}
+"""Model -> tensors whose sizes its loader takes for given. Stable Diffusion 3 is known by as many blocks as heads of 64."""
 BETAS = (0.00085, 0.012, "scaled_linear", 1000)
 """The noise levels of all of them: first and last beta, how they rise, and how many there are."""
 
@@ -33,7 +41,7 @@ def known_as(shapes: Mapping[str, Sequence[int]]) -> str:
     """The model that a file with tensors of these names and shapes is taken for; "" for none."""
     first = shapes.get(f"{PREFIX}input_blocks.0.0.weight")
     if first is None:
-        return ""
+        return _transformer({name.removeprefix(PREFIX): shape for name, shape in shapes.items()})
     depths: list[int] = []
     context, matrix = None, False
     for block in count(1):
@@ -51,6 +59,16 @@ def known_as(shapes: Mapping[str, Sequence[int]]) -> str:
     found = (first[0], matrix, context, added[1] if added else None)
     for name, (*sizes, expected) in KNOWN.items():
         if found == tuple(sizes) and expected in (None, tuple(depths)):
+            return name
+    return ""
+
+
+def _transformer(shapes: Mapping[str, Sequence[int]]) -> str:
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("joint_blocks.")}
+    if blocks and shapes.get("x_embedder.proj.weight", [0])[0] == 64 * len(blocks):
+        return "Stable Diffusion 3"
+    for name, sizes in TRANSFORMERS.items():
+        if all(tuple(shapes.get(tensor, ())) == size for tensor, size in sizes.items()):
             return name
     return ""
 

@@ -1,7 +1,7 @@
 """Which experts a pipeline folder has, and which part of the noise each owns. Only configurations are read, never weights."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pangu.errors import UserError
@@ -17,7 +17,8 @@ PACKED = {"FluxTransformer2DModel": 2, "Flux2Transformer2DModel": 2, "QwenImageT
 class ExpertOnDisk:
     """One network of a pipeline folder, and the timesteps low <= t < high that it is asked at, of `total`.
 
-    channels: of the latents, before packing; packing: side of the squares that are packed into one token.
+    channels: of the latents, before packing; packing: side of the squares that are packed into one token. weights: a single file
+    in the layout of the original code, in place of the folder's weights.
     """
 
     root: str
@@ -28,6 +29,7 @@ class ExpertOnDisk:
     total: int
     channels: int
     packing: int = 1
+    weights: str | None = None
 
     @property
     def name(self) -> str:
@@ -79,6 +81,20 @@ def read_experts(
     ]
     check_same_latents(*experts)
     return experts
+
+
+def with_single_files(experts: Sequence[ExpertOnDisk], files: Sequence[str]) -> list[ExpertOnDisk]:
+    """The same with their weights from single files: one for all of them, if they are one network, or one each, in order.
+
+    Raises:
+        UserError: there are more or fewer files than networks.
+    """
+    alone = len({expert.name for expert in experts}) == 1
+    if len(files) not in (0, len(experts)) and not (alone and len(files) == 1):
+        networks = "one, or one for each expert" if alone else f"{len(experts)}, one for each network"
+        raise UserError(f"--weights is given {len(files)} times, but {experts[0].root} takes {networks}.")
+    each: list[str | None] = [*files] * (len(experts) if len(files) == 1 else 1) or [None] * len(experts)
+    return [replace(expert, weights=file) for expert, file in zip(experts, each, strict=True)]
 
 
 def check_same_latents(one: ExpertOnDisk, other: ExpertOnDisk) -> None:

@@ -13,12 +13,14 @@ from pangu.config import Role, Sampling
 from pangu.contract import CONTRACT_FILE, GeneratorContract
 from pangu.errors import UserError
 from pangu.exchange import comfyui
-from pangu.exchange.network_weights import load_network, network_shape, stored_weights
+from pangu.exchange.network_weights import load_network, stored_weights
 from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
 from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from pangu.models.original_layout import check_layout, original_weights
+from pangu.models.original_transformers import check_written, original_transformer
+from pangu.models.single_files import network_shape
 from pangu.models.whole import INDEX
 from pangu.registry.fetch import pair_contracts
 from pangu.storage import read_json
@@ -86,8 +88,10 @@ def _export(
     shapes = {name: network_shape(place) for name, place in halves.items()}
     if original:
         for shape in shapes.values():
-            _check_class(shape)
-            check_layout(shape.config, None if pair is None else _pooled(pair))
+            if isinstance(shape, UNet2DConditionModel):
+                check_layout(shape.config, None if pair is None else _pooled(pair))
+            else:
+                check_written(shape)
     fresh = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     warnings: list[str] = []
@@ -97,8 +101,9 @@ def _export(
         _copy(place, fresh / name)
         if original:
             (fresh / SINGLE).mkdir(exist_ok=True)
-            single = original_weights(shapes[name], weights)
-            save_file(single, fresh / SINGLE / f"{name}.safetensors")
+            of_unet = isinstance(shapes[name], UNet2DConditionModel)
+            single = (original_weights if of_unet else original_transformer)(shapes[name], weights)
+            save_file(single, fresh / SINGLE / f"{name}.safetensors", metadata={"format": "pt"})
             known[name] = comfyui.known_as({key: tensor.shape for key, tensor in single.items()})
             if not known[name]:
                 warnings.append(
@@ -125,17 +130,12 @@ def _export(
     )
 
 
-def _check_class(network: Any) -> None:
-    if not isinstance(network, UNet2DConditionModel):
-        raise UserError(
-            f"The original layout of a {type(network).__name__} is not written here; export it as diffusers' components."
-        )
-
-
 def _for_comfyui(
     place: Path, pair: Path, contracts: Mapping[Role, GeneratorContract], adapters: Sequence[str], folder: Path
 ) -> list[str]:
     """A workflow and where its files are, unless a half needs other noise levels than ComfyUI has; then the warning."""
+    if any(contract.schedule.is_flow for contract in contracts.values()):
+        return ["Workflows of ComfyUI are written for UNets alone; the single files are there."]
     if others := [role for role, contract in contracts.items() if not comfyui.takes_levels(contract)]:
         return [f"ComfyUI has other noise levels than {others[0]} was trained for, so no workflow was written."]
     index = read_json(pair / INDEX)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from pangu.data.encode.encoded import Encoders
 from pangu.data.encode.encoders import describe
 from pangu.data.propose.start_from import adapter_recipe
 from pangu.errors import UserError
-from pangu.exchange.experts import HANDOVER, ExpertOnDisk, read_experts
+from pangu.exchange.experts import HANDOVER, ExpertOnDisk, read_experts, with_single_files
 from pangu.exchange.network_weights import load_network
-from pangu.exchange.transformer_recipe import transformer_recipe
+from pangu.exchange.transformer_recipe import told_guidance, transformer_recipe
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.denoisers import FAMILIES, condition_of, family_of, latent_channels
-from pangu.models.families.family import MASKED
+from pangu.models.families.family import MASKED, TOLD_GUIDANCE
 from pangu.models.text import TextTower, load_text_tower
 from pangu.models.whole import is_whole_pipeline
 from pangu.pipelines.assemble import join, join_experts, save_pair
@@ -54,12 +55,16 @@ def import_pair(
     refiner: str | None = None,
     handover: float = HANDOVER,
     resolution: int | None = None,
+    guidance: float | None = None,
+    weights: Sequence[str] = (),
 ) -> ImportedPair:
     """Open a pipeline folder of diffusers as the pair `name` of the home, which appears as a whole or not at all.
 
     boundary: the timestep at which a pipeline with one network is split: both halves start from its weights. refiner: a second
     pipeline folder, whose network takes over when `handover` of the steps are done. resolution: side of the pictures of a
-    transformer that does not say it, px.
+    transformer that does not say it, px. guidance: the scale that a guidance-distilled network is told (FLUX.1-dev); None: what
+    its pipeline tells it. weights: single files in the layout of the original code, in place of the weights in the folder: one
+    for both halves, or structure's and texture's.
 
     Raises:
         UserError: there is no second expert or no boundary, the halves do not share latents, noise levels or text, their weights
@@ -70,9 +75,12 @@ def import_pair(
     folder = home.pair(name)
     recipe_file, texture_file = (folder.with_name(f"{name}{end}.recipe.json") for end in ("", ".texture"))
     places = [_folder(place) for place in (source, refiner) if place is not None]
-    experts = read_experts(places[0], boundary, places[1] if refiner else None, handover)
+    files = [str(Path(file).expanduser().absolute()) for file in weights]
+    experts = with_single_files(read_experts(places[0], boundary, places[1] if refiner else None, handover), files)
     request: dict[str, Any] = {"experts": [[expert.name, expert.low, expert.high] for expert in experts]}
-    request |= {} if resolution is None else {"resolution": resolution}
+    told = [told_guidance(expert, guidance) for expert in experts]
+    said = {"resolution": resolution, "told_guidance": guidance, "weights": files or None}
+    request |= {key: value for key, value in said.items() if value is not None}
     intervals = dict(zip(ROLES, (f"[{expert.low}, {expert.high})" for expert in experts), strict=True))
     done = ImportedPair(name=name, pair=str(folder), intervals=intervals, recipe=str(recipe_file))
     if folder.exists():
@@ -81,7 +89,7 @@ def import_pair(
             return done.model_copy(update={"already_done": True, "texture_recipe": own})
         raise UserError(f"There is a pair '{name}' in {folder.parent} already; choose another name.")
     recipes = _recipes(name, experts, resolution)
-    pair, contracts = _joined(experts, recipes)
+    pair, contracts = _joined(experts, recipes, told)
     fresh = folder.with_name(f".{folder.name}.new")
     save_pair(pair, fresh)
     for role in ROLES:
@@ -133,8 +141,13 @@ def _recipes(name: str, experts: list[ExpertOnDisk], resolution: int | None) -> 
     return {role: recipe.model_copy(update=changes) for role, recipe in zip(ROLES, found, strict=True)}
 
 
-def _joined(experts: list[ExpertOnDisk], recipes: dict[Role, Recipe]) -> tuple[Any, dict[Role, GeneratorContract]]:
-    """The pair, in memory; a half whose pipeline reads text in another way keeps its own text encoders."""
+def _joined(
+    experts: list[ExpertOnDisk], recipes: dict[Role, Recipe], told: list[float | None]
+) -> tuple[Any, dict[Role, GeneratorContract]]:
+    """The pair, in memory; a half whose pipeline reads text in another way keeps its own text encoders.
+
+    told: the scale of guidance that each network is told, if it is.
+    """
     first, last = recipes.values()
     autoencoder = load_autoencoder(first.autoencoder)
     towers: dict[Role, list[TextTower]] = {"structure": [load_text_tower(source) for source in first.text_encoders]}
@@ -151,14 +164,18 @@ def _joined(experts: list[ExpertOnDisk], recipes: dict[Role, Recipe]) -> tuple[A
     side, scored = first.structure.resolution, False
     contracts: dict[Role, GeneratorContract] = {}
     networks: dict[Role, Any] = {}
-    for expert, (role, recipe) in zip(experts, recipes.items(), strict=True):
+    for expert, scale, (role, recipe) in zip(experts, told, recipes.items(), strict=True):
         encoders = describe(autoencoder, towers.get(role, towers["structure"]), recipe.max_tokens)
         contracts[role] = encoders.contract(recipe, role).model_copy(update={"resolution": side})
-        networks[role] = load_network(Path(expert.root) / expert.subfolder)
+        networks[role] = load_network(
+            Path(expert.root) / expert.subfolder, Path(expert.weights) if expert.weights else None
+        )
         _check_reads(expert, networks[role], encoders)
         scored |= _is_scored(networks[role], encoders)
         if any(source.join and source.join.padding == "masked" for source in recipe.text_encoders):
             networks[role].register_to_config(**{MASKED: True})
+        if scale is not None:
+            networks[role].register_to_config(**{TOLD_GUIDANCE: scale})
     own: dict[Role, list[TextTower]] = {"texture": towers["texture"]} if "texture" in towers else {}
     arguments = contracts, autoencoder, towers["structure"], first
     if not own and not scored:

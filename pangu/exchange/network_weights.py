@@ -3,33 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pangu.errors import UserError
-from pangu.models.denoisers import FAMILIES, family_of, family_of_class
-from pangu.storage import read_json
-
-
-def network_shape(folder: Path) -> Any:
-    """The network that a folder's configuration describes, on the meta device: names and shapes, no memory.
-
-    Raises:
-        UserError: there is no configuration, or one of a class that is not known here.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no config.json; name a folder of a network as diffusers saves it.")
-    config = read_json(path)
-    family = family_of_class(str(config.get("_class_name")))
-    if family is None:
-        known = ", ".join(each.network_class for each in FAMILIES.values())
-        raise UserError(f"{folder} is a {config.get('_class_name')}, but the networks that are known are {known}.")
-    with torch.device("meta"):
-        return family.network_type.from_config(config)
+from pangu.models.single_files import check_weights, network_from_file, network_shape
 
 
 def stored_weights(folder: Path, shape: Any) -> dict[str, Tensor]:
@@ -48,29 +28,20 @@ def stored_weights(folder: Path, shape: Any) -> dict[str, Tensor]:
             found |= load_file(file)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} can not be read: {str(error).splitlines()[0]}.") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in shape.state_dict().items()}
-    if missing := [name for name in expected if name not in found]:
-        raise UserError(
-            f"{folder} lacks {len(missing)} of {len(expected)} weights of its {family_of(shape).label}, such as {missing[0]}."
-        )
-    if extra := [name for name in found if name not in expected]:
-        raise UserError(
-            f"{folder} has {len(extra)} weights that its configuration has no place for, such as {extra[0]}."
-        )
-    if wrong := [name for name in expected if tuple(found[name].shape) != expected[name]]:
-        name = wrong[0]
-        raise UserError(
-            f"{folder}: {name} has the shape {tuple(found[name].shape)}, but the configuration says {expected[name]}."
-        )
+    check_weights(found, shape, str(folder))
     return found
 
 
-def load_network(folder: Path) -> Any:
+def load_network(folder: Path, file: Path | None = None) -> Any:
     """The network of a folder, of any known class, in the dtype that it is stored in, for use without gradients.
 
+    file: a single file whose weights take the place of the folder's.
+
     Raises:
-        UserError: as `network_shape` and `stored_weights`.
+        UserError: as `network_shape`, `stored_weights` and `single_file_weights`.
     """
+    if file is not None:
+        return network_from_file(folder, None, file).eval().requires_grad_(False)
     network = network_shape(folder)
     weights = stored_weights(folder, network)
     if isinstance(network, UNet2DConditionModel):

@@ -4,12 +4,14 @@ Texts are read as diffusers' own pipelines do it, but for what stands in docs/im
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from pangu.config import (
+    AbsentText,
     AutoencoderSource,
     Execution,
     InitialWeights,
@@ -66,6 +68,8 @@ READ: dict[str, dict[str, dict[str, Any]]] = {
 """Pipeline of diffusers -> text encoder -> how it is read."""
 CHATS = ("ZImagePipeline",)
 """Those that put a prompt into their tokenizer's own chat template, as what a user says."""
+MAY_LACK = (("StableDiffusion3Pipeline", "text_encoder_3"),)
+"""(pipeline, text encoder) that it may be saved without, and then reads zeros in place of."""
 COUNTS_FROM_NOTHING = ("ZImagePipeline",)
 """Those whose scale of guidance is 0, not 1, where there is none."""
 
@@ -87,12 +91,7 @@ def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
             f"{expert.name} is a {expert.network} of a {kind}, whose way of reading text is not known here; known are "
             f"{', '.join(READ)} and pipelines of UNets."
         )
-    if config.get("guidance_embeds"):
-        raise UserError(
-            f"{expert.name} was distilled to be told a guidance scale (guidance_embeds), which experts here are not; import "
-            f"weights without."
-        )
-    texts = [_text(expert.root, index, name, dict(way), kind in CHATS) for name, way in READ[kind].items()]
+    texts = _texts(expert.root, index, config, kind)
     side = resolution or int(config.get("sample_size") or 0) * _spatial_factor(expert.root)
     if not side:
         raise UserError(f"{expert.name} does not say how large its pictures are; say it by --resolution, px.")
@@ -105,8 +104,7 @@ def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
         boundary=schedule.num_train_timesteps // 2,
         autoencoder=AutoencoderSource(source=expert.root, subfolder="vae"),
         text_encoders=tuple(texts),
-        max_tokens=sum(one.join.max_tokens for one in texts if one.join and one.join.tokens == "sequence")
-        + max(one.join.max_tokens for one in texts if one.join and one.join.tokens == "channels"),
+        max_tokens=_tokens_read([one.join for one in texts if one.join]),
         denoiser=family.shape(family=family.name),
         init_from=InitialWeights(source=expert.root, subfolder=expert.subfolder),
         lora=LoraConfig() if family.lora_targets else None,
@@ -120,6 +118,48 @@ def transformer_recipe(expert: ExpertOnDisk, resolution: int | None) -> Recipe:
             num_inference_steps=30, guidance_scale=float(guidance.default) + (kind in COUNTS_FROM_NOTHING)
         ),
     )
+
+
+def told_guidance(expert: ExpertOnDisk, named: float | None) -> float | None:
+    """The scale that a guidance-distilled network is told: the one named, or its pipeline's usual one; None for all others.
+
+    Raises:
+        UserError: one is named, but the network is told none.
+    """
+    config, index = (
+        read_json(Path(expert.root) / name) for name in (f"{expert.subfolder}/config.json", "model_index.json")
+    )
+    if not config.get("guidance_embeds"):
+        if named is not None:
+            raise UserError(f"{expert.name} was not distilled to be told a guidance scale; leave out --told-guidance.")
+        return None
+    return float(
+        inspect.signature(_class_of(index["_class_name"]).__call__).parameters["guidance_scale"].default
+        if named is None
+        else named
+    )
+
+
+def _texts(root: str, index: dict[str, Any], config: dict[str, Any], kind: str) -> list[TextEncoderSource]:
+    """The text encoders that a pipeline has; where one may be left out and is, zeros stand behind the one before it."""
+    found: list[TextEncoderSource] = []
+    for name, way in READ[kind].items():
+        join = dict(way["join"])
+        if (kind, name) in MAY_LACK and not (index.get(name) or [None])[0]:
+            absent = AbsentText(tokens=join["max_tokens"], channels=int(config["joint_attention_dim"]))
+            before = found.pop()
+            assert before.join is not None, "whatever is read here says how it stands beside the others"
+            found.append(before.model_copy(update={"join": before.join.model_copy(update={"absent": absent})}))
+        else:
+            found.append(_text(root, index, name, dict(way), kind in CHATS))
+    return found
+
+
+def _tokens_read(joins: Sequence[TextJoin]) -> int:
+    """How many tokens a denoiser reads of encoders that stand so."""
+    behind = sum(join.max_tokens for join in joins if join.tokens == "sequence")
+    absent = sum(join.absent.tokens for join in joins if join.absent)
+    return behind + absent + max(join.max_tokens for join in joins if join.tokens == "channels")
 
 
 def _text(root: str, index: dict[str, Any], name: str, way: dict[str, Any], chats: bool) -> TextEncoderSource:

@@ -19,6 +19,7 @@ from pangu.models.denoisers import build_denoiser, family_named, load_denoiser, 
 from pangu.models.families.family import DenoiserFamily
 from pangu.models.lora import ADAPTER, check_contract, fitted, forget_fused, fuse_lora, put_adapter
 from pangu.models.lora_files import find_weights as find_adapter
+from pangu.models.single_files import network_from_file
 from pangu.models.sources import locate, read_config
 
 STARTER = "starter_pair"
@@ -108,7 +109,11 @@ def pretrained_denoiser(
     if not start.new_latents:
         family.check_latents(config, latent_channels, sees_lower(role), found.name)
     family.check_text(config, context, pooled, found.name)
-    network = load_denoiser(found.root, found.subfolder)
+    if start.weights:
+        single = Path(start.weights).expanduser()
+        network = network_from_file(found.root, found.subfolder, single, torch.float32)
+    else:
+        network = load_denoiser(found.root, found.subfolder)
     if start.adapter:
         _fuse_adapter(network, Path(start.adapter).expanduser(), contract_of_run)
     if start.new_latents:

@@ -1,7 +1,8 @@
 """Adapters of transformers, spelled by the names of their original code: FLUX, Qwen-Image, Z-Image, Wan and others.
 
-diffusers' own converters read them, which take what they know and may leave out the rest. So what becomes of every matrix and
-every alpha is followed, and a file of which something would be lost is refused.
+What is named by the layers of the original code is read by `lora_layouts`; all else by diffusers' own converters, which take
+what they know and may leave out the rest. So what becomes of every matrix and every alpha is followed, and a file of which
+something would be lost is refused.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pangu.models.lora_files import TEXT, AdapterFile
 from pangu.models.lora_formats import adaptable_layers, check_whole, keys_by_layer, names_here
+from pangu.models.lora_layouts import by_layout
 
 CONVERTERS = {
     "AuraFlowTransformer2DModel": "AuraFlowLoraLoaderMixin",
@@ -43,16 +45,24 @@ def by_names_of(network: Any, file: AdapterFile) -> AdapterFile:
     if loader is None or not own:
         return file
     keys = keys_by_layer(own, drop_text=True)
-    if len(names_here(keys, adaptable_layers(network), network)) == len(keys):
+    layers = adaptable_layers(network)
+    if len(names_here(keys, layers, network)) == len(keys):
         return file
     check_whole(keys)
+    text = {key: tensor for key, tensor in file.tensors.items() if key not in own}
+    found, strange = by_layout(keys, own, layers, network)
+    if not strange:
+        return AdapterFile(found | text, file.facts)
+    if len(strange) < len(keys):
+        raise ValueError(
+            f"only {len(keys) - len(strange)} of its {len(keys)} layers are layers of this network, {strange[0]} is none"
+        )
     lost = _lost(keys, own, loader)
     if lost:
         raise ValueError(
             f"only {len(keys) - len(lost)} of its {len(keys)} layers are read by diffusers' converter for "
             f"{type(network).__name__}, {lost[0]} or its alpha is not"
         )
-    text = {key: tensor for key, tensor in file.tensors.items() if key not in own}
     return AdapterFile(_converted(own, loader) | text, file.facts)
 
 

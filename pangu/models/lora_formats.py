@@ -8,8 +8,9 @@ Every format names a layer, a side (down is A, up is B) and sometimes an alpha:
     lora_unet_down_blocks_0_attentions_0...to_q.lora_down.weight    kohya, by diffusers' names of the blocks
     lora_unet_input_blocks_1_1_...to_q.lora_down.weight             kohya, by the names of the original Stable Diffusion and SDXL
     transformer.transformer_blocks.0.attn.to_q.lora_A.weight        peft, of a transformer
+    double_blocks.0.processor.qkv_lora1.down.weight                 XLabs, of FLUX
 
-Names of the original code of a transformer are read by `lora_families`.
+Names of the original code of a transformer are read by `lora_families` and `lora_layouts`.
 Nothing is left out in silence: what can not be used is refused.
 """
 
@@ -26,6 +27,7 @@ from pangu.models.lora_files import TEXT, AdapterFile, PeftFacts
 from pangu.models.original_names import original_name, original_prefixes
 
 _MATRIX = re.compile(r"(?P<layer>.+?)[._]lora[._](?:linear_layer\.)?(?P<side>A|B|down|up)(?:\.[^.]+)?\.weight")
+_XLABS = re.compile(r"(?P<layer>.+_lora\d?)\.(?P<side>down|up)\.weight")
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:[._]lora)?\.alpha")
 _PREFIX = re.compile(
     r"^(base_model\.model\.|model\.diffusion_model\.|diffusion_model\.|unet\.|transformer\.|lora_unet_|lycoris_)+"
@@ -84,7 +86,7 @@ def keys_by_layer(tensors: Mapping[str, Tensor], drop_text: bool) -> dict[str, d
             raise ValueError(f"it is {kind} ({key}), and only LoRA is read")
         if key in text:
             continue
-        match = _MATRIX.fullmatch(key) or _ALPHA.fullmatch(key)
+        match = _MATRIX.fullmatch(key) or _XLABS.fullmatch(key) or _ALPHA.fullmatch(key)
         if match is None:
             raise ValueError(f"its key {key} is no matrix and no alpha of a LoRA")
         side = {"A": "down", "B": "up"}.get(side := match.groupdict().get("side", "alpha"), side)
@@ -126,11 +128,16 @@ def names_here(keys: Iterable[str], layers: Mapping[str, nn.Module], unet: Any) 
     known = {spelling.replace(".", "_"): name for name in layers for spelling in (original_name(name, prefixes), name)}
     found = {}
     for layer in keys:
-        plain = _PREFIX.sub("", layer).replace(".processor.", ".").replace(".", "_")
+        plain = plain_name(layer)
         name = known.get(plain) or known.get(f"{plain}_0" if plain.endswith("to_out") else "")
         if name is not None:
             found[layer] = name
     return found
+
+
+def plain_name(layer: str) -> str:
+    """What a file calls a layer, without what stands before the names of the network, and with _ for points."""
+    return _PREFIX.sub("", layer).replace(".processor.", ".").replace(".", "_")
 
 
 def _check_complete(named: Mapping[str, dict[str, str]], facts: PeftFacts, layers: Mapping[str, nn.Module]) -> None:

@@ -244,6 +244,9 @@ def _side_by_side(towers: Sequence[TextTower], tokens: Sequence[Tensor]) -> Tens
             rows.append([each])
         elif place == "channels":
             rows[-1].append(each)
+        if tower.join is not None and tower.join.absent is not None:
+            absent = tower.join.absent
+            rows.append([each.new_zeros(len(each), absent.tokens, absent.channels)])
     joined = [torch.cat(row, dim=-1) for row in rows]
     width = max(each.shape[-1] for each in joined)
     return torch.cat([torch.nn.functional.pad(each, (0, width - each.shape[-1])) for each in joined], dim=1)

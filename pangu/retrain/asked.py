@@ -30,7 +30,7 @@ def settings_of(card: str, recipe: str, steps: int | None) -> dict[str, Any]:
     path = find_card(card)
     recipe = recipe or str(recipe_beside(path) or "demo")
     wanted = named(recipe)
-    if tuple(wanted.roles) != ROLES:
+    if not set(ROLES) <= set(wanted.roles):
         raise UserError(f"Recipe '{recipe}' trains no pair; choose another one: `pangu recipes`.")
     is_file = Path(recipe).is_file()
     asked: dict[str, Any] = {"card": _known_to_flows(path)}

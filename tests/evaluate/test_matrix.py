@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flows.pair_matrix import markdown
+from pangu.contract import GeneratorContract
+from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
 from pangu.evaluate.evaluation import evaluate, plan
 from pangu.evaluate.matrix import MatrixOutcome, PairScore, matrix, rank, ranking_metrics
@@ -76,6 +79,33 @@ def test_transformers_and_unets_stand_in_one_matrix_and_are_evaluated(bench, tex
         alone = evaluate(flow, texture, *given, protocol=protocol)
         cell = next(one for one in outcome.pairs if one.pair_id == alone.pair_id)
         assert cell.metrics == alone.metrics and cell.metrics["loss_texture"] > 0 and Path(alone.pair).is_dir()
+
+
+def test_experts_between_stand_in_every_combination(bench, structures, tmp_path) -> None:
+    """Two of one interval and one texture make two columns; each cell has the numbers of `evaluate`."""
+    between = [bench.generator(f"between-{seed}", "texture", seed, TimeInterval(200, 500)) for seed in (21, 22)]
+    for folder in between:
+        GeneratorContract.load(folder).model_copy(update={"role": "middle"}).save(folder)
+    low = bench.generator("low", "texture", 23, TimeInterval(0, 200))
+    protocol = plan(
+        bench.recipe, bench.home, bench.dataset, bench.version, Judges(), metrics=["retrieval", "loss"],
+        prompts_per_language=2, num_inference_steps=6, loss_images=4, loss_buckets=2,
+    )  # fmt: skip
+    given = bench.recipe, bench.dataset, bench.encode_id, bench.home
+    outcome = matrix([structures[0]], [low], *given, tmp_path / "matrix", protocol=protocol, middles=between)
+    assert {one.middles for one in outcome.pairs} == {(str(each),) for each in between}
+    assert len({one.metrics["loss_middle"] for one in outcome.pairs}) == 2
+    alone = evaluate(structures[0], low, *given, protocol=protocol, middles=[between[0]])
+    cell = next(one for one in outcome.pairs if one.pair_id == alone.pair_id)
+    assert cell.metrics == alone.metrics and cell.middles == (str(between[0]),)
+    with Image.open(outcome.picture) as picture:
+        assert picture.width > 600
+    assert MatrixOutcome.model_validate_json(Path(outcome.table).read_text()) == outcome
+    told = markdown(outcome.model_dump(mode="json"))
+    assert "| structure | middle | texture |" in told and "between-21" in told
+    for middles, sentence in (([low], "make no pair"), ([*between, between[0]], "was given a --middle folder twice")):
+        with pytest.raises(UserError, match=sentence):
+            matrix([structures[0]], [low], *given, tmp_path / "none", protocol=protocol, middles=middles)
 
 
 def pair(name: str, **metrics: float) -> PairScore:

@@ -176,7 +176,7 @@ def test_experts_own_what_the_pipeline_says_and_what_makes_no_pair_is_refused_in
     refused(
         "takes latents of 4 channels, but .* of 4 channels packed 2 x 2", tmp_path, sd, refiner=str(folders["flux"])
     )
-    refused("was distilled to be told a guidance scale", tmp_path, str(folders["flux"]), boundary=500, resolution=16)
+    refused("was not distilled to be told a guidance scale", tmp_path, sd, boundary=500, guidance=3.0)
     refused("was saved without its text_encoder", tmp_path, str(wan(tmp_path / "wan")), resolution=16)
     other = broken(folders["sd"], tmp_path, lambda c: c | {"_class_name": "Kandinsky3UNet"}, "unet/config.json")
     named = broken(other, tmp_path, lambda c: c | {"unet": ["diffusers", "Kandinsky3UNet"]}, "model_index.json")

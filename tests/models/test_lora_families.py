@@ -16,7 +16,9 @@ from pangu.models.init_weights import pretrained_denoiser
 from pangu.models.lora import ADAPTER, fitted, fuse_lora, put_adapter, save_lora
 from pangu.models.lora_files import AdapterFile, find_weights
 from pangu.models.lora_spelling import kohya_tensors
+from pangu.models.original_transformers import parts_of_original
 from tests import subtests
+from tests.exchange.test_import_transformers import qwen_image, sana, wan, z_image
 from tests.models.adapter_files import ATTENTION, by_hand, linear_unet, random_adapter
 from tests.models.test_initial import contract
 from tests.models.unets import stable_diffusion_unet, write_pipeline
@@ -75,6 +77,20 @@ def kohya_flux(**more: tuple[int, int]) -> dict[str, Tensor]:
     return tensors
 
 
+def xlabs_flux(double_blocks: int = 1) -> dict[str, Tensor]:
+    """As XLabs' trainer spells it: both streams of each double block, of rank 4, without an alpha."""
+    shapes = {"qkv": (96, 32), "proj": (32, 32)}
+    generator = torch.Generator().manual_seed(1)
+    tensors = {}
+    for block in range(double_blocks):
+        for part, (outputs, inputs) in shapes.items():
+            for stream in (1, 2):
+                layer = f"double_blocks.{block}.processor.{part}_lora{stream}"
+                tensors[f"{layer}.down.weight"] = torch.randn(4, inputs, generator=generator)
+                tensors[f"{layer}.up.weight"] = torch.randn(outputs, 4, generator=generator)
+    return tensors
+
+
 def test_transformers_adapters_mean_what_their_matrices_say() -> None:
     """One matrix for query, key and value of the original becomes three layers here; each gets alpha / rank * B A."""
     network, tensors = flux().transformer, kohya_flux()
@@ -103,17 +119,106 @@ def test_transformers_adapters_mean_what_their_matrices_say() -> None:
         assert same(fitted(AdapterFile(spelled), other, contract("structure")), adapter)
 
 
+def spelled(style: str, layers: dict[str, tuple[int, int]]) -> dict[str, Tensor]:
+    """Matrices of rank 4 for layers of the original code, and alphas of 2 where the style has them."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, (outputs, inputs) in layers.items():
+        down, up = torch.randn(4, inputs, generator=generator), torch.randn(outputs, 4, generator=generator)
+        layer = f"lora_unet_{name.replace('.', '_')}" if style == "kohya" else f"diffusion_model.{name}"
+        sides = ("lora_A", "lora_B") if style == "comfyui" else ("lora_down", "lora_up")
+        tensors |= {f"{layer}.{sides[0]}.weight": down, f"{layer}.{sides[1]}.weight": up}
+        tensors |= {f"{layer}.alpha": torch.tensor(2.0)} if style == "kohya" else {}
+    return tensors
+
+
+ORIGINAL_LAYERS: dict[str, tuple[Any, dict[str, tuple[int, int]]]] = {
+    "flux": (flux, {"double_blocks.0.img_attn.qkv": (96, 32), "single_blocks.0.linear1": (224, 32),
+                    "final_layer.linear": (16, 32), "final_layer.adaLN_modulation.1": (64, 32)}),
+    "sd3": (stable_diffusion_3, {"joint_blocks.0.x_block.attn.qkv": (48, 16), "joint_blocks.0.context_block.attn.qkv": (48, 16)}),
+    "wan": (wan, {"blocks.0.self_attn.q": (24, 24), "blocks.0.cross_attn.o": (24, 24), "blocks.0.ffn.0": (24, 24)}),
+    "z_image": (z_image, {"layers.0.attention.qkv": (96, 32), "layers.0.attention.out": (32, 32)}),
+    "qwen_image": (qwen_image, {"transformer_blocks.0.attn.to_q": (32, 32), "transformer_blocks.0.attn.add_q_proj": (32, 32)}),
+    "sana": (sana, {"blocks.0.attn.qkv": (48, 16), "blocks.0.cross_attn.kv_linear": (32, 16)}),
+}  # fmt: skip
+
+
+@subtests.parametrize("style", ["kohya", "comfyui"])
+@subtests.parametrize("kind", sorted(ORIGINAL_LAYERS))
+def test_adapters_by_the_names_of_the_original_code_do_what_they_would_do_there(kind: str, style: str) -> None:
+    """The weights of the network with the adapter are, in the original layout, W + alpha / rank * B A."""
+    make, shapes = ORIGINAL_LAYERS[kind]
+    network = make().transformer
+    before, tensors = parts_of_original(network, network.state_dict()), spelled(style, shapes)
+    plain = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    layers = fitted(AdapterFile(tensors), network, contract("structure"), "ink")
+    changed = dict(plain)
+    for name, low in layers.items():
+        changed[f"{name}.weight"] = changed[f"{name}.weight"] + low.alpha / low.rank * low.up @ low.down
+    moved = {name for name in plain if not torch.equal(plain[name], changed[name])}
+    expected = {
+        name for name, each in before.items() if any(part[0].removesuffix(".weight") in shapes for part in each.parts)
+    }
+    assert moved == {name for name in expected if name.endswith(".weight")}
+    for original, (outputs, _) in shapes.items():
+        key = f"lora_unet_{original.replace('.', '_')}" if style == "kohya" else f"diffusion_model.{original}"
+        up, down = (tensors[f"{key}.{ends}"] for ends in UP_AND_DOWN[style])
+        pieces: dict[int, Tensor] = {}
+        for name, each in before.items():
+            cut = (changed[name] - plain[name]).chunk(len(each.parts))
+            own = zip(each.parts, cut, strict=True)
+            pieces |= {index: piece for (there, index, _), piece in own if there == f"{original}.weight"}
+        whole = torch.cat([pieces[index] for index in sorted(pieces)])
+        assert len(whole) == outputs
+        torch.testing.assert_close(whole, (0.5 if style == "kohya" else 1.0) * up @ down, rtol=0, atol=1e-4)
+    one = next(iter(tensors))
+    halves = tensors | {key.replace("0.", "7.").replace("_0_", "_7_"): tensor for key, tensor in tensors.items()}
+    with pytest.raises(UserError, match=r"only \d of its \d layers are layers of this network, .* is none"):
+        fitted(AdapterFile(halves), network, contract("structure"), "ink")
+    with pytest.raises(UserError, match=r"only \d of its \d layers are whole"):
+        fitted(
+            AdapterFile({key: tensor for key, tensor in tensors.items() if key != one}),
+            network,
+            contract("structure"),
+            "ink",
+        )
+
+
+UP_AND_DOWN = {"kohya": ("lora_up.weight", "lora_down.weight"), "comfyui": ("lora_B.weight", "lora_A.weight")}
+
+
+def test_xlabs_adapters_of_flux_are_read_by_diffusers_converter() -> None:
+    tensors = xlabs_flux()
+    layers = fitted(AdapterFile(tensors), flux().transformer, contract("structure"), "ink")
+    block = "transformer_blocks.0.attn"
+    parts = [f"{block}.{name}" for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")]
+    assert layers.keys() == {*parts, f"{block}.to_out.0", f"{block}.to_add_out"}
+    there = "double_blocks.0.processor.qkv_lora1"
+    joint = torch.cat(
+        [layers[name].alpha / layers[name].rank * layers[name].up @ layers[name].down for name in parts[:3]]
+    )
+    torch.testing.assert_close(joint, tensors[f"{there}.up.weight"] @ tensors[f"{there}.down.weight"], **CLOSE)
+
+
 @subtests.parametrize(
     ("make", "tensors", "sentence"),
     [
-        # diffusers reads the last layer of FLUX without its alpha.
         (
             flux,
-            kohya_flux(final_layer_linear=(16, 32)),
-            r"only 2 of its 3 layers are read by diffusers' .* lora_unet_final",
+            xlabs_flux(double_blocks=7),
+            r"only 8 of its 56 layers are layers of this network, .* is none",
         ),
         (flux, kohya_flux(double_blocks_7_txt_mlp_0=(128, 32)), r"only \d of its \d layers are layers of this network"),
-        (flux, kohya_flux(triple_blocks_0_mlp=(32, 32)), "diffusers' converter does not know how it is spelled"),
+        (
+            flux,
+            kohya_flux(triple_blocks_0_mlp=(32, 32)),
+            r"only 2 of its 3 layers are layers of this network, .*triple_blocks_0_mlp is none",
+        ),
+        (
+            flux,
+            {k: v for k, v in kohya_flux(triple_blocks_0_mlp=(32, 32)).items() if "triple" in k},
+            "diffusers' converter does not know how it is spelled",
+        ),
         (flux, {k: v for k, v in kohya_flux().items() if "mlp_0.lora_up" not in k}, "only 1 of its 2 layers are whole"),
         (stable_diffusion_3, kohya_flux(), r"only 0 of its 2 layers are layers of this network"),
     ],

@@ -21,6 +21,8 @@ PIXELS_PER_LATENT = 8
 
 MASKED = "reads_no_padding"
 """In the configuration of a network: tokens of zeros are padding, and masked. diffusers' classes know nothing of it."""
+TOLD_GUIDANCE = "told_guidance"
+"""In the configuration of a network that was distilled to be told a scale of guidance: which, where a call says no other."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,13 @@ class DenoiserFamily(ABC):
         if asked.mask_bs is not None or not config.get(MASKED):
             return asked.mask_bs
         return (asked.tokens_bsc != 0).any(-1).to(asked.tokens_bsc.dtype)
+
+    def guidance_of(self, config: Any, asked: DenoiserInput) -> Tensor | None:
+        """(B,) float32, the scale that a distilled network is told: as asked, or its usual one; None for all others."""
+        usual = config.get(TOLD_GUIDANCE)
+        if asked.guidance_b is not None or usual is None:
+            return asked.guidance_b
+        return torch.full((len(asked.noisy_bchw),), float(usual), device=asked.noisy_bchw.device)
 
     @abstractmethod
     def text_channels(self, config: Any) -> int:
@@ -181,11 +190,12 @@ class DenoiserFamily(ABC):
         return {"in_channels": latent_channels, "out_channels": latent_channels}
 
     def check_text(self, config: Any, context: int, pooled: int, name: str) -> None:
-        """Raises UserError if the network at `name` was trained with text of other channels, or is told a scale of guidance."""
-        if config.get("guidance_embeds"):
+        """Raises UserError if the network at `name` was trained with text of other channels, or nobody says which scale of
+        guidance it is told."""
+        if config.get("guidance_embeds") and config.get(TOLD_GUIDANCE) is None:
             raise UserError(
-                f"init_from: {name} was distilled to be told a guidance scale (guidance_embeds), which generators here are not; "
-                f"use weights without."
+                f"init_from: {name} was distilled to be told a guidance scale (guidance_embeds), and nobody says which; open "
+                f"it by `pangu import`, which writes it down (--told-guidance)."
             )
         pairs = (("text", self.text_channels(config), context), ("pooled text", self.pooled_channels(config), pooled))
         for what, theirs, ours in pairs:

@@ -46,7 +46,7 @@ class FluxFamily(DenoiserFamily):
             found = network(
                 hidden_states=pack(noisy),
                 timestep=timestep_b,
-                guidance=asked.guidance_b,
+                guidance=self.guidance_of(config, asked),
                 pooled_projections=asked.pooled_bp,
                 encoder_hidden_states=asked.tokens_bsc,
                 txt_ids=torch.zeros(asked.tokens_bsc.shape[1], 3, device=noisy.device),

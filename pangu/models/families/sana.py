@@ -39,7 +39,7 @@ class SanaFamily(DenoiserFamily):
             asked.noisy_bchw,
             encoder_hidden_states=asked.tokens_bsc,
             timestep=asked.timestep_b.float() * config.get("timestep_scale", 1.0),
-            guidance=asked.guidance_b,
+            guidance=self.guidance_of(config, asked),
             encoder_attention_mask=self.mask_of(config, asked),
             return_dict=False,
             **self.attention(asked),
