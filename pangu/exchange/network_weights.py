@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pangu.errors import UserError
 from pangu.models.denoisers import FAMILIES, family_of, family_of_class
+from pangu.models.quantised import check_plain
 from pangu.storage import read_json
 
 
@@ -28,6 +29,7 @@ def network_shape(folder: Path) -> Any:
     if family is None:
         known = ", ".join(each.network_class for each in FAMILIES.values())
         raise UserError(f"{folder} is a {config.get('_class_name')}, but the networks that are known are {known}.")
+    check_plain(config, str(folder), "imported or exported")
     with torch.device("meta"):
         return family.network_type.from_config(config)
 

@@ -180,7 +180,14 @@ def placed(pipeline: Any, precision: Precision) -> Any:
     import torch
 
     device, dtype = best_device(), dtype_of(precision)
-    return pipeline.to(device, dtype) if (device, dtype) != (torch.device("cpu"), torch.float32) else pipeline
+    if (device, dtype) == (torch.device("cpu"), torch.float32):
+        return pipeline
+    for part in pipeline.components.values():
+        if getattr(part, "is_quantized", False):
+            torch.nn.Module.to(part, device, dtype)  # diffusers moves no quantised network to another precision
+        elif isinstance(part, torch.nn.Module):
+            part.to(device, dtype)
+    return pipeline
 
 
 def dtype_of(precision: Precision) -> Any:
