@@ -28,6 +28,7 @@ from pangu.pipelines.encode_prompts import Reader
 from pangu.pipelines.generator_model import GeneratorModel
 from pangu.pipelines.generators import Autoencoder, OnStep
 from pangu.pipelines.quantised_halves import quantised_halves
+from pangu.pipelines.reused_steps import ReusedSteps
 from pangu.sampling.condition import Condition
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
@@ -261,7 +262,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
     ) -> Trajectory:
         """After texture's first step, on the timesteps of a whole of `later` steps."""
         below = self.interval("texture")
-        state = SamplingState(GeneratorModel(self, None, None, attention), trajectory)
+        state = SamplingState(GeneratorModel(self, None, None, attention, ReusedSteps()), trajectory)
         walk(state, lambda state: state.last is None or state.last.timestep not in below, on_step)
         if self.interrupt or state.last is None:
             return state.trajectory

@@ -6,6 +6,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 
+from pangu.errors import UserError
 from pangu.serve.gateway import Gateway
 from pangu.serve.replicas import REPLICAS
 from pangu.serve.settings import PoolSettings, ServeSettings
@@ -22,6 +23,8 @@ def build(settings: dict[str, Any]) -> Application:
 def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Application:
     """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`."""
     chosen = ServeSettings.model_validate(settings)
+    if chosen.offload_idle and chosen.layout != "one_process":
+        raise UserError('offload_idle shares a device between halves of one process; set "layout": "one_process", too.')
     pools = {} if chosen.layout == "one_process" else {name: _pool(name, chosen, routing) for name in chosen.parts}
     gateway = _deployment(
         serve.ingress()(Gateway),

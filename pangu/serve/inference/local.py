@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from pangu.models.devices import best_device
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.cooperation_pool import CoopPool
 from pangu.serve.inference.decoder import DecoderPool
@@ -13,6 +14,7 @@ from pangu.serve.inference.pool import Loader
 from pangu.serve.inference.pool_handles import LocalLink
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
+from pangu.serve.inference.turns import Turns
 from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -37,11 +39,12 @@ class LocalEngine(RequestEngine):
         moderator = Moderator(settings.moderation)
         way: dict[str, Any] = {"load": load, "record": record}
         loras: dict[str, Any] = {"loras": settings.loras, "loras_held": settings.loras_held}
+        halves = way | {"turns": _turns() if settings.offload_idle else None}
         self.pools: dict[str, Any] = {
             "structure": StructurePool(
-                self.worker, settings.structure, cache_bytes=settings.cache_bytes, **loras, **way
+                self.worker, settings.structure, cache_bytes=settings.cache_bytes, **loras, **halves
             ),
-            "texture": TexturePool(self.worker, settings.texture, **loras, **way),
+            "texture": TexturePool(self.worker, settings.texture, **loras, **halves),
             "decoder": DecoderPool(
                 self.worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way
             ),
@@ -61,3 +64,9 @@ class LocalEngine(RequestEngine):
     def close(self) -> None:
         """End the drawing thread."""
         self.worker.close()
+
+
+def _turns() -> Turns:
+    from pangu.models.residence import Residence
+
+    return Turns(Residence(best_device()))
