@@ -27,7 +27,9 @@ from typing import Any
 import httpx
 import psutil
 import torch
+from safetensors.torch import save_file
 
+from pangu.models.lora_formats import adaptable_layers
 from pangu.pipelines.assemble import save_pair, untrained_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import recipe
@@ -161,6 +163,54 @@ def memory(pair: Path) -> None:
     sizes = {part: weights(part) for part in ("structure", "texture", "decoder", "coop")}
     value = max(sizes["structure"], sizes["texture"]) / sizes["coop"]
     report("serve_memory", value, 0.6, value <= 0.6, bytes=sizes)
+
+
+def adapters_in(folder: Path, pair: Path, number: int) -> dict[str, dict[str, str]]:
+    """So many random adapters of rank 8 on the attention of both halves: name -> file of each half, as settings declare them."""
+    generator, declared = torch.Generator().manual_seed(0), dict[str, dict[str, str]]()
+    for role in ("structure", "texture"):
+        layers = adaptable_layers(load_unchecked(release_of(pair), role).generator(role))
+        attention = {name: layer.weight.shape for name, layer in layers.items() if ".attn" in name}
+        for adapter in range(number):
+            tensors = {}
+            for name, (outputs, inputs, *_) in attention.items():
+                tensors[f"unet.{name}.lora_A.weight"] = 0.1 * torch.randn(8, inputs, generator=generator)
+                tensors[f"unet.{name}.lora_B.weight"] = 0.1 * torch.randn(outputs, 8, generator=generator)
+            file = folder / f"{role}-{adapter}.safetensors"
+            save_file(tensors, file)
+            declared.setdefault(f"adapter{adapter}", {})[role] = str(file)
+    return declared
+
+
+def mixed_adapters(scratch: Path, pair: Path, steps: int, rounds: int) -> None:
+    """Crowds whose requests name four adapters in turns, beside crowds that all name one, in changing order."""
+    loras = adapters_in(scratch, pair, 4)
+    names = {"one": list(loras)[:1], "four": list(loras)}
+    took: dict[str, list[tuple[float, float]]] = {which: [] for which in (*names, "none")}
+    with serving(pair, loras=loras, cache_bytes=0) as server:
+        for name in loras:
+            server.draw(num_inference_steps=steps, loras=[{"name": name}])
+        for number in range(2 * rounds):
+            order = ("none", "one", "four") if number % 2 else ("four", "one", "none")
+            for which in order:
+                own = names.get(which, [])
+                asked = [
+                    {
+                        "prompt": f"crowd {number}, {image}",
+                        "seed": image,
+                        "num_inference_steps": steps,
+                        **({"loras": [{"name": own[image % len(own)]}]} if own else {}),
+                    }
+                    for image in range(2 * CROWD)
+                ]
+                took[which].append(spent(server.process, crowd, server, asked))
+    (mixed, spread), (wall, wall_spread) = (
+        paired([(one[kind], four[kind]) for one, four in zip(took["one"], took["four"], strict=True)])
+        for kind in (0, 1)
+    )
+    plain, _ = paired([(none[0], four[0]) for none, four in zip(took["none"], took["four"], strict=True)])
+    facts = {"spread": spread, "wall": wall, "wall_spread": wall_spread, "beside_no_adapter": plain}
+    report("serve_mixed_adapters", mixed, 0.85, mixed >= 0.85, **facts)
 
 
 def overload(pair: Path, steps: int) -> None:
@@ -358,6 +408,7 @@ def main() -> None:
             "single": lambda: with_server(pair, asked.steps, asked.rounds),
             "overload": lambda: overload(pair, asked.steps),
             "layouts": lambda: layouts(pair, asked.steps, asked.rounds),
+            "adapters": lambda: mixed_adapters(Path(scratch), pair, asked.steps, asked.rounds),
             "mixed": lambda: mixed_steps(pair, asked.steps, asked.rounds),
             # Swaps, the way back, and replicas that die; needs a stack.
             "releases": lambda: script("serve_releases.py", "--steps", str(asked.steps)),

@@ -17,6 +17,7 @@ READ_BY_HAND = {
     "resvg_py": "MIT",
     "skops": "MIT",
     "standard-imghdr": "PSF-2.0",
+    "torchao": "BSD-3-Clause",
     "whenever": "MIT",
 }
 """What their metadata does not say, or is not installed on every Python: read in their packages."""

@@ -9,7 +9,7 @@ module refuses.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,10 @@ CONTRACT_FILE = "contract.json"
 FORMAT = 2
 """Of the contracts that are written. Those of before have no `format_version`: they share one schedule and one text, which is a
 case of this format, so nothing else differs."""
+
+
+Quantised = Literal["int8", "fp8", "nf4"]
+"""What the weights of linear layers are kept in, where that is less than the network was trained in."""
 
 
 class DistilledSteps(Frozen):
@@ -57,6 +61,9 @@ class GeneratorContract(Frozen):
     trained_steps: int = 0
     distilled: DistilledSteps | None = Field(
         None, exclude_if=lambda value: value is None, description="None: it takes any number of steps"
+    )
+    quantised: Quantised | None = Field(
+        None, exclude_if=lambda value: value is None, description="None: its weights are as they were trained"
     )
 
     @model_validator(mode="before")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from pangu.errors import UserError
 
 MODULES = MappingProxyType({
-    "accelerate": ("adapters", "train"),
+    "accelerate": ("adapters", "train", "quantise"),
     "ada_url": ("data",),
     "aiohttp": ("platform",),
     "boto3": ("server",),
@@ -47,6 +47,7 @@ MODULES = MappingProxyType({
     "stopwordsiso": ("starter",),
     "supervisor": ("platform",),
     "tenacity": ("data", "train", "platform"),
+    "torchao": ("quantise",),
     "torchmetrics": ("train",),
 })  # fmt: skip
 """Module -> the extras that list its distribution, the one that is proposed first."""

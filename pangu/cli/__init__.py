@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import pangu
-from pangu.cli.quiet import COMMANDS, speak_up
+from pangu.cli.quiet import COMMANDS, hush_imports, speak_up
 from pangu.errors import UserError
 from pangu.extras import check_command, extras_named, is_findable
 from pangu.storage import Home
@@ -19,7 +19,7 @@ GROUPS = {
     "Data": ("cards", "example-server", "ingest", "prepare", "dataset", "encode"),
     "Train": ("plan", "calibrate", "train", "distill", "samples-seen", "assemble", "starter"),
     "Evaluate": ("evaluate", "pair-matrix", "boundary"),
-    "Import and export": ("import", "export", "push"),
+    "Import and export": ("import", "quantise", "export", "push"),
     "Release and serve": ("gate", "release", "deploy", "rollback", "coop"),
     "Operate": ("status", "down", "deployments", "metrics", "backup", "restore"),
 }
@@ -134,6 +134,7 @@ def main() -> None:
     """Entry point: bad input prints one sentence and exits with 2."""
     from pangu.cli.next_step import first_command
 
+    hush_imports()
     try:
         with extras_named("This command"):
             whole()()

@@ -1,4 +1,4 @@
-"""`pangu import`, `pangu export` and `pangu push`: from pipelines of others, to their programs, and to the hub."""
+"""`pangu import`, `quantise`, `export` and `push`: from pipelines of others, in fewer bits, to their programs, and to the hub."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +11,7 @@ from pangu.cli.common import JsonOption, ResultOption, finish
 def register(app: typer.Typer) -> None:
     """Add this part's commands to `app`."""
     app.command("import")(import_)
+    app.command()(quantise)
     app.command()(export)
     app.command()(push)
 
@@ -68,6 +69,37 @@ def import_(
         [str(file) for file in weights or ()],
     )
     finish(made, result, as_json)
+
+
+def quantise(
+    source: Annotated[
+        str, typer.Argument(help="A pair: folder, name in the home, models:/pangu-pair@champion, or embedded.")
+    ],
+    name: Annotated[str, typer.Argument(help="What the quantised pair is called in the home.")],
+    kind: Annotated[
+        str, typer.Option("--kind", help="int8 (any device), fp8 or nf4 (CUDA devices that have them).")
+    ] = "int8",
+    half: Annotated[
+        list[str] | None, typer.Option("--half", help="Only this half; may be given again. Default: all.")
+    ] = None,
+    result: ResultOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a pair of another one whose linear layers keep their weights in fewer bits; it is evaluated and released like any."""
+    from typing import get_args
+
+    from pangu.contract import Quantised
+    from pangu.errors import UserError
+    from pangu.exchange.places import role_of
+    from pangu.exchange.quantise_pair import quantise_pair
+    from pangu.models.sources import without_bars
+    from pangu.storage import Home
+
+    if kind not in get_args(Quantised):
+        raise UserError(f"--kind must be one of {', '.join(get_args(Quantised))}, not '{kind}'.")
+    without_bars()
+    halves = [role_of(each) for each in half or []]
+    finish(quantise_pair(source, name, Home.from_environment(), kind, halves), result, as_json)  # type: ignore[arg-type]
 
 
 def export(

@@ -1,5 +1,6 @@
-"""A command that shows nothing for five seconds says what it does, to a person on a terminal."""
+"""A command that shows nothing for five seconds says what it does, to a person on a terminal; and what it need not say."""
 
+import logging
 import sys
 import threading
 import time
@@ -10,9 +11,20 @@ FIRST_S, LONGEST_S = 5.0, 60.0
 """Silence after which it speaks; each further one is twice as long, up to the longest."""
 COMMANDS = (
     "ingest", "prepare", "encode", "train", "evaluate", "pair-matrix", "boundary", "gate", "release", "deploy", "rollback",
-    "assemble", "import", "export", "push", "backup", "restore", "calibrate",
+    "assemble", "import", "quantise", "export", "push", "backup", "restore", "calibrate",
 )  # fmt: skip
 """Those that work and end by themselves. `up`, `retrain` and `demo` tell what they wait for."""
+
+
+IMPORTED = ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao.torchao_quantizer")
+"""Who warns while torchao is imported, which diffusers does wherever it is installed: of libraries for devices that are not
+here, and of names that nobody here uses."""
+
+
+def hush_imports() -> None:
+    """Let every command begin without those warnings; errors are still said."""
+    for name in IMPORTED:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Silence:

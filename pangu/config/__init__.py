@@ -13,6 +13,7 @@ from pangu.config.recipe import Recipe
 from pangu.config.rehearsal import REHEARSAL, Rehearsal
 from pangu.config.release_rules import Gate, GateRule
 from pangu.config.role_training import Optimization, RoleTraining
+from pangu.config.step_reuse import Reuse
 from pangu.config.tree import MIDDLE_ROLES, ROLES, STRATEGY_ROLES, Frozen, Resolution, Role, Strategy
 from pangu.config.watching import Sampling, Watching
 from pangu.config.weight_sources import AbsentText, AutoencoderSource, InitialWeights, TextEncoderSource, TextJoin
@@ -41,6 +42,7 @@ __all__ = [
     "Recipe",
     "Rehearsal",
     "Resolution",
+    "Reuse",
     "Role",
     "RoleTraining",
     "Sampling",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pangu.errors import UserError
+from pangu.models.inner_tensors import inner_tensors
 
 Run = Callable[..., Tensor]
 """Tensors on one device -> a tensor on the same device; computes the same whenever they hold the same, and waits for nothing."""
@@ -131,7 +132,7 @@ def _state(network: nn.Module) -> tuple[Hashable, Hashable, bool]:
             return (), (), True
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
-                weights.append((tensor.data_ptr(), tensor.shape, tensor.dtype))
+                weights += [(part.data_ptr(), part.shape, part.dtype) for _, part in inner_tensors(tensor)]
         switches += [(place, name, _told(own[name])) for name in SWITCHES.intersection(own)]
     return tuple(weights), (network.training, *sorted(switches)), False
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pangu.config import DenoiserShape, LoraConfig, Role
 from pangu.config.denoiser_shapes import GROUP, brought_family
+from pangu.contract import Quantised
 from pangu.errors import UserError
 from pangu.models.families.family import DenoiserFamily, DenoiserInput, config_of
 from pangu.models.families.flux import FluxFamily
@@ -25,6 +26,7 @@ from pangu.models.families.sd3 import SD3Family
 from pangu.models.families.unet import UNetFamily, condition_of
 from pangu.models.families.wan import WanFamily
 from pangu.models.families.z_image import ZImageFamily
+from pangu.models.quantised import kind_of, loading
 from pangu.models.sources import read_config
 
 __all__ = [
@@ -92,20 +94,23 @@ def build_denoiser(config: DenoiserShape, latent_channels: int, context: int, po
     return family_named(config.family).build(config, latent_channels, context, pooled, lower)
 
 
-def load_denoiser(place: str | Path, subfolder: str | None = None) -> Any:
-    """A network of any family from a folder or hub id of diffusers, in float32.
+def load_denoiser(place: str | Path, subfolder: str | None = None, quantise: Quantised | None = None) -> Any:
+    """A network of any family from a folder or hub id of diffusers, in float32; quantised where it is, or by `quantise`.
 
     Raises:
-        UserError: there is none, of no known family, or its file lacks weights, which diffusers would draw at random.
+        UserError: there is none, of no known family, or its file lacks weights, which diffusers would draw at random; or it is
+            quantised in a way that this device or installation lacks, or already.
     """
     name = f"{place}/{subfolder}" if subfolder else str(place)
     folder = {"subfolder": subfolder} if subfolder else {}
     said = read_config(str(place), f"{subfolder}/config.json" if subfolder else "config.json") or {}
-    family = family_of_class(str(said.get("_class_name"))) or FAMILIES["unet"]
+    family, kind = family_of_class(str(said.get("_class_name"))) or FAMILIES["unet"], kind_of(said, name)
+    if kind and quantise:
+        raise UserError(f"{name} is quantised ({kind}) already; name what it was made of.")
+    options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True, **folder}
     try:
-        network, info = family.network_type.from_pretrained(
-            place, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True, **folder
-        )
+        with loading(kind or quantise, anew=quantise is not None) as how:
+            network, info = family.network_type.from_pretrained(place, **options, **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name} can not be loaded: {str(error).splitlines()[0]}") from error
     if info["missing_keys"]:

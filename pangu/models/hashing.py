@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from pangu.models.inner_tensors import inner_tensors
+
 
 def weights_hash(module: nn.Module, config: dict[str, Any]) -> str:
     """First 16 hex digits of the SHA-256 over the architecture and every weight (name, dtype, shape, bytes)."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(module.state_dict().items()):
+    stored = (part for name, whole in module.state_dict().items() for part in inner_tensors(whole, name))
+    for name, tensor in sorted(stored, key=lambda part: part[0]):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -20,5 +23,5 @@ def weights_hash(module: nn.Module, config: dict[str, Any]) -> str:
 def architecture(config: Any) -> dict[str, Any]:
     """The part of a diffusers or transformers configuration that shapes the numbers: no paths, versions or dtypes."""
     values = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    unrelated = {"dtype", "torch_dtype", "transformers_version", "architectures"}
+    unrelated = {"dtype", "torch_dtype", "transformers_version", "architectures", "quantization_config"}
     return {key: value for key, value in values.items() if not key.startswith("_") and key not in unrelated}

@@ -19,6 +19,7 @@ from pangu.models.denoisers import build_denoiser, family_named, load_denoiser, 
 from pangu.models.families.family import DenoiserFamily
 from pangu.models.lora import ADAPTER, check_contract, fitted, forget_fused, fuse_lora, put_adapter
 from pangu.models.lora_files import find_weights as find_adapter
+from pangu.models.quantised import check_plain
 from pangu.models.single_files import network_from_file
 from pangu.models.sources import locate, read_config
 
@@ -109,6 +110,7 @@ def pretrained_denoiser(
     if not start.new_latents:
         family.check_latents(config, latent_channels, sees_lower(role), found.name)
     family.check_text(config, context, pooled, found.name)
+    check_plain(config, f"init_from: {found.name}", "trained")
     if start.weights:
         single = Path(start.weights).expanduser()
         network = network_from_file(found.root, found.subfolder, single, torch.float32)

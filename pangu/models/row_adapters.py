@@ -53,7 +53,8 @@ class RowAdapters:
         own = {}
         for name, low in layers.items():
             weight: Any = self._layers[name].weight
-            own[name] = LowRank(low.down.to(weight), low.up.to(weight), low.alpha)
+            like = weight.device, weight.dtype  # a quantised weight says what it is computed in
+            own[name] = LowRank(low.down.to(*like), low.up.to(*like), low.alpha)
         adapter = Adapter(own)
         self._known[adapter.number] = adapter
         return adapter

@@ -15,6 +15,7 @@ from torch import Tensor
 from pangu.errors import UserError
 from pangu.models.denoisers import FAMILIES, family_of, family_of_class
 from pangu.models.original_transformers import from_original
+from pangu.models.quantised import check_plain
 from pangu.models.sources import read_config
 
 
@@ -32,6 +33,7 @@ def network_shape(place: str | Path, subfolder: str | None = None) -> Any:
     if family is None:
         known = ", ".join(each.network_class for each in FAMILIES.values())
         raise UserError(f"{folder} is a {config.get('_class_name')}, but the networks that are known are {known}.")
+    check_plain(config, folder, "imported or exported")
     with torch.device("meta"):
         return family.network_type.from_config(config)
 

@@ -189,7 +189,8 @@ class AdaptedPipeline(TextToImagePipeline):
             raise UserError(
                 f"The {role} generator has an adapter; call fuse_lora or unload_lora before saving the pair."
             )
-        super().save_pretrained(*args, **kwargs)
+        with self._without_offloading():
+            super().save_pretrained(*args, **kwargs)
 
     def _held(self) -> dict[Role, Any]:
         networks = {role: self.generator(role) for role in self._contracts}
@@ -262,9 +263,13 @@ class AdaptedPipeline(TextToImagePipeline):
         from diffusers.loaders.lora_base import _func_optionally_disable_offloading
 
         whole, parts, groups = _func_optionally_disable_offloading(self)
+        place = self.residence
+        self.keep_all()
         try:
             yield
         finally:
+            if place is not None:
+                self.offload_idle(place)
             if whole:
                 self.enable_model_cpu_offload(device=self._offload_device)
             elif parts:

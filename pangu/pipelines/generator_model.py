@@ -1,12 +1,13 @@
 """A generator of a pipeline as the sampling engine asks it: the one that owns the timestep."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
 from torch import Tensor
 
 from pangu.config import Role
+from pangu.pipelines.reused_steps import ReusedSteps, Way
 from pangu.sampling.condition import Condition, Tensors
 from pangu.sampling.question import Network, Question
 
@@ -17,12 +18,14 @@ class GeneratorModel:
 
     pipe: whose contracts say who owns a timestep. role: whose turn it is, whatever the timestep; None leaves it to the contracts.
     lower_bchw: what the generators are conditioned on beside the text. attention: diffusers' `cross_attention_kwargs`.
+    kept: of the one request that it draws, where halves of the pipeline may reuse steps; None: every step is computed.
     """
 
     pipe: Any
     role: Role | None = None
     lower_bchw: Tensor | None = None
     attention: Mapping[str, Any] | None = None
+    kept: ReusedSteps | None = field(default=None, compare=False)
 
     def expert(self, timestep: float) -> Role:
         """The generator that owns the CURRENT timestep (PanGu-Draw, Section 3.2); choosing by the next one instead would let one
@@ -38,10 +41,18 @@ class GeneratorModel:
         """
         role = self.expert(float(timestep_b[0]))
         preset, scale = condition.facts["presets"][role], condition.facts.get("lora_scales", {}).get(role, 1.0)
-        network = Network(
-            (id(self.pipe), role),
-            scale,
-            (preset, id(self.lower_bchw), id(self.attention)),
-            lambda: self.pipe.denoiser(role, preset, scale, self.lower_bchw, self.attention),
-        )
-        return Question(network, (noisy_bchw, timestep_b, tensors["tokens"], tensors["pooled"]))
+
+        def asked(way: Way | None = None) -> Network:
+            return Network(
+                (id(self.pipe), role),
+                scale,
+                (preset, id(self.lower_bchw), id(self.attention), way),
+                lambda: self.pipe.denoiser(role, preset, scale, self.lower_bchw, self.attention, way),
+            )
+
+        plain = Question(asked(), (noisy_bchw, timestep_b, tensors["tokens"], tensors["pooled"]))
+        reuse = self.pipe.reuse.get(role)
+        if self.kept is None or reuse is None or self.lower_bchw is not None or self.attention:
+            return plain
+        ways: dict[Way, Network] = {way: asked(way) for way in get_args(Way)}
+        return self.kept.question(reuse, role, self.pipe.generator(role), condition, plain, ways)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Self, TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ from diffusers import (
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor
 
-from pangu.config import Role
+from pangu.config import Reuse, Role
 from pangu.contract import GeneratorContract, owned
 from pangu.diffusion.interval import TimeInterval
 from pangu.diffusion.presets import Size
@@ -30,14 +31,18 @@ from pangu.diffusion.translation import Translation, translation
 from pangu.errors import UserError
 from pangu.models.autoencoders import spatial_factor
 from pangu.models.captured import Graphs, Record
+from pangu.models.deep_features import feature_channels
 from pangu.models.denoisers import FAMILIES
 from pangu.models.lora import has_lora, set_lora_scale
+from pangu.models.residence import Residence
 from pangu.models.schedulers import check_schedule, copied, noise_scale
+from pangu.models.step_caches import StepCache
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
 from pangu.pipelines.call_state import CallState
 from pangu.pipelines.denoiser import checked_denoiser
 from pangu.pipelines.distilled import built_in, set_own_timesteps
 from pangu.pipelines.generator_model import GeneratorModel
+from pangu.pipelines.reused_steps import ReusedSteps, Way
 from pangu.pipelines.schedules import check_own_schedule, set_timesteps
 from pangu.pipelines.switches import Switches
 from pangu.sampling.condition import Condition
@@ -63,6 +68,76 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     _translations: dict[Role, Translation | None]
     graphs: Graphs | None = None
     """Recordings that the generators are replayed from; None asks the networks themselves."""
+
+    reuse: Mapping[Role, Reuse] = MappingProxyType({})
+    """Generators that draw some steps from what they computed before; see `set_reuse`."""
+
+    def set_reuse(self, halves: Mapping[Role, Reuse]) -> None:
+        """Let these generators reuse steps from now on, and all others compute each. Cooperations always compute each.
+
+        Raises:
+            UserError: a generator is not there, or not of a class that can.
+        """
+        networks: dict[Role, Any] = {role: self.generator(role) if role in self._contracts else None for role in halves}
+        if lacking := [role for role, network in networks.items() if network is None]:
+            raise UserError(f"This pipeline has no {lacking[0]} generator that could reuse steps.")
+        for role, reuse in halves.items():
+            if reuse.kind == "deep_features":
+                feature_channels(networks[role])
+        for network in self._denoisers:
+            if cache := StepCache.of(network):
+                cache.remove()
+        self.reuse = MappingProxyType({})
+        for role, reuse in halves.items():
+            if reuse.kind != "deep_features" and StepCache.of(networks[role]) is None:
+                StepCache(networks[role], reuse)
+        self.reuse = MappingProxyType(dict(halves))
+
+    residence: Residence | None = None
+    """The one place on a device that the generators share; see `offload_idle`."""
+
+    def offload_idle(self, device: torch.device | str | Residence | None = None) -> None:
+        """Let the weights of generators wait on the host while another one is asked, so that the device holds one at a time.
+
+        device: where they compute, which is where the pipeline is if nothing is said; or a place that is shared with others. All
+        other components stay where they are. `keep_all` ends it.
+
+        Raises:
+            UserError: hooks of diffusers move weights already, or recordings of CUDA graphs read them where they are.
+        """
+        if self.graphs is not None:
+            raise UserError(
+                "Captured generators stay where their graphs read them; leave capture() before offload_idle()."
+            )
+        self.keep_all()
+        place = device if isinstance(device, Residence) else Residence(self.device if device is None else device)
+        for network in self._denoisers:
+            place.add(network)
+        self.residence = place
+
+    def keep_all(self) -> None:
+        """Every generator on the device from now on."""
+        place, self.residence = self.residence, None
+        if place is None:
+            return
+        for network in self._denoisers:
+            place.give_back(network)
+            network.to(place.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.residence.device if self.residence is not None else super().device
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """As diffusers has it.
+
+        Raises:
+            UserError: idle generators wait on the host.
+        """
+        if self.residence is not None:
+            raise UserError("Idle generators of this pipeline wait on the host; call keep_all() before to().")
+        return super().to(*args, **kwargs)
 
     @contextmanager
     def capture(self, record: Record | None = None) -> Iterator[Self]:
@@ -231,7 +306,7 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
             UserError: this process holds no generator of that role.
         """
         mine = [self.interval(each) for each in (self._contracts if role is None else [role])]
-        state = SamplingState(GeneratorModel(self, role, lower_bchw, attention), trajectory)
+        state = SamplingState(GeneratorModel(self, role, lower_bchw, attention, ReusedSteps()), trajectory)
         walk(state, lambda state: any(state.trajectory.timestep in interval for interval in mine), on_step)
         return state.trajectory
 
@@ -258,10 +333,11 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         lora_scale: float = 1.0,
         lower_bchw: Tensor | None = None,
         attention: Mapping[str, Any] | None = None,
+        way: Way | None = None,
     ) -> Denoiser:
         """The network of `role` for pictures of one preset, refusing timesteps that are not its own.
 
-        attention: diffusers' `cross_attention_kwargs`.
+        attention: diffusers' `cross_attention_kwargs`. way: how it reuses steps.
 
         Raises:
             UserError: this process holds no generator of that role.
@@ -272,7 +348,8 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         if has_lora(unet):
             set_lora_scale(unet, lora_scale)
         contract, translated = self.contract(role), self._translations[role]
-        return checked_denoiser(unet, contract, role, preset, lower_bchw, attention, self.graphs, translated)
+        ask = checked_denoiser(unet, contract, role, preset, lower_bchw, attention, self.graphs, translated, way)
+        return ask if self.residence is None else self.residence.around(unet, ask)
 
     def _check_lora_scales(self, scales: Mapping[Role, float]) -> None:
         for role in scales:

@@ -27,6 +27,8 @@ from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.encode_prompts import Reader
 from pangu.pipelines.generator_model import GeneratorModel
 from pangu.pipelines.generators import Autoencoder, OnStep
+from pangu.pipelines.quantised_halves import quantised_halves
+from pangu.pipelines.reused_steps import ReusedSteps
 from pangu.sampling.condition import Condition
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
@@ -73,10 +75,12 @@ class PanGuDrawPipeline(AdaptedPipeline):
         """As diffusers has it; "embedded" is the pair of the package: OpenMoji's drawings at 96 px, by their names.
 
         Raises:
-            UserError: "embedded", and this installation carries no pair.
+            UserError: "embedded", and this installation carries no pair; or a half that is loaded is quantised in a way that this
+                device or installation lacks.
         """
         if pretrained_model_name_or_path != "embedded":
-            return super().from_pretrained(pretrained_model_name_or_path, **arguments)
+            with quantised_halves(pretrained_model_name_or_path, arguments) as how:
+                return super().from_pretrained(pretrained_model_name_or_path, **how)
         from pangu.models.embedded import embedded_pair
 
         folder, parts = embedded_pair()
@@ -258,7 +262,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
     ) -> Trajectory:
         """After texture's first step, on the timesteps of a whole of `later` steps."""
         below = self.interval("texture")
-        state = SamplingState(GeneratorModel(self, None, None, attention), trajectory)
+        state = SamplingState(GeneratorModel(self, None, None, attention, ReusedSteps()), trajectory)
         walk(state, lambda state: state.last is None or state.last.timestep not in below, on_step)
         if self.interrupt or state.last is None:
             return state.trajectory

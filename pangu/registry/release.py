@@ -164,6 +164,7 @@ def _generator_tags(contract: GeneratorContract) -> dict[str, str]:
         "pangu.dataset": contract.dataset,
         "pangu.dataset_version": str(contract.dataset_version),
         "pangu.trained_steps": str(contract.trained_steps),
+        **({"pangu.quantised": contract.quantised} if contract.quantised else {}),
     }
 
 

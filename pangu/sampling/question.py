@@ -36,10 +36,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Question:
-    """One call of a network. inputs: as `Denoiser` takes them; each has the same number of rows."""
+    """One call of a network.
+
+    inputs: as `Denoiser` takes them; each has the same number of rows. then: makes the answer of what the network says, once.
+    """
 
     network: Network
     inputs: tuple[Tensor, ...]
+    then: Callable[[Tensor], Tensor] | None = field(default=None, compare=False)
 
     @property
     def rows(self) -> int:
@@ -74,7 +78,8 @@ def ask(model: Any, noisy_bchw: Tensor, timestep: Tensor, condition: Condition) 
         noisy = torch.cat([noisy_bchw] * len(group)) if len(group) > 1 else noisy_bchw
         # Embeddings of timesteps are made of float32, whatever the weights' dtype.
         asked = model.question(noisy, timestep.float().expand(len(noisy)), joined(group), condition)
-        answers += (yield asked).chunk(len(group))
+        answer = yield asked
+        answers += (answer if asked.then is None else asked.then(answer)).chunk(len(group))
     return guided_prediction(answers, condition, noisy_bchw.shape[1])
 
 

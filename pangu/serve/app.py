@@ -6,6 +6,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 
+from pangu.errors import UserError
 from pangu.serve.gateway import Gateway
 from pangu.serve.replicas import REPLICAS
 from pangu.serve.settings import CHOSEN_LAYOUT, PoolSettings, ServeSettings
@@ -26,6 +27,8 @@ def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Appl
     """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`."""
     chosen = ServeSettings.model_validate(settings)
     layout = chosen.layout_of()
+    if chosen.offload_idle and layout != "one_process":
+        raise UserError('offload_idle shares a device between halves of one process; set "layout": "one_process", too.')
     pools = {name: _pool(name, chosen, routing) for name in chosen.parts(layout)}
     gateway = _deployment(
         serve.ingress()(Gateway),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from pangu.config import Frozen
+from pangu.config import Frozen, Reuse
 from pangu.errors import UserError
 
 APPLICATION = "pangu"
@@ -73,6 +73,10 @@ class PoolSettings(Frozen):
         "auto",
         description="Of the generators. captured: each shape is recorded as a CUDA graph and replayed; compiled: torch.compile "
         "block by block; eager: as they are. auto: captured on a GPU, eager elsewhere",
+    )
+    reuse: Reuse | None = Field(
+        None,
+        description="Of the structure and the texture pool: draw some steps from what was computed before; None: none",
     )
     pad_batches: bool | None = Field(
         None,
@@ -185,6 +189,11 @@ class ServeSettings(Frozen):
         "too, for a single small device. 'auto': 'pair' for a small pair on a CPU whose pools have one replica each, else "
         "'pools'",
     )
+    offload_idle: bool = Field(
+        False,
+        description="In one process: one half on the device at a time, the other's weights wait on the host; for cards that "
+        "do not hold both",
+    )
     structure: PoolSettings = PoolSettings()
     texture: PoolSettings = PoolSettings()
     decoder: PoolSettings = PoolSettings()
@@ -265,6 +274,27 @@ class ServeSettings(Frozen):
         if self.loras and "compiled" in (self.structure.execution, self.texture.execution):
             raise ValueError(
                 "adapters of single requests act on no compiled generator; set execution to eager or captured"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _steps_can_be_reused(self) -> Self:
+        if self.decoder.reuse or self.coop.pool.reuse:
+            raise ValueError("only the structure and the texture pool reuse steps; leave reuse out of decoder and coop")
+        kinds = {pool.reuse.kind for pool in (self.structure, self.texture) if pool.reuse is not None}
+        if self.loras and kinds - {"deep_features"}:
+            raise ValueError(
+                "adapters of single requests act on no half with first_block or taylor, which ask row by row; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _halves_can_wait(self) -> Self:
+        ways = {self.structure.execution, self.texture.execution} - {"auto", "eager"}
+        if self.offload_idle and (ways or self.loras or self.coop.partners):
+            raise ValueError(
+                "with offload_idle the weights of a half come and go; no captured or compiled generator, no adapters of single "
+                "requests and no cooperation goes with that"
             )
         return self
 

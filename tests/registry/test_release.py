@@ -8,16 +8,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from pangu.contract import GeneratorContract
 from pangu.data.trained_on import TrainedOn
 from pangu.errors import UserError
+from pangu.exchange.quantise_pair import quantise_pair
+from pangu.pipelines.experts_pipeline import load_pair
 from pangu.registry import fetch_pair, release, resolve
 from pangu.registry.fetch import fetch_halves, pair_contracts, unlike
 from pangu.registry.manifest import Manifest
-from pangu.storage import read_json, sha256_of, write_json
+from pangu.storage import Home, read_json, sha256_of, write_json
 from tests.registry.pairs import evaluation, write_generator, write_pair
 
 pytestmark = pytest.mark.slow
@@ -81,6 +84,18 @@ def test_the_halves_of_a_release_come_with_their_contracts_and_are_told_from_oth
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="differs from what was released"):
         fetch_halves("champion", tmp_path / "cache")
+
+
+@pytest.mark.long
+def test_a_quantised_pair_is_released_and_fetched_like_any(registry: str, tmp_path: Path) -> None:
+    quantise_pair("embedded", "small", Home(tmp_path))
+    pair = Home(tmp_path).pair("small")
+    outcome = released({"pair": pair, "structure": pair / "structure", "texture": pair / "texture"}, alias="small")
+    folder = fetch_pair("small", tmp_path / "cache")
+    assert {each.quantised for each in pair_contracts(folder).values()} == {"int8"}
+    half = MlflowClient(registry).get_model_version("pangu-texture", str(outcome.texture_version))
+    assert half.tags["pangu.quantised"] == "int8"
+    assert load_pair(folder).texture.time_embedding.linear_1.weight.qdata.dtype == torch.int8
 
 
 def test_experts_between_the_two_are_versions_of_their_own(registry: str, tmp_path: Path) -> None:

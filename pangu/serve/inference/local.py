@@ -3,6 +3,7 @@
 import time
 from typing import TYPE_CHECKING, Any
 
+from pangu.models.devices import best_device
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.cooperation_pool import CoopPool
 from pangu.serve.inference.decoder import DecoderPool
@@ -13,6 +14,7 @@ from pangu.serve.inference.pool import Loader
 from pangu.serve.inference.pool_handles import LocalLink
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
+from pangu.serve.inference.turns import Turns
 from pangu.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -24,9 +26,10 @@ def pools_of_pair(settings: ServeSettings, worker: Worker, **way: Any) -> dict[s
     """The pools that share a pair in one process. way: what else a `Pool` takes."""
     loras: dict[str, Any] = {"loras": settings.loras, "loras_held": settings.loras_held}
     moderator = Moderator(settings.moderation)
+    halves = way | loras | {"turns": _turns() if settings.offload_idle else None}
     return {
-        "structure": StructurePool(worker, settings.structure, cache_bytes=settings.cache_bytes, **loras, **way),
-        "texture": TexturePool(worker, settings.texture, **loras, **way),
+        "structure": StructurePool(worker, settings.structure, cache_bytes=settings.cache_bytes, **halves),
+        "texture": TexturePool(worker, settings.texture, **halves),
         "decoder": DecoderPool(worker, settings.decoder, moderator, decoded_pixels=settings.decoded_pixels, **way),
     }
 
@@ -62,3 +65,9 @@ class LocalEngine(RequestEngine):
     def close(self) -> None:
         """End the drawing thread."""
         self.worker.close()
+
+
+def _turns() -> Turns:
+    from pangu.models.residence import Residence
+
+    return Turns(Residence(best_device()))

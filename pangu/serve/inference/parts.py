@@ -19,6 +19,7 @@ from pangu.serve.settings import Precision
 from pangu.storage import read_json
 
 if TYPE_CHECKING:
+    from pangu.models.residence import Residence
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 TEXT_FOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
@@ -176,8 +177,10 @@ def load_unchecked(release: Release, part: str) -> "PanGuDrawPipeline":
     return pipeline
 
 
-def placed(pipeline: Any, precision: Precision) -> Any:
+def placed(pipeline: Any, precision: Precision, place: "Residence | None" = None) -> Any:
     """The pipeline on the device of this process, its networks in the precision that is asked for.
+
+    place: where its generators take turns; they wait on the host until they are asked.
 
     Raises:
         UserError: the device does not compute in it.
@@ -185,7 +188,17 @@ def placed(pipeline: Any, precision: Precision) -> Any:
     import torch
 
     device, dtype = best_device(), dtype_of(precision)
-    return pipeline.to(device, dtype) if (device, dtype) != (torch.device("cpu"), torch.float32) else pipeline
+    if (device, dtype) != (torch.device("cpu"), torch.float32):
+        waiting = [] if place is None else [pipeline.generator(role) for role in pipeline.roles]
+        for part in pipeline.components.values():
+            where = torch.device("cpu") if any(part is one for one in waiting) else device
+            if getattr(part, "is_quantized", False):
+                torch.nn.Module.to(part, where, dtype)  # diffusers moves no quantised network to another precision
+            elif isinstance(part, torch.nn.Module):
+                part.to(where, dtype)
+    if place is not None:
+        pipeline.offload_idle(place)
+    return pipeline
 
 
 def dtype_of(precision: Precision) -> Any:

@@ -16,6 +16,7 @@ from pangu.serve.inference.parts import load_part, placed
 from pangu.serve.inference.readiness import first_calls, made_fast, sizes_of
 from pangu.serve.inference.request_loras import Acting
 from pangu.serve.inference.steps import StepBatcher, Watcher
+from pangu.serve.inference.turns import Turns
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Pool:
     """One part of the pair in one process.
 
     worker: shared by pools of one process. crosses: messages leave this process, so they go over the CPU.
-    load: makes the pipeline of one part of a release. record: the way to capture, where it is not that of CUDA.
+    load: makes the pipeline of one part of a release. record: the way to capture, where it is not that of CUDA. turns: of pools
+    whose generators share one place on a device, who draws there.
     """
 
     part: str
@@ -46,11 +48,12 @@ class Pool:
         crosses: bool = False,
         load: "Loader | None" = None,
         record: "Record | None" = None,
+        turns: "Turns | None" = None,
     ) -> None:
-        self._settings = settings or PoolSettings()
+        self._settings, self._turns = settings or PoolSettings(), turns
         self._worker, self._crosses, self._load, self._record = worker, crosses, load or load_part, record
         self._sizes = sizes_of(self._settings)
-        self._batcher = StepBatcher(worker, self._settings.most_rows, self._sizes)
+        self._batcher = StepBatcher(worker, self._settings.most_rows, self._sizes, turns)
         self._models: ModelCache[Release, PanGuDrawPipeline] = ModelCache(
             self._loaded, lambda release: release.key(self.part)
         )
@@ -58,9 +61,12 @@ class Pool:
         self._ready: set[str] = set()
 
     def _loaded(self, release: Release) -> "PanGuDrawPipeline":
-        pipeline: PanGuDrawPipeline = placed(self._load(release, self.part), self._settings.precision)
-        if self.part != "decoder":
+        place = None if self._turns is None else self._turns.place
+        pipeline: PanGuDrawPipeline = placed(self._load(release, self.part), self._settings.precision, place)
+        if self.part != "decoder" and place is None:
             made_fast(pipeline, self._settings.execution, self._record)
+        if self._settings.reuse is not None:
+            pipeline.set_reuse(dict.fromkeys(experts_of(pipeline, self.part), self._settings.reuse))
         return pipeline
 
     async def take(self, routing: ReleaseRouting) -> None:
@@ -126,10 +132,11 @@ def half(
 ) -> "SamplingState":
     """What the pool of a part draws of a trajectory, with the adapters of its request."""
     from pangu.pipelines.generator_model import GeneratorModel
+    from pangu.pipelines.reused_steps import ReusedSteps
     from pangu.sampling.sampling_state import SamplingState
 
     experts = experts_of(pipeline, part)
-    model = GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None)
+    model = GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None, kept=ReusedSteps())
     return SamplingState(model if acting is None else acting.on(model), trajectory)
 
 

@@ -57,7 +57,6 @@ class AdaptedModel:
         self, noisy_bchw: "Tensor", timestep_b: "Tensor", tensors: "Tensors", condition: "Condition"
     ) -> "Question":
         from pangu.models.row_adapters import named
-        from pangu.sampling.question import Question
 
         asked = self.model.question(noisy_bchw, timestep_b, tensors, condition)
         beside, pipe, network = self.beside, self.model.pipe, asked.network
@@ -66,7 +65,8 @@ class AdaptedModel:
             key=(network.key, "adapters"),
             set_up=lambda: beside.around(_eager(pipe, network), network.set_up()),
         )
-        return Question(both, (*asked.inputs, named(self.adapters, MAX_LORAS).expand(asked.rows, -1)))
+        named_bn = named(self.adapters, MAX_LORAS).expand(asked.rows, -1)
+        return replace(asked, network=both, inputs=(*asked.inputs, named_bn))
 
 
 def _eager(pipe: Any, network: "Network") -> "Denoiser":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.padding import padded
+from pangu.serve.inference.turns import Turns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -103,12 +104,15 @@ class StepBatcher:
     most_rows: of one call; a single run that is larger goes alone, in several calls where it is larger than `LARGEST_CALL` too.
     1 gives every run calls of its own, and so the same bits whatever else is drawn.
     sizes: rows that a call may have, rising, of which it takes the least that is enough; None takes just what it needs.
+    turns: of pools whose generators share one place on a device; None: they are all there.
     """
 
-    def __init__(self, worker: Worker, most_rows: int = 16, sizes: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, worker: Worker, most_rows: int = 16, sizes: Sequence[int] | None = None, turns: Turns | None = None
+    ) -> None:
         from pangu.sampling.question import Networks
 
-        self._worker, self._most_rows, self._sizes = worker, most_rows, sizes
+        self._worker, self._most_rows, self._sizes, self._turns = worker, most_rows, sizes, turns
         self._runs: list[SamplingRun] = []
         self._runner: asyncio.Task[None] | None = None
         self._networks = Networks(self._bounded)
@@ -148,17 +152,28 @@ class StepBatcher:
 
     async def _run(self) -> None:
         while self._runs:
-            runs, self._changed = list(self._runs), False
-            try:
-                batch, error = await self._worker.run(lambda runs=runs: self._take_steps(runs))  # type: ignore[misc]
-            except Exception as stopped:
-                batch, error = runs[:1], stopped
-            if error is not None:
-                self._failed(batch, error)
-            for run in runs:
-                self._show(run, run in batch and error is None)
+            if self._turns is None:
+                await self._round(list(self._runs))
+                continue
+            async with self._turns:
+                mine = list(self._runs)
+                while runs := [run for run in self._runs if run in mine or not self._turns.is_awaited]:
+                    mine = runs
+                    await self._round(runs)
         # An idle pool keeps no network alive that its cache lets go of.
         self._networks.clear()
+
+    async def _round(self, runs: list[SamplingRun]) -> None:
+        """Steps of these runs, until the event loop has something to decide."""
+        self._changed = False
+        try:
+            batch, error = await self._worker.run(lambda: self._take_steps(runs))
+        except Exception as stopped:
+            batch, error = runs[:1], stopped
+        if error is not None:
+            self._failed(batch, error)
+        for run in runs:
+            self._show(run, run in batch and error is None)
 
     def _take_steps(self, runs: list[SamplingRun]) -> tuple[list[SamplingRun], Exception | None]:
         """Calls of one network for all that can share them, until the event loop has something to decide.

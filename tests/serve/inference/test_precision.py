@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 
 from pangu.errors import UserError
+from pangu.exchange.quantise_pair import quantise_pair
+from pangu.models.lora_formats import LowRank
+from pangu.models.row_adapters import RowAdapters
 from pangu.pipelines.assemble import save_pair, untrained_pair
 from pangu.recipes import tiny
 from pangu.serve.inference.local import LocalEngine
@@ -17,6 +20,7 @@ from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.inference.parts import dtype_of, load_unchecked, release_of
 from pangu.serve.prometheus import Metrics
 from pangu.serve.settings import PoolSettings, Precision, ServeSettings
+from pangu.storage import Home
 from tests.serve.inference.test_finite import asked
 
 
@@ -62,3 +66,17 @@ def test_a_gpu_without_bf16_takes_fp32_and_refuses_what_it_can_not(monkeypatch: 
     assert dtype_of("auto") == dtype_of("fp32") == torch.float32
     with pytest.raises(UserError, match=r"GTX 1080 does not compute in bf16; set precision to fp32 or auto\."):
         dtype_of("bf16")
+
+
+def test_a_quantised_pair_is_served_in_either_precision_with_adapters_beside_it(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    quantise_pair("embedded", "small", home)
+    release = home.pair("small")
+    single, double = drawn(release, "fp32"), drawn(release, "bf16")
+    assert not np.array_equal(single, double)
+    assert 10 * np.log10(255**2 / np.square(single - double).mean()) > 25
+    half = load_unchecked(release_of(release), "texture").generator("texture")
+    name, layer = next((n, m) for n, m in half.named_modules() if n.endswith("attn1.to_q"))
+    low = LowRank(torch.ones(2, layer.in_features), torch.ones(layer.out_features, 2), 2.0)
+    added = RowAdapters.of(half).add({name: low}).layers[name]
+    assert added.down.dtype == torch.float32 and type(added.down) is torch.Tensor
