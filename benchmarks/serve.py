@@ -3,7 +3,7 @@
 Everything runs on this machine in one run: `pangu serve` as a process of its own with one thread, and the diffusers pipeline in
 this process with one thread, in alternating rounds; same pair, steps and scheduler. On a CPU, processor time of the two processes
 is compared, so that other work on the machine does not count. The last claims, of releases that change under load, are those of
-`serve_releases.py`, on a stack that it starts.
+`serve_releases.py`, on a stack that it starts. Memory is `stack_memory.py`'s.
 
     python benchmarks/serve.py [--pair FOLDER] [--steps 20] [--rounds 5]
     python benchmarks/serve.py --device cuda        what `serve_pools.py` claims of a GPU, without HTTP

@@ -36,7 +36,7 @@ from pangu.stack import Stack, down, up
 from pangu.storage import Home, write_json
 
 PAIR_OF_REPLICAS = {"threads": 1, "replicas": 2}
-SETTINGS = {"max_in_flight": 16, "structure": {"threads": 1}, "texture": {"threads": 1}}
+SETTINGS = {"layout": "pools", "max_in_flight": 16, "structure": {"threads": 1}, "texture": {"threads": 1}}
 # For replicas that die: another one beside each, and no cache, so that every request has something to lose in both pools.
 TWO_EACH = {"max_in_flight": 16, "cache_bytes": 0, "structure": PAIR_OF_REPLICAS, "texture": PAIR_OF_REPLICAS}
 CHANGES = ((2, "structure alone"), (3, "texture alone"), (1, "both halves"))

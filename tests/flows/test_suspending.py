@@ -1,5 +1,12 @@
-"""*Suspend*, *Resume* and *Cancel* in every stage of a retraining: nothing of it computes afterwards, and it goes on there."""
+"""*Suspend*, *Resume* and *Cancel* in every stage of a retraining: nothing of it computes afterwards, and it goes on there.
 
+And Ctrl-C in a terminal that shows one: it goes on.
+"""
+
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,6 +18,8 @@ import pytest
 
 from pangu import jobs
 from pangu.data.example.openmoji import render_png, selection
+from pangu.retrain.button import Button
+from pangu.retrain.press import DEPLOYMENT
 from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
@@ -112,3 +121,36 @@ def test_a_retraining_that_is_cancelled_in_any_stage_leaves_nothing_running_and_
         wait_for(lambda run=run: not living_jobs(stack, run))  # type: ignore[misc]
     last = press(api, "retrain-pair", settings).raise_for_status().json()["id"]
     assert finish(api, last, timeout_s=PATIENCE_S)["type"] == "COMPLETED"
+
+
+def test_ctrl_c_in_any_stage_leaves_the_retraining_running_and_the_next_terminal_shows_its_end(
+    stack: Stack, card: Path, tmp_path: Path
+) -> None:
+    """A terminal for each stage, all of which show one run; ingest's is `test_pressing`'s. What is left ends by itself."""
+    command = [sys.executable, "-m", "pangu", "retrain", str(card), "--recipe", "tiny"]
+    environment, stages = os.environ | stack.environment(), (*STAGES[1:], "deploy")
+    terminals: dict[str, tuple[subprocess.Popen[str], Path]] = {}
+    try:
+        for stage in stages:
+            said = tmp_path / f"{stage}.txt"
+            with said.open("w") as file:
+                terminals[stage] = subprocess.Popen(command, env=environment, stdout=file, stderr=file, text=True), said
+        for _, said in terminals.values():
+            wait_for(lambda said=said: "Ctrl-C leaves it running" in said.read_text())  # type: ignore[misc]
+        (run,) = [each for each in Button(stack, DEPLOYMENT).runs() if each.settings.get("card") == str(card)]
+        api, caught = prefect_api(stack), []
+        for stage, (terminal, said) in terminals.items():
+            wait_for(lambda stage=stage: {"RUNNING", "COMPLETED"} & {*states_of(api, run.run_id, stage)})  # type: ignore
+            caught += [stage] if "RUNNING" in states_of(api, run.run_id, stage) else []
+            terminal.send_signal(signal.SIGINT)
+            assert terminal.wait(60) == 130, (stage, said.read_text())
+            left = f"the retraining goes on; watch it with `pangu retrain {card} --watch`"
+            assert left in " ".join(said.read_text().split()), (stage, said.read_text())
+        last = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    finally:
+        for terminal, _ in terminals.values():
+            terminal.kill()
+    assert len(caught) >= len(stages) - 1, caught
+    assert last.returncode == 0, last.stderr
+    assert "is under way already" in last.stderr and run.run_id in last.stderr
+    assert finish(api, run.run_id, timeout_s=PATIENCE_S)["type"] == "COMPLETED"
