@@ -1,4 +1,4 @@
-"""`subtests.parametrize`: cases of one test, which pytest runs and reports one by one and counts as one test."""
+"""`subtests.parametrize` and `Checks`: cases of one test, which pytest runs and reports one by one and counts as one test."""
 
 import functools
 import inspect
@@ -46,6 +46,36 @@ def parametrize(
         return run
 
     return decorate
+
+
+class Checks:
+    """Small functions of a file that count as one test: the object is their decorator, and `test()`, below the last, is the test.
+
+    Each is a subtest under its own name, with fixtures as `parametrize` gives them to a case.
+    """
+
+    def __init__(self) -> None:
+        self._checks: list[_Test] = []
+
+    def __call__(self, check: _Test) -> _Test:
+        self._checks.append(check)
+        return check
+
+    def test(self) -> _Test:
+        """What pytest finds under the name that this is given."""
+        checks = [(check, [*inspect.signature(check).parameters]) for check in self._checks]
+        assert checks, "no checks"
+
+        def run(subtests: "pytest.Subtests", **found: Any) -> None:
+            for number, (check, names) in enumerate(checks):
+                given = {name: found[name] for name in names}
+                with subtests.test(msg=check.__name__), _fresh(given, number) as own_fixtures:
+                    check(**own_fixtures)
+
+        fixtures = dict.fromkeys(["subtests", *(name for _, names in checks for name in names)])
+        keywords = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in fixtures]
+        run.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+        return run
 
 
 def _case(

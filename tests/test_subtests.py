@@ -19,6 +19,21 @@ def test_case(tmp_path, monkeypatch, left, right, scale):
     with open(os.environ["RAN"], "a") as ran:
         print(left, right, scale, file=ran)
     assert left * scale == right * scale
+
+checks = subtests.Checks()
+
+@checks
+def fails(tmp_path):
+    (tmp_path / "file").touch()
+    assert False
+
+@checks
+def has_a_place_of_its_own(tmp_path):
+    assert not list(tmp_path.iterdir())
+    with open(os.environ["RAN"], "a") as ran:
+        print("last check", file=ran)
+
+test_checks = checks.test()
 """
 
 
@@ -29,8 +44,10 @@ def test_every_case_runs_and_those_that_fail_are_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "test_cases.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     cases = [(1, 1), (1, 2), (3, 3), (4, 5)]
-    assert sorted(ran.read_text().splitlines()) == sorted(f"{a} {b} {scale}" for a, b in cases for scale in (1, 10))
+    expected = [f"{a} {b} {scale}" for a, b in cases for scale in (1, 10)] + ["last check"]
+    assert sorted(ran.read_text().splitlines()) == sorted(expected)
     assert done.returncode == 1
     for name in ("[1-unequal]", "[10-unequal]", "[1-4-5]", "[10-4-5]"):
         assert name in done.stdout
+    assert "[fails]" in done.stdout and "[has_a_place_of_its_own]" not in done.stdout
     assert "contains 4 failed subtests" in done.stdout and "[1-1-1]" not in done.stdout

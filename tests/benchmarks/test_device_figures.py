@@ -16,6 +16,8 @@ import sampling  # isort: skip
 import throughput  # isort: skip
 from tests import subtests
 
+checks = subtests.Checks()
+
 CPU = torch.device("cpu")
 
 
@@ -47,24 +49,28 @@ def test_every_claim_is_named_in_its_script(script: str) -> None:
         assert f'"{name}"' in text or (name.startswith("train_share_") and 'f"train_share_{case.role}"' in text)
 
 
-def test_works_take_turns_and_warm_ones_do_not_count() -> None:
+@checks
+def works_take_turns_and_warm_ones_do_not_count() -> None:
     calls: list[str] = []
     took = device_time.in_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2, CPU, warm=1)
     assert calls == ["b", "a", "a", "b", "b", "a"]
     assert {name: len(all_s) for name, all_s in took.items()} == {"a": 2, "b": 2}
 
 
-def test_a_spent_budget_begins_nothing() -> None:
+@checks
+def a_spent_budget_begins_nothing() -> None:
     assert device_time.Budget(0).spent
     assert not device_time.Budget(60).spent
 
 
-def test_the_share_of_the_rate_counts_forward_and_twice_as_much_backward() -> None:
+@checks
+def the_share_of_the_rate_counts_forward_and_twice_as_much_backward() -> None:
     """4 images/s of 5 TFLOP forward are 60 TFLOP/s, whatever gradient checkpointing repeats."""
     assert throughput.share_of_rate(5e12, 4.0, 100e12) == pytest.approx(0.6)
 
 
-def test_the_recipe_is_the_fastest_only_beside_all_that_fit() -> None:
+@checks
+def the_recipe_is_the_fastest_only_beside_all_that_fit() -> None:
     assert throughput.fastest_of(10.0, {"compile": 8.0, "channels_last": None}) == pytest.approx(1.25)
     assert throughput.fastest_of(10.0, {"compile": 20.0, "channels_last": 5.0}) == pytest.approx(0.5)
     assert throughput.fastest_of(10.0, {"compile": None}) == 1.0
@@ -77,7 +83,8 @@ def test_a_switch_is_turned_round_by_itself(switch: str) -> None:
     assert {name for name in Execution.model_fields if getattr(other, name) != getattr(own, name)} == {switch}
 
 
-def test_a_worker_of_a_recipe_gets_its_share_and_no_checkpoint() -> None:
+@checks
+def a_worker_of_a_recipe_gets_its_share_and_no_checkpoint() -> None:
     recipe = loops.timed(sdxl_half(), "texture", Execution(), log_every=8)
     assert recipe.texture.batch_size == 2048 // 64
     assert recipe.workers == 1
@@ -85,7 +92,8 @@ def test_a_worker_of_a_recipe_gets_its_share_and_no_checkpoint() -> None:
     assert min(recipe.texture.steps, recipe.optimization.checkpoint_every) > 1000
 
 
-def test_the_loop_is_timed_between_log_lines_and_ends_there() -> None:
+@checks
+def the_loop_is_timed_between_log_lines_and_ends_there() -> None:
     """A run of a million steps is over after the second line, with the weights that it was given moved on."""
     recipe, shapes = loops.timed(tiny(), "structure", Execution(prefetch=0), log_every=1), loops.Shapes(tiny())
     rows = loops.random_rows(shapes, 8, 4)
@@ -97,5 +105,9 @@ def test_the_loop_is_timed_between_log_lines_and_ends_there() -> None:
         assert not torch.equal(network.conv_in.weight, before)
 
 
-def test_a_step_is_the_difference_of_two_requests() -> None:
+@checks
+def a_step_is_the_difference_of_two_requests() -> None:
     assert sampling.a_step(5.0, 2.0, 30) == pytest.approx(0.1)
+
+
+test_device_figures = checks.test()

@@ -13,6 +13,8 @@ import gpu  # isort: skip (found beside the scripts)
 from claims import CLAIMS, GOALS  # isort: skip
 from tests import subtests
 
+checks = subtests.Checks()
+
 NAMES = ("train_loop", "train_first_step_s")
 DOCUMENT = FOLDER.parent / "docs" / "performance.md"
 
@@ -25,7 +27,8 @@ def found(code: str, limit_s: float = 30, **named: tuple[str, ...]) -> dict[str,
     return {row.name: row for row in gpu.run(part(code, **named), limit_s)}
 
 
-def test_a_line_of_a_script_becomes_a_row_with_its_figure() -> None:
+@checks
+def a_line_of_a_script_becomes_a_row_with_its_figure() -> None:
     code = "from claims import *\nprint('{not json')\nclaim('train_loop', 0.9712)\nnot_run('train_first_step_s', 'no room')"
     assert found(code) == {
         "train_loop": gpu.Row("train_loop", "0.971", False),
@@ -49,7 +52,8 @@ def test_what_is_not_done_in_time_is_ended_with_all_that_it_started_and_was_not_
     assert not still.exists()
 
 
-def test_a_script_that_breaks_fails_the_claims_that_it_owes() -> None:
+@checks
+def a_script_that_breaks_fails_the_claims_that_it_owes() -> None:
     rows = found("from claims import *\nclaim('train_loop', 1.0)\nsys.exit(3)")
     assert rows["train_loop"].holds is True
     assert rows["train_first_step_s"] == gpu.Row("train_first_step_s", "exit status 3", False)
@@ -81,7 +85,8 @@ def test_without_a_card_every_row_says_not_run_and_so_does_the_exit_status(monke
     assert all(line.endswith("| no CUDA device | not run |") for line in lines)
 
 
-def test_a_module_that_is_missing_is_named_in_one_sentence() -> None:
+@checks
+def a_module_that_is_missing_is_named_in_one_sentence() -> None:
     bare = [sys.executable, "-S", str(FOLDER / "gpu.py")]  # without anything that was installed
     done = subprocess.run(bare, capture_output=True, text=True, cwd=FOLDER, env={}, check=False)
     assert done.returncode == 1
@@ -89,7 +94,8 @@ def test_a_module_that_is_missing_is_named_in_one_sentence() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_no_part_can_take_longer_than_all_may_and_every_claim_has_a_part() -> None:
+@checks
+def no_part_can_take_longer_than_all_may_and_every_claim_has_a_part() -> None:
     parts = gpu.parts()
     assert max(each.limit_s for each in parts.values()) < 480
     assert sorted(name for each in parts.values() for name in each.claims) == sorted([*GOALS, gpu.TESTS])
@@ -97,9 +103,13 @@ def test_no_part_can_take_longer_than_all_may_and_every_claim_has_a_part() -> No
     assert {f"{name}.py" for name in CLAIMS} <= {path.name for path in FOLDER.glob("*.py")}
 
 
-def test_the_document_has_the_table_as_the_driver_prints_it() -> None:
+@checks
+def the_document_has_the_table_as_the_driver_prints_it() -> None:
     """With the card's name once there was one; until then it says that nothing was run."""
     rows = [row for each in gpu.parts().values() for row in gpu.not_run(each, gpu.NO_CARD)]
     claims = [line.rsplit("|", 3)[0] for line in gpu.table(rows, "").splitlines()[4:]]
     written = DOCUMENT.read_text().splitlines()
     assert [line.rsplit("|", 3)[0] for line in written if any(line.startswith(each) for each in claims)] == claims
+
+
+test_device_suite = checks.test()

@@ -20,6 +20,8 @@ from pangu.diffusion.fusion import (
 from tests import subtests
 from tests.closed_forms import add_noise, clean_from_epsilon, clean_from_velocity, epsilon_from_clean, velocity
 
+checks = subtests.Checks()
+
 KINDS = ["epsilon", "v_prediction", "sample", "flow_prediction", "edm_epsilon", "edm_v_prediction"]
 
 
@@ -55,16 +57,18 @@ def test_noise_and_velocity_are_those_of_the_paper(alpha_bar) -> None:
     torch.testing.assert_close(ours, epsilon_from_clean(noisy, clean, each), rtol=1e-4, atol=1e-4)
 
 
+@checks
 @given(st.floats(0.01, 1))
-def test_flow_is_noise_minus_data_also_at_pure_noise(s) -> None:
+def flow_is_noise_minus_data_also_at_pure_noise(s) -> None:
     clean, noise = tensors(2)
     level = NoiseLevel(1 - s, s)
     predicted = prediction_from_clean(renoised(clean, noise, level), clean, level, Prediction("flow_prediction"))
     torch.testing.assert_close(predicted, noise - clean, rtol=1e-8, atol=1e-8)
 
 
+@checks
 @given(levels, st.floats(0.1, 10))
-def test_a_rescaled_sample_has_the_same_noise_and_the_same_data(level, factor) -> None:
+def a_rescaled_sample_has_the_same_noise_and_the_same_data(level, factor) -> None:
     clean, noise = tensors(2)
     other = NoiseLevel(level.signal * factor, level.sigma * factor)
     assert math.isclose(level.log_snr, other.log_snr, abs_tol=1e-9)
@@ -83,8 +87,9 @@ def test_fused_predictions_are_the_prediction_of_fused_data(kind, level, weight)
     torch.testing.assert_close(fused, expected, rtol=1e-8, atol=1e-8)
 
 
+@checks
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=4))
-def test_fusion_is_a_mean_and_its_order_does_not_matter(values) -> None:
+def fusion_is_a_mean_and_its_order_does_not_matter(values) -> None:
     weights = [value / max(1, len(values)) for value in values]
     own, *others = tensors(len(weights) + 1)
     torch.testing.assert_close(fuse(own, [own] * len(weights), weights), own, rtol=1e-9, atol=1e-9)
@@ -93,7 +98,8 @@ def test_fusion_is_a_mean_and_its_order_does_not_matter(values) -> None:
     assert math.isclose(float(remaining(weights)) + sum(weights), 1, abs_tol=1e-9)
 
 
-def test_nothing_and_everything_keep_the_bits() -> None:
+@checks
+def nothing_and_everything_keep_the_bits() -> None:
     own, other = tensors(2)
     assert torch.equal(fuse(own, [other], [0.0]), own)
     assert torch.equal(fuse(own, [other], [1.0]), other)
@@ -104,17 +110,22 @@ def test_nothing_and_everything_keep_the_bits() -> None:
     assert torch.equal(fused[..., 2:], own[..., 2:])
 
 
+@checks
 @given(st.floats(0, 0.9), st.floats(0, 0.1))
-def test_without_one_partner_the_others_are_left(weight, second) -> None:
+def without_one_partner_the_others_are_left(weight, second) -> None:
     own, other, third = tensors(3)
     left = without(fuse(own, [other, third], [weight, second]), other, weight)
     torch.testing.assert_close(left, fuse(own, [third], [second / (1 - weight)]), rtol=1e-6, atol=1e-6)
 
 
-def test_without_everything_stays_finite() -> None:
+@checks
+def without_everything_stays_finite() -> None:
     own, other = tensors(2)
     mask = torch.linspace(0, 1, 16, dtype=torch.float64).view(1, 1, 4, 4)
     left = without(fuse(own, [other], [mask]), other, mask)
     assert left.isfinite().all()
     torch.testing.assert_close(left[..., :3, :], own[..., :3, :], rtol=1e-6, atol=1e-6)
     assert torch.equal(without(other, other, 1.0), other)
+
+
+test_fusion = checks.test()

@@ -12,6 +12,8 @@ from pangu.diffusion.interval import TimeInterval, check_partition, interval_of
 from pangu.errors import UserError
 from tests import subtests
 
+checks = subtests.Checks()
+
 
 def contract(role: str, low: int, high: int, **changes: object) -> GeneratorContract:
     values: dict = {
@@ -22,16 +24,18 @@ def contract(role: str, low: int, high: int, **changes: object) -> GeneratorCont
     return GeneratorContract(**(values | changes))
 
 
+@checks
 @given(boundary=st.integers(1, 999), t=st.integers(0, 999))
-def test_every_timestep_has_exactly_one_expert(boundary: int, t: int) -> None:
+def every_timestep_has_exactly_one_expert(boundary: int, t: int) -> None:
     structure, texture = interval_of("structure", boundary, 1000), interval_of("texture", boundary, 1000)
     check_partition(structure, texture, 1000)
     assert (t in structure) != (t in texture)
     assert (t in structure) == (t >= boundary)
 
 
+@checks
 @given(low=st.integers(0, 998), width=st.integers(1, 500), high=st.integers(1, 999))
-def test_only_partitions_are_accepted(low: int, width: int, high: int) -> None:
+def only_partitions_are_accepted(low: int, width: int, high: int) -> None:
     structure, texture = TimeInterval(low, low + width), TimeInterval(0, high)
     covered = [t in structure for t in range(1000)], [t in texture for t in range(1000)]
     partition = all(a != b for a, b in zip(*covered, strict=True)) and low + width == 1000
@@ -42,7 +46,8 @@ def test_only_partitions_are_accepted(low: int, width: int, high: int) -> None:
             check_partition(structure, texture, 1000)
 
 
-def test_a_timestep_outside_is_refused_by_name() -> None:
+@checks
+def a_timestep_outside_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"texture generator is trained for t in \[0, 500\), but was asked for t = 500"):
         TimeInterval(0, 500).check(500, "texture")
 
@@ -76,17 +81,23 @@ def test_whatever_the_pair_must_share_is_checked(change: dict) -> None:
         check_pair(contract("structure", 500, 1000), contract("texture", 0, 500, **change))
 
 
-def test_swapped_roles_are_refused() -> None:
+@checks
+def swapped_roles_are_refused() -> None:
     with pytest.raises(UserError, match=r"structure side .* role is 'texture'"):
         check_pair(contract("texture", 0, 500), contract("structure", 500, 1000))
 
 
-def test_a_contract_survives_its_folder(tmp_path) -> None:
+@checks
+def a_contract_survives_its_folder(tmp_path) -> None:
     original = contract("structure", 500, 1000, trained_steps=7)
     original.save(tmp_path)
     assert GeneratorContract.load(tmp_path) == original
 
 
-def test_a_folder_without_contract_is_refused(tmp_path) -> None:
+@checks
+def a_folder_without_contract_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"contract.json"):
         GeneratorContract.load(tmp_path)
+
+
+test_interval = checks.test()

@@ -14,6 +14,8 @@ from pangu.diffusion import training_levels as tables
 from tests import closed_forms as paper
 from tests import subtests
 
+checks = subtests.Checks()
+
 SCHEDULES = [
     NoiseSchedule(),
     NoiseSchedule(beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
@@ -42,7 +44,8 @@ def test_signal_only_falls(schedule: NoiseSchedule) -> None:
     assert alpha_bars[0] > 0.99
 
 
-def test_zero_terminal_snr_ends_in_pure_noise() -> None:
+@checks
+def zero_terminal_snr_ends_in_pure_noise() -> None:
     assert tables.alpha_bars(NoiseSchedule(rescale_betas_zero_snr=True))[-1] == 0
 
 
@@ -103,15 +106,17 @@ def test_noise_rises_with_the_timestep_and_ends_at_the_schedules_ends(levels: ta
     )  # fmt: skip
 
 
+@checks
 @given(t=st.floats(0, 999, allow_nan=False))
-def test_a_level_between_two_indices_is_that_of_the_closed_form(t: float) -> None:
+def a_level_between_two_indices_is_that_of_the_closed_form(t: float) -> None:
     level = tables.level_at(NoiseSchedule(), t)
     expected = paper.alpha_bar_at(tables.alpha_bars(NoiseSchedule()), t)
     assert level.signal**2 == pytest.approx(expected, rel=1e-5)
     assert level.sigma**2 == pytest.approx(1 - expected, rel=1e-3)
 
 
-def test_a_flow_is_a_straight_line_from_the_image_to_the_noise() -> None:
+@checks
+def a_flow_is_a_straight_line_from_the_image_to_the_noise() -> None:
     levels = tables.training_levels(NoiseSchedule(prediction_type="flow_prediction", num_train_timesteps=500))
     level = levels.level(torch.tensor([0.0, 125.0, 500.0]))
     assert (level.signal.tolist(), level.sigma.tolist()) == ([1.0, 0.75, 0.0], [0.0, 0.25, 1.0])
@@ -170,15 +175,17 @@ def test_velocities_and_flows_tell_everything_also_at_both_ends(kind: str) -> No
         torch.testing.assert_close(eq.noise_from_prediction(noisy, predicted, level, prediction), noise)
 
 
-def test_log_snr_is_that_of_the_powers_for_numbers_and_for_batches() -> None:
+@checks
+def log_snr_is_that_of_the_powers_for_numbers_and_for_batches() -> None:
     found = eq.NoiseLevel(torch.tensor([0.6, 0.0, 1.0]), torch.tensor([0.8, 1.0, 0.0])).log_snr
     one = [eq.NoiseLevel(*pair).log_snr for pair in ((0.6, 0.8), (0.0, 1.0), (1.0, 0.0))]
     assert one == pytest.approx([math.log(0.36 / 0.64), -math.inf, math.inf])
     assert found.tolist() == pytest.approx(one)
 
 
+@checks
 @given(level=levels)
-def test_unit_noise_keeps_unit_variance(level: float) -> None:
+def unit_noise_keeps_unit_variance(level: float) -> None:
     clean, noise = draw(3, (1, 4, 64, 64)), draw(4, (1, 4, 64, 64))
     noisy = eq.add_noise(clean, noise, eq.NoiseLevel(level, (1 - level**2) ** 0.5))
     assert abs(float(noisy.var()) - 1) < 0.05
@@ -201,3 +208,6 @@ def test_unit_noise_keeps_unit_variance(level: float) -> None:
 )
 def test_settings_of_another_kind_of_schedule_are_refused(fields: dict, sentence: str) -> None:
     assert sentence in NoiseSchedule(**fields).trouble()
+
+
+test_noise = checks.test()

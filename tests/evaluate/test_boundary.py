@@ -28,6 +28,8 @@ from pangu.evaluate.boundary_probe import find_boundary, probe_curve
 from pangu.evaluate.timestep_loss import CleanLatents
 from tests import subtests
 
+checks = subtests.Checks()
+
 SCHEDULE = NoiseSchedule(prediction_type="epsilon")
 
 
@@ -55,7 +57,8 @@ def gaussian_latents(power_hw: torch.Tensor, count: int) -> torch.Tensor:
     return torch.from_numpy(dctn(spectrum.numpy(), type=3, norm="ortho", axes=(2, 3)))
 
 
-def test_frequencies_are_the_orthonormal_cosine_transform() -> None:
+@checks
+def frequencies_are_the_orthonormal_cosine_transform() -> None:
     latents = torch.randn(2, 3, 8, 6)
     np.testing.assert_allclose(
         frequencies(latents), dctn(latents.double().numpy(), norm="ortho", axes=(2, 3)), atol=1e-12
@@ -65,8 +68,9 @@ def test_frequencies_are_the_orthonormal_cosine_transform() -> None:
     assert low_band(frequencies(latents), 0.01).shape == (2, 3, 1, 1)
 
 
+@checks
 @given(st.floats(0.05, 5), st.floats(0.1, 0.9))
-def test_white_detail_is_lost_where_its_snr_says(power: float, share: float) -> None:
+def white_detail_is_lost_where_its_snr_says(power: float, share: float) -> None:
     """One power p everywhere: the visible share is p SNR / (p SNR + 1), whatever the shape."""
     visible = visible_detail(torch.full((30,), power), alpha_bars(SCHEDULE))
     snr = training_levels(SCHEDULE).level(torch.arange(1000)).log_snr.double().exp().numpy()
@@ -75,7 +79,8 @@ def test_white_detail_is_lost_where_its_snr_says(power: float, share: float) -> 
     assert abs(detail_mark(visible, share) - expected) <= 1
 
 
-def test_modes_are_found_wherever_the_detail_lies() -> None:
+@checks
+def modes_are_found_wherever_the_detail_lies() -> None:
     """In one direction of the channels at one frequency: one mode holds all of the power."""
     direction = torch.nn.functional.normalize(torch.randn(5), dim=0)
     strength = torch.randn(4000, 1, 1, 1) * 3.0
@@ -86,7 +91,8 @@ def test_modes_are_found_wherever_the_detail_lies() -> None:
     assert powers[:-1].max() < 1e-6
 
 
-def test_no_lost_detail_is_visible_nowhere() -> None:
+@checks
+def no_lost_detail_is_visible_nowhere() -> None:
     assert detail_mark(visible_detail(torch.zeros(10), alpha_bars(SCHEDULE))) == 0
     assert detail_mark(np.ones(1000)) == 1000
 
@@ -107,15 +113,17 @@ def test_the_layout_of_gaussian_latents_is_half_decided_where_signal_equals_nois
     assert abs(layout_mark(t, unknown) - first_timestep_below(1 / power)) <= 30
 
 
+@checks
 @given(st.integers(100, 900))
-def test_the_elbow_of_a_bent_line_is_its_bend(bend: int) -> None:
+def the_elbow_of_a_bent_line_is_its_bend(bend: int) -> None:
     t = np.arange(0, 1001, 20.0)
     curve = np.where(t < bend, 0.02 * t / bend, 0.02 + 0.98 * (t - bend) / (1000 - bend))
     assert abs(elbow(t, curve) - bend) <= 20
 
 
+@checks
 @given(st.integers(0, 1000), st.integers(30, 970))
-def test_the_boundary_never_lies_below_the_detail_mark(detail: int, half: int) -> None:
+def the_boundary_never_lies_below_the_detail_mark(detail: int, half: int) -> None:
     t = np.arange(5.0, 1000, 10)
     visible = (np.arange(1000) < detail).astype(float)
     found = recommend(visible, t, np.clip(0.5 + (t - half) / 200, 0, 1))
@@ -126,7 +134,8 @@ def test_the_boundary_never_lies_below_the_detail_mark(detail: int, half: int) -
         assert abs(found.layout_mark - half) <= 1
 
 
-def test_a_probe_that_knows_everything_by_heart_is_refused() -> None:
+@checks
+def a_probe_that_knows_everything_by_heart_is_refused() -> None:
     with pytest.raises(UserError, match="knows the layout from the caption alone"):
         layout_mark(np.arange(10.0), np.full(10, 0.01))
 
@@ -169,3 +178,6 @@ def test_bad_probes_get_one_sentence(bench, halves, tmp_path) -> None:
         find_boundary(card, halves[1:], *arguments)
     with pytest.raises(UserError, match="needs a probe"):
         find_boundary(card, [], *arguments)
+
+
+test_boundary = checks.test()

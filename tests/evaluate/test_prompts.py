@@ -14,6 +14,8 @@ from pangu.evaluate.prompts import by_keyword, choose_prompts, in_templates
 from pangu.evaluate.protocol import Protocol
 from tests import subtests
 
+checks = subtests.Checks()
+
 TEMPLATES = {"en": ("draw {a}", "my {}", "{}, please"), "zh": ("一幅{}",)}
 STYLES = st.lists(st.sampled_from([None, "noto", "blob", "unknown"]), min_size=8, max_size=40)
 
@@ -35,8 +37,9 @@ def protocol(**changes: object) -> Protocol:
     return Protocol.model_validate({"num_inference_steps": 2, "guidance_scale": 3.0} | changes)
 
 
+@checks
 @given(styles=STYLES, count=st.integers(1, 40), seed=st.integers(0, 3))
-def test_prompts_are_spread_as_evenly_over_styles_as_there_are_rows(styles, count, seed) -> None:
+def prompts_are_spread_as_evenly_over_styles_as_there_are_rows(styles, count, seed) -> None:
     found = choose_prompts(table(styles), "train", ("zh", "en"), count, seed, ("noto", "blob"))
     there = Counter(style if style in ("noto", "blob") else "" for style in styles[:-2])
     asked = Counter(found.styles)
@@ -60,7 +63,8 @@ def test_an_image_competes_within_its_style_and_its_true_one_is_among_them(style
             assert there <= max(count, len(prompts))
 
 
-def test_prompts_take_templates_in_turn_in_the_order_of_their_keys() -> None:
+@checks
+def prompts_take_templates_in_turn_in_the_order_of_their_keys() -> None:
     prompts = in_templates(choose_prompts(table([None] * 7), "train", ("zh", "en"), None, 0), TEMPLATES)
     assert prompts.captions["en"] == (
         "draw a thing 0", "my thing 1", "thing 2, please", "draw a thing 3", "my thing 4",
@@ -87,7 +91,8 @@ def test_every_candidate_with_the_keyword_is_as_right_as_the_row_itself() -> Non
     assert len({by_keyword(rows, prompts, pool, seed).captions["en"] for seed in range(8)}) > 1
 
 
-def test_the_same_word_in_another_style_is_not_right() -> None:
+@checks
+def the_same_word_in_another_style_is_not_right() -> None:
     rows = table([None, "noto", None, "noto", None, None], [["fruit"]] * 6)
     prompts = choose_prompts(rows, "train", ("zh", "en"), None, 0, ("noto",))
     found = by_keyword(rows, prompts, prompts.keys, seed=0)
@@ -96,14 +101,16 @@ def test_the_same_word_in_another_style_is_not_right() -> None:
     }  # fmt: skip
 
 
-def test_a_dataset_without_keywords_is_refused() -> None:
+@checks
+def a_dataset_without_keywords_is_refused() -> None:
     rows = table([None] * 5)
     prompts = choose_prompts(rows, "train", ("zh", "en"), None, 0)
     with pytest.raises(UserError, match="No row that prompts are made of has keywords in zh and en"):
         by_keyword(rows, prompts, prompts.keys, seed=0)
 
 
-def test_protocols_of_before_keep_their_hash() -> None:
+@checks
+def protocols_of_before_keep_their_hash() -> None:
     assert protocol(num_inference_steps=20).digest() == "cfbad40001e9df3a"
     asked = [{}, {"templates": TEMPLATES}, {"keywords": True}, {"styles": {"noto": 1.0}}, {"styles": {"noto": 3.0}}]
     assert len({protocol(**one).digest() for one in asked}) == len(asked)
@@ -119,3 +126,6 @@ def test_protocols_of_before_keep_their_hash() -> None:
 def test_bad_templates_get_one_sentence(templates, sentence) -> None:
     with pytest.raises(ValueError, match=sentence):
         protocol(templates=templates)
+
+
+test_prompts = checks.test()

@@ -25,6 +25,8 @@ from pangu.evaluate.timestep_loss import (
 from pangu.pipelines.assemble import load_generator
 from tests import subtests
 
+checks = subtests.Checks()
+
 EPSILON, VELOCITY = NoiseSchedule(), NoiseSchedule(prediction_type="v_prediction")
 FLOW = NoiseSchedule(prediction_type="flow_prediction")
 
@@ -50,7 +52,8 @@ def test_who_predicts_the_target_has_no_loss(schedule) -> None:
     assert losses(oracle, latents, torch.zeros(3, 1, 1), torch.zeros(3, 1), timestep, noise, schedule).max() < 1e-10
 
 
-def test_who_predicts_nothing_has_the_power_of_the_noise() -> None:
+@checks
+def who_predicts_nothing_has_the_power_of_the_noise() -> None:
     """Of predicted noise it is 1; of velocity too, on latents of unit power."""
     for schedule in (EPSILON, VELOCITY):
         for part in loss_by_bucket(
@@ -75,15 +78,17 @@ def test_a_prediction_error_is_an_error_of_the_clean_latents(seed: int, schedule
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=2e-3)
 
 
+@checks
 @given(st.integers(0, 900), st.integers(1, 100), st.integers(1, 30))
-def test_buckets_partition_the_interval(low: int, width: int, count: int) -> None:
+def buckets_partition_the_interval(low: int, width: int, count: int) -> None:
     interval = TimeInterval(low, low + width)
     parts = buckets(interval, 1000, count)
     assert [t for part in parts for t in range(part.low, part.high)] == list(range(low, low + width))
 
 
+@checks
 @given(st.integers(0, 900), st.integers(1, 100), st.integers(1, 200))
-def test_timesteps_are_spread_over_their_interval(low: int, width: int, count: int) -> None:
+def timesteps_are_spread_over_their_interval(low: int, width: int, count: int) -> None:
     found = spread(TimeInterval(low, low + width), count)
     assert len(found) == count
     assert low <= found.min()
@@ -92,13 +97,15 @@ def test_timesteps_are_spread_over_their_interval(low: int, width: int, count: i
         assert torch.equal(found.unique(return_counts=True)[1], torch.full((width,), count // width))
 
 
-def test_noise_depends_on_seed_and_bucket_alone() -> None:
+@checks
+def noise_depends_on_seed_and_bucket_alone() -> None:
     assert torch.equal(common_noise((2, 3), 1, 500), common_noise((2, 3), 1, 500))
     assert not torch.equal(common_noise((2, 3), 1, 500), common_noise((2, 3), 1, 600))
     assert not torch.equal(common_noise((2, 3), 1, 500), common_noise((2, 3), 2, 500))
 
 
-def test_the_mean_over_buckets_is_the_mean_over_timesteps() -> None:
+@checks
+def the_mean_over_buckets_is_the_mean_over_timesteps() -> None:
     def wrong_by_t(noisy, timestep, tokens, pooled):
         return timestep.float().sqrt().reshape(-1, 1, 1, 1).expand_as(noisy)
 
@@ -126,3 +133,6 @@ def test_a_generator_is_not_asked_for_timesteps_that_it_never_trained(bench, str
         12,
         12,
     )
+
+
+test_timestep_loss = checks.test()

@@ -25,6 +25,8 @@ from pangu.data.card import listed_cards
 from pangu.forms import CARD_NAME, MORE, flat, folded, hidden_fields, known_fields
 from tests import subtests
 
+checks = subtests.Checks()
+
 FLOWS = {
     one.name: one
     for one in (
@@ -71,7 +73,8 @@ def test_few_fields_stand_open_each_has_a_title_and_none_is_of_type_none(name: s
             assert field["description"] and "anyOf" not in field and field.get("type") != "null", key
 
 
-def test_the_cards_that_exist_are_a_list_and_another_ones_file_is_folded() -> None:
+@checks
+def the_cards_that_exist_are_a_list_and_another_ones_file_is_folded() -> None:
     form = form_of(retrain_pair)
     assert form["properties"][CARD_NAME]["enum"] == listed_cards() and "openmoji" in listed_cards()
     assert form["properties"][CARD_NAME]["default"] == "openmoji"
@@ -81,7 +84,8 @@ def test_the_cards_that_exist_are_a_list_and_another_ones_file_is_folded() -> No
     )
 
 
-def test_settings_of_before_are_taken_by_server_and_flow_and_mean_what_they_meant() -> None:
+@checks
+def settings_of_before_are_taken_by_server_and_flow_and_mean_what_they_meant() -> None:
     assert faults(FULL) == {"errors": [], "valid": True}
     before, now = RetrainPair.model_validate(FULL), folded(FULL, form_of(retrain_pair))
     assert set(now) == {CARD_NAME, "recipe", MORE} and faults(now)["valid"]
@@ -90,7 +94,8 @@ def test_settings_of_before_are_taken_by_server_and_flow_and_mean_what_they_mean
     assert FULL.keys() <= known_fields(form_of(retrain_pair))
 
 
-def test_an_empty_form_is_what_the_recipe_says() -> None:
+@checks
+def an_empty_form_is_what_the_recipe_says() -> None:
     empty = {CARD_NAME: "openmoji", "recipe": "automatic", "steps": None, MORE: []}
     opened = empty | {MORE: [{"changes": [{"lr_peak": None, "start_from": ""}], "recipe_file": "", "evaluation": []}]}
     for settings in ({}, empty, opened):
@@ -124,14 +129,19 @@ def test_a_wrong_value_is_marked_where_it_stands(settings: dict[str, Any], place
             RetrainPair.model_validate(settings)
 
 
-def test_several_wrong_values_are_all_marked_for_the_dashboard_can_show_no_mixture() -> None:
+@checks
+def several_wrong_values_are_all_marked_for_the_dashboard_can_show_no_mixture() -> None:
     """Prefect's server answers 500, and the dashboard nothing, where a group and a field in it are both wrong."""
     wrong = {"steps": 0, MORE: [{"changes": [{"lr_peak": 7, "seed": -1}], "approval": "x"}]}
     assert len(str(faults(wrong)).split("'property'")) == 1 + 7
 
 
+@checks
 @given(st.sets(st.sampled_from(sorted(FULL))))
-def test_folding_and_flattening_lose_nothing(names: set[str]) -> None:
+def folding_and_flattening_lose_nothing(names: set[str]) -> None:
     settings = {name: FULL[name] for name in names}
     assert flat(folded(settings, form_of(retrain_pair))) == flat(settings)
     assert folded(settings, {}) == settings, "a server with older forms is sent what it knows"
+
+
+test_folded = checks.test()

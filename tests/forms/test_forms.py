@@ -30,6 +30,8 @@ from pangu.gate.decision import Decision
 from pangu.recipes import RECIPES, recipe
 from tests import subtests
 
+checks = subtests.Checks()
+
 
 @subtests.parametrize("name", [name for name, make in RECIPES.items() if make().strategy == "time_decoupling"])
 def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> None:
@@ -55,12 +57,14 @@ def check_common(found: Recipe) -> None:
     assert (found.sampling.num_inference_steps, found.sampling.guidance_scale) == (13, 1.5)
 
 
-def test_a_form_that_starts_from_nothing_asks_for_random_weights() -> None:
+@checks
+def a_form_that_starts_from_nothing_asks_for_random_weights() -> None:
     assert recipe("demo").init_from is not None
     assert changed(recipe("demo"), RecipeChanges(start_from="nothing")).init_from is None
 
 
-def test_every_field_of_the_form_arrives_in_the_recipe() -> None:
+@checks
+def every_field_of_the_form_arrives_in_the_recipe() -> None:
     asked = RecipeChanges(structure_steps=7, texture_steps=9, boundary=300, start_from="models:/a@b", **COMMON)
     assert None not in asked.model_dump().values()
     found = changed(recipe("demo"), asked)
@@ -83,12 +87,14 @@ def test_every_field_of_a_partners_form_arrives_in_its_recipe() -> None:
         check_common(found)
 
 
-def test_the_form_of_partners_offers_every_recipe_of_one() -> None:
+@checks
+def the_form_of_partners_offers_every_recipe_of_one() -> None:
     partners = {name for name, make in RECIPES.items() if make().strategy in ("single", "control")}
     assert set(get_args(PartnerRecipeName)) == partners
 
 
-def test_another_source_forgets_what_belonged_to_the_old_one() -> None:
+@checks
+def another_source_forgets_what_belonged_to_the_old_one() -> None:
     one = changed(recipe("single"), PartnerChanges(start_from="a", start_subfolder="unet", new_latents=True))
     assert changed(one, PartnerChanges(start_from="b")).init_from == InitialWeights(source="b")
 
@@ -107,12 +113,14 @@ def test_a_partners_form_that_lacks_half_of_something_is_one_sentence(name: str,
         changed(recipe(name), PartnerChanges(**changes))
 
 
-def test_changes_that_do_not_go_together_are_one_sentence() -> None:
+@checks
+def changes_that_do_not_go_together_are_one_sentence() -> None:
     with pytest.raises(UserError, match=r"^The changes to recipe 'demo' do not hold: .*boundary must lie strictly"):
         changed(recipe("demo"), RecipeChanges(boundary=1000))
 
 
-def test_the_bounds_of_the_form_are_no_wider_than_those_of_the_recipe() -> None:
+@checks
+def the_bounds_of_the_form_are_no_wider_than_those_of_the_recipe() -> None:
     """A number that the form lets through is refused by the recipe only in company of another."""
     for field, value in (
         ("seed", 0),
@@ -124,7 +132,8 @@ def test_the_bounds_of_the_form_are_no_wider_than_those_of_the_recipe() -> None:
         assert isinstance(changed(recipe("demo"), RecipeChanges(**{field: value})), Recipe)
 
 
-def test_the_choices_of_an_evaluation_are_those_of_the_command() -> None:
+@checks
+def the_choices_of_an_evaluation_are_those_of_the_command() -> None:
     fields = EvaluationOptions.model_fields
     assert set(get_args(fields["split"].annotation)) == {"automatic", *get_args(Split)}
     for choice in get_args(fields["metrics"].annotation):
@@ -132,7 +141,8 @@ def test_the_choices_of_an_evaluation_are_those_of_the_command() -> None:
             assert ",".join(check_metrics(choice.split(","))) == choice
 
 
-def test_options_left_alone_ask_for_nothing_special() -> None:
+@checks
+def options_left_alone_ask_for_nothing_special() -> None:
     assert EvaluationOptions().arguments == ["--prompts", "24"]
     asked = EvaluationOptions(prompts=100, split="train", metrics="retrieval,fid,kid", clip="a/b").arguments
     assert asked == ["--prompts", "100", "--split", "train", "--metrics", "retrieval,fid,kid", "--clip", "a/b"]
@@ -150,8 +160,9 @@ def test_places_in_a_form_are_all_different(form: type) -> None:
         assert sorted(places) == list(range(len(places)))
 
 
+@checks
 @given(st.text(st.characters(blacklist_characters="\x1b\r")))
-def test_text_without_control_sequences_stays(text: str) -> None:
+def text_without_control_sequences_stays(text: str) -> None:
     assert plain(text) == text
 
 
@@ -188,8 +199,9 @@ def test_a_decision_is_shown_with_every_number_and_its_interval() -> None:
     assert "open" in markdown(Decision(passed=True, reason="", verdicts=(), pair_id="p").model_dump(mode="json"))
 
 
+@checks
 @given(st.one_of(st.none(), st.integers(1, 9)), st.sampled_from([0.25, 0.5, 1.0, 2.0]))
-def test_what_the_form_says_of_devices_arrives_in_the_stage(workers: int | None, gpus: float) -> None:
+def what_the_form_says_of_devices_arrives_in_the_stage(workers: int | None, gpus: float) -> None:
     words = Devices(workers=workers, gpus=gpus).arguments
     options = dict(zip(words[1::2], words[2::2], strict=True))
     number = options.get("--workers")
@@ -197,7 +209,8 @@ def test_what_the_form_says_of_devices_arrives_in_the_stage(workers: int | None,
     assert found == Spread(on_ray=True, workers=workers, gpus=gpus)
 
 
-def test_workers_without_a_cluster_and_shares_that_no_gpu_has_are_refused() -> None:
+@checks
+def workers_without_a_cluster_and_shares_that_no_gpu_has_are_refused() -> None:
     with pytest.raises(UserError, match="--workers are those of a cluster; add --on-ray"):
         spread_of(False, 2, 1.0)
     for gpus in (0.0, 1.5, -1.0):
@@ -216,3 +229,6 @@ def test_the_form_of_students_names_their_teacher_and_keeps_what_it_changes() ->
     assert found.structure.distillation.guidance_scale == recipe("demo").sampling.guidance_scale
     with pytest.raises(UserError, match="name the pair in teacher"):
         students(DistillPair(changes=RecipeChanges(start_from="embedded")))
+
+
+test_forms = checks.test()

@@ -13,6 +13,8 @@ from pangu.gate.decision import Decision, Reference, decide
 from pangu.recipes import RECIPES
 from tests import subtests
 
+checks = subtests.Checks()
+
 METRIC = "retrieval_similarity_en"
 
 
@@ -26,8 +28,9 @@ def decision(rule: GateRule, candidate: np.ndarray, champion: np.ndarray | None)
     return decide(Gate(rules=(rule,)), "pair", mine.means, mine, theirs)
 
 
+@checks
 @given(st.integers(0, 2**32 - 1))
-def test_the_interval_of_normal_differences_is_the_textbooks(seed: int) -> None:
+def the_interval_of_normal_differences_is_the_textbooks(seed: int) -> None:
     """Mean +- 1.96 s / sqrt(n), up to the noise of 4,000 resamples."""
     difference_n = np.random.default_rng(seed).normal(0.1, 1.0, 400)
     found = bootstrap(difference_n, 0.95, 4000)
@@ -37,7 +40,8 @@ def test_the_interval_of_normal_differences_is_the_textbooks(seed: int) -> None:
     assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.25 * error)
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+@checks
+def the_interval_covers_the_truth_as_often_as_it_says() -> None:
     generator = np.random.default_rng(0)
     inside = 0
     for _ in range(300):
@@ -46,14 +50,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert inside / 300 == pytest.approx(0.9, abs=0.06)
 
 
+@checks
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=30), st.floats(-1, 1))
-def test_equal_gains_leave_no_doubt(champion: list[float], gain: float) -> None:
+def equal_gains_leave_no_doubt(champion: list[float], gain: float) -> None:
     base = np.array(champion)
     found = bootstrap((base + gain) - base, 0.95, 200)
     assert found.low == pytest.approx(gain, abs=1e-9) and found.high == pytest.approx(gain, abs=1e-9)
 
 
-def test_pairing_sees_what_two_bare_means_would_not() -> None:
+@checks
+def pairing_sees_what_two_bare_means_would_not() -> None:
     """Prompts differ by far more than the pairs do; only the comparison prompt by prompt tells them apart."""
     hardness = np.random.default_rng(1).normal(0, 10, 50)
     better = decision(GateRule(metric=METRIC, against_champion="better"), hardness + 0.5, hardness)
@@ -87,14 +93,16 @@ def test_what_each_demand_lets_pass(gain: float, noise: float, demand: str, marg
         assert METRIC in found.reason and "interval" in found.reason
 
 
-def test_a_distance_gets_better_by_getting_smaller() -> None:
+@checks
+def a_distance_gets_better_by_getting_smaller() -> None:
     mine, theirs = scores(np.full(20, 0.1), "loss_en"), scores(np.full(20, 0.3), "loss_en")
     rule = GateRule(metric="loss", against_champion="better")
     assert decide(Gate(rules=(rule,)), "pair", mine.means, mine, Reference("b", theirs)).passed
     assert not decide(Gate(rules=(rule,)), "pair", theirs.means, theirs, Reference("a", mine)).passed
 
 
-def test_the_first_pair_meets_only_absolute_bounds() -> None:
+@checks
+def the_first_pair_meets_only_absolute_bounds() -> None:
     rule = GateRule(metric=METRIC, at_least=0.5, against_champion="better")
     assert decision(rule, np.full(5, 0.6), None).passed
     refused = decision(rule, np.full(5, 0.4), None)
@@ -117,12 +125,14 @@ def test_a_first_pair_that_is_not_better_than_an_untrained_one_is_stopped(demand
     assert found["plain"].passed and found["plain"].reason == "All 1 checks hold; compared with an untrained pair."
 
 
-def test_a_gate_that_asks_nothing_says_so() -> None:
+@checks
+def a_gate_that_asks_nothing_says_so() -> None:
     asked = decision(GateRule(metric=METRIC, against_champion="not_compared"), np.full(5, 0.1), np.full(5, 0.9))
     assert asked.passed and "any pair passes" in asked.reason and asked.compared_with == ""
 
 
-def test_a_rule_without_a_language_is_asked_of_each() -> None:
+@checks
+def a_rule_without_a_language_is_asked_of_each() -> None:
     values = {"retrieval_top1_zh": {"a": 0.0}, "retrieval_top1_en": {"a": 1.0}}
     found = PromptScores(values=values)
     gate = Gate(rules=(GateRule(metric="retrieval_top1", at_least=0.5),))
@@ -143,15 +153,20 @@ def test_a_rule_that_can_not_be_asked_is_refused(rule: GateRule, sentence: str) 
         decide(Gate(rules=(rule,)), "pair", mine.means | {"fid_thumbnail-16": 3.0}, mine, Reference("itself", mine))
 
 
-def test_other_prompts_are_not_compared() -> None:
+@checks
+def other_prompts_are_not_compared() -> None:
     with pytest.raises(UserError, match="Only 1 prompts"):
         paired({"a": 1.0, "b": 2.0}, {"a": 1.0, "c": 2.0})
 
 
-def test_the_rules_of_a_recipe_change_neither_its_digest_nor_its_runs_unless_they_are_its_own() -> None:
+@checks
+def the_rules_of_a_recipe_change_neither_its_digest_nor_its_runs_unless_they_are_its_own() -> None:
     for make in RECIPES.values():
         recipe = make()
         own = recipe.model_copy(update={"gate": Gate(confidence=0.99)})
         assert "gate" not in recipe.model_dump() or recipe.gate.floor == "none"
         assert own.learning_digest() == recipe.learning_digest()
         assert own.digest() != recipe.digest()
+
+
+test_decision = checks.test()

@@ -20,6 +20,8 @@ from pangu import cli
 from pangu.stack.ports import CUSTOMARY
 from tests import subtests
 
+checks = subtests.Checks()
+
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 MANIFESTS = sorted(path for path in (INFRA / "kubernetes").glob("*.yaml") if path.name != "kustomization.yaml")
@@ -79,7 +81,8 @@ def commands() -> Iterator[list[str]]:
         )
 
 
-def test_the_compose_file_is_one_by_the_published_schema() -> None:
+@checks
+def the_compose_file_is_one_by_the_published_schema() -> None:
     folder = resources.files("check_jsonschema") / "builtin_schemas" / "vendor"
     schema = yaml.safe_load((folder / "compose-spec.json").read_text())
     jsonschema.Draft7Validator(schema).validate(compose())
@@ -106,14 +109,16 @@ def test_every_pod_is_one_and_runs_without_rights(name: str, pod: dict[str, Any]
         assert container["resources"]["limits"]["memory"]
 
 
-def test_our_services_run_without_rights_and_listen_on_loopback_only() -> None:
+@checks
+def our_services_run_without_rights_and_listen_on_loopback_only() -> None:
     for name, service in compose()["services"].items():
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", [])), name
         if str(service.get("image")).startswith("pangu:"):
             assert service["user"] == "10001:10001" and service["cap_drop"] == ["ALL"] and service["read_only"]
 
 
-def test_kustomize_finds_every_file_and_names_one_image() -> None:
+@checks
+def kustomize_finds_every_file_and_names_one_image() -> None:
     listed = read(INFRA / "kubernetes/kustomization.yaml")[0]["resources"]
     assert sorted(listed) == sorted(path.name for path in MANIFESTS)
 
@@ -231,7 +236,8 @@ def test_ports_are_the_customary_ones() -> None:
         assert generator()[name].endswith(f":{CUSTOMARY[port]}")
 
 
-def test_every_file_that_is_mounted_or_copied_is_there() -> None:
+@checks
+def every_file_that_is_mounted_or_copied_is_there() -> None:
     for service in compose()["services"].values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -241,7 +247,8 @@ def test_every_file_that_is_mounted_or_copied_is_there() -> None:
             assert all((ROOT / source).exists() for source in line.split()[1:-1]), line
 
 
-def test_the_images_have_a_target_for_cpu_and_one_for_cuda() -> None:
+@checks
+def the_images_have_a_target_for_cpu_and_one_for_cuda() -> None:
     text = (INFRA / "Dockerfile").read_text()
     assert {"base", "cpu", "cuda"} == set(re.findall(r"^FROM .* AS (\w+)$", text, re.MULTILINE))
     assert text.count("USER 10001:10001") == 2
@@ -263,7 +270,8 @@ def test_secrets_come_from_outside_and_are_named_in_the_example() -> None:
                     assert "secretKeyRef" in one["valueFrom"], one["name"]
 
 
-def test_nothing_is_reached_unless_a_policy_names_it() -> None:
+@checks
+def nothing_is_reached_unless_a_policy_names_it() -> None:
     policies = {one["metadata"]["name"]: one["spec"] for one in objects() if one["kind"] == "NetworkPolicy"}
     assert policies["nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     (outside,) = [
@@ -273,3 +281,6 @@ def test_nothing_is_reached_unless_a_policy_names_it() -> None:
         if "ipBlock" in str(rule)
     ]
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(outside["except"])
+
+
+test_manifests = checks.test()

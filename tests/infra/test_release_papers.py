@@ -12,13 +12,17 @@ import yaml
 import pangu
 from infra.site.reference import PACKAGES
 from infra.site.repository import OUTSIDE_DOCS, SHOWN
+from tests import subtests
+
+checks = subtests.Checks()
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LARGEST_NOTEBOOK = 600_000
 
 
-def test_one_version_stands_everywhere_and_the_changes_begin_with_it() -> None:
+@checks
+def one_version_stands_everywhere_and_the_changes_begin_with_it() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert pangu.__version__ == citation["version"] and "version" in PROJECT["dynamic"]
     first = re.search(
@@ -27,7 +31,8 @@ def test_one_version_stands_everywhere_and_the_changes_begin_with_it() -> None:
     assert first and first[1] == pangu.__version__ and re.fullmatch(r"\d+\.\d+\.\d+", first[1])
 
 
-def test_the_citation_has_what_the_format_demands_and_names_the_paper() -> None:
+@checks
+def the_citation_has_what_the_format_demands_and_names_the_paper() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= citation.keys() and citation["cff-version"] == "1.2.0"
     assert citation["license"] == PROJECT["license"] and citation["type"] in ("software", "dataset")
@@ -35,7 +40,8 @@ def test_the_citation_has_what_the_format_demands_and_names_the_paper() -> None:
     assert {"type", "title", "authors"} <= paper.keys() and paper["identifiers"][0]["value"] == "arXiv:2312.16486"
 
 
-def test_every_place_that_the_security_page_names_is_there() -> None:
+@checks
+def every_place_that_the_security_page_names_is_there() -> None:
     named = re.findall(r"`(tests/[\w/.]+)`", (ROOT / "SECURITY.md").read_text())
     assert named and not [place for place in named if not (ROOT / place).exists()]
 
@@ -47,7 +53,8 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda loader, suffix, node: None)  # type: ignore[no-untyped-call]
 
 
-def test_every_document_stands_in_the_sites_contents() -> None:
+@checks
+def every_document_stands_in_the_sites_contents() -> None:
     contents = yaml.load((ROOT / "mkdocs.yml").read_text(), _Loader)["nav"]
     listed = set(_places(contents))
     documents = {path.name for path in ROOT.glob("docs/*.md")} | set(OUTSIDE_DOCS.values())
@@ -88,3 +95,6 @@ def test_notebooks_are_stored_as_they_ran_small_and_without_what_changes_by_itse
         assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
         printed = "".join("".join(output.get("text", "")) for output in outputs)
         assert not re.search(r"/(tmp|work|root|home)/", printed), path
+
+
+test_release_papers = checks.test()

@@ -18,6 +18,8 @@ from pangu.recipes import tiny
 from tests import subtests
 from tests.models.unets import sdxl_unet, stable_diffusion_unet, write_pipeline
 
+checks = subtests.Checks()
+
 CHANNELS = {"latent_channels": 4, "context": 24, "pooled": 12}
 
 
@@ -64,7 +66,8 @@ def write_pair(folder: Path) -> dict[Role, UNet2DConditionModel]:
     return halves
 
 
-def test_without_init_from_the_seed_decides_and_all_roles_are_equal() -> None:
+@checks
+def without_init_from_the_seed_decides_and_all_roles_are_equal() -> None:
     recipe: Recipe = tiny()
     before = torch.get_rng_state()
     networks = [initial_denoiser(recipe, role, **CHANNELS) for role in ("structure", "texture", "boost_low")]
@@ -76,12 +79,14 @@ def test_without_init_from_the_seed_decides_and_all_roles_are_equal() -> None:
     assert not same(other, expected)
 
 
-def test_later_stages_of_a_cascade_take_the_lower_image() -> None:
+@checks
+def later_stages_of_a_cascade_take_the_lower_image() -> None:
     assert initial_denoiser(tiny(), "cascade_base", **CHANNELS).config.in_channels == 4
     assert initial_denoiser(tiny(), "cascade_final", **CHANNELS).config.in_channels == 8
 
 
-def test_a_pair_gives_each_role_its_own_half(tmp_path) -> None:
+@checks
+def a_pair_gives_each_role_its_own_half(tmp_path) -> None:
     halves = write_pair(tmp_path)
     for role, unet in halves.items():
         assert same(starting(tmp_path, role), unet)
@@ -89,7 +94,8 @@ def test_a_pair_gives_each_role_its_own_half(tmp_path) -> None:
     assert same(starting(tmp_path, "texture", subfolder="structure"), halves["structure"]), "a common start"
 
 
-def test_one_generator_starts_both_roles_whatever_its_interval(tmp_path) -> None:
+@checks
+def one_generator_starts_both_roles_whatever_its_interval(tmp_path) -> None:
     unet = write_generator(tmp_path, "boost_low", seed=3)
     assert same(starting(tmp_path, "structure"), unet)
     assert same(starting(tmp_path, "texture"), unet)
@@ -108,7 +114,8 @@ def test_a_diffusers_pipeline_decides_the_architecture_and_predicts_the_same(mak
     assert same(starting(tmp_path, subfolder="unet"), unet)
 
 
-def test_a_registered_pair_comes_from_the_resolver(tmp_path) -> None:
+@checks
+def a_registered_pair_comes_from_the_resolver(tmp_path) -> None:
     halves = write_pair(tmp_path)
     places = {"models:/pangu-pair@champion": tmp_path}
     assert same(starting("models:/pangu-pair@champion", "texture", resolve=places.__getitem__), halves["texture"])
@@ -159,7 +166,8 @@ def test_another_meaning_of_the_prediction_is_refused(scheduler, recipe, sentenc
             starting(place, contract_of_run=run)
 
 
-def test_a_flow_matching_model_is_refused(tmp_path) -> None:
+@checks
+def a_flow_matching_model_is_refused(tmp_path) -> None:
     write_pipeline(tmp_path, stable_diffusion_unet())
     scheduler = tmp_path / "scheduler/scheduler_config.json"
     scheduler.write_text(json.dumps({"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}))
@@ -272,13 +280,15 @@ def test_going_over_to_another_autoencoder_keeps_all_but_first_and_last_layer(tm
     assert not same(network, over_to(7, tmp_path, seed=1))
 
 
-def test_other_texts_are_refused_even_where_the_latents_may_change(tmp_path) -> None:
+@checks
+def other_texts_are_refused_even_where_the_latents_may_change(tmp_path) -> None:
     write_generator(tmp_path, "structure", 3, text_encoder_hashes=("t2",))
     with pytest.raises(UserError, match="trained with text_encoder_hashes"):
         over_to(7, tmp_path)
 
 
-def test_a_generator_in_its_pipeline_folder_is_found_with_its_contract(tmp_path) -> None:
+@checks
+def a_generator_in_its_pipeline_folder_is_found_with_its_contract(tmp_path) -> None:
     unet = write_generator(tmp_path / "unet", "single", 4)
     index = {"_class_name": "SingleStage", "unet": ["diffusers", "UNet2DConditionModel"]}
     index["contracts"] = {"single": contract("single").model_dump(mode="json")}
@@ -286,3 +296,6 @@ def test_a_generator_in_its_pipeline_folder_is_found_with_its_contract(tmp_path)
     assert same(starting(tmp_path, "single"), unet)
     with pytest.raises(UserError, match="autoencoder_hash"):
         starting(tmp_path, "single", contract_of_run=contract("single", autoencoder_hash="a2"))
+
+
+test_initial = checks.test()

@@ -26,6 +26,8 @@ from tests import subtests
 from tests.models.test_initial import contract
 from tests.models.unets import stable_diffusion_unet
 
+checks = subtests.Checks()
+
 CONFIG = LoraConfig(rank=3, alpha=4.5)
 NOISY, TOKENS = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 24)
 CLOSE: dict[str, float] = {"rtol": 0, "atol": 1e-5}
@@ -68,7 +70,8 @@ def test_a_new_adapter_changes_nothing_and_is_all_that_trains() -> None:
     assert len(trained_parameters(plain)) == len(list(plain.parameters()))
 
 
-def test_the_seed_alone_decides_the_first_weights() -> None:
+@checks
+def the_seed_alone_decides_the_first_weights() -> None:
     weights = []
     for seed, disturbance in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(disturbance)
@@ -79,7 +82,8 @@ def test_the_seed_alone_decides_the_first_weights() -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_a_training_step_moves_the_adapter_only() -> None:
+@checks
+def a_training_step_moves_the_adapter_only() -> None:
     unet = adapted().train()
     before = {name: value.clone() for name, value in unet.state_dict().items()}
     optimizer = torch.optim.SGD(trained_parameters(unet), lr=1.0)
@@ -119,7 +123,8 @@ def test_a_fused_adapter_predicts_the_same_and_saves_as_an_ordinary_unet(scale, 
     torch.testing.assert_close(predict(again), expected, **CLOSE)
 
 
-def test_diffusers_own_pipeline_loader_reads_the_file(tmp_path) -> None:
+@checks
+def diffusers_own_pipeline_loader_reads_the_file(tmp_path) -> None:
     trained = written(tmp_path)
     weights, alphas, metadata = StableDiffusionPipeline.lora_state_dict(
         tmp_path, return_lora_metadata=True, local_files_only=True
@@ -129,7 +134,8 @@ def test_diffusers_own_pipeline_loader_reads_the_file(tmp_path) -> None:
     torch.testing.assert_close(predict(unet.eval()), trained, **CLOSE)
 
 
-def test_a_file_without_prefix_is_read_too(tmp_path) -> None:
+@checks
+def a_file_without_prefix_is_read_too(tmp_path) -> None:
     unet = adapted(LoraConfig(rank=3, alpha=3))
     unet.save_lora_adapter(tmp_path)
     contract("structure").save(tmp_path)
@@ -138,7 +144,8 @@ def test_a_file_without_prefix_is_read_too(tmp_path) -> None:
     torch.testing.assert_close(predict(other), predict(unet), **CLOSE)
 
 
-def test_what_is_written_repeats(tmp_path) -> None:
+@checks
+def what_is_written_repeats(tmp_path) -> None:
     facts, tensors = [], []
     for name in "ab":
         written(tmp_path / name)
@@ -149,7 +156,8 @@ def test_what_is_written_repeats(tmp_path) -> None:
     assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0] | tensors[1])
 
 
-def test_dropout_of_the_training_is_off_when_an_adapter_is_loaded(tmp_path) -> None:
+@checks
+def dropout_of_the_training_is_off_when_an_adapter_is_loaded(tmp_path) -> None:
     trained = written(tmp_path, config=LoraConfig(rank=3, alpha=4.5, dropout=0.5))
     unet = stable_diffusion_unet()
     load_lora(unet, tmp_path, contract("structure"))
@@ -157,7 +165,8 @@ def test_dropout_of_the_training_is_off_when_an_adapter_is_loaded(tmp_path) -> N
     assert not trained_parameters(unet)
 
 
-def test_a_second_adapter_takes_the_place_of_the_first(tmp_path) -> None:
+@checks
+def a_second_adapter_takes_the_place_of_the_first(tmp_path) -> None:
     written(tmp_path / "first")
     second = adapted(LoraConfig(rank=2, alpha=2), seed=7)
     save_lora(second, contract("structure"), tmp_path / "second")
@@ -167,7 +176,8 @@ def test_a_second_adapter_takes_the_place_of_the_first(tmp_path) -> None:
     torch.testing.assert_close(predict(unet), predict(second), **CLOSE)
 
 
-def test_an_adapter_goes_only_where_its_timesteps_are(tmp_path) -> None:
+@checks
+def an_adapter_goes_only_where_its_timesteps_are(tmp_path) -> None:
     for role in ("structure", "boost_high"):
         written(tmp_path / role, role)
     with pytest.raises(UserError, match=r"trained for t in \[500, 1000\) \(structure\), but the texture .* \[0, 500\)"):
@@ -208,6 +218,10 @@ def test_bad_adapters_get_one_sentence(tmp_path) -> None:
         load_lora(stable_diffusion_unet(), tmp_path / "bare", contract("structure"))
 
 
-def test_unknown_target_modules_are_named() -> None:
+@checks
+def unknown_target_modules_are_named() -> None:
     with pytest.raises(UserError, match=r"lora.target_modules \(to_x\) names no layer"):
         add_lora(stable_diffusion_unet(), LoraConfig(target_modules=("to_x",)), seed=0)
+
+
+test_lora = checks.test()

@@ -14,6 +14,8 @@ from pangu.planning.operations import parameters as planned_parameters
 from pangu.recipes import RECIPES, demo, recipe, tiny
 from tests import subtests
 
+checks = subtests.Checks()
+
 SDXL_UNET_PARAMETERS = 2_567_463_684
 PUBLISHED_TEXT = {"context": 768 + 1280, "pooled": 1280}
 
@@ -80,7 +82,8 @@ def test_a_recipe_survives_json(name) -> None:
     assert Recipe.model_validate_json(made.model_dump_json()) == made
 
 
-def test_a_job_may_compute_otherwise_and_learns_the_same() -> None:
+@checks
+def a_job_may_compute_otherwise_and_learns_the_same() -> None:
     plain, own = demo(), Execution(accumulate=4)
     texture = plain.texture.model_copy(update={"execution": own})
     recipe = Recipe.model_validate(plain.model_dump() | {"jobs": {"structure": plain.structure, "texture": texture}})
@@ -91,13 +94,15 @@ def test_a_job_may_compute_otherwise_and_learns_the_same() -> None:
         Recipe.model_validate(plain.model_dump() | {"jobs": {"structure": plain.structure, "texture": fly}})
 
 
-def test_digests_tell_recipes_apart_and_repeat() -> None:
+@checks
+def digests_tell_recipes_apart_and_repeat() -> None:
     assert len({make().digest() for make in RECIPES.values()}) == len(RECIPES)
     assert demo().digest() == demo().digest()
     assert demo().model_copy(update={"seed": 1}).digest() != demo().digest()
 
 
-def test_an_unknown_recipe_names_the_known_ones() -> None:
+@checks
+def an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"Unknown recipe 'sdxl'; known recipes are .*demo"):
         recipe("sdxl")
 
@@ -127,7 +132,8 @@ def test_nonsense_is_refused(change, sentence) -> None:
         Recipe.model_validate(demo().model_dump() | change)
 
 
-def test_a_recipe_is_frozen() -> None:
+@checks
+def a_recipe_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         demo().seed = 3
 
@@ -152,3 +158,6 @@ def test_a_file_without_a_recipe_is_refused(text: str, sentence: str, tmp_path) 
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(UserError, match=sentence):
         recipe(str(tmp_path / "mine.yaml"))
+
+
+test_recipes = checks.test()

@@ -19,6 +19,9 @@ from pangu.recipes import recipe
 from pangu.storage import Home, write_json
 from pangu.train.job import JOB_FILE, TrainJob
 from pangu.train.training_cost import SPENT_FILE, TrainingCost
+from tests import subtests
+
+checks = subtests.Checks()
 
 costs = st.builds(StepCost, overhead_s=st.floats(1e-3, 1.0), s_per_operation=st.floats(1e-12, 1e-9))
 
@@ -30,8 +33,9 @@ def sample(cost: StepCost, steps: int, operations: float, factor: float = 1.0) -
     )
 
 
+@checks
 @given(costs)
-def test_the_fit_finds_the_cost_that_made_the_samples(cost: StepCost) -> None:
+def the_fit_finds_the_cost_that_made_the_samples(cost: StepCost) -> None:
     samples = [sample(cost, steps, operations) for steps, operations in ((10, 1e8), (700, 1e9), (30, 2e10))]
     found = fit(samples)
     for one in samples:
@@ -39,33 +43,38 @@ def test_the_fit_finds_the_cost_that_made_the_samples(cost: StepCost) -> None:
     assert max(abs(error) for error in left_out_errors(samples).values()) < 1e-6
 
 
-def test_one_shape_alone_says_nothing_of_overhead() -> None:
+@checks
+def one_shape_alone_says_nothing_of_overhead() -> None:
     cost = StepCost(overhead_s=0.5, s_per_operation=1e-10)
     found = fit([sample(cost, 10, 1e9), sample(cost, 20, 1e9)])
     assert found.overhead_s == 0
     assert found.core_s(5, 1e9) == pytest.approx(cost.core_s(5, 1e9))
 
 
-def test_a_prediction_is_judged_by_a_fit_that_never_saw_it() -> None:
+@checks
+def a_prediction_is_judged_by_a_fit_that_never_saw_it() -> None:
     cost = StepCost(overhead_s=0.01, s_per_operation=1e-10)
     honest = [sample(cost, 10, operations) for operations in (1e8, 1e9, 1e10)]
     slow = sample(cost, 10, 5e9, factor=2.0).model_copy(update={"name": "slow"})
     assert left_out_errors([*honest, slow])["slow"] == pytest.approx(-0.5)
 
 
-def test_without_samples_nothing_is_fitted() -> None:
+@checks
+def without_samples_nothing_is_fitted() -> None:
     with pytest.raises(UserError, match="pangu calibrate"):
         fit([])
 
 
+@checks
 @given(st.floats(0, 10), st.floats(1e-4, 1), st.integers(1, 50), st.integers(1, 500))
-def test_two_runs_give_start_and_share_of_an_image(start: float, image: float, few: int, more: int) -> None:
+def two_runs_give_start_and_share_of_an_image(start: float, image: float, few: int, more: int) -> None:
     line = two_sizes((few, start + few * image), (few + more, start + (few + more) * image))
     for count in (few, few + more, 3 * few):
         assert line.start_s + count * line.image_s == pytest.approx(start + count * image, rel=1e-6, abs=1e-6)
 
 
-def test_noise_never_makes_a_cost_negative() -> None:
+@checks
+def noise_never_makes_a_cost_negative() -> None:
     assert two_sizes((10, 5.0), (20, 4.0)) == StageCost(start_s=0, image_s=0.2)
 
 
@@ -97,7 +106,8 @@ def test_a_probe_is_real_work_and_figures_come_back_as_they_were_kept(tmp_path) 
         Figures.load(Home(tmp_path / "elsewhere"))
 
 
-def test_core_seconds_are_those_of_the_work_not_of_the_waiting() -> None:
+@checks
+def core_seconds_are_those_of_the_work_not_of_the_waiting() -> None:
     import time
 
     assert core_seconds(lambda: time.sleep(0.5)) < 0.25
@@ -132,3 +142,6 @@ def test_trainings_that_finish_later_join_the_fit_and_the_error_is_told(tmp_path
     assert "on 3 measured trainings" in error_line(joined)
     (home.run("texture") / SPENT_FILE).write_text("12.5")  # a run that did not say of how many steps
     assert [one.name for one in finished_trainings(home)] == ["structure"]
+
+
+test_figures = checks.test()

@@ -14,6 +14,8 @@ from pangu.starter.tokenizer import build_tokenizer
 from pangu.starter.wordings import Fillers, Wordings
 from tests import subtests
 
+checks = subtests.Checks()
+
 DRAWINGS = [
     Emoji("🍎", "red apple", "红苹果", "1F34E", None, ("apple", "fruit", "🍎"), ("苹果", "水果", "🍎")),
     Emoji("🍏", "green apple", "青苹果", "1F34F", None, ("apple", "fruit", "🍏"), ("苹果", "水果", "🍏")),
@@ -22,7 +24,8 @@ DRAWINGS = [
 ]
 
 
-def test_no_sentence_that_judges_is_one_that_is_trained_with() -> None:
+@checks
+def no_sentence_that_judges_is_one_that_is_trained_with() -> None:
     for language, untrained in UNTRAINED_TEMPLATES.items():
         assert len(untrained) == 6 and not set(untrained) & set(TEMPLATES[language])
 
@@ -52,7 +55,8 @@ def test_a_wording_suits_its_own_drawing_and_means_a_caption_or_keyword(seed: in
         assert bare != one.text  # an emoji means its caption
 
 
-def test_a_shared_keyword_suits_both_but_not_another_style() -> None:
+@checks
+def a_shared_keyword_suits_both_but_not_another_style() -> None:
     wordings = Wordings(DRAWINGS, 0, filler_share=0, most_fillers=0)
     apple, fox = {"red apple", "green apple"}, {"fox"}
     suits = wordings.suits([apple, apple, apple, fox], [0, 1, 2, 3], ["", "", "noto", ""])
@@ -72,7 +76,8 @@ def test_any_text_has_tokens_between_the_marks_of_its_ends(text: str) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
 
 
-def test_han_characters_have_the_same_tokens_wherever_they_stand_and_marks_of_variation_none() -> None:
+@checks
+def han_characters_have_the_same_tokens_wherever_they_stand_and_marks_of_variation_none() -> None:
     tokenizer = build_tokenizer(DRAWINGS)
     apple = tokenizer("苹果", add_special_tokens=False).input_ids
     for text in ("红苹果", "画一个苹果。", "一个苹果"):
@@ -82,7 +87,8 @@ def test_han_characters_have_the_same_tokens_wherever_they_stand_and_marks_of_va
     assert tokenizer("A Fox").input_ids == tokenizer("a fox").input_ids
 
 
-def test_emoji_have_the_same_tokens_wherever_they_stand() -> None:
+@checks
+def emoji_have_the_same_tokens_wherever_they_stand() -> None:
     tokenizer = build_tokenizer(DRAWINGS)
 
     def ids(text: str) -> list[int]:
@@ -101,7 +107,8 @@ def test_a_spare_style_is_a_look_of_its_own_and_the_same_of_a_thumbnail_as_of_th
     assert (looked(pixels, style) - pixels).abs().mean() > 0.15
 
 
-def test_what_suits_a_text_beside_its_own_is_no_negative() -> None:
+@checks
+def what_suits_a_text_beside_its_own_is_no_negative() -> None:
     vectors = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     twins = vectors[[0, 0, 2, 3]]
     alone, known = torch.eye(4, dtype=torch.bool), torch.eye(4, dtype=torch.bool)
@@ -110,7 +117,8 @@ def test_what_suits_a_text_beside_its_own_is_no_negative() -> None:
     assert contrastive_loss(twins, twins, scale, known) < contrastive_loss(twins, twins, scale, alone) - 0.1
 
 
-def test_padding_counts_for_nothing_in_the_error_of_hidden_states() -> None:
+@checks
+def padding_counts_for_nothing_in_the_error_of_hidden_states() -> None:
     then, mask = torch.ones(1, 3, 2), torch.tensor([[1, 1, 0]])
     now = then.clone()
     now[0, 2] = 100
@@ -135,3 +143,6 @@ def test_settling_draws_wordings_to_captions_that_stay() -> None:
     after = embedded("please draw a fox")
     assert (after - before).norm() < 0.75 * (asked - before).norm()
     assert (embedded("fox") - before).norm() < 0.3 * before.norm()
+
+
+test_wordings = checks.test()
