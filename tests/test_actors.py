@@ -18,6 +18,8 @@ from tests import subtests
 from tests.small_dataset import NAME, small_dataset
 from tests.spread_on_ray import digests
 
+checks = subtests.Checks()
+
 ROOT = Path(__file__).parents[1]
 WHOLE, HALF = Spread(on_ray=True), Spread(on_ray=True, gpus=0.5)
 
@@ -51,12 +53,14 @@ def test_without_gpus_it_computes_on_cores_and_says_so(caplog: pytest.LogCapture
     ]
 
 
-def test_a_share_of_several_gpus_is_refused() -> None:
+@checks
+def a_share_of_several_gpus_is_refused() -> None:
     with pytest.raises(ValidationError, match="a share of one GPU, or a whole number of them"):
         Spread(gpus=1.5)
 
 
-def test_alone_items_are_read_ahead_of_what_is_computed_and_keep_their_order() -> None:
+@checks
+def alone_items_are_read_ahead_of_what_is_computed_and_keep_their_order() -> None:
     read: list[int] = []
 
     def reading(item: int) -> int:
@@ -70,7 +74,8 @@ def test_alone_items_are_read_ahead_of_what_is_computed_and_keep_their_order() -
     assert read == [0, 1, 2, 3]
 
 
-def test_what_reading_raises_ends_the_stage_as_it_is() -> None:
+@checks
+def what_reading_raises_ends_the_stage_as_it_is() -> None:
     def reading(item: int) -> int:
         raise ValueError("not an image")
 
@@ -133,3 +138,6 @@ def test_an_encoded_dataset_is_the_same_to_the_bit_whoever_makes_it(seen: dict[s
 @pytest.mark.long
 def test_images_are_the_same_however_many_workers_draw(seen: dict[str, Any]) -> None:
     assert seen["drawn"] == {"1": [0, True, True], "2": [1, True, True], "3": [2, True, True]}
+
+
+test_actors = checks.test()

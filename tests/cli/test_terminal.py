@@ -19,7 +19,10 @@ from pangu.cli.quiet import Silence
 from pangu.progress import FORMAT, Display, Progress, parse_progress
 from pangu.train.follow import followed
 from pangu.train.history import HISTORY_FILE, History
+from tests import subtests
 from tests.train.tracked import tracked_job
+
+checks = subtests.Checks()
 
 
 class Terminal(io.StringIO):
@@ -52,7 +55,8 @@ def test_a_program_reads_every_step_a_terminal_shows_a_bar_and_a_log_a_few_sente
     assert capsys.readouterr().out == ""
 
 
-def test_a_command_that_shows_nothing_says_what_it_does_after_five_seconds_and_then_ever_more_seldom() -> None:
+@checks
+def a_command_that_shows_nothing_says_what_it_does_after_five_seconds_and_then_ever_more_seldom() -> None:
     display = Display()
     silence = Silence("encode", "turn a version into latents.", display, 100.0)
     said = [second for second in range(101, 200) if silence.look(second)]
@@ -98,7 +102,8 @@ def test_what_a_command_prints_can_be_piped_into_a_parser(home, monkeypatch, cap
     assert "ingest: 1 of 1 images" in printed.err and "PANGU" not in printed.err
 
 
-def test_a_run_in_other_processes_is_followed_through_its_history_and_no_step_is_told_twice(tmp_path: Path) -> None:
+@checks
+def a_run_in_other_processes_is_followed_through_its_history_and_no_step_is_told_twice(tmp_path: Path) -> None:
     job = tracked_job(tmp_path)
     history, told = History(job.run_folder / HISTORY_FILE), list[Progress]()
     history.add(1, {"loss": 0.5})
@@ -109,7 +114,8 @@ def test_a_run_in_other_processes_is_followed_through_its_history_and_no_step_is
     assert told[-1].facts == {"loss": 0.5 / 3} and told[-1].total == job.recipe.training(job.role).steps
 
 
-def test_the_help_shows_every_command_in_its_group_in_the_order_in_which_a_user_needs_it() -> None:
+@checks
+def the_help_shows_every_command_in_its_group_in_the_order_in_which_a_user_needs_it() -> None:
     plain = os.environ | {"NO_COLOR": "1", "COLUMNS": "120"}
     done = subprocess.run([sys.executable, "-m", "pangu", "--help"], capture_output=True, text=True, env=plain)
     assert done.returncode == 0, done.stderr
@@ -117,3 +123,6 @@ def test_the_help_shows_every_command_in_its_group_in_the_order_in_which_a_user_
     assert places == sorted(places)
     listed = re.findall(r"^│ (\w[\w-]*) ", done.stdout, re.MULTILINE)
     assert listed == [name for names in GROUPS.values() for name in names]
+
+
+test_terminal = checks.test()

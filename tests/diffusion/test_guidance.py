@@ -11,6 +11,9 @@ from pangu.sampling.question import DenoiserModel, Networks, answered
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import sampling_step
 from pangu.sampling.trajectory import Trajectory
+from tests import subtests
+
+checks = subtests.Checks()
 
 scales = st.floats(-10, 10)
 
@@ -19,21 +22,24 @@ def noise(seed: int) -> torch.Tensor:
     return torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@checks
 @given(scale=scales, pulls=st.lists(scales, max_size=3))
-def test_style_guidance_is_the_sum_of_the_paper(scale: float, pulls: list[float]) -> None:
+def style_guidance_is_the_sum_of_the_paper(scale: float, pulls: list[float]) -> None:
     null, caption, styled = noise(0), noise(1), [noise(2 + i) for i in range(len(pulls))]
     guided = style_guidance(classifier_free_guidance(null, caption, scale), caption, styled, pulls)
     expected = null + scale * (caption - null) + sum(s * (one - caption) for s, one in zip(pulls, styled, strict=True))
     torch.testing.assert_close(guided, expected)
 
 
-def test_without_styles_nothing_is_added() -> None:
+@checks
+def without_styles_nothing_is_added() -> None:
     guided = noise(0)
     assert style_guidance(guided, noise(1), [], []) is guided
 
 
+@checks
 @given(scale=scales)
-def test_a_style_that_says_nothing_new_pulls_nowhere(scale: float) -> None:
+def a_style_that_says_nothing_new_pulls_nowhere(scale: float) -> None:
     assert torch.equal(style_guidance(noise(0), noise(1), [noise(1)], [scale]), noise(0))
 
 
@@ -68,3 +74,6 @@ def test_all_parts_of_the_guidance_are_one_network_call(scale: float, pulls: lis
     expected = base + strength * sum(pull * (10 + i - 2) for i, pull in enumerate(pulls))
     torch.testing.assert_close(prediction, torch.full((2, 3, 4, 4), expected), rtol=1e-4, atol=1e-4)
     assert calls == [2 * (guided + 1 + len(pulls))]
+
+
+test_guidance = checks.test()

@@ -15,12 +15,15 @@ from tests.documents.commands import check, lines
 from tests.documents.installed import install
 from tests.documents.values import check_json, check_toml, check_yaml
 
+checks = subtests.Checks()
+
 LANGUAGES = {"sh", "python", "yaml", "json", "toml", "mermaid", "text"}
 NOT_RUN = {"python": 1, "sh": 0}
 """Blocks that a comment excuses from being run, by language."""
 
 
-def test_every_block_has_a_language_that_is_checked_and_few_are_excused() -> None:
+@checks
+def every_block_has_a_language_that_is_checked_and_few_are_excused() -> None:
     blocks = [block for document in DOCUMENTS for block in blocks_of(document)]
     fences = sum(len(re.findall(r"^ *```", (ROOT / document).read_text(), re.MULTILINE)) for document in DOCUMENTS)
     assert 2 * len(blocks) == fences, "a fence that nobody found"
@@ -40,7 +43,8 @@ def test_every_command_of_the_documents_exists_as_it_is_written(block: Block) ->
         check(line)
 
 
-def test_the_commands_that_cost_nothing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@checks
+def the_commands_that_cost_nothing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`pangu recipes NAME`, whose output the documents go on with."""
     monkeypatch.setenv("PANGU_HOME", str(tmp_path))
     found = [line for block in every("sh") for line in lines(block.text) if line.startswith("pangu recipes ")]
@@ -67,7 +71,8 @@ def test_every_value_of_the_documents_is_one_that_its_model_takes(
                     raise AssertionError(f"{block.place}: {error}") from error
 
 
-def test_python_of_the_documents_parses_and_imports_what_is_there() -> None:
+@checks
+def python_of_the_documents_parses_and_imports_what_is_there() -> None:
     import importlib
 
     for block in every("python"):
@@ -76,3 +81,6 @@ def test_python_of_the_documents_parses_and_imports_what_is_there() -> None:
                 module = importlib.import_module(node.module)
                 missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
                 assert not missing, f"{block.place}: {node.module} has no {missing}"
+
+
+test_blocks = checks.test()

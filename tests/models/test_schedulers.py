@@ -24,6 +24,8 @@ from pangu.models.schedulers import (
 from tests import closed_forms as noise
 from tests import subtests
 
+checks = subtests.Checks()
+
 SPACINGS = ("trailing", "leading", "linspace")
 COUNTS = (1, 2, 3, 7, 19, 20, 33, 49, 60, 61, 97, 103, 121, 122, 170, 199, 200)
 """Divisors of 1000 and others; at 61, 103, 121 and 122 diffusers' trailing spacing has a timestep too many."""
@@ -172,7 +174,8 @@ def test_where_diffusers_aims_right_the_bits_are_its_own(kind: Any) -> None:
             assert torch.equal(*samples), f"{steps} steps, {spacing}, t = {int(t)}"
 
 
-def test_a_fresh_scheduler_says_what_it_is_and_leaves_the_given_one_as_it_was() -> None:
+@checks
+def a_fresh_scheduler_says_what_it_is_and_leaves_the_given_one_as_it_was() -> None:
     given = sampler(EPSILON)
     before = given.timesteps.clone()
     fresh = fresh_scheduler(given, 60)
@@ -211,7 +214,8 @@ def test_a_scheduler_that_can_not_walk_is_refused_in_a_sentence() -> None:
             check_schedule(getattr(diffusers, name).from_config(trained.config), EPSILON)
 
 
-def test_zero_terminal_snr_needs_velocities() -> None:
+@checks
+def zero_terminal_snr_needs_velocities() -> None:
     broken = EPSILON.model_copy(update={"rescale_betas_zero_snr": True})
     with pytest.raises(
         UserError, match=r"cannot be used: schedule\.rescale_betas_zero_snr makes the last timestep pure noise"
@@ -239,7 +243,8 @@ def test_the_least_number_of_steps_is_the_first_that_gives_each_half_one(spacing
         assert edited <= least and min(fresh_scheduler(scheduler, edited).timesteps) < boundary
 
 
-def test_a_half_without_a_step_is_named_with_the_least_number() -> None:
+@checks
+def a_half_without_a_step_is_named_with_the_least_number() -> None:
     assert least_steps(sampler(EPSILON), halves_at(500)) == 2
     with pytest.raises(
         UserError, match=r"num_inference_steps = 1 leaves no step to the texture.* each half one is 2\."
@@ -248,3 +253,6 @@ def test_a_half_without_a_step_is_named_with_the_least_number() -> None:
     with pytest.raises(UserError, match=r"= 9 leaves no step to the texture.* each half one is 24\."):
         check_halves(fresh_scheduler(named_sampler("euler", sampler(EPSILON)), 9), halves_at(42))
     check_halves(fresh_scheduler(sampler(EPSILON), 2), halves_at(500))
+
+
+test_schedulers = checks.test()

@@ -8,6 +8,9 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from pangu.pipelines import Cascade, CoopPipeline, PanGuDrawPipeline, SingleStage
+from tests import subtests
+
+checks = subtests.Checks()
 
 DOCUMENT = Path(__file__).parents[2] / "docs/pipelines.md"
 CLASSES: list[Any] = [PanGuDrawPipeline, SingleStage, Cascade, CoopPipeline]
@@ -28,14 +31,16 @@ def has(cls: Any, name: str) -> bool:
     return callable(found) if name.endswith("()") else isinstance(found, property)
 
 
-def test_the_table_of_conventions_is_that_of_the_code() -> None:
+@checks
+def the_table_of_conventions_is_that_of_the_code() -> None:
     for names, answers in rows("What is there"):
         for cls, answer in zip(CLASSES, answers, strict=True):
             wrong = [name for name in names if has(cls, name) != (answer == "yes")]
             assert not wrong, (cls.__name__, answer, wrong)
 
 
-def test_every_class_is_a_diffusers_pipeline_and_every_argument_is_named() -> None:
+@checks
+def every_class_is_a_diffusers_pipeline_and_every_argument_is_named() -> None:
     named = {name for names, _ in rows("What is there") for name in names}
     ours = {"styles", "lora_scales", "image", "conditioning_scale", "extra", "partners", "handoff"}
     for cls in CLASSES:
@@ -44,9 +49,13 @@ def test_every_class_is_a_diffusers_pipeline_and_every_argument_is_named() -> No
         assert not {name for name in arguments if f"{name}=" not in named}, cls.__name__
 
 
-def test_the_table_of_tensors_is_that_of_the_code() -> None:
+@checks
+def the_table_of_tensors_is_that_of_the_code() -> None:
     offered: dict[str, set[str]] = {cls.__name__: set() for cls in CLASSES}
     for names, answers in rows("Callbacks"):
         for cls, answer in zip(CLASSES, answers, strict=True):
             offered[cls.__name__] |= set(names) if answer == "yes" else set()
     assert offered == {cls.__name__: set(cls._callback_tensor_inputs) for cls in CLASSES}
+
+
+test_documentation = checks.test()

@@ -29,6 +29,8 @@ from pangu.train.step_timer import StepTimer
 from tests import subtests
 from tests.planning.test_plan import FIGURES
 
+checks = subtests.Checks()
+
 SMALL = named("demo")
 CHANNELS = (lambda shapes: (shapes.latent_channels, shapes.tokens, shapes.pooled))(Shapes(SMALL))
 
@@ -160,7 +162,8 @@ def test_the_casts_are_those_of_cudas_autocast() -> None:
             assert types("meta", dtype) == theirs
 
 
-def test_the_one_step_measured_on_a_gpu_is_predicted_within_a_twentieth() -> None:
+@checks
+def the_one_step_measured_on_a_gpu_is_predicted_within_a_twentieth() -> None:
     """65 GiB: 1.31 B parameters, 512 px, 32 images, fp32 weights, bf16 autocast, no means, on an H100."""
     whole = named("pangu_draw_5b")
     shape: DenoiserConfig = whole.denoiser.model_copy(update={"transformer_layers_per_block": (1, 2, 4)})
@@ -182,7 +185,8 @@ def test_a_half_of_the_papers_model_trains_on_one_card_of_80_gb() -> None:
     check_fits(recipe, found, 75)
 
 
-def test_switches_take_what_they_say() -> None:
+@checks
+def switches_take_what_they_say() -> None:
     shapes = Shapes(SMALL.model_copy(update={"workers": 2}))
 
     def peak(**execution: object) -> Footprint:
@@ -225,7 +229,8 @@ def test_a_job_that_does_not_fit_is_refused_with_the_first_switch_that_is_enough
     check_fits(recipe, found, found["structure"].peak / GIB)  # type: ignore[arg-type]
 
 
-def test_the_table_has_every_job_and_what_it_adds_up_to() -> None:
+@checks
+def the_table_has_every_job_and_what_it_adds_up_to() -> None:
     recipe = with_execution(SMALL.model_copy(update={"workers": 2}), ema_device="host")
     found = footprints(recipe)
     lines = memory_table(found)
@@ -242,3 +247,6 @@ def test_the_command_refuses_before_anything_is_started(home: Home, tmp_path: Pa
         plan("openmoji", cluster, "tiny")
     with pytest.raises(UserError, match="How many rows"):  # the next thing that a plan asks for
         plan("openmoji", cluster, "tiny", memory_gib=8)
+
+
+test_footprint = checks.test()

@@ -15,6 +15,8 @@ from pangu.sampling.sampling_step import walk
 from pangu.sampling.trajectory import Trajectory
 from tests import subtests
 
+checks = subtests.Checks()
+
 
 def network(owner: str, setting: float = 1.0, key: int = 0, said: list[str] | None = None) -> Network:
     def set_up():
@@ -25,7 +27,8 @@ def network(owner: str, setting: float = 1.0, key: int = 0, said: list[str] | No
     return Network(owner, setting, key, set_up)
 
 
-def test_a_network_is_set_up_again_only_after_another_setting_of_its_weights() -> None:
+@checks
+def a_network_is_set_up_again_only_after_another_setting_of_its_weights() -> None:
     said: list[str] = []
     networks = Networks()
     for setting, key in ((1.0, 0), (1.0, 1), (1.0, 0), (0.5, 0), (1.0, 0), (1.0, 0)):
@@ -34,7 +37,8 @@ def test_a_network_is_set_up_again_only_after_another_setting_of_its_weights() -
     assert said == ["a 1.0 0", "b 1.0 0", "a 1.0 1", "a 0.5 0", "a 1.0 0"]
 
 
-def test_networks_of_few_owners_are_held_and_those_that_nobody_asks_let_go_of() -> None:
+@checks
+def networks_of_few_owners_are_held_and_those_that_nobody_asks_let_go_of() -> None:
     class Weights:
         pass
 
@@ -48,7 +52,8 @@ def test_networks_of_few_owners_are_held_and_those_that_nobody_asks_let_go_of() 
     assert sum(each() is not None for each in gone) == Networks.MOST_OWNERS
 
 
-def test_questions_of_one_network_and_of_equal_shapes_are_of_one_kind() -> None:
+@checks
+def questions_of_one_network_and_of_equal_shapes_are_of_one_kind() -> None:
     latents, text = torch.zeros(2, 4, 8, 8), torch.zeros(2, 6, 3)
     asked = Question(network("a"), (latents, text))
     assert asked.kind == Question(network("a"), (latents[:1], text[:1])).kind
@@ -118,8 +123,12 @@ def test_a_pair_is_the_cooperation_of_two_models_with_weight_one_on_their_own_in
     torch.testing.assert_close(both, pair, rtol=1e-4, atol=1e-4)
 
 
-def test_a_condition_without_negative_prompts_is_never_guided() -> None:
+@checks
+def a_condition_without_negative_prompts_is_never_guided() -> None:
     tokens = torch.zeros(1, 2, 3)
     assert not Condition({"tokens": tokens}, guidance_scale=7.0).guided
     assert len(Condition({"tokens": tokens}, {"tokens": tokens}, guidance_scale=7.0).parts) == 2
     assert len(Condition({"tokens": tokens}, {"tokens": tokens}, guidance_scale=1.0).parts) == 1
+
+
+test_questions = checks.test()

@@ -16,6 +16,8 @@ from pangu.stack import Stack, database_schema
 from pangu.storage import Home
 from tests import subtests
 
+checks = subtests.Checks()
+
 OLDER = """\
 import sys
 from alembic import command
@@ -77,20 +79,23 @@ def test_an_older_database_is_refused_with_the_command_that_upgrades_it(
         database_schema.check(stack, False, print)
 
 
-def test_a_newer_database_is_refused_even_where_an_upgrade_is_asked_for(tmp_path: Path) -> None:
+@checks
+def a_newer_database_is_refused_even_where_an_upgrade_is_asked_for(tmp_path: Path) -> None:
     stack = with_revision(Home(tmp_path), "prefect", "ffffffffffff")
     with pytest.raises(UserError, match=r"of a newer version than prefect .* install the version"):
         database_schema.check(stack, True, print)
 
 
-def test_what_the_installed_version_left_half_way_is_completed_without_being_asked(tmp_path: Path) -> None:
+@checks
+def what_the_installed_version_left_half_way_is_completed_without_being_asked(tmp_path: Path) -> None:
     known = database_schema.migrations("prefect", False)
     (first,) = {revision for revision, before in known.items() if not before}
     database_schema.check(described(Home(tmp_path)), False, print)
     database_schema.check(with_revision(Home(tmp_path), "prefect", first), False, print)
 
 
-def test_a_new_home_and_an_empty_database_need_nothing(tmp_path: Path) -> None:
+@checks
+def a_new_home_and_an_empty_database_need_nothing(tmp_path: Path) -> None:
     database_schema.check(described(Home(tmp_path)), False, print)
     (tmp_path / "stack/mlflow").mkdir(parents=True)
     sqlite3.connect(tmp_path / "stack/mlflow/mlflow.db").close()
@@ -112,3 +117,6 @@ def test_an_older_mlflow_database_is_brought_up_to_date(tmp_path: Path) -> None:
     database_schema.check(stack, True, print)
     assert database_schema.revision(stack, "mlflow") == newest
     database_schema.check(stack, False, print)
+
+
+test_schema = checks.test()

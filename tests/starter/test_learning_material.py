@@ -15,10 +15,14 @@ from pangu.errors import UserError
 from pangu.starter.autoencoder import build, draw_crops, psnr, reconstruction_loss
 from pangu.starter.learning_material import learning_material, material, pixels
 from pangu.starter.unseen_artist import OPENMOJI, UNSEEN_STYLE, psnr_by_artist
+from tests import subtests
 from tests.tiny_artists import square, write_packages
 
+checks = subtests.Checks()
 
-def test_held_out_combinations_are_new_but_their_parts_are_not() -> None:
+
+@checks
+def held_out_combinations_are_new_but_their_parts_are_not() -> None:
     learnt, held_out = learning_material()
     assert len(held_out) >= 150
     assert not {one.text for one in learnt} & {one.text for one in held_out}
@@ -30,7 +34,8 @@ def test_held_out_combinations_are_new_but_their_parts_are_not() -> None:
         assert {c for c in one.text if ord(c) in SKIN_TONES} <= tones
 
 
-def test_the_material_has_every_artist_and_in_no_style_a_held_out_combination(tmp_path: Path) -> None:
+@checks
+def the_material_has_every_artist_and_in_no_style_a_held_out_combination(tmp_path: Path) -> None:
     thumbs = [one for one in every_drawing() if without_tones(one.text) == "👍"]
     found, held_out = material(write_packages(tmp_path, thumbs)), {one.text for one in learning_material()[1]}
     assert {one.text for one in thumbs} & held_out
@@ -43,7 +48,8 @@ def test_the_material_has_every_artist_and_in_no_style_a_held_out_combination(tm
         assert pixels([one], 48)[0, 24, 24].tolist() == list(bytes.fromhex(colour))
 
 
-def test_nothing_is_learnt_from_the_unseen_artist(tmp_path: Path) -> None:
+@checks
+def nothing_is_learnt_from_the_unseen_artist(tmp_path: Path) -> None:
     """Its package is not even looked for, and where it is there, none of its drawings is among the material."""
     thumbs = [one for one in every_drawing() if without_tones(one.text) == "👍"]
     packages = write_packages(tmp_path, thumbs)
@@ -54,7 +60,8 @@ def test_nothing_is_learnt_from_the_unseen_artist(tmp_path: Path) -> None:
     assert material(packages) == beside
 
 
-def test_an_autoencoder_is_judged_by_each_artist_and_by_the_unseen_one(tmp_path: Path) -> None:
+@checks
+def an_autoencoder_is_judged_by_each_artist_and_by_the_unseen_one(tmp_path: Path) -> None:
     one = next(drawing for drawing in every_drawing() if not tones_of(drawing.text))
     model = build().eval()
     found = psnr_by_artist(model, write_packages(tmp_path, [one]), 48, 1)
@@ -79,3 +86,6 @@ def test_the_autoencoder_learns() -> None:
         optimizer.step()
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
+
+
+test_learning_material = checks.test()

@@ -21,6 +21,8 @@ from pangu.starter.learning_material import learning_material
 from pangu.starter.pair import captions, pack_pair, starter_pair
 from tests import subtests
 
+checks = subtests.Checks()
+
 ROOT = Path(__file__).parents[2]
 ASSETS = Path(str(files("pangu"))) / "assets"
 
@@ -39,7 +41,8 @@ def draw(answers: Answers, language: str, count: int) -> Answers:
     return Answers(prompts, answers.truth, {language: images})
 
 
-def test_all_embedded_weights_together_stay_below_twelve_megabytes() -> None:
+@checks
+def all_embedded_weights_together_stay_below_twelve_megabytes() -> None:
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 12e6
 
 
@@ -50,7 +53,8 @@ def test_no_training_of_these_cards_sees_the_held_out_combinations(name: str) ->
     assert all(card.split_of(one.caption_en, "") == "held_out" for one in held_out)
 
 
-def test_the_embedded_pair_says_which_card_it_was_trained_with() -> None:
+@checks
+def the_embedded_pair_says_which_card_it_was_trained_with() -> None:
     assert starter_pair().contract("structure").dataset == "openmoji_all"
 
 
@@ -81,7 +85,8 @@ def test_what_the_page_and_the_documentation_propose_are_captions_that_the_pair_
     assert {"fox", "狐狸", "向日葵"} <= asked and asked <= known["en"] | known["zh"]
 
 
-def test_generators_of_other_encoders_are_not_packed(tmp_path: Path) -> None:
+@checks
+def generators_of_other_encoders_are_not_packed(tmp_path: Path) -> None:
     pair = untrained_pair(tiny())
     for role in ("structure", "texture"):
         pair.generator(role).save_pretrained(tmp_path / role)
@@ -91,7 +96,8 @@ def test_generators_of_other_encoders_are_not_packed(tmp_path: Path) -> None:
         pack_pair(tmp_path / "structure", tmp_path / "texture", tiny(), tmp_path / "packed")
 
 
-def test_the_pair_of_the_package_is_found_by_its_name_by_both_pipelines() -> None:
+@checks
+def the_pair_of_the_package_is_found_by_its_name_by_both_pipelines() -> None:
     pair = PanGuDrawPipeline.from_pretrained("embedded")
     coop = CoopPipeline("embedded")
 
@@ -103,3 +109,6 @@ def test_the_pair_of_the_package_is_found_by_its_name_by_both_pipelines() -> Non
     assert abs(drawn(pair) - drawn(coop)).max() < 1e-4
     half = PanGuDrawPipeline.from_pretrained("embedded", torch_dtype=torch.bfloat16)
     assert half.structure.dtype == half.text_encoder.dtype == torch.bfloat16
+
+
+test_pair = checks.test()

@@ -4,11 +4,15 @@ import re
 
 from pangu.data.example.openmoji import catalogue
 from pangu.starter.proposed import DRAWINGS, proposed
+from tests import subtests
+
+checks = subtests.Checks()
 
 LISTED = {one.caption_en: one for one in catalogue()}
 
 
-def test_each_proposal_names_its_drawing_by_name_or_as_emoji_in_both_languages() -> None:
+@checks
+def each_proposal_names_its_drawing_by_name_or_as_emoji_in_both_languages() -> None:
     texts = proposed()
     assert set(texts) == {"en", "zh"} and len(set(DRAWINGS)) == len(DRAWINGS)
     for name, english, chinese in zip(DRAWINGS, texts["en"], texts["zh"], strict=True):
@@ -17,7 +21,8 @@ def test_each_proposal_names_its_drawing_by_name_or_as_emoji_in_both_languages()
         assert chinese == one.text or one.caption_zh in chinese
 
 
-def test_they_are_worded_as_people_write() -> None:
+@checks
+def they_are_worded_as_people_write() -> None:
     for language, texts in proposed().items():
         assert len(set(texts)) == len(texts)
         names = {one.caption_en if language == "en" else one.caption_zh for one in LISTED.values()}
@@ -29,5 +34,9 @@ def test_they_are_worded_as_people_write() -> None:
     assert {"a fox", "an umbrella, please"} <= set(english) and not re.search(r"\ba [aeiou]", " ".join(english))
 
 
-def test_every_call_proposes_the_same() -> None:
+@checks
+def every_call_proposes_the_same() -> None:
     assert proposed() == proposed()
+
+
+test_proposed = checks.test()

@@ -11,6 +11,8 @@ from pangu.train.ema import Ema
 from pangu.train.host_copies import HostCopies
 from tests import subtests
 
+checks = subtests.Checks()
+
 HOST = Execution(ema_device="host")
 
 
@@ -27,14 +29,16 @@ def drift(execution: Execution, steps: int, decay: float = 0.9) -> tuple[list[nn
     return parameters, averages
 
 
-def test_means_on_the_host_are_the_same_bits() -> None:
+@checks
+def means_on_the_host_are_the_same_bits() -> None:
     (_, beside), (_, on_host) = drift(Execution(), 50), drift(HOST, 50)
     ours, theirs = on_host.tensors(), beside.tensors()
     assert ours.keys() == theirs.keys() and on_host.facts() == beside.facts()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
-def test_applied_waits_for_the_thread_and_gives_the_weights_back() -> None:
+@checks
+def applied_waits_for_the_thread_and_gives_the_weights_back() -> None:
     parameters, averages = drift(HOST, 10)
     with averages.applied(1):
         assert torch.equal(parameters[0], averages.tensors()["1.0"])
@@ -42,7 +46,8 @@ def test_applied_waits_for_the_thread_and_gives_the_weights_back() -> None:
     assert float(parameters[0][0, 0].detach()) == 10
 
 
-def test_only_the_first_worker_holds_means_on_the_host() -> None:
+@checks
+def only_the_first_worker_holds_means_on_the_host() -> None:
     parameters = [nn.Parameter(torch.zeros(3))]
     first, second = (Ema(parameters, (0.9,), HOST, rank) for rank in (0, 1))
     second.step()
@@ -80,8 +85,12 @@ def test_copies_are_of_the_moment_and_the_next_ones_wait_for_the_work() -> None:
     assert seen == [1.0, 2.0]
 
 
-def test_what_the_thread_raises_is_raised_at_the_next_step() -> None:
+@checks
+def what_the_thread_raises_is_raised_at_the_next_step() -> None:
     copies = HostCopies([torch.zeros(1)])
     copies.hand_over(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     with pytest.raises(ZeroDivisionError):
         copies.hand_over(lambda: None)
+
+
+test_averages = checks.test()

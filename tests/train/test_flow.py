@@ -37,6 +37,8 @@ from tests.small_dataset import NAME
 from tests.train.rows import random_rows, smallest_recipe
 from tests.train.test_loop import Killed, same
 
+checks = subtests.Checks()
+
 FLOW = NoiseSchedule(prediction_type="flow_prediction", shift=3.0)
 
 
@@ -85,7 +87,8 @@ def test_a_network_learns_the_flow(role: str, tmp_path: Path) -> None:
     assert all(low <= int(end) < high for name in named for end in name.removeprefix("loss/t").split("-"))
 
 
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
+@checks
+def a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     recipe, rows = flow_recipe(), random_rows(min_timestep=300)
     whole = train_loop("structure", recipe, rows, "x", tmp_path / "whole")
 
@@ -159,7 +162,8 @@ def contract(role: str, schedule: NoiseSchedule) -> GeneratorContract:
     )  # fmt: skip
 
 
-def test_a_contract_carries_the_flow_and_its_noisiest_expert_owns_pure_noise(tmp_path: Path) -> None:
+@checks
+def a_contract_carries_the_flow_and_its_noisiest_expert_owns_pure_noise(tmp_path: Path) -> None:
     structure, texture = contract("structure", FLOW), contract("texture", FLOW)
     structure.save(tmp_path)
     assert GeneratorContract.load(tmp_path) == structure
@@ -171,7 +175,8 @@ def test_a_contract_carries_the_flow_and_its_noisiest_expert_owns_pure_noise(tmp
         check_pair(structure, contract("texture", NoiseSchedule()))
 
 
-def test_a_contract_of_before_there_were_flows_says_what_it_said() -> None:
+@checks
+def a_contract_of_before_there_were_flows_says_what_it_said() -> None:
     known = {
         "num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012,
         "prediction_type": "v_prediction", "rescale_betas_zero_snr": False,
@@ -181,7 +186,8 @@ def test_a_contract_of_before_there_were_flows_says_what_it_said() -> None:
     assert 1000 not in contract("structure", schedule).interval
 
 
-def test_a_recipe_chooses_the_flow_and_what_it_cannot_mean_is_refused() -> None:
+@checks
+def a_recipe_chooses_the_flow_and_what_it_cannot_mean_is_refused() -> None:
     fields = smallest_recipe().model_dump()
     fields["schedule"] = {"prediction_type": "flow_prediction", "shift": 3.0}
     fields["optimization"] |= {"timestep_sampling": "mode", "mode_scale": 0.8}
@@ -194,3 +200,6 @@ def test_a_recipe_chooses_the_flow_and_what_it_cannot_mean_is_refused() -> None:
         Recipe.model_validate(fields | {"schedule": {"shift": 3.0}})
     drawn = sampler(recipe.schedule)
     assert (type(drawn).__name__, drawn.config.shift) == ("FlowMatchEulerDiscreteScheduler", 3.0)
+
+
+test_flow = checks.test()

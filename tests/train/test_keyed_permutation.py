@@ -5,13 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pangu.train.keyed_permutation import KeyedPermutation
+from tests import subtests
+
+checks = subtests.Checks()
 
 SIZES = st.one_of(st.integers(1, 40), st.integers(1, 20_000))
 KEYS = st.lists(st.integers(0, 2**70), min_size=1, max_size=4).map(tuple)
 
 
+@checks
 @given(size=SIZES, key=KEYS, other=KEYS)
-def test_it_is_a_bijection_and_another_key_is_another_order(size: int, key, other) -> None:
+def it_is_a_bijection_and_another_key_is_another_order(size: int, key, other) -> None:
     everywhere = np.arange(size)
     order = KeyedPermutation(size, key)(everywhere)
     assert sorted(order.tolist()) == list(range(size))
@@ -23,7 +27,8 @@ def test_it_is_a_bijection_and_another_key_is_another_order(size: int, key, othe
         assert KeyedPermutation(size, other)(everywhere).tolist() != order.tolist()
 
 
-def test_every_number_comes_to_every_place_equally_often_and_neighbours_part() -> None:
+@checks
+def every_number_comes_to_every_place_equally_often_and_neighbours_part() -> None:
     """Chi-square over 4,000 keys: five times its spread above its mean is left by a fair order once in millions."""
     for size in (3, 10, 61, 256, 1000):
         orders = np.stack([KeyedPermutation(size, (7, epoch))(np.arange(size)) for epoch in range(4000)])
@@ -36,7 +41,8 @@ def test_every_number_comes_to_every_place_equally_often_and_neighbours_part() -
             assert chi < bins - 1 + 5 * np.sqrt(2 * (bins - 1)), (size, counts)
 
 
-def test_its_bits_are_those_of_every_training_that_has_begun_and_large_ranges_are_like_small_ones() -> None:
+@checks
+def its_bits_are_those_of_every_training_that_has_begun_and_large_ranges_are_like_small_ones() -> None:
     assert KeyedPermutation(12, (0, 0, 0, 0))(np.arange(12)).tolist() == PINNED[12]
     found = KeyedPermutation(10_000_019, (1, 2**63, 4, 5))(np.array([0, 1, 2, 10_000_018]))
     assert found.tolist() == PINNED[10_000_019]
@@ -46,3 +52,6 @@ def test_its_bits_are_those_of_every_training_that_has_begun_and_large_ranges_ar
 
 
 PINNED = {12: [9, 1, 2, 6, 11, 0, 10, 7, 4, 5, 8, 3], 10_000_019: [9245725, 1981612, 8995420, 9206118]}
+
+
+test_keyed_permutation = checks.test()

@@ -15,6 +15,8 @@ from pangu.train.world import World
 from tests import subtests
 from tests.train.rows import random_rows, small_recipe
 
+checks = subtests.Checks()
+
 
 class Killed(Exception):
     """Stands for the process ending here: nothing after it runs."""
@@ -87,7 +89,8 @@ def test_a_torn_checkpoint_is_passed_over(damage, uninterrupted, tmp_path) -> No
     assert same(averaged(train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)), uninterrupted)
 
 
-def test_only_the_last_two_checkpoints_are_kept(tmp_path) -> None:
+@checks
+def only_the_last_two_checkpoints_are_kept(tmp_path) -> None:
     train_loop("texture", small_recipe(), random_rows(), "e", tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000005", "step-000006"]
 
@@ -106,7 +109,8 @@ def test_a_checkpoint_of_another_run_is_refused(role, encode_id, recipe, sentenc
         train_loop(role, recipe, random_rows(), encode_id, tmp_path)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_path) -> None:
+@checks
+def a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_path) -> None:
     rows = random_rows()
     train_loop("structure", small_recipe(steps=2), rows, "e", tmp_path)
     shutil.copytree(tmp_path / "step-000002", tmp_path / "good")
@@ -117,19 +121,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_rows(tmp_pat
     assert latest_checkpoint(tmp_path)[1].step == 2
 
 
-def test_a_batch_that_workers_cannot_share_is_refused(tmp_path) -> None:
+@checks
+def a_batch_that_workers_cannot_share_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="batch_size 4 of texture cannot be shared by 5 workers"):
         train_loop("texture", small_recipe(), random_rows(), "e", tmp_path, World(0, 5))
 
 
-def test_learning_lowers_the_loss(tmp_path) -> None:
+@checks
+def learning_lowers_the_loss(tmp_path) -> None:
     losses: list[float] = []
     recipe = small_recipe(steps=60, checkpoint_every=1000, log_every=1, lr_peak=3e-3)
     train_loop("structure", recipe, random_rows(), "e", tmp_path, hooks=Hooks(lambda _, m: losses.append(m["loss"])))
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-def test_both_roles_start_from_the_same_weights() -> None:
+@checks
+def both_roles_start_from_the_same_weights() -> None:
     first, second = (weights(initial(tiny(), random_rows(), "structure")) for _ in range(2))
     assert same(first, second)
 
@@ -156,3 +163,6 @@ def test_a_refactoring_does_not_move_the_loss_curve(role, tmp_path) -> None:
         )
         train_loop(role, recipe, random_rows(), "e", tmp_path, hooks=hooks, windows=windows)
     assert losses == pytest.approx(GOLDEN[role], abs=2e-4)
+
+
+test_loop = checks.test()

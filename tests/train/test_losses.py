@@ -19,7 +19,10 @@ from pangu.train.randomness import draw_batch
 from pangu.train.setup import initial, start
 from pangu.train.step import train_step
 from pangu.train.step_timer import StepTimer
+from tests import subtests
 from tests.train.rows import plain_timesteps, random_rows, smallest_recipe
+
+checks = subtests.Checks()
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "training.md"
 
@@ -72,7 +75,8 @@ def test_a_recipe_trains_with_it_and_reports_the_squared_error(installed: None, 
     assert recipe.learning_digest() != smallest_recipe().learning_digest()
 
 
-def test_a_loss_that_nobody_brings_is_refused() -> None:
+@checks
+def a_loss_that_nobody_brings_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"There is no loss 'huber'; known are prediction, epsilon, .* group pangu.losses"
     ):
@@ -84,7 +88,8 @@ def test_a_loss_that_cannot_be_imported_is_refused(installed: None) -> None:
         find_loss("broken", {})
 
 
-def test_options_that_do_not_fit_are_refused() -> None:
+@checks
+def options_that_do_not_fit_are_refused() -> None:
     for options in ({"delta": 1.0}, {"gamma": 1.0, "more": 2.0}):
         with pytest.raises(UserError, match="loss_options do not fit the loss 'min_snr'"):
             find_loss("min_snr", options)
@@ -92,7 +97,8 @@ def test_options_that_do_not_fit_are_refused() -> None:
         find_loss("prediction", {"gamma": 1.0})
 
 
-def test_min_snr_gamma_is_short_for_the_loss_of_that_name() -> None:
+@checks
+def min_snr_gamma_is_short_for_the_loss_of_that_name() -> None:
     short, long = Optimization(min_snr_gamma=2.0), Optimization(loss="min_snr", loss_options={"gamma": 2.0})
     one, other = (objective_of(NoiseSchedule(), settings).loss(some()) for settings in (short, long))
     assert torch.equal(one, other)
@@ -119,3 +125,6 @@ def test_a_loss_of_the_whole_batch_is_refused() -> None:
             recipe.execution,
             StepTimer(torch.device("cpu")),
         )
+
+
+test_losses = checks.test()

@@ -36,6 +36,8 @@ from tests.train.control import single_recipe
 from tests.train.rows import plain_timesteps, random_rows, smallest_recipe
 from tests.train.test_loop import Killed, averaged, same
 
+checks = subtests.Checks()
+
 WEIGHTS = st.sampled_from([0.1, 0.29, 0.5, 1.0, 1.5, 2.0, 3.25])
 PARTS = st.lists(st.tuples(st.integers(20, 40), WEIGHTS), min_size=1, max_size=3)
 
@@ -71,8 +73,9 @@ def _in_bucket(parts: list[tuple[int, float]], bucket: int) -> list[tuple[int, f
     return [((rows + 1 - bucket) // 2, weight) for rows, weight in parts]
 
 
+@checks
 @given(weight=WEIGHTS, rows=st.integers(10, 40), seed=st.integers(0, 9))
-def test_over_many_epochs_no_row_is_ahead_of_another(weight: float, rows: int, seed: int) -> None:
+def over_many_epochs_no_row_is_ahead_of_another(weight: float, rows: int, seed: int) -> None:
     sampler = DeterministicSampler((0,) * rows, 1, seed, (Share(rows, weight),))
     [part], epochs = sampler._parts[0], sampler._epochs
     assert isinstance(epochs, KeyedEpochs)
@@ -83,7 +86,8 @@ def test_over_many_epochs_no_row_is_ahead_of_another(weight: float, rows: int, s
         assert times.sum() == (epoch + 1) * round(weight * 100) * rows // 100
 
 
-def test_one_dataset_of_weight_one_is_the_plain_training_to_the_bit(tmp_path: Path) -> None:
+@checks
+def one_dataset_of_weight_one_is_the_plain_training_to_the_bit(tmp_path: Path) -> None:
     plain, recipe = random_rows(12, buckets=2), smallest_recipe()
     alone = MixedRows(["first"], [plain], [1.0])
     ours, theirs = (
@@ -118,7 +122,8 @@ def test_a_batch_holds_what_each_dataset_says_of_its_rows_however_many_workers_s
     assert in_turn(rows, [0, 1, 2, 13, 14]) == [0, 13, 1, 14, 2]
 
 
-def test_limits_count_as_often_as_their_rows_are_drawn() -> None:
+@checks
+def limits_count_as_often_as_their_rows_are_drawn() -> None:
     free, limited = random_rows(10), random_rows(10, min_timestep=750)
     rows = MixedRows(["free", "limited"], [free, limited], [3.0, 1.0])
     [bucket] = plain_timesteps(rows, TimeInterval(500, 1000)).buckets.values()
@@ -250,10 +255,14 @@ def test_parts_that_do_not_go_together_are_refused_in_a_sentence_that_names_the_
         check_parts(encoded, recipe, "single")
 
 
-def test_a_dataset_named_twice_and_a_weight_of_nothing_are_refused() -> None:
+@checks
+def a_dataset_named_twice_and_a_weight_of_nothing_are_refused() -> None:
     part = {"dataset": "a", "encode_id": "0" * 16}
     with pytest.raises(ValidationError, match="names dataset 'a' twice; give it a weight instead"):
         Mixture.model_validate({"also": [part, part]})
     for weight in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValidationError):
             Mixture.model_validate({"also": [part | {"weight": weight}]})
+
+
+test_mixtures = checks.test()

@@ -14,6 +14,8 @@ from pangu.train.worker import check_rows
 from tests import subtests
 from tests.train.rows import random_rows
 
+checks = subtests.Checks()
+
 
 def contract(low: int, high: int) -> GeneratorContract:
     return GeneratorContract(
@@ -31,13 +33,15 @@ def test_a_row_that_no_timestep_of_the_interval_may_train_is_refused(least: int,
         check_rows(rows, contract(high - 500, high))
 
 
-def test_a_row_that_one_timestep_may_train_is_taken() -> None:
+@checks
+def a_row_that_one_timestep_may_train_is_taken() -> None:
     rows = random_rows()
     rows.min_timestep_n[7] = 999
     check_rows(rows, contract(500, 1000))
 
 
-def test_fewer_workers_than_none_or_more_than_all_are_refused() -> None:
+@checks
+def fewer_workers_than_none_or_more_than_all_are_refused() -> None:
     with pytest.raises(ValueError, match="min_workers must not be above workers, which is 1"):
         type(tiny()).model_validate(tiny().model_dump() | {"min_workers": 2})
     assert tiny().learning_digest() == tiny().model_copy(update={"workers": 4, "min_workers": 2}).learning_digest()
@@ -70,9 +74,13 @@ def test_moments_that_adam_cannot_keep_are_refused_when_the_recipe_is_read(betas
         Optimization(betas=betas)
 
 
-def test_a_limit_on_skipped_steps_leaves_digests_as_they_were_and_is_another_way_to_run_the_same() -> None:
+@checks
+def a_limit_on_skipped_steps_leaves_digests_as_they_were_and_is_another_way_to_run_the_same() -> None:
     more = tiny().model_copy(update={"optimization": tiny().optimization.model_copy(update={"max_skipped_steps": 9})})
     assert "max_skipped_steps" not in tiny().model_dump_json()
     assert tiny().learning_digest() == "6c59f8e43eb7c3f4"
     assert more.digest() != tiny().digest()
     assert more.learning_digest() == tiny().learning_digest()
+
+
+test_refusals = checks.test()

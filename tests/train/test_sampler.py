@@ -23,36 +23,42 @@ from pangu.train.world import World
 from tests import subtests
 from tests.train.rows import plain_timesteps, random_rows, smallest_recipe
 
+checks = subtests.Checks()
+
 ORDERS = st.sampled_from(["keyed", "shuffled"])
 
 
+@checks
 @given(
     batches=st.integers(1, 6), batch_size=st.integers(1, 5), seed=st.integers(0, 99), epoch=st.integers(0, 3), order=ORDERS
 )  # fmt: skip
-def test_an_epoch_draws_every_row_exactly_once(batches: int, batch_size: int, seed: int, epoch: int, order) -> None:
+def an_epoch_draws_every_row_exactly_once(batches: int, batch_size: int, seed: int, epoch: int, order) -> None:
     sampler = DeterministicSampler((0,) * (batches * batch_size), batch_size, seed, order=order)
     steps = range(epoch * batches, (epoch + 1) * batches)
     drawn = np.concatenate([sampler.rows_of(step) for step in steps])
     assert sorted(drawn.tolist()) == list(range(batches * batch_size))
 
 
+@checks
 @given(rows=st.integers(4, 30), seed=st.integers(0, 99))
-def test_an_incomplete_epoch_draws_no_row_twice(rows: int, seed: int) -> None:
+def an_incomplete_epoch_draws_no_row_twice(rows: int, seed: int) -> None:
     sampler = DeterministicSampler((0,) * rows, 4, seed)
     drawn = np.concatenate([sampler.rows_of(step) for step in range(rows // 4)])
     assert len(set(drawn.tolist())) == len(drawn)
 
 
+@checks
 @given(seed=st.integers(0, 99), step=st.integers(0, 50), order=ORDERS)
-def test_batches_never_mix_buckets(seed: int, step: int, order) -> None:
+def batches_never_mix_buckets(seed: int, step: int, order) -> None:
     buckets = (0,) * 9 + (1,) * 7 + (2,) * 5
     drawn = DeterministicSampler(buckets, 4, seed, order=order).rows_of(step)
     assert len({buckets[row] for row in drawn}) == 1
 
 
+@checks
 @given(data=st.data(), rows=st.integers(1, 3 * BLOCK), kinds=st.integers(1, 5), seed=st.integers(0, 9))
 @settings(max_examples=30)
-def test_the_rows_of_a_bucket_are_found_from_counts_alone(data, rows: int, kinds: int, seed: int) -> None:
+def the_rows_of_a_bucket_are_found_from_counts_alone(data, rows: int, kinds: int, seed: int) -> None:
     bucket_n = 2 * np.random.default_rng(seed).integers(0, kinds, rows)
     found = RowsByBucket(bucket_n)
     assert found.counts == dict(zip(*(one.tolist() for one in np.unique(bucket_n, return_counts=True)), strict=True))
@@ -65,7 +71,8 @@ def test_the_rows_of_a_bucket_are_found_from_counts_alone(data, rows: int, kinds
         assert found.before(bucket, end) == (own < end).sum()
 
 
-def test_both_orders_are_those_of_every_training_that_has_begun() -> None:
+@checks
+def both_orders_are_those_of_every_training_that_has_begun() -> None:
     shares = (Share(12, 0.5), Share(8, 2.0))
     for order, (plain, mixed) in PINNED.items():
         one = DeterministicSampler((0, 1) * 10, 4, 7, order=order)  # type: ignore[arg-type]
@@ -133,14 +140,16 @@ class Heard:
         return self._rows.latents(rows)
 
 
-def test_order_changes_with_epoch_and_seed_only() -> None:
+@checks
+def order_changes_with_epoch_and_seed_only() -> None:
     first, again, other = (DeterministicSampler((0,) * 40, 40, seed) for seed in (1, 1, 2))
     assert first.rows_of(3).tolist() == again.rows_of(3).tolist()
     assert first.rows_of(3).tolist() != first.rows_of(4).tolist()
     assert first.rows_of(3).tolist() != other.rows_of(3).tolist()
 
 
-def test_a_bucket_smaller_than_a_batch_is_refused() -> None:
+@checks
+def a_bucket_smaller_than_a_batch_is_refused() -> None:
     with pytest.raises(UserError, match="Bucket 1 has 2 rows, fewer than a batch of 3"):
         DeterministicSampler((0, 0, 0, 1, 1), 3, 0)
 
@@ -158,8 +167,9 @@ def test_workers_share_a_batch_without_changing_any_draw(workers: int) -> None:
         assert np.array_equal(joined, getattr(whole, name).numpy()), name
 
 
+@checks
 @given(window=st.integers(1, 4), step=st.integers(0, 20))
-def test_a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
+def a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
     rows = random_rows()
     timesteps = plain_timesteps(rows, TimeInterval(0, 500))
     batch = draw_batch(rows, [3], 0, step, 0, timesteps, Optimization(), {0: (window, window)})
@@ -171,8 +181,9 @@ def test_a_window_is_a_part_of_its_rows_latents(window: int, step: int) -> None:
     assert any(found)
 
 
+@checks
 @given(min_timestep=st.integers(0, 990), step=st.integers(0, 100))
-def test_timesteps_stay_in_the_interval_and_above_each_rows_limit(min_timestep: int, step: int) -> None:
+def timesteps_stay_in_the_interval_and_above_each_rows_limit(min_timestep: int, step: int) -> None:
     rows = random_rows(min_timestep=min_timestep)
     timesteps = plain_timesteps(rows, TimeInterval(500, 1000))
     batch = draw_batch(rows, list(range(12)), 0, step, 0, timesteps, Optimization())
@@ -180,7 +191,8 @@ def test_timesteps_stay_in_the_interval_and_above_each_rows_limit(min_timestep: 
     assert int(batch.timestep_b.max()) < 1000
 
 
-def test_caption_dropout_and_language_mix_follow_their_shares() -> None:
+@checks
+def caption_dropout_and_language_mix_follow_their_shares() -> None:
     rows, optimization = random_rows(), Optimization(caption_dropout=0.25, zh_share=0.75)
     counts = {"empty": 0, "en": 0, "zh": 0}
     timesteps = plain_timesteps(rows, TimeInterval(0, 500))
@@ -191,3 +203,6 @@ def test_caption_dropout_and_language_mix_follow_their_shares() -> None:
             counts[next(name for name, value in known.items() if pooled.equal(value))] += 1
     assert abs(counts["empty"] / 1200 - 0.25) < 0.05
     assert abs(counts["zh"] / (counts["zh"] + counts["en"]) - 0.75) < 0.05
+
+
+test_sampler = checks.test()

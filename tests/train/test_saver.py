@@ -21,14 +21,17 @@ from pangu.train.tensor_file import NAMES, write_tensors
 from tests import subtests
 from tests.train.rows import random_rows, smallest_recipe
 
+checks = subtests.Checks()
+
 STATE = CheckpointState(role="structure", step=1, encode_id="e", recipe=tiny())
 
 
+@checks
 @given(
     shapes=st.lists(st.lists(st.integers(0, 5), max_size=4).map(tuple), min_size=1, max_size=6),
     kinds=st.lists(st.sampled_from(list(NAMES)), min_size=6, max_size=6),
 )
-def test_safetensors_reads_what_is_written(
+def safetensors_reads_what_is_written(
     tmp_path_factory: pytest.TempPathFactory, shapes: list[tuple[int, ...]], kinds: list[torch.dtype]
 ) -> None:
     tensors = {f"模型.{place}": (torch.rand(shape) * 9).to(kinds[place]) for place, shape in enumerate(shapes)}
@@ -41,7 +44,8 @@ def test_safetensors_reads_what_is_written(
     assert all(found[name].dtype == tensors[name].dtype and torch.equal(found[name], tensors[name]) for name in tensors)
 
 
-def test_it_is_as_large_as_the_file_of_safetensors(tmp_path: Path) -> None:
+@checks
+def it_is_as_large_as_the_file_of_safetensors(tmp_path: Path) -> None:
     tensors = {"weight": torch.rand(7, 5), "step": torch.tensor(3.0), "count": torch.arange(4)}
     write_tensors(tmp_path / "ours", tensors)
     save_file(tensors, tmp_path / "theirs")
@@ -65,7 +69,8 @@ def test_what_is_written_is_what_was_there_when_it_was_taken() -> None:
     assert written == [[0.0] * 3, [1.0] * 3]
 
 
-def test_a_write_that_fails_is_told_at_the_next_one_or_at_the_end() -> None:
+@checks
+def a_write_that_fails_is_told_at_the_next_one_or_at_the_end() -> None:
     def write(taken: Snapshot) -> None:
         raise UserError(f"no space for {taken.state.step}")
 
@@ -87,3 +92,6 @@ def test_every_checkpoint_is_reported_once_whole_and_in_order(in_background: boo
     hooks = Hooks(checkpoint=lambda path: seen.append((path.name, (path / "state.json").is_file())))
     train_loop("structure", recipe, random_rows(), "e", tmp_path, hooks=hooks)
     assert seen == [(f"step-{step:06d}", True) for step in range(1, 5)]
+
+
+test_saver = checks.test()

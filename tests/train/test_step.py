@@ -21,6 +21,8 @@ from pangu.train.world import World
 from tests import subtests
 from tests.train.rows import plain_timesteps, random_rows, small_recipe, smallest_recipe
 
+checks = subtests.Checks()
+
 CPU = torch.device("cpu")
 
 
@@ -102,8 +104,9 @@ def predicted_at(kind: str, timestep: int) -> Predicted:
     return Predicted(target + error, target, clean, noise, noisy, level, torch.tensor([timestep]), levels.prediction)
 
 
+@checks
 @given(timestep=st.integers(1, 999), gamma=st.floats(0.1, 20), kind=st.sampled_from(KINDS))
-def test_min_snr_weighs_the_clean_data_loss_by_min_snr_gamma(timestep: int, gamma: float, kind: str) -> None:
+def min_snr_weighs_the_clean_data_loss_by_min_snr_gamma(timestep: int, gamma: float, kind: str) -> None:
     """Whatever is predicted: weight * its squared error == min(SNR, gamma) * squared error of the clean data."""
     found = predicted_at(kind, timestep)
     clean = clean_from_prediction(found.noisy_bchw, found.predicted_bchw, found.level, found.prediction)
@@ -174,7 +177,8 @@ def smallest() -> torch.nn.Module:
     return initial(smallest_recipe(), random_rows(), "structure").train()
 
 
-def test_min_snr_weights_at_the_very_ends_are_their_limits() -> None:
+@checks
+def min_snr_weights_at_the_very_ends_are_their_limits() -> None:
     """At pure noise the SNR is 0, without noise infinite; the quotients of the definition are 0 / 0 and inf / inf there."""
     ends = NoiseLevel(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]))
     assert min_snr_weight(ends, 5.0, "epsilon").tolist() == [1.0, 0.0]
@@ -182,7 +186,8 @@ def test_min_snr_weights_at_the_very_ends_are_their_limits() -> None:
     assert min_snr_weight(ends, 5.0, "flow_prediction").tolist() == [0.0, 0.0]
 
 
-def test_epsilon_at_zero_terminal_snr_is_refused_when_the_recipe_is_read() -> None:
+@checks
+def epsilon_at_zero_terminal_snr_is_refused_when_the_recipe_is_read() -> None:
     """Its clean data at the last timestep would be 0 / 0, whatever weighs it."""
     fields = small_recipe(min_snr_gamma=5.0).model_dump()
     fields["schedule"] |= {"prediction_type": "epsilon", "rescale_betas_zero_snr": True}
@@ -197,7 +202,8 @@ def test_min_snr_changes_the_gradient_but_not_the_reported_loss(plain) -> None:
     assert not torch.equal(weights, plain[0])
 
 
-def test_a_split_batch_is_the_batch() -> None:
+@checks
+def a_split_batch_is_the_batch() -> None:
     batch = batch_of(small_recipe())
     parts = batch.split(4)
     for name in ("latents_bchw", "noise_bchw", "tokens_bsc", "pooled_bp", "timestep_b"):
@@ -205,7 +211,8 @@ def test_a_split_batch_is_the_batch() -> None:
     assert {len(part) for part in parts} == {2}
 
 
-def test_frozen_weights_stay_where_they_are() -> None:
+@checks
+def frozen_weights_stay_where_they_are() -> None:
     recipe = small_recipe()
     network = initial(recipe, random_rows(), "structure").train()
     network.conv_in.requires_grad_(False)
@@ -217,3 +224,6 @@ def test_frozen_weights_stay_where_they_are() -> None:
         StepTimer(CPU),
     )  # fmt: skip
     assert torch.equal(network.conv_in.weight, before)
+
+
+test_step = checks.test()

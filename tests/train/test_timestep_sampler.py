@@ -21,6 +21,8 @@ from pangu.train.timestep_sampler import MOST_WEIGHT, filled, timestep_sampler
 from tests import subtests
 from tests.train.rows import random_rows
 
+checks = subtests.Checks()
+
 STRUCTURE = TimeInterval(500, 1000)
 FLOW = NoiseSchedule(prediction_type="flow_prediction", shift=2.0)
 
@@ -75,13 +77,15 @@ def test_a_third_of_the_rows_at_700_leaves_the_density_as_it_is(schedule: NoiseS
     assert (plain >= 700).mean() / 300 / ((plain < 700).mean() / 200) == pytest.approx(1.83, abs=0.1)
 
 
-def test_many_limits_leave_the_density_as_it_is() -> None:
+@checks
+def many_limits_leave_the_density_as_it_is() -> None:
     times, weights = drawn(rows_with(0, 300, 510, 555, 600, 640, 700, 777, 900), NoiseSchedule(), Optimization(), 2000)
     assert chi_square(times, weights, TimestepDensity(1000).share_below) > 0.001
     assert times.min() == 500
 
 
-def test_weights_do_what_draws_cannot() -> None:
+@checks
+def weights_do_what_draws_cannot() -> None:
     """Nine rows in ten may not train below 700, where two fifths of the draws should be."""
     rows = rows_with(*[700] * 9, 0, *[700] * 9, 0)
     times, weights = drawn(rows, NoiseSchedule(), Optimization(), 1500)
@@ -92,12 +96,14 @@ def test_weights_do_what_draws_cannot() -> None:
     assert chi_square(times, weights, TimestepDensity(1000).share_below) > 0.001
 
 
-def test_no_sample_weighs_more_than_it_may() -> None:
+@checks
+def no_sample_weighs_more_than_it_may() -> None:
     _, weights = drawn(rows_with(*[990] * 11, 0), NoiseSchedule(), Optimization(), 200)
     assert weights.max() <= MOST_WEIGHT
 
 
-def test_what_no_row_may_train_is_left_out() -> None:
+@checks
+def what_no_row_may_train_is_left_out() -> None:
     times, weights = drawn(rows_with(700, 800, 700), NoiseSchedule(), Optimization(), 3000)
     assert times.min() == 700
     assert (weights == 1).all()
@@ -105,7 +111,8 @@ def test_what_no_row_may_train_is_left_out() -> None:
     assert stats.chisquare(counts).pvalue > 0.001
 
 
-def test_each_bucket_has_the_density() -> None:
+@checks
+def each_bucket_has_the_density() -> None:
     """Rows of one shape do not make up for those of another: a batch is of one shape, and the network sees which."""
     rows = rows_with(0, 700, 0, 700, 0, 0, 0, 0, 600, 0, 0, 900, buckets=2)
     timesteps = timestep_sampler(rows, STRUCTURE, NoiseSchedule(), Optimization())
@@ -116,11 +123,12 @@ def test_each_bucket_has_the_density() -> None:
         assert chi_square(times, weights, TimestepDensity(1000).share_below) > 0.001
 
 
+@checks
 @given(
     widths=st.lists(st.floats(0.01, 1), min_size=1, max_size=8),
     rows=st.lists(st.floats(0.01, 1), min_size=8, max_size=8),
 )
-def test_filling_uses_every_row_as_often_as_it_is_there_and_only_where_it_may(widths: list, rows: list) -> None:
+def filling_uses_every_row_as_often_as_it_is_there_and_only_where_it_may(widths: list, rows: list) -> None:
     width_s, rows_g = np.array(widths) / sum(widths), np.array(rows[: len(widths)]) / sum(rows[: len(widths)])
     taken = filled(width_s, rows_g)
     assert (taken >= 0).all()
@@ -131,7 +139,8 @@ def test_filling_uses_every_row_as_often_as_it_is_there_and_only_where_it_may(wi
         assert taken.sum(0) == pytest.approx(width_s)
 
 
-def test_equal_limits_draw_the_timesteps_that_they_always_drew() -> None:
+@checks
+def equal_limits_draw_the_timesteps_that_they_always_drew() -> None:
     rows = rows_with(0, 300, 500)
     timesteps = timestep_sampler(rows, STRUCTURE, NoiseSchedule(), Optimization())
     for at in range(100):
@@ -151,7 +160,8 @@ def test_draws_are_functions_of_seed_step_and_position(schedule: NoiseSchedule) 
     assert whole.timestep_b.dtype == (torch.float32 if schedule.is_flow else torch.int64)
 
 
-def test_an_interval_that_hardly_any_draw_meets_is_refused() -> None:
+@checks
+def an_interval_that_hardly_any_draw_meets_is_refused() -> None:
     schedule = NoiseSchedule(prediction_type="flow_prediction", shift=100.0)
     with pytest.raises(
         UserError, match=r"only 5e-05 of the timesteps that uniform draws with a shift of 100 lie in \[0, 5\)"
@@ -159,7 +169,8 @@ def test_an_interval_that_hardly_any_draw_meets_is_refused() -> None:
         timestep_sampler(rows_with(0, 0), TimeInterval(0, 5), schedule, Optimization())
 
 
-def test_a_dynamic_shift_follows_the_size_of_what_is_trained_on() -> None:
+@checks
+def a_dynamic_shift_follows_the_size_of_what_is_trained_on() -> None:
     schedule = NoiseSchedule(prediction_type="flow_prediction", use_dynamic_shifting=True)
     rows = random_rows(2, side=8)
     whole, part = (
@@ -168,3 +179,6 @@ def test_a_dynamic_shift_follows_the_size_of_what_is_trained_on() -> None:
     )
     assert (whole, part) == (pytest.approx(schedule.shift_at(8, 8)), pytest.approx(schedule.shift_at(4, 4)))
     assert whole > part
+
+
+test_timestep_sampler = checks.test()

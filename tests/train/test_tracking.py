@@ -6,10 +6,14 @@ import pytest
 
 from pangu.stack.ports import free_port
 from pangu.train.mlflow_run import PAIR, code_digest, flatten, tags_of
+from tests import subtests
 from tests.train.tracked import start, tracked_job, write
 
+checks = subtests.Checks()
 
-def test_without_a_server_nothing_waits_and_one_sentence_says_what_is_missing(
+
+@checks
+def without_a_server_nothing_waits_and_one_sentence_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
@@ -21,23 +25,30 @@ def test_without_a_server_nothing_waits_and_one_sentence_says_what_is_missing(
     assert str(history.path) in sentence
 
 
-def test_without_an_address_nothing_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@checks
+def without_an_address_nothing_is_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     tracker, history = start(tracked_job(tmp_path))
     write(tracker, history, range(1, 5))
     assert tracker.finish() == ""
 
 
-def test_the_runs_of_a_pair_share_a_tag_and_those_of_another_recipe_do_not(tmp_path: Path) -> None:
+@checks
+def the_runs_of_a_pair_share_a_tag_and_those_of_another_recipe_do_not(tmp_path: Path) -> None:
     structure, texture = (tags_of(tracked_job(tmp_path, role), "small", 3) for role in ("structure", "texture"))
     other = tags_of(tracked_job(tmp_path, encode_id="another"), "small", 3)
     assert structure[PAIR] == texture[PAIR] != other[PAIR]
 
 
-def test_parameters_are_the_recipe_in_dotted_names() -> None:
+@checks
+def parameters_are_the_recipe_in_dotted_names() -> None:
     assert flatten({"a": {"b": 1, "c": {"d": None}}, "e": [1, 2]}) == {"a.b": "1", "a.c.d": "None", "e": "[1, 2]"}
 
 
-def test_the_code_is_told_by_its_content() -> None:
+@checks
+def the_code_is_told_by_its_content() -> None:
     assert code_digest() == code_digest()
     assert len(code_digest()) == 12
+
+
+test_tracking = checks.test()

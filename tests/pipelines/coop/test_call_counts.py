@@ -12,6 +12,8 @@ from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
+checks = subtests.Checks()
+
 
 def counted(coop, **arguments) -> dict[str, dict[str, int]]:
     """Calls of each model during one run."""
@@ -81,7 +83,8 @@ def test_the_number_of_calls_is_the_planned_one(name, coop) -> None:
     assert found["encodes"] == dict(plan.encodes)
 
 
-def test_a_plan_says_how_long_and_reads_well() -> None:
+@checks
+def a_plan_says_how_long_and_reads_well() -> None:
     coop = together(small.stable_diffusion(), Partner(small.sdxl(), name="old ControlNet"))
     plan = coop.plan("a fox", height=16, width=16, num_inference_steps=3)
     assert plan.seconds is not None and 0 < plan.seconds < 60
@@ -90,7 +93,8 @@ def test_a_plan_says_how_long_and_reads_well() -> None:
     assert twice.network_calls == plan.network_calls and twice.seconds is None
 
 
-def test_cost_controls_save_what_they_promise() -> None:
+@checks
+def cost_controls_save_what_they_promise() -> None:
     main, other = small.stable_diffusion(), small.sdxl()
     plans = [
         together(main, Partner(other, **change)).plan(height=16, width=16, num_inference_steps=8, measure=False)
@@ -100,7 +104,8 @@ def test_cost_controls_save_what_they_promise() -> None:
     assert plans[1].decodes["partner"] == 4 and plans[1].network_calls["main"] == 8
 
 
-def test_a_partner_that_is_off_forgets_and_enters_again() -> None:
+@checks
+def a_partner_that_is_off_forgets_and_enters_again() -> None:
     calls = call_schedule([0, 1, 2, 3, 4], [PartnerSchedule((0.5, 0.0, 0.5, 0.5, 0.0), False, True, 1)])
     partner_calls = [call.partner_calls[0] for call in calls]
     assert [own_call.action for own_call in partner_calls] == [
@@ -115,8 +120,12 @@ def test_a_partner_that_is_off_forgets_and_enters_again() -> None:
     assert all(call.main for call in calls)
 
 
-def test_nobody_is_asked_whose_answer_is_not_used() -> None:
+@checks
+def nobody_is_asked_whose_answer_is_not_used() -> None:
     calls = call_schedule([0, 1, 2], [PartnerSchedule((1.0, 1.0, 0.0), False, False, 1)])
     assert [call.main for call in calls] == [False, False, True]
     masked = call_schedule([0, 1, 2], [PartnerSchedule((1.0, 1.0, 0.0), True, False, 1)])
     assert all(call.main for call in masked)
+
+
+test_call_counts = checks.test()

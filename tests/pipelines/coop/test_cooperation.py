@@ -31,6 +31,8 @@ from tests.closed_forms import clean_from_epsilon, epsilon_from_clean
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
+checks = subtests.Checks()
+
 SAMPLERS = [
     DDIMScheduler, DDPMScheduler, PNDMScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler,
     HeunDiscreteScheduler, KDPM2DiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler,
@@ -59,7 +61,8 @@ def test_a_partner_that_leaves_in_the_middle_does_not_break_the_sampler(sampler)
         close(draw(together(main, Partner(same, strength=1.0, start=start, stop=stop))), alone)
 
 
-def test_models_of_one_autoencoder_are_fused_without_decoding() -> None:
+@checks
+def models_of_one_autoencoder_are_fused_without_decoding() -> None:
     main, other = small.stable_diffusion(), small.stable_diffusion(1, vae=small.vae(0))
     coop = together(main, Partner(other, strength=0.5))
     counted = coop.plan(height=16, width=16, num_inference_steps=4, measure=False)
@@ -128,7 +131,8 @@ def test_at_full_strength_the_partner_walks_alone_and_the_main_follows_through_t
         close(found, expected, 1e-4)
 
 
-def test_bounds_on_the_main_samples_do_not_bind_the_partner() -> None:
+@checks
+def bounds_on_the_main_samples_do_not_bind_the_partner() -> None:
     """A sampler of pixels clips at 1, which latents exceed."""
     walks = []
     for clips in (True, False):
@@ -246,7 +250,8 @@ def test_a_batch_equals_single_runs_and_a_seed_repeats(sampler) -> None:
         close(draw(coop, seed), batch[index : index + 1], 1e-4)
 
 
-def test_a_partner_may_work_at_a_size_of_its_own() -> None:
+@checks
+def a_partner_may_work_at_a_size_of_its_own() -> None:
     left = torch.zeros(32, 32)
     left[:, :16] = 1
     partner = Partner(small.sdxl(), strength=0.5, height=16, width=16, upsample="lanczos", mask=left)
@@ -256,7 +261,8 @@ def test_a_partner_may_work_at_a_size_of_its_own() -> None:
     assert not torch.equal(found, draw(coop, height=32, width=32, partners=[{"upsample": "bilinear"}]))
 
 
-def test_a_preconditioned_model_of_karras_kind_cooperates_with_a_flow() -> None:
+@checks
+def a_preconditioned_model_of_karras_kind_cooperates_with_a_flow() -> None:
     edm = small.stable_diffusion(1, scheduler=EDMEulerScheduler())
     for main, other in ((small.stable_diffusion_3(), edm), (edm, small.stable_diffusion_3())):
         coop = together(main, Partner(other, strength=0.4))
@@ -265,7 +271,8 @@ def test_a_preconditioned_model_of_karras_kind_cooperates_with_a_flow() -> None:
         assert not torch.equal(found, draw(coop, partners=[{"strength": 0.0}]))
 
 
-def test_masks_of_one_and_of_nothing() -> None:
+@checks
+def masks_of_one_and_of_nothing() -> None:
     main, other = small.stable_diffusion(), small.stable_diffusion(1)
     everywhere = draw(together(main, Partner(other, strength=0.6, mask=torch.ones(16, 16))))
     close(everywhere, draw(together(main, Partner(other, strength=0.6))), 1e-4)
@@ -273,7 +280,8 @@ def test_masks_of_one_and_of_nothing() -> None:
     close(nowhere, draw(together(main)), 1e-4)
 
 
-def test_strength_may_be_a_list_or_a_function_of_the_step() -> None:
+@checks
+def strength_may_be_a_list_or_a_function_of_the_step() -> None:
     main, other = small.stable_diffusion(), small.stable_diffusion(1)
     falling = [1 - step / 4 for step in range(4)]
     as_list = draw(together(main, Partner(other, strength=falling)))
@@ -282,7 +290,8 @@ def test_strength_may_be_a_list_or_a_function_of_the_step() -> None:
     assert not torch.equal(as_list, draw(together(main, Partner(other, strength=0.5))))
 
 
-def test_partners_have_prompts_and_guidance_of_their_own() -> None:
+@checks
+def partners_have_prompts_and_guidance_of_their_own() -> None:
     main, other = small.stable_diffusion(), small.stable_diffusion(1)
     coop = together(main, Partner(other, strength=0.5))
     plain = draw(coop)
@@ -309,7 +318,8 @@ def test_the_callback_can_replace_latents_and_pictures_come_in_every_type() -> N
     assert twice.shape == (2, 4, 8, 8) and not torch.equal(twice[0], twice[1])
 
 
-def test_half_precision_networks_cooperate_with_full_ones() -> None:
+@checks
+def half_precision_networks_cooperate_with_full_ones() -> None:
     main, other = small.stable_diffusion(), small.stable_diffusion(1)
     full = draw(together(main, Partner(other)))
     half = draw(together(main, Partner(other.to(torch.bfloat16))))
@@ -331,3 +341,6 @@ def test_a_level_is_found_again_through_its_log_snr(levels) -> None:
     assert levels.timestep(-math.inf) == pytest.approx(1000 if isinstance(levels, ContinuousLevels) else 999)
     assert levels.timestep(math.inf) == pytest.approx(1 if isinstance(levels, ContinuousLevels) else 0)
     assert NoiseLevel(0.0, 1.0).log_snr == -math.inf
+
+
+test_cooperation = checks.test()

@@ -17,6 +17,8 @@ from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import close, draw, together
 
+checks = subtests.Checks()
+
 BIG = {"height": 32, "width": 32}
 
 
@@ -64,7 +66,8 @@ def test_a_low_model_begins_and_the_main_finishes(sampler) -> None:
     close(draw(coop, num_inference_steps=6, **BIG), found)
 
 
-def test_the_levels_of_both_models_meet_whatever_their_schedules() -> None:
+@checks
+def the_levels_of_both_models_meet_whatever_their_schedules() -> None:
     low, high = adapter_for(small.stable_diffusion_3(), "low"), adapter_for(small.stable_diffusion(), "main")
     ours, theirs = high.sampler(10, 32, 32), low.sampler(12, 16, 16)
     first = first_call(ours, 400)
@@ -76,7 +79,8 @@ def test_the_levels_of_both_models_meet_whatever_their_schedules() -> None:
     )
 
 
-def test_latents_and_resolution_may_differ_at_once_and_sizes_are_free() -> None:
+@checks
+def latents_and_resolution_may_differ_at_once_and_sizes_are_free() -> None:
     main, low = small.stable_diffusion_3(), small.sdxl()
     coop = together(main, handoff=Handoff(low, t_low=600, height=22, width=30, upsample="bilinear"))
     assert draw(coop, height=44, width=60).shape == (1, 4, 22, 30)
@@ -85,7 +89,8 @@ def test_latents_and_resolution_may_differ_at_once_and_sizes_are_free() -> None:
     assert draw(controlled, **BIG).isfinite().all()
 
 
-def test_the_low_stage_may_have_partners_and_so_may_the_high_one() -> None:
+@checks
+def the_low_stage_may_have_partners_and_so_may_the_high_one() -> None:
     low = CoopPipeline(small.stable_diffusion(2), Partner(small.ddpm(), strength=0.3))
     low.set_progress_bar_config(disable=True)
     main = small.stable_diffusion()
@@ -119,3 +124,6 @@ def test_bad_handoffs_get_one_sentence(change, sentence) -> None:
     coop = together(small.stable_diffusion(), handoff=Handoff(small.stable_diffusion(1), height=16, width=16))
     with pytest.raises(UserError, match=sentence):
         draw(coop, handoff=change, **BIG)
+
+
+test_handoff = checks.test()
