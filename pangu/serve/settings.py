@@ -184,8 +184,8 @@ class ServeSettings(Frozen):
     host: str = Field("127.0.0.1", description="Where HTTP listens; anything but loopback needs keys")
     layout: Literal["auto", "pools", "pair", "one_process"] = Field(
         "auto",
-        description="'pools': each half and the decoder in replicas of its own. 'pair': all of the pair in one replica, which "
-        "takes a quarter of the memory for a small one; its sizes are those of `structure`. 'one_process': the gateway in it, "
+        description="'pools': each half and the decoder in replicas of its own. 'pair': all of the pair in one replica, with "
+        "torch and diffusers once; its sizes are those of `structure`. 'one_process': the gateway in it, "
         "too, for a single small device. 'auto': 'pair' for a small pair on a CPU whose pools have one replica each, else "
         "'pools'",
     )

@@ -67,7 +67,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 def states_of(api: httpx.Client, run_id: str, stage: str) -> list[str]:
     asked = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"name": {"any_": [stage]}}}
     found: list[dict[str, Any]] = api.post("/task_runs/filter", json=asked).raise_for_status().json()
-    return [run["state"]["type"] for run in found]
+    return [run["state"]["type"] for run in found if run["state"]]  # none for a moment, when it is made
 
 
 def living_jobs(stack: Stack, run_id: str) -> list[str]:
