@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pangu.config import ROLES, Role, Sampling
-from pangu.contract import GeneratorContract
+from pangu.config import Role, Sampling
+from pangu.contract import GeneratorContract, in_turn
 from pangu.models.original_layout import PREFIX
 
 KNOWN = {
@@ -93,12 +93,13 @@ def workflow(
     adapters: Mapping[str, Role],
     name: str,
 ) -> str:
-    """Two `KSampler (Advanced)` nodes, one for each half and its timesteps, in the JSON that ComfyUI's server takes as a prompt.
+    """A `KSampler (Advanced)` node for each expert and its timesteps, in the JSON that ComfyUI's server takes as a prompt.
 
     encoders: files of one or two text encoders. adapters: file -> its half. Names are as `model_paths` makes them found.
     """
     steps, guidance = sampling.num_inference_steps, sampling.guidance_scale
-    side, turn = contracts["structure"].resolution, structure_steps(contracts["structure"].low, steps)
+    side, roles = contracts["structure"].resolution, list(in_turn(contracts))
+    ends = [structure_steps(contracts[role].low, steps) for role in roles[:-1]] + [steps]
     clip = (
         {"class_type": "CLIPLoader", "inputs": {"clip_name": encoders[0], "type": "stable_diffusion"}}
         if len(encoders) == 1
@@ -116,17 +117,17 @@ def workflow(
         "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample_texture", 0], "vae": ["vae", 0]}},
         "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": name}},
     }
-    for role in ROLES:
-        first = role == ROLES[0]
+    for number, role in enumerate(roles):
+        first, last = number == 0, number == len(roles) - 1
         nodes |= _network(role, contracts[role], [file for file, half in adapters.items() if half == role])
         nodes[f"sample_{role}"] = {
             "class_type": "KSamplerAdvanced",
             "inputs": {
                 "model": [f"levels_{role}", 0], "positive": ["prompt", 0], "negative": ["negative", 0],
-                "latent_image": ["latent" if first else f"sample_{ROLES[0]}", 0], "noise_seed": 0, "steps": steps,
-                "cfg": guidance, "sampler_name": "euler", "scheduler": "normal", "start_at_step": 0 if first else turn,
-                "end_at_step": turn if first else steps, "add_noise": "enable" if first else "disable",
-                "return_with_leftover_noise": "enable" if first else "disable",
+                "latent_image": ["latent" if first else f"sample_{roles[number - 1]}", 0], "noise_seed": 0, "steps": steps,
+                "cfg": guidance, "sampler_name": "euler", "scheduler": "normal",
+                "start_at_step": 0 if first else ends[number - 1], "end_at_step": ends[number],
+                "add_noise": "enable" if first else "disable", "return_with_leftover_noise": "disable" if last else "enable",
             },
         }  # fmt: skip
     return json.dumps(nodes, indent=2, ensure_ascii=False) + "\n"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import yaml
 
-from pangu.config import ROLES
 from pangu.contract import GeneratorContract, check_turns
 from pangu.data.card import Licence
 from pangu.data.licences import check_publishable, hub_fields
@@ -43,7 +42,6 @@ def model_card(
     """
     contracts = pair_contracts_of(pair)
     index = read_json(pair / "model_index.json")
-    structure, texture = (contracts[role] for role in ROLES)
     head: dict[str, object] = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -56,13 +54,15 @@ def model_card(
     sampling = index.get("sampling") or {}
     steps, guidance = sampling.get("num_inference_steps", 30), sampling.get("guidance_scale", 3.0)
     rows = "\n".join(
-        f"| `{role}` | {contracts[role].interval} | {contracts[role].resolution} px | {_data(contracts[role])} | "
-        f"{contracts[role].trained_steps} | {contracts[role].recipe} |"
+        f"| `{role}` | {contracts[role].interval} | {contracts[role].resolution} px | {_predicts(contracts[role])} | "
+        f"{_data(contracts[role])} | {contracts[role].trained_steps} | {contracts[role].recipe} |"
         for role in contracts
     )
     figures = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(metrics.items()))
     said = f"| metric | value |\n|---|---|\n{figures}" if figures else "None were measured."
-    predicted = structure.schedule.prediction_type.removesuffix("_prediction")
+    classes = ", ".join(dict.fromkeys(f"`{index[role][1]}`" for role in contracts if index.get(role)))
+    experts = " and ".join(", ".join(f"`{role}`" for role in contracts).rsplit(", ", 1))
+    intro = "A pair of" if len(contracts) == 2 else str(len(contracts))
     attribution = f"\n\n{licence.attribution}" if licence.attribution else ""
     return f"""---
 {yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip()}
@@ -70,12 +70,11 @@ def model_card(
 
 # {repository.rpartition("/")[2]}
 
-{gallery}A pair of text-to-image experts that take turns in one denoising trajectory (PanGu-Draw, arXiv 2312.16486, Section
-3.2): the structure expert draws the timesteps from T = {structure.schedule.num_train_timesteps} down to {structure.low}, the
-texture expert those below {texture.high}. Both predict {predicted} over the same noise levels.
+{gallery}{intro} text-to-image experts that take turns in one denoising trajectory (PanGu-Draw, arXiv 2312.16486, Section
+3.2), from noise to the picture, each at its own timesteps.
 
-| expert | timesteps | resolution | data | steps | recipe |
-|---|---|---|---|---|---|
+| expert | timesteps | resolution | predicts | data | steps | recipe |
+|---|---|---|---|---|---|---|
 {rows}
 
 ## Use
@@ -88,7 +87,7 @@ pipe("a fox", num_inference_steps={steps}, guidance_scale={guidance}).images[0]
 ```
 
 This needs PanGu: where it is installed, `DiffusionPipeline.from_pretrained("{repository}")` is enough; where not, `pipeline.py`
-says how to install it. `structure` and `texture` are plain `UNet2DConditionModel`s, each for its own timesteps alone.
+says how to install it. {experts} are networks of diffusers ({classes}), each for its own timesteps alone.
 
 ## Figures
 
@@ -119,6 +118,10 @@ def _licences_of_data(contracts: Mapping[str, GeneratorContract]) -> list[Licenc
         licence = licence_of_version(Home.from_environment(), name, version)
         found += [] if licence is None else [licence]
     return list(dict.fromkeys(found))
+
+
+def _predicts(contract: GeneratorContract) -> str:
+    return contract.schedule.prediction_type.removesuffix("_prediction")
 
 
 def _data(contract: GeneratorContract) -> str:

@@ -11,21 +11,26 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPTextModel
 
+from pangu.config import Sampling
+from pangu.data.card import Licence
 from pangu.errors import UserError
 from pangu.exchange import comfyui
 from pangu.exchange.export_pair import export_generator_folder, export_pair
 from pangu.exchange.import_pair import import_pair
+from pangu.exchange.model_card import model_card
 from pangu.exchange.places import generator_folder, pair_folder
 from pangu.models.denoisers import load_denoiser
 from pangu.models.lora import ADAPTER, fitted, put_adapter, save_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from pangu.models.original_layout import PREFIX, original_weights
+from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.storage import Home
 from tests.models.adapter_files import ATTENTION, random_adapter
 from tests.models.test_initial import write_generator
 from tests.pipelines.coop.small import stable_diffusion, unet
+from tests.pipelines.transformers import written_experts
 
 ORIGINAL: dict[str, Any] = {"block_out_channels": (32, 64), "norm_num_groups": 32, "attention_head_dim": 8}
 
@@ -171,3 +176,31 @@ def test_comfyui_knows_halves_and_adapters_by_names_and_shapes_and_gets_a_workfl
     # By these names its loaders of text encoders and autoencoders know them.
     assert "text_model.encoder.layers.0.mlp.fc1.weight" in load_file(base / "comfyui/text_encoder.safetensors")
     assert "decoder.up_blocks.0.resnets.0.norm1.weight" in load_file(base / "vae/diffusion_pytorch_model.safetensors")
+
+
+def test_three_experts_leave_with_an_adapter_of_the_one_between_a_card_and_a_workflow(tmp_path) -> None:
+    pair = written_experts(tmp_path / "made")
+    opened = load_pair(pair)
+    adapter = random_adapter(opened.middle, ATTENTION)
+    put_adapter(opened.middle, ADAPTER, adapter)
+    opened.save_lora_weights(tmp_path / "ink", role="middle")
+    out = Path(export_pair(pair, tmp_path / "out", adapters=[tmp_path / "ink"]).folder)
+    assert (out / "adapters/middle-ink.safetensors").is_file()
+    again = load_pair(out)
+    again.load_lora_weights(out / "adapters/middle-ink")
+    assert again.get_list_adapters() == {"middle": ["default_0"]}, "its contract says for which expert it is"
+    with pytest.raises(
+        UserError, match=r"say which generator it is for by role \(structure, middle, texture or 'both'\)"
+    ):
+        again.load_lora_weights(out / "adapters/middle-ink.safetensors")
+    card = model_card(pair, "owner/three", Licence(name="MIT"), {})
+    assert "3 text-to-image experts that take turns" in card and "| `middle` | [200, 500) | 64 px | v |" in card
+    assert "(`SanaTransformer2DModel`, `UNet2DConditionModel`)" in card
+    contracts = {role: opened.contract(role) for role in opened.roles}
+    nodes = json.loads(comfyui.workflow(contracts, Sampling(num_inference_steps=20), "a fox", ["clip"], {}, "three"))
+    turns = [nodes[f"sample_{role}"]["inputs"] for role in ("structure", "middle", "texture")]
+    assert [one["latent_image"][0] for one in turns] == ["latent", "sample_structure", "sample_middle"]
+    assert [one["end_at_step"] for one in turns[:2]] == [one["start_at_step"] for one in turns[1:]]
+    assert turns[0]["end_at_step"] < turns[1]["end_at_step"] < turns[2]["end_at_step"] == 20
+    assert [one["add_noise"] for one in turns] == ["enable", "disable", "disable"]
+    assert [one["return_with_leftover_noise"] for one in turns] == ["enable", "enable", "disable"]

@@ -1,14 +1,18 @@
 """The pair matrix in the dashboard, from an outcome as `pangu pair-matrix` leaves it; without a server."""
 
+import json
 from pathlib import Path
 
 from PIL import Image
 
 from flows.pair_matrix import compare_halves, markdown
+from flows.stages import between
+from flows.train_generators import experts_of
 from pangu.evaluate.matrix import MatrixOutcome, PairScore
 from pangu.evaluate.matrix_picture import Cell, draw
 from pangu.evaluate.protocol import Protocol
 from pangu.image_grid import png
+from pangu.recipes import tiny
 from tests.forms.test_release_report import pictures
 
 NEW = {"structure": "/home/runs/structure-1/generator", "texture": "/home/runs/texture-1/generator"}
@@ -49,3 +53,12 @@ def test_without_another_champion_nothing_is_drawn() -> None:
     arguments = ("card", "structure", "texture", "tiny", "id", [])
     compare_halves({"champion_version": None, "already_done": False}, *arguments)
     compare_halves({"champion_version": 3, "already_done": True}, *arguments)
+
+
+def test_the_flows_train_every_expert_that_a_recipe_lists(tmp_path: Path) -> None:
+    jobs = tiny().model_dump(mode="json")["jobs"]
+    three = tiny().model_dump(mode="json") | {"jobs": jobs | {"middle": jobs["texture"]}, "further_boundaries": [200]}
+    (tmp_path / "three.json").write_text(json.dumps(three))
+    assert experts_of(str(tmp_path / "three.json")) == ("structure", "middle", "texture")
+    assert experts_of("tiny") == experts_of("single") == ("structure", "texture")
+    assert between(["a", "b"]) == ["--middle", "a", "--middle", "b"] and not between([])
