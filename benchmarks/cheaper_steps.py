@@ -80,6 +80,8 @@ def switches(home: Home, students: PanGuDrawPipeline | None) -> dict[str, Switch
         "reuse2_interval": Switch(plain, Reuse(every=2), interval),
         "reuse3_interval": Switch(plain, Reuse(every=3), interval),
         "int8_reuse2_interval": Switch(int8, Reuse(every=2), interval),
+        # What a switch is to be judged by: a plain pair in fewer steps.
+        "steps13": Switch(plain, steps=13),
         "steps10": Switch(plain, steps=10),
     }
     return found | ({"distilled": Switch(students, steps=4)} if students is not None else {})

@@ -41,7 +41,7 @@ class Residence:
         """
         if ATTRIBUTE in vars(network):
             raise UserError(f"A {type(network).__name__} can wait for one device alone; give it back first.")
-        if any({"_hf_hook", "_diffusers_hook"} & vars(module).keys() for module in network.modules()):
+        if any(map(_is_moved, network.modules())):
             raise UserError(
                 f"The weights of a {type(network).__name__} are moved by hooks already; remove these first."
             )
@@ -91,6 +91,15 @@ def is_waiting(network: Any) -> bool:
 def weights_on_device(network: nn.Module) -> Iterator[Tensor]:
     """Of a network whose turn it is, all; of one that waits, none."""
     yield from (weight for weight in (*network.parameters(), *network.buffers()) if not weight.is_meta)
+
+
+def _is_moved(module: nn.Module) -> bool:
+    """Whether a hook of accelerate or diffusers moves weights; those with a memory of steps move none."""
+    registry = vars(module).get("_diffusers_hook")
+    others = (
+        [] if registry is None else [hook for hook in registry.hooks.values() if not hasattr(hook, "state_manager")]
+    )
+    return "_hf_hook" in vars(module) or bool(others)
 
 
 def _leave(network: nn.Module) -> None:

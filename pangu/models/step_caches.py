@@ -17,6 +17,8 @@ from pangu.errors import UserError
 from pangu.sampling.question import Denoiser
 
 ATTRIBUTE = "_pangu_step_cache"
+REGISTRY = "_diffusers_hook"
+"""Of diffusers, on a module that has hooks."""
 ENDS_WITHOUT_TEXT = "SD3Transformer2DModel"
 """Its last block answers without text, which diffusers' first_block (0.42) fails on in the second step."""
 
@@ -55,8 +57,7 @@ class StepCache:
 
     def remove(self) -> None:
         """Let the network compute every step again."""
-        for registry, name, _ in list(_hooks(self._network)):
-            registry.remove_hook(name, recurse=False)
+        _take_off(self._network)
         vars(self._network).pop(ATTRIBUTE, None)
 
     def memory(self) -> Memory:
@@ -130,15 +131,23 @@ def _apply(network: nn.Module, reuse: Reuse) -> None:
     try:
         apply(network, config)
     except (ValueError, IndexError) as error:
-        for registry, name, _ in list(_hooks(network)):
-            registry.remove_hook(name, recurse=False)
+        _take_off(network)
         raise _refused(network, reuse) from error
+
+
+def _take_off(network: nn.Module) -> None:
+    for registry, name, _ in list(_hooks(network)):
+        registry.remove_hook(name, recurse=False)
+    for module in network.modules():
+        # Others take a registry, even an empty one, for a sign that weights are moved.
+        if (registry := vars(module).get(REGISTRY)) is not None and not registry.hooks:
+            del vars(module)[REGISTRY]
 
 
 def _hooks(network: nn.Module) -> Iterable[tuple[Any, str, Any]]:
     """(registry, name, hook) of those that keep a memory."""
     for module in network.modules():
-        registry = vars(module).get("_diffusers_hook")
+        registry = vars(module).get(REGISTRY)
         for name, hook in list(registry.hooks.items()) if registry is not None else []:
             if hasattr(hook, "state_manager"):
                 yield registry, name, hook

@@ -97,6 +97,19 @@ def test_poisoned_neighbours_change_nothing(pairs: Any, worker: Worker, reuse: R
     assert torch.equal(alone, again) and not torch.equal(alone, plain)
     assert torch.equal(latents(ran(StepBatcher(worker), pair, own.forked())[0]), plain)
     assert StepCache.of(pair.structure) is None
+    assert not any("_diffusers_hook" in vars(module) for module in pair.structure.modules())
+
+
+def test_steps_are_reused_by_halves_that_wait_for_their_turn(pairs: Any) -> None:
+    pair = pairs["taylor"]
+    pair.set_reuse({"structure": Reuse(kind="taylor")})
+    try:
+        usual = draw(pair, generator=seeds(1, 2), num_inference_steps=10)
+        pair.offload_idle("cpu")
+        assert torch.equal(draw(pair, generator=seeds(1, 2), num_inference_steps=10), usual)
+    finally:
+        pair.keep_all()
+        pair.set_reuse({})
 
 
 def test_the_first_level_with_its_own_features_is_the_whole_unet(pairs: Any) -> None:
