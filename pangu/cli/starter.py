@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     starter.command()(autoencoder)
     starter.command()(text_encoder)
     starter.command()(pair)
+    starter.command()(adopt)
     starter.command()(judge_autoencoder)
     app.add_typer(starter, name="starter")
 
@@ -87,7 +88,9 @@ def text_encoder(
         from pangu.starter.successor import latents_of, train_successor
 
         teaching, drawings = PanGuDrawPipeline.from_pretrained(successor_of), openmoji_alone(drawings)
-        latents = latents_of(teaching, torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution)))
+        latents = latents_of(
+            teaching.vae, torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution))
+        )
         loss = train_successor(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
     typer.echo(f"loss {loss:.4f}")
 
@@ -102,6 +105,28 @@ def pair(
     from pangu.starter.pair import pack_pair
 
     typer.echo(f"{pack_pair(structure, texture, starter(), folder) / 1e6:.2f} MB of weights")
+
+
+def adopt(
+    folder: FolderOption,
+    autoencoder: Annotated[Path, typer.Option(help="One that `pangu starter autoencoder --keep-latents` made.")],
+    text_encoder: Annotated[Path, typer.Option(help="One that `pangu starter text-encoder --successor-of` made.")],
+    of: Annotated[str, typer.Option("--of", help="The pair: a folder, or 'embedded'.")] = "embedded",
+) -> None:
+    """Give a pair other encoders that say the same, and refuse them where they do not."""
+    import json
+
+    import torch
+
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.starter.learning_material import material, pixels
+    from pangu.starter.pair import adopt as adopt_encoders
+
+    teaching, drawings = PanGuDrawPipeline.from_pretrained(of), material()[::10]
+    images = torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution)).repeat(2, 1, 1, 1)
+    captions = [one.caption_en for one in drawings] + [one.caption_zh for one in drawings]
+    found = adopt_encoders(teaching, autoencoder, text_encoder, images, captions, folder)
+    typer.echo(json.dumps({name: round(value, 4) for name, value in found.items()}))
 
 
 def judge_autoencoder(

@@ -4,8 +4,9 @@ Knowledge distillation (arXiv 1503.02531) between encoders of different vocabula
 says what the teacher says of the caption alone. First the answer itself is compared, then what the denoisers make of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def train_successor(
         encoder.load_state_dict(encoder.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
     tower, texts = TextTower(tokenizer, encoder), Paraphrases(drawings, seed)
     teacher, parameters = Teacher(teaching, texts.captions), list(encoder.parameters())
-    shown = Shown(pair, texts, latents_nchw, seed)
+    shown = Shown(pair, texts.drawing_of, latents_nchw, seed)
 
     def answers() -> Tensor:
         return sum(_answer_errors(tower, teacher, *texts.batch(BATCH_ANSWERS))[:2], torch.zeros(()))
@@ -124,10 +125,10 @@ def _answer_errors(
 class Shown:
     """Noisy drawings, and what the halves of a pair predict of them under two answers."""
 
-    def __init__(self, pair: PanGuDrawPipeline, texts: Paraphrases, latents_nchw: Tensor, seed: int) -> None:
+    def __init__(self, pair: PanGuDrawPipeline, drawing_of: Mapping[str, int], latents_nchw: Tensor, seed: int) -> None:
         self._pair, self._latents = pair, latents_nchw
         self._random, self._turn = torch.Generator().manual_seed(seed), 0
-        self._drawing_of = texts.drawing_of
+        self._drawing_of = drawing_of
         for role in ROLES:
             getattr(pair, role).eval().requires_grad_(False)
 
@@ -157,7 +158,24 @@ class Shown:
 
 
 @torch.inference_mode()
-def latents_of(pair: PanGuDrawPipeline, images_nhwc: Tensor) -> Tensor:
+def latents_of(autoencoder: Any, images_nhwc: Tensor) -> Tensor:
     """(N, C, h, w) float32, scaled, of (N, H, W, 3) uint8 images."""
     pixels = images_nhwc.permute(0, 3, 1, 2).float() / 127.5 - 1
-    return torch.cat([encode_pixels(pair.vae, batch) for batch in pixels.split(64)])
+    return torch.cat([encode_pixels(autoencoder, batch) for batch in pixels.split(64)])
+
+
+@torch.inference_mode()
+def word_error(pair: PanGuDrawPipeline, tower: TextTower, captions: Sequence[str], latents_nchw: Tensor) -> float:
+    """How far a pair predicts something else when `tower` reads a caption in place of its own encoder: the squared difference as
+    a share of what the caption changes. latents_nchw: of the drawing of each caption."""
+    (own,) = pair.text_towers
+    teacher, shown = (
+        Teacher(own, captions),
+        Shown(pair, dict(zip(captions, range(len(captions)), strict=True)), latents_nchw, 0),
+    )
+    errors = []
+    for start in range(0, len(captions), BATCH_PREDICTIONS):
+        few = captions[start : start + BATCH_PREDICTIONS]
+        tokens, pooled, _ = _said(tower, few)
+        errors.append(float(shown.prediction_error(few, (tokens, pooled), teacher.say(few), teacher.say([""]))))
+    return sum(errors) / len(errors)
