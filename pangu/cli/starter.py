@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     starter.command()(autoencoder)
     starter.command()(text_encoder)
     starter.command()(pair)
+    starter.command()(adopt)
     starter.command()(judge_autoencoder)
     app.add_typer(starter, name="starter")
 
@@ -35,6 +36,12 @@ def autoencoder(
     latent_channels: Annotated[int, typer.Option(min=1, help="Channels of the latents.")] = 16,
     side: Annotated[int, typer.Option(min=24, help="Pixels per side of the pictures it learns from.")] = 96,
     artists: ArtistsOption = None,
+    keep_latents: Annotated[
+        bool,
+        typer.Option(
+            help="OpenMoji's drawings keep the latents that --init-from makes of them, and denoisers can stay what they are."
+        ),
+    ] = False,
 ) -> None:
     """Train an autoencoder on drawings of emoji: with the defaults the embedded one, or one of another latent space."""
     import torch
@@ -45,23 +52,47 @@ def autoencoder(
 
     torch.set_num_threads(1)
     images = torch.from_numpy(pixels(material(artists), side))
+    kept = torch.from_numpy(pixels(material(), side)) if keep_latents else None
     shape = {"spatial_factor": spatial_factor, "latent_channels": latent_channels}
-    psnr = train_autoencoder(images, minutes, folder, init_from, report=print_progress, **shape)
+    psnr = train_autoencoder(images, minutes, folder, init_from, report=print_progress, kept_nhwc=kept, **shape)
     typer.echo(f"PSNR {psnr:.2f} dB")
 
 
-def text_encoder(folder: FolderOption, minutes: MinutesOption = 36.0, artists: ArtistsOption = None) -> None:
+def text_encoder(
+    folder: FolderOption,
+    minutes: MinutesOption = 36.0,
+    artists: ArtistsOption = None,
+    successor_of: Annotated[
+        str | None,
+        typer.Option(
+            help="A pair's folder, or 'embedded': learn to say of any wording what its encoder says of the caption, so that its "
+            "denoisers stay what they are; with OpenMoji's drawings alone.",
+        ),
+    ] = None,
+    init_from: Annotated[Path | None, typer.Option(help="Go on from this successor instead of random weights.")] = None,
+) -> None:
     """Train the embedded text encoder on drawings of emoji and their names in both languages."""
     import torch
 
     from pangu.progress import print_progress
-    from pangu.starter.learning_material import material, pixels
+    from pangu.starter.learning_material import material, openmoji_alone, pixels
     from pangu.starter.text_encoder import train_text_encoder
 
     torch.set_num_threads(1)
     drawings = material(artists)
-    images = torch.from_numpy(pixels(drawings, 96))
-    typer.echo(f"loss {train_text_encoder(drawings, images, minutes, folder, report=print_progress):.4f}")
+    if successor_of is None:
+        images = torch.from_numpy(pixels(drawings, 96))
+        loss = train_text_encoder(drawings, images, minutes, folder, report=print_progress)
+    else:
+        from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+        from pangu.starter.successor import latents_of, train_successor
+
+        teaching, drawings = PanGuDrawPipeline.from_pretrained(successor_of), openmoji_alone(drawings)
+        latents = latents_of(
+            teaching.vae, torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution))
+        )
+        loss = train_successor(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
+    typer.echo(f"loss {loss:.4f}")
 
 
 def pair(
@@ -74,6 +105,28 @@ def pair(
     from pangu.starter.pair import pack_pair
 
     typer.echo(f"{pack_pair(structure, texture, starter(), folder) / 1e6:.2f} MB of weights")
+
+
+def adopt(
+    folder: FolderOption,
+    autoencoder: Annotated[Path, typer.Option(help="One that `pangu starter autoencoder --keep-latents` made.")],
+    text_encoder: Annotated[Path, typer.Option(help="One that `pangu starter text-encoder --successor-of` made.")],
+    of: Annotated[str, typer.Option("--of", help="The pair: a folder, or 'embedded'.")] = "embedded",
+) -> None:
+    """Give a pair other encoders that say the same, and refuse them where they do not."""
+    import json
+
+    import torch
+
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.starter.learning_material import material, pixels
+    from pangu.starter.pair import adopt as adopt_encoders
+
+    teaching, drawings = PanGuDrawPipeline.from_pretrained(of), material()[::10]
+    images = torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution)).repeat(2, 1, 1, 1)
+    captions = [one.caption_en for one in drawings] + [one.caption_zh for one in drawings]
+    found = adopt_encoders(teaching, autoencoder, text_encoder, images, captions, folder)
+    typer.echo(json.dumps({name: round(value, 4) for name, value in found.items()}))
 
 
 def judge_autoencoder(

@@ -24,6 +24,8 @@ LATENT_NOISE = 0.1
 """The decoder learns to bear what a sampler leaves: latents that are slightly off."""
 SHUFFLED_COLOURS = 0.3
 """Share of batches with their colour channels permuted, so that no hue is too rare to be told from its neighbour."""
+KEPT = 20.0
+"""Weight of latents that stay."""
 RECOLOURED = 0.25
 """Share of batches whose channels are stretched between two random values each: dark grounds, tints, little contrast."""
 
@@ -53,17 +55,25 @@ def build(spatial_factor: int = 8, latent_channels: int = LATENT_CHANNELS) -> Au
 def train_autoencoder(
     images_nhwc: Tensor, minutes: float, folder: Path, init_from: Path | None = None, seed: int = 0,
     batch_size: int = 16, report: Reporter = silent, spatial_factor: int = 8, latent_channels: int = LATENT_CHANNELS,
+    kept_nhwc: Tensor | None = None,
 ) -> float:  # fmt: skip
     """Train on (N, H, W, 3) uint8 images for so many core-minutes, save half-precision weights, return PSNR in dB.
 
-    Starts from the autoencoder in `init_from`, or from random weights. The length is a time, so the result depends on the
-    machine; the file in the repository is the reference.
+    Starts from the autoencoder in `init_from`, or from random weights. kept_nhwc: images whose latents stay what that
+    autoencoder makes of them, so that denoisers which were trained on them can stay, too. The length is a time, so the result
+    depends on the machine; the file in the repository is the reference.
+
+    Raises:
+        UserError: there are latents to keep, and no autoencoder that made them.
     """
+    if kept_nhwc is not None and init_from is None:
+        raise UserError("Latents can be kept of an autoencoder that training starts from: add --init-from.")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = build(spatial_factor, latent_channels)
     if init_from is not None:
-        model.load_state_dict(AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
+        before = AutoencoderDC.from_pretrained(init_from, torch_dtype=torch.float32).eval().requires_grad_(False)
+        model.load_state_dict(before.state_dict())
     ema = EMAModel(model.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(model.parameters(), LR_PEAK, betas=(0.9, 0.95), weight_decay=1e-4)
     began, step = time.thread_time(), 0
@@ -72,6 +82,8 @@ def train_autoencoder(
         for group in optimizer.param_groups:
             group["lr"] = LR_PEAK * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
         loss = reconstruction_loss(model, draw_crops(images_nhwc, batch_size, generator), generator)
+        if kept_nhwc is not None:
+            loss = loss + kept_loss(model, before, draw_crops(kept_nhwc, batch_size // 2, generator, False), generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -86,11 +98,11 @@ def train_autoencoder(
     return psnr(model.float(), images_nhwc[:: max(1, len(images_nhwc) // 160)])
 
 
-def draw_crops(images_nhwc: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def draw_crops(images_nhwc: Tensor, count: int, generator: torch.Generator, other_colours: bool = True) -> Tensor:
     """(count, 3, h, w) in [-1, 1]: flipped, mostly cropped to two thirds, some with their colours exchanged or others."""
     chosen = torch.randint(len(images_nhwc), (count,), generator=generator)
     pixels = images_nhwc[chosen].permute(0, 3, 1, 2).float() / 127.5 - 1
-    chances = torch.tensor([0.5, 0.85, SHUFFLED_COLOURS, RECOLOURED])
+    chances = torch.tensor([0.5, 0.85, SHUFFLED_COLOURS * other_colours, RECOLOURED * other_colours])
     flip, crop, shuffle, recolour = (torch.rand(4, generator=generator) < chances).tolist()
     if shuffle:
         pixels = pixels[:, torch.randperm(3, generator=generator)]
@@ -112,9 +124,20 @@ def reconstruction_loss(model: AutoencoderDC, pixels: Tensor, generator: torch.G
     noise = torch.randn(latents.shape, generator=generator)
     restored = model.decode(latents + LATENT_NOISE * noise).sample
     spread = (latents.square().mean((0, 2, 3)) - 1).relu().mean() + latents.mean((0, 2, 3)).square().mean()
-    error = restored - pixels
+    return _pixel_error(restored - pixels) + 0.01 * spread
+
+
+def kept_loss(model: AutoencoderDC, before: AutoencoderDC, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """The latents are those of `before`, and what is decoded from those is the picture."""
+    with torch.no_grad():
+        latents = before.encode(pixels).latent
+    restored = model.decode(latents + LATENT_NOISE * torch.randn(latents.shape, generator=generator)).sample
+    return KEPT * (model.encode(pixels).latent - latents).square().mean() + _pixel_error(restored - pixels)
+
+
+def _pixel_error(error: Tensor) -> Tensor:
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.abs().mean() + 2 * error.square().mean() + edges + 0.01 * spread
+    return error.abs().mean() + 2 * error.square().mean() + edges
 
 
 @torch.inference_mode()

@@ -53,3 +53,8 @@ def learning_material(packages: Path | None = None) -> tuple[list[Emoji], list[E
 def material(packages: Path | None = None) -> list[Emoji]:
     """What may be learnt from: the drawings of `learning_material` in every style, none of them of a held-out combination."""
     return learning_material(packages)[0]
+
+
+def openmoji_alone(drawings: list[Emoji]) -> list[Emoji]:
+    """Without those of other artists."""
+    return [one for one in drawings if one.style is None]

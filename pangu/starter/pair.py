@@ -1,24 +1,28 @@
 """The embedded starter pair: packs two trained generators, and puts them together with the embedded encoders again."""
 
+import copy
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from pangu.config import ROLES, AutoencoderSource, Recipe, TextEncoderSource
-from pangu.contract import check_pair
-from pangu.data.example.openmoji import catalogue
-from pangu.models.autoencoders import load_autoencoder
+from pangu.config import ROLES, AutoencoderSource, Recipe, Role, TextEncoderSource
+from pangu.contract import GeneratorContract, check_pair
+from pangu.errors import UserError
+from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.starter.proposed import proposed
+from pangu.starter.successor import latents_of, word_error
 from pangu.storage import read_json, write_json
 
-PROPOSED = (
-    "fox", "red apple", "snowman", "sailboat", "cactus", "sunflower", "pizza", "castle", "penguin", "owl", "butterfly", "teapot",
-    "crab", "rocket", "bicycle", "rainbow", "wolf", "umbrella",
-)  # fmt: skip
+LATENTS_MAY, WORDS_MAY = 0.01, 0.15
+"""What other encoders may change: of the latents' variance, and of what a caption changes in a prediction."""
 
 
 def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> int:
@@ -33,17 +37,72 @@ def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> i
     check_encoders(
         contracts["structure"], load_autoencoder(AutoencoderSource()), [load_text_tower(TextEncoderSource())]
     )
+    halves = {role: network for role, (network, _) in networks.items()}
+    return _pack(halves, contracts, sampler(recipe.schedule), recipe.sampling.model_dump(), folder)
+
+
+def adopt(
+    pair: PanGuDrawPipeline,
+    autoencoder: Path,
+    text_encoder: Path,
+    images_nhwc: Tensor,
+    captions: Sequence[str],
+    folder: Path,
+) -> dict[str, float]:
+    """Write a pair's halves as one of other encoders, which say the same, and both encoders beside it.
+
+    folder: gets `autoencoder`, `text_encoder` and `starter_pair`. images_nhwc (N, H, W, 3) uint8, captions: what the pair was
+    trained on, to be compared. Returns the shares by which latents and predictions differ.
+
+    Raises:
+        UserError: the pair would be asked for what it never learnt.
+    """
+    images, tower = (
+        load_autoencoder(AutoencoderSource(source=str(autoencoder))),
+        load_text_tower(TextEncoderSource(source=str(text_encoder))),
+    )
+    latents = latents_of(pair.vae, images_nhwc)
+    found = {
+        "latents": float((latents_of(images, images_nhwc) - latents).square().mean() / latents.var()),
+        "words": word_error(pair, tower, captions, latents),
+    }
+    for name, most in (("latents", LATENTS_MAY), ("words", WORDS_MAY)):
+        if not found[name] <= most:
+            raise UserError(
+                f"These encoders change {found[name]:.1%} of the {name} that the pair knows, more than {most:.0%}."
+            )
+    shutil.copytree(autoencoder, folder / "autoencoder", dirs_exist_ok=True)
+    shutil.copytree(text_encoder, folder / "text_encoder", dirs_exist_ok=True)
+    hashes = {"autoencoder_hash": autoencoder_hash(images), "text_encoder_hashes": (tower.hash,)}
+    contracts = {role: pair.contract(role).model_copy(update=hashes) for role in ROLES}
+    _pack(
+        {role: getattr(pair, role) for role in ROLES},
+        contracts,
+        pair.scheduler,
+        pair.config.sampling,
+        folder / "starter_pair",
+    )
+    return found
+
+
+def _pack(
+    halves: Mapping[Role, Any],
+    contracts: Mapping[Role, GeneratorContract],
+    scheduler: Any,
+    sampling: Mapping[str, Any],
+    folder: Path,
+) -> int:
+    """Write a pair folder without encoders in half precision; returns the bytes of its weights."""
     pair = PanGuDrawPipeline(
-        structure=networks["structure"][0],
-        texture=networks["texture"][0],
+        **{str(role): copy.deepcopy(network) for role, network in halves.items()},
         vae=None,
-        scheduler=sampler(recipe.schedule),
+        scheduler=scheduler,
         tokenizer=None,
         text_encoder=None,
         contracts={role: contract.model_dump(mode="json") for role, contract in contracts.items()},
         hidden_layers=[-1],
-        sampling=recipe.sampling.model_dump(),
-        prompts=captions(),
+        sampling=dict(sampling),
+        prompts=proposed(),
     )
     shutil.rmtree(folder, ignore_errors=True)
     pair.to(torch.float16).save_pretrained(folder, safe_serialization=True)
@@ -53,14 +112,8 @@ def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> i
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
 
 
-def captions() -> dict[str, list[str]]:
-    """Language -> captions that the starter pair was trained on and draws well, spread over the list."""
-    drawings = {one.caption_en: one for one in catalogue()}
-    return {"zh": [drawings[name].caption_zh for name in PROPOSED], "en": list(PROPOSED)}
-
-
 def starter_pair() -> PanGuDrawPipeline:
-    """The embedded pair with its encoders, in float32: draws OpenMoji's style from English and Chinese captions at 96 px.
+    """The embedded pair with its encoders, in float32: draws OpenMoji's style from English and Chinese at 96 px.
 
     Raises:
         UserError: this installation carries no pair.

@@ -7,8 +7,7 @@ becomes that of the caption, and captions keep the embeddings that they have.
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
-from pangu.progress import Progress, Reporter, silent
+from pangu.progress import Reporter, silent
+from pangu.starter.optimize import optimize
 from pangu.starter.spare_styles import SPARE_STYLES, looked
 from pangu.starter.tokenizer import MAX_TOKENS, build_tokenizer
 from pangu.starter.wordings import Wordings
@@ -34,15 +34,15 @@ SETTLE_SHARE = 0.3
 """Of the minutes, for the second part."""
 
 
-def build_encoder(vocabulary: int) -> CLIPTextModelWithProjection:
-    """An untrained text model, 2.2 M parameters, of which 1.8 M are the vocabulary's."""
+def build_encoder(vocabulary: int, layers: int = 3, inner: int = 3 * WIDTH) -> CLIPTextModelWithProjection:
+    """An untrained text model, with the defaults 2.2 M parameters, of which 1.8 M are the vocabulary's."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             vocab_size=vocabulary,
             hidden_size=WIDTH,
-            intermediate_size=3 * WIDTH,
+            intermediate_size=inner,
             projection_dim=WIDTH,
-            num_hidden_layers=3,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             max_position_embeddings=MAX_TOKENS,
             hidden_act="gelu",
@@ -131,7 +131,7 @@ def _learn(
             + contrastive_loss(texts[:BATCH], texts[BATCH:], scales[1], suits)
         ) / 3
 
-    _train([*encoder.parameters(), *head.parameters(), log_scales], loss, LR_PEAK, minutes, "text-encoder", report)
+    optimize([*encoder.parameters(), *head.parameters(), log_scales], loss, LR_PEAK, minutes, "text-encoder", report)
 
 
 def settle(
@@ -164,34 +164,7 @@ def settle(
         found = contrastive_loss(F.normalize(worded, dim=-1), F.normalize(kept_pooled, dim=-1), scale, same)
         return 2 * stays + (worded - kept_pooled).square().mean() / size + 0.5 * found
 
-    return _train(list(encoder.parameters()), loss, LR_SETTLE, minutes, "text-encoder, settling", report)
-
-
-def _train(
-    parameters: list[nn.Parameter],
-    loss_of: Callable[[], Tensor],
-    peak: float,
-    minutes: float,
-    stage: str,
-    report: Reporter,
-) -> float:
-    """AdamW on a cosine over so many core-minutes; returns the last loss."""
-    optimizer = torch.optim.AdamW(parameters, peak, betas=(0.9, 0.98), weight_decay=0.02, fused=True)
-    began, step, last = time.thread_time(), 0, 0.0
-    while (part := (time.thread_time() - began) / (60 * minutes)) < 1:
-        cosine = 0.5 * (1 + math.cos(math.pi * part))
-        for group in optimizer.param_groups:
-            group["lr"] = peak * min(1, (step + 1) / 100) * (0.02 + 0.98 * cosine)
-        loss = loss_of()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        step, last = step + 1, float(loss.detach())
-        if step % 100 == 0:
-            facts = {"steps": step, "loss": round(last, 4)}
-            report(Progress(stage=stage, done=int(100 * part), total=100, unit="%", facts=facts))
-    return last
+    return optimize(list(encoder.parameters()), loss, LR_SETTLE, minutes, "text-encoder, settling", report)
 
 
 Hidden = list[tuple[Tensor, Tensor]]
