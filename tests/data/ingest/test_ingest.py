@@ -25,7 +25,7 @@ import pytest
 from pangu.data.card import Card, load_card
 from pangu.data.example import openmoji
 from pangu.data.example.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
-from pangu.data.ingest.raw import RawFolder, RowState, account, write_table
+from pangu.data.ingest.raw import RawFolder, account, write_table
 from pangu.data.ingest.reuse import waits
 from pangu.data.ingest.stage import ingest, only_one
 from pangu.data.prepare.stage import prepare
@@ -284,9 +284,7 @@ def test_what_an_earlier_version_refused_is_asked_for_by_retry_and_what_is_refus
 
 
 def test_a_failure_waits_twice_as_long_each_time_and_a_hopeless_one_not_at_all() -> None:
-    states = {
-        row: RowState(-1, reason) for row, reason in enumerate(["", "timeout", "http_404", "connection_lost", "empty"])
-    }
+    states = ["", "timeout", "http_404", "connection_lost", "empty"]
     assert waits(states, 0) == {"timeout": 30, "connection_lost": 5}
     assert waits(states, 2) == {"timeout": 120, "connection_lost": 20}
 
