@@ -18,9 +18,9 @@ from PIL import Image
 from pangu.data.captions import KEYWORDS
 from pangu.data.card import Split
 from pangu.data.encode.pixels import fit_pixels
-from pangu.data.spilling import engine, load
 from pangu.data.table.chosen_images import chosen_images
 from pangu.data.table.row_batches import row_batches
+from pangu.data.table.spilling import engine, load
 from pangu.errors import UserError
 from pangu.evaluate import row_choice
 from pangu.evaluate.pools import pools_of

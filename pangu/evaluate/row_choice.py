@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pangu.data.captions import LANGUAGES
-from pangu.data.spilling import engine, load
+from pangu.data.table.spilling import engine, load
 from pangu.train.keyed_permutation import KeyedPermutation
 
 COLUMNS = ["key", "caption_en", "caption_zh", "split", "style", "upscaled"]

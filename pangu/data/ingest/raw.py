@@ -258,7 +258,7 @@ def states_table(states: Mapping[int, RowState]) -> pa.Table:
     return pa.table({"row": [row for row, _ in ordered], **columns}, schema=STATE)
 
 
-class InOrder:
+class StatesInOrder:
     """States by ascending row, as one part of a listing after the other asks for its own."""
 
     def __init__(self, tables: Iterable[pa.Table]) -> None:
@@ -282,7 +282,7 @@ def write_rows(raw: RawFolder, listed: Iterable[pa.Table], states: Iterable[pa.T
 
     listed, states: every row with its state (schema `STATE`), by ascending row, some at a time in memory.
     """
-    counts, found = Counter[str](), InOrder(states)
+    counts, found = Counter[str](), StatesInOrder(states)
     with TableStore(str(raw.root)).parquet_writer(raw.rows.name, ROWS) as writer:
         for rows in listed:
             mine = found.of(rows)

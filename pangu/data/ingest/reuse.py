@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pangu.data.ingest.raw import NO_SHARD, OWN, ROWS_AT_ONCE, STATE, URLS, InOrder, RawFolder
+from pangu.data.ingest.raw import NO_SHARD, OWN, ROWS_AT_ONCE, STATE, URLS, RawFolder, StatesInOrder
 from pangu.data.ingest.urls import requested_or_same
-from pangu.data.spilling import engine, plain, read_parquet
+from pangu.data.table.spilling import engine, plain, read_parquet
 
 UNASKED = frozenset({"missing_url", "bad_url", "refused_scheme"})
 """What is told from a URL alone, so that there is no download to save."""
@@ -184,7 +184,7 @@ def waits(reasons: Iterable[str], tried: int) -> dict[str, float]:
 
 def not_known(listed: Iterable[pa.Table], known: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The listed rows that have no state yet."""
-    states = InOrder(known)
+    states = StatesInOrder(known)
     for rows in listed:
         there = states.of(rows)["row"]
         if len(there) < rows.num_rows:

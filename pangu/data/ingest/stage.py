@@ -32,10 +32,10 @@ from pangu.data.ingest.raw import (
     OWN,
     STATE,
     URLS,
-    InOrder,
     RawFolder,
     RowState,
     StatesFile,
+    StatesInOrder,
     states_table,
     write_rows,
     write_urls,
@@ -232,7 +232,7 @@ def _attempt(
 
 def _first_known(listing: _Listing, scratch: Path) -> Iterator[pa.Table]:
     """States of rows that are not asked for, or that earlier ingests of other listings know; a refusal is decided anew."""
-    before = InOrder(() if listing.local is not None else reuse(listing.rows(), listing.earlier(), scratch))
+    before = StatesInOrder(() if listing.local is not None else reuse(listing.rows(), listing.earlier(), scratch))
     for rows in listing.rows():
         known, refused = before.of(rows), listing.refused(rows)
         fresh = known.filter(pc.invert(pc.is_in(known["row"], refused["row"].combine_chunks())))

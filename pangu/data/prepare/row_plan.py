@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.ingest.raw import OWN, ROWS
-from pangu.data.spilling import engine, parquet, plain
+from pangu.data.table.spilling import engine, parquet, plain
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

@@ -23,9 +23,9 @@ from pangu.data.prepare.made_rows import MadeRows
 from pangu.data.prepare.near_duplicates import keep, near_duplicates
 from pangu.data.prepare.semantic_duplicates import Vectors, near_embeddings
 from pangu.data.prepare.thresholds import reasons_of
-from pangu.data.spilling import engine, load, parquet, plain, read_parquet
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.rows_file import RowsFile
+from pangu.data.table.spilling import engine, load, parquet, plain, read_parquet
 from pangu.errors import UserError
 from pangu.storage import Home
 

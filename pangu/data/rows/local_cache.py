@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from pangu.data.spilling import engine, load
+from pangu.data.table.spilling import engine, load
 from pangu.errors import UserError
 
 _ROWS_AT_ONCE = 1 << 16

@@ -73,7 +73,8 @@ def caption_server() -> Iterator[Server]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(body.encode())))
+            if "Content-Length" not in headers:  # else it announces more than comes
+                self.send_header("content-length", str(len(body.encode())))
             self.end_headers()
             self.wfile.write(body.encode())
 

@@ -17,8 +17,8 @@ from pangu.data.prepare.made_rows import embeddings_file, made_file, work_folder
 from pangu.data.prepare.refilter import refilter
 from pangu.data.prepare.semantic_duplicates import Vectors, near_embeddings
 from pangu.data.prepare.stage import prepare
-from pangu.data.spilling import engine
 from pangu.data.table.delta import read_rows
+from pangu.data.table.spilling import engine
 from pangu.data.table.versions import log
 from pangu.errors import UserError
 from pangu.models.image_embedding import ImageEmbedder
