@@ -44,7 +44,7 @@ from torch import Tensor
 from pangu.data.captions import Caption
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import Images
-from pangu.data.rows.local_cache import Column, write_table
+from pangu.data.rows.local_cache import Column, write_rows
 from pangu.data.rows.mapped import read_copy
 
 GOAL = 1.0
@@ -109,7 +109,7 @@ def our_rows(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
     zeros, every = np.zeros(count, np.int64), np.arange(count)
     keys = [f"{index:08d}" for index in range(count)]
     columns = {"min_timestep": zeros, "preset": zeros, "slot": every, "text": every, "style": zeros - 1}
-    write_table(folder / "rows.arrow", pa.table({"key": keys, **columns}))
+    write_rows(folder, [pa.table({"key": keys, **columns, "captions": zeros + 1})], count)
     from safetensors.numpy import save_file
 
     empty = {name: np.zeros((1, *SHAPES[name]), np.float32) for name in ("tokens", "pooled")}
@@ -128,7 +128,8 @@ def our_images(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
     ends = np.cumsum([0, *lengths])
     (folder / "images.bin").write_bytes(b"".join(row["image"] for row in case.rows))
     zeros = np.zeros(len(lengths), np.int64)
-    write_table(folder / "rows.arrow", pa.table({"shape": zeros, "start": ends[:-1], "end": ends[1:]}))
+    keys = [f"{index:08d}" for index in range(len(lengths))]
+    write_rows(folder, [pa.table({"key": keys, "shape": zeros, "start": ends[:-1], "end": ends[1:]})], len(lengths))
     side = case.decode["image"].side  # type: ignore[attr-defined]
     images = Images(folder, View(sizes=((side, side),), kept=(0,)), max(1, workers))
 

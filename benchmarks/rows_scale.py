@@ -14,7 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,7 @@ def make_copy(folder: Path, rows: int) -> None:
     from safetensors.torch import save_file
 
     from pangu.data.encode.encoded import EMPTY_CAPTION_FILE
-    from pangu.data.rows.local_cache import Column, write_table
+    from pangu.data.rows.local_cache import Column, write_rows
 
     folder.mkdir(parents=True)
     counts = [len(range(bucket, rows, BUCKETS)) for bucket in range(BUCKETS)]
@@ -159,7 +161,7 @@ def make_copy(folder: Path, rows: int) -> None:
             "captions": np.ones(rows, np.int64),
         }
     )  # fmt: skip
-    write_table(folder / "rows.arrow", table)
+    write_rows(folder, map(pa.table, table.to_batches(A_FILE)), rows)
     save_file({"tokens": torch.zeros(1, 1, 1), "pooled": torch.zeros(1, 1)}, folder / EMPTY_CAPTION_FILE)
 
 
@@ -277,11 +279,145 @@ def refilter(folder: Path, rows: int) -> None:
     select_again(card(max_caption_length=30 + time.time_ns() % 1000), Home(folder, tables=""), 0)
 
 
+def copy(folder: Path, rows: int) -> None:
+    """The local copy of a training that encodes while it trains: images one after the other, and their rows by key."""
+    from pangu.data.encode.encode_plan import plan
+    from pangu.data.encode.encoded import Encoders
+    from pangu.data.rows.image_copy import ImageCopy
+    from pangu.recipes import tiny
+
+    home = Home(folder, tables="")
+    encoders = Encoders(
+        autoencoder_hash="a", text_encoder_hashes=("t",), latent_scaling=1, latent_shift=0, spatial_factor=8,
+        latent_channels=16, context_channels=8, pooled_channels=8, max_tokens=32,
+    )  # fmt: skip
+    data = plan(NAME, 0, tiny(), home, encoders).job("texture")
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        ImageCopy.of(home, NAME, 0, data).write(Path(place))
+
+
+# An ingest: lists of URLs that are refused, that are all the same, and that an earlier ingest knows.
+
+
+def make_list(folder: Path, rows: int) -> None:
+    folder.mkdir(parents=True)
+    write_list(folder / "urls.parquet", (f"http://10.0.0.1/{key(row)}.png" for row in range(rows)))
+
+
+def make_known_list(folder: Path, rows: int) -> None:
+    make_list(folder, rows)
+    ingest(folder, rows)
+    more = (f"http://10.0.0.1/{key(row)}.png" for row in range(rows + 1))
+    write_list(folder / "urls.parquet", more)
+
+
+def make_one_url(folder: Path, rows: int) -> None:
+    folder.mkdir(parents=True)
+
+
+def write_list(path: Path, urls: Iterator[str]) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, pa.schema([("url", pa.string()), ("caption", pa.string())])) as writer:
+        while some := list(islice(urls, A_FILE)):
+            captions = [f"a generated picture, {url[-30:]}" for url in some]
+            writer.write_table(pa.table({"url": some, "caption": captions}))
+
+
+def listing_card(folder: Path) -> Any:
+    from pangu.data.card import Card
+
+    return Card.model_validate(
+        {"name": NAME, "source": str(folder / "urls.parquet"), "columns": {"caption_en": "caption"}, "licence": {"name": "CC0"},
+         "limits": {"allow_private_hosts": ["127.0.0.1"], "processes": 1}}
+    )  # fmt: skip
+
+
+def ingest(folder: Path, rows: int) -> None:
+    """Every row ends under a reason before anything is asked for: what is left is the list, and what became of it."""
+    from pangu.data.ingest.stage import ingest as run
+
+    home = Home(folder / f"home-{time.time_ns()}", tables="")
+    outcome = run(listing_card(folder), home)
+    assert outcome.listed == outcome.failed["refused_address"] == rows
+
+
+def ingest_again(folder: Path, rows: int) -> None:
+    """A list of one row more than that of before, of which the earlier ingest knows all others."""
+    from pangu.data.ingest.stage import ingest as run
+
+    [home] = folder.glob("home-*")
+    outcome = run(listing_card(folder), Home(home, tables=""))
+    assert outcome.listed == rows + 1
+
+
+def ingest_one_url(folder: Path, rows: int) -> None:
+    """One URL in every row, of a server that counts how often it is asked."""
+    from pangu.data.images import encode_png
+    from pangu.data.ingest.stage import ingest as run
+
+    picture, asked = encode_png(np.zeros((8, 8, 3), np.uint8)), list[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(picture)))
+            self.end_headers()
+            self.wfile.write(picture)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    write_list(folder / "urls.parquet", (f"http://127.0.0.1:{server.server_port}/one.png" for _ in range(rows)))
+    outcome = run(listing_card(folder), Home(folder / f"home-{time.time_ns()}", tables=""))
+    server.shutdown()
+    assert (outcome.ok, len(asked)) == (rows, 1), f"{outcome.ok} rows of {len(asked)} requests"
+
+
+def make_urls(folder: Path, rows: int) -> None:
+    """What an ingest asks img2dataset for."""
+    from pangu.data.ingest.raw import RawFolder, write_urls
+
+    numbered = (range(start, min(start + A_FILE, rows)) for start in range(0, rows, A_FILE))
+    write_urls(
+        RawFolder(folder),
+        (
+            pa.table({"row": list(some), "url": [f"http://10.0.0.1/{key(row)}.png" for row in some]})
+            for some in numbered
+        ),
+    )
+
+
+def read_urls(folder: Path, rows: int) -> None:
+    """The reader of img2dataset's own process, without a download."""
+    import os
+
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    from img2dataset.reader import Reader
+
+    from pangu.data.ingest.raw import RawFolder
+
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        reader = Reader(str(RawFolder(folder).urls), "parquet", "url", None, None, None, ["row"], 1000, set(), place)
+        shards = 0
+        for _, file in reader:
+            shards += 1
+            Path(file).unlink()
+        assert shards == -(-rows // 1000)
+
+
 STEPS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path, int], None]]] = {
     "sampler": (make_copy, train),
     "encode": (make_table, encode),
     "evaluate": (make_table, evaluate),
     "refilter": (make_table, refilter),
+    "copy": (make_table, copy),
+    "ingest": (make_list, ingest),
+    "ingest_again": (make_known_list, ingest_again),
+    "ingest_one_url": (make_one_url, ingest_one_url),
+    "ingest_urls": (make_urls, read_urls),
 }
 """Step -> what makes its home, and what is measured in it."""
 

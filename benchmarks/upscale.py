@@ -25,7 +25,7 @@ from pangu.config import NoiseSchedule
 from pangu.data.card import Card
 from pangu.data.images import encode_png
 from pangu.data.ingest.local_sources import SHARD
-from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, write_rows
+from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, states_table, write_rows
 from pangu.data.ingest.source import LISTED
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.make_rows import ShardJob, ShardWorker
@@ -112,7 +112,8 @@ def write_shard(raw: RawFolder, images: list[np.ndarray]) -> None:
     TableStore(str(raw.shards)).write_parquet(raw.shard_file(0).name, pa.Table.from_pylist(rows, schema=SHARD))
     facts = {"caption_en": "a smooth picture", "caption_zh": "", "url": "http://example.org/x.png", "license": "-"}
     states = {number: RowState(0, "", hashlib.sha256(one).hexdigest()) for number, one in enumerate(data)}
-    write_rows(raw, pa.Table.from_pylist([{**facts, "row": number} for number in states], schema=LISTED), states)
+    listed = pa.Table.from_pylist([{**facts, "row": number} for number in states], schema=LISTED)
+    write_rows(raw, [listed], [states_table(states)])
 
 
 if __name__ == "__main__":

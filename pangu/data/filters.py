@@ -25,6 +25,17 @@ class NearDuplicates(Frozen):
     )
 
 
+class SemanticDuplicates(Frozen):
+    """When two images show the same by what a network sees in them; which is kept is decided as among near duplicates."""
+
+    model: str = Field(
+        min_length=1, description="Folder or hub id of a model that embeds images: CLIP, SigLIP, DINO, ViT"
+    )
+    min_similarity: float = Field(
+        0.95, gt=0, le=1, description="Cosine of two embeddings from which on they are duplicates"
+    )
+
+
 class Filters(Frozen):
     """Thresholds; null means that anything passes."""
 
@@ -47,6 +58,11 @@ class Filters(Frozen):
         None, ge=0, description="Upscaled images that would train fewer timesteps than those from here on are dropped"
     )
     near_duplicates: NearDuplicates | None = Field(None, description="Null: only equal bytes are duplicates")
+    semantic_duplicates: SemanticDuplicates | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Null: no network looks for duplicates; needs the extra `filters`",
+    )
     measure: tuple[Measured, ...] = Field(
         (), description="Scores to write as columns even without a threshold; both need the extra `filters`"
     )
@@ -64,7 +80,8 @@ class Filters(Frozen):
 
     def work(self) -> dict[str, Any]:
         """What of this decides how rows are made, not which of them are kept."""
-        return {"measured": sorted(self.measured()), "clip": self.clip_model, "aesthetic": self.aesthetic_model}
+        work = {"measured": sorted(self.measured()), "clip": self.clip_model, "aesthetic": self.aesthetic_model}
+        return work | ({"embedding": self.semantic_duplicates.model} if self.semantic_duplicates else {})
 
 
 REASONS = (

@@ -14,10 +14,12 @@ from pangu.contract import GeneratorContract
 from pangu.data.card import Split
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.table.chosen_images import chosen_images
-from pangu.data.table.delta import read_rows
+from pangu.data.table.row_batches import row_batches
 from pangu.diffusion.presets import preset_index
 from pangu.errors import UserError
-from pangu.evaluate.prompts import choose_prompts, languages_of
+from pangu.evaluate.eval_set import rows_of
+from pangu.evaluate.prompts import prompt_keys, prompts_of
+from pangu.evaluate.row_choice import COLUMNS, sorted_rows
 from pangu.evaluate.timestep_loss import CleanLatents
 from pangu.models.autoencoders import encode_pixels
 from pangu.models.denoisers import denoise
@@ -44,18 +46,19 @@ def originals(
     Raises:
         UserError: the split has no captioned originals.
     """
-    columns = ["key", "caption_en", "caption_zh", "split", "style"]
-    rows = read_rows(home, dataset, version, columns=columns, upscaled=False)
-    languages = languages_of(rows)
-    prompts = choose_prompts(rows, split, languages, count, seed, tuple(prefixes or {}))
-    if not languages or not prompts.keys:
+    styles = tuple(prefixes or {})
+    with sorted_rows(row_batches(home, dataset, version, COLUMNS, upscaled=False), styles) as listed:
+        languages = listed.languages()
+        keys = prompt_keys(listed, split, languages, count, seed) if languages else []
+    if not keys:
         raise UserError(f"Dataset '{dataset}', version {version}, has no captioned originals in split '{split}'.")
+    prompts = prompts_of(rows_of(home, dataset, version, keys), keys, split, languages, styles)
     found = dict(chosen_images(home, dataset, version, prompts.keys, upscaled=False))
     images = [found[key] for key in prompts.keys]
     captions = [prompts.captions[languages[index % len(languages)]][index] for index in range(len(images))]
-    styles = [(prefixes or {}).get(prompts.style(index)) for index in range(len(images))]
+    begins = [(prefixes or {}).get(prompts.style(index)) for index in range(len(images))]
     return images, [
-        styled_caption(text, prefix) if prefix else text for text, prefix in zip(captions, styles, strict=True)
+        styled_caption(text, prefix) if prefix else text for text, prefix in zip(captions, begins, strict=True)
     ]
 
 

@@ -4,11 +4,10 @@ Every choice is seeded and independent of the order of the table.
 """
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,11 +15,11 @@ from pangu.data.captions import keywords_of, styles_of
 from pangu.data.card import Split
 from pangu.data.wording import worded
 from pangu.errors import UserError
+from pangu.evaluate.row_choice import Sort, SortedRows, in_turn
 
 LANGUAGES = ("zh", "en")
 Ask = Literal["train", "held_out", "templates", "keywords"]
 """Captions of a split as listed; trained captions in templates; a keyword in the place of each trained caption."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,22 @@ def choose_prompts(
     styles: those that prompts ask for. The choice takes a row of each in turn, and one that has none of them, so that it is
     spread evenly as long as there are rows.
     """
-    mine = rows.filter(pc.equal(rows["split"], split))
-    captions = [mine[f"caption_{language}"].to_pylist() for language in languages]
-    usable = [index for index, texts in enumerate(zip(*captions, strict=True)) if all(texts)]
-    ordered = mine.take(usable).sort_by("key")
-    if count is not None:
-        groups: dict[str, list[int]] = {}
-        for index, style in enumerate(asked_styles(ordered, styles)):
-            groups.setdefault(style, []).append(index)
-        mixed = [shuffled(groups[style], seed) for style in sorted(groups)]
-        ordered = ordered.take(sorted(list(_in_turn(mixed))[:count]))
+    keys = prompt_keys(SortedRows.of(rows, styles), split, languages, count, seed)
+    return prompts_of(rows, keys, split, languages, styles)
+
+
+def prompt_keys(rows: SortedRows, split: Split, languages: tuple[str, ...], count: int | None, seed: int) -> list[str]:
+    """The keys of `choose_prompts`, sorted."""
+    sort = Sort((split,), languages)
+    sizes = rows.sizes(sort)
+    return rows.keys_at(sort, in_turn(sizes, seed, sizes.total() if count is None else min(count, sizes.total())))
+
+
+def prompts_of(
+    rows: pa.Table, keys: Sequence[str], split: Split, languages: tuple[str, ...], styles: Collection[str] = ()
+) -> Prompts:
+    """Rows of these keys as prompts; others may be among them."""
+    ordered = rows.filter(pc.is_in(rows["key"], pa.array(keys, pa.string()))).sort_by("key")
     texts = {language: tuple(ordered[f"caption_{language}"].to_pylist()) for language in languages}
     asked = tuple(asked_styles(ordered, styles)) if styles else ()
     return Prompts(split=split, keys=tuple(ordered["key"].to_pylist()), captions=texts, styles=asked)
@@ -149,16 +154,6 @@ def by_keyword(rows: pa.Table, prompts: Prompts, pool: Collection[str], seed: in
 def asked_styles(rows: pa.Table, styles: Collection[str]) -> list[str]:
     """The style of each row, "" where prompts do not ask for it."""
     return [style if style and style in styles else "" for style in styles_of(rows)]
-
-
-def shuffled(things: Sequence[T], seed: int) -> list[T]:
-    return [things[index] for index in np.random.default_rng(seed).permutation(len(things))]
-
-
-def _in_turn(groups: Sequence[Sequence[T]]) -> Iterator[T]:
-    """The first of each group, then the second of each, and so on."""
-    for place in range(max(map(len, groups), default=0)):
-        yield from (group[place] for group in groups if place < len(group))
 
 
 def _picked(words: Sequence[str], seed: int, key: str) -> str:

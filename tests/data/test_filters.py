@@ -16,9 +16,9 @@ from pangu.data.prepare.near_duplicates import OTHERS as OTHER_PICTURES
 from pangu.data.prepare.near_duplicates import PICTURES, colours_of, near_duplicates
 from pangu.data.prepare.scores import Scorer, english, facts_of, han_share, text_area
 from pangu.data.prepare.select import DECIDING
-from pangu.data.prepare.spilling import engine, load
 from pangu.data.prepare.thresholds import reasons_of
 from pangu.data.table.schema import SCHEMA
+from pangu.data.table.spilling import engine, load
 from pangu.errors import UserError
 from tests import subtests
 

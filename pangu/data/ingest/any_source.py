@@ -1,10 +1,12 @@
 """What a card's source lists, be it a table of URLs or images that are here already."""
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 from pangu.data.card import Card
-from pangu.data.ingest.local_sources import local_images
-from pangu.data.ingest.source import expand, listing, read_tables
+from pangu.data.ingest.local_sources import LocalImages, local_images
+from pangu.data.ingest.source import each_table, expand, listings
 from pangu.storage import Home
 
 
@@ -14,8 +16,17 @@ def read_source(card: Card, home: Home) -> pa.Table:
     Raises:
         UserError: the source is missing, unreadable, empty, or lacks a column that the card names.
     """
-    uri, local = card.source_uri(home), local_images(card, home)
+    return pa.concat_tables(source_rows(card, home, local_images(card, home)))
+
+
+def source_rows(card: Card, home: Home, local: LocalImages | None) -> Iterator[pa.Table]:
+    """As `read_source`, some rows at a time. local: the images of the card, if its source holds them.
+
+    Raises:
+        UserError: as of `read_source`.
+    """
+    uri = card.source_uri(home)
     if local is not None:
-        return listing(card, uri, local.table)
+        return listings(card, uri, local.tables())
     needed = [name for name in card.columns.model_dump(exclude={"image"}).values() if name]
-    return listing(card, uri, read_tables(card, expand(card, uri), needed))
+    return listings(card, uri, each_table(card, expand(card, uri), needed))

@@ -4,12 +4,12 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pangu
 from pangu.data.card import Card
-from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, account, failures
+from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState, ShardRows, account, failures
 from pangu.data.ingest.watchdog import supervise
 from pangu.data.table.folder_links import for_fsspec
 from pangu.errors import UserError
@@ -19,24 +19,26 @@ from pangu.storage import write_json
 ATTEMPTS = 3
 """How often the download process is started before a shard that stays incomplete fails the stage."""
 State = Callable[[], tuple[tuple[int, int], bool]]
+Found = Callable[[Mapping[int, RowState]], object]
+"""Takes what became of the rows of one shard, once it is whole."""
 
 
 def download(
-    card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]], lock: int | None, report: Reporter
-) -> dict[int, RowState]:
+    card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]], lock: int | None, report: Reporter, found: Found
+) -> None:
     """Run the download process until every shard accounts for every one of its rows.
 
-    origins: private hosts and ports that it may reach. lock: a descriptor that it keeps open, if any.
+    origins: private hosts and ports that it may reach. lock: a descriptor that it keeps open, if any. found: takes each shard.
 
     Raises:
         UserError: a shard stays incomplete.
     """
     expected, deadline = raw.expected_rows(), time.monotonic() + card.limits.total_seconds
-    states: dict[int, RowState] = {}
+    whole: set[int] = set()
     job = _write_job(card, raw, origins)
     ending = "nothing to do"
     for _ in range(ATTEMPTS):
-        missing = account_finished(card, raw, expected, states)
+        missing = account_finished(card, raw, expected, whole, found)
         if not missing or ending == "deadline":
             break
         # img2dataset skips the shards that have a stats file; torn ones were discarded, and lost theirs.
@@ -49,13 +51,12 @@ def download(
             deadline=deadline,
             pass_fds=() if lock is None else (lock,),
         )
-    missing = account_finished(card, raw, expected, states)
+    missing = account_finished(card, raw, expected, whole, found)
     if missing:
         raise UserError(
             f"Ingest of '{card.name}' stopped ({ending}) with incomplete shards {names(missing)} of {len(expected)}; "
             f"see {raw.root / 'download.log'} and run the same command again to continue."
         )
-    return states
 
 
 def names(shards: list[int]) -> str:
@@ -63,40 +64,43 @@ def names(shards: list[int]) -> str:
     return ", ".join(f"{shard:05d}" for shard in shards[:5]) + (" ..." if len(shards) > 5 else "")
 
 
-def account_finished(card: Card, raw: RawFolder, expected: list[set[int]], states: dict[int, RowState]) -> list[int]:
-    """Add the rows of finished shards to `states`; returns the shards that are missing, after discarding torn ones."""
+def account_finished(card: Card, raw: RawFolder, expected: ShardRows, whole: set[int], found: Found) -> list[int]:
+    """Hand over the rows of finished shards that are not yet among the `whole` ones, and add these; returns the shards that are
+    missing, after discarding torn ones."""
     finished, missing = raw.finished_shards(), []
-    for shard, rows in enumerate(expected):
-        if rows <= states.keys():
+    for shard in range(len(expected)):
+        if shard in whole:
             continue
-        found = account(raw, shard, rows, card.limits.max_pixels) if shard in finished else None
-        if found is None:
+        states = account(raw, shard, expected[shard], card.limits.max_pixels) if shard in finished else None
+        if states is None:
             raw.discard(shard)
             missing.append(shard)
         else:
-            states.update(found)
+            found(states)
+            whole.add(shard)
     return missing
 
 
-def _progress_of(raw: RawFolder, expected: list[set[int]], report: Reporter) -> State:
+def _progress_of(raw: RawFolder, expected: ShardRows, report: Reporter) -> State:
     """What the watchdog asks: has anything grown, and is everything there? Reports finished shards on the way."""
-    total, started = sum(map(len, expected)), time.monotonic()
-    at_start = sum(len(expected[shard]) for shard in raw.finished_shards() if shard < len(expected))
-    counted: dict[int, Counter[str]] = {}
+    total, started, shards = expected.total, time.monotonic(), len(expected)
+    at_start = sum(expected.size(shard) for shard in raw.finished_shards() if shard < shards)
+    counted, failed = set[int](), Counter[str]()
     told = -1
 
     def state() -> tuple[tuple[int, int], bool]:
         nonlocal told
-        finished = {shard for shard in raw.finished_shards() if shard < len(expected)}
-        done = sum(len(expected[shard]) for shard in finished)
+        finished = {shard for shard in raw.finished_shards() if shard < shards}
+        done = sum(map(expected.size, finished))
         if done != told:
-            for shard in finished - counted.keys():
-                counted[shard] = failures(raw, shard)
+            for shard in finished - counted:
+                failed.update(failures(raw, shard))
+            counted.update(finished)
             speed = (done - at_start) / (time.monotonic() - started)
-            report(progress(done, total, speed, sum(counted.values(), Counter())))
+            report(progress(done, total, speed, failed))
             told = done
         written = sum(file.stat().st_size for file in raw.shards.glob("*.parquet"))
-        return (done, written), len(finished) >= len(expected)
+        return (done, written), len(finished) >= shards
 
     return state
 

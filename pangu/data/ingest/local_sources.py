@@ -5,7 +5,7 @@ They are read once, in order, into the same raw shards that downloads end in.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from pangu.data.card import Card
 from pangu.data.images import SUFFIXES
-from pangu.data.ingest.download import account_finished
+from pangu.data.ingest.download import Found, account_finished
 from pangu.data.ingest.image_files import Image, ImageFiles, files_of_archives, files_of_folder, too_many_bytes
-from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder, RowState
-from pangu.data.ingest.source import expand, is_table, read_tables, with_more_captions
-from pangu.data.ingest.table_files import BadTable, as_text, text_array
+from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder
+from pangu.data.ingest.source import each_table, expand, is_table, with_more_captions
+from pangu.data.ingest.table_files import BadTable, as_text, concat, text_array
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.rows_file import RowsFile
 from pangu.data.table.store import TableStore, addressed, file_system, unaddressed
@@ -34,14 +34,20 @@ SHARD = pa.schema([("row", pa.int64()), ("error_message", pa.string()), (IMAGE_C
 class LocalImages:
     """A source that holds its images.
 
-    table: what it says about them, in order. read: their bytes in the same order. stamp: changes whenever they may have. refused:
-    rows that are known to be no images, and why.
+    tables: what it says about them, in order, some rows at a time. read: their bytes in the same order. stamp: changes whenever
+    they may have. refused: rows that are known to be no images, and why.
     """
 
-    table: pa.Table
+    tables: Callable[[], Iterator[pa.Table]]
     read: Callable[[], Iterator[Image]]
     stamp: str
     refused: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def table(self) -> pa.Table:
+        """What the source says about all of them."""
+        tables = list(self.tables())
+        return concat(tables[0].column_names, tables)
 
 
 def local_images(card: Card, home: Home) -> LocalImages | None:
@@ -72,25 +78,26 @@ def _is_of_tables(folder: Path) -> bool:
     return found
 
 
-def import_images(card: Card, raw: RawFolder, local: LocalImages, report: Reporter) -> dict[int, RowState]:
+def import_images(card: Card, raw: RawFolder, local: LocalImages, report: Reporter, found: Found) -> None:
     """Copy images into raw shards, each whole or not at all; an interrupted import goes on after the last one.
+
+    found: takes each shard.
 
     Raises:
         UserError: the source changed while it was read.
     """
-    expected, states = raw.expected_rows(), dict[int, RowState]()
-    missing = set(account_finished(card, raw, expected, states))
+    expected, whole = raw.expected_rows(), set[int]()
+    missing = set(account_finished(card, raw, expected, whole, found))
     images = local.read()
     done = 0
-    for shard, rows in enumerate(expected):
-        taken = [(row, *image) for row, image in zip(sorted(rows), images, strict=False)]
+    for shard in range(len(expected)):
+        taken = [(row, *image) for row, image in zip(sorted(expected[shard]), images, strict=False)]
         if shard in missing:
             _write_shard(raw, shard, taken, card.limits.max_bytes)
-        done += len(rows)
-        report(Progress(stage="ingest", done=done, total=sum(map(len, expected)), unit="images"))
-    if account_finished(card, raw, expected, states):
+        done += expected.size(shard)
+        report(Progress(stage="ingest", done=done, total=expected.total, unit="images"))
+    if account_finished(card, raw, expected, whole, found):
         raise UserError(f"The source of card '{card.name}' changed while it was read; run the same command again.")
-    return states
 
 
 def _write_shard(raw: RawFolder, shard: int, taken: list[tuple[int, bytes | None, str]], max_bytes: int) -> None:
@@ -108,7 +115,8 @@ def _write_shard(raw: RawFolder, shard: int, taken: list[tuple[int, bytes | None
 def _files(card: Card, found: ImageFiles, where: str) -> LocalImages:
     if len(found.reasons) == len(found.rows):
         raise UserError(f"{where} of card '{card.name}' holds no image ({', '.join(SUFFIXES)}).")
-    return LocalImages(_table(card, found.rows), found.read, _stamp(found.stamps), found.reasons)
+    table = _table(card, found.rows)
+    return LocalImages(lambda: iter([table]), found.read, _stamp(found.stamps), found.reasons)
 
 
 def _parquet(card: Card, files: list[str], image_column: str, url_column: str | None = None) -> LocalImages:
@@ -117,12 +125,15 @@ def _parquet(card: Card, files: list[str], image_column: str, url_column: str | 
     url_column: what a row's URL is, in the files of a dataset's version.
     """
     named = [name for name in card.columns.model_dump(exclude={"url", "image"}).values() if name]
-    table = read_tables(card, files, [*named, *([url_column] if url_column else [])])
-    if url_column:
-        urls = table[url_column].to_pylist()
-        table = table.drop_columns([url_column])
-    else:
-        urls = [f"{file}#{row}" for file in files for row in range(_rows(file))]
+
+    def tables() -> Iterator[pa.Table]:
+        if url_column:
+            for table in with_more_captions(card, files, [*named, url_column]):
+                urls = table[url_column]
+                yield table.drop_columns([url_column]).append_column(card.columns.url, urls)
+            return
+        for file in files:
+            yield from _numbered(file, each_table(card, [file], named), card.columns.url)
 
     def read() -> Iterator[Image]:
         for file in files:
@@ -133,9 +144,18 @@ def _parquet(card: Card, files: list[str], image_column: str, url_column: str | 
                         yield (data, "") if isinstance(data, bytes) else (None, "missing_bytes")
 
     for file in () if url_column else files:
+        next(each_table(card, [file], named), None)  # what cannot be read is one sentence here
         _check_images(card, file, image_column)
-    table = table.append_column(card.columns.url, pa.array(urls, pa.string()))
-    return LocalImages(table, read, _stamp(files, [_rows(file) for file in files]))
+    return LocalImages(tables, read, _stamp(files, [_rows(file) for file in files]))
+
+
+def _numbered(file: str, tables: Iterator[pa.Table], column: str) -> Iterator[pa.Table]:
+    """Rows of a file with its name and their number there as the column."""
+    start = 0
+    for table in tables:
+        names = [f"{file}#{row}" for row in range(start, start + table.num_rows)]
+        yield table.append_column(column, pa.array(names, pa.string()))
+        start += table.num_rows
 
 
 def _check_images(card: Card, file: str, column: str) -> None:
@@ -162,8 +182,7 @@ def _dataset(card: Card, home: Home) -> LocalImages:
         raise UserError(f"Card '{card.name}' names the source {card.source}; it must be dataset://NAME@VERSION.")
     pinned = int(version) if version else latest_version(home, name)
     files = [unaddressed(file) for file in data_files(home, name, pinned, upscaled=False)]
-    local = _parquet(card, files, "image", "source_url")
-    return replace(local, table=with_more_captions(card, files, local.table))
+    return _parquet(card, files, "image", "source_url")
 
 
 def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:

@@ -8,17 +8,17 @@ import math
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.card import Card
-from pangu.data.ingest.download import account_finished, download, names, progress
-from pangu.data.ingest.raw import RawFolder, RowState, failures, write_table
+from pangu.data.ingest.download import Found, account_finished, download, names, progress
+from pangu.data.ingest.raw import RawFolder, RowState, ShardRows, failures, states_table, write_table, write_urls
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
 from pangu.storage import read_json, write_json
@@ -32,7 +32,6 @@ REST_SECONDS = 10.0
 """How long a node that failed gets nothing, so that a broken one does not fail for all others."""
 PATIENCE_SECONDS = 120.0
 """How long a cluster may be without any node."""
-FACTS = pa.schema([("row", pa.int64()), ("shard", pa.int32()), ("reason", pa.string()), ("sha256", pa.string())])
 SHARDS_FILE = "shards.json"
 
 
@@ -49,20 +48,19 @@ class Group:
     raw: RawFolder
 
     @classmethod
-    def write(cls, folder: Path, ingest: RawFolder, urls: pa.Table, shards: list[int]) -> "Group":
-        """Lay out the folder for the node; `urls` is the ingest's list. Only the last shard of a list may be shorter."""
+    def write(cls, folder: Path, ingest: RawFolder, shards: list[int]) -> "Group":
+        """Lay out the folder for the node. Only the last shard of a list may be shorter."""
         group = cls(tuple(sorted(shards)), RawFolder(folder, ingest.rows_per_shard))
         folder.mkdir(parents=True)
         write_json(folder / SHARDS_FILE, group.shards)
-        size = ingest.rows_per_shard
-        write_table(pa.concat_tables(urls.slice(shard * size, size) for shard in group.shards), group.raw.urls)
+        write_urls(group.raw, map(ingest.shard_urls, group.shards))
         return group
 
     @classmethod
     def read(cls, folder: Path, rows_per_shard: int) -> "Group | None":
         """The group of a folder that an earlier run left behind; None if it was killed while it laid it out."""
         group = RawFolder(folder, rows_per_shard)
-        if not group.urls.is_file():
+        if not group.urls.is_dir():
             return None
         return cls(tuple(read_json(folder / SHARDS_FILE)), group)
 
@@ -74,12 +72,16 @@ class Group:
 
 @dataclass
 class ShardQueue:
-    """What is known of an ingest's rows, and which shards still wait for a node."""
+    """Which shards of an ingest are whole, and which still wait for a node.
+
+    known: the file that says what became of the rows of each whole shard. counts: their rows by reason ("" = ok).
+    """
 
     card: Card
     raw: RawFolder
-    expected: list[set[int]]
-    states: dict[int, RowState] = field(default_factory=dict)
+    expected: ShardRows
+    known: dict[int, Path] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
     waiting: list[int] = field(default_factory=list)
     tries: Counter[int] = field(default_factory=Counter)
 
@@ -93,59 +95,85 @@ class ShardQueue:
         queue = cls(card, raw, raw.expected_rows())
         queue.groups.mkdir(parents=True, exist_ok=True)
         raw.shards.mkdir(parents=True, exist_ok=True)
-        for file in queue.groups.glob("*.parquet"):
+        for file in sorted(queue.groups.glob("*.parquet")):
             queue._recall(file)
         for folder in sorted(path for path in queue.groups.iterdir() if path.is_dir()):
             left = Group.read(folder, raw.rows_per_shard)
             if left is not None:
                 queue.settle(left)
             shutil.rmtree(folder, ignore_errors=True)
-        queue.waiting = account_finished(card, raw, queue.expected, queue.states)
+        whole = set(queue.known)
+        queue.waiting = account_finished(card, raw, queue.expected, whole, queue._found_here)
         return queue
+
+    def each_shard(self, found: Found) -> None:
+        """Hand over the rows of every whole shard."""
+        mine: dict[Path, set[int]] = {}
+        for shard, file in self.known.items():
+            mine.setdefault(file, set()).add(shard)
+        for file, shards in sorted(mine.items()):
+            for shard, states in _by_shard(file).items():
+                if shard in shards:
+                    found(states)
 
     def _recall(self, file: Path) -> None:
         """Take over what a group was found to be, but for shards that were fetched again since, or now hold other rows."""
         written = file.stat().st_mtime_ns
-        facts, fresh = pq.read_table(file, schema=FACTS).to_pylist(), dict[int, bool]()
-        for one in facts:
-            shard = one["shard"]
-            if shard not in fresh:
-                path = self.raw.shard_file(shard)
-                done = shard < len(self.expected) and path.is_file() and self.raw.stats_file(shard).is_file()
-                fresh[shard] = done and path.stat().st_mtime_ns <= written
-            if fresh[shard] and one["row"] in self.expected[shard]:
-                self.states[one["row"]] = RowState(shard, one["reason"], one["sha256"])
+        for shard, states in _by_shard(file).items():
+            path = self.raw.shard_file(shard)
+            done = shard < len(self.expected) and path.is_file() and self.raw.stats_file(shard).is_file()
+            if done and path.stat().st_mtime_ns <= written and states.keys() == self.expected[shard]:
+                self._learn(shard, states, file)
+
+    def _learn(self, shard: int, states: Mapping[int, RowState], file: Path) -> None:
+        if shard not in self.known:
+            self.counts.update(state.reason for state in states.values())
+        self.known[shard] = file
+
+    def _found_here(self, states: Mapping[int, RowState]) -> None:
+        """A shard that somebody else fetched."""
+        shard = next(iter(states.values())).shard
+        file = self.groups / f"{shard:05d}-alone.parquet"
+        write_table(states_table(states), file)
+        self._learn(shard, states, file)
 
     def settle(self, group: Group, found: dict[int, RowState] | None = None) -> list[int]:
         """Move the whole shards of a group to their place and remember their rows; returns the shards it lacks.
 
         found: what became of its rows, by the node's own account; None reads them here.
         """
+        rows = group.raw.expected_rows()
         states = dict(found or {})
-        missing = set(account_finished(self.card, group.raw, group.raw.expected_rows(), states))
+        whole = {here for here in range(len(rows)) if rows[here] <= states.keys()}
+        missing = set(account_finished(self.card, group.raw, rows, whole, states.update))
+        moved = dict[int, dict[int, RowState]]()
         for here, shard in enumerate(group.shards):
             if here not in missing:
                 # The statistics last: with them the shard is there.
                 group.raw.shard_file(here).replace(self.raw.shard_file(shard))
                 group.raw.stats_file(here).replace(self.raw.stats_file(shard))
-        moved = {
-            row: RowState(group.shards[state.shard], state.reason, state.sha256)
-            for row, state in states.items()
-            if state.shard not in missing
-        }
+                moved[shard] = {row: replace(states[row], shard=shard) for row in rows[here]}
         if moved:
-            rows = [
-                {"row": row, "shard": state.shard, "reason": state.reason, "sha256": state.sha256}
-                for row, state in moved.items()
-            ]
-            write_table(pa.Table.from_pylist(rows, schema=FACTS), self.groups / f"{group.raw.root.name}.parquet")
-        self.states.update(moved)
+            file = self.groups / f"{group.raw.root.name}.parquet"
+            write_table(states_table({row: one for of in moved.values() for row, one in of.items()}), file)
+            for shard, of_shard in moved.items():
+                self._learn(shard, of_shard, file)
         return [group.shards[here] for here in sorted(missing)]
+
+
+def _by_shard(file: Path) -> dict[int, dict[int, RowState]]:
+    """What a group was found to be."""
+    found: dict[int, dict[int, RowState]] = {}
+    for one in pq.read_table(file, partitioning=None).to_pylist():
+        found.setdefault(one["shard"], {})[one["row"]] = RowState(one["shard"], one["reason"], one["sha256"])
+    return found
 
 
 def fetch(card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]]) -> dict[int, RowState]:
     """What a node does with one group."""
-    return download(card, raw, origins, None, silent)
+    states: dict[int, RowState] = {}
+    download(card, raw, origins, None, silent, states.update)
+    return states
 
 
 @dataclass
@@ -159,7 +187,7 @@ class Fleet:
     resting: dict[str, float] = field(default_factory=dict)
     last_seen: float = field(default_factory=time.monotonic)
 
-    def begin(self, urls: pa.Table) -> None:
+    def begin(self) -> None:
         """Give every idle node a group."""
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -177,7 +205,7 @@ class Fleet:
             shards, waiting[:size] = waiting[:size], []
             self.queue.tries.update(shards)
             folder = self.queue.groups / f"{shards[0]:05d}-{time.time_ns():x}"
-            group = Group.write(folder, self.queue.raw, urls, shards)
+            group = Group.write(folder, self.queue.raw, shards)
             # One group a node is this class's own rule, so nothing is reserved: a node whose slots are taken still downloads.
             remote = ray.remote(fetch).options(
                 num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -248,8 +276,8 @@ def living_nodes() -> list[str]:
 
 
 def download_on_nodes(
-    card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]], report: Reporter
-) -> dict[int, RowState]:
+    card: Card, raw: RawFolder, origins: frozenset[tuple[str, int]], report: Reporter, found: Found
+) -> None:
     """What `download` does, on all nodes of the cluster that RAY_ADDRESS names; they see the same home.
 
     Nodes may come and go: a group whose node died is another node's, without the shards that were finished.
@@ -261,19 +289,19 @@ def download_on_nodes(
 
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    urls, queue = pq.read_table(raw.urls), ShardQueue.open(card, raw)
+    queue = ShardQueue.open(card, raw)
     fleet = Fleet(queue, origins, time.monotonic() + card.limits.total_seconds)
     tell = _Teller(queue, report)
     try:
         while queue.waiting or fleet.running:
-            fleet.begin(urls)
+            fleet.begin()
             tell(fleet)
             fleet.collect()
             fleet.check()
         tell(fleet)
     finally:
         fleet.stop()
-    return queue.states
+    queue.each_shard(found)
 
 
 class _Teller:
@@ -281,18 +309,18 @@ class _Teller:
 
     def __init__(self, queue: ShardQueue, report: Reporter) -> None:
         self._queue, self._report = queue, report
-        self._total, self._started = sum(map(len, queue.expected)), time.monotonic()
-        self._at_start, self._told = len(queue.states), -1
+        self._total, self._started = queue.expected.total, time.monotonic()
+        self._at_start, self._told = queue.counts.total(), -1
 
     def __call__(self, fleet: Fleet) -> None:
-        done, failed = len(self._queue.states), Counter[str]()
+        done, failed = self._queue.counts.total(), Counter[str]()
         for _, group in fleet.running.values():
             for here, shard in group.finished():
-                done += len(self._queue.expected[shard])
+                done += self._queue.expected.size(shard)
                 failed += failures(group.raw, here)
         if done == self._told:
             return
-        failed += Counter(state.reason for state in self._queue.states.values() if state.reason)
+        failed += Counter({reason: count for reason, count in self._queue.counts.items() if reason})
         speed = (done - self._at_start) / max(time.monotonic() - self._started, 1e-6)
         found = progress(done, self._total, speed, failed)
         self._report(found.model_copy(update={"facts": found.facts | {"nodes": len(living_nodes())}}))

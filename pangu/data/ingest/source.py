@@ -4,7 +4,8 @@ import glob
 import hashlib
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any
@@ -43,6 +44,9 @@ LISTED = pa.schema(
     ]
 )
 COLUMNS = ("url", "caption_en", "caption_zh", "license", "style")
+FURTHER = (*MORE.values(), *KEYWORDS.values())
+DIGESTED_ROWS = 65_536
+"""The digest of a list depends on it."""
 log = logging.getLogger(__name__)
 READERS = {".parquet": read_parquet, ".csv": read_csv, ".tsv": read_csv, ".jsonl": read_jsonl, ".ndjson": read_jsonl}
 LISTS = {".json": read_coco}
@@ -55,22 +59,63 @@ UNWRITTEN = r"[\s\x00-\x1f\x7f-\x9f\x{200e}\x{200f}\x{202a}-\x{202e}\x{2066}-\x{
 """White space, control characters and marks of writing direction; the joiner inside emoji is none of these."""
 
 
+@dataclass
+class Source:
+    """A source while its rows are listed, and what was wrong with its text so far.
+
+    start: the number of the first row of the table that is being listed. damaged: what texts are called, and their column -> how
+    many are no text, and the row of the first.
+    """
+
+    card: Card
+    uri: str
+    start: int = 0
+    damaged: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+
+    def warn(self) -> None:
+        """Say once of the whole source how much of its text is none."""
+        for (what, _), (count, first) in self.damaged.items():
+            log.warning(
+                "%d %s of %s (card '%s') hold bytes that are not UTF-8, or U+FFFD in their place, the first in row %d (counted "
+                "from 0); they count as missing. Write the table as UTF-8 and ingest again.",
+                count, what, self.uri, self.card.name, first,
+            )  # fmt: skip
+
+
 def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
     """The rows of any table that has the card's columns."""
-    if table.num_rows == 0:
+    return pa.concat_tables(listings(card, uri, [table]))
+
+
+def listings(card: Card, uri: str, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of tables below each other, one after the other in memory.
+
+    Raises:
+        UserError: there are no rows, or a column that the card names is missing or holds no text.
+    """
+    source = Source(card, uri)
+    for table in tables:
+        if table.num_rows:
+            yield _listed(source, table)
+            source.start += table.num_rows
+    if not source.start:
         raise UserError(f"The table {uri} of card '{card.name}' has no rows; list at least one image URL.")
-    columns = card.columns
-    listed: dict[str, Any] = {"row": pa.array(range(table.num_rows), pa.int64())}
+    source.warn()
+
+
+def _listed(source: Source, table: pa.Table) -> pa.Table:
+    card, columns = source.card, source.card.columns
+    listed: dict[str, Any] = {"row": pa.array(range(source.start, source.start + table.num_rows), pa.int64())}
     for name in COLUMNS:
         if name.startswith("caption"):
             more = name.replace("caption", "more_captions")
-            listed[name], listed[more] = _captions(card, uri, table, getattr(columns, name))
+            listed[name], listed[more] = _captions(source, table, getattr(columns, name))
         else:
-            listed[name] = _text(card, uri, table, getattr(columns, name))
+            listed[name] = _text(source, table, getattr(columns, name))
     if columns.caption is not None:
-        listed |= _by_language(listed, *_captions(card, uri, table, columns.caption))
+        listed |= _by_language(listed, *_captions(source, table, columns.caption))
     for name in KEYWORDS.values():
-        listed[name] = _keywords(card, uri, table, getattr(columns, name))
+        listed[name] = _keywords(source, table, getattr(columns, name))
     for name, otherwise in (("license", card.licence.name), ("style", card.style or "")):
         listed[name] = pc.if_else(pc.equal(listed[name], ""), otherwise, listed[name])
     return pa.table({name: listed[name] for name in LISTED.names}, schema=LISTED)
@@ -78,14 +123,50 @@ def listing(card: Card, uri: str, table: pa.Table) -> pa.Table:
 
 def content_digest(listed: pa.Table) -> str:
     """16 hex digits that depend on the listed rows and their order, not on the file format they came in."""
+    said = Said()
+    said.hear(listed)
+    return digest_of([listed], said)
+
+
+@dataclass
+class Said:
+    """Which of the columns that a list may lack any of its rows has."""
+
+    columns: set[str] = field(default_factory=set)
+
+    def hear(self, listed: pa.Table) -> None:
+        """Look at some more rows, schema `LISTED`."""
+        if "style" not in self.columns and pc.any(pc.not_equal(listed["style"], "")).as_py():
+            self.columns.add("style")
+        self.columns |= {name for name in FURTHER if listed[name].null_count < listed.num_rows}
+
+    @property
+    def lacking(self) -> list[str]:
+        return [name for name in ("style", *FURTHER) if name not in self.columns]
+
+
+def digest_of(tables: Iterable[pa.Table], said: Said) -> str:
+    """As `content_digest`, of rows that come in parts of any size."""
     # A list without styles or keywords, or with one caption an image, keeps the digest, and the downloads, that it had before.
-    lacking = [] if pc.any(pc.not_equal(listed["style"], "")).as_py() else ["style"]
-    lacking += [name for name in (*MORE.values(), *KEYWORDS.values()) if listed[name].null_count == listed.num_rows]
-    listed = listed.drop_columns(lacking)
-    digest = hashlib.sha256()
-    for batch in listed.combine_chunks().to_batches(max_chunksize=65_536):
+    digest, lacking = hashlib.sha256(), said.lacking
+    for table in even_parts(tables, DIGESTED_ROWS):
+        batch = table.drop_columns(lacking).combine_chunks()
         digest.update(repr(batch.to_pydict()).encode())
     return digest.hexdigest()[:16]
+
+
+def even_parts(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """The same rows in parts of so many each; the last may be shorter."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if (there := sum(part.num_rows for part in waiting)) >= rows:
+            whole = pa.concat_tables(waiting)
+            for start in range(0, there - there % rows, rows):
+                yield whole.slice(start, rows)
+            waiting = [whole.slice(there - there % rows)]
+    if any(part.num_rows for part in waiting):
+        yield pa.concat_tables(waiting)
 
 
 def expand(card: Card, uri: str) -> list[str]:
@@ -120,19 +201,30 @@ def read_tables(card: Card, uris: Sequence[str], columns: Sequence[str]) -> pa.T
         UserError: a file is missing or unreadable, or a column is missing, there twice, or holds no text.
     """
     wanted = list(dict.fromkeys(columns))
-    return concat([_read(card, uri, wanted) for uri in uris])
+    return concat(wanted, list(each_table(card, uris, wanted)))
 
 
-def with_more_captions(card: Card, files: Sequence[str], table: pa.Table) -> pa.Table:
-    """Rows of the files of a dataset, with lists where it has several captions of an image; its older versions have none."""
-    for language, further in MORE.items():
-        column = f"caption_{language}"
-        if column in table.column_names and all(further in _names(file) for file in files):
-            more = read_tables(card, files, [further])[further].to_pylist()
-            pairs = zip(table[column].to_pylist(), more, strict=True)
+def each_table(card: Card, uris: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """As `read_tables`, some rows at a time.
+
+    Raises:
+        UserError: as of `read_tables`.
+    """
+    wanted = list(dict.fromkeys(columns))
+    for uri in uris:
+        yield from _read(card, uri, wanted)
+
+
+def with_more_captions(card: Card, files: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of the files of a dataset, with lists where it has several captions of an image; its older versions have none."""
+    further = {f"caption_{language}": more for language, more in MORE.items() if f"caption_{language}" in columns}
+    further = {own: more for own, more in further.items() if all(more in _names(file) for file in files)}
+    for table in each_table(card, files, [*columns, *further.values()]):
+        for column, more in further.items():
+            pairs = zip(table[column].to_pylist(), table[more].to_pylist(), strict=True)
             texts = text_array([[first, *others] if others else first for first, others in pairs])
             table = table.set_column(table.column_names.index(column), column, texts)
-    return table
+        yield table.drop_columns(list(further.values()))
 
 
 def _names(file: str) -> list[str]:
@@ -152,7 +244,7 @@ def suffix_of(uri: str) -> str | None:
     return next((suffix for suffix in READERS if name.endswith(suffix)), None)
 
 
-def _read(card: Card, uri: str, columns: Sequence[str]) -> pa.Table:
+def _read(card: Card, uri: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     suffix = suffix_of(uri) or next((one for one in LISTS if uri.lower().removesuffix(".gz").endswith(one)), None)
     if suffix is None:
         raise UserError(
@@ -162,7 +254,7 @@ def _read(card: Card, uri: str, columns: Sequence[str]) -> pa.Table:
     try:
         filesystem, path = file_system(uri)
         with filesystem.open(path, "rb", compression="gzip" if uri.lower().endswith(".gz") else None) as file:
-            return (READERS | LISTS)[suffix](file, columns)
+            yield from (READERS | LISTS)[suffix](file, columns)
     except FileNotFoundError as error:
         raise UserError(
             f"The table {uri} of card '{card.name}' does not exist; correct `source` or write it."
@@ -179,28 +271,28 @@ def unreadable(card: Card, uri: str, what: str, error: Exception) -> UserError:
     return UserError(f"The table {uri} of card '{card.name}' cannot be read as {what}: {why}.")
 
 
-def _text(card: Card, uri: str, table: pa.Table, column: str | None) -> pa.ChunkedArray:
+def _text(source: Source, table: pa.Table, column: str | None) -> pa.ChunkedArray:
     """A column as trimmed strings, null as "" ; a column the card does not name is all empty."""
     if column is None:
         return pa.chunked_array([pa.array([""] * table.num_rows, pa.string())])
     if column not in table.column_names:
         have = ", ".join(table.column_names)
-        raise UserError(f"The table {uri} of card '{card.name}' has no column '{column}'; it has {have}.")
+        raise UserError(f"The table {source.uri} of card '{source.card.name}' has no column '{column}'; it has {have}.")
     try:
         return pc.utf8_trim_whitespace(pc.fill_null(table[column].cast(pa.string()), ""))
     except pa.ArrowException as error:
         kind = table[column].type
         raise UserError(
-            f"Column '{column}' of {uri} (card '{card.name}') has type {kind}; it must hold text."
+            f"Column '{column}' of {source.uri} (card '{source.card.name}') has type {kind}; it must hold text."
         ) from error
 
 
-def _captions(card: Card, uri: str, table: pa.Table, column: str | None) -> tuple[pa.ChunkedArray, pa.Array]:
+def _captions(source: Source, table: pa.Table, column: str | None) -> tuple[pa.ChunkedArray, pa.Array]:
     """The first caption of each row, "" where there is none, and further ones as `TEXTS`, null where there are none."""
     if column is None or column not in table.column_names or not pa.types.is_list(table[column].type):
         rows = np.arange(table.num_rows)
-        return _caption(card, uri, _text(card, uri, table, column), rows), pa.nulls(table.num_rows, TEXTS)
-    found = _each_once(card, uri, table[column].combine_chunks(), "captions")
+        return _caption(source, _text(source, table, column), rows, column or ""), pa.nulls(table.num_rows, TEXTS)
+    found = _each_once(source, table[column].combine_chunks(), column, "captions")
     return pa.array([one[0] if one else "" for one in found]), pa.array([one[1:] or None for one in found], TEXTS)
 
 
@@ -225,37 +317,36 @@ def _by_language(listed: dict[str, Any], firsts: Any, further: Any) -> dict[str,
     return found
 
 
-def _keywords(card: Card, uri: str, table: pa.Table, column: str | None) -> pa.Array:
+def _keywords(source: Source, table: pa.Table, column: str | None) -> pa.Array:
     """The keywords of each row as `TEXTS`, null where there are none: what lies between separators, in a text or in a list."""
     if column is None:
         return pa.nulls(table.num_rows, TEXTS)
     if column in table.column_names and pa.types.is_list(table[column].type):
         texts = pa.array(["|".join(filter(None, words or ())) for words in table[column].to_pylist()], pa.string())
     else:
-        texts = _text(card, uri, table, column).combine_chunks()
-    found = _each_once(card, uri, pc.split_pattern_regex(texts, SEPARATORS), "keywords")
+        texts = _text(source, table, column).combine_chunks()
+    found = _each_once(source, pc.split_pattern_regex(texts, SEPARATORS), column, "keywords")
     return pa.array([words or None for words in found], TEXTS)
 
 
-def _each_once(card: Card, uri: str, lists: pa.ListArray, what: str) -> list[list[str]]:
+def _each_once(source: Source, lists: pa.ListArray, column: str, what: str) -> list[list[str]]:
     """The texts of each row that are any, cleaned, in their order."""
     texts = pc.fill_null(pc.list_flatten(lists), "")
-    clean = iter(_caption(card, uri, texts, pc.list_parent_indices(lists), what).to_pylist())
+    clean = iter(_caption(source, texts, pc.list_parent_indices(lists), column, what).to_pylist())
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
     return [list(dict.fromkeys(filter(None, islice(clean, length)))) for length in lengths]
 
 
-def _caption(card: Card, uri: str, texts: Any, rows: Any, what: str = "captions") -> Any:
+def _caption(source: Source, texts: Any, rows: Any, column: str, what: str = "captions") -> Any:
     """Texts without what no reader sees, and empty where they are too long or hold bytes that are no text.
 
-    rows: the number of the row of each. what: they are called in a warning.
+    rows: the place in its table of the row of each. what: they are called in a warning.
     """
     damaged = pc.match_substring(texts, UNREADABLE)
     if count := pc.sum(damaged).as_py():
-        log.warning(
-            "%d %s of %s (card '%s') hold bytes that are not UTF-8, or U+FFFD in their place, the first in row %d (counted "
-            "from 0); they count as missing. Write the table as UTF-8 and ingest again.",
-            count, what, uri, card.name, rows[pc.index(damaged, True).as_py()],
-        )  # fmt: skip
+        before, first = source.damaged.get(
+            (what, column), (0, source.start + int(rows[pc.index(damaged, True).as_py()]))
+        )
+        source.damaged[what, column] = before + count, first
     clean = pc.utf8_trim_whitespace(pc.replace_substring_regex(texts, UNWRITTEN, " "))
     return pc.if_else(pc.or_(damaged, pc.greater(pc.utf8_length(clean), MAX_CAPTION)), "", clean)

@@ -29,25 +29,28 @@ SURROGATES = re.compile("[\ud800-\udfff]+")
 """Python's place holders for bytes that are no UTF-8, and halves of pairs that JSON spelt by themselves."""
 DELIMITERS = ",;\t"
 ROWS_AT_ONCE = 65_536
+BUFFER_BYTES = 1 << 20
 
 
 class BadTable(ValueError):
     """A file that is not the table its name says; the message goes on from "the table": "has no column ..."."""
 
 
-def read_parquet(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
-    """Each asked column as `TEXT`, or as `TEXTS` where it holds lists.
+def read_parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Each asked column as `TEXT`, or as `TEXTS` where it holds lists, some rows at a time.
 
     Raises:
         BadTable: a column is missing, there twice, or holds neither text nor what can be written as text.
     """
-    with pq.ParquetFile(file) as source:
+    # In a buffer of its own, a column of a row group is read page by page, not whole.
+    with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as source:
         _check_names(source.schema_arrow.names, columns)
-        found = source.read(columns)
-    return pa.table({name: _column(name, found[name]) for name in columns})
+        for batch in source.iter_batches(ROWS_AT_ONCE, columns=columns):
+            found = pa.table(batch)
+            yield pa.table({name: _column(name, found[name]) for name in columns})
 
 
-def read_csv(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
+def read_csv(file: IO[bytes], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Each asked column as `TEXT`, of a file whose fields lie between commas, semicolons or tabs: those that its first line has.
 
     Raises:
@@ -60,7 +63,7 @@ def read_csv(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
         names = [name.strip() for name in next(records, [])]
         _check_names(names, columns)
         places = [names.index(name) for name in columns]
-        return _table(columns, ([record[at] for at in places] for record in records))
+        yield from _tables(columns, ([record[at] for at in places] for record in records))
     finally:
         text.detach()
 
@@ -106,16 +109,15 @@ def _records(reader: Any) -> Iterator[list[str]]:
         yield record
 
 
-def read_jsonl(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
-    """Each asked field as `TEXT`, or as `TEXTS` where any row has a list there; numbers as they are written.
+def read_jsonl(file: IO[bytes], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Each asked field as `TEXT`, or as `TEXTS` where any of some rows has a list there; numbers as they are written.
 
     Raises:
         BadTable: a line is not a JSON object or holds an object in an asked field, or no line has such a field.
     """
     names: dict[str, None] = {}
-    table = _table(columns, _fields(file, columns, names))
+    yield from _tables(columns, _fields(file, columns, names))
     _check_names(list(names), columns)
-    return table
 
 
 def _fields(file: IO[bytes], columns: Sequence[str], names: dict[str, None]) -> Iterator[list[Any]]:
@@ -143,15 +145,17 @@ def _objects(file: IO[bytes], names: dict[str, None]) -> Iterator[tuple[int, Map
         yield number, row
 
 
-def read_coco(file: IO[bytes], columns: Sequence[str]) -> pa.Table:
+def read_coco(file: IO[bytes], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Each asked field of the images of a list of captions in COCO's form, one row an image; `caption` holds lists.
+
+    One JSON document: all of it is in memory.
 
     Raises:
         BadTable: it is no such list, or no image has such a field.
     """
     rows = _coco_rows(file)
     _check_names(list({name: None for row in rows for name in row}), columns)
-    return _table(columns, ([as_text(row.get(column)) for column in columns] for row in rows))
+    yield from _tables(columns, ([as_text(row.get(column)) for column in columns] for row in rows))
 
 
 def _coco_rows(file: IO[bytes]) -> list[dict[str, Any]]:
@@ -256,17 +260,17 @@ def _sound(value: Text) -> Text:
     return value and [_sound(one) for one in value]  # type: ignore[misc]
 
 
-def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of text, below each other; a column that holds lists in one of them holds lists."""
-    return pa.table({name: _joined([table[name] for table in tables]) for name in tables[0].column_names})
+def concat(columns: Sequence[str], tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of text with these columns, below each other; a column that holds lists in one of them holds lists."""
+    tables = tables or [pa.table({name: pa.array([], TEXT) for name in columns})]
+    return pa.table({name: _joined([table[name] for table in tables]) for name in columns})
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> pa.Table:
-    """Rows as a table, a part of them at a time in Python's memory."""
-    rows, parts = iter(rows), [pa.table({name: pa.array([], TEXT) for name in columns})]
+def _tables(columns: Sequence[str], rows: Iterable[Sequence[Text]]) -> Iterator[pa.Table]:
+    """Rows as tables, a part of them at a time in memory."""
+    rows = iter(rows)
     while part := list(islice(rows, ROWS_AT_ONCE)):
-        parts.append(pa.table([text_array(values) for values in zip(*part, strict=True)], list(columns)))
-    return concat(parts)
+        yield pa.table([text_array(values) for values in zip(*part, strict=True)], list(columns))
 
 
 def _joined(columns: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:

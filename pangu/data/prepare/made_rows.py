@@ -22,13 +22,14 @@ from pangu.storage import Home, read_json
 class Made(Frozen):
     """The manifest of one finished shard.
 
-    images: bytes of each file of its images.
+    images: bytes of each file of its images. embeddings: bytes of the file of its embeddings, 0 where it has none.
     """
 
     rows: int
     size: int
     dropped: dict[str, int]
     images: dict[str, int]
+    embeddings: int = 0
 
 
 class Lost(Frozen):
@@ -80,6 +81,11 @@ def made_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.parquet"
 
 
+def embeddings_file(made: Path) -> Path:
+    """Beside the file of a shard's rows, if their card asks for embeddings."""
+    return made.with_suffix(".embeddings")
+
+
 def manifest_file(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.json"
 
@@ -96,7 +102,9 @@ def made(folder: Path, number: int, size_of: Callable[[str], int | None]) -> Mad
         found = Made.model_validate(read_json(manifest))
     except ValidationError:  # of code of before, whose rows held their images
         return None
+    beside = embeddings_file(file)
     whole = file.is_file() and file.stat().st_size == found.size
+    whole = whole and (not found.embeddings or (beside.is_file() and beside.stat().st_size == found.embeddings))
     return found if whole and all(size_of(path) == size for path, size in found.images.items()) else None
 
 

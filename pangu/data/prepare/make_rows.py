@@ -23,7 +23,8 @@ from pangu.data.images import BadImage, ImageHWC, decode_rgb, encode_png
 from pangu.data.ingest.raw import RawFolder
 from pangu.data.prepare.admission import Admitter
 from pangu.data.prepare.chat_endpoint import Door
-from pangu.data.prepare.made_rows import Made, made, made_file, manifest_file
+from pangu.data.prepare.embeddings_file import EMBEDDING, EmbeddingsWriter
+from pangu.data.prepare.made_rows import Made, embeddings_file, made, made_file, manifest_file
 from pangu.data.prepare.row_plan import PlannedShard
 from pangu.data.prepare.scores import Scorer, facts_of
 from pangu.data.prepare.upscale import Upscaler, upscale_to, upscaler_of
@@ -102,6 +103,7 @@ class ShardWorker:
         with (
             placing(self._store, self._folder.name, job.stem(wanted)) as placer,
             TableStore(str(self._folder)).parquet_writer(file.name, STORED, compression="zstd") as writer,
+            EmbeddingsWriter(embeddings_file(file)) as vectors,
         ):
             for row, data, _ in job.raw.images(job.shard):
                 if row not in wanted or data is None:
@@ -116,11 +118,15 @@ class ShardWorker:
                 rows, held = rows + 1, held + len(waiting[-1]["image"])
                 if held >= GROUP_BYTES or len(waiting) >= ROWS_AT_ONCE:
                     writer.write_table(placer.place(_by_bucket(waiting)))
+                    vectors.add(waiting)
                     waiting, held = [], 0
             if waiting:
                 writer.write_table(placer.place(_by_bucket(waiting)))
+                vectors.add(waiting)
         images = {path: self._store.size(path) or 0 for path in placer.rows}
-        manifest = Made(rows=rows, size=file.stat().st_size, dropped=dict(dropped), images=images)
+        manifest = Made(
+            rows=rows, size=file.stat().st_size, dropped=dict(dropped), images=images, embeddings=vectors.size
+        )
         write_json(manifest_file(self._folder, job.number), manifest.model_dump(mode="json"))
 
 
@@ -159,6 +165,7 @@ def make_row(
     more = {name: listed.get(name) or [] for name in MORE.values()}
     listed_captions = ([first, *others] for first, others in zip(captions, more.values(), strict=True))
     facts = facts_of(original_hwc, *listed_captions) | scorer.scores(original_hwc, *captions)
+    facts[EMBEDDING] = scorer.embedding(original_hwc)
     image_hwc, upscaler_name = original_hwc, ""
     if is_small:
         image_hwc, upscaler_name = upscale_to(original_hwc, card.upscale.target_side, upscaler)

@@ -71,7 +71,7 @@ def near_duplicates(
     query("create table edges (earlier bigint, later bigint)")
     for slot in slots:
         ask.keep("edges", ask.near_pairs(slot))
-    ask.keep("dropped", _greedy(ask))
+    ask.keep("dropped", greedy(connection))
     reader = (
         connection.cursor()
         .sql(
@@ -139,12 +139,16 @@ class _Ask:
             yield pa.table(batch).drop_columns(["one", "other"]).filter(pa.array(alike))
 
     def keep(self, table: str, batches: Iterator[pa.Table]) -> None:
-        """Add rows to a table."""
-        for batch in batches:
-            if batch.num_rows:
-                self.connection.register("more", batch)
-                self.connection.execute(f"insert into {table} select * from more")
-                self.connection.unregister("more")
+        keep(self.connection, table, batches)
+
+
+def keep(connection: "DuckDBPyConnection", table: str, batches: Iterator[pa.Table]) -> None:
+    """Add rows to a table."""
+    for batch in batches:
+        if batch.num_rows:
+            connection.register("more", batch)
+            connection.execute(f"insert into {table} select * from more")
+            connection.unregister("more")
 
 
 def _colours(values: pa.Array) -> np.ndarray:
@@ -186,12 +190,12 @@ def _decide_leaders(ask: _Ask, slots: list[str], most_pairs: int) -> None:
             return
 
 
-def _greedy(ask: _Ask) -> Iterator[pa.Table]:
-    """Of pairs that are near, the ranks that are near one of a lower rank which is kept itself."""
-    last = ask.number("select max(later) from edges")
-    dropped = np.zeros(last // 8 + 1, np.uint8)
+def greedy(connection: "DuckDBPyConnection") -> Iterator[pa.Table]:
+    """Of the pairs in the table `edges`, the ranks that are near one of a lower rank which is kept itself: a bit a picture."""
+    [(last,)] = connection.execute("select max(later) from edges").fetchall()
+    dropped = np.zeros((last or 0) // 8 + 1, np.uint8)
     asked = "select distinct later, earlier from edges order by later, earlier"
-    for batch in ask.connection.cursor().sql(asked).to_arrow_reader(65_536):
+    for batch in connection.cursor().sql(asked).to_arrow_reader(65_536):
         found = []
         for later, earlier in zip(batch["later"].to_pylist(), batch["earlier"].to_pylist(), strict=True):
             is_kept = not dropped[earlier >> 3] >> (earlier & 7) & 1

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.ingest.raw import OWN, ROWS
-from pangu.data.prepare.spilling import engine, parquet, plain
+from pangu.data.table.spilling import engine, parquet, plain
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -57,7 +57,7 @@ def plan_rows(listed: Path, plan: Path, describes: bool = False) -> RowPlan:
     Raises:
         UserError: the disk is full.
     """
-    with engine(plan.parent) as connection:
+    with engine(plan.parent, pq.read_metadata(listed).num_rows) as connection:
         query = connection.execute
         query(f"create view listed as select {_columns(listed)} from {parquet(listed)}")
         query("create view came as select * from listed where reason = ''")

@@ -92,6 +92,14 @@ class Scorer:
         self._nsfw = nsfw_detector("filters.max_nsfw") if "nsfw" in asked else None
         self._clip = _clip(filters.clip_model) if filters.clip_model else None
         self._aesthetic = _aesthetic(filters) if filters.aesthetic_model else None
+        self._embedder = _embedder(filters.semantic_duplicates.model) if filters.semantic_duplicates else None
+
+    def embedding(self, image_hwc: ImageHWC) -> bytes | None:
+        """What semantic duplicates are found by: half-precision numbers of length 1; None if the card does not ask."""
+        if self._embedder is None:
+            return None
+        [vector] = self._embedder([Image.fromarray(image_hwc)]).numpy()
+        return np.asarray(vector, np.float16).tobytes()
 
     def scores(self, image_hwc: ImageHWC, caption_en: str, caption_zh: str) -> dict[str, float | None]:
         """The columns text_area, nsfw, clip_score and aesthetic; None where the card does not ask."""
@@ -166,6 +174,15 @@ def _clip(source: str) -> Any:
     from pangu.data.prepare.clip_scores import ClipScores
 
     return ClipScores(source)
+
+
+def _embedder(source: str) -> Any:
+    from pangu.models.image_embedding import ImageEmbedder
+
+    try:
+        return ImageEmbedder(source)
+    except UserError as error:
+        raise UserError(f"filters.semantic_duplicates cannot be used: {error}") from error
 
 
 def _aesthetic(filters: Filters) -> Any:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,19 +18,25 @@ import pyarrow.parquet as pq
 from pangu.data.captions import MORE
 from pangu.data.card import Card
 from pangu.data.filters import NEEDS, NearDuplicates, check_measured
+from pangu.data.prepare.embeddings_file import read_embeddings
 from pangu.data.prepare.made_rows import MadeRows
-from pangu.data.prepare.near_duplicates import near_duplicates
-from pangu.data.prepare.spilling import engine, load, parquet
+from pangu.data.prepare.near_duplicates import keep, near_duplicates
+from pangu.data.prepare.semantic_duplicates import Vectors, near_embeddings
 from pangu.data.prepare.thresholds import reasons_of
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.rows_file import RowsFile
+from pangu.data.table.spilling import engine, load, parquet, plain, read_parquet
 from pangu.errors import UserError
 from pangu.storage import Home
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 DECIDING = [
     "key", "original_width", "original_height", "caption_en", "caption_zh", "aspect", "english", "chinese", "text_area", "nsfw",
     "clip_score", "aesthetic", "min_timestep", "phash", "colours", "upscaled", *MORE.values(),
 ]  # fmt: skip
+SEMANTIC = "semantic_duplicate"
 VERDICT = pa.schema([("reason", pa.string()), ("split", pa.string()), ("upscaled", pa.bool_())])
 _DECIDED = pa.schema(
     [*VERDICT, ("key", pa.string()), ("phash", pa.string()), ("colours", pa.binary()), ("pixels", pa.int64())]
@@ -97,6 +103,8 @@ def select(card: Card, made: MadeRows, home: Home, scratch: Path) -> Selection:
             writer.write_table(_decide(card, rows), row_group_size=rows.num_rows)
     check_measured(card.filters, {name for name in NEEDS if total and nulls[name] == total}, card.name)
     marks = None if rule is None else _mark_near_duplicates(rule, card.name, home, decided, scratch)
+    if card.filters.semantic_duplicates is not None:
+        marks = _mark_semantic(card, made, home, decided, marks, scratch)
     return Selection(decided, marks).count()
 
 
@@ -119,7 +127,7 @@ def _mark_near_duplicates(rule: NearDuplicates, name: str, home: Home, decided: 
     """A file of the rows that are near others, by number, with the reason."""
     marks = scratch / "marks.parquet"
     before, others = _files_before(name, home), [file for dataset in rule.against for file in _files_of(dataset, home)]
-    with engine(scratch) as connection:
+    with engine(scratch, pq.read_metadata(decided).num_rows) as connection:
         load(connection, "before", _KEYS, _read(before, _KEYS.names))
         load(connection, "hashes", _HASHES, _read(others, _HASHES.names))
         whole = "('0x' || phash)::ubigint as phash, colours from"
@@ -134,6 +142,46 @@ def _mark_near_duplicates(rule: NearDuplicates, name: str, home: Home, decided: 
             for rows in near_duplicates(connection, rule.max_bits, rule.max_colour):
                 writer.write_table(rows)
     return marks
+
+
+def _mark_semantic(card: Card, made: MadeRows, home: Home, decided: Path, marks: Path | None, scratch: Path) -> Path:
+    """`marks`, and those of rows whose embeddings are near others'; rows that are marked already stand in nobody's way."""
+    rule, both = card.filters.semantic_duplicates, scratch / "all_marks.parquet"
+    assert rule is not None
+    with engine(scratch, pq.read_metadata(decided).num_rows) as connection:
+        load(connection, "before", _KEYS, _read(_files_before(card.name, home), _KEYS.names))
+        marked = "select null::bigint as place where false" if marks is None else f"from {read_parquet([marks])}"
+        connection.execute(f"create table marks as select place::bigint as place from ({marked})")
+        connection.execute(
+            "create table pictures as select row_number() over () - 1 as rank, place from (select file_row_number as place,"
+            f" key, pixels from {parquet(decided)} where reason = '' and file_row_number not in (select place from marks)"
+            " order by key not in (select key from before), pixels desc, key)"
+        )
+        [(count,)] = connection.execute("select count(*) from pictures").fetchall()
+        connection.execute("create table near (rank bigint)")
+        if count:
+            vectors = Vectors.write(scratch, count, _ranked(connection, read_embeddings(made, made.batches(["key"]))))
+            keep(connection, "near", near_embeddings(connection, vectors, rule.min_similarity))
+        connection.execute(
+            f"create table reasons as select place, '{SEMANTIC}' as reason from near join pictures using (rank)"
+        )
+        if marks is not None:
+            connection.execute(f"insert into reasons select place, reason from {read_parquet([marks])}")
+        connection.execute(f"copy (select * from reasons order by place) to '{plain(both)}' (format parquet)")
+    return both
+
+
+def _ranked(
+    connection: "DuckDBPyConnection", embeddings: Iterator[np.ndarray]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ranks, embeddings) of the pictures among some rows after the other."""
+    start = 0
+    for some in embeddings:
+        asked = f"select place, rank from pictures where place >= {start} and place < {start + len(some)}"
+        found = connection.sql(asked).to_arrow_table()
+        if found.num_rows:
+            yield found["rank"].to_numpy(), some[found["place"].to_numpy() - start]
+        start += len(some)
 
 
 def _files_before(name: str, home: Home) -> list[str]:

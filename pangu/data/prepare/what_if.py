@@ -15,10 +15,10 @@ from pangu.data.card import Card
 from pangu.data.prepare.made_rows import Lost, MadeRows, lost_file, whole_work
 from pangu.data.prepare.refilter import entry_to_refilter, incomplete
 from pangu.data.prepare.select import Selection, select
-from pangu.data.prepare.spilling import engine, load
 from pangu.data.table.delta import data_files
 from pangu.data.table.numbered_rows import NumberedRows
 from pangu.data.table.rejected import REASON, rejected_files
+from pangu.data.table.spilling import engine, load
 from pangu.data.table.store import TableStore, storage_errors
 from pangu.storage import Home, read_json
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from pangu.data.encode.encode_plan import original_side
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.encode.views import JobData, View
 from pangu.data.rows.image_places import spans_of
-from pangu.data.rows.local_cache import map_table, write_table
+from pangu.data.rows.local_cache import map_rows, write_rows
 from pangu.data.rows.read_ahead import ByteRange, ReadAhead
 from pangu.data.table.delta import data_files
 from pangu.data.table.rows_file import RowsFile, bytes_of
@@ -27,7 +28,7 @@ from pangu.data.table.store import addressed, unaddressed
 from pangu.storage import Home, read_json, write_json
 
 FILES = "files.json"
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the local copy changes its shape."""
 FACTS = [
     "key", *TEXT_COLUMNS, "min_timestep", "width", "height", "original_width", "original_height", "split",
@@ -53,19 +54,36 @@ class ImageCopy:
 
     def write(self, folder: Path) -> None:
         """Fill `folder`, the images of one row group at a time in memory."""
-        tables, end = [], 0
         with (folder / "images.bin").open("wb") as sink:
-            for source, group in self._groups():
-                rows = self._chosen(_read(source, group, ["image"]))
-                lengths = [sink.write(image) for image in rows["image"].to_pylist()]
-                ends = end + np.cumsum(np.asarray([0, *lengths], np.int64))
-                end = int(ends[-1])
-                tables.append(self._facts(rows, start=ends[:-1], end=ends[1:]))
-        _write_rows(folder, tables)
+            write_rows(folder, self._written(sink), self._count)
+
+    def _written(self, sink: BinaryIO) -> Iterator[pa.Table]:
+        """What is known of the rows of one group after the other, whose images are in the file now."""
+        end = 0
+        for source, group in self._groups():
+            rows = self._chosen(_read(source, group, ["image"]))
+            lengths = [sink.write(image) for image in rows["image"].to_pylist()]
+            ends = end + np.cumsum(np.asarray([0, *lengths], np.int64))
+            end = int(ends[-1])
+            yield self._facts(rows, start=ends[:-1], end=ends[1:])
+
+    @property
+    def _count(self) -> int:
+        """Rows of all files."""
+        total = 0
+        for file in self.files:
+            with RowsFile(file) as source:
+                total += source.metadata.num_rows
+        return total
 
     def write_places(self, folder: Path) -> None:
         """Fill `folder` with all but the images, of which it says in which of the listed files each lies, and where."""
-        tables, files = [], dict[str, int]()
+        files = dict[str, int]()
+        write_rows(folder, self._placed(files), self._count)
+        write_json(folder / FILES, [unaddressed(address) for address in files])
+
+    def _placed(self, files: dict[str, int]) -> Iterator[pa.Table]:
+        """As `_written`, with the number that each file has in `files`."""
         for source, group in self._groups():
             addresses, codes, numbers = source.image_rows(group)
             start, end = np.empty(len(numbers), np.int64), np.empty(len(numbers), np.int64)
@@ -77,9 +95,7 @@ class ImageCopy:
             for name, values in (("file", own[codes]), ("start", start), ("end", end)):
                 rows = rows.append_column(name, pa.array(values))
             rows = self._chosen(rows)
-            tables.append(self._facts(rows, **{name: rows[name].to_numpy() for name in ("start", "end", "file")}))
-        write_json(folder / FILES, [unaddressed(address) for address in files])
-        _write_rows(folder, tables)
+            yield self._facts(rows, **{name: rows[name].to_numpy() for name in ("start", "end", "file")})
 
     def _groups(self) -> Iterator[tuple[RowsFile, int]]:
         """Each file and each of its row groups."""
@@ -108,24 +124,20 @@ def _read(source: RowsFile, group: int, more: Sequence[str] = ()) -> pa.Table:
     return with_lacking(source.read_row_group(group, columns=[*present, *more]), FACTS)
 
 
-def _write_rows(folder: Path, tables: Sequence[pa.Table]) -> None:
-    write_table(folder / "rows.arrow", pa.concat_tables(tables).sort_by("key"))
-
-
 class Images:
-    """The images of a finished copy, decoded when they are asked for; `table` lists them by key.
+    """The images of a finished copy, decoded when they are asked for; `table` and `numbers` list them by key.
 
     A copy of places only says in which files they lie.
     """
 
     def __init__(self, copy: Path, view: View, threads: int) -> None:
-        self.table = map_table(copy / "rows.arrow")
-        self._start, self._end, self.shape_n = (self.table[name].to_numpy() for name in ("start", "end", "shape"))
+        self.table, self.numbers = map_rows(copy)
+        self._start, self._end, self.shape_n = (self.numbers[name] for name in ("start", "end", "shape"))
         self._view, self._pool = view, ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._ahead: ReadAhead | None = None
-        if "file" in self.table.column_names:
+        if "file" in self.numbers:
             self._file, self._ahead = (
-                self.table["file"].to_numpy(),
+                self.numbers["file"],
                 ReadAhead([addressed(file) for file in read_json(copy / FILES)]),
             )
         else:

@@ -6,6 +6,8 @@ Made once from the files that are the truth, by whoever comes first; may be dele
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
+from pangu.data.table.spilling import engine, load
 from pangu.errors import UserError
 
 _ROWS_AT_ONCE = 1 << 16
@@ -96,15 +99,37 @@ def mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """A table as an Arrow file that `map_table` reads without copying."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
+def write_rows(folder: Path, tables: Iterable[pa.Table], rows: int) -> None:
+    """Rows in any order as files by ascending `key`, sorted on the disk: a .npy file for each column of numbers, and `rows.arrow`
+    for the others.
+
+    rows: how many there are, at most.
+    """
+    tables = iter(tables)
+    first = next(tables)
+    numbers = [field.name for field in first.schema if pa.types.is_integer(field.type)]
+    texts = pa.schema([field for field in first.schema if field.name not in numbers])
+    with ExitStack() as stack:
+        connection = stack.enter_context(engine(folder, rows))
+        load(connection, "unsorted", first.schema, chain([first], tables))
+        [(count,)] = connection.execute("select count(*) from unsorted").fetchall()
+        columns = {name: Column(folder / f"{name}.npy", count, (), np.int64) for name in numbers}
+        sink = stack.enter_context(pa.OSFile(str(folder / "rows.arrow"), "wb"))
+        writer = stack.enter_context(pa.ipc.new_file(sink, texts))
+        for batch in connection.sql("select * from unsorted order by key").to_arrow_reader(_ROWS_AT_ONCE):
+            table = pa.table(batch).cast(first.schema)
+            writer.write_table(table.select(texts.names))
+            for name, column in columns.items():
+                column.extend([table[name].to_numpy().astype(np.int64, copy=False).tobytes()])
+        for column in columns.values():
+            column.close()
 
 
-def map_table(path: Path) -> pa.Table:
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
-        return reader.read_all()
+def map_rows(folder: Path) -> tuple[pa.Table, dict[str, np.ndarray]]:
+    """The texts and the numbers that `write_rows` wrote, read when they are touched."""
+    with pa.memory_map(str(folder / "rows.arrow")) as source, pa.ipc.open_file(source) as reader:
+        texts = reader.read_all()
+    return texts, {path.stem: mapped(path) for path in folder.glob("*.npy") if np.load(path, mmap_mode="r").ndim == 1}
 
 
 class Strings(Sequence[str]):

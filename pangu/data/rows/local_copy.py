@@ -1,11 +1,13 @@
 """The local copy of the rows of one training job: a column of latents per preset, and columns of token and pooled
 embeddings, or the texts themselves where training words them anew.
 
-Owns how Parquet files become those columns. Rows lie in the files' order; `rows.arrow` lists them by key.
+Owns how Parquet files become those columns. Rows lie in the files' order; what is known of each is listed by key.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +20,13 @@ from pangu.data.captions import LANGUAGES, TEXT_COLUMNS
 from pangu.data.card import Split
 from pangu.data.encode.edges import packed_width
 from pangu.data.encode.encoded import EncodedManifest
-from pangu.data.rows.local_cache import Column, write_table
+from pangu.data.rows.local_cache import Column, write_rows
 
-FORMAT = 1
+FORMAT = 2
 """Raise it whenever the local copy changes its shape."""
 COUNTS = "captions"
-FACTS = ["key", "split", "min_timestep", "preset", "original_side", "styled", COUNTS]
+COUNTED = ["split", "preset", "original_side", "styled", COUNTS]
+"""What is read to know how large the columns are."""
 
 
 class LocalCopy:
@@ -34,7 +37,7 @@ class LocalCopy:
         self._embedded = manifest.text == "precomputed"
 
     def __len__(self) -> int:
-        return self._rows.num_rows
+        return self._counts.rows
 
     @property
     def needed_bytes(self) -> int:
@@ -50,42 +53,47 @@ class LocalCopy:
                 name: stack.enter_context(closing(Column(folder / f"{name}.npy", rows, shape, _dtype(name))))
                 for name, (rows, shape) in self._columns.items()
             }
-            for table in _groups(self._files):
-                for name, values in self._values(table.filter(pa.array(self._mask(table)))):
-                    columns[name].extend(values)
-        write_table(folder / "rows.arrow", self._rows.sort_by("key"))
+            write_rows(folder, self._written(columns), len(self))
+
+    def _written(self, columns: Mapping[str, Column]) -> Iterator[pa.Table]:
+        """What is known of the rows of one row group after the other, whose values are in the columns now."""
+        places = _Places()
+        for table in _groups(self._files):
+            rows = with_counts(table.filter(pa.array(self._mask(table))))
+            for name, values in self._values(rows):
+                columns[name].extend(values)
+            yield self._facts(rows, places)
 
     def _mask(self, table: pa.Table) -> np.ndarray:
         """(N,) which rows of a file are those of the job and the split."""
         chosen = np.asarray(table["split"]) == self._split
         return chosen & (np.asarray(table["original_side"]) >= self._data.min_original_side)
 
+    def _facts(self, rows: pa.Table, places: "_Places") -> pa.Table:
+        """Key, lowest timestep, trained preset, and the row's place in each kind of column or its texts."""
+        preset = np.asarray(self._data.trained, np.int64)[np.asarray(rows["preset"])]
+        texts = places.of_texts(rows) if self._embedded else {name: rows[name] for name in TEXT_COLUMNS}
+        facts = {"key": rows["key"], "min_timestep": np.asarray(rows["min_timestep"], np.int64), "preset": preset}
+        return pa.table({**facts, "slot": places.of_presets(preset), **texts})
+
     @cached_property
-    def _rows(self) -> pa.Table:
-        """Key, lowest timestep, trained preset, and the row's place in each kind of column or its texts, in the files' order."""
-        facts = FACTS if self._embedded else [*FACTS, *TEXT_COLUMNS]
-        tables = [with_counts(pq.read_table(file, columns=_present(file, facts))) for file in self._files]
-        rows = pa.concat_tables([table.filter(pa.array(self._mask(table))) for table in tables])
-        trained = np.asarray(self._data.trained, np.int64)
-        preset = trained[np.asarray(rows["preset"])]
-        texts = _places(rows) if self._embedded else {name: rows[name] for name in TEXT_COLUMNS}
-        return pa.table(
-            {
-                "key": rows["key"],
-                "min_timestep": np.asarray(rows["min_timestep"], np.int64),
-                "preset": preset,
-                "slot": _count_equal(preset),
-                **texts,
-            }
-        )
+    def _counts(self) -> "_Counts":
+        """Read from the files without their latents."""
+        counts = _Counts()
+        for file in self._files:
+            with pq.ParquetFile(file) as source:
+                names = [name for name in COUNTED if name in source.schema_arrow.names]
+                for batch in source.iter_batches(columns=names):
+                    rows = with_counts(pa.table(batch))
+                    counts.add(rows.filter(pa.array(self._mask(rows))), self._data.trained)
+        return counts
 
     @cached_property
     def _columns(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """Rows and shape of a row of each column."""
         encoders = self._encoders
-        presets, counts = np.unique(self._rows["preset"], return_counts=True)
         columns: dict[str, tuple[int, tuple[int, ...]]] = {}
-        for preset, count in zip(presets.tolist(), counts.tolist(), strict=True):
+        for preset, count in sorted(self._counts.presets.items()):
             height, width = self._data.view.sizes[self._data.trained.index(preset)]
             shape = encoders.latent_channels, height // encoders.spatial_factor, width // encoders.spatial_factor
             columns[f"latents-{preset}"] = count, shape
@@ -97,10 +105,9 @@ class LocalCopy:
 
     def _embeddings(self) -> dict[str, tuple[int, tuple[int, ...]]]:
         """The columns of embeddings among those of `_columns`."""
-        encoders, captions = self._encoders, np.asarray(self._rows[COUNTS])
-        styled = captions[np.asarray(self._rows["style"]) >= 0]
+        encoders = self._encoders
         columns: dict[str, tuple[int, tuple[int, ...]]] = {}
-        for name, rows in (("", int(captions.sum())), ("styled_", int(styled.sum()))):
+        for name, rows in (("", self._counts.captions), ("styled_", self._counts.styled)):
             columns[f"{name}tokens"] = rows, (len(LANGUAGES), encoders.max_tokens, encoders.context_channels)
             columns[f"{name}pooled"] = rows, (len(LANGUAGES), encoders.pooled_channels)
         return columns
@@ -128,15 +135,46 @@ def _groups(files: Sequence[Path]) -> Iterator[pa.Table]:
             yield from (source.read_row_group(group) for group in range(source.num_row_groups))
 
 
-def _present(file: Path, names: Sequence[str]) -> list[str]:
-    return [name for name in names if name in pq.read_schema(file).names]
+@dataclass
+class _Counts:
+    """Rows in all, of each preset; captions, and those with a style."""
+
+    rows: int = 0
+    presets: Counter[int] = field(default_factory=Counter)
+    captions: int = 0
+    styled: int = 0
+
+    def add(self, rows: pa.Table, trained: Sequence[int]) -> None:
+        captions = np.asarray(rows[COUNTS], np.int64)
+        self.rows += rows.num_rows
+        self.presets.update(np.asarray(trained, np.int64)[np.asarray(rows["preset"])].tolist())
+        self.captions += int(captions.sum())
+        self.styled += int(captions[np.asarray(rows["styled"])].sum()) if "styled" in rows.column_names else 0
 
 
-def _places(rows: pa.Table) -> dict[str, np.ndarray]:
-    """Where the first caption of each row lies in the columns of embeddings and of styled ones, and how many it has."""
-    styled, captions = np.asarray(rows["styled"]), np.asarray(rows[COUNTS], np.int64)
-    places = np.cumsum(captions) - captions, np.where(styled, np.cumsum(captions * styled) - captions, -1)
-    return {"text": places[0], "style": places[1], COUNTS: captions}
+class _Places:
+    """Where the rows of one group after the other lie in the columns."""
+
+    def __init__(self) -> None:
+        self._presets, self._captions, self._styled = Counter[int](), 0, 0
+
+    def of_presets(self, preset: np.ndarray) -> np.ndarray:
+        """(N,) how many rows of the same preset stand before each."""
+        places = np.empty(len(preset), np.int64)
+        for value in np.unique(preset).tolist():
+            where = np.flatnonzero(preset == value)
+            places[where] = self._presets[value] + np.arange(len(where))
+            self._presets[value] += len(where)
+        return places
+
+    def of_texts(self, rows: pa.Table) -> dict[str, np.ndarray]:
+        """Where the first caption of each row lies in the columns of embeddings and of styled ones, and how many it has."""
+        styled, captions = np.asarray(rows["styled"]), np.asarray(rows[COUNTS], np.int64)
+        text = self._captions + np.cumsum(captions) - captions
+        style = np.where(styled, self._styled + np.cumsum(captions * styled) - captions, -1)
+        self._captions += int(captions.sum())
+        self._styled += int((captions * styled).sum())
+        return {"text": text, "style": style, COUNTS: captions}
 
 
 def with_counts(rows: pa.Table) -> pa.Table:
@@ -149,15 +187,6 @@ def with_counts(rows: pa.Table) -> pa.Table:
 def _dtype(column: str) -> type[np.generic]:
     """Of a column's elements: control images are packed bits."""
     return np.uint8 if column.startswith("control") else np.float16
-
-
-def _count_equal(values: np.ndarray) -> np.ndarray:
-    """(N,) how many equal values stand before each."""
-    places = np.empty(len(values), np.int64)
-    for value in np.unique(values):
-        where = np.flatnonzero(values == value)
-        places[where] = np.arange(len(where))
-    return places
 
 
 def _in_turn(lists: Sequence[list[bytes]], size: int) -> list[bytes]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -16,8 +15,8 @@ from pangu.data.card import Split
 from pangu.data.encode.edges import control_image, unpacked
 from pangu.data.encode.encoded import EMPTY_CAPTION_FILE, EncodedManifest, parts
 from pangu.data.encode.encoders import load_towers
-from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_table, mapped
-from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy, with_counts
+from pangu.data.rows.local_cache import Strings, cache_folder, made_once, map_rows, mapped
+from pangu.data.rows.local_copy import COUNTS, FORMAT, LocalCopy
 from pangu.data.rows.row_numbers import as_tensor
 from pangu.data.rows.stored_texts import StoredTexts
 from pangu.data.rows.texts import Captioned
@@ -123,9 +122,8 @@ def _embedder(
 
 def read_copy(copy: Path, folder: Path, embedder: Embedder | None = None) -> MappedRows:
     """The rows of a finished local copy; without an embedder it holds embeddings."""
-    table = map_table(copy / "rows.arrow")
-    numbers = {name: table[name].to_numpy() for name in ("min_timestep", "preset", "slot")}
-    presets = sorted(pc.unique(table["preset"]).to_pylist())
+    table, numbers = map_rows(copy)
+    presets = sorted(int(path.stem.partition("-")[2]) for path in copy.glob("latents-*.npy"))
     return MappedRows(
         keys=Strings(table["key"]),
         min_timestep_n=as_tensor(numbers["min_timestep"]),
@@ -134,16 +132,16 @@ def read_copy(copy: Path, folder: Path, embedder: Embedder | None = None) -> Map
         latents_of=_columns(copy, "latents", presets),
         lower_of=_columns(copy, "lower", presets),
         control_of=_columns(copy, "control", presets),
-        texts=_stored_texts(table, copy, folder) if embedder is None else embedder(table),
+        texts=_stored_texts(numbers, copy, folder) if embedder is None else embedder(table),
     )
 
 
-def _stored_texts(table: pa.Table, copy: Path, folder: Path) -> StoredTexts:
-    table, empty = with_counts(table), load_file(folder / EMPTY_CAPTION_FILE)
+def _stored_texts(numbers: Mapping[str, np.ndarray], copy: Path, folder: Path) -> StoredTexts:
+    empty = load_file(folder / EMPTY_CAPTION_FILE)
     return StoredTexts(
-        text_n=table["text"].to_numpy(),
-        style_n=table["style"].to_numpy(),
-        count_n=table[COUNTS].to_numpy().astype(np.int64, copy=False),
+        text_n=numbers["text"],
+        style_n=numbers["style"],
+        count_n=numbers[COUNTS],
         tokens_nvsc=mapped(copy / "tokens.npy"),
         pooled_nvp=mapped(copy / "pooled.npy"),
         styled_tokens_nvsc=mapped(copy / "styled_tokens.npy"),

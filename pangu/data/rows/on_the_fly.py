@@ -17,7 +17,7 @@ from pangu.data.encode.encoders import Loaded, describe
 from pangu.data.encode.view_latents import BATCH, pixel_latents, shrunk_latents
 from pangu.data.encode.views import View
 from pangu.data.rows.image_copy import FORMAT, ImageCopy, Images
-from pangu.data.rows.local_cache import Strings, cache_folder, has_room, made_once, map_table
+from pangu.data.rows.local_cache import Strings, cache_folder, has_room, made_once, map_rows
 from pangu.data.rows.row_numbers import as_tensor
 from pangu.data.rows.texts import Captioned
 from pangu.data.rows.training_rows import NoRows
@@ -33,10 +33,9 @@ class OnTheFlyRows(Captioned):
     """
 
     def __init__(self, images: Images, view: View, loaded: Loaded, texts: WordedTexts) -> None:
-        table = images.table
-        self.keys = Strings(table["key"])
-        self.min_timestep_n = as_tensor(table["min_timestep"].to_numpy().astype(np.int64, copy=False))
-        self.preset_n = as_tensor(table["preset"].to_numpy())
+        self.keys = Strings(images.table["key"])
+        self.min_timestep_n = as_tensor(images.numbers["min_timestep"])
+        self.preset_n = as_tensor(images.numbers["preset"])
         self.texts = texts
         self.loaded = loaded
         self._images, self._view, self._autoencoder = images, view, loaded.autoencoder
@@ -106,7 +105,7 @@ def open_on_the_fly(
         copy = made_once(whole, plan.write, needed_bytes)
     else:
         copy = made_once(places, plan.write_places, 0)
-    if map_table(copy / "rows.arrow").num_rows == 0:
+    if map_rows(copy)[0].num_rows == 0:
         kind = "training" if split == "train" else "held-out"
         raise NoRows(f"The dataset {manifest.dataset} has no {kind} rows for the {role} generator.")
     threads = min(8, len(os.sched_getaffinity(0)))

@@ -25,9 +25,10 @@ import pytest
 from pangu.data.card import Card, load_card
 from pangu.data.example import openmoji
 from pangu.data.example.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
-from pangu.data.ingest.raw import RawFolder, RowState, account, write_table
+from pangu.data.ingest.raw import RawFolder, account, write_table
 from pangu.data.ingest.reuse import waits
 from pangu.data.ingest.stage import ingest, only_one
+from pangu.data.prepare.row_plan import plan_rows
 from pangu.data.prepare.stage import prepare
 from pangu.errors import UserError
 from pangu.storage import Home
@@ -284,11 +285,33 @@ def test_what_an_earlier_version_refused_is_asked_for_by_retry_and_what_is_refus
 
 
 def test_a_failure_waits_twice_as_long_each_time_and_a_hopeless_one_not_at_all() -> None:
-    states = {
-        row: RowState(-1, reason) for row, reason in enumerate(["", "timeout", "http_404", "connection_lost", "empty"])
-    }
+    states = ["", "timeout", "http_404", "connection_lost", "empty"]
     assert waits(states, 0) == {"timeout": 30, "connection_lost": 5}
     assert waits(states, 2) == {"timeout": 120, "connection_lost": 20}
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_rows_of_one_url_ask_for_it_once_and_are_one_row(tmp_path: Path) -> None:
+    """One key fills everything: the list, the shard that holds its bytes, and the rows of equal bytes."""
+    count, home = 100_000, Home(tmp_path)
+    table = tmp_path / "urls.csv"
+    card = small_card(home).model_copy(update={"source": str(table)})
+    card = card.model_copy(update={"limits": card.limits.model_copy(update={"max_seconds": 60.0})})
+    with flaky_origin() as port:
+        rows = (f"http://127.0.0.1:{port}/good,caption {row % 3},,\n" for row in range(count))
+        table.write_text("url,caption_en,caption_zh,license\n" + "".join(rows))
+        outcome = ingest(card, home)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/count") as answer:
+            assert json.loads(answer.read())["good"] == 1
+    assert (outcome.listed, outcome.ok, outcome.failed, outcome.reused) == (count, count, {}, 0)
+    assert ingest(card, home).already_done
+    raw = RawFolder(home.raw(card.name, outcome.ingest_id), card.limits.rows_per_shard)
+    places = pq.read_table(raw.rows, columns=["ingest", "shard", "raw_row"]).group_by(["ingest", "shard", "raw_row"])
+    assert places.aggregate([([], "count_all")])["count_all"].to_pylist() == [1, count - 1]
+    plan = plan_rows(raw.rows, tmp_path / "plan.parquet")
+    assert plan.dropped == {"duplicate": count - 1} and [one.count for one in plan.shards] == [1]
+    [row] = plan.shards[0].rows().to_pylist()
+    assert (row["raw_row"], row["caption_en"], row["more_captions_en"]) == (0, "caption 0", ["caption 1", "caption 2"])
 
 
 def test_two_at_once_is_one_sentence(tmp_path: Path) -> None:

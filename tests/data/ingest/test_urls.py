@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pangu.data.card import load_card
 from pangu.data.ingest.guard import EgressPolicy
-from pangu.data.ingest.raw import RawFolder, RowState, write_rows
+from pangu.data.ingest.raw import RawFolder, RowState, states_table, write_rows
 from pangu.data.ingest.reuse import reuse
 from pangu.data.ingest.source import LISTED
 from pangu.data.ingest.stage import private_origins, refuse
@@ -191,7 +191,7 @@ def test_the_origins_that_a_table_names_are_those_it_asks() -> None:
     limits = card.limits.model_copy(update={"allow_private_hosts": ("127.0.0.1", "内网.example")})
     card = card.model_copy(update={"limits": limits})
     table = listed("http://①②⑦.1:81/狐", "http://内网。example/", "http://127.0.0.2/", "http://localhost/", "no URL")
-    assert private_origins(card, table) == {("127.0.0.1", 81), ("xn--v6q792i.example", 80)}
+    assert private_origins(card, [table]) == {("127.0.0.1", 81), ("xn--v6q792i.example", 80)}
     refused = {row: state.reason for row, state in refuse(card, table).items()}
     assert refused == {2: "refused_address", 3: "refused_address", 4: "refused_scheme"}
 
@@ -201,6 +201,10 @@ def test_an_earlier_download_is_known_by_what_was_asked_and_a_refusal_is_decided
     raw = RawFolder(tmp_path / "earlier")
     raw.shards.mkdir(parents=True)
     pq.write_table(pa.table({"row": [0]}), raw.shard_file(0))
-    write_rows(raw, before, {0: RowState(0, "", "ab"), 1: RowState(0, "bad_url"), 2: RowState(0, "http_404")})
+    states = {0: RowState(0, "", "ab"), 1: RowState(0, "bad_url"), 2: RowState(0, "http_404")}
+    write_rows(raw, [before], [states_table(states)])
     now = listed("http://HOST/%E7%8B%90.png#x", "http://host/a b", "http://host/gone?", "http://host/gone", "x")
-    assert reuse(now, [raw]) == {0: RowState(0, "", "ab", "earlier", 0), 3: RowState(0, "http_404", "", "earlier", 2)}
+    known = pa.concat_tables(reuse([now], [raw], tmp_path)).to_pylist()
+    assert {one.pop("row"): RowState(**one) for one in known} == {
+        0: RowState(0, "", "ab", "earlier", 0), 3: RowState(0, "http_404", "", "earlier", 2)
+    }  # fmt: skip

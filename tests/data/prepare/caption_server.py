@@ -73,7 +73,9 @@ def caption_server() -> Iterator[Server]:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
-            self.send_header("content-length", str(len(body.encode())))
+            if "Content-Length" not in headers:
+                self.send_header("content-length", str(len(body.encode())))
+            self.close_connection |= "Content-Length" in headers  # in the middle: more was announced than comes
             self.end_headers()
             self.wfile.write(body.encode())
 

@@ -106,6 +106,16 @@ def test_a_busy_server_is_waited_for(server: Server, tmp_path: Path) -> None:
     assert len(server.asked) == 2 * COUNT and "unusable_caption" not in outcome.dropped
 
 
+def test_an_answer_that_stops_in_the_middle_is_asked_for_again(server: Server, tmp_path: Path) -> None:
+    """The line is cut behind half of what was announced; nothing of it is taken for a caption."""
+    half = '{"choices": [{"message": {"content": "{\\"short_en\\": \\"a gre'
+    server.first = lambda number, asked: (200, half, {"Content-Length": "2000"}) if number in (1, 2) else None
+    home = Home(tmp_path / "home")
+    outcome = prepared(card_of(tmp_path / "in", patience_s=60.0, at_once=1), home)
+    assert len(server.asked) == COUNT + 2 and "unusable_caption" not in outcome.dropped
+    assert all(row["caption_en"] for row in read_rows(home, "squares", outcome.version).to_pylist())
+
+
 def test_a_server_without_formats_is_asked_without(server: Server, tmp_path: Path) -> None:
     def refuse(number: int, asked: dict[str, Any]) -> Answer | None:
         return (400, "unknown field response_format", {}) if "response_format" in asked else None

@@ -19,6 +19,7 @@ from pangu.data.encode.stage import encode
 from pangu.data.example.openmoji import selection
 from pangu.data.rows.load import load_rows
 from pangu.data.rows.local_cache import Column, cache_folder, made_once, mapped
+from pangu.data.rows.local_copy import FORMAT
 from pangu.errors import UserError
 from pangu.storage import Home
 from tests.data.shaped import cropped, shaped_recipe, styled_row
@@ -110,7 +111,9 @@ def test_rows_that_two_processes_open_at_once_are_made_once_and_whole(folder) ->
     answers = [process.communicate(timeout=120)[0] for process in both]
     rows = load_rows(folder, "structure")
     assert answers == [f"{float(rows.latents([0]).sum())} {len(rows)}"] * 2
-    assert [path.name for path in cache_folder(folder).iterdir() if not path.name.startswith(".")] == ["structure-1"]
+    assert [path.name for path in cache_folder(folder).iterdir() if not path.name.startswith(".")] == [
+        f"structure-{FORMAT}"
+    ]
 
 
 def test_a_copy_that_was_not_finished_does_not_count(tmp_path) -> None:
@@ -134,7 +137,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path) -> 
 def test_the_copy_lies_where_the_machine_says(folder, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PANGU_CACHE", str(tmp_path))
     rows = load_rows(folder, "texture")
-    assert (tmp_path / folder.name / "texture-1" / "rows.arrow").is_file()
+    assert (tmp_path / folder.name / f"texture-{FORMAT}" / "rows.arrow").is_file()
     monkeypatch.delenv("PANGU_CACHE")
     assert torch.equal(rows.latents([0]), load_rows(folder, "texture").latents([0]))
 
