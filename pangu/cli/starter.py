@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     starter.command()(text_encoder)
     starter.command()(pair)
     starter.command()(adopt)
+    starter.command()(tune)
     starter.command()(judge_autoencoder)
     app.add_typer(starter, name="starter")
 
@@ -127,6 +128,33 @@ def adopt(
     captions = [one.caption_en for one in drawings] + [one.caption_zh for one in drawings]
     found = adopt_encoders(teaching, autoencoder, text_encoder, images, captions, folder)
     typer.echo(json.dumps({name: round(value, 4) for name, value in found.items()}))
+
+
+def tune(
+    folder: FolderOption,
+    role: Annotated[str, typer.Option(help="structure or texture; each in a process of its own.")],
+    artists: Annotated[Path, typer.Option(help="A node_modules folder, whose keywords it meets.")],
+    minutes: MinutesOption = 15.0,
+) -> None:
+    """Train a half of the embedded pair on while the embedded text encoder reads; `pangu starter pair` packs both."""
+    import torch
+
+    from pangu.config import ROLES
+    from pangu.errors import UserError
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.progress import print_progress
+    from pangu.starter.learning_material import material, openmoji_alone, pixels
+    from pangu.starter.successor import latents_of
+    from pangu.starter.tuned_half import tune_half
+
+    if role not in ROLES:
+        raise UserError(f"role must be one of {', '.join(ROLES)}, not {role}.")
+    torch.set_num_threads(1)
+    pair, drawings = PanGuDrawPipeline.from_pretrained("embedded"), openmoji_alone(material(artists))
+    latents = latents_of(pair.vae, torch.from_numpy(pixels(drawings, pair.contract("structure").resolution)))
+    network = tune_half(pair, role, pair.text_towers[0], drawings, latents, minutes, report=print_progress)
+    network.save_pretrained(folder, safe_serialization=True)
+    pair.contract(role).save(folder)
 
 
 def judge_autoencoder(
