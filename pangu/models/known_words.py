@@ -10,6 +10,8 @@ from typing import Any
 
 SIZE_OF_A_PIECE = 2
 """From this mean on a word is known that is more than one piece: in letters, or in bytes for a single character."""
+SHORT = 3
+"""Letters of a word that two pieces do not make a crumb of: a vocabulary may know "fox" as "fo" and "x"."""
 ALONE = ((0x2E80, 0x33FF), (0x3400, 0x9FFF), (0xA960, 0xA97F), (0xAC00, 0xD7FF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
 """Code points of Han, Kana and Hangul, where each character is looked at by itself."""
 BLANKS = "Ġ▁ "
@@ -45,7 +47,7 @@ def unknown_words(tokenizers: Sequence[Any], text: str) -> tuple[str, ...]:
 def _is_known(word: str, pieces: int | None) -> bool:
     """pieces: how many make up the word; None if the tokenizer has no token for a part of it."""
     size = len(word) if len(word) > 1 else len(word.encode())
-    return pieces == 1 or bool(pieces and size / pieces >= SIZE_OF_A_PIECE)
+    return pieces == 1 or (pieces == 2 and len(word) == SHORT) or bool(pieces and size / pieces >= SIZE_OF_A_PIECE)
 
 
 def _words(text: str) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ from pangu.data.example.openmoji import catalogue, render_png
 from pangu.data.wording import worded
 from pangu.demo.queries import Answers, never_trained, spread
 from pangu.errors import UserError
+from pangu.models.known_words import unknown_words
 from pangu.pipelines import CoopPipeline, PanGuDrawPipeline
 from pangu.pipelines.assemble import untrained_pair
 from pangu.recipes import demo, tiny
@@ -91,7 +92,10 @@ def test_what_people_write_draws_what_the_caption_as_listed_draws(language: str)
 
 def test_what_the_page_proposes_is_what_people_write() -> None:
     """And the documentation asks for nothing but drawings that the pair knows."""
-    assert starter_pair().config.prompts == proposed()
+    pair = starter_pair()
+    assert pair.config.prompts == proposed()
+    every = [text for texts in proposed().values() for text in texts]
+    assert not any(unknown_words([pair.tokenizer], text) for text in every)
     assert capabilities_of(ASSETS / "starter_pair").model_dump(mode="json")["prompts"] == proposed()
     known = {text for one in catalogue() for text in (one.caption_en, one.caption_zh)}
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/serving.md")]
