@@ -43,7 +43,7 @@ def survived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Survived]:
     limits = {
         "max_bytes": LIMIT,
         "max_pixels": 4_000_000,
-        "max_seconds": 10.0,
+        "max_seconds": 15.0,
         "memory_mb": 1024,
         "rows_per_shard": 30,
         "threads": 16,

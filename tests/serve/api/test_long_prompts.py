@@ -15,7 +15,7 @@ from PIL import Image
 from pangu.serve.inference.image_encoding import facts_in
 from tests.serve.local import LocalServer, serving
 
-LONG = "a wooden house beside a lake under the northern lights"
+LONG = "a small wooden house beside a quiet lake under the northern lights"
 TAIL = " with nine reindeer"
 
 
