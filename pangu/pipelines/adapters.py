@@ -189,7 +189,7 @@ class AdaptedPipeline(TextToImagePipeline):
             raise UserError(
                 f"The {role} generator has an adapter; call fuse_lora or unload_lora before saving the pair."
             )
-        with self._without_offloading():
+        with self._all_kept():
             super().save_pretrained(*args, **kwargs)
 
     def _held(self) -> dict[Role, Any]:
@@ -257,12 +257,8 @@ class AdaptedPipeline(TextToImagePipeline):
         return fits
 
     @contextmanager
-    def _without_offloading(self) -> Iterator[None]:
-        """Networks as they are without the hooks of an offloading, whose weights may be elsewhere; the hooks come back."""
-        from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
-        from diffusers.loaders.lora_base import _func_optionally_disable_offloading
-
-        whole, parts, groups = _func_optionally_disable_offloading(self)
+    def _all_kept(self) -> Iterator[None]:
+        """No half waits elsewhere meanwhile."""
         place = self.residence
         self.keep_all()
         try:
@@ -270,6 +266,18 @@ class AdaptedPipeline(TextToImagePipeline):
         finally:
             if place is not None:
                 self.offload_idle(place)
+
+    @contextmanager
+    def _without_offloading(self) -> Iterator[None]:
+        """Networks as they are without the hooks of an offloading, whose weights may be elsewhere; the hooks come back."""
+        from diffusers.hooks.group_offloading import _maybe_remove_and_reapply_group_offloading
+        from diffusers.loaders.lora_base import _func_optionally_disable_offloading
+
+        whole, parts, groups = _func_optionally_disable_offloading(self)
+        try:
+            with self._all_kept():
+                yield
+        finally:
             if whole:
                 self.enable_model_cpu_offload(device=self._offload_device)
             elif parts:

@@ -3,6 +3,7 @@
 The JSON of `ServeSettings` is what the Serve application takes, and the `--settings` of `pangu deploy` and `pangu serve`.
 """
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -326,6 +327,10 @@ class ServeSettings(Frozen):
         return cls.model_validate({name: value for name, value in arguments.items() if name not in beside})
 
 
+OF_BEFORE = {"layout", "structure", "texture", "decoder", "cache_bytes"}
+"""What a deploy remembered before `auto` was a layout, whether or not anybody had asked for it: it named every field."""
+
+
 def read_settings(path: Path) -> ServeSettings:
     """The JSON of a `ServeSettings`; what it leaves out keeps its default.
 
@@ -333,10 +338,20 @@ def read_settings(path: Path) -> ServeSettings:
         UserError: no such file, or a field that does not exist or is out of its bounds.
     """
     try:
-        return ServeSettings.model_validate_json(path.read_bytes())
+        return ServeSettings.model_validate_json(_without_old_layout(path.read_bytes()))
     except OSError as error:
         raise UserError(f"{path} can not be read; --settings takes a JSON file of ServeSettings.") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(f"{path}: {place}: {first['msg']}; the fields are those of ServeSettings.") from error
+
+
+def _without_old_layout(text: bytes) -> bytes:
+    try:
+        given = json.loads(text)
+    except ValueError:
+        return text  # pydantic says what is wrong with it
+    if not isinstance(given, dict) or not given.keys() >= OF_BEFORE or "offload_idle" in given:
+        return text
+    return json.dumps({name: value for name, value in given.items() if (name, value) != ("layout", "pools")}).encode()

@@ -36,7 +36,7 @@ TEXTURE_EVERY = 3
 """One batch in three asks the texture half: what is drawn is decided by the other."""
 
 
-class Teacher:
+class KnownAnswers:
     """What a tower says of captions: tokens (B, S, C) the other way round, and pooled (B, P).
 
     Cross-attention has no order. What the teacher says first, the student is to say last, where its causal attention has read the
@@ -78,7 +78,7 @@ def train_successor(
     if init_from is not None:
         encoder.load_state_dict(encoder.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
     tower, texts = TextTower(tokenizer, encoder), Paraphrases(drawings, seed)
-    teacher, parameters = Teacher(teaching, texts.captions), list(encoder.parameters())
+    teacher, parameters = KnownAnswers(teaching, texts.captions), list(encoder.parameters())
     shown = Shown(pair, texts.drawing_of, latents_nchw, seed)
 
     def answers() -> Tensor:
@@ -110,7 +110,7 @@ def _said(tower: TextTower, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tenso
 
 
 def _answer_errors(
-    tower: TextTower, teacher: Teacher, texts: Sequence[str], means: Sequence[str]
+    tower: TextTower, teacher: KnownAnswers, texts: Sequence[str], means: Sequence[str]
 ) -> tuple[Tensor, Tensor, Said, Said]:
     """(error of the tokens, of the pooled embedding, as shares of their mean squares, what the student says, the teacher)."""
     tokens, pooled, mask = _said(tower, texts)
@@ -170,7 +170,7 @@ def word_error(pair: PanGuDrawPipeline, tower: TextTower, captions: Sequence[str
     a share of what the caption changes. latents_nchw: of the drawing of each caption."""
     (own,) = pair.text_towers
     teacher, shown = (
-        Teacher(own, captions),
+        KnownAnswers(own, captions),
         Shown(pair, dict(zip(captions, range(len(captions)), strict=True)), latents_nchw, 0),
     )
     errors = []

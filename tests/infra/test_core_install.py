@@ -26,7 +26,7 @@ from pangu.stack.ports import free_port
 ROOT = Path(__file__).parents[2]
 MOST_PACKAGES, MOST_BYTES, FIRST_PICTURE_S = 40, 300e6, 60.0
 """Beside PanGu and what torch brings; of the files of their wheels and PanGu's; from the end of the installation."""
-MOST_WHEEL_BYTES = 13e6
+MOST_WHEEL_BYTES = 15e6
 
 
 def build_wheel(source: Path, folder: Path) -> Path:
@@ -126,7 +126,7 @@ print(pair("fox", num_inference_steps=4).images[0].size, CoopPipeline(pair)("fox
 
 @pytest.mark.long
 def test_the_core_draws_and_serves_where_only_the_wheel_is_installed(wheel: Path, tmp_path: Path) -> None:
-    """Measured on two cores: 40 packages and 228 MB; the first picture 13 s after the installation."""
+    """Measured on two cores: 40 packages and 232 MB; the first picture 13 s after the installation."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PANGU_HOME": str(tmp_path / "home")}
     folder = tmp_path / "venv"
     venv.create(folder, with_pip=True)

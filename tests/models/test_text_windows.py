@@ -32,7 +32,7 @@ def test_windows_are_captions_of_their_own_and_one_is_what_is_read_without_them(
 
 def test_what_is_beyond_the_last_window_is_said() -> None:
     tower = load_text_tower(TextEncoderSource())
-    caption = "a red fox under a tree " * 40
+    caption = "a red cat under a tree " * 40
     assert windows_of([tower], [caption], MOST) == MOST_WINDOWS
     (cut,) = truncations([tower], caption, MOST, MOST_WINDOWS)
     read = caption.removesuffix(cut.text)

@@ -17,7 +17,7 @@ from pangu.sentences import UNTRAINED_TEMPLATES
 from pangu.starter.autoencoder import LATENT_CHANNELS, build, train_autoencoder
 from pangu.starter.pair import adopt, starter_pair
 from pangu.starter.paraphrases import Paraphrases
-from pangu.starter.successor import TEXTURE_EVERY, Shown, Teacher, train_successor, word_error
+from pangu.starter.successor import TEXTURE_EVERY, KnownAnswers, Shown, train_successor, word_error
 
 DRAWINGS = [
     Emoji("🍎", "red apple", "红苹果", "1F34E", None, ("apple", "fruit", "🍎"), ("苹果", "水果", "🍎")),
@@ -59,7 +59,7 @@ def test_what_a_teacher_says_the_other_way_round_is_the_same_to_the_pair_and_ano
     pair: PanGuDrawPipeline, latents: torch.Tensor
 ) -> None:
     (tower,) = pair.text_towers
-    teacher = Teacher(tower, CAPTIONS)
+    teacher = KnownAnswers(tower, CAPTIONS)
     tokens, pooled = teacher.say(["fox"])
     batch = tower.tokenizer(["fox"], padding="max_length", max_length=32, return_tensors="pt")
     straight, sentence = encoded(tower, batch.input_ids, batch.attention_mask)
@@ -82,8 +82,9 @@ def test_its_own_encoder_changes_nothing_for_a_pair_and_one_that_knows_nothing_m
     assert word_error(pair, stranger, CAPTIONS, latents) > 0.5
 
 
+@pytest.mark.long
 def test_a_student_comes_nearer_and_can_go_on(pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path) -> None:
-    train_successor(pair, DRAWINGS, latents[:3], 0.03, tmp_path / "one")
+    train_successor(pair, DRAWINGS, latents[:3], 0.4, tmp_path / "one")
     train_successor(pair, DRAWINGS, latents[:3], 1e-5, tmp_path / "two", init_from=tmp_path / "one")
     train_successor(pair, DRAWINGS, latents[:3], 1e-5, tmp_path / "new")
     assert load_file(tmp_path / "two" / "model.safetensors").popitem()[1].dtype == torch.float16
@@ -91,7 +92,7 @@ def test_a_student_comes_nearer_and_can_go_on(pair: PanGuDrawPipeline, latents: 
     for name in ("one", "two", "new"):
         tower = load_text_tower(TextEncoderSource(source=str(tmp_path / name)))
         errors[name] = word_error(pair, tower, CAPTIONS, latents)
-    assert errors["one"] < 0.9 * errors["new"]
+    assert errors["one"] < 0.5 * errors["new"]
     assert errors["two"] == pytest.approx(errors["one"], rel=0.1)
 
 
