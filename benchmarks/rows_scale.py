@@ -247,19 +247,23 @@ def card(**filters: Any) -> Any:
     )
 
 
+def encoders() -> Any:
+    from pangu.data.encode.encoded import Encoders
+
+    return Encoders(
+        autoencoder_hash="a", text_encoder_hashes=("t",), latent_scaling=1, latent_shift=0, spatial_factor=8,
+        latent_channels=16, context_channels=8, pooled_channels=8, max_tokens=32,
+    )  # fmt: skip
+
+
 def encode(folder: Path, rows: int) -> None:
     """What is planned before the first image, which chunks lack a file, and which files would be joined."""
     from pangu.data.encode.chunks import chunks_of
     from pangu.data.encode.encode_plan import plan
-    from pangu.data.encode.encoded import Encoders
     from pangu.recipes import tiny
 
     home = Home(folder, tables="")
-    encoders = Encoders(
-        autoencoder_hash="a", text_encoder_hashes=("t",), latent_scaling=1, latent_shift=0, spatial_factor=8,
-        latent_channels=16, context_channels=8, pooled_channels=8, max_tokens=32,
-    )  # fmt: skip
-    manifest = plan(NAME, 0, tiny(), home, encoders)
+    manifest = plan(NAME, 0, tiny(), home, encoders())
     missing = sum(bool(chunk.missing()) for chunk in chunks_of(manifest, home, folder / "encoded"))
     assert missing >= rows // 64
 
@@ -282,16 +286,11 @@ def refilter(folder: Path, rows: int) -> None:
 def copy(folder: Path, rows: int) -> None:
     """The local copy of a training that encodes while it trains: images one after the other, and their rows by key."""
     from pangu.data.encode.encode_plan import plan
-    from pangu.data.encode.encoded import Encoders
     from pangu.data.rows.image_copy import ImageCopy
     from pangu.recipes import tiny
 
     home = Home(folder, tables="")
-    encoders = Encoders(
-        autoencoder_hash="a", text_encoder_hashes=("t",), latent_scaling=1, latent_shift=0, spatial_factor=8,
-        latent_channels=16, context_channels=8, pooled_channels=8, max_tokens=32,
-    )  # fmt: skip
-    data = plan(NAME, 0, tiny(), home, encoders).job("texture")
+    data = plan(NAME, 0, tiny(), home, encoders()).job("texture")
     with tempfile.TemporaryDirectory(dir=folder) as place:
         ImageCopy.of(home, NAME, 0, data).write(Path(place))
 

@@ -92,3 +92,15 @@ def test_halves_that_wait_are_saved_and_given_back_whole(waiting, shared_pair, t
     waiting.enable_model_cpu_offload(device="cpu")
     with pytest.raises(UserError, match="moved by hooks already"):
         waiting.offload_idle()
+
+
+def test_a_pair_that_shares_parts_with_an_offloaded_one_is_saved(pair, tmp_path) -> None:
+    other = PanGuDrawPipeline(
+        **pair.components, contracts=dict(pair.config.contracts), hidden_layers=pair.config.hidden_layers
+    )
+    other.enable_model_cpu_offload(device="cpu")
+    try:
+        pair.save_pretrained(tmp_path)
+        assert torch.equal(draw(PanGuDrawPipeline.from_pretrained(tmp_path)), draw(pair))
+    finally:
+        other.remove_all_hooks()

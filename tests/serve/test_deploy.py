@@ -63,3 +63,14 @@ def test_a_declaration_has_settled_once_serve_runs_it_and_not_the_one_before() -
     failed = {"status": "DEPLOY_FAILED", "message": "no such device", "last_deployed_time_s": 100.0}
     assert ray_cluster.failure(failed, before=0.0) == "no such device"
     assert ray_cluster.failure(failed, before=100.0) is None
+
+
+def test_pools_that_somebody_asked_for_stay_pools(tmp_path: Path) -> None:
+    """Those that a deploy of before remembered with every other field are what `auto` is now."""
+    path = tmp_path / "settings.json"
+    path.write_text('{"layout": "pools"}')
+    assert read_settings(path).layout == "pools"
+    path.write_text(ServeSettings(layout="pools").model_dump_json())
+    assert read_settings(path).layout == "pools"
+    path.write_text(ServeSettings(layout="pools").model_dump_json(exclude={"offload_idle"}))
+    assert read_settings(path).layout == "auto"

@@ -18,6 +18,7 @@ from pangu.starter.autoencoder import LATENT_CHANNELS, build, train_autoencoder
 from pangu.starter.pair import adopt, starter_pair
 from pangu.starter.paraphrases import Paraphrases
 from pangu.starter.successor import TEXTURE_EVERY, KnownAnswers, Shown, train_successor, word_error
+from pangu.starter.tuned_half import tune_half
 
 DRAWINGS = [
     Emoji("🍎", "red apple", "红苹果", "1F34E", None, ("apple", "fruit", "🍎"), ("苹果", "水果", "🍎")),
@@ -131,3 +132,14 @@ def test_encoders_that_say_the_same_are_adopted_and_others_refused(pair: PanGuDr
     with pytest.raises(UserError, match=r"change \d+\.\d% of the latents that the pair knows, more than 1%"):
         adopt(pair, tmp_path / "strange", tmp_path / "text", images, ["fox", "狐狸"], tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_tuned_half_is_another_of_the_same_shape_and_the_pair_keeps_its_own(
+    pair: PanGuDrawPipeline, latents: torch.Tensor
+) -> None:
+    (tower,) = pair.text_towers
+    before = {name: weight.clone() for name, weight in pair.texture.state_dict().items()}
+    tuned = tune_half(pair, "texture", tower, DRAWINGS, latents[:3], 0.02).state_dict()
+    assert {name: weight.shape for name, weight in tuned.items()} == {name: w.shape for name, w in before.items()}
+    assert any(not torch.equal(tuned[name], weight) for name, weight in before.items())
+    assert all(torch.equal(weight, before[name]) for name, weight in pair.texture.state_dict().items())
