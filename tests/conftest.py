@@ -1,5 +1,6 @@
 """Fixtures that several parts share: the real stack, started once for all tests that need it."""
 
+import gc
 import os
 import socket
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A busy machine is no failure: properties are checked, not timed.
 settings.register_profile("pangu", deadline=None, max_examples=50)
 settings.load_profile("pangu")
+
+
+def pytest_collection_finish() -> None:
+    """What all test files import stays to the end: no collection looks through it again, which was a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

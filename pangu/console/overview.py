@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import httpx
 
 from pangu.names import Named, runs
+from pangu.stack.certificates import trusted
 from pangu.stack.health import parts
 from pangu.stack.model import Stack
 from pangu.storage import Home
@@ -161,7 +162,7 @@ def disk(root: Path) -> dict[str, int] | None:
 
 
 def _client(url: str) -> httpx.Client:
-    return httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
+    return httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False, verify=trusted())
 
 
 def _or_none(ask: Callable[[], Found]) -> Found | None:

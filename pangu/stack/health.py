@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import httpx
 
 from pangu.stack import databases, object_storage
+from pangu.stack.certificates import trusted
 from pangu.stack.model import WORK_POOL, Stack
 from pangu.stack.programs import DATABASE
 
@@ -60,8 +61,9 @@ def prefect_answers(stack: Stack) -> bool:
 def worker_is_online(stack: Stack) -> bool:
     try:
         response = httpx.post(
-            f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter", json={}, timeout=5, trust_env=False
-        )
+            f"{stack.prefect_api_url}/work_pools/{WORK_POOL}/workers/filter", json={}, timeout=5, trust_env=False,
+            verify=trusted(),
+        )  # fmt: skip
     except httpx.HTTPError:
         return False
     return response.is_success and any(worker["status"] == "ONLINE" for worker in response.json())
@@ -88,7 +90,7 @@ def api_answers(stack: Stack) -> bool:
 def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response | None:
     """The answer, or None if there is none or it is an error."""
     try:
-        response = httpx.get(url, headers=headers, timeout=5, trust_env=False)
+        response = httpx.get(url, headers=headers, timeout=5, trust_env=False, verify=trusted())
     except httpx.HTTPError:
         return None
     return response if response.is_success else None

@@ -5,6 +5,7 @@ import time
 
 import httpx
 
+from pangu.stack.certificates import trusted
 from pangu.stack.model import Stack
 
 BUSY = (httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE)
@@ -17,12 +18,13 @@ def prefect_api(server: Stack | str, timeout_s: float = 30) -> httpx.Client:
     """A client of the REST API of a stack's server, or of the one at an address, which may ask for what the variable
     PREFECT_API_AUTH_STRING holds; close it, or use it as a context manager."""
     address = server if isinstance(server, str) else server.prefect_api_url
+    limits = httpx.Limits(keepalive_expiry=KEPT_ALIVE_S)
     user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     return httpx.Client(
         base_url=address,
         timeout=timeout_s,
         trust_env=False,
-        transport=RetryTransport(httpx.HTTPTransport(limits=httpx.Limits(keepalive_expiry=KEPT_ALIVE_S))),
+        transport=RetryTransport(httpx.HTTPTransport(verify=trusted(), limits=limits)),
         auth=(user, password) if user else None,
     )
 

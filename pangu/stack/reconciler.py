@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from pangu.jobs import MARK as COMMAND
+from pangu.stack.certificates import trusted
 from pangu.stack.flow_runs import SUSPENDED
 from pangu.stack.model import Stack
 from pangu.stack.offered_cards import cards_of, offer, outdated
@@ -175,7 +176,8 @@ class Reconciler:
 
     def _ray(self, method: str, path: str) -> httpx.Response:
         url = f"{self._stack.ray_dashboard_url}{path}"
-        return httpx.request(method, url, headers=self._headers, timeout=10, trust_env=False).raise_for_status()
+        answer = httpx.request(method, url, headers=self._headers, timeout=10, trust_env=False, verify=trusted())
+        return answer.raise_for_status()
 
     def _deploy(self, record: Path) -> None:
         self._not_before = time.monotonic() + DEPLOY_AGAIN_S

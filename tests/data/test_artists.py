@@ -108,6 +108,7 @@ def test_the_card_names_every_artist_under_its_licence() -> None:
         assert sentence in card.licence.attribution
 
 
+@pytest.mark.long
 def test_styled_drawings_become_rows_with_their_style_their_licence_and_their_keywords(tmp_path: Path) -> None:
     home, emoji = Home(tmp_path / "home"), selection(DRAWINGS)
     card = load_card("emoji_artists")

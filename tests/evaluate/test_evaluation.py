@@ -131,6 +131,7 @@ def test_two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench
                 assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.long
 @subtests.parametrize("scheduler", ["EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_halves_keep_the_scheduler_s_history_and_noise(bench, protocol, scheduler) -> None:
     changed = protocol.model_copy(update={"scheduler": scheduler, "prompts_per_language": 2, "num_inference_steps": 5})

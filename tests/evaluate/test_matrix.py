@@ -64,6 +64,7 @@ def test_the_table_and_the_picture_are_written(measured) -> None:
         assert picture.width > 600
 
 
+@pytest.mark.long
 def test_transformers_and_unets_stand_in_one_matrix_and_are_evaluated(bench, textures, tmp_path) -> None:
     """A structure half that predicts flows, before texture halves of two classes; each with the loss of its own interval."""
     flow = generator(tmp_path / "flow", "structure", flow_recipe())
@@ -81,6 +82,7 @@ def test_transformers_and_unets_stand_in_one_matrix_and_are_evaluated(bench, tex
         assert cell.metrics == alone.metrics and cell.metrics["loss_texture"] > 0 and Path(alone.pair).is_dir()
 
 
+@pytest.mark.long
 def test_experts_between_stand_in_every_combination(bench, structures, tmp_path) -> None:
     """Two of one interval and one texture make two columns; each cell has the numbers of `evaluate`."""
     between = [bench.generator(f"between-{seed}", "texture", seed, TimeInterval(200, 500)) for seed in (21, 22)]

@@ -178,6 +178,7 @@ def test_comfyui_knows_halves_and_adapters_by_names_and_shapes_and_gets_a_workfl
     assert "decoder.up_blocks.0.resnets.0.norm1.weight" in load_file(base / "vae/diffusion_pytorch_model.safetensors")
 
 
+@pytest.mark.long
 def test_three_experts_leave_with_an_adapter_of_the_one_between_a_card_and_a_workflow(tmp_path) -> None:
     pair = written_experts(tmp_path / "made")
     opened = load_pair(pair)

@@ -219,6 +219,7 @@ def test_a_cancelled_run_takes_everything_it_started_along(
     assert finish(api, run["id"])["type"] == "CANCELLED"
 
 
+@pytest.mark.long
 def test_a_stage_that_takes_too_long_is_stopped_and_says_so(api: httpx.Client, card_that_takes_forever: Path) -> None:
     settings = {"card": str(card_that_takes_forever), "timeout_h": 0.002}
     run = press(api, "ingest-images", settings).raise_for_status().json()

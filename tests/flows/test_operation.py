@@ -50,6 +50,7 @@ def runs_of(api: httpx.Client, name: str) -> list[dict[str, Any]]:
     return api.post("/flow_runs/filter", json=asked).raise_for_status().json()
 
 
+@pytest.mark.long
 def test_a_new_dataset_version_starts_a_retraining_once_that_is_switched_on(
     api: httpx.Client, stack_environment: Stack
 ) -> None:
@@ -144,6 +145,7 @@ def test_a_run_that_falls_silent_is_crashed_by_the_automation_and_its_slot_is_fr
     assert restored["trigger"]["within"] == SILENT_RUN["trigger"]["within"]
 
 
+@pytest.mark.long
 def test_a_job_that_a_dead_run_left_behind_is_stopped_by_the_next_run_of_any_flow(
     api: httpx.Client, stack_environment: Stack
 ) -> None:

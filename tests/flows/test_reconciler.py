@@ -42,6 +42,7 @@ def forgotten(api: httpx.Client, stack: Stack, card_that_takes_forever: Path) ->
     return run["id"]
 
 
+@pytest.mark.long
 def test_a_run_that_its_worker_forgot_can_be_cancelled(api: httpx.Client, forgotten: str) -> None:
     api.post(f"/flow_runs/{forgotten}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
     assert finish(api, forgotten)["type"] == "CANCELLED"
@@ -83,6 +84,7 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.long
 def test_a_suspended_run_stops_its_stage_stays_suspended_and_goes_on_when_resumed(
     api: httpx.Client, stack: Stack, card_that_takes_forever: Path
 ) -> None:

@@ -53,6 +53,7 @@ def left_out(wheel: Path) -> set[str]:
         return set(listed.splitlines()) - set(packed.namelist())
 
 
+@pytest.mark.long
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_beside_it(wheel: Path, tmp_path: Path) -> None:
     assert left_out(wheel) <= {"pangu/assets/README.md"}
     assert wheel.name == f"pangu-{pangu.__version__}-py3-none-any.whl" and wheel.stat().st_size < MOST_WHEEL_BYTES

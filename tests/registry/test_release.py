@@ -98,6 +98,7 @@ def test_a_quantised_pair_is_released_and_fetched_like_any(registry: str, tmp_pa
     assert load_pair(folder).texture.time_embedding.linear_1.weight.qdata.dtype == torch.int8
 
 
+@pytest.mark.long
 def test_experts_between_the_two_are_versions_of_their_own(registry: str, tmp_path: Path) -> None:
     """Registered, fetched by role, and part of the pair; a pair that holds another number of them is refused."""
     places = write_pair(tmp_path / "more", 70, high=200)

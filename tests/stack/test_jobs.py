@@ -171,6 +171,7 @@ def ray_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             shutil.rmtree(command[-1], ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_command_that_computes_with_networks_gets_a_gpu_where_there_is_one(
     ray_with_a_gpu: None, probe_alone: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_a_command_that_computes_with_networks_gets_a_gpu_where_there_is_one(
     assert not any("GPU" in line for line in said)
 
 
+@pytest.mark.long
 def test_without_a_gpu_it_runs_on_cpu_cores_and_says_so(probe: Path) -> None:
     said: list[str] = []
     assert jobs.run_as_job(["evaluate"], f"test-{uuid4()}", probe, silent, said.append)["pid"]

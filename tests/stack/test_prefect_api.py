@@ -1,9 +1,15 @@
 """A busy Prefect server is asked again; its refusals are not."""
 
+import ssl
+from pathlib import Path
+
 import httpx
 import pytest
 
-from pangu.stack.prefect_api import RetryTransport
+from pangu.stack.certificates import trusted
+from pangu.stack.health import prefect_answers
+from pangu.stack.model import Stack
+from pangu.stack.prefect_api import RetryTransport, prefect_api
 from tests import subtests
 
 
@@ -48,3 +54,18 @@ def test_a_connection_that_ends_without_an_answer_is_asked_again_only_for_what_r
     for path, method, ends in (("/deployments/7/create_flow_run", "POST", 1), ("/flow_runs/7", "GET", 3)):
         with pytest.raises(httpx.RemoteProtocolError):
             at(path, method, ends)
+
+
+def test_certificates_are_read_once_for_all_clients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    read: list[int] = []
+    there = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda *args, **more: read.append(1) or there(*args, **more))
+    trusted.cache_clear()
+    ports = dict.fromkeys(
+        ("prefect_port", "mlflow_port", "ray_port", "ray_client_port", "ray_dashboard_port", "serve_port"), 1
+    )
+    nobody = Stack(stack_id="x", **dict.fromkeys(("home", "project", "runtime", "token_path"), tmp_path), **ports)
+    for _ in range(3):
+        prefect_api("http://127.0.0.1:1/api").close()
+        assert not prefect_answers(nobody)
+    assert len(read) == 1

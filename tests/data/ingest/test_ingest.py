@@ -154,6 +154,7 @@ def test_an_ingest_past_its_deadline_names_the_shards_and_leaves_no_process(tmp_
     assert mine.stdout == ""
 
 
+@pytest.mark.long
 def test_killing_an_ingest_leaves_no_download_process(tmp_path: Path) -> None:
     home = Home(tmp_path)
     card = small_card(home)

@@ -114,6 +114,7 @@ print(json.dumps(list(found)))
 """
 
 
+@pytest.mark.long
 @subtests.parametrize("reader", ["duckdb", "polars", "datasets"])
 def test_others_read_the_same_rows_without_us(tmp_path: Path, reader: str) -> None:
     home = Home(tmp_path)

@@ -198,6 +198,7 @@ def test_every_form_of_one_network_gives_the_same_picture(form) -> None:
         close(draw(together(recast)), draw(together(epsilon)), 1e-4)
 
 
+@pytest.mark.long
 @subtests.parametrize("sampler", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
 def test_an_old_controlnet_steers_a_new_flow_model(sampler) -> None:
     main, old = small.stable_diffusion_3(), small.controlled()

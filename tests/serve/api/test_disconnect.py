@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray.exceptions import TaskCancelledError
 from ray.serve.exceptions import RequestCancelledError
 
@@ -150,6 +151,7 @@ class Visit:
             await asyncio.sleep(0)
 
 
+@pytest.mark.long
 @subtests.parametrize("fields", [{"stream": True, "partial_images": 1}, {"stream": True}, {}], ids=str)
 @subtests.parametrize("manner", ["ASGI", "lost proxy", "cancelled calls", "cancelled request"])
 def test_a_client_that_leaves_at_any_moment_is_no_error_of_the_server(manner: str, fields: dict[str, Any]) -> None:

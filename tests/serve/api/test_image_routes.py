@@ -97,6 +97,7 @@ def indices(events: list[dict[str, Any]]) -> list[int]:
     return [event["partial_image_index"] for event in events[:-1]]
 
 
+@pytest.mark.long
 @subtests.parametrize("wanted", [1, 2, 3])
 def test_as_many_partial_images_as_asked_for_come_wherever_the_walk_begins(local: LocalServer, wanted: int) -> None:
     asked: dict[str, Any] = {"seed": 70 + wanted, "num_inference_steps": 8, "prompt": "partials"}

@@ -107,6 +107,7 @@ def test_a_stream_shows_neither_the_flagged_result_nor_flagged_partial_images(sh
     assert shy.metric('pangu_images_withheld_total{kind="partial"}') > before
 
 
+@pytest.mark.long
 def test_edits_and_cooperation_are_looked_at_too(shy: LocalServer, face: Image.Image) -> None:
     file = io.BytesIO()
     face.save(file, "PNG")

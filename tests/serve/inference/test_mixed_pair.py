@@ -131,6 +131,7 @@ def test_students_are_served_in_their_own_steps_whatever_is_asked(tmp_path: Path
         assert few.status_code == 400 and "texture half without a step" in few.json()["error"]["message"]
 
 
+@pytest.mark.long
 def test_three_experts_with_texts_of_their_own_are_served_with_steps_by_role(tmp_path: Path) -> None:
     folder = written_experts(tmp_path)
     made = load_pair(folder)
