@@ -18,6 +18,7 @@ from pangu.serve.inference.parts import capabilities_of, part_hashes
 from tests.models.adapter_files import ATTENTION, by_hand, random_adapter, spelled
 from tests.pipelines.drawing import PROMPTS, draw, seeds
 
+EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 Adapters = Mapping[str, Mapping[Role, Mapping[str, LowRank]]]
 
 
@@ -67,14 +68,9 @@ def test_styles_and_mixtures_are_drawn_as_if_they_were_in_the_weights(
         asked = draw(styled, styles=scales)
         torch.testing.assert_close(asked, draw(in_weights(pair, adapters, scales)), rtol=0, atol=2e-4)
         assert (asked - plain).abs().max() > 0.01
-        embeds = dict(
-            zip(
-                ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
-                styled.encode_prompt(PROMPTS),
-                strict=True,
-            )
-        )
-        given = styled(None, **embeds, styles=scales, generator=seeds(1, 2), num_inference_steps=5, output_type="pt")
+        said = zip(EMBEDS, styled.encode_prompt(PROMPTS), strict=True)
+        options = {"generator": seeds(1, 2), "num_inference_steps": 5, "output_type": "pt"}
+        given = styled(**dict(said), styles=scales, **options)
         torch.testing.assert_close(given.images, asked, rtol=0, atol=1e-5)
     prefixed = draw(styled, styles={"photo": 1.0, "ink": 1.0})
     expected = draw(in_weights(pair, adapters, {"ink": 1.0}), [f"a photo of {text}" for text in PROMPTS])
