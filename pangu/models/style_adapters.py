@@ -18,15 +18,15 @@ from pangu.models.lora_formats import LowRank, adaptable_layers
 class StyleAdapters(ModelMixin, ConfigMixin):
     """Adapters by the name of their style.
 
-    layers: layer of the half -> shape of its weight. ranks: style -> the rank in each of these layers, in their order; 0 leaves
-    a layer as it is. Alpha is the rank, so that W + B A is drawn with at a scale of 1.
+    layers: layer of the half -> shape of its weight. ranks: style -> the rank in each of these layers, in the order of their
+    names; 0 leaves a layer as it is. Styles have the order of their names, too, for diffusers sorts what it writes. Alpha is the rank, so that W + B A is drawn with at a scale of 1.
     """
 
     @register_to_config
     def __init__(self, layers: dict[str, list[int]], ranks: dict[str, list[int]]) -> None:
         super().__init__()
-        for place, own in enumerate(ranks.values()):
-            for (name, (outputs, *inputs)), rank in zip(layers.items(), own, strict=True):
+        for place, style in enumerate(sorted(ranks)):
+            for (name, (outputs, *inputs)), rank in zip(sorted(layers.items()), ranks[style], strict=True):
                 if rank:
                     module = _below(self, f"{place}.{name}")
                     module.down = nn.Parameter(torch.zeros(rank, *inputs), requires_grad=False)
@@ -38,7 +38,9 @@ class StyleAdapters(ModelMixin, ConfigMixin):
         layers = {
             name: [len(low.up), *low.down.shape[1:]] for matrices in adapters.values() for name, low in matrices.items()
         }
-        ranks = {style: [own[name].rank if name in own else 0 for name in layers] for style, own in adapters.items()}
+        ranks = {
+            style: [own[name].rank if name in own else 0 for name in sorted(layers)] for style, own in adapters.items()
+        }
         made = cls(layers=layers, ranks=ranks)
         with torch.no_grad():
             for style, matrices in adapters.items():
@@ -49,13 +51,13 @@ class StyleAdapters(ModelMixin, ConfigMixin):
 
     @property
     def styles(self) -> tuple[str, ...]:
-        return tuple(self.config.ranks)
+        return tuple(sorted(self.config.ranks))
 
     def matrices(self, style: str) -> dict[str, LowRank]:
         """The adapter of a style by layer; it shares memory with the component."""
         place = self.styles.index(style)
         found: dict[str, LowRank] = {}
-        for name, rank in zip(self.config.layers, self.config.ranks[style], strict=True):
+        for name, rank in zip(sorted(self.config.layers), self.config.ranks[style], strict=True):
             if rank:
                 own: Any = self.get_submodule(f"{place}.{name}")
                 found[name] = LowRank(own.down, own.up, float(rank))
