@@ -22,7 +22,7 @@ from pangu.starter.optimize import optimize
 from pangu.starter.tuned_half import BATCH, embedded
 from pangu.starter.wordings import caption
 
-RANK, LR_PEAK = 32, 3e-3
+RANK, LR_PEAK = 32, 6e-3
 
 
 class LowRankWeight(nn.Module):
