@@ -170,6 +170,7 @@ def style(
     """Train adapters with which the embedded pair draws as another artist does; FOLDER gets one for each half."""
     import torch
 
+    from pangu.config import Role
     from pangu.data.example.artists import ARTISTS
     from pangu.errors import UserError
     from pangu.models.lora import save_layers
@@ -187,10 +188,10 @@ def style(
         [one for one in material(artists) if one.style == name],
     )
     latents = latents_of(pair.vae, torch.from_numpy(pixels(drawings, pair.contract("structure").resolution)))
-    for role, minutes in (("structure", structure_minutes), ("texture", texture_minutes)):
-        if minutes:
-            layers = style_half(pair, role, drawings, latents, minutes, rank, report=print_progress)
-            save_layers(layers, pair.contract(role), folder / role)
+    times: dict[Role, float] = {"structure": structure_minutes, "texture": texture_minutes}
+    for role, minutes in times.items():
+        layers = style_half(pair, role, drawings, latents, minutes, rank, report=print_progress)
+        save_layers(layers, pair.contract(role), folder / role)
 
 
 def styles(

@@ -102,7 +102,10 @@ def _styles(folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
     adapted = [
         read_config(str(folder), f"{name}/config.json") or {} for name in STYLE_FOLDERS if any(index.get(name) or ())
     ]
-    every = [*(index.get("styles") or {}), *(style for config in adapted for style in sorted(config.get("ranks") or {}))]
+    every = [
+        *(index.get("styles") or {}),
+        *(style for config in adapted for style in sorted(config.get("ranks") or {})),
+    ]
     return tuple(dict.fromkeys(every))
 
 
