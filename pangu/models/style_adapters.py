@@ -19,7 +19,8 @@ class StyleAdapters(ModelMixin, ConfigMixin):
     """Adapters by the name of their style.
 
     layers: layer of the half -> shape of its weight. ranks: style -> the rank in each of these layers, in the order of their
-    names; 0 leaves a layer as it is. Styles have the order of their names, too, for diffusers sorts what it writes. Alpha is the rank, so that W + B A is drawn with at a scale of 1.
+    names; 0 leaves a layer as it is. Styles have the order of their names, too, for diffusers sorts what it writes. Alpha is the
+    rank, so that W + B A is drawn with at a scale of 1.
     """
 
     @register_to_config
