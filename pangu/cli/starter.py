@@ -160,34 +160,30 @@ def tune(
 
 
 def style(
-    name: Annotated[str, typer.Argument(help="The style: one of the artists beside OpenMoji, e.g. noto.")],
+    name: Annotated[
+        str, typer.Argument(help="outline or flat, of OpenMoji's own layers, or another artist, e.g. noto.")
+    ],
     folder: FolderOption,
-    artists: Annotated[Path, typer.Option(help="A node_modules folder with the packages of the artists.")],
-    structure_minutes: MinutesOption = 12.0,
-    texture_minutes: MinutesOption = 8.0,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 32,
+    artists: ArtistsOption = None,
+    structure_minutes: MinutesOption = 5.0,
+    texture_minutes: MinutesOption = 5.0,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 16,
 ) -> None:
-    """Train adapters with which the embedded pair draws as another artist does; FOLDER gets one for each half."""
+    """Train adapters with which the embedded pair draws in another style; FOLDER gets one for each half."""
     import torch
 
     from pangu.config import Role
-    from pangu.data.example.artists import ARTISTS
-    from pangu.errors import UserError
     from pangu.models.lora import save_layers
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.progress import print_progress
-    from pangu.starter.learning_material import material, pixels
+    from pangu.starter.learning_material import drawn_in
     from pangu.starter.style_half import style_half
     from pangu.starter.successor import latents_of
 
-    if name not in ARTISTS:
-        raise UserError(f"NAME must be one of {', '.join(ARTISTS)}, not {name}.")
     torch.set_num_threads(1)
-    pair, drawings = (
-        PanGuDrawPipeline.from_pretrained("embedded"),
-        [one for one in material(artists) if one.style == name],
-    )
-    latents = latents_of(pair.vae, torch.from_numpy(pixels(drawings, pair.contract("structure").resolution)))
+    pair = PanGuDrawPipeline.from_pretrained("embedded")
+    drawings, images = drawn_in(name, artists, pair.contract("structure").resolution)
+    latents = latents_of(pair.vae, torch.from_numpy(images))
     times: dict[Role, float] = {"structure": structure_minutes, "texture": texture_minutes}
     for role, minutes in times.items():
         layers = style_half(pair, role, drawings, latents, minutes, rank, report=print_progress)
