@@ -76,6 +76,12 @@ def example_server(
         bool, typer.Option("--everything", help="All drawings in full size, for the card openmoji_all.")
     ] = False,
     chalk: Annotated[bool, typer.Option("--chalk", help="In chalk, for the card openmoji_chalk.")] = False,
+    layers: Annotated[
+        bool,
+        typer.Option(
+            "--layers", help="All drawings in full size, as outlines and flat, too, for the card openmoji_layers."
+        ),
+    ] = False,
     artists: Annotated[
         Path | None,
         typer.Option(
@@ -88,16 +94,18 @@ def example_server(
     from pangu.data.card import load_card
     from pangu.data.example.origin import BROKEN, open_origin
 
-    if artists and chalk:
-        raise UserError("The origin serves one of --artists and --chalk.")
-    named = "openmoji_chalk" if chalk else "emoji_artists" if artists else "openmoji_all" if everything else "openmoji"
+    if sum((artists is not None, chalk, layers)) > 1:
+        raise UserError("The origin serves one of --artists, --chalk and --layers.")
+    everything = everything or layers
+    which = {"openmoji_chalk": chalk, "emoji_artists": artists, "openmoji_layers": layers, "openmoji_all": everything}
+    named = next((name for name, asked in which.items() if asked), "openmoji")
     card = load_card(named)
     table = write_table or Path(card.source_uri(Home.from_environment()))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     small_share = 0.0 if everything or artists else 0.5
-    server = open_origin(None if everything else count, port, table, small_share, artists, in_chalk=chalk)
+    server = open_origin(None if everything else count, port, table, small_share, artists, chalk, layers)
     server.start()
     server.write_table(table)
     listed = len(server.rows())

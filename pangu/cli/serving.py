@@ -136,13 +136,14 @@ def serve(
 
 
 def _starter() -> Path:
-    """The folder of the embedded pair with everything it shares, made at the first call."""
+    """The folder of the embedded pair with everything it shares, made at the first call, and for each that a package carries."""
+    from pangu.models.embedded import embedded_digest
     from pangu.models.sources import without_bars
     from pangu.pipelines.assemble import save_pair
     from pangu.starter.pair import starter_pair
     from pangu.storage import Home
 
-    folder = Home.from_environment().root / "starter-pair"
+    folder = Home.from_environment().root / f"starter-pair-{embedded_digest()}"
     if not folder.is_dir():
         without_bars()
         save_pair(starter_pair(), folder)

@@ -23,6 +23,8 @@ def register(app: typer.Typer) -> None:
     starter.command()(pair)
     starter.command()(adopt)
     starter.command()(tune)
+    starter.command()(style)
+    starter.command()(styles)
     starter.command()(judge_autoencoder)
     app.add_typer(starter, name="starter")
 
@@ -155,6 +157,57 @@ def tune(
     network = tune_half(pair, role, pair.text_towers[0], drawings, latents, minutes, report=print_progress)
     network.save_pretrained(folder, safe_serialization=True)
     pair.contract(role).save(folder)
+
+
+def style(
+    name: Annotated[
+        str, typer.Argument(help="outline or flat, of OpenMoji's own layers, or another artist, e.g. noto.")
+    ],
+    folder: FolderOption,
+    artists: ArtistsOption = None,
+    structure_minutes: MinutesOption = 5.0,
+    texture_minutes: MinutesOption = 5.0,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the adapters.")] = 16,
+) -> None:
+    """Train adapters with which the embedded pair draws in another style; FOLDER gets one for each half."""
+    import torch
+
+    from pangu.config import Role
+    from pangu.models.lora import save_layers
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.progress import print_progress
+    from pangu.starter.learning_material import drawn_in
+    from pangu.starter.style_half import style_half
+    from pangu.starter.successor import latents_of
+
+    torch.set_num_threads(1)
+    pair = PanGuDrawPipeline.from_pretrained("embedded")
+    drawings, images = drawn_in(name, artists, pair.contract("structure").resolution)
+    latents = latents_of(pair.vae, torch.from_numpy(images))
+    times: dict[Role, float] = {"structure": structure_minutes, "texture": texture_minutes}
+    for role, minutes in times.items():
+        layers = style_half(pair, role, drawings, latents, minutes, rank, report=print_progress)
+        save_layers(layers, pair.contract(role), folder / role)
+
+
+def styles(
+    folder: FolderOption,
+    style: Annotated[
+        list[str],
+        typer.Option(help="NAME=FOLDER, as `pangu starter style NAME --folder FOLDER` left it; may be given again."),
+    ],
+) -> None:
+    """Pack the embedded pair with adapters for further styles."""
+    from pangu.errors import UserError
+    from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.starter.pair import pack_styles
+
+    given = [each.partition("=") for each in style]
+    if bad := [name for name, _, where in given if not where]:
+        raise UserError(f"--style must be NAME=FOLDER, not '{bad[0]}'.")
+    pair = PanGuDrawPipeline.from_pretrained("embedded")
+    size = pack_styles(pair, {name: Path(where) for name, _, where in given}, folder)
+    typer.echo(f"{size / 1e6:.2f} MB of weights")
 
 
 def judge_autoencoder(

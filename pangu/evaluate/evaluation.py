@@ -31,6 +31,7 @@ from pangu.image_grid import png, sample_grid
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.whole import is_whole_pipeline
 from pangu.names import LATEST, encodings, resolve
+from pangu.pipelines.adapted_styles import component_of
 from pangu.pipelines.assemble import assemble_experts, assemble_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
@@ -258,7 +259,10 @@ def plan(
 
 def as_sampled(recipe: Recipe, pair: PanGuDrawPipeline) -> Recipe:
     """The recipe with the styles and the sampling that a whole pair brings along, for the protocol that measures it."""
-    found: dict[str, object] = {"styles": dict(pair.config.get("styles") or {})}
+    # Of styles only their names matter here; those that are adapters have no prefix.
+    found: dict[str, object] = {
+        "styles": dict.fromkeys(pair.adapted_styles, "") | dict(pair.config.get("styles") or {})
+    }
     if sampling := pair.config.get("sampling"):
         found["sampling"] = Sampling.model_validate(dict(sampling))
     return recipe.model_copy(update=found)
@@ -274,8 +278,10 @@ def pair_digest(*generators: Path) -> str:
 
 
 def networks_hash(pair: PanGuDrawPipeline) -> str:
-    """16 hex digits that tell the networks of a pair from those of another."""
-    halves = [weights_hash(pair.generator(role), architecture(pair.generator(role).config)) for role in pair.roles]
+    """16 hex digits that tell the networks of a pair, and the adapters of its styles, from those of another."""
+    networks = [pair.generator(role) for role in pair.roles]
+    networks += [own for role in pair.roles if (own := pair.components.get(component_of(role))) is not None]
+    halves = [weights_hash(network, architecture(network.config)) for network in networks]
     return hashlib.sha256("".join(halves).encode()).hexdigest()[:16]
 
 

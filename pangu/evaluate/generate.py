@@ -182,8 +182,7 @@ def batches(prompts: Prompts) -> Iterator[tuple[tuple[int, ...], str]]:
 
 def scales(pair: Any, style: str, protocol: Protocol) -> dict[str, float]:
     """The style that a pair is asked for and its scale; none of a pair that never learnt the style, which draws as it can."""
-    known = pair.config.get("styles") or {}
-    return {style: protocol.styles[style]} if style in known else {}
+    return {style: protocol.styles[style]} if style in pair.styles else {}
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -15,15 +16,17 @@ from pangu.errors import UserError
 from pangu.exchange import comfyui
 from pangu.exchange.network_weights import load_network, stored_weights
 from pangu.exchange.pipeline_file import PIPELINE_FILE, pipeline_file
-from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_lora
+from pangu.models.lora import ADAPTER, check_contract, fitted, put_adapter, save_layers, save_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.lora_spelling import kohya_tensors
 from pangu.models.original_layout import check_layout, original_weights
 from pangu.models.original_transformers import check_written, original_transformer
 from pangu.models.single_files import network_shape
+from pangu.models.style_adapters import StyleAdapters
 from pangu.models.whole import INDEX
+from pangu.pipelines.adapted_styles import component_of
 from pangu.registry.fetch import pair_contracts
-from pangu.storage import read_json
+from pangu.storage import read_json, write_json
 
 COMPONENTS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 SINGLE, ADAPTERS, COMFYUI = "single_files", "adapters", "comfyui"
@@ -56,7 +59,9 @@ def export_pair(
     halves = {name: pair / name for name in contracts}
     own = [name for name in read_json(pair / INDEX) if name.startswith(("text_encoder", "tokenizer"))]
     shared = [pair / name for name in dict.fromkeys((*COMPONENTS, *own)) if (pair / name).is_dir()]
-    return _export(halves, contracts, shared, folder, original, adapters, role, pair)
+    with TemporaryDirectory() as place:
+        styles = _styles(pair, contracts, Path(place))
+        return _export(halves, contracts, shared, folder, original, [*styles, *adapters], role, pair)
 
 
 def export_generator_folder(
@@ -115,7 +120,8 @@ def _export(
     for place in adapters:
         used |= _adapter(place, halves, contracts, role, fresh / ADAPTERS, used)
     if pair is not None:
-        (fresh / INDEX).write_text((pair / INDEX).read_text())
+        ours = {component_of(name) for name in contracts}
+        write_json(fresh / INDEX, {key: part for key, part in read_json(pair / INDEX).items() if key not in ours})
         (fresh / PIPELINE_FILE).write_text(pipeline_file(pair))
         if original and all(known.values()):
             warnings += _for_comfyui(fresh / COMFYUI, pair, contracts, sorted(used), folder)
@@ -128,6 +134,18 @@ def _export(
         adapters=sorted(used),
         warnings=warnings,
     )
+
+
+def _styles(pair: Path, contracts: Mapping[Role, GeneratorContract], place: Path) -> list[Path]:
+    """The styles of a pair that are adapters, as folders of adapters below `place`: others know them as such alone."""
+    found = []
+    for role, contract in contracts.items():
+        if (folder := pair / component_of(role)).is_dir():
+            styles = StyleAdapters.from_pretrained(folder)
+            for style in styles.styles:
+                found.append(place / role / style)
+                save_layers(styles.matrices(style), contract, found[-1])
+    return found
 
 
 def _for_comfyui(

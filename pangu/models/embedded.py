@@ -1,5 +1,6 @@
 """Where the pair of the package lies, and the encoders that it draws with; its folder holds neither."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,12 @@ def embedded_pair() -> tuple[Path, dict[str, Any]]:
         "tokenizer": tower.tokenizer,
         "text_encoder": tower.encoder,
     }
+
+
+def embedded_digest() -> str:
+    """8 hex digits of all embedded weights and configurations: another version of the package may carry others."""
+    assets, digest = Path(locate("embedded", STARTER)).parent, hashlib.sha256()
+    for path in sorted(assets.rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(assets).as_posix()}|".encode() + path.read_bytes())
+    return digest.hexdigest()[:8]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from pangu.config import LoraConfig
@@ -75,6 +76,21 @@ def save_lora(unet: Any, contract: GeneratorContract, folder: Path, name: str = 
         f"{part}_lora_adapter_metadata": {k: sorted(v) if isinstance(v, set) else v for k, v in facts.items()},
     }
     writer.save_lora_weights(folder, **layers, weight_name=WEIGHTS)
+    contract.save(folder)
+
+
+def save_layers(layers: Mapping[str, LowRank], contract: GeneratorContract, folder: Path, part: str = "unet") -> None:
+    """Write an adapter that is on no network as `save_lora` writes those that are, in half precision.
+
+    part: what networks of its kind are called in diffusers' pipelines.
+    """
+    matrices = {
+        f"{part}.{name}.lora_{side}.weight": matrix.to(torch.float16).contiguous()
+        for name, low in layers.items()
+        for side, matrix in (("A", low.down), ("B", low.up * (low.alpha / low.rank)))
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(matrices, folder / WEIGHTS)
     contract.save(folder)
 
 

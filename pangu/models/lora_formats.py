@@ -16,6 +16,7 @@ Nothing is left out in silence: what can not be used is refused.
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -225,14 +226,14 @@ def _alpha(name: str, written: Tensor | None, rank: int, facts: PeftFacts) -> fl
 
 def adaptable_layers(unet: nn.Module) -> dict[str, nn.Module]:
     """The linear and convolutional layers of a network by name, as if no adapter was on it."""
-    from peft.tuners.lora import LoraLayer
-
+    # Where nobody has imported peft, none of its layers is there.
+    lora = sys.modules.get("peft.tuners.lora")
     found: dict[str, nn.Module] = {}
     inside: tuple[str, ...] = ()
     for name, module in unet.named_modules():
         if name.startswith(inside):
             continue
-        if isinstance(module, LoraLayer):
+        if lora is not None and isinstance(module, lora.LoraLayer):
             inside += (f"{name}.",)
             module = module.get_base_layer()
         if isinstance(module, (nn.Linear, nn.Conv2d)):

@@ -113,7 +113,11 @@ def named(adapters: Mapping[Adapter, float], most: int) -> Tensor:
 
 def _delta(layer: nn.Module, low: LowRank, inputs: Tensor) -> Tensor:
     """B A x of a linear or a convolutional layer."""
+    down, up = (
+        low.down.to(inputs),
+        low.up.to(inputs),
+    )  # a layer whose weights come and go computes elsewhere than they wait
     if isinstance(layer, nn.Conv2d):
-        down = functional.conv2d(inputs, low.down, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
-        return functional.conv2d(down, low.up)
-    return functional.linear(functional.linear(inputs, low.down), low.up)
+        inner = functional.conv2d(inputs, down, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+        return functional.conv2d(inner, up)
+    return functional.linear(functional.linear(inputs, down), up)

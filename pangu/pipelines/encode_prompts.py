@@ -1,6 +1,6 @@
 """Text, or embeddings of text, as the condition of a trajectory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -68,25 +68,28 @@ def from_text(
     negatives: Sequence[str] | None,
     styles: Mapping[str, float],
     prefixes: Mapping[str, str],
+    adapted: Collection[str] = (),
 ) -> Condition:
     """The condition of B prompts, also under the prefix of each style that has a scale other than 0.
 
+    adapted: styles that no prefix asks for, but adapters of the networks.
+
     Raises:
-        UserError: another number of negative prompts, or a style without a prefix.
+        UserError: another number of negative prompts, or a style that is neither.
     """
     negatives = [""] * len(prompts) if negatives is None else negatives
     pair_inputs.check_negatives(prompts, negatives)
-    pair_inputs.check_styles(styles, prefixes)
+    pair_inputs.check_styles(styles, [*prefixes, *adapted])
+    drawn = {name: scale for name, scale in styles.items() if scale != 0}
     worded = {
-        name: [styled_caption(prompt, prefixes[name]) for prompt in prompts]
-        for name, scale in styles.items()
-        if scale != 0
+        name: [styled_caption(prompt, prefixes[name]) for prompt in prompts] for name in drawn if name in prefixes
     }
     reader = reader.opened([*prompts, *negatives, *(each for texts in worded.values() for each in texts)])
     both = reader.read([*prompts, *negatives], len(negatives))
     (tokens, negative_tokens), (pooled, negative_pooled) = (tensor.chunk(2) for tensor in both)
     styled = [Style(text(*reader.read(texts)), styles[name]) for name, texts in worded.items()]
-    return text_condition(tokens, pooled, negative_tokens, negative_pooled, styled)
+    others = {name: scale for name, scale in drawn.items() if name not in prefixes}
+    return text_condition(tokens, pooled, negative_tokens, negative_pooled, styled, adapters=others)
 
 
 def from_embeds(

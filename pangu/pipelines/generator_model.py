@@ -7,6 +7,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from pangu.config import Role
+from pangu.pipelines.acting_adapters import ActingAdapters
 from pangu.pipelines.reused_steps import ReusedSteps, Way
 from pangu.sampling.condition import Condition, Tensors
 from pangu.sampling.question import Network, Question
@@ -19,6 +20,7 @@ class GeneratorModel:
     pipe: whose contracts say who owns a timestep. role: whose turn it is, whatever the timestep; None leaves it to the contracts.
     lower_bchw: what the generators are conditioned on beside the text. attention: diffusers' `cross_attention_kwargs`.
     kept: of the one request that it draws, where halves of the pipeline may reuse steps; None: every step is computed.
+    adapters: of the one request that it draws, beside those of its styles; for a model of one role.
     """
 
     pipe: Any
@@ -26,6 +28,7 @@ class GeneratorModel:
     lower_bchw: Tensor | None = None
     attention: Mapping[str, Any] | None = None
     kept: ReusedSteps | None = field(default=None, compare=False)
+    adapters: ActingAdapters | None = field(default=None, compare=False)
 
     def expert(self, timestep: float) -> Role:
         """The generator that owns the CURRENT timestep (PanGu-Draw, Section 3.2); choosing by the next one instead would let one
@@ -34,12 +37,20 @@ class GeneratorModel:
         return self.role or self.pipe.expert_at(timestep)
 
     def question(self, noisy_bchw: Tensor, timestep_b: Tensor, tensors: Tensors, condition: Condition) -> Question:
-        """One call of the expert at its own resolution preset, under its own adapter's scale.
+        """One call of the expert at its own resolution preset, under its own adapter's scale, in the styles of the condition.
 
         Raises:
             UserError: nobody here owns the timestep, or this process does not hold its owner.
         """
         role = self.expert(float(timestep_b[0]))
+        asked, acting = self._asked(role, noisy_bchw, timestep_b, tensors, condition), self.adapters
+        if (styled := self.pipe.style_adapters(role, condition.adapters)) is not None:
+            acting = styled.and_those(acting)
+        return asked if acting is None else acting.on(asked, self.pipe)
+
+    def _asked(
+        self, role: Role, noisy_bchw: Tensor, timestep_b: Tensor, tensors: Tensors, condition: Condition
+    ) -> Question:
         preset, scale = condition.facts["presets"][role], condition.facts.get("lora_scales", {}).get(role, 1.0)
 
         def asked(way: Way | None = None) -> Network:

@@ -38,6 +38,7 @@ from pangu.models.residence import Residence
 from pangu.models.schedulers import check_schedule, copied, noise_scale
 from pangu.models.step_caches import StepCache
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
+from pangu.pipelines.acting_adapters import ActingAdapters
 from pangu.pipelines.call_state import CallState
 from pangu.pipelines.denoiser import checked_denoiser
 from pangu.pipelines.distilled import built_in, set_own_timesteps
@@ -194,6 +195,15 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
     def sizes(self) -> tuple[Size, ...]:
         """(height, width) in px of every picture that can be asked for."""
         return pair_inputs.presets_of(self.reference)
+
+    @property
+    def adapted_styles(self) -> tuple[str, ...]:
+        """Styles that are adapters of the generators."""
+        return ()
+
+    def style_adapters(self, role: Role, scales: Mapping[str, float]) -> ActingAdapters | None:
+        """What acts on the rows of a request for these styles; None where no request to this generator could ask for any."""
+        return None
 
     def preset_for(self, role: Role, height: int, width: int) -> int:
         """The preset index that the generator of `role` is conditioned on, from the list of its own resolution.

@@ -1,6 +1,6 @@
 """Checks and small conversions of a pipeline's arguments."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -252,8 +252,8 @@ def generators(
     return tuple(generator)
 
 
-def check_styles(asked: Iterable[str], known: Mapping[str, str]) -> None:
-    """Raises UserError if a style has no prefix in the pair."""
+def check_styles(asked: Iterable[str], known: Collection[str]) -> None:
+    """Raises UserError if a style is none of those that the pair knows."""
     unknown = [name for name in asked if name not in known]
     if unknown:
         names = ", ".join(known) if known else "none; train it with a recipe that has styles"

@@ -22,7 +22,10 @@ from pangu.models.half_steps import retimed, wholes_of
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
 from pangu.models.schedulers import check_halves
+from pangu.models.style_adapters import StyleAdapters
 from pangu.pipelines import pair_inputs
+from pangu.pipelines.acting_adapters import ActingAdapters
+from pangu.pipelines.adapted_styles import AdaptedStyles, component_of, with_style
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.encode_prompts import Reader
 from pangu.pipelines.generator_model import GeneratorModel
@@ -56,7 +59,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
         tokenizer, text_encoder, tokenizer_2, text_encoder_2: one or two text towers.
         contracts: the interval contracts of both generators, as `GeneratorContract.model_dump` gives them.
         hidden_layers: which hidden state of each text tower is used.
-        styles: name of each style that was trained -> prefix of its captions.
+        structure_styles, texture_styles: styles that are adapters of either half; they need no prefix.
+        styles: name of each style that was trained with a prefix -> prefix of its captions.
         sees_padding: whether each text tower attends to padding.
         sampling: steps and guidance that the pair was tuned with, as `Sampling.model_dump` gives them; a server's defaults.
         prompts: language -> captions that it was trained on, for whoever asks what it can draw.
@@ -67,7 +71,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->structure->texture->vae"
     _optional_components = [  # noqa: RUF012 (diffusers reads this name from the class)
-        "structure", "texture", "vae", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2",
+        "structure", "texture", "vae", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "structure_styles",
+        "texture_styles",
     ]  # fmt: skip
 
     @classmethod
@@ -105,6 +110,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
         sees_padding: list = [False, False],  # noqa: B006
         sampling: dict[str, Any] | None = None,
         prompts: dict[str, Any] | None = None,
+        structure_styles: StyleAdapters | None = None,
+        texture_styles: StyleAdapters | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -116,6 +123,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
             text_encoder=text_encoder,
             tokenizer_2=tokenizer_2,
             text_encoder_2=text_encoder_2,
+            structure_styles=structure_styles,
+            texture_styles=texture_styles,
         )
         self._configure(
             [structure, texture], contracts=contracts, hidden_layers=list(hidden_layers), styles=dict(styles or {}),
@@ -135,6 +144,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
         check_turns(list(contracts.values()))
         self._check_texts(contracts)
         self._set_up(contracts)
+        self._own_styles = AdaptedStyles(self)
         check_channels({role: self.generator(role) for role in contracts})
 
     def _roles(self, settings: Mapping[str, Any]) -> tuple[Role, ...]:
@@ -161,6 +171,13 @@ class PanGuDrawPipeline(AdaptedPipeline):
 
     def generator(self, role: Role) -> Any:
         return self.components[role]
+
+    @property
+    def adapted_styles(self) -> tuple[str, ...]:
+        return self._own_styles.names
+
+    def style_adapters(self, role: Role, scales: Mapping[str, float]) -> ActingAdapters | None:
+        return self._own_styles.acting(role, scales)
 
     @property
     def reference(self) -> GeneratorContract:
@@ -287,3 +304,17 @@ class PanGuDrawPipeline(AdaptedPipeline):
             for role, found in layers.items():
                 unload_lora(self._loaded(role))
                 put_adapter(self._loaded(role), ADAPTER, found)
+
+    def load_style(self, name: str, structure: str | Path | None = None, texture: str | Path | None = None) -> None:
+        """Let adapters draw a style that requests ask for by name, in the place of the one of that name; saved with the pair.
+
+        structure, texture: of either half, each a folder that `save_lora` wrote, or a file in any format of adapters.
+
+        Raises:
+            UserError: an adapter was trained for another half, or does not fit it, or the name has a prefix already.
+        """
+        if name in (self.config.get("styles") or {}):
+            raise UserError(f"The style '{name}' of this pair has a prefix; take another name.")
+        given = zip(ROLES, (structure, texture), strict=True)
+        made = {role: with_style(self, role, name, Path(source)) for role, source in given if source is not None}
+        self.register_modules(**{component_of(role): styles for role, styles in made.items()})

@@ -52,7 +52,7 @@ class TextToImagePipeline(GeneratorPipeline):
         prompts: Mapping[Role, str | Sequence[str]] | None = None,
         long_prompts: LongPrompts = "cut",
     ) -> Condition:
-        """What the text towers say of B prompts, also under the prefix of each style that has a scale other than 0.
+        """What the text towers say of B prompts, also under the prefix of each style that has one and a scale other than 0.
 
         Unpacks in diffusers' order: `prompt, negative, pooled, negative_pooled = pipe.encode_prompt("fox")`.
         No negative prompts means the empty caption of the training. Text beyond `max_tokens` is not read; a warning says which,
@@ -68,7 +68,7 @@ class TextToImagePipeline(GeneratorPipeline):
         known = dict(self.config.get("styles") or {})
         in_windows = long_prompts == "windows" and self.reads_windows
         common = replace(self._reader(), in_windows=in_windows)
-        said = encode_prompts.from_text(common, texts, negatives, styles or {}, known)
+        said = encode_prompts.from_text(common, texts, negatives, styles or {}, known, self.adapted_styles)
         own_texts = pair_inputs.prompts_of(prompts or {}, len(texts), self._contracts)
         own = {
             str(role): encode_prompts.from_text(
@@ -77,11 +77,17 @@ class TextToImagePipeline(GeneratorPipeline):
                 negatives,
                 styles or {},
                 known,
+                self.adapted_styles,
             ).text
             for role, reader in (dict.fromkeys(own_texts, common) | dict(self._own_readers())).items()
         }
         said = replace(said, texts=own).repeat(num_images_per_prompt)
         return said if device is None else said.to(device)
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Those that can be asked for: of prefixes, and of adapters."""
+        return (*(self.config.get("styles") or {}), *self.adapted_styles)
 
     @property
     def reads_windows(self) -> bool:
@@ -134,8 +140,9 @@ class TextToImagePipeline(GeneratorPipeline):
         """Images for prompts in Chinese or English; the arguments are those of diffusers' text-to-image pipelines.
 
         `latents`, where given, are unit Gaussian noise of shape (images, C, height / 8, width / 8) for an 8x autoencoder.
-        `styles` are scales of style guidance by name, 1 for the style alone (PanGu-Draw, Section 3.3); `lora_scales` are weights
-        of the adapters by role; `guidance_scales` those of guidance by role, where they are not `guidance_scale`.
+        `styles` are scales by name: of style guidance, 1 for the style alone (PanGu-Draw, Section 3.3), or of the adapters that
+        the pipeline has in the place of a prefix; `lora_scales` are weights of the adapters by role; `guidance_scales` those of
+        guidance by role, where they are not `guidance_scale`.
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
         `num_inference_steps` and `guidance_scale` may be one number for each role; `prompts` are what single roles are told.
         `step_split` = log_snr shares the steps of a pair by the log-SNR that each half crosses.
@@ -181,13 +188,14 @@ class TextToImagePipeline(GeneratorPipeline):
         self._begin_call(scale, guidance_rescale, cross_attention_kwargs)
         if embeds.prompt is None:
             said = self.encode_prompt(texts, negatives, styles, prompts=prompts, long_prompts=long_prompts)
-        elif styles:
+        elif styles and not set(styles) <= set(self.adapted_styles):
             raise UserError("styles put a prefix before the prompt, so they need prompt, not prompt_embeds.")
         elif prompts:
             raise UserError("prompts of single roles need prompt, not prompt_embeds.")
         else:
             guided = max([scale, *request.guidance_scales.values()]) > 1
             said = encode_prompts.from_embeds(self._reader(), embeds, negatives, guided)
+            said = replace(said, adapters=dict(styles or {}))
             if own := next(iter(self._own_readers()), None):
                 raise UserError(f"prompt_embeds say nothing to the {own} generator, which reads text in its own way.")
         result = self.decode(self._sample(said.repeat(num_images_per_prompt), request), output_type)

@@ -24,11 +24,15 @@ class Style:
 
 @dataclass(frozen=True)
 class ExpertText:
-    """Prompts, negative prompts and styles of B pictures, as the text encoders of one expert see them."""
+    """Prompts, negative prompts and styles of B pictures, as the text encoders of one expert see them.
+
+    adapters: scales of the styles that are adapters of the expert's own network.
+    """
 
     prompt: Tensors
     negative: Tensors | None = None
     styles: tuple[Style, ...] = ()
+    adapters: Mapping[str, float] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "ExpertText":
         """The same with `change` applied to each tensor."""
@@ -36,6 +40,7 @@ class ExpertText:
             tree_map(change, self.prompt),
             None if self.negative is None else tree_map(change, self.negative),
             tuple(Style(tree_map(change, style.prompt), style.scale) for style in self.styles),
+            self.adapters,
         )
 
 
@@ -44,6 +49,7 @@ class Condition:
     """What a network is given beside the noisy latents.
 
     prompt, negative: of B pictures each; no `negative` means that guidance can not be switched on.
+    styles: those that are prefixes of the prompt. adapters: scales of those that are adapters of the model's networks.
     guidance_scale: at most 1 means the prompt alone, as in diffusers. guidance_rescale: phi of `rescaled_guidance`.
     batched: all parts of the guidance in one call of the network; otherwise one after the other, in less memory.
     facts: what else the model's own code needs, the same for all B.
@@ -57,6 +63,7 @@ class Condition:
     prompt: Tensors = field(default_factory=dict)
     negative: Tensors | None = None
     styles: tuple[Style, ...] = ()
+    adapters: Mapping[str, float] = field(default_factory=dict)
     guidance_scale: float = 1.0
     guidance_rescale: float = 0.0
     batched: bool = True
@@ -97,7 +104,7 @@ class Condition:
     @property
     def text(self) -> "ExpertText":
         """What all experts are told that have no text of their own."""
-        return ExpertText(self.prompt, self.negative, self.styles)
+        return ExpertText(self.prompt, self.negative, self.styles, self.adapters)
 
     @property
     def is_one(self) -> bool:

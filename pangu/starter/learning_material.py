@@ -4,12 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
-from pangu.data.example.artists import with_artists
+from pangu.data.example import layers
+from pangu.data.example.artists import ARTISTS, with_artists
 from pangu.data.example.openmoji import Emoji, drawing_digest, every_drawing, render_png
 from pangu.data.example.tones import tones_of, without_tones
 from pangu.data.images import decode_rgb
+from pangu.errors import UserError
 
 HOLD_OUT_EVERY = 7
+INKED, LEAST_INK = 245, 0.02
+"""What is darker than this is drawn; what is drawn of a page that is not blank. Some drawings are lines and no colours."""
 
 
 def split(drawings: list[Emoji]) -> tuple[list[Emoji], list[Emoji]]:
@@ -58,3 +62,24 @@ def material(packages: Path | None = None) -> list[Emoji]:
 def openmoji_alone(drawings: list[Emoji]) -> list[Emoji]:
     """Without those of other artists."""
     return [one for one in drawings if one.style is None]
+
+
+def drawn_in(style: str, packages: Path | None, side: int) -> tuple[list[Emoji], np.ndarray]:
+    """What may be learnt from in one style: (drawings, their pixels (N, side, side, 3) uint8), without blank pages.
+
+    style: of OpenMoji's layers, or an artist in `packages`.
+
+    Raises:
+        UserError: there is no such style, or an artist's package is not there.
+    """
+    if style in layers.STYLES:
+        found = layers.in_style(material(), style)
+    elif style in ARTISTS and packages is not None:
+        found = [one for one in material(packages) if one.style == style]
+    else:
+        raise UserError(
+            f"A style is one of {', '.join(layers.STYLES)}, or with --artists one of {', '.join(ARTISTS)}, not '{style}'."
+        )
+    images = pixels(found, side)
+    shown = (images.min(-1) < INKED).mean((1, 2)) > LEAST_INK
+    return [one for one, seen in zip(found, shown, strict=True) if seen], images[shown]

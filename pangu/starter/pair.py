@@ -15,6 +15,7 @@ from pangu.errors import UserError
 from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.schedulers import sampler
 from pangu.models.text import load_text_tower
+from pangu.pipelines.adapted_styles import component_of
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.starter.proposed import proposed
@@ -37,7 +38,7 @@ def pack_pair(structure: Path, texture: Path, recipe: Recipe, folder: Path) -> i
     check_encoders(
         contracts["structure"], load_autoencoder(AutoencoderSource()), [load_text_tower(TextEncoderSource())]
     )
-    halves = {role: network for role, (network, _) in networks.items()}
+    halves = {str(role): network for role, (network, _) in networks.items()}
     return _pack(halves, contracts, sampler(recipe.schedule), recipe.sampling.model_dump(), folder)
 
 
@@ -76,7 +77,7 @@ def adopt(
     hashes = {"autoencoder_hash": autoencoder_hash(images), "text_encoder_hashes": (tower.hash,)}
     contracts = {role: pair.contract(role).model_copy(update=hashes) for role in ROLES}
     _pack(
-        {role: getattr(pair, role) for role in ROLES},
+        {str(role): getattr(pair, role) for role in ROLES},
         contracts,
         pair.scheduler,
         pair.config.sampling,
@@ -85,16 +86,34 @@ def adopt(
     return found
 
 
+def pack_styles(pair: PanGuDrawPipeline, adapters: Mapping[str, Path], folder: Path) -> int:
+    """Write a pair's halves as a pair folder without encoders that draws further styles; returns the bytes of its weights.
+
+    adapters: style -> folder with an adapter for each half, as `pangu starter style` leaves it.
+
+    Raises:
+        UserError: an adapter was made for another half, or does not fit it.
+    """
+    for style, own in adapters.items():
+        pair.load_style(style, **{str(role): own / role for role in ROLES})
+    parts = {name: pair.components[name] for role in ROLES for name in (role, component_of(role))}
+    contracts = {role: pair.contract(role) for role in ROLES}
+    return _pack(parts, contracts, pair.scheduler, pair.config.sampling, folder)
+
+
 def _pack(
-    halves: Mapping[Role, Any],
+    parts: Mapping[str, Any],
     contracts: Mapping[Role, GeneratorContract],
     scheduler: Any,
     sampling: Mapping[str, Any],
     folder: Path,
 ) -> int:
-    """Write a pair folder without encoders in half precision; returns the bytes of its weights."""
+    """Write a pair folder without encoders in half precision; returns the bytes of its weights.
+
+    parts: both halves, and the styles that they have.
+    """
     pair = PanGuDrawPipeline(
-        **{str(role): copy.deepcopy(network) for role, network in halves.items()},
+        **{str(name): copy.deepcopy(part) for name, part in parts.items()},
         vae=None,
         scheduler=scheduler,
         tokenizer=None,

@@ -10,18 +10,16 @@ from torch import Tensor
 
 from pangu.config import Role
 from pangu.data.example.openmoji import Emoji
-from pangu.diffusion.noise import add_noise, training_target
-from pangu.diffusion.training_levels import training_levels
-from pangu.models.denoisers import denoise
 from pangu.models.text import TextTower, embed_captions
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.progress import Reporter, silent
+from pangu.starter.half_loss import EMPTY_SHARE, HalfLoss
 from pangu.starter.optimize import optimize
 from pangu.starter.paraphrases import Paraphrases
 
 BATCH, LR_PEAK = 32, 6e-4
-LISTED_SHARE, EMPTY_SHARE = 0.4, 0.1
-"""Of the texts: captions as they are; none, for classifier-free guidance."""
+LISTED_SHARE = 0.4
+"""Of the texts: captions as they are."""
 
 
 def tune_half(
@@ -34,9 +32,8 @@ def tune_half(
     """
     torch.manual_seed(seed)
     network, contract = copy.deepcopy(getattr(pair, role)).train().requires_grad_(True), pair.contract(role)
-    levels, random = training_levels(contract.schedule), torch.Generator().manual_seed(seed)
-    texts, side = Paraphrases(drawings, seed), contract.resolution // contract.spatial_factor
-    room = latents_nchw.shape[-1] - side + 1
+    random, texts = torch.Generator().manual_seed(seed), Paraphrases(drawings, seed)
+    error = HalfLoss(network, contract, latents_nchw, random)
     known = dict(
         zip(texts.captions, zip(*embedded(tower, texts.captions, contract.max_tokens), strict=True), strict=True)
     )
@@ -52,12 +49,7 @@ def tune_half(
         tokens, pooled = _read(tower, asked, known, contract.max_tokens)
         anything = torch.randint(len(drawings), (BATCH,), generator=random).tolist()
         rows = [texts.drawing_of.get(text, other) for text, other in zip(means, anything, strict=True)]
-        top, left = torch.randint(room, (2,), generator=random).tolist()
-        clean = latents_nchw[rows, :, top : top + side, left : left + side]
-        timestep = torch.randint(contract.low, contract.high, (BATCH,), generator=random)
-        noise, level = torch.randn(clean.shape, generator=random), levels.level(timestep)
-        predicted = denoise(network, add_noise(clean, noise, level), timestep, tokens, pooled, preset=0)
-        return (predicted - training_target(clean, noise, level, levels.prediction)).square().mean()
+        return error(rows, tokens, pooled)
 
     optimize(parameters, loss, LR_PEAK, minutes, f"{role}, tuned", report)
     mean.copy_to(parameters)

@@ -83,6 +83,17 @@ def test_a_pair_is_written_as_components_single_files_and_adapters_that_others_o
             torch.equal(again[name].up, low.up) and again[name].alpha == low.alpha for name, low in adapter.items()
         )
 
+    # A style that the pair carries as adapters.
+    opened.load_style("oil", structure=tmp_path / "ink")
+    opened.save_pretrained(tmp_path / "styled")
+    made = export_pair(tmp_path / "styled", tmp_path / "styled-out")
+    assert made.adapters == ["structure-oil"] and "structure_styles" not in made.components
+    assert "structure_styles" not in (tmp_path / "styled-out" / "model_index.json").read_text()
+    source = find_weights(tmp_path / "styled-out" / "adapters/structure-oil")
+    for name, low in fitted(source, load_denoiser(pair / "structure"), opened.contract("structure")).items():
+        own = adapter[name].up * (adapter[name].alpha / adapter[name].rank)
+        torch.testing.assert_close(low.up * (low.alpha / low.rank), own, rtol=1e-3, atol=1e-3)
+
     # A run, by its name.
     write_generator(home.run("fox") / "generator", "texture", seed=3)
     generator = generator_folder("fox", "structure", home)

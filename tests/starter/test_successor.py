@@ -1,5 +1,6 @@
 """A text encoder that takes the place of another: what texts mean, what is compared, and what is refused."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from safetensors.torch import load_file
 from pangu.config import TextEncoderSource
 from pangu.data.example.openmoji import Emoji
 from pangu.errors import UserError
+from pangu.models.lora import put_adapter, save_layers, set_lora_scale
 from pangu.models.text import TextTower, encoded, load_text_tower
 from pangu.pipelines import PanGuDrawPipeline
 from pangu.sentences import UNTRAINED_TEMPLATES
 from pangu.starter.autoencoder import LATENT_CHANNELS, build, train_autoencoder
-from pangu.starter.pair import adopt, starter_pair
+from pangu.starter.half_loss import HalfLoss
+from pangu.starter.pair import adopt, pack_styles, starter_pair
 from pangu.starter.paraphrases import Paraphrases
+from pangu.starter.style_half import style_half
 from pangu.starter.successor import TEXTURE_EVERY, KnownAnswers, Shown, train_successor, word_error
-from pangu.starter.tuned_half import tune_half
+from pangu.starter.tuned_half import embedded, tune_half
 
 DRAWINGS = [
     Emoji("🍎", "red apple", "红苹果", "1F34E", None, ("apple", "fruit", "🍎"), ("苹果", "水果", "🍎")),
@@ -143,3 +147,31 @@ def test_a_tuned_half_is_another_of_the_same_shape_and_the_pair_keeps_its_own(
     assert {name: weight.shape for name, weight in tuned.items()} == {name: w.shape for name, w in before.items()}
     assert any(not torch.equal(tuned[name], weight) for name, weight in before.items())
     assert all(torch.equal(weight, before[name]) for name, weight in pair.texture.state_dict().items())
+
+
+def test_an_adapter_draws_other_drawings_and_the_pair_keeps_its_own(
+    pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path
+) -> None:
+    before = {name: weight.clone() for name, weight in pair.texture.state_dict().items()}
+    layers = style_half(pair, "texture", DRAWINGS, latents[:3], 0.1, rank=4)
+    assert all(torch.equal(weight, before[name]) for name, weight in pair.texture.state_dict().items())
+    save_layers(layers, pair.contract("texture"), tmp_path / "ink" / "texture")
+    layers = style_half(pair, "structure", DRAWINGS, latents[:3], 0.001, rank=4)
+    save_layers(layers, pair.contract("structure"), tmp_path / "ink" / "structure")
+    packed = starter_pair()
+    size = pack_styles(packed, {"ink": tmp_path / "ink"}, tmp_path / "pair")
+    again = PanGuDrawPipeline.from_pretrained(
+        tmp_path / "pair", vae=pair.vae, text_encoder=pair.text_encoder, tokenizer=pair.tokenizer
+    )
+    assert again.styles[-1:] == ("ink",) and size < 10e6
+    tokens, pooled = embedded(pair.text_towers[0], ["fox"] * 32, 32)
+
+    def error(scale: float) -> float:
+        network = copy.deepcopy(pair.texture)
+        put_adapter(network, "ink", again.texture_styles.matrices("ink"))
+        set_lora_scale(network, scale)
+        judge = HalfLoss(network, pair.contract("texture"), latents, torch.Generator().manual_seed(7))
+        with torch.no_grad():
+            return float(judge([2] * 32, tokens.float(), pooled.float()))
+
+    assert error(1.0) < 0.9 * error(0.0)

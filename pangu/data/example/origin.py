@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS
-from pangu.data.example import artists, chalk, openmoji
+from pangu.data.example import artists, chalk, layers, openmoji
 from pangu.data.images import PNG_SIGNATURE, png_chunk
 from pangu.data.ingest.source import COLUMNS, LISTED
 from pangu.errors import UserError
@@ -42,7 +42,7 @@ class Origin:
     render: what makes the PNG of a drawing at a side in px; another one serves them in another style.
     host: where it listens instead, in a network that has no other way to it.
     packages: a folder of npm's; serves the drawings of the same emoji by every artist in it, too, and lists keywords.
-    in_chalk: lists the drawings in the style "chalk".
+    in_chalk: lists the drawings in the style "chalk". in_layers: lists them as outlines and flat, too.
     """
 
     def __init__(
@@ -54,10 +54,13 @@ class Origin:
         host: str = LOOPBACK,
         packages: Path | None = None,
         in_chalk: bool = False,
+        in_layers: bool = False,
     ) -> None:
         emoji = openmoji.every_drawing() if count is None else openmoji.selection(count)
         drawings = emoji if packages is None else artists.with_artists(emoji, packages)
-        self._drawings = chalk.in_chalk(drawings) if in_chalk else drawings
+        self._drawings = (
+            chalk.in_chalk(drawings) if in_chalk else layers.with_layers(drawings) if in_layers else drawings
+        )
         self._columns = COLUMNS if packages is None else (*COLUMNS, *KEYWORDS.values())
         self._small_share = small_share
         self._render = functools.lru_cache(maxsize=None)(render)
@@ -167,14 +170,15 @@ def port_to_reuse(table: Path) -> int:
 
 def open_origin(
     count: int | None, port: int, table: Path, small_share: float = 0.5, packages: Path | None = None,
-    in_chalk: bool = False,
+    in_chalk: bool = False, in_layers: bool = False,
 ) -> Origin:  # fmt: skip
     """An origin on `port`; port 0 means the port of the earlier `table` if it is free, or else any.
 
     Raises:
         UserError: the port that was asked for is taken.
     """
-    open_at = functools.partial(Origin, count, small_share=small_share, packages=packages, in_chalk=in_chalk)
+    ways = {"small_share": small_share, "packages": packages, "in_chalk": in_chalk, "in_layers": in_layers}
+    open_at = functools.partial(Origin, count, **ways)  # type: ignore[arg-type]
     if port:
         try:
             return open_at(port=port)

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 TEXT_FOLDERS = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+STYLE_FOLDERS = ("structure_styles", "texture_styles")
 PARTS: dict[str, tuple[str, ...]] = {
-    "structure": ("structure", "scheduler", *TEXT_FOLDERS),
-    "texture": ("texture", "scheduler"),
+    "structure": ("structure", *STYLE_FOLDERS, "scheduler", *TEXT_FOLDERS),
+    "texture": ("texture", *STYLE_FOLDERS, "scheduler"),
     "decoder": ("vae", "scheduler"),
-    "coop": ("structure", "texture", "vae", "scheduler", *TEXT_FOLDERS),
+    "coop": ("structure", "texture", *STYLE_FOLDERS, "vae", "scheduler", *TEXT_FOLDERS),
 }
-"""Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn."""
+"""Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn, and what styles there are,
+of either half, is known to both."""
 
 SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets", "distilled")
 """The fields of a contract that decide what a generator draws; the others say where it comes from."""
@@ -87,12 +89,24 @@ def capabilities_of(folder: Path) -> Capabilities:
         sampling = Sampling(num_inference_steps=sum(students), guidance_scale=1.0)
     return Capabilities(
         sizes=tuple(sorted(sizes, key=lambda size: size != preferred)),
-        styles=tuple(index.get("styles") or {}),
+        styles=_styles(folder, index),
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
         prompts=index.get("prompts") or {},
         reads_windows=_reads_windows(folder, index, contracts),
     )
+
+
+def _styles(folder: Path, index: Mapping[str, Any]) -> tuple[str, ...]:
+    """By prefixes, and by adapters of either half."""
+    adapted = [
+        read_config(str(folder), f"{name}/config.json") or {} for name in STYLE_FOLDERS if any(index.get(name) or ())
+    ]
+    every = [
+        *(index.get("styles") or {}),
+        *(style for config in adapted for style in sorted(config.get("ranks") or {})),
+    ]
+    return tuple(dict.fromkeys(every))
 
 
 def _reads_windows(folder: Path, index: Mapping[str, Any], roles: Iterable[str]) -> bool:

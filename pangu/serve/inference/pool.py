@@ -14,13 +14,13 @@ from pangu.serve.inference.messages import Job, PoolResult, Preview, Release, Re
 from pangu.serve.inference.model_cache import ModelCache
 from pangu.serve.inference.parts import load_part, placed
 from pangu.serve.inference.readiness import first_calls, made_fast, sizes_of
-from pangu.serve.inference.request_loras import Acting
 from pangu.serve.inference.steps import StepBatcher, Watcher
 from pangu.serve.inference.turns import Turns
 from pangu.serve.settings import PoolSettings
 
 if TYPE_CHECKING:
     from pangu.models.captured import Record
+    from pangu.pipelines.acting_adapters import ActingAdapters
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
     from pangu.sampling.inpainting import Kept
     from pangu.sampling.sampling_state import SamplingState
@@ -128,7 +128,7 @@ def experts_of(pipeline: "PanGuDrawPipeline", part: str) -> tuple[Role, ...]:
 
 
 def half(
-    pipeline: "PanGuDrawPipeline", part: str, trajectory: "Trajectory", acting: Acting | None = None
+    pipeline: "PanGuDrawPipeline", part: str, trajectory: "Trajectory", acting: "ActingAdapters | None" = None
 ) -> "SamplingState":
     """What the pool of a part draws of a trajectory, with the adapters of its request."""
     from pangu.pipelines.generator_model import GeneratorModel
@@ -136,8 +136,8 @@ def half(
     from pangu.sampling.sampling_state import SamplingState
 
     experts = experts_of(pipeline, part)
-    model = GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None, kept=ReusedSteps())
-    return SamplingState(model if acting is None else acting.on(model), trajectory)
+    model = GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None, kept=ReusedSteps(), adapters=acting)
+    return SamplingState(model, trajectory)
 
 
 def keeping(kept: "Kept") -> "Callable[[SamplingState], None]":

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pangu.config import Role
 from pangu.contract import CONTRACT_FILE, GeneratorContract
@@ -16,66 +16,9 @@ from pangu.serve.inference.model_cache import ModelCache
 from pangu.serve.settings import MAX_LORAS, LoraSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pangu.models.row_adapters import Adapter, RowAdapters
-    from pangu.pipelines.generator_model import GeneratorModel
+    from pangu.pipelines.acting_adapters import ActingAdapters
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-    from pangu.sampling.condition import Condition, Tensors
-    from pangu.sampling.question import Denoiser, Network, Question
-
-
-@dataclass(frozen=True)
-class Acting:
-    """What acts beside the weights of a half for one request. beside: None where the server declares no adapters at all."""
-
-    beside: "RowAdapters | None" = None
-    adapters: "Mapping[Adapter, float]" = field(default_factory=dict)
-
-    @property
-    def key(self) -> tuple[tuple[int, float], ...]:
-        """What a picture depends on here."""
-        return tuple((adapter.number, weight) for adapter, weight in self.adapters.items())
-
-    def on(self, model: "GeneratorModel") -> Any:
-        """The model with these adapters. Models of one half share calls whichever they have."""
-        return model if self.beside is None else AdaptedModel(model, self.beside, self.adapters)
-
-
-@dataclass(frozen=True)
-class AdaptedModel:
-    """A generator whose questions say which adapters their rows have."""
-
-    model: "GeneratorModel"
-    beside: "RowAdapters"
-    adapters: "Mapping[Adapter, float]"
-
-    def expert(self, timestep: float) -> Role:
-        return self.model.expert(timestep)
-
-    def question(
-        self, noisy_bchw: "Tensor", timestep_b: "Tensor", tensors: "Tensors", condition: "Condition"
-    ) -> "Question":
-        from pangu.models.row_adapters import named
-
-        asked = self.model.question(noisy_bchw, timestep_b, tensors, condition)
-        beside, pipe, network = self.beside, self.model.pipe, asked.network
-        both = replace(
-            network,
-            key=(network.key, "adapters"),
-            set_up=lambda: beside.around(_eager(pipe, network), network.set_up()),
-        )
-        named_bn = named(self.adapters, MAX_LORAS).expand(asked.rows, -1)
-        return replace(asked, network=both, inputs=(*asked.inputs, named_bn))
-
-
-def _eager(pipe: Any, network: "Network") -> "Denoiser":
-    """The network without recordings, which know nothing of the adapters of rows."""
-    graphs, pipe.graphs = pipe.graphs, None
-    try:
-        return network.set_up()
-    finally:
-        pipe.graphs = graphs
 
 
 class RequestLoras:
@@ -96,16 +39,19 @@ class RequestLoras:
         check_loras(job.loras, self._declared, self._held)
 
     @asynccontextmanager
-    async def acquire(self, pipeline: "PanGuDrawPipeline", release: Release, job: Job) -> AsyncIterator[Acting]:
-        """The adapters of a request, kept until the caller is done with them.
+    async def acquire(
+        self, pipeline: "PanGuDrawPipeline", release: Release, job: Job
+    ) -> "AsyncIterator[ActingAdapters | None]":
+        """The adapters of a request, kept until the caller is done with them; None where the server declares none at all.
 
         Raises:
             RequestError: one does not fit its half.
         """
         if not self._declared:
-            yield Acting()
+            yield None
             return
         from pangu.models.row_adapters import RowAdapters
+        from pangu.pipelines.acting_adapters import ActingAdapters
 
         beside = RowAdapters.of(pipeline.generator(self._role))
         async with AsyncExitStack() as stack:
@@ -117,7 +63,7 @@ class RequestLoras:
                     if weight and getattr(self._declared[each.name], self._role) is not None:
                         wanted = _Wanted(f"{release.key(self._role)} {each.name}", each.name, beside, pipeline)
                         acting[await stack.enter_async_context(self._adapters.acquire(wanted))] = weight
-            yield Acting(beside, acting)
+            yield ActingAdapters(beside, acting, MAX_LORAS)
 
     def _load(self, wanted: "_Wanted") -> "Adapter":
         from pangu.models.lora import check_contract, fitted

@@ -134,7 +134,7 @@ class StructurePool(Pool):
 
             watch = previewing(release, job, start, show)
         async with self._loras.acquire(pipeline, release, job) as acting:
-            key = cache_key(release, job, prepared), acting.key
+            key = cache_key(release, job, prepared), None if acting is None else acting.key
             state, batch_size = half(pipeline, "structure", start, acting), 0.0
             # What an edit begins with is its own image.
             cached = job.source is None and self._cache.restore(key, state)

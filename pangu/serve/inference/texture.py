@@ -12,10 +12,11 @@ from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.messages import PoolResult, Preview
 from pangu.serve.inference.pool import Pool, experts_of, half, keeping, owned_by, previewing, steps_of
 from pangu.serve.inference.relay import relayed
-from pangu.serve.inference.request_loras import Acting, RequestLoras
+from pangu.serve.inference.request_loras import RequestLoras
 from pangu.serve.settings import LoraSettings, PoolSettings
 
 if TYPE_CHECKING:
+    from pangu.pipelines.acting_adapters import ActingAdapters
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
 
@@ -55,7 +56,9 @@ class TexturePool(Pool):
                     yield message
 
     @asynccontextmanager
-    async def _acquired(self, pool_result: PoolResult) -> "AsyncIterator[tuple[PanGuDrawPipeline, Acting]]":
+    async def _acquired(
+        self, pool_result: PoolResult
+    ) -> "AsyncIterator[tuple[PanGuDrawPipeline, ActingAdapters | None]]":
         release = pool_result.release
         async with (
             self._models.acquire(release) as pipeline,
@@ -66,7 +69,7 @@ class TexturePool(Pool):
     async def _run(
         self,
         pipeline: "PanGuDrawPipeline",
-        acting: Acting,
+        acting: "ActingAdapters | None",
         pool_result: PoolResult,
         show: Callable[[Preview], None] | None,
     ) -> PoolResult:
