@@ -23,7 +23,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A `LocalServer` of a tiny pair that knows two styles, with two partners: one under a ControlNet, one that varies an image."""
+    """A `LocalServer` of a tiny pair that knows two styles, with partners: one under a ControlNet, one that varies an image."""
     # Here, so that the tests of the dashboards start without networks.
     from pangu.recipes import tiny
     from tests.pipelines.coop import small
