@@ -15,7 +15,7 @@ from pangu.errors import UserError
 
 APPLICATION = "pangu"
 IMPORT_PATH = "pangu.serve.app:build"
-PARTS_VERSION = 4
+PARTS_VERSION = 5
 """Raise it whenever gateway and pools of the code before can not work with those of now: messages, calls, names of modules."""
 HALVES = ("structure", "texture", "decoder")
 DECODED_PIXELS = 4 * 2**20
@@ -127,12 +127,29 @@ class CoopSettings(Frozen):
 
     partners: dict[str, PartnerSettings] = Field(default={}, description="Name -> partner")
     held: int = Field(2, ge=1, description="Partners in memory at once; the least recently used idle one makes way")
+    variations: str | None = Field(
+        None,
+        description="Of the partners that vary an image, the one that draws variations along where a request says nothing. None: "
+        "the texture half draws them alone",
+    )
     pool: PoolSettings = PoolSettings()
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> Self:
         check_names("partner", self.partners)
         return self
+
+    @model_validator(mode="after")
+    def _variations_are_drawn_by_one_that_can(self) -> Self:
+        if self.variations is not None and self.variations not in self.varying:
+            known = ", ".join(self.varying) or "none"
+            raise ValueError(f"variations names '{self.variations}', but the partners with varies_image are {known}")
+        return self
+
+    @property
+    def varying(self) -> list[str]:
+        """Names of the partners that vary an image."""
+        return [name for name, own in self.partners.items() if own.varies_image]
 
 
 def check_names(kind: str, names: Iterable[str]) -> None:

@@ -23,7 +23,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A `LocalServer` of a tiny pair that knows two styles, with one declared partner under a ControlNet."""
+    """A `LocalServer` of a tiny pair that knows two styles, with partners: one under a ControlNet, one that varies an image."""
     # Here, so that the tests of the dashboards start without networks.
     from pangu.recipes import tiny
     from tests.pipelines.coop import small
@@ -37,5 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     pipe.save_pretrained(folder / "plain")
     small.controlnet(pipe.unet).save_pretrained(folder / "edges")
     partner: dict[str, Any] = {"source": str(folder / "plain"), "controlnets": [str(folder / "edges")]}
-    with serving(pair, coop={"partners": {"edges": partner}}) as running:
+    small.image_variation(seed=3).save_pretrained(folder / "variation")
+    like = {"source": str(folder / "variation"), "varies_image": True}
+    with serving(pair, coop={"partners": {"edges": partner, "like": like}}) as running:
         yield running

@@ -315,6 +315,32 @@ def test_a_picture_is_drawn_anew_where_it_was_painted_and_stays_as_it_was_elsewh
         expect(canvas).to_be_visible()
 
 
+def test_a_partner_varies_a_picture_without_a_text_and_reuse_asks_for_it_again(page: Page) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (300, 200), "orange").save(picture, "PNG")
+    page.set_input_files("#source-file", {"name": "a.png", "mimeType": "image/png", "buffer": picture.getvalue()})
+    page.get_by_label("What becomes of it").select_option(label="A variation by like")
+    expect(page.locator("#refining")).to_be_hidden()
+    draw(page, "")
+    expect(page.locator("#gallery figcaption").first).to_contain_text("a variation")
+    expect(page.locator("#gallery figcaption").first).to_contain_text("varied by like, strength 0.5")
+    page.get_by_role("button", name="Take it away").click()
+    page.click("#draw")  # without the picture a text is needed
+    expect(page.locator("#prompt:invalid")).to_have_count(1)
+    page.locator("#gallery").get_by_role("button", name="Reuse").click()
+    expect(page.locator("#become")).to_have_value("like")
+    page.click("#draw")
+    expect(page.locator("#gallery figure")).to_have_count(2, timeout=SLOW_MS)
+    sources = page.evaluate("() => [...document.querySelectorAll('#gallery img')].map((each) => each.src)")
+    assert sources[0] == sources[1]
+    page.locator("#steps").fill("2")
+    page.get_by_label("How much the partner says").fill("0.1")
+    page.click("#language")
+    expect(page.locator("#become option:checked")).to_have_text("由 like 画变体")
+    page.click("#draw")
+    expect(page.locator("#gallery figcaption").first).to_contain_text("由 like 变化，强度 0.1", timeout=SLOW_MS)
+
+
 def test_what_is_asked_for_meanwhile_waits_its_turn_and_an_error_stands_at_its_field(page: Page) -> None:
     page.evaluate("() => { document.getElementById('steps').max = 200; }")
     page.locator("#steps").fill("200")

@@ -10,8 +10,10 @@ from pangu.evaluate.evaluation import evaluate, plan
 from pangu.evaluate.metrics import Judges
 from pangu.evaluate.protocol import EvaluateOutcome
 from pangu.evaluate.scored_prompts import PromptScores
+from pangu.exchange.quantise_pair import quantise_pair
 from pangu.gate import Decision, check_pair_at_gate
 from pangu.registry import release
+from pangu.registry.fetch import pair_contracts
 from pangu.storage import write_json
 
 GATE = Gate(rules=(GateRule(metric="understanding_similarity"),), resamples=200)
@@ -73,6 +75,36 @@ def test_a_pair_meets_the_champion_on_the_prompts_that_both_have_drawn(
     impossible = Gate(rules=(GateRule(metric="understanding_similarity", against_champion="better", margin=3.0),))
     refused = at_gate(bench, second, tmp_path, impossible)
     assert not refused.passed and "is not better by a margin of 3." in refused.reason
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("registry")
+def test_a_quantised_pair_is_measured_and_meets_at_the_gate_the_one_that_it_was_made_of(
+    bench, structures, textures, outcomes, tmp_path
+) -> None:
+    """On the same prompts, as a pair of its own: near the champion, not the champion, and released if it passes."""
+    first = outcomes[0]
+    version = release(Path(first.pair), structures[0], textures[0], first).pair_version
+    made = quantise_pair(first.pair, "small", bench.home)
+    halves = (Path(made.pair) / "structure", Path(made.pair) / "texture")
+    arguments = (bench.recipe, bench.dataset, bench.encode_id, bench.home)
+    small = evaluate(*halves, *arguments, protocol=first.protocol)
+    assert small.pair_id != first.pair_id and small.protocol_hash == first.protocol_hash
+    contracts = pair_contracts(Path(small.pair))
+    assert {each.quantised for each in contracts.values()} == {"int8"}
+    decision = at_gate(bench, small, tmp_path)
+    assert decision.champion_version == version and decision.pair_id == small.pair_id
+    for verdict in decision.verdicts:
+        assert verdict.champion == first.metrics[verdict.metric] and verdict.difference.prompts == 3
+        # int8 changes what is drawn, by less than other weights do.
+        others = outcomes[1].metrics[verdict.metric] - first.metrics[verdict.metric]
+        assert 0 < abs(verdict.difference.mean) < abs(others)
+    strict = Gate(rules=(GateRule(metric="understanding_similarity", against_champion="better", margin=3.0),))
+    assert not at_gate(bench, small, tmp_path, strict).passed
+    lenient = Gate(rules=(GateRule(metric="understanding_similarity", against_champion="not_inferior", margin=1.0),))
+    passed = at_gate(bench, small, tmp_path, lenient)
+    assert passed.passed
+    assert release(Path(small.pair), *halves, small).pair_version == version + 1
 
 
 @pytest.mark.usefixtures("registry")

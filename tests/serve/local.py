@@ -26,8 +26,13 @@ class LocalServer:
 
     def metric(self, line: str) -> float:
         """The value of a line of /metrics that begins with `line`; 0 if there is none."""
-        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
-        return sum(float(each.rsplit(" ", 1)[1]) for each in lines if each.startswith(line))
+        return metric_at(self.url, line)
+
+
+def metric_at(url: str, line: str) -> float:
+    """The value of a line of a server's /metrics that begins with `line`; 0 if there is none."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(each.rsplit(" ", 1)[1]) for each in lines if each.startswith(line))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pytest import MonkeyPatch
 from pangu.config import ROLES, Recipe
 from pangu.stack import Stack
 from pangu.storage import Home, write_json
+from tests.serve.local import metric_at
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Served:
     def draw(self, prompt: str = "a red apple", timeout_s: float = 120, **fields: Any) -> httpx.Response:
         body = {"prompt": prompt, **fields}
         return httpx.post(f"{self.url}/v1/images/generations", json=body, timeout=timeout_s)
+
+    def metric(self, line: str) -> float:
+        """As that of a `LocalServer`."""
+        return metric_at(self.url, line)
 
     def dashboard(self, method: str) -> httpx.Response:
         """Ray's own view of what Serve runs (GET), or its end (DELETE)."""

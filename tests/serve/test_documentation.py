@@ -41,7 +41,8 @@ def test_the_curl_example_runs(local: LocalServer, tmp_path: Path) -> None:
 
 
 def test_the_settings_and_the_keys_are_valid() -> None:
-    enhance, names, batches, settings, loras, keys = written("json")
+    variations, enhance, names, batches, settings, loras, keys = written("json")
+    assert ServeSettings.model_validate_json(variations).coop.variations == "like"
     assert ServeSettings.model_validate_json(batches).batches is not None
     assert ServeSettings.model_validate_json(names).nearest_size
     assert ServeSettings.model_validate_json(settings).coop.partners["edges"].takes_image

@@ -64,6 +64,7 @@ def _add_models(api: FastAPI, engine: Drawing, settings: ServeSettings) -> None:
             "structure_version": release.structure_version if release else None,
             "texture_version": release.texture_version if release else None,
             "partners": engine.partners,
+            "varying_partners": settings.coop.varying,
             "loras": engine.loras,
             "enhances": settings.enhance is not None,
             **(release.offers.model_dump(mode="json") if release else {}),

@@ -1,9 +1,9 @@
 """The routes that draw: generations from text, edits and variations of an image; answered at once or as server-sent events."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,8 +15,9 @@ from pangu.serve.api import refusals
 from pangu.serve.api.disconnect import while_connected
 from pangu.serve.api.image_urls import ImageUrls, address_of
 from pangu.serve.api.keys import KeyRing
-from pangu.serve.api.request_body import form_of, limited_body
-from pangu.serve.api.requests import EditRequest, ImageRequest, parse_body, parse_request
+from pangu.serve.api.refined import NOT_FOR_EDITS, NOT_FOR_VARIATIONS, Refinement, edit_of, variation_of
+from pangu.serve.api.request_body import Form, form_of, limited_body
+from pangu.serve.api.requests import EditRequest, ImageRequest, parse_body
 from pangu.serve.api.responses import ImageResponse, Kind, ReadTexts, answer_of, events_of, headers_of, read_texts
 from pangu.serve.api.studio_interface import Drawing
 from pangu.serve.api.translate import job_of
@@ -27,8 +28,6 @@ from pangu.serve.settings import ServeSettings
 
 CHANNEL_HEADER = "x-pangu-release"
 CHANNELS = ("champion", "canary")
-NOT_FOR_EDITS = ("coop", "texture", "step_split")
-NOT_FOR_VARIATIONS = (*NOT_FOR_EDITS, "prompt", "style", "enhance")
 REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorBody} for code in (400, 401, 404, 413, 429, 500, 503, 504)
 }
@@ -86,7 +85,7 @@ def add_to(api: FastAPI, engine: Drawing, metrics: Metrics, keys: KeyRing, setti
         openapi_extra=_documented("multipart/form-data", _form_schema(NOT_FOR_EDITS, ["prompt", "image"])),
     )
     async def edit(request: Request) -> Response:
-        return await _refined(request, served, NOT_FOR_EDITS)
+        return await _refined(request, served, edit_of)
 
     @api.post(
         "/v1/images/variations",
@@ -95,22 +94,13 @@ def add_to(api: FastAPI, engine: Drawing, metrics: Metrics, keys: KeyRing, setti
         openapi_extra=_documented("multipart/form-data", _form_schema(NOT_FOR_VARIATIONS, ["image"])),
     )
     async def vary(request: Request) -> Response:
-        return await _refined(request, served, NOT_FOR_VARIATIONS)
+        return await _refined(request, served, variation_of)
 
 
-async def _refined(request: Request, served: Served, refused: tuple[str, ...]) -> Response:
-    """An edit, or without a prompt a variation: the texture half draws the image again under the empty caption of training."""
+async def _refined(request: Request, served: Served, meant: Callable[[Form, ServeSettings], Refinement]) -> Response:
     with refusals.counting_departures(served.metrics), ExitStack() as stack:
         account = served.keys.account(request.headers.get("authorization"))
-        fields, image, mask = await form_of(request)
-        for name in refused:
-            if fields.get(name) is not None:
-                raise invalid(f"Invalid value for '{name}': {request.url.path.rsplit('/', 1)[1]} do not take it.", name)
-        prompt = {"prompt": "a variation"} if "prompt" in refused else {}
-        asked = parse_request(fields | prompt, served.settings.model_aliases, EditRequest)
-        job = job_of(asked, served.settings, image, mask)
-        if prompt:
-            job = replace(job, prompt="")
+        asked, job = meant(await form_of(request), served.settings)
         spending = account.spend() if account else nullcontext()
         return await _answer(request, "image_edit", asked, job, served, spending, stack)
 

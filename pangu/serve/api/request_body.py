@@ -12,7 +12,9 @@ from pangu.serve.api import bounds
 from pangu.serve.api.requests import ImageRequest
 from pangu.serve.error_answers import ApiError, body_too_large, invalid, printable
 
-NESTED = re.compile(r"(\w+)\[(\w+)\](?:\[(\w+)\])?", re.ASCII)
+Form = tuple[dict[str, Any], bytes, bytes | None]
+"""(fields as `parse_request` takes them, the image file, the mask file or None)."""
+NESTED = re.compile(r"(\w+)\[(\w+)\](?:\[(\w*)\])?", re.ASCII)
 TEXTS = frozenset(
     name for name, field in ImageRequest.model_fields.items() if "str" in str(field.annotation) and name != "style"
 )
@@ -64,8 +66,8 @@ async def parsed_form(request: Request) -> FormData:
         raise ApiError(400, "The body is not a valid multipart form.", code="invalid_form") from error
 
 
-async def form_of(request: Request) -> tuple[dict[str, Any], bytes, bytes | None]:
-    """(fields as `parse_request` takes them, the image file, the mask file or None) of a multipart form.
+async def form_of(request: Request) -> Form:
+    """What a multipart form holds.
 
     Raises:
         ApiError: 413, 400 no such form, no image, several, or a file that is too long.
@@ -102,7 +104,7 @@ async def _file(param: str, value: UploadFile) -> bytes:
 
 
 def _put(fields: dict[str, Any], name: str, text: str) -> None:
-    """`style[photo]=1` is how OpenAI's client writes an object into a form; a JSON object is taken too."""
+    """`style[photo]=1` and `coop[partners][]=x` are how OpenAI's client writes objects into a form; JSON is taken too."""
     match = NESTED.fullmatch(name)
     if match is None or match[1] not in ImageRequest.model_fields:
         if name in fields:
@@ -116,9 +118,11 @@ def _put(fields: dict[str, Any], name: str, text: str) -> None:
     if match[3] is None:
         inner[match[2]] = _json_or_text(text)
         return
-    deeper = inner.setdefault(match[2], {})
-    if isinstance(deeper, dict):
+    deeper = inner.setdefault(match[2], {} if match[3] else [])
+    if isinstance(deeper, dict) and match[3]:
         deeper[match[3]] = _json_or_text(text)
+    elif isinstance(deeper, list) and not match[3]:
+        deeper.append(_json_or_text(text))
 
 
 def _json_or_text(text: str) -> Any:

@@ -21,8 +21,8 @@ DATA_URL = "data:image/png;base64,"
 def job_of(asked: ImageRequest, settings: ServeSettings, source: bytes | None = None, mask: bytes | None = None) -> Job:
     """What the pools are asked for; a request without a seed gets one here, and the answer says which.
 
-    settings: of the server, for what the request leaves to it. source: the image file that an edit refines. mask: a png as large,
-    transparent where it is edited.
+    settings: of the server, for what the request leaves to it. source: the image file that an edit refines, or that a partner
+    varies. mask: a png as large, transparent where it is edited.
 
     Raises:
         ApiError: 400, a control image that is no PNG in base64.
@@ -50,8 +50,8 @@ def job_of(asked: ImageRequest, settings: ServeSettings, source: bytes | None = 
         lora_scales=roles,
         loras=tuple(LoraJob(**each.model_dump()) for each in asked.loras or ()),
         texture=texture,
-        coop=None if asked.coop is None else _coop(asked.coop),
-        source=source,
+        coop=None if asked.coop is None else _coop(asked.coop, source),
+        source=source if asked.coop is None else None,
         mask=mask,
         strength=asked.strength if isinstance(asked, EditRequest) else None,
         enhance=asked.enhance,
@@ -80,7 +80,7 @@ def _texture(asked: TextureField | None) -> TextureJob:
     )
 
 
-def _coop(asked: CoopField) -> CoopJob:
+def _coop(asked: CoopField, varied: bytes | None) -> CoopJob:
     given = asked.control_image
     texts = given if isinstance(given, list) else [given] * len(asked.partners)
     return CoopJob(
@@ -92,6 +92,7 @@ def _coop(asked: CoopField) -> CoopJob:
         start=asked.bridge.start,
         stop=asked.bridge.stop,
         upsample=asked.bridge.upsample,
+        varied=varied,
     )
 
 

@@ -196,21 +196,28 @@ def members(job: Job, partners: list[Any], declared: list[PartnerSettings]) -> l
     """The partners as `CoopPipeline` takes them.
 
     Raises:
-        RequestError: a control image is missing, not wanted, or no PNG.
+        RequestError: a control image is missing, not wanted, or no PNG; or there is an image to vary and nobody who does.
     """
     from pangu.pipelines.coop import Partner
 
     asked = job.coop
     assert asked is not None
-    if asked.shared_image and not any(own.takes_image for own in declared):
+    varying = [own.varies_image and asked.varied is not None for own in declared]
+    steered = [own.takes_image and not varies for own, varies in zip(declared, varying, strict=True)]
+    if asked.varied is not None and not any(varying):
+        raise refusal("partners", "none of them varies an image")
+    if asked.shared_image and not any(steered):
         raise refusal("control_image", "none of the partners takes one")
     result = []
     for place, (name, model, own) in enumerate(zip(asked.partners, partners, declared, strict=True)):
-        file = None if asked.shared_image and not own.takes_image else asked.images[place]
-        if own.takes_image != (file is not None):
-            wants = "needs a control image" if own.takes_image else "takes no control image"
+        file = None if asked.shared_image and not steered[place] else asked.images[place]
+        if steered[place] != (file is not None):
+            wants = "needs a control image" if steered[place] else "takes no control image"
             raise refusal("control_image", f"partner '{name}' {wants}")
         image = None if file is None else read_image(file, "coop.control_image", ("PNG",))
+        if varying[place]:
+            assert asked.varied is not None
+            image = read_image(asked.varied, "image")
         several = len(own.controlnets) > 1
         result.append(
             Partner(

@@ -73,7 +73,7 @@ def own_facts(facts: Mapping[str, str], job: Job, index: int) -> dict[str, str]:
 def files_in(job: Job) -> dict[str, str]:
     """SHA-256 of the files that belong to the request."""
     controls = job.coop.images if job.coop else ()
-    files = {"image": job.source, "mask": job.mask}
+    files = {"image": job.coop.varied if job.coop else job.source, "mask": job.mask}
     files |= {f"control_image_{index}": file for index, file in enumerate(controls)}
     return {f"{name}_sha256": hashlib.sha256(file).hexdigest() for name, file in files.items() if file is not None}
 

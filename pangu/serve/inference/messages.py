@@ -136,7 +136,8 @@ class LoraJob:
 class CoopJob:
     """Which declared partners help, and how. images: the file of a control image for each partner, or None.
 
-    shared_image: one image was given for all, so partners that take none do without it.
+    shared_image: one image was given for all, so partners that take none do without it. varied: the file that partners vary,
+    those that are declared to vary one.
     """
 
     partners: tuple[str, ...]
@@ -147,6 +148,7 @@ class CoopJob:
     start: float = 0.0
     stop: float = 1.0
     upsample: str | None = None
+    varied: bytes | None = None
 
 
 @dataclass(frozen=True)

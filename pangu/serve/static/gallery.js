@@ -49,11 +49,11 @@ const Gallery = (() => {
     const v = event.release.pair_version, by = v ? word("byrelease", { v }) : word("byfolder");
     const said = [word("facts", { by, size: event.size, steps, guidance, seed: event.seed })];
     for (const [name, scale] of Object.entries(body.texture?.style || body.style || {})) said.push(word("style", { name: scale === 1 ? name : `${name} ${scale}` }));
-    if (body.edit) said.push(word("edited", { s: body.edit.strength }));
+    if (body.edit) said.push(word(body.edit.partner ? "varied" : "edited", { p: body.edit.partner, s: body.edit.strength }));
     return said.join(language === "zh" ? "，" : ", ");
   }
 
-  const textOf = ({ event, body }) => event.revised_prompt || body.texture?.prompt || body.prompt;
+  const textOf = ({ event, body }) => event.revised_prompt || saidIn(body);
   const shown = (record) => ({ source: record.source, text: textOf(record), about: facts(record) });
 
   function add(record) {

@@ -3,6 +3,7 @@
 const Source = (() => {
   let bitmap = null, picture = null, mask = null, painted = false, cursor = null, last = null;
   const size = () => $("size").value.split("x").map(Number);
+  const partner = () => (bitmap ? $("become").value : "");
   const canvas = (width, height) => Object.assign(document.createElement("canvas"), { width, height });
 
   // The middle of a picture, as large as what is drawn.
@@ -26,6 +27,23 @@ const Source = (() => {
     fit();
     $("source-chosen").hidden = false;
     $("source").open = true;
+    choose();
+  }
+
+  // By the pair, which keeps the layout, or by a partner, which takes the picture for what it is about and needs no text.
+  function choose(name = $("become").value) {
+    $("become").value = name;
+    $("varying").hidden = !partner();
+    $("refining").hidden = $("source-clear").hidden = Boolean(partner());
+    $("prompt").required = !partner();
+    if (partner()) fit();
+  }
+
+  function offer(names) {
+    const chosen = $("become").value;
+    $("become").replaceChildren(new Option(word("refined"), ""), ...names.map((p) => new Option(word("variedby", { p }), p)));
+    $("become").value = chosen;
+    $("become-choice").hidden = names.length === 0;
   }
 
   function fit() {
@@ -44,11 +62,13 @@ const Source = (() => {
     painted = false;
     $("source-chosen").hidden = true;
     $("source-file").value = "";
+    choose("");
   }
 
   const radius = () => (Number($("brush").value) / 100) * Math.min(...size());
 
   function paint(x, y) {
+    if (partner()) return;
     const pen = mask.getContext("2d");
     Object.assign(pen, { lineCap: "round", lineWidth: 2 * radius(), strokeStyle: "black" });
     pen.beginPath();
@@ -70,7 +90,7 @@ const Source = (() => {
     pen.globalAlpha = 0.6;
     pen.drawImage(tinted, 0, 0);
     pen.globalAlpha = 1;
-    if (document.activeElement === view) {
+    if (document.activeElement === view && !partner()) {
       pen.strokeStyle = "#b3341f";
       pen.beginPath();
       pen.arc(...cursor, radius(), 0, 2 * Math.PI);
@@ -99,6 +119,7 @@ const Source = (() => {
     $("source-file").addEventListener("change", () => { if ($("source-file").files[0]) take($("source-file").files[0]); });
     $("size").addEventListener("change", fit);
     $("source-away").addEventListener("click", letGo);
+    $("become").addEventListener("change", () => choose());
     $("source-clear").addEventListener("click", fit);
     view.addEventListener("pointerdown", (event) => { view.setPointerCapture(event.pointerId); last = null; paint(...at(event)); });
     view.addEventListener("pointermove", (event) => { if (event.buttons) paint(...at(event)); });
@@ -123,9 +144,13 @@ const Source = (() => {
   }
 
   return {
-    listen, take, letGo,
-    // {image, mask, strength} as data URLs, or null where there is none.
-    asked: () => bitmap && { image: data(picture), mask: painted ? maskOf() : null, strength: Number($("change").value) },
+    listen, take, letGo, choose, offer,
+    // {image, mask, strength, partner} with data: URLs, or null where there is none.
+    asked() {
+      if (!bitmap) return null;
+      if (partner()) return { image: data(picture), partner: partner(), strength: Number($("share").value) };
+      return { image: data(picture), mask: painted ? maskOf() : null, strength: Number($("change").value) };
+    },
   };
 })();
 

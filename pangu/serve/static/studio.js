@@ -9,6 +9,7 @@ whenSpoken(() => {
   if (shownRelease) showRelease(shownRelease);
   $("state").textContent = "";
   propose();
+  if (model) Source.offer(model.varying_partners);
   Gallery.tell();
 });
 
@@ -79,6 +80,7 @@ async function load() {
   $("lora-mix").replaceChildren(...model.loras.flatMap((name) => slider(`lora-${name}`, name, 2)));
   $("coop").hidden = model.partners.length === 0;
   for (const name of model.partners) $("partners").append(choice(name));
+  Source.offer(model.varying_partners);
   speak();
 }
 
@@ -170,6 +172,8 @@ function halves(id) {
 
 const half = (value, role) => value?.[role] ?? value;
 
+const saidIn = (body) => body.texture?.prompt || body.prompt || word("variation");
+
 async function cooperation(partners) {
   const coop = { partners, strength: Number($("strength").value) / partners.length };
   const file = $("control").files[0];
@@ -208,7 +212,7 @@ async function drawAll() {
 function showQueue() {
   $("queue").hidden = queue.length === 0;
   $("queue").replaceChildren(...queue.map((body) => element("li", {},
-    element("span", { className: "name", textContent: word("waiting", { text: body.texture?.prompt || body.prompt }) }),
+    element("span", { className: "name", textContent: word("waiting", { text: saidIn(body) }) }),
     button("takeout", () => { queue.splice(queue.indexOf(body), 1); showQueue(); $("prompt").focus(); }))));
 }
 
@@ -226,7 +230,8 @@ async function draw(body) {
     for await (const event of events(answer.body)) take(event, body);
   } catch (error) {
     $("state").textContent = error.name === "AbortError" ? word("stopped") : "";
-    if (error.name !== "AbortError") complain(error instanceof TypeError ? word("lost") : error.message, error.param);
+    const param = body.edit?.partner && error.param?.startsWith("coop") ? "become" : error.param;
+    if (error.name !== "AbortError") complain(error instanceof TypeError ? word("lost") : error.message, param);
   }
   running = null;
   $("progress").hidden = true;
@@ -240,13 +245,14 @@ const generated = (body) => fetch("/v1/images/generations", {
   body: JSON.stringify({ ...body, stream: true, partial_images: PARTIALS }),
 });
 
-// A picture, and perhaps a mask, as OpenAI's edits take them: files of a form.
+// A picture, and perhaps a mask, as OpenAI's edits and variations take them: files of a form.
 async function edited({ edit, ...own }) {
-  const form = new FormData(), { image, mask, strength } = edit;
-  for (const [name, value] of Object.entries({ ...own, strength, stream: true, partial_images: PARTIALS })) form.append(name, typeof value === "string" ? value : JSON.stringify(value));
+  const form = new FormData(), { image, mask, strength, partner } = edit;
+  const how = partner ? { coop: { partners: [partner], strength } } : { strength };
+  for (const [name, value] of Object.entries({ ...own, ...how, stream: true, partial_images: PARTIALS })) if (value !== "") form.append(name, typeof value === "string" ? value : JSON.stringify(value));
   form.append("image", blobOf(image), "image.png");
   if (mask) form.append("mask", blobOf(mask), "mask.png");
-  return fetch("/v1/images/edits", { method: "POST", signal: running.signal, headers: headers(), body: form });
+  return fetch(`/v1/images/${partner ? "variations" : "edits"}`, { method: "POST", signal: running.signal, headers: headers(), body: form });
 }
 
 async function* events(stream) {
@@ -272,7 +278,7 @@ function take(event, body) {
     $("now").append(picture);
   }
   picture.src = source;
-  picture.alt = body.texture?.prompt || body.prompt;
+  picture.alt = saidIn(body);
   $("unread").textContent = unread(event);
   $("unread").hidden = !$("unread").textContent;
   if (event.type.endsWith("partial_image")) {
@@ -329,7 +335,10 @@ function reuse(body, event) {
   $("lock").checked = true;
   if (body.texture) keepLayout(body, event);
   Source.letGo();
-  if (body.edit) Source.take(blobOf(body.edit.image));
+  if (body.edit) {
+    set(body.edit.partner ? "share" : "change", body.edit.strength);
+    Source.take(blobOf(body.edit.image)).then(() => Source.choose(body.edit.partner || ""));
+  }
   $("prompt").focus();
 }
 
@@ -353,7 +362,7 @@ function letGo() {
 const FIELDS = {
   prompt: "prompt", negative_prompt: "negative", size: "size", n: "count", num_inference_steps: "steps", guidance_scale: "guidance", seed: "seed", style: "styles",
   scheduler: "scheduler", loras: "loras", enhance: "enhance", long_prompts: "windows", "coop.control_image": "control", coop: "coop", "coop.partners": "coop", "coop.strength": "strength",
-  image: "source-file", mask: "source-view", strength: "change", key: "key", "texture.num_inference_steps": "texture-steps", "texture.guidance_scale": "texture-guidance",
+  image: "source-file", mask: "source-view", strength: "change", become: "become", key: "key", "texture.num_inference_steps": "texture-steps", "texture.guidance_scale": "texture-guidance",
 };
 
 // An error stands where its fault is: behind the field that the server names, which is marked; else at the end of the form.

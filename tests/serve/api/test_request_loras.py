@@ -45,16 +45,21 @@ def files(pipeline: PanGuDrawPipeline, tmp_path_factory: pytest.TempPathFactory)
     return found
 
 
-@pytest.fixture(scope="module")
-def server(pair_folder: Path, files: dict[str, Path]) -> Iterator[LocalServer]:
-    declared = {
+def declared(files: dict[str, Path]) -> dict[str, Any]:
+    """The settings of a server with these adapters, of which it holds two at once."""
+    loras = {
         "ink": {"structure": str(files["ink"]), "texture": str(files["ink2"])},
         "oil": {"structure": str(files["oil"])},
         "fine": {"texture": str(files["ink2"])},
         "other": {"structure": str(files["other"])},
         "gone": {"texture": "/nowhere/at/all"},
     }
-    with serving(pair_folder, loras=declared, loras_held=2, max_in_flight=16) as server:
+    return {"loras": loras, "loras_held": 2}
+
+
+@pytest.fixture(scope="module")
+def server(pair_folder: Path, files: dict[str, Path]) -> Iterator[LocalServer]:
+    with serving(pair_folder, max_in_flight=16, **declared(files)) as server:
         yield server
 
 
