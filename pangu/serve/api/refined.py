@@ -6,13 +6,13 @@ From a form to a request and its job; knows no HTTP.
 from dataclasses import replace
 
 from pangu.serve.api.request_body import Form
-from pangu.serve.api.requests import EditRequest, parse_request
+from pangu.serve.api.requests import EditRequest, ImageRequest, parse_request
 from pangu.serve.api.translate import job_of
 from pangu.serve.error_answers import invalid
 from pangu.serve.inference.messages import Job
 from pangu.serve.settings import ServeSettings
 
-Refinement = tuple[EditRequest, Job]
+Refinement = tuple[ImageRequest, Job]
 NOT_FOR_EDITS = ("coop", "texture", "step_split")
 NOT_FOR_VARIATIONS = ("texture", "step_split")
 """Of any kind; their documents leave these out."""
