@@ -32,7 +32,7 @@ class PoolPath:
         calls: list[Any] = []
 
         def call(pool: str, method: str, *arguments: Any) -> Any:
-            calls.append(self._links[pool].call(method, *arguments))
+            calls.append(self._link(pool).call(method, *arguments))
             return calls[-1]
 
         # Passed on unread, so a trajectory goes from pool to pool by reference.
@@ -71,7 +71,7 @@ class PoolPath:
         else:
             stages = [("structure", "begin_watched"), *below]
         # A release that is let go of meanwhile takes the pools of its experts along.
-        for link, method in [(self._links[pool], method) for pool, method in stages]:
+        for link, method in [(self._link(pool), method) for pool, method in stages]:
             given = given if pool_result is None else (pool_result,)
             async for message in link.stream(method, *given):
                 if isinstance(message, Preview):
@@ -80,6 +80,12 @@ class PoolPath:
                     pool_result = message
         assert isinstance(pool_result, PoolResult), "a run ends with its result"
         yield await decoder.call("develop", pool_result)
+
+    def _link(self, pool: str) -> Link:
+        """Raises RuntimeError for an expert that was declared with no pool."""
+        if pool not in self._links:
+            raise RuntimeError(f"This application has no pool for the expert {pool}; name it in its experts_between.")
+        return self._links[pool]
 
     async def read(self, release: Release, job: Job) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
         """What of the texts of a request the encoders would not read, and which words they do not know."""
