@@ -289,7 +289,7 @@ class ServeSettings(Frozen):
         kinds = {pool.reuse.kind for pool in self.experts if pool.reuse is not None}
         if self.loras and kinds - {"deep_features"}:
             raise ValueError(
-                "adapters of single requests act on no half with first_block or taylor, which ask row by row; leave one out"
+                "adapters of single requests act on no half with first_block, taylor or mag, which ask row by row; leave one out"
             )
         return self
 
