@@ -32,7 +32,7 @@ class Magnitudes:
         if not known:
             raise UserError(
                 f"mag can not be switched on for a {type(network).__name__} that has not been measured; call "
-                "measure_magnitudes (pangu.pipelines.magnitudes) first."
+                "measure_magnitudes (pangu.pipelines.measured_magnitudes) first."
             )
         return cls(tuple(t for t, _ in known), tuple(math.log(size) for _, size in known))
 

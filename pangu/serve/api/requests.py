@@ -35,7 +35,7 @@ from pangu.serve.api.request_fields import (
     without_controls,
 )
 from pangu.serve.error_answers import MODEL, ApiError, body_too_large, printable, unknown_model
-from pangu.serve.inference.experts import EVERY
+from pangu.serve.inference.named_experts import EVERY
 from pangu.serve.settings import MAX_LORAS
 
 DALLE = "dall-e"

@@ -11,8 +11,8 @@ from pangu.serve.api import bounds
 from pangu.serve.api.request_fields import CoopField, HalfGuidance, HalfSteps, TextureField
 from pangu.serve.api.requests import EditRequest, ImageRequest
 from pangu.serve.error_answers import invalid
-from pangu.serve.inference.experts import EVERY
 from pangu.serve.inference.messages import CoopJob, Job, LoraJob, TextureJob
+from pangu.serve.inference.named_experts import EVERY
 from pangu.serve.settings import ServeSettings
 
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
-from pangu.serve.inference.experts import named_experts
 from pangu.serve.inference.halves import entered_below, with_steps
 from pangu.serve.inference.messages import Job, Received, RequestError
+from pangu.serve.inference.named_experts import named_experts
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in
 

@@ -18,7 +18,7 @@ from pangu.models.magnitudes import RESIDUALS, Magnitudes, curve_of
 from pangu.models.schedulers import named_sampler
 from pangu.models.step_caches import StepCache
 from pangu.pipelines.assemble import untrained_pair
-from pangu.pipelines.magnitudes import measure_magnitudes
+from pangu.pipelines.measured_magnitudes import measure_magnitudes
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
 from pangu.sampling.trajectory import Trajectory
@@ -181,7 +181,9 @@ def test_solvers_and_reuse_go_together(pairs: Any) -> None:
         pair.scheduler = before
 
 
-def test_blocks_are_left_out_where_their_size_hardly_changes_whatever_the_number_of_steps(pairs: Any, tmp_path: Path) -> None:
+def test_blocks_are_left_out_where_their_size_hardly_changes_whatever_the_number_of_steps(
+    pairs: Any, tmp_path: Path
+) -> None:
     """A row has two whole steps at first, then at most `every` - 1 without blocks, and none where sizes change by more."""
     pair, passes = pairs["mag"], [0]
     block = pair.structure.transformer_blocks[0].attn
