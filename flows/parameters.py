@@ -86,6 +86,21 @@ HalfFolder = Annotated[
 ]
 
 
+Middles = Annotated[
+    str,
+    Field(
+        max_length=8000,
+        title="Experts between the two",
+        description="Of more than two: the folder of each between structure and texture, the noisiest first, with commas between",
+    ),
+]
+
+
+def listed(middles: str) -> list[str]:
+    """The folders of such a field."""
+    return [one.strip() for one in middles.split(",") if one.strip()]
+
+
 class IngestImages(CardForm):
     """Fetch the images that a card's source lists."""
 
@@ -198,6 +213,7 @@ class EvaluatePair(RecipeForm):
 
     structure: HalfFolder = Field(LATEST, title="Structure generator")
     texture: HalfFolder = Field(LATEST, title="Texture generator")
+    middles: Middles = ""
     encode_id: Identifier = Field(
         LATEST, title="Encoded dataset", description="The id that encoding reported, or latest; empty: latest"
     )
@@ -214,6 +230,7 @@ class ReleasePair(Form):
     pair: Folder = Field(title="Pair", description="Its folder, as evaluate-pair reported it")
     structure: Folder = Field(title="Structure generator", description="Its folder")
     texture: Folder = Field(title="Texture generator", description="Its folder")
+    middles: Middles = ""
     metrics: Folder = Field(title="Figures", description="File with the outcome of the evaluation, as JSON")
     deploy: Serve = True
     timeout_h: TimeoutH = WEEK_H

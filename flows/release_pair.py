@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import ReleasePair
+from flows.parameters import ReleasePair, listed
 from flows.release_report import show_links
 from flows.reporting import staged
 from flows.stages import deploy, release, stop_everything
@@ -15,9 +15,9 @@ from flows.stages import deploy, release, stop_everything
 @staged
 def release_pair(settings: ReleasePair) -> dict[str, Any]:
     """A version for each generator and one for the pair, the alias `champion`, and the served API."""
-    done = release_and_deploy(
-        settings.pair, settings.structure, settings.texture, settings.metrics, serve=settings.deploy
-    )
+    halves = settings.structure, settings.texture
+    middles = listed(settings.middles)
+    done = release_and_deploy(settings.pair, *halves, settings.metrics, serve=settings.deploy, middles=middles)
     show_links(done)
     return done
 

@@ -123,6 +123,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Assemble a pair, or take a whole one, and measure it by the evaluation protocol."""
+    from pangu.config import MIDDLE_ROLES
     from pangu.data.card import load_card
     from pangu.data.encode.encoded import EncodedManifest
     from pangu.evaluate.evaluation import as_sampled, evaluate_whole
@@ -156,7 +157,8 @@ def evaluate(
         number = EncodedManifest.load(home.encoded(dataset, encode_id)).version
         protocol = _protocol(chosen, home, dataset, number, judges, *asked)
         given = *halves, chosen, dataset, encode_id, home
-        outcome = run(*given, print_progress, protocol, judges, spread, middle or ())
+        between = [generator_folder(one, role, home) for one, role in zip(middle or (), MIDDLE_ROLES, strict=False)]
+        outcome = run(*given, print_progress, protocol, judges, spread, between)
     finish(outcome, result, as_json)
 
 

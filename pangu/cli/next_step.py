@@ -5,14 +5,14 @@ Files alone are looked at, and only their times and a little JSON: every command
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from pangu.config import ROLES
+from pangu.config import MIDDLE_ROLES, ROLES
 from pangu.storage import Home, read_json
 
 FIRST = "pangu new FOLDER", "a card from a folder or a table of your own pictures"
@@ -40,10 +40,11 @@ def next_command(home: Home, card: str, name: str, recipe: str = "") -> str:
         return _line("pangu encode", card, "--version", str(version), "--recipe", recipe)
     encode_id = encoded[-1].parent.name
     trained = _trained(home, encode_id)
-    for role in ROLES:
+    experts = _experts(home, encode_id)
+    for role in experts:
         if role not in trained:
             return _line("pangu train", card, "--encode-id", encode_id, "--recipe", recipe, "--role", role)
-    halves = [text for role in ROLES for text in (f"--{role}", str(trained[role]))]
+    halves = _named([str(trained[role]) for role in experts])
     if _served(home, trained[ROLES[0]]):
         return ""
     result = f"{name}.evaluated.json"
@@ -57,12 +58,11 @@ def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
     """
     kind, made, asked = type(outcome).__name__, outcome.model_dump(mode="json"), partial(_option, arguments)
     if kind == "EvaluateOutcome" and asked("--structure") and asked("--result"):
-        halves = [text for role in ROLES for text in (f"--{role}", asked(f"--{role}"))]
+        halves = _named([asked("--structure"), *_options(arguments, "--middle"), asked("--texture")])
         return _line("pangu release", "--pair", made["pair"], *halves, "--metrics", asked("--result"))
     if kind == "MatrixOutcome":
         best = made["best"]
-        middles = [text for folder in best.get("middles", ()) for text in ("--middle", folder)]
-        halves = ["--structure", best["structure"], *middles, "--texture", best["texture"]]
+        halves = _named([best["structure"], *best.get("middles", ()), best["texture"]])
         card, given = _argument(arguments), (("--encode-id", asked("--encode-id")), ("--recipe", asked("--recipe")))
         kept = [text for name, value in given if value for text in (name, value)]
         return _line("pangu evaluate", card, *halves, *kept, "--result", f"{Path(card).stem}.evaluated.json")
@@ -71,7 +71,7 @@ def behind(outcome: BaseModel, arguments: Sequence[str], home: Home) -> str:
         if not made["passed"] or not measured:
             return ""
         pair = read_json(Path(measured))["pair"]
-        return _line("pangu release", "--pair", pair, "--structure", pair, "--texture", pair, "--metrics", measured)
+        return _line("pangu release", "--pair", pair, *_named([pair] * _count(Path(pair))), "--metrics", measured)
     if kind == "BackupOutcome" and arguments[:1] == ["backup"]:
         return _line("PANGU_HOME=EMPTY_FOLDER pangu restore", made["file"])
     if kind == "Exported":
@@ -126,12 +126,29 @@ def _argument(arguments: Sequence[str]) -> str:
 
 def _option(arguments: Sequence[str], name: str) -> str:
     """The value of an option, "" if it was not given."""
+    return next(_options(arguments, name), "")
+
+
+def _options(arguments: Sequence[str], name: str) -> Iterator[str]:
+    """The values of an option that may be given again."""
     for place, one in enumerate(arguments):
         if one == name:
-            return next(iter(arguments[place + 1 : place + 2]), "")
+            yield next(iter(arguments[place + 1 : place + 2]), "")
         if one.startswith(f"{name}="):
-            return one.removeprefix(f"{name}=")
-    return ""
+            yield one.removeprefix(f"{name}=")
+
+
+def _named(generators: Sequence[str]) -> list[str]:
+    """The options that name the experts of a pair, the noisiest first."""
+    names = ["--structure", *["--middle"] * (len(generators) - len(ROLES)), "--texture"]
+    return [text for both in zip(names, generators, strict=True) for text in both]
+
+
+def _count(pair: Path) -> int:
+    """Of the experts of a pair's folder."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return len(read_json(pair / "model_index.json")["contracts"])
+    return len(ROLES)
 
 
 def _dataset_of(home: Home, run_name: str) -> str:
@@ -171,6 +188,16 @@ def _trained(home: Home, encode_id: str) -> dict[str, Path]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def _experts(home: Home, encode_id: str) -> tuple[str, ...]:
+    """The experts that the newest run on an encoded dataset belongs to, in the order of their turns; before one, the two."""
+    for file in reversed(_by_age((home.root / "runs").glob("*/job.json"))):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            job = read_json(file)
+            if job["encode_id"] == encode_id:
+                return (ROLES[0], *MIDDLE_ROLES[: len(job["recipe"].get("further_boundaries", ()))], ROLES[1])
+    return ROLES
 
 
 def _served(home: Home, generator: Path) -> bool:

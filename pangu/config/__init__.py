@@ -3,6 +3,7 @@
 YAML files, Prefect forms, MLflow parameters and Serve arguments are views of it. Needs neither torch nor Ray, MLflow or Prefect.
 """
 
+from pangu.config.between import Between
 from pangu.config.denoiser_shapes import DenoiserConfig, DenoiserShape
 from pangu.config.distillation import Distillation
 from pangu.config.execution import Execution
@@ -25,6 +26,7 @@ __all__ = [
     "STRATEGY_ROLES",
     "AbsentText",
     "AutoencoderSource",
+    "Between",
     "DenoiserConfig",
     "DenoiserShape",
     "Distillation",

@@ -14,6 +14,7 @@ from pangu.config import AutoencoderSource
 from pangu.errors import NotFinite, UserError
 from pangu.models.hashing import architecture, weights_hash
 from pangu.models.sources import locate
+from pangu.models.whereabouts import dtype_of
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -124,7 +125,7 @@ def decode_latents(autoencoder: "ModelMixin", latents_bchw: Tensor) -> Tensor:
     Raises:
         NotFinite: the latents, or what the autoencoder makes of them, hold infinities or NaN.
     """
-    raw = unscaled(autoencoder, latents_bchw.to(autoencoder.dtype))
+    raw = unscaled(autoencoder, latents_bchw.to(dtype_of(autoencoder)))
     frames = type(autoencoder).__name__ in OF_FRAMES
     pixels = autoencoder.decode(raw[:, :, None] if frames else raw, return_dict=False)[0]
     pixels = pixels[:, :, 0] if frames else pixels

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from pangu.config import Reuse
 from pangu.errors import UserError
+from pangu.models.magnitudes import Magnitudes
 from pangu.sampling.question import Denoiser
 
 ATTRIBUTE = "_pangu_step_cache"
 REGISTRY = "_diffusers_hook"
 """Of diffusers, on a module that has hooks."""
+WITHOUT_END, WHOLE_AT_FIRST = 10**9, 2
+"""Steps that mag is told there are, and those of a half's first that it leaves whole."""
 ENDS_WITHOUT_TEXT = "SD3Transformer2DModel"
 """Its last block answers without text, which diffusers' first_block (0.42) fails on in the second step."""
 
@@ -34,6 +37,7 @@ class Memory:
 
     def forget(self) -> None:
         """Begin anew: the next step is computed as a whole."""
+        self.timestep: float | None = None
         self.states: list[dict[str, Any]] = [{} for _ in range(self._places)]
 
 
@@ -42,7 +46,10 @@ class StepCache:
 
     def __init__(self, network: nn.Module, reuse: Reuse) -> None:
         self._network, self.reuse = network, reuse
+        self._magnitudes = Magnitudes.of(network) if reuse.kind == "mag" else None
         _apply(network, reuse)
+        self._configs = [hook.config for _, _, hook in _hooks(network) if hasattr(hook, "config")]
+        self._seen: list[tuple[float, float]] | None = None
         self._managers = list({id(hook.state_manager): hook.state_manager for _, _, hook in _hooks(network)}.values())
         if not self._managers:
             raise _refused(network, reuse)
@@ -76,8 +83,11 @@ class StepCache:
             try:
                 for row, number in enumerate(named):
                     if number not in answers:
-                        with _In(self._managers, self._known[number]):
+                        memory = self._known[number]
+                        with _In(self._managers, memory):
+                            self._begin(memory, float(asked[1][row]))
                             answers[number] = ask(*(each[row : row + 1] for each in asked))
+                            self._look(memory)
             except BaseException:
                 for number in named:  # steps that are taken again begin anew
                     self._known[number].forget()
@@ -85,6 +95,26 @@ class StepCache:
             return torch.cat([answers[number] for number in named])
 
         return predict
+
+    def measure(self) -> list[tuple[float, float]]:
+        """Compute every step as a whole, and put (timestep, mean length of what the blocks add) in this list."""
+        self._seen = []
+        for config in self._configs:
+            config.max_skip_steps = 0
+        return self._seen
+
+    def _begin(self, memory: Memory, timestep: float) -> None:
+        """Before a step of a row. The hooks would take ratios of one number of steps; here they follow from the timesteps."""
+        if self._magnitudes is not None:
+            ratio = 1.0 if memory.timestep is None else self._magnitudes.ratio(memory.timestep, timestep)
+            for config in self._configs:
+                config.mag_ratios = _AtEveryStep(ratio)
+        memory.timestep = timestep
+
+    def _look(self, memory: Memory) -> None:
+        if self._seen is not None and memory.timestep is not None:
+            for state in (state for manager in self._managers for state in manager._state_cache.values()):
+                self._seen.append((memory.timestep, float(state.previous_residual.float().norm(dim=-1).mean())))
 
     def forgetful(self, ask: Denoiser) -> Denoiser:
         """The network for those who keep no memory: every call is computed as a whole."""
@@ -94,6 +124,19 @@ class StepCache:
                 return ask(*inputs)
 
         return predict
+
+
+class _AtEveryStep:
+    """A list of ratios, as the hook reads it, that says the same of every step."""
+
+    def __init__(self, ratio: float) -> None:
+        self._ratio = ratio
+
+    def __len__(self) -> int:
+        return WITHOUT_END
+
+    def __getitem__(self, step: int) -> float:
+        return self._ratio
 
 
 class _In:
@@ -125,6 +168,13 @@ def _apply(network: nn.Module, reuse: Reuse) -> None:
     apply: Callable[..., None]
     if reuse.kind == "first_block":
         apply, config = hooks.apply_first_block_cache, hooks.FirstBlockCacheConfig(threshold=reuse.threshold)
+    elif reuse.kind == "mag":
+        apply = hooks.apply_mag_cache
+        config = hooks.MagCacheConfig(
+            threshold=reuse.threshold, max_skip_steps=reuse.every - 1, mag_ratios=[1.0], num_inference_steps=1
+        )
+        # The first steps of a row are whole, and the hook never begins anew by itself.
+        config.num_inference_steps, config.retention_ratio = WITHOUT_END, WHOLE_AT_FIRST / WITHOUT_END
     else:
         apply = hooks.apply_taylorseer_cache
         config = hooks.TaylorSeerCacheConfig(cache_interval=reuse.every, taylor_factors_dtype=torch.float32)

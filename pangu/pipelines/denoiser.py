@@ -14,6 +14,7 @@ from pangu.models.captured import Graphs
 from pangu.models.deep_features import GivesFeatures, TakesFeatures, feature_channels
 from pangu.models.denoisers import denoise, family_of
 from pangu.models.step_caches import StepCache
+from pangu.models.whereabouts import dtype_of
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.reused_steps import Way
 from pangu.sampling.question import Denoiser
@@ -38,7 +39,7 @@ def checked_denoiser(
     way: how it reuses steps. One that gives deep features answers with them on further channels; one that takes them, or
         remembers rows, has one input more.
     """
-    dtype = unet.dtype
+    dtype = dtype_of(unet)
     height, width = pair_inputs.presets_of(contract)[preset]
     size = height // contract.spatial_factor, width // contract.spatial_factor
 

@@ -263,7 +263,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
         if request.role_steps:
             size = (each // self.reference.spatial_factor for each in (request.height, request.width))
             whole, later = wholes_of(
-                self.scheduler, request.role_steps, self.boundary, **self.timestep_arguments(*size)
+                self.scheduler, request.role_steps, [self.boundary], **self.timestep_arguments(*size)
             )
             request = replace(request, num_inference_steps=whole)
         trajectory = self._start(condition, request)

@@ -100,7 +100,7 @@ class TextToImagePipeline(GeneratorPipeline):
         """Latents -> images: a list of PIL images, (B, H, W, 3) numpy in [0, 1], or a (B, 3, H, W) tensor in [0, 1]."""
         if output_type == "latent":
             return latents_bchw
-        if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):
+        if self.vae.config.get("force_upcast") and self.vae.dtype == torch.float16:
             self.vae.to(torch.float32)  # SDXL's overflows in half precision
         pixels = decode_latents(self.vae, latents_bchw).float()
         return self.image_processor.postprocess(pixels, output_type=output_type)

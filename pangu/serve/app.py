@@ -1,15 +1,18 @@
 """The Serve application as a graph of deployments; `deploy` and a RayService manifest name it by import path."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, RequestRouterConfig
 
+from pangu.config import MIDDLE_ROLES, Role
 from pangu.errors import UserError
 from pangu.serve.gateway import Gateway
+from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.replicas import REPLICAS
-from pangu.serve.settings import CHOSEN_LAYOUT, PoolSettings, ServeSettings
+from pangu.serve.settings import BETWEEN, CHOSEN_LAYOUT, PoolSettings, ServeSettings
 
 ROUTER: dict[str, Any] = {"request_router_class": "pangu.serve.routing:LayoutRouter"}
 """Of the structure pool, whose replicas have caches."""
@@ -20,16 +23,24 @@ def build(settings: dict[str, Any]) -> Application:
     chosen = ServeSettings.of_arguments(settings)
     # A manifest chooses none: which releases it will be given is not known.
     layout = settings.get(CHOSEN_LAYOUT) or chosen.layout_of()
-    return build_with(chosen.model_copy(update={"layout": layout}).model_dump(mode="json"), None)
+    fixed = chosen.model_copy(update={"layout": layout}).model_dump(mode="json")
+    return build_with(fixed, None, settings.get(BETWEEN, ()))
 
 
-def build_with(settings: dict[str, Any], routing: dict[str, Any] | None) -> Application:
-    """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`."""
+def build_with(
+    settings: dict[str, Any], routing: dict[str, Any] | None, between: Sequence[Role] | None = None
+) -> Application:
+    """The same with the JSON of a `ReleaseRouting` for all parts, where no declaration brings it as `user_config`.
+
+    between: experts between structure and texture that have pools; None: those of the routing.
+    """
     chosen = ServeSettings.model_validate(settings)
+    if between is None:
+        between = () if routing is None else ReleaseRouting.model_validate(routing).between
     layout = chosen.layout_of()
     if chosen.offload_idle and layout != "one_process":
         raise UserError('offload_idle shares a device between halves of one process; set "layout": "one_process", too.')
-    pools = {name: _pool(name, chosen, routing) for name in chosen.parts(layout)}
+    pools = {name: _pool(name, chosen, routing) for name in chosen.parts(layout, between)}
     gateway = _deployment(
         serve.ingress()(Gateway),
         name="gateway",
@@ -53,7 +64,7 @@ def _share_of_device(settings: ServeSettings) -> dict[str, float]:
 def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) -> Application:
     own = _sizes(name, settings)
     deployment = _deployment(
-        REPLICAS[name],
+        REPLICAS["middle" if name in MIDDLE_ROLES else name],
         name=name,
         user_config=routing,
         ray_actor_options={"num_cpus": own.num_cpus, "num_gpus": own.num_gpus},
@@ -71,6 +82,7 @@ def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) ->
     moderation = settings.moderation.model_dump(mode="json")
     adapters = [{name: own.model_dump(mode="json") for name, own in settings.loras.items()}, settings.loras_held]
     beside: dict[str, list[Any]] = {
+        **{role: [*adapters, role] for role in MIDDLE_ROLES},
         "structure": [*adapters, settings.cache_bytes],
         "texture": adapters,
         "decoder": [moderation, settings.decoded_pixels],
@@ -82,8 +94,7 @@ def _pool(name: str, settings: ServeSettings, routing: dict[str, Any] | None) ->
 def _sizes(name: str, settings: ServeSettings) -> PoolSettings:
     if name == "coop":
         return settings.coop.pool
-    sizes: PoolSettings = getattr(settings, "structure" if name == "pair" else name)
-    return sizes
+    return settings.of_part("structure" if name == "pair" else name)
 
 
 def _scale(own: PoolSettings, settings: ServeSettings) -> dict[str, Any]:

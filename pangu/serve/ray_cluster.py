@@ -116,7 +116,7 @@ def _arguments(details: dict[str, Any]) -> dict[str, Any]:
 
 def declaration(routing: ReleaseRouting, port: int, settings: ServeSettings, layout: Layout) -> dict[str, Any]:
     """The Serve config file of this application, as a dictionary."""
-    config = routing.model_dump(mode="json")
+    config, parts = routing.model_dump(mode="json"), settings.parts(layout, routing.between)
     return {
         "proxy_location": "HeadOnly",
         "http_options": {
@@ -130,8 +130,8 @@ def declaration(routing: ReleaseRouting, port: int, settings: ServeSettings, lay
                 "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": settings.arguments(layout),
-                "deployments": [{"name": name, "user_config": config} for name in (*settings.parts(layout), GATEWAY)],
+                "args": settings.arguments(layout, routing.between),
+                "deployments": [{"name": name, "user_config": config} for name in (*parts, GATEWAY)],
             }
         ],
     }

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+from pangu.config import Role
 from pangu.serve.inference.compute_thread import Worker
 from pangu.serve.inference.cooperation_pool import CoopPool
 from pangu.serve.inference.decoder import DecoderPool
-from pangu.serve.inference.local import pools_of_pair
 from pangu.serve.inference.messages import (
     GeneratedImages,
     Job,
@@ -20,7 +20,7 @@ from pangu.serve.inference.messages import (
     Unread,
 )
 from pangu.serve.inference.moderation import Moderator
-from pangu.serve.inference.pool_handles import LocalLink
+from pangu.serve.inference.pair_pools import PairPools
 from pangu.serve.inference.pool_path import PoolPath
 from pangu.serve.inference.structure import StructurePool
 from pangu.serve.inference.texture import TexturePool
@@ -49,6 +49,15 @@ class TextureReplica(_Replica, TexturePool):
         super().__init__(_worker(settings), settings, crosses=True, loras=_loras(loras), loras_held=loras_held)
 
 
+class MiddleReplica(_Replica, TexturePool):
+    """Of one expert between structure and texture."""
+
+    def __init__(self, pool: dict[str, Any], loras: dict[str, Any], loras_held: int, part: Role) -> None:
+        settings = PoolSettings.model_validate(pool)
+        adapters: dict[str, Any] = {"loras": _loras(loras), "loras_held": loras_held}
+        super().__init__(_worker(settings), settings, crosses=True, part=part, **adapters)
+
+
 class DecoderReplica(_Replica, DecoderPool):
     def __init__(self, pool: dict[str, Any], moderation: dict[str, Any], decoded_pixels: int) -> None:
         settings = PoolSettings.model_validate(pool)
@@ -68,13 +77,12 @@ class PairReplica(_Replica):
     def __init__(self, settings: dict[str, Any]) -> None:
         chosen = ServeSettings.model_validate(settings)
         # The decoder also takes what comes from the coop pool.
-        self._pools = pools_of_pair(chosen, _worker(chosen.structure))
-        self._path = PoolPath({name: LocalLink(pool) for name, pool in self._pools.items()})
+        self._pools = PairPools(chosen, _worker(chosen.structure))
+        self._path = PoolPath(self._pools.links)
 
     async def take(self, routing: ReleaseRouting) -> None:
-        """As `Pool.take`, in every pool."""
-        for pool in self._pools.values():
-            await pool.take(routing)
+        """As `PairPools.take`."""
+        await self._pools.take(routing)
 
     async def draw(self, release: Release, job: Job) -> GeneratedImages:
         """As `PoolPath.draw`."""
@@ -92,12 +100,12 @@ class PairReplica(_Replica):
 
     async def develop(self, pool_result: PoolResult) -> GeneratedImages:
         """As `DecoderPool.develop`, of what the coop pool drew."""
-        pictures: GeneratedImages = await self._pools["decoder"].develop(pool_result)
+        pictures: GeneratedImages = await self._pools.pools["decoder"].develop(pool_result)
         return pictures
 
     async def preview(self, preview: Preview) -> PartialImage:
         """As `DecoderPool.preview`, of what the coop pool draws."""
-        partial: PartialImage = await self._pools["decoder"].preview(preview)
+        partial: PartialImage = await self._pools.pools["decoder"].preview(preview)
         return partial
 
     async def holds(self) -> list[str]:
@@ -109,6 +117,7 @@ class PairReplica(_Replica):
 REPLICAS: dict[str, type[Any]] = {
     "pair": PairReplica,
     "structure": StructureReplica,
+    "middle": MiddleReplica,
     "texture": TextureReplica,
     "decoder": DecoderReplica,
     "coop": CoopReplica,

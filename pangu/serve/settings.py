@@ -4,13 +4,13 @@ The JSON of `ServeSettings` is what the Serve application takes, and the `--sett
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from pangu.config import Frozen, Reuse
+from pangu.config import MIDDLE_ROLES, Between, Frozen, Reuse, Role
 from pangu.errors import UserError
 
 APPLICATION = "pangu"
@@ -22,6 +22,7 @@ DECODED_PIXELS = 4 * 2**20
 SMALL_PAIR_BYTES = 400 * 2**20
 """Of weights, 100 M parameters in fp32: what torch and diffusers cost each further replica."""
 CHOSEN_LAYOUT = "chosen_layout"
+BETWEEN = "experts_between"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 BodyPart = Literal[
@@ -106,8 +107,8 @@ class PartnerSettings(Frozen):
         return self.varies_image or bool(self.controlnets)
 
 
-class LoraSettings(Frozen):
-    """What an adapter's name stands for: a .safetensors file, or a folder that has one, for each half that it adapts."""
+class LoraSettings(Frozen, Between[str]):
+    """What an adapter's name stands for: a .safetensors file, or a folder that has one, for each expert that it adapts."""
 
     structure: str | None = Field(None, min_length=1)
     texture: str | None = Field(None, min_length=1)
@@ -117,7 +118,7 @@ class LoraSettings(Frozen):
 
     @model_validator(mode="after")
     def _adapts_a_half(self) -> Self:
-        if self.structure is None and self.texture is None:
+        if not any((self.structure, self.texture, *self.between.values())):
             raise ValueError("an adapter needs a file for structure, for texture, or for both")
         return self
 
@@ -214,6 +215,9 @@ class ServeSettings(Frozen):
     )
     structure: PoolSettings = PoolSettings()
     texture: PoolSettings = PoolSettings()
+    middle: PoolSettings = Field(
+        PoolSettings(), description="Of each expert between the two, where a pair has such; each has a pool of its own"
+    )
     decoder: PoolSettings = PoolSettings()
     coop: CoopSettings = CoopSettings()
     loras: dict[str, LoraSettings] = Field({}, description="Name -> adapter that requests can name")
@@ -289,7 +293,7 @@ class ServeSettings(Frozen):
     @model_validator(mode="after")
     def _adapters_can_act(self) -> Self:
         check_names("adapter", self.loras)
-        if self.loras and "compiled" in (self.structure.execution, self.texture.execution):
+        if self.loras and "compiled" in [pool.execution for pool in self.experts]:
             raise ValueError(
                 "adapters of single requests act on no compiled generator; set execution to eager or captured"
             )
@@ -299,22 +303,32 @@ class ServeSettings(Frozen):
     def _steps_can_be_reused(self) -> Self:
         if self.decoder.reuse or self.coop.pool.reuse:
             raise ValueError("only the structure and the texture pool reuse steps; leave reuse out of decoder and coop")
-        kinds = {pool.reuse.kind for pool in (self.structure, self.texture) if pool.reuse is not None}
+        kinds = {pool.reuse.kind for pool in self.experts if pool.reuse is not None}
         if self.loras and kinds - {"deep_features"}:
             raise ValueError(
-                "adapters of single requests act on no half with first_block or taylor, which ask row by row; leave one out"
+                "adapters of single requests act on no half with first_block, taylor or mag, which ask row by row; leave one out"
             )
         return self
 
     @model_validator(mode="after")
     def _halves_can_wait(self) -> Self:
-        ways = {self.structure.execution, self.texture.execution} - {"auto", "eager"}
+        ways = {pool.execution for pool in self.experts} - {"auto", "eager"}
         if self.offload_idle and (ways or self.loras or self.coop.partners):
             raise ValueError(
                 "with offload_idle the weights of a half come and go; no captured or compiled generator, no adapters of single "
                 "requests and no cooperation goes with that"
             )
         return self
+
+    @property
+    def experts(self) -> tuple[PoolSettings, ...]:
+        """Of all pools that ask generators."""
+        return self.structure, self.middle, self.texture
+
+    def of_part(self, part: str) -> PoolSettings:
+        """Of the pool of one part of the pair."""
+        sizes: PoolSettings = self.middle if part in MIDDLE_ROLES else getattr(self, part)
+        return sizes
 
     def layout_of(self, weight_bytes: int | None = None, running: Layout | None = None) -> Layout:
         """Where the parts of a pair run. running: where those of the pair before do, which stay there if they can.
@@ -323,24 +337,26 @@ class ServeSettings(Frozen):
         """
         if self.layout != "auto":
             return self.layout
-        pools = (self.structure, self.texture, self.decoder)
+        pools = (*self.experts, self.decoder)
         single = all(max(pool.replicas, pool.most_replicas or 1) == 1 and not pool.num_gpus for pool in pools)
         fits = single and weight_bytes is not None and weight_bytes <= SMALL_PAIR_BYTES
         return "pair" if fits and running in (None, "pair") else "pools"
 
-    def parts(self, layout: Layout) -> tuple[str, ...]:
-        """The deployments that take a routing beside the gateway."""
-        parts: tuple[str, ...] = {"pools": HALVES, "pair": ("pair",), "one_process": ()}[layout]
+    def parts(self, layout: Layout, between: Sequence[Role] = ()) -> tuple[str, ...]:
+        """The deployments that take a routing beside the gateway. between: experts between the two, of any release of it."""
+        each = (HALVES[0], *between, *HALVES[1:])
+        parts: tuple[str, ...] = {"pools": each, "pair": ("pair",), "one_process": ()}[layout]
         return (*parts, "coop") if self.coop.partners and parts else parts
 
-    def arguments(self, layout: Layout | None = None) -> dict[str, Any]:
+    def arguments(self, layout: Layout | None = None, between: Sequence[Role] = ()) -> dict[str, Any]:
         """What a declaration hands to `IMPORT_PATH`: the settings, the layout that was chosen, and whose parts they are for."""
-        return {"parts_version": PARTS_VERSION, CHOSEN_LAYOUT: layout, **self.model_dump(mode="json")}
+        own = {BETWEEN: list(between)} if between else {}
+        return {"parts_version": PARTS_VERSION, CHOSEN_LAYOUT: layout, **own, **self.model_dump(mode="json")}
 
     @classmethod
     def of_arguments(cls, arguments: dict[str, Any]) -> Self:
         """The inverse; code of before said no version and chose no layout."""
-        beside = ("parts_version", CHOSEN_LAYOUT)
+        beside = ("parts_version", CHOSEN_LAYOUT, BETWEEN)
         return cls.model_validate({name: value for name, value in arguments.items() if name not in beside})
 
 

@@ -4,6 +4,7 @@ languages and on a phone."""
 import io
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -384,3 +385,32 @@ def test_halves_and_long_texts_are_asked_for_and_what_would_be_cut_is_said_while
     expect(page.locator("#gallery figcaption").first).to_contain_text("96x96, 3+2 steps, ")
     page.get_by_role("button", name="Reuse").click()
     assert page.input_value("#texture-steps") == "2"
+
+
+@pytest.mark.long
+def test_each_expert_between_has_fields_that_are_asked_for_kept_and_marked(browser: Browser, tmp_path: Path) -> None:
+    from tests.pipelines.transformers import written_experts
+    from tests.serve.local import serving
+
+    with serving(written_experts(tmp_path)) as server:
+        page = browser.new_page(locale="zh-CN", viewport={"width": 390, "height": 800})
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.goto(f"{server.url}/studio")
+        page.get_by_text("更多").first.click(timeout=SLOW_MS)
+        expect(page.get_by_label("middle 的步数")).to_be_visible(timeout=SLOW_MS)
+        page.fill("#middle-steps", "2")
+        page.fill("#middle-guidance", "5")
+        draw(page, steps=4)
+        caption = page.locator("#gallery figcaption").first
+        expect(caption).to_contain_text("4+2+4 步，引导 3/5/3")
+        page.fill("#middle-steps", "")
+        page.locator("#gallery").get_by_text("重用").click()
+        kept = [page.input_value(f"#{role}-steps") for role in ("middle", "texture")]
+        assert [*kept, page.input_value("#middle-guidance")] == ["2", "4", "5"]
+        page.evaluate("document.getElementById('form').noValidate = true")
+        page.fill("#middle-steps", "500")
+        page.click("#draw")
+        expect(page.locator("#middle-steps")).to_have_attribute("aria-invalid", "true", timeout=SLOW_MS)
+        assert not failures
+        page.close()

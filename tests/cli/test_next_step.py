@@ -72,6 +72,11 @@ def test_every_stage_is_followed_by_the_next_one_with_the_ids_that_it_needs(here
     halves = "--structure runs/structure/generator --texture runs/texture/generator"
     assert said() == f"pangu evaluate spots {halves} --encode-id e1 {recipe} --result spots.evaluated.json"
 
+    job = {"role": "texture", "encode_id": "e1", "recipe": {"further_boundaries": [300]}}
+    write_json(here.run("newest") / "job.json", job)
+    os.utime(here.run("newest") / "job.json", (2**31, 2**31))
+    assert said() == f"pangu train spots --encode-id e1 {recipe} --role middle"
+
     (Path("spots") / "more.png").write_bytes(drawing(50))
     (Path("spots") / "more.txt").write_text("one more")
     again = ingest(load_card("spots"), here)
@@ -107,6 +112,13 @@ def test_a_measured_pair_is_released_and_a_release_deployed(here: Home) -> None:
         halves = "--structure pairs/p --texture pairs/p"
         command = f"pangu release --pair pairs/p {halves} --metrics r.json"
         assert behind(decided, asked, here) == (command if passed else "")
+    write_json(Path("pairs/p/model_index.json"), {"contracts": {"structure": {}, "middle": {}, "texture": {}}})
+    halves = "--structure pairs/p --middle pairs/p --texture pairs/p"
+    decided = Decision(passed=True, reason="", verdicts=(), pair_id="p")
+    assert behind(decided, asked, here) == f"pangu release --pair pairs/p {halves} --metrics r.json"
+    asked = ["evaluate", "c", "--structure", "s", "--middle", "m", "--middle=n", "--texture", "t", "--result", "r.json"]
+    halves = "--structure s --middle m --middle n --texture t"
+    assert behind(measured, asked, here) == f"pangu release --pair pairs/p {halves} --metrics r.json"
     kept = BackupOutcome(file="a b.tar", files=1, bytes=1)
     assert behind(kept, ["backup", "a b.tar"], here) == "PANGU_HOME=EMPTY_FOLDER pangu restore 'a b.tar'"
     assert behind(kept, ["restore", "a b.tar"], here) == ""

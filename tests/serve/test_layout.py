@@ -39,9 +39,12 @@ def test_what_is_declared_says_which_parts_run_and_the_settings_come_back_as_the
     assert arguments[CHOSEN_LAYOUT] == "pair" and ServeSettings.of_arguments(arguments) == asked
     assert asked.parts("pair") == ("pair", "coop") and ServeSettings().parts("pair") == ("pair",)
     assert asked.parts("pools") == ("structure", "texture", "decoder", "coop") and asked.parts("one_process") == ()
+    three = asked.arguments("pools", ["middle"])
+    assert ServeSettings.of_arguments(three) == asked and asked.arguments("pools", []) == asked.arguments("pools")
     for given, parts in (
         (arguments, {"pair", "coop"}),
         (asked.arguments(), {"structure", "texture", "decoder", "coop"}),
+        (three, {"structure", "middle", "texture", "decoder", "coop"}),
     ):
         application = build(given)
         bound = application._bound_deployment.init_args[1]

@@ -63,6 +63,8 @@ def _add_models(api: FastAPI, engine: Drawing, settings: ServeSettings) -> None:
             "pair_version": release.pair_version if release else None,
             "structure_version": release.structure_version if release else None,
             "texture_version": release.texture_version if release else None,
+            **({"middle_versions": release.middle_versions} if release and release.middle_versions else {}),
+            **({"experts_between": release.between} if release and release.between else {}),
             "partners": engine.partners,
             "varying_partners": settings.coop.varying,
             "loras": engine.loras,

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from pangu.config import Between
 from pangu.serve.api import bounds
 
 Prompt = Annotated[str, StringConstraints(max_length=bounds.MAX_PROMPT_CHARS)]
@@ -34,14 +35,14 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class LoraScales(Strict):
+class LoraScales(Strict, Between[LoraScale]):
     """Weights of the adapters of the two halves; 1 where none is given."""
 
     structure: LoraScale | None = None
     texture: LoraScale | None = None
 
 
-class LoraField(Strict):
+class LoraField(Strict, Between[LoraScale]):
     """An adapter of the list that the server declares, and its weight on each half."""
 
     name: Name
@@ -65,14 +66,14 @@ class TextureField(Strict):
         return without_controls(text)
 
 
-class HalfSteps(Strict):
+class HalfSteps(Strict, Between[Steps]):
     """Steps of each half."""
 
     structure: Steps
     texture: Steps
 
 
-class HalfGuidance(Strict):
+class HalfGuidance(Strict, Between[Guidance]):
     """Strength of the prompt in each half."""
 
     structure: Guidance
@@ -83,7 +84,7 @@ Timestep = Annotated[float, Field(ge=0, le=bounds.MAX_TIMESTEP, allow_inf_nan=Fa
 Interval = Annotated[list[Timestep], Field(min_length=2, max_length=2)]
 
 
-class HalfIntervals(Strict):
+class HalfIntervals(Strict, Between[Interval]):
     """Lowest and highest timestep at which each half is guided; one that is left out is guided at all of its own."""
 
     structure: Interval | None = None

@@ -13,7 +13,7 @@ from pydantic import (
     field_validator,
 )
 
-from pangu.config import ROLES, Role
+from pangu.config import Role
 from pangu.serve.api import bounds
 from pangu.serve.api.request_fields import (
     BridgeField,
@@ -35,6 +35,7 @@ from pangu.serve.api.request_fields import (
     without_controls,
 )
 from pangu.serve.error_answers import MODEL, ApiError, body_too_large, printable, unknown_model
+from pangu.serve.inference.named_experts import EVERY
 from pangu.serve.settings import MAX_LORAS
 
 DALLE = "dall-e"
@@ -149,7 +150,7 @@ class ImageRequest(Strict):
     def intervals(self) -> dict[Role, tuple[float, float]]:
         """Lowest and highest timestep of the guidance, of the halves that are not guided at all of theirs."""
         given = self.guidance_interval
-        each = {role: getattr(given, role) if isinstance(given, HalfIntervals) else given for role in ROLES}
+        each = {role: getattr(given, role) if isinstance(given, HalfIntervals) else given for role in EVERY}
         return {role: (float(own[0]), float(own[1])) for role, own in each.items() if own is not None}
 
     @property

@@ -26,6 +26,11 @@ class ReleaseName(BaseModel):
     pair_version: int
     structure_version: int
     texture_version: int
+    middle_versions: dict[str, int] = Field(
+        {},
+        exclude_if=lambda value: not value,
+        description="Of the experts between the two, where there are any",
+    )
 
 
 class ImageData(BaseModel):

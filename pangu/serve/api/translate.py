@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pangu.config import ROLES, Role
+from pangu.config import Role
 from pangu.serve.api import bounds
 from pangu.serve.api.request_fields import CoopField, HalfGuidance, HalfSteps, TextureField
 from pangu.serve.api.requests import EditRequest, ImageRequest
 from pangu.serve.error_answers import invalid
 from pangu.serve.inference.messages import CoopJob, Job, LoraJob, TextureJob
+from pangu.serve.inference.named_experts import EVERY
 from pangu.serve.settings import ServeSettings
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -28,7 +29,7 @@ def job_of(asked: ImageRequest, settings: ServeSettings, source: bytes | None = 
         ApiError: 400, a control image that is no PNG in base64.
     """
     scales = asked.lora_scales.model_dump(exclude_none=True) if asked.lora_scales else {}
-    roles: dict[Role, float] = {role: scales[role] for role in ROLES if role in scales}
+    roles: dict[Role, float] = {role: scales[role] for role in EVERY if role in scales}
     usual = settings.long_prompts
     steps, guidance, texture = asked.num_inference_steps, asked.guidance_scale, _texture(asked.texture)
     if isinstance(guidance, HalfGuidance):
@@ -40,15 +41,16 @@ def job_of(asked: ImageRequest, settings: ServeSettings, source: bytes | None = 
         images=asked.n,
         width_height=asked.width_height,
         steps=steps if isinstance(steps, int) else None,
-        role_steps={role: getattr(steps, role) for role in ROLES} if isinstance(steps, HalfSteps) else {},
+        role_steps=_steps_of(steps) if isinstance(steps, HalfSteps) else {},
         split_by_log_snr=asked.step_split == "log_snr",
         step_factor=bounds.STEP_FACTORS[asked.quality],
         guidance_scale=guidance.structure if isinstance(guidance, HalfGuidance) else guidance,
+        guidance_between=guidance.between if isinstance(guidance, HalfGuidance) else {},
         guidance_intervals=asked.intervals,
         scheduler=asked.scheduler,
         styles=_in_order(asked.styles),
         lora_scales=roles,
-        loras=tuple(LoraJob(**each.model_dump()) for each in asked.loras or ()),
+        loras=tuple(LoraJob(e.name, e.weight, e.structure, e.texture, e.between) for e in asked.loras or ()),
         texture=texture,
         coop=None if asked.coop is None else _coop(asked.coop, source),
         source=source if asked.coop is None else None,
@@ -61,6 +63,11 @@ def job_of(asked: ImageRequest, settings: ServeSettings, source: bytes | None = 
         output_compression=asked.output_compression,
         partial_images=asked.partial_images,
     )
+
+
+def _steps_of(asked: HalfSteps) -> dict[Role, int]:
+    """In the order of the turns."""
+    return {"structure": asked.structure, **asked.between, "texture": asked.texture}
 
 
 def _in_order(styles: Mapping[str, float]) -> dict[str, float]:

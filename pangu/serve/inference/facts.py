@@ -27,7 +27,7 @@ def request_of(job: Job) -> dict[str, Any]:
         "scheduler": job.scheduler,
         "style": dict(job.styles) or None,
         "lora_scales": dict(job.lora_scales) or None,
-        "loras": [_given(asdict(each)) for each in job.loras] or None,
+        "loras": [{"name": each.name, "weight": each.weight, **each.own} for each in job.loras] or None,
         "texture": (_texture(job) or None) if job.source is None else None,
         "long_prompts": job.long_prompts,
         "strength": job.strength,
@@ -79,8 +79,11 @@ def files_in(job: Job) -> dict[str, str]:
 
 
 def _guidance(job: Job) -> Any:
-    """Edits say it of both halves, because they take no `texture`."""
+    """Edits say it of both halves, because they take no `texture`; where experts between have their own, it is said of each."""
     own = job.texture.guidance_scale
+    if job.guidance_between:
+        texture = job.guidance_scale if own is None else own
+        return {"structure": job.guidance_scale, **job.guidance_between, "texture": texture}
     return (
         job.guidance_scale if own is None or job.source is None else {"structure": job.guidance_scale, "texture": own}
     )
@@ -93,7 +96,7 @@ def _texture(job: Job) -> dict[str, Any]:
             "prompt": own.prompt,
             "negative_prompt": own.negative_prompt,
             "style": None if own.styles is None else dict(own.styles),
-            "guidance_scale": own.guidance_scale,
+            "guidance_scale": None if job.guidance_between else own.guidance_scale,
             "num_inference_steps": None if job.role_steps else own.steps,
         }
     )

@@ -1,4 +1,4 @@
-"""How many steps each half of a pair takes, and the least number with which neither is left without one.
+"""How many steps each expert of a pair takes, and the least number with which none is left without one.
 
 A half without steps would draw nothing of what was asked of it: its prompt, guidance and style would mean nothing.
 """
@@ -36,7 +36,7 @@ def _least(pipeline: "PanGuDrawPipeline", scheduler: Any, entered: float) -> int
 
 
 def with_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
-    """The request with the steps of its whole trajectory, and of another below the boundary where each half takes its own number.
+    """The request with the steps of its whole trajectory, and of others below the boundary where each half takes its own number.
 
     Raises:
         RequestError: a half that should draw would have no step. The sentence names the least number.
@@ -45,19 +45,24 @@ def with_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
         return replace(job, steps=checked_steps(pipeline, scheduler, job))
     from pangu.models.half_steps import split_by_log_snr, wholes_of
 
-    own = job.role_steps
+    own, boundaries = job.role_steps, [pipeline.boundary, *list(pipeline.lows.values())[1:-1]]
+    if own and (left_out := [role for role in pipeline.roles if role not in own]):
+        param = f"num_inference_steps.{left_out[0]}"
+        raise RequestError(f"Missing required parameter: '{param}'; this model has an expert of that name.", param)
     try:
         if job.split_by_log_snr:
-            own = split_by_log_snr(scheduler, _preferred(pipeline, job), pipeline.boundary)
+            own = split_by_log_snr(scheduler, _preferred(pipeline, job), *boundaries)
         assert job.width_height is not None, "the size is known before the steps"
         factor = pipeline.reference.spatial_factor
         width, height = (side // factor for side in job.width_height)
         entered = {} if job.source is None else {"entered_below": entered_below(pipeline, job)}
         arguments = pipeline.timestep_arguments(height, width)
-        above, below = wholes_of(scheduler, own, pipeline.boundary, **entered, **arguments)
+        above, *below = wholes_of(scheduler, own, boundaries, **entered, **arguments)
     except UserError as error:
         raise RequestError(f"Invalid value for 'num_inference_steps': {error}", "num_inference_steps") from error
-    texture = replace(job.texture, steps=None if below == above else below)
+    if len(below) > 1:
+        return replace(job, role_steps=own, steps=above, wholes=dict(zip(pipeline.roles[1:], below, strict=True)))
+    texture = replace(job.texture, steps=None if below[0] == above else below[0])
     return replace(job, role_steps=own, steps=above, texture=texture)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from pangu.config import Frozen, Role
+from pangu.config import MIDDLE_ROLES, Frozen, Role
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ class Release(Frozen):
     )
     offers: Capabilities = Capabilities()
 
+    @property
+    def between(self) -> tuple[Role, ...]:
+        """The experts between structure and texture, the noisiest first."""
+        return tuple(role for role in MIDDLE_ROLES if role in self.parts or role in self.middle_versions)
+
     def key(self, part: str) -> str:
         """What tells the files of one part apart from those of other releases."""
         return self.parts.get(part, self.sha256)
@@ -60,6 +65,11 @@ class ReleaseRouting(Frozen):
     canary: Release | None = Field(None, description="Answers a share of the requests, and those that ask for it")
     canary_share: float = Field(0.0, ge=0, le=1)
     held: tuple[Release, ...] = Field((), description="Loaded beside these: about to answer, or just replaced")
+
+    @property
+    def between(self) -> tuple[Role, ...]:
+        """The experts between structure and texture of all these releases."""
+        return tuple(role for role in MIDDLE_ROLES if any(role in each.between for each in self.releases))
 
     @property
     def releases(self) -> tuple[Release, ...]:
@@ -120,16 +130,22 @@ class TextureJob:
 
 @dataclass(frozen=True)
 class LoraJob:
-    """A declared adapter and its weight on the halves that it has matrices for; those of single halves count before it."""
+    """A declared adapter and its weight on the experts that it has matrices for; those of single experts count before it."""
 
     name: str
     weight: float = 1.0
     structure: float | None = None
     texture: float | None = None
+    between: Mapping[Role, float] = field(default_factory=dict)
+
+    @property
+    def own(self) -> dict[Role, float]:
+        """Weights of single experts."""
+        ends: dict[Role, float | None] = {"structure": self.structure, "texture": self.texture}
+        return {role: weight for role, weight in (ends | dict(self.between)).items() if weight is not None}
 
     def weight_on(self, role: Role) -> float:
-        own: float | None = getattr(self, role)
-        return self.weight if own is None else own
+        return self.own.get(role, self.weight)
 
 
 @dataclass(frozen=True)
@@ -171,6 +187,10 @@ class Job:
     coop: CoopJob | None = None
     role_steps: Mapping[Role, int] = field(default_factory=dict)
     """Steps of each half, where they are chosen; `steps` and `texture.steps` are then those of the wholes that have them."""
+    wholes: Mapping[Role, int] = field(default_factory=dict)
+    """Of more than two experts with steps of their own: those of the whole that each one below the first walks along."""
+    guidance_between: Mapping[Role, float] = field(default_factory=dict)
+    """Guidance of experts between structure and texture, where it is not that of texture."""
     split_by_log_snr: bool = False
     """Whether the steps are shared by the log-SNR that each half crosses; resolved into `role_steps`."""
     guidance_intervals: Mapping[Role, tuple[float, float]] = field(default_factory=dict)

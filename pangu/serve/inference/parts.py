@@ -30,19 +30,20 @@ PARTS: dict[str, tuple[str, ...]] = {
     "decoder": ("vae", "scheduler"),
     "coop": ("structure", "texture", *STYLE_FOLDERS, "vae", "scheduler", *TEXT_FOLDERS),
 }
-"""Subfolders of the pair folder that each pool reads; text is encoded where the structure is drawn, and what styles there are,
-of either half, is known to both."""
+"""Subfolders of the pair folder that each pool of two experts reads; text is encoded where the structure is drawn, and what
+styles there are, of either half, is known to both."""
 
 SAMPLED = (*SHARED, "role", "low", "high", "resolution", "presets", "distilled")
 """The fields of a contract that decide what a generator draws; the others say where it comes from."""
 
 
 def parts_of(index: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """`PARTS` of a pair folder with that index: experts between the two are drawn where texture is."""
+    """`PARTS` of a pair folder with that index, and a part for each expert between the two."""
     texts = tuple(name for name in index if name.startswith(("tokenizer", "text_encoder")) and name not in TEXT_FOLDERS)
     middle = tuple(role for role in MIDDLE_ROLES if role in index["contracts"])
-    further = {"structure": texts, "texture": middle, "coop": (*texts, *middle)}
-    return {part: (*below, *further.get(part, ())) for part, below in PARTS.items()}
+    further = {"structure": texts, "coop": (*texts, *middle)}
+    parts = {part: (*below, *further.get(part, ())) for part, below in PARTS.items()}
+    return parts | {role: (role, "scheduler") for role in middle}
 
 
 def part_hashes(folder: Path, manifest: Manifest) -> dict[str, str]:

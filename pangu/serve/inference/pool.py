@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pangu.config import ROLES, Role
+from pangu.config import MIDDLE_ROLES, ROLES, Role
 from pangu.errors import UserError
 from pangu.models.devices import best_device
 from pangu.serve.inference.compute_thread import Worker
@@ -66,13 +66,14 @@ class Pool:
         if self.part != "decoder" and place is None:
             made_fast(pipeline, self._settings.execution, self._record)
         if self._settings.reuse is not None:
-            pipeline.set_reuse(dict.fromkeys(experts_of(pipeline, self.part), self._settings.reuse))
+            pipeline.set_reuse({expert_of(pipeline, self.part): self._settings.reuse})
         return pipeline
 
     async def take(self, routing: ReleaseRouting) -> None:
         """Load every release of the routing, then let go of the others once no request needs them."""
-        self._models.retain([*(self._lineup.releases if self._lineup else ()), *routing.releases])
-        for release in routing.releases:
+        wanted = [release for release in routing.releases if self._draws(release)]
+        self._models.retain([*(self._lineup.releases if self._lineup else ()), *wanted])
+        for release in wanted:
             try:
                 async with self._models.acquire(release) as pipeline:
                     await self._make_ready(release, pipeline)
@@ -82,18 +83,21 @@ class Pool:
                     raise
                 logger.exception("version %s can not be loaded", release.pair_version)
         self._lineup = routing
-        self._models.retain(routing.releases)
-        self._ready &= {release.key(self.part) for release in routing.releases}
+        self._models.retain(wanted)
+        self._ready &= {release.key(self.part) for release in wanted}
+
+    def _draws(self, release: Release) -> bool:
+        """Whether the release has this part; others have no expert between the two, or fewer."""
+        return self.part not in MIDDLE_ROLES or self.part in release.between
 
     async def _make_ready(self, release: Release, pipeline: "PanGuDrawPipeline") -> None:
         """Call the generator once in every shape and batch that there are graphs for, as far as time allows; requests go on."""
         key = release.key(self.part)
-        if self.part not in ROLES or self._sizes is None or key in self._ready:
+        if self.part not in (*ROLES, *MIDDLE_ROLES) or self._sizes is None or key in self._ready:
             return
         self._ready.add(key)
         clock, done = time.perf_counter(), 0
-        roles = experts_of(pipeline, self.part)
-        calls = [call for role in roles for call in first_calls(pipeline, release.folder, role, self._sizes)]
+        calls = list(first_calls(pipeline, release.folder, expert_of(pipeline, self.part), self._sizes))
         for call in calls:
             if time.perf_counter() - clock > self._settings.ready_within_s:
                 break
@@ -105,11 +109,15 @@ class Pool:
         )  # fmt: skip
 
     async def holds(self) -> list[str]:
-        """Content hashes of the releases that this pool draws with at once."""
+        """Content hashes of the releases that this pool draws with at once, or that have no part for it."""
         if self._lineup is None:
             return []
         ready = set(self._models.ready)
-        return [release.sha256 for release in self._lineup.releases if release.key(self.part) in ready]
+        return [
+            release.sha256
+            for release in self._lineup.releases
+            if release.key(self.part) in ready or not self._draws(release)
+        ]
 
     def _arrived(self, pool_result: PoolResult) -> PoolResult:
         """The message with its tensors on the device of this pool."""
@@ -122,9 +130,16 @@ class Pool:
         return replace(pool_result, trajectory=pool_result.trajectory.to("cpu")) if self._crosses else pool_result
 
 
-def experts_of(pipeline: "PanGuDrawPipeline", part: str) -> tuple[Role, ...]:
-    """The experts that the pool of a part draws with: the texture pool with all below the first boundary."""
-    return pipeline.roles[:1] if part == "structure" else pipeline.roles[1:]
+def expert_of(pipeline: "PanGuDrawPipeline", part: str) -> Role:
+    """The expert that the pool of a part draws with.
+
+    Raises:
+        UserError: the pair has none for it.
+    """
+    for role in pipeline.roles:
+        if role == part:
+            return role
+    raise UserError(f"A pair of {', '.join(pipeline.roles)} has no {part}.")
 
 
 def half(
@@ -135,8 +150,7 @@ def half(
     from pangu.pipelines.reused_steps import ReusedSteps
     from pangu.sampling.sampling_state import SamplingState
 
-    experts = experts_of(pipeline, part)
-    model = GeneratorModel(pipeline, experts[0] if len(experts) == 1 else None, kept=ReusedSteps(), adapters=acting)
+    model = GeneratorModel(pipeline, expert_of(pipeline, part), kept=ReusedSteps(), adapters=acting)
     return SamplingState(model, trajectory)
 
 
@@ -152,8 +166,8 @@ def keeping(kept: "Kept") -> "Callable[[SamplingState], None]":
 
 def owned_by(pipeline: "PanGuDrawPipeline", part: str) -> "Callable[[SamplingState], bool]":
     """Whether the pool of a part draws the current timestep."""
-    intervals = [pipeline.interval(role) for role in experts_of(pipeline, part)]
-    return lambda state: any(state.trajectory.timestep in interval for interval in intervals)
+    interval = pipeline.interval(expert_of(pipeline, part))
+    return lambda state: state.trajectory.timestep in interval
 
 
 def previewing(

@@ -1,4 +1,4 @@
-"""How a request goes from pool to pool: structure, texture and decoder, or the coop pool, or one replica that holds the pair."""
+"""How a request goes from pool to pool: experts in turn and the decoder, or the coop pool, or one replica that holds the pair."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -32,17 +32,19 @@ class PoolPath:
         calls: list[Any] = []
 
         def call(pool: str, method: str, *arguments: Any) -> Any:
-            calls.append(self._links[pool].call(method, *arguments))
+            calls.append(self._link(pool).call(method, *arguments))
             return calls[-1]
 
         # Passed on unread, so a trajectory goes from pool to pool by reference.
         if job.coop is not None:
             finished = call("coop", "draw", release, job) if "coop" in self._links else _no_partners()
-        elif job.source is not None:
-            begun = call("structure", "resume", release, job, call("decoder", "receive", release, job))
-            finished = call("texture", "finish", begun)
         else:
-            finished = call("texture", "finish", call("structure", "begin", release, job))
+            if job.source is not None:
+                finished = call("structure", "resume", release, job, call("decoder", "receive", release, job))
+            else:
+                finished = call("structure", "begin", release, job)
+            for expert in (*release.between, "texture"):
+                finished = call(expert, "finish", finished)
         last = call("decoder", "develop", finished)
         try:
             result: GeneratedImages = await last
@@ -59,22 +61,31 @@ class PoolPath:
             return
         decoder, pool_result = self._links["decoder"], None
         given: tuple[Any, ...] = release, job
+        below: list[tuple[str, str]] = [(expert, "finish_watched") for expert in (*release.between, "texture")]
+        stages: list[tuple[str, str]]
         if job.source is not None:
             given = release, job, await decoder.call("receive", release, job)
-            stages = [("structure", "resume_watched"), ("texture", "finish_watched")]
+            stages = [("structure", "resume_watched"), *below]
         elif job.coop is not None:
             stages = [("coop", "draw_watched")]
         else:
-            stages = [("structure", "begin_watched"), ("texture", "finish_watched")]
-        for pool, method in stages:
+            stages = [("structure", "begin_watched"), *below]
+        # A release that is let go of meanwhile takes the pools of its experts along.
+        for link, method in [(self._link(pool), method) for pool, method in stages]:
             given = given if pool_result is None else (pool_result,)
-            async for message in self._links[pool].stream(method, *given):
+            async for message in link.stream(method, *given):
                 if isinstance(message, Preview):
                     yield await decoder.call("preview", message)
                 else:
                     pool_result = message
         assert isinstance(pool_result, PoolResult), "a run ends with its result"
         yield await decoder.call("develop", pool_result)
+
+    def _link(self, pool: str) -> Link:
+        """Raises RuntimeError for an expert that was declared with no pool."""
+        if pool not in self._links:
+            raise RuntimeError(f"This application has no pool for the expert {pool}; name it in its experts_between.")
+        return self._links[pool]
 
     async def read(self, release: Release, job: Job) -> tuple[tuple[Unread, ...], tuple[Unknown, ...]]:
         """What of the texts of a request the encoders would not read, and which words they do not know."""
@@ -83,8 +94,9 @@ class PoolPath:
 
     async def holdings(self) -> dict[str, list[str]]:
         """Name of each pool -> content hashes of the releases it draws with at once. Never raises."""
-        answers = await asyncio.gather(*(_held(link) for link in self._asked.values()))
-        return dict(zip(self._asked, answers, strict=True))
+        asked = dict(self._asked)
+        answers = await asyncio.gather(*map(_held, asked.values()))
+        return dict(zip(asked, answers, strict=True))
 
 
 class PairPath(PoolPath):

@@ -9,6 +9,7 @@ from pangu.diffusion.presets import nearest_of
 from pangu.errors import UserError
 from pangu.serve.inference.halves import entered_below, with_steps
 from pangu.serve.inference.messages import Job, Received, RequestError
+from pangu.serve.inference.named_experts import named_experts
 from pangu.serve.inference.unknown import unknown_in
 from pangu.serve.inference.unread import unread_in
 
@@ -100,9 +101,9 @@ def resolved(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
     """The request with the release's own size, steps and guidance where it left them out.
 
     Raises:
-        RequestError: this release has no such size, or a half would have no step.
+        RequestError: this release has no such size or expert, or a half would have no step.
     """
-    own_scale = job.guidance_scale
+    own_scale, job = job.guidance_scale, named_experts(job, pipeline.roles)
     known = replace(
         job,
         width_height=checked_size(pipeline, job),

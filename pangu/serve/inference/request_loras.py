@@ -98,8 +98,8 @@ def check_loras(asked: tuple[LoraJob, ...], declared: Mapping[str, LoraSettings]
     for each in asked:
         if each.name not in declared:
             raise _refusal(f"'{printable(each.name)}' is not served; known are {', '.join(declared) or 'none'}")
-        for role in ("structure", "texture"):
-            if getattr(each, role) and getattr(declared[each.name], role) is None:
+        for role, weight in each.own.items():
+            if weight and getattr(declared[each.name], role) is None:
                 raise _refusal(f"'{each.name}' has no adapter for the {role} half")
     if len(names) != len(set(names)):
         raise _refusal("each adapter may be named once")

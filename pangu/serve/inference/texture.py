@@ -1,4 +1,4 @@
-"""The texture pool: runs from the boundary to the clean latents, if asked with another number of steps than above it."""
+"""The texture pool, and that of an expert before it: from one boundary to the next or to clean latents, in steps of its own."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from pangu.config import Role
 from pangu.diffusion.interval import steps_per_role
 from pangu.serve.inference.compute_thread import Worker
-from pangu.serve.inference.messages import PoolResult, Preview
-from pangu.serve.inference.pool import Pool, experts_of, half, keeping, owned_by, previewing, steps_of
+from pangu.serve.inference.messages import Job, PoolResult, Preview
+from pangu.serve.inference.pool import Pool, expert_of, half, keeping, owned_by, previewing, steps_of
 from pangu.serve.inference.relay import relayed
 from pangu.serve.inference.request_loras import RequestLoras
 from pangu.serve.settings import LoraSettings, PoolSettings
@@ -18,27 +18,28 @@ from pangu.serve.settings import LoraSettings, PoolSettings
 if TYPE_CHECKING:
     from pangu.pipelines.acting_adapters import ActingAdapters
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+    from pangu.sampling.trajectory import Step, Trajectory
 
 
 class TexturePool(Pool):
-    """What lies below the boundary: the texture half, and whatever experts take turns before it."""
-
-    part = "texture"
+    """What lies below the first boundary: the texture half, or with `part` one of the experts that take turns before it."""
 
     def __init__(
         self,
         worker: Worker,
         settings: PoolSettings | None = None,
         *,
+        part: Role = "texture",
         loras: Mapping[str, LoraSettings] | None = None,
         loras_held: int = 8,
         **way: Any,
     ) -> None:
+        self.part: Role = part
         super().__init__(worker, settings, **way)
-        self._loras = RequestLoras("texture", loras or {}, loras_held)
+        self._loras = RequestLoras(part, loras or {}, loras_held)
 
     async def finish(self, pool_result: PoolResult) -> PoolResult:
-        """Continue a trajectory with the texture generator of the release that began it."""
+        """Continue a trajectory with the generator of the release that began it."""
         pool_result = self._arrived(pool_result)
         async with self._acquired(pool_result) as (pipeline, acting):
             return await self._run(pipeline, acting, pool_result, None)
@@ -73,37 +74,79 @@ class TexturePool(Pool):
         pool_result: PoolResult,
         show: Callable[[Preview], None] | None,
     ) -> PoolResult:
-        from pangu.models.half_steps import retimed
-
-        clock = time.perf_counter()
-        trajectory, own_steps = pool_result.trajectory, pool_result.job.texture.steps
-        kept, walked, owned = pool_result.kept, list[float](), owned_by(pipeline, "texture")
-        after = None if kept is None else keeping(kept)
-        if pipeline.contract("texture").distilled:
-            own_steps = None  # a student has the steps that it was made for
-        if own_steps is not None and own_steps != steps_of(trajectory) and not trajectory.finished:
-            first = await self._batcher.run(half(pipeline, "texture", trajectory, acting), owned, most=1)
-            if first.state.last is not None:
-                walked = [first.state.last.timestep] * first.taken
-                shifted = pipeline.timestep_arguments(*trajectory.latents_bchw.shape[-2:])
-                trajectory = retimed(first.state.last, own_steps, **shifted)
-        watch = None
+        clock, job, kept = time.perf_counter(), pool_result.job, pool_result.kept
+        owned, after = owned_by(pipeline, self.part), None if kept is None else keeping(kept)
+        trajectory, walked = await self._on_its_whole(pipeline, acting, job, guided(pool_result, self.part))
+        previewed, watch = pool_result.previewed, None
         if show is not None:
-            # Over the steps that are walked here, whatever was drawn above the boundary, found in a cache, or retimed.
-            watch = previewing(pool_result.release, pool_result.job, trajectory, show, pool_result.previewed)
-        state = half(pipeline, "texture", trajectory, acting)
+
+            def put(preview: Preview) -> None:
+                nonlocal previewed
+                previewed += 1
+                show(preview)
+
+            # Over the steps that are walked from here, whatever was drawn above, found in a cache, or retimed.
+            watch = previewing(pool_result.release, job, trajectory, put, previewed)
+        state = half(pipeline, self.part, trajectory, acting)
         if walked and after is not None:
             after(state)
-        walked += trajectory.timesteps[trajectory.step :].tolist()
+        begun = trajectory.step
         run = await self._batcher.run(state, owned, watch, after=after)
         trajectory = run.state.trajectory
-        if not trajectory.finished:
+        walked += trajectory.timesteps[begun : trajectory.step].tolist()
+        self._check_end(pipeline, trajectory)
+        low = {self.part: pipeline.lows[self.part]}
+        role_steps: dict[Role, int] = {**pool_result.role_steps, **steps_per_role(walked, low)}
+        done = replace(pool_result, trajectory=trajectory, role_steps=role_steps, previewed=previewed)
+        if trajectory.finished:
+            done = replace(done, kept=None)
+        seconds = dict(pool_result.seconds) | {self.part: time.perf_counter() - clock}
+        batch_sizes = dict(pool_result.batch_sizes) | ({self.part: run.mean_batch_size} if walked else {})
+        return self._leaving(replace(done, seconds=seconds, batch_sizes=batch_sizes))
+
+    async def _on_its_whole(
+        self, pipeline: "PanGuDrawPipeline", acting: "ActingAdapters | None", job: Job, trajectory: "Trajectory"
+    ) -> "tuple[Trajectory, list[float]]":
+        """The trajectory with the steps that this expert is asked for, and the timestep that was walked to get there, if any."""
+        own_steps = job.wholes.get(self.part, job.texture.steps)
+        if pipeline.contract(self.part).distilled:
+            own_steps = None  # a student has the steps that it was made for
+        if own_steps is None or own_steps == steps_of(trajectory) or trajectory.finished:
+            return trajectory, []
+        state = half(pipeline, self.part, trajectory, acting)
+        first = await self._batcher.run(state, owned_by(pipeline, self.part), most=1)
+        if first.state.last is None:
+            return trajectory, []
+        return _retimed(pipeline, self.part, first.state.last, own_steps, job), [
+            first.state.last.timestep
+        ] * first.taken
+
+    def _check_end(self, pipeline: "PanGuDrawPipeline", trajectory: "Trajectory") -> None:
+        """Raises RuntimeError where a trajectory does not end below this expert's interval."""
+        end = pipeline.interval(expert_of(pipeline, self.part)).low
+        if not trajectory.finished and (self.part == "texture" or trajectory.timestep >= end):
             raise RuntimeError(
                 f"The scheduler went back above the boundary at step {trajectory.step}; it can not be served."
             )
-        seconds = dict(pool_result.seconds) | {"texture": time.perf_counter() - clock}
-        batch_sizes = dict(pool_result.batch_sizes) | {"texture": run.mean_batch_size}
-        below = {role: low for role, low in pipeline.lows.items() if role in experts_of(pipeline, "texture")}
-        role_steps: dict[Role, int] = {**pool_result.role_steps, **steps_per_role(walked, below)}
-        done = replace(pool_result, trajectory=trajectory, role_steps=role_steps, kept=None)
-        return self._leaving(replace(done, seconds=seconds, batch_sizes=batch_sizes))
+
+
+def guided(pool_result: PoolResult, part: Role) -> "Trajectory":
+    """Its trajectory with the guidance of an expert below the first boundary, where one between has its own."""
+    trajectory, job = pool_result.trajectory, pool_result.job
+    if not job.guidance_between:
+        return trajectory
+    below = job.guidance_scale if job.texture.guidance_scale is None else job.texture.guidance_scale
+    scale = job.guidance_between.get(part, below)
+    assert scale is not None, "the structure pool has filled in what the release prefers"
+    return replace(trajectory, condition=replace(trajectory.condition, guidance_scale=scale))
+
+
+def _retimed(pipeline: "PanGuDrawPipeline", part: Role, step: "Step", steps: int, job: Job) -> "Trajectory":
+    """Behind the first step of an expert: on its own whole, or with no further step of it, on the next one's or at the end."""
+    from pangu.models.half_steps import retimed
+
+    shifted = pipeline.timestep_arguments(*step.trajectory.latents_bchw.shape[-2:])
+    if steps == 0 and part != "texture":
+        following = pipeline.roles[pipeline.roles.index(part) + 1]
+        return retimed(step, job.wholes[following], pipeline.interval(part).low, **shifted)
+    return retimed(step, steps, **shifted)

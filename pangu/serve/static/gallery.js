@@ -44,8 +44,9 @@ const Gallery = (() => {
 
   function facts({ event, body }) {
     const asked = event.request, walked = asked.num_inference_steps, each = (values) => [...new Set(values)].join("/");
-    const steps = typeof walked === "object" ? `${walked.structure}+${walked.texture}` : each([walked, asked.texture?.num_inference_steps ?? walked]);
-    const guidance = each([half(asked.guidance_scale, "structure"), asked.texture?.guidance_scale ?? half(asked.guidance_scale, "texture")]);
+    const steps = typeof walked === "object" ? Object.values(walked).join("+") : each([walked, asked.texture?.num_inference_steps ?? walked]);
+    const scales = Object.values(asked.guidance_scale ?? {});
+    const guidance = scales.length > 2 ? scales.join("/") : each([half(asked.guidance_scale, "structure"), asked.texture?.guidance_scale ?? half(asked.guidance_scale, "texture")]);
     const v = event.release.pair_version, by = v ? word("byrelease", { v }) : word("byfolder");
     const said = [word("facts", { by, size: event.size, steps, guidance, seed: event.seed })];
     for (const [name, scale] of Object.entries(body.texture?.style || body.style || {})) said.push(word("style", { name: scale === 1 ? name : `${name} ${scale}` }));

@@ -7,6 +7,7 @@ const PARTIALS = 3;
 
 whenSpoken(() => {
   if (shownRelease) showRelease(shownRelease);
+  nameBetween();
   $("state").textContent = "";
   propose();
   if (model) Source.offer(model.varying_partners);
@@ -45,7 +46,8 @@ function placeProposals(none = !$("gallery").children.length) {
 
 function showRelease(release) {
   shownRelease = release;
-  const names = { v: release.pair_version, a: release.structure_version, b: release.texture_version };
+  const middles = Object.entries(release.middle_versions || {}).map((each) => each.join(" "));
+  const names = { v: release.pair_version, a: release.structure_version, b: [release.texture_version, ...middles].join(language === "zh" ? "，" : ", ") };
   $("release").textContent = word("release", names);
 }
 
@@ -81,7 +83,28 @@ async function load() {
   $("coop").hidden = model.partners.length === 0;
   for (const name of model.partners) $("partners").append(choice(name));
   Source.offer(model.varying_partners);
+  $("between").replaceChildren(...between().map(expert));
+  nameBetween();
   speak();
+}
+
+// Experts between structure and texture, where the pair has such.
+const between = () => model?.experts_between || [];
+
+// Steps and guidance of one of them.
+function expert(role) {
+  const fields = [["steps", "expertsteps", { min: 1, max: 200 }], ["guidance", "expertguidance", { min: 0, max: 50, step: 0.5 }]];
+  return element("div", { className: "row" }, ...fields.map(([id, name, bounds]) => {
+    const input = element("input", { id: `${role}-${id}`, type: "number", ...bounds }), label = element("label", { htmlFor: input.id });
+    Object.assign(label.dataset, { expert: role, says: name });
+    input.dataset.hint = "asabove";
+    return element("div", {}, label, input);
+  }));
+}
+
+function nameBetween() {
+  for (const label of document.querySelectorAll("[data-expert]")) label.textContent = word(label.dataset.says, { name: label.dataset.expert });
+  for (const role of between()) Object.assign(FIELDS, { [`num_inference_steps.${role}`]: `${role}-steps`, [`guidance_scale.${role}`]: `${role}-guidance` });
 }
 
 function slider(id, text, most = 5) {
@@ -159,16 +182,25 @@ async function asked() {
   const texture = { prompt: own.prompt, style: own.style, guidance_scale: half(own.guidance_scale, "texture") };
   if (own.negative_prompt) texture.negative_prompt = own.negative_prompt;
   const layout = { ...kept, guidance_scale: half(kept.guidance_scale, "structure") };
-  if (typeof kept.num_inference_steps === "object") layout.num_inference_steps = { ...kept.num_inference_steps, texture: half(own.num_inference_steps, "texture") };
+  if (between().some((role) => own.guidance_scale[role] !== undefined)) {
+    layout.guidance_scale = { ...own.guidance_scale, structure: layout.guidance_scale };
+    delete texture.guidance_scale;
+  }
+  if (typeof kept.num_inference_steps === "object") layout.num_inference_steps = { ...kept.num_inference_steps, ...below(own.num_inference_steps) };
   else texture.num_inference_steps = Number($("steps").value);
   return { ...layout, texture };
 }
 
-// One number for both halves of the pair, or one each where texture has its own.
+// One number for all experts of the pair, or one each where one below structure has its own.
 function halves(id) {
-  const both = Number($(id).value), own = $(`texture-${id}`).value;
-  return own ? { structure: both, texture: Number(own) } : both;
+  const all = Number($(id).value), roles = [...between(), "texture"], own = roles.map((role) => [role, $(`${role}-${id}`).value]);
+  if (!own.some(([, value]) => value)) return all;
+  // Guidance that is left out is texture's; steps are needed of each.
+  return Object.fromEntries([["structure", all], ...own.filter(([role, value]) => value || id === "steps" || role === "texture").map(([role, value]) => [role, Number(value || all)])]);
 }
+
+// What is said of the experts below structure.
+const below = (value) => Object.fromEntries([...between(), "texture"].map((role) => [role, half(value, role)]));
 
 const half = (value, role) => value?.[role] ?? value;
 
@@ -326,7 +358,7 @@ function reuse(body, event) {
   set("size", body.size);
   for (const [id, name] of [["steps", "num_inference_steps"], ["guidance", "guidance_scale"]]) {
     set(id, half(own[name], "structure"));
-    set(`texture-${id}`, typeof own[name] === "object" ? own[name].texture : "");
+    for (const role of [...between(), "texture"]) set(`${role}-${id}`, typeof own[name] === "object" ? own[name][role] ?? "" : "");
   }
   set("seed", event.seed);
   set("scheduler", body.scheduler || "");

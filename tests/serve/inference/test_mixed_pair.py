@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pangu.pipelines.assemble import assemble_pair, untrained_pair
@@ -16,15 +17,22 @@ from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import student_of, tiny
 from pangu.sampling.trajectory import Trajectory
 from pangu.serve.inference.compute_thread import Worker
+from pangu.serve.inference.local import LocalEngine
+from pangu.serve.inference.messages import Job, ReleaseRouting
 from pangu.serve.inference.parts import load_unchecked, release_of
 from pangu.serve.inference.pool import half, owned_by
 from pangu.serve.inference.steps import StepBatcher
+from pangu.serve.prometheus import Metrics
+from pangu.serve.settings import ServeSettings
 from tests import subtests
+from tests.models.adapter_files import ATTENTION, random_adapter, spelled
 from tests.pipelines.exact import EPSILON, FLOW, contracts_of, gaussian, joined
 from tests.pipelines.transformers import generator, written_experts, written_pair
 from tests.serve.api.test_image_routes import client, edit, file_of, pixels
 from tests.serve.inference.test_steps import begun
 from tests.serve.local import serving
+
+WRITTEN = {"three": written_experts, "two": lambda folder: written_pair("flow", folder)}
 
 
 async def drawn(batcher: StepBatcher, pair: PanGuDrawPipeline, start: Trajectory) -> Tensor:
@@ -159,7 +167,79 @@ def test_three_experts_with_texts_of_their_own_are_served_with_steps_by_role(tmp
         assert few.status_code == 400 and "half without a step; the least is" in few.json()["error"]["message"]
     loaded = {
         part: {name for name, each in load_unchecked(release_of(folder), part).components.items() if each is not None}
-        for part in ("structure", "texture", "decoder")
+        for part in ("structure", "middle", "texture", "decoder")
     }
     assert {"structure", "text_encoder", "text_encoder_of_texture"} < loaded["structure"]
-    assert {"middle", "texture", "scheduler"} == loaded["texture"] and {"vae", "scheduler"} == loaded["decoder"]
+    assert {"middle", "scheduler"} == loaded["middle"]
+    assert {"texture", "scheduler"} == loaded["texture"] and {"vae", "scheduler"} == loaded["decoder"]
+
+
+def test_each_of_three_experts_has_steps_guidance_and_adapters_of_its_own(tmp_path: Path) -> None:
+    folder = written_experts(tmp_path)
+    unet = load_unchecked(release_of(folder), "middle").middle  # type: ignore[attr-defined]
+    save_file(spelled(unet, random_adapter(unet, ATTENTION, 3), "kohya"), tmp_path / "ink.safetensors")
+    loras = {"ink": {"middle": str(tmp_path / "ink.safetensors")}}
+    with serving(folder, max_in_flight=16, cache_bytes=1 << 26, loras=loras) as server:
+        for counts in ((3, 2, 4), (4, 1, 3), (2, 5, 1), (5, 1, 1), (3, 3, 30)):
+            steps = dict(zip(("structure", "middle", "texture"), counts, strict=True))
+            answer = server.draw("a fox", seed=1, num_inference_steps=steps)
+            assert answer.json().get("steps") == steps, answer.text
+            assert file_of(server.draw(**answer.json()["request"])) == file_of(answer)
+        split = server.draw("a fox", seed=1, num_inference_steps=9, step_split="log_snr").json()["steps"]
+        assert (
+            list(split) == ["structure", "middle", "texture"] and sum(split.values()) == 9 and min(split.values()) > 0
+        )
+
+        def drawn(**fields: Any) -> np.ndarray:
+            return pixels(file_of(server.draw("a fox", seed=1, num_inference_steps=9, **fields)))
+
+        scales: dict[str, float] = {"structure": 3.0, "texture": 3.0}
+        plain, other = drawn(guidance_scale=scales), drawn(guidance_scale=scales | {"middle": 9.0})
+        assert np.array_equal(plain, drawn(guidance_scale=3.0)) and not np.array_equal(plain, other)
+        assert np.array_equal(plain, drawn(guidance_scale=scales | {"middle": 3.0}))
+        everywhere = drawn(guidance_scale=3.0, guidance_interval=[0, 1000])
+        assert np.array_equal(plain, everywhere)
+        between = drawn(guidance_scale=3.0, guidance_interval={"middle": [0, 0]})
+        assert np.array_equal(between, drawn(guidance_scale=scales | {"middle": 1.0}))
+        adapted = drawn(guidance_scale=3.0, loras=[{"name": "ink"}])
+        assert np.abs(adapted - plain).max() > 2
+        assert np.array_equal(plain, drawn(guidance_scale=3.0, loras=[{"name": "ink", "middle": 0.0}]))
+        extra = {"seed": 1, "num_inference_steps": {"structure": 4, "middle": 4, "texture": 4}}
+        events = client(server).images.generate(
+            model="pangu-pair", prompt="a fox", stream=True, partial_images=3, extra_body=extra
+        )
+        assert [event.type.rsplit(".")[-1] for event in events] == ["partial_image"] * 3 + ["completed"]
+        for fields, param, said in (
+            ({"num_inference_steps": {"structure": 3, "texture": 3}}, "num_inference_steps.middle", "Missing"),
+            ({"num_inference_steps": 2, "step_split": "log_snr"}, "num_inference_steps", "the least is 3"),
+            ({"guidance_interval": {"middle_2": [1, 2]}}, "guidance_interval.middle_2", "structure, middle, texture"),
+            ({"lora_scales": {"middle_2": 1.0}}, "lora_scales.middle_2", "structure, middle, texture"),
+            ({"loras": [{"name": "ink", "texture": 1.0}]}, "loras", "no adapter for the texture half"),
+        ):
+            error = server.draw("a fox", seed=1, **fields).json()["error"]
+            assert error["param"] == param and said in error["message"], error
+
+
+def test_pools_of_experts_between_come_and_go_with_the_releases_that_have_such(tmp_path: Path) -> None:
+    settings = ServeSettings.model_validate({"structure": {"threads": 1}, "cache_bytes": 0})
+    three, two = (release_of(written(tmp_path / name)) for name, written in WRITTEN.items())
+    engine = LocalEngine(settings, Metrics(), load=load_unchecked)
+
+    async def walked() -> None:
+        job = Job(prompt="a fox", seed=1, steps=6)
+        for routing, between in (
+            (ReleaseRouting(champion=two), set()),
+            (ReleaseRouting(champion=two, held=(three,)), {"middle"}),
+            (ReleaseRouting(champion=three, canary=two, canary_share=0.5), {"middle"}),
+            (ReleaseRouting(champion=two), set()),
+        ):
+            await engine.take(routing)
+            held = await engine.holdings()
+            assert set(held) == {"structure", "texture", "decoder"} | between
+            assert all(set(own) >= {each.sha256 for each in routing.releases} for own in held.values())
+            for channel in ["champion"] + ["canary"] * (routing.canary is not None):
+                drawn = await engine.draw(job, channel)
+                assert set(drawn.role_steps) == {"structure", *routing.choose(channel, "").between, "texture"}
+
+    asyncio.run(walked())
+    engine.close()

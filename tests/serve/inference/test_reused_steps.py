@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -12,9 +14,11 @@ from pydantic import ValidationError
 from pangu.config import Recipe, Reuse
 from pangu.errors import UserError
 from pangu.models.deep_features import GivesFeatures, TakesFeatures, feature_channels
+from pangu.models.magnitudes import RESIDUALS, Magnitudes, curve_of
 from pangu.models.schedulers import named_sampler
 from pangu.models.step_caches import StepCache
 from pangu.pipelines.assemble import untrained_pair
+from pangu.pipelines.measured_magnitudes import measure_magnitudes
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 from pangu.recipes import tiny
 from pangu.sampling.trajectory import Trajectory
@@ -31,14 +35,19 @@ FLUX = {
     "axes_dims_rope": (4, 6, 6),
 }  # fmt: skip
 SD3 = {"family": "sd3", "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16}
-KINDS = [Reuse(every=2), Reuse(kind="first_block", threshold=1.0), Reuse(kind="taylor", every=2)]
+KINDS = [
+    Reuse(every=2), Reuse(kind="first_block", threshold=1.0), Reuse(kind="taylor", every=2),
+    Reuse(kind="mag", every=3, threshold=1.0),
+]  # fmt: skip
 NAMES = [reuse.kind for reuse in KINDS]
 
 
 @pytest.fixture(scope="module")
 def pairs() -> dict[str, PanGuDrawPipeline]:
     """Which kind of reuse -> an untrained pair that can."""
-    return {"deep_features": untrained_pair(tiny()), "first_block": of_family(FLUX), "taylor": of_family(SD3)}
+    transformers = {"first_block": of_family(FLUX), "taylor": of_family(SD3), "mag": of_family(FLUX)}
+    measure_magnitudes(transformers["mag"], "structure", ["a fox"], guidance_scale=3.0)
+    return {"deep_features": untrained_pair(tiny()), **transformers}
 
 
 def of_family(denoiser: dict[str, Any]) -> PanGuDrawPipeline:
@@ -172,6 +181,39 @@ def test_solvers_and_reuse_go_together(pairs: Any) -> None:
         pair.scheduler = before
 
 
+def test_blocks_are_left_out_where_their_size_hardly_changes_whatever_the_number_of_steps(
+    pairs: Any, tmp_path: Path
+) -> None:
+    """A row has two whole steps at first, then at most `every` - 1 without blocks, and none where sizes change by more."""
+    pair, passes = pairs["mag"], [0]
+    block = pair.structure.transformer_blocks[0].attn
+    hook = block.register_forward_hook(lambda *_: passes.__setitem__(0, passes[0] + 1))
+    known = pair.structure.config[RESIDUALS]
+    assert [t for t, _ in known] == sorted(t for t, _ in known) and len(known) > 10 and min(s for _, s in known) > 0
+    steep = [[float(t), 10.0 ** (t / 50)] for t in range(0, 1001, 10)]
+
+    def whole(curve: Any, every: int, threshold: float) -> int:
+        pair.structure.register_to_config(**{RESIDUALS: curve})
+        pair.set_reuse({"structure": Reuse(kind="mag", every=every, threshold=threshold)})
+        passes[0] = 0
+        draw(pair, generator=seeds(1, 2), num_inference_steps=30, guidance_scale=1.0)
+        return passes[0] // 2  # of two pictures
+
+    try:
+        flat, steps = [[0.0, 1.0], [1000.0, 1.0]], whole(steep, 2, 0.5)
+        assert steps > 8 and whole(flat, 2, 0.5) == 2 + (steps - 2) // 2
+        assert whole(flat, 4, 0.5) == 2 + (steps - 2) // 4
+    finally:
+        hook.remove()
+        pair.structure.register_to_config(**{RESIDUALS: known})
+        pair.set_reuse({})
+    pair.structure.save_pretrained(tmp_path)
+    again = type(pair.structure).from_pretrained(tmp_path).config[RESIDUALS]
+    assert again == known, "they are kept with the half"
+    assert Magnitudes((0.0, 10.0), (0.0, 1.0)).ratio(5.0, 2.5) == pytest.approx(np.exp(-0.25))
+    assert curve_of([(3.0, 2.0), (1.0, 1.0), (3.0, 4.0)]) == [[1.0, 1.0], [3.0, 3.0]]
+
+
 def test_what_can_not_reuse_is_refused_in_one_sentence(pairs: Any) -> None:
     unets, transformers = pairs["deep_features"], pairs["taylor"]
     sana = untrained_pair(flow_recipe())
@@ -180,6 +222,7 @@ def test_what_can_not_reuse_is_refused_in_one_sentence(pairs: Any) -> None:
         (transformers, Reuse(), "has no deep features"),
         (sana, Reuse(kind="first_block"), "diffusers' hook does not fit its blocks"),
         (transformers, Reuse(kind="first_block"), "diffusers' hook does not fit its blocks"),
+        (transformers, Reuse(kind="mag"), "has not been measured; call measure_magnitudes"),
     ):
         with pytest.raises(UserError, match=sentence):
             pair.set_reuse({"structure": reuse})

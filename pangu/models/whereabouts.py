@@ -1,0 +1,46 @@
+"""Where networks compute and in what precision, as diffusers says it.
+
+diffusers looks through every module by name each time, for hooks that move or cast weights: a tenth of a picture of four steps.
+Here modules are looked through once and quickly, and diffusers is asked only where there are such hooks.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+HOOKS = ("_diffusers_hook", "_hf_hook")
+"""Of diffusers and of accelerate, on a module."""
+
+
+def is_hooked(network: nn.Module) -> bool:
+    """Whether a module of it has hooks of diffusers or accelerate, which may move or cast weights."""
+    waiting: list[nn.Module | None] = [network]
+    while waiting:
+        module = waiting.pop()
+        if module is not None:
+            own = vars(module)
+            if any(name in own for name in HOOKS):
+                return True
+            waiting.extend(own["_modules"].values())
+    return False
+
+
+def device_of(networks: Iterable[nn.Module]) -> torch.device | None:
+    """Of the first that is on an accelerator, else of the first; None where diffusers has to be asked, or there is none."""
+    found = []
+    for network in networks:
+        first = next(network.parameters(), None)
+        if first is None or is_hooked(network):
+            return None
+        found.append(first.device)
+    return next((device for device in found if device.type not in ("cpu", "meta")), found[0] if found else None)
+
+
+def dtype_of(network: Any) -> torch.dtype:
+    """What it computes in: the precision of its first floating point weight."""
+    plain = isinstance(network, nn.Module) and not getattr(network, "_keep_in_fp32_modules", None)
+    first = next(network.parameters(), None) if plain and not is_hooked(network) else None
+    dtype: torch.dtype = network.dtype if first is None or not first.is_floating_point() else first.dtype
+    return dtype
