@@ -109,7 +109,7 @@ def our_rows(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
     zeros, every = np.zeros(count, np.int64), np.arange(count)
     keys = [f"{index:08d}" for index in range(count)]
     columns = {"min_timestep": zeros, "preset": zeros, "slot": every, "text": every, "style": zeros - 1}
-    write_rows(folder, [pa.table({"key": keys, **columns, "captions": zeros + 1})], count)
+    write_rows(folder, [pa.table({"key": keys, **columns, "captions": zeros + 1})])
     from safetensors.numpy import save_file
 
     empty = {name: np.zeros((1, *SHAPES[name]), np.float32) for name in ("tokens", "pooled")}
@@ -129,7 +129,7 @@ def our_images(case: Case, folder: Path, batch: int, workers: int) -> Epoch:
     (folder / "images.bin").write_bytes(b"".join(row["image"] for row in case.rows))
     zeros = np.zeros(len(lengths), np.int64)
     keys = [f"{index:08d}" for index in range(len(lengths))]
-    write_rows(folder, [pa.table({"key": keys, "shape": zeros, "start": ends[:-1], "end": ends[1:]})], len(lengths))
+    write_rows(folder, [pa.table({"key": keys, "shape": zeros, "start": ends[:-1], "end": ends[1:]})])
     side = case.decode["image"].side  # type: ignore[attr-defined]
     images = Images(folder, View(sizes=((side, side),), kept=(0,)), max(1, workers))
 

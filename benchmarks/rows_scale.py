@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pangu.storage import Home, write_json
+from pangu.storage import Home
 
 GOAL = 1.3
 """Peak memory at the largest number of rows, over that at the smallest."""
@@ -161,7 +161,7 @@ def make_copy(folder: Path, rows: int) -> None:
             "captions": np.ones(rows, np.int64),
         }
     )  # fmt: skip
-    write_rows(folder, map(pa.table, table.to_batches(A_FILE)), rows)
+    write_rows(folder, map(pa.table, table.to_batches(A_FILE)))
     save_file({"tokens": torch.zeros(1, 1, 1), "pooled": torch.zeros(1, 1)}, folder / EMPTY_CAPTION_FILE)
 
 
@@ -207,7 +207,7 @@ def make_table(folder: Path, rows: int) -> None:
 
     home, pixel = Home(folder, tables=""), encode_png(np.zeros((1, 1, 3), np.uint8))
     store, files = TableStore.of(home, NAME), []
-    work, facts = prepared_facts(home)
+    work = "generated"
     for start in range(0, rows, A_FILE):
         some = range(start, min(start + A_FILE, rows))
         known = facts_of(some) | {"image": [pixel] * len(some), "phash": [key(row)[:16] for row in some]}
@@ -224,27 +224,7 @@ def make_table(folder: Path, rows: int) -> None:
             columns["upscaled"] = pa.array([upscaled] * len(some))
             mine = pa.table(columns, SCHEMA).filter(pa.array(large != upscaled))
             files.append(write_part(store, f"part-{work}-{start // A_FILE:05d}", mine, upscaled))
-    commit(home, NAME, work, files, facts)
-
-
-def prepared_facts(home: Home) -> tuple[str, dict[str, Any]]:
-    """What makes `refilter` take the table for one that `prepare` made: its key, and what its log says."""
-    from pangu.data.prepare.publish import lost_file
-    from pangu.data.prepare.work_key import CODE_VERSION, keys_of
-
-    transaction, work = keys_of(card(), "generated")
-    write_json(lost_file(home, NAME, work), {"listed": 0, "failed": {}, "dropped": {}})
-    write_json(home.dataset(NAME) / "outcomes" / f"{transaction}.json", {"dropped": {}})
-    return transaction, {"ingest_id": "generated", "code_version": CODE_VERSION, "work": work, "card": card().digest()}
-
-
-def card(**filters: Any) -> Any:
-    from pangu.data.card import Card
-
-    columns = {"image": "image", "caption_en": "caption"}
-    return Card.model_validate(
-        {"name": NAME, "source": "/nowhere.parquet", "columns": columns, "licence": {"name": "CC0"}, "filters": filters}
-    )
+    commit(home, NAME, work, files, {})
 
 
 def encoders() -> Any:
@@ -277,10 +257,23 @@ def evaluate(folder: Path, rows: int) -> None:
     gather(Home(folder, tables=""), NAME, 0, protocol, 8)
 
 
+def make_version(folder: Path, rows: int) -> None:
+    """Rows as workers leave them, and the version that a prepare selects from them."""
+    import selection_scale
+
+    home, made = Home(folder, tables=""), selection_scale.Generated.of(rows)
+    selection_scale.generate(home, made.work, rows)
+    made.land(home)
+
+
 def refilter(folder: Path, rows: int) -> None:
+    """Another threshold, of a version that is there."""
+    import selection_scale
+
     from pangu.data.prepare.refilter import refilter as select_again
 
-    select_again(card(max_caption_length=30 + time.time_ns() % 1000), Home(folder, tables=""), 0)
+    outcome = select_again(selection_scale.card(min_side=100 + time.time_ns() % 200), Home(folder, tables=""), 0)
+    assert 0 < outcome.rows < rows and not outcome.already_done
 
 
 def copy(folder: Path, rows: int) -> None:
@@ -411,7 +404,7 @@ STEPS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path, int], None]]
     "sampler": (make_copy, train),
     "encode": (make_table, encode),
     "evaluate": (make_table, evaluate),
-    "refilter": (make_table, refilter),
+    "refilter": (make_version, refilter),
     "copy": (make_table, copy),
     "ingest": (make_list, ingest),
     "ingest_again": (make_known_list, ingest_again),

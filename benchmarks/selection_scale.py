@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,17 +64,34 @@ def main() -> None:
 
 
 def measure(home: Home, rows: int) -> dict[str, dict[str, float]]:
-    loose, strict, alike = card(), card(min_side=200), card(min_side=200, near_duplicates={"max_bits": 4})
-    key, work = keys_of(loose, INGEST)
-    in_child(lambda: generate(home, work, rows))
-    facts = {"card": loose.digest(), "ingest_id": INGEST, "code_version": CODE_VERSION, "work": work}
+    strict, alike = card(min_side=200), card(min_side=200, near_duplicates={"max_bits": 4})
+    made = Generated.of(rows)
+    in_child(lambda: generate(home, made.work, rows))
     steps: dict[str, Callable[[], Any]] = {
         "plan": lambda: plan_rows(home.root / "rows.parquet", home.root / "plan.parquet"),
-        "land": lambda: land(loose, home, key, made_rows(home, work, rows), facts, silent),
+        "land": lambda: made.land(home),
         "refilter": lambda: refilter(strict, home, 0),
         "near duplicates": lambda: refilter(alike, home, 0),
     }
     return {name: in_child(partial(timed, home, step)) for name, step in steps.items()}
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Rows of a card without thresholds, by the keys under which a prepare would have made them."""
+
+    key: str
+    work: str
+    rows: int
+
+    @classmethod
+    def of(cls, rows: int) -> "Generated":
+        return cls(*keys_of(card(), INGEST), rows)
+
+    def land(self, home: Home) -> Any:
+        """Make version 0 of them."""
+        facts = {"card": card().digest(), "ingest_id": INGEST, "code_version": CODE_VERSION, "work": self.work}
+        return land(card(), home, self.key, made_rows(home, self.work, self.rows), facts, silent)
 
 
 def timed(home: Home, step: Callable[[], Any]) -> dict[str, float]:

@@ -67,6 +67,27 @@ class EvaluationOptions(Form):
         return ["--prompts", str(self.prompts), *words, *self.judges]
 
 
+class FurtherDataset(Form):
+    """A dataset that is trained on beside that of the card."""
+
+    dataset: str = Field(
+        max_length=64,
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+        title="Dataset",
+        description="Name of its card; a version of it is there already",
+    )
+    version: int | None = Field(
+        None, ge=0, title="Dataset version", description="Number of a version of it; empty: the newest"
+    )
+    weight: float = Field(
+        1.0,
+        gt=0,
+        le=10_000,
+        title="Weight",
+        description="How often each of its rows appears in an epoch: 2 is twice, 0.25 a quarter of them; empty: 1",
+    )
+
+
 class Preparing(Form):
     """Where rows are made; it changes how long that takes, not what comes out."""
 

@@ -21,6 +21,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "num_inference_steps": ("sampling", "num_inference_steps"),
     "guidance_scale": ("sampling", "guidance_scale"),
     "sample_every": ("watching", "sample_every"),
+    "dataset_weight": ("mixture", "weight"),
     "autoencoder": ("autoencoder", "source"),
     "autoencoder_subfolder": ("autoencoder", "subfolder"),
     "start_from": ("init_from", "source"),
@@ -82,5 +83,5 @@ def put(tree: dict[str, Any], name: str, value: Any) -> None:
     else:
         *path, last = PLACES[name]
         for part in path:
-            tree = tree[part]
+            tree = tree.setdefault(part, {})  # what says nothing, such as no mixture, is left out of a tree
         tree[last] = value

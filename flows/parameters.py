@@ -3,14 +3,15 @@
 The dashboard draws them from the JSON schema; Python validators would not run there.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from flows.card_field import CardForm
 from flows.form import Form, Source
-from flows.options import Devices, EvaluationOptions, Preparing
+from flows.options import Devices, EvaluationOptions, FurtherDataset, Preparing
 from flows.recipe_changes import PartnerChanges, RecipeChanges
 from pangu.data.card import find_card, recipe_beside
 from pangu.forms import CARD_FILE, CARD_NAME
@@ -77,6 +78,16 @@ Serve = Annotated[bool, Field(title="Serve it", description="Also serve the pair
 WhoComputes = Annotated[Devices, Field(title="Devices", description="Who encodes, and who draws")]
 Measuring = Annotated[EvaluationOptions, Field(title="Evaluation", description="How the pair is measured")]
 WhereRowsAreMade = Annotated[Preparing, Field(title="Preparing", description="Where rows are made")]
+Further = Annotated[
+    tuple[FurtherDataset, ...],
+    # A list of one is what a folded group looks like, and comes opened.
+    BeforeValidator(lambda given: [given] if isinstance(given, Mapping | FurtherDataset) else given),
+    Field(
+        max_length=64,
+        title="Further datasets",
+        description="Trained on beside the card's, each with a weight; add as many as there are",
+    ),
+]
 OfRecipe = Annotated[
     RecipeChanges,
     Field(title="Changes of the recipe", description="An empty field keeps what the recipe says"),
@@ -169,6 +180,7 @@ class TrainGenerators(EncodeDataset):
     shown: ClassVar[tuple[str, ...]] = (CARD_NAME, "recipe", "steps", "version")
 
     steps: Steps = None
+    further: Further = ()
 
     @property
     def all_changes(self) -> RecipeChanges:
@@ -299,6 +311,7 @@ class RetrainPair(RecipeForm):
     first: ClassVar[tuple[str, ...]] = ("approval", "deploy", CARD_FILE, "recipe_file", "changes")
 
     steps: Steps = None
+    further: Further = ()
     changes: OfRecipe = RecipeChanges()
     evaluation: Measuring = EvaluationOptions()
     approval: Literal["none", "person"] = Field(

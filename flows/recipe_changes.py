@@ -82,6 +82,14 @@ class CommonChanges(Form):
         "`nothing` for random ones. For edge_control: the generator that is controlled",
     )
 
+    dataset_weight: float | None = Field(
+        None,
+        title="Weight of the card's dataset",
+        gt=0,
+        le=10_000,
+        description="How often each of its rows appears in an epoch, where several datasets are trained on",
+    )
+
 
 class RecipeChanges(CommonChanges):
     """What this run does otherwise than the recipe of its pair; an empty field keeps the recipe's value."""

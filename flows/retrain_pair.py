@@ -11,6 +11,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.dataset_report import show_dropped
 from flows.gate import pass_gate
+from flows.mixing import with_further
 from flows.pair_matrix import compare_halves
 from flows.parameters import RetrainPair
 from flows.release_pair import release_and_deploy
@@ -46,6 +47,7 @@ def whole_way(settings: RetrainPair, recipe: str) -> dict[str, Any]:
     show_dropped(prepared)
     best_effort(call_run)(f"{settings.deed} v{prepared['version']}", before=settings.deed)
     encoded = encode(card, prepared["version"], recipe, settings.devices.arguments)
+    recipe = with_further(recipe, settings.further, settings.devices.arguments)
     trained = train_all(card, encoded["encode_id"], recipe)
     structure, *middles, texture = (one["generator"] for one in trained.values())
     measured, options = str(result_file("evaluate")), settings.evaluation

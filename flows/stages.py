@@ -59,10 +59,10 @@ def prepare(card: str, ingest_id: str, options: list[str]) -> dict[str, Any]:
     return run_stage("prepare", ["prepare", card, "--ingest-id", ingest_id, *options])
 
 
-@task(name="encode", task_run_name="encode", **stage_task)
-def encode(card: str, version: int | None, recipe: str, devices: list[str]) -> dict[str, Any]:
+@task(name="encode", task_run_name="{stage}", **stage_task)
+def encode(card: str, version: int | None, recipe: str, devices: list[str], stage: str = "encode") -> dict[str, Any]:
     return run_stage(
-        "encode",
+        stage,
         ["encode", card, "--version", str(LATEST if version is None else version), "--recipe", recipe, *devices],
     )
 

@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.mixing import with_further
 from flows.parameters import TrainGenerators
 from flows.reporting import staged
 from flows.stages import encode, recipe_of, stop_everything, train
@@ -27,6 +28,7 @@ def train_generators(settings: TrainGenerators) -> dict[str, Any]:
     """Structure on all rows, texture on the large originals: independent jobs, side by side, one an expert of the recipe."""
     recipe = recipe_of(settings.chosen_recipe, settings.all_changes)
     encoded = encode(settings.card, settings.version, recipe, settings.devices.arguments)
+    recipe = with_further(recipe, settings.further, settings.devices.arguments)
     return {"encode": encoded, **train_all(settings.card, encoded["encode_id"], recipe)}
 
 

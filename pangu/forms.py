@@ -46,7 +46,7 @@ def folded(settings: Mapping[str, Any], form: Mapping[str, Any]) -> dict[str, An
         (open_ if is_listed else more)[CARD_NAME if is_listed else CARD_FILE] = card
     for name in [name for name in settings if name in hidden and name not in shown]:
         value = open_.pop(name)
-        more[name] = [value] if hidden[name].get("type") == "array" else value
+        more[name] = [value] if hidden[name].get("maxItems") == 1 else value
     return open_ | ({MORE: [more]} if more else {})
 
 

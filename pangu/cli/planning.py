@@ -32,9 +32,10 @@ def plan(
     from pangu.planning.cluster_spec import load_spec
     from pangu.planning.figures import Figures
     from pangu.planning.footprint import check_fits, footprints
+    from pangu.planning.mixed_work import mixture_work
     from pangu.planning.plan import make_plan
     from pangu.planning.table import error_line, plan_table
-    from pangu.planning.workload import count_work, known_corpus, merged
+    from pangu.planning.workload import known_corpus, merged
     from pangu.recipes import recipe as named
     from pangu.storage import Home, write_atomically
 
@@ -46,7 +47,8 @@ def plan(
     room = memory_gib or (spec.cluster.device.memory_gib if spec.cluster.device else None)
     if room is not None:
         check_fits(asked, memory, room)
-    made = make_plan(count_work(read, asked, corpus, home), figures, spec.cluster, corpus.sources, memory)
+    work, mixture = mixture_work(read, asked, corpus, home)
+    made = make_plan(work, figures, spec.cluster, corpus.sources, memory, mixture)
     if result is not None:
         write_atomically(result, made.model_dump_json(indent=2).encode())
     print(plan_table(made))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pangu.data.captions import LANGUAGES
-from pangu.data.table.spilling import engine, load
+from pangu.data.table.sorting import Parts, sorted_by
 from pangu.train.keyed_permutation import KeyedPermutation
 
 COLUMNS = ["key", "caption_en", "caption_zh", "split", "style", "upscaled"]
@@ -119,17 +119,13 @@ class SortedRows:
 @contextmanager
 def sorted_rows(rows: Iterable[pa.Table], styles: Collection[str]) -> Iterator[SortedRows]:
     """Rows (with `COLUMNS`) in any order, sorted on the disk; gone when the block ends."""
-    with TemporaryDirectory(prefix="pangu-rows-") as folder, engine(Path(folder)) as connection:
-        load(connection, "unsorted", FACTS, map(facts_of, rows))
+    with TemporaryDirectory(prefix="pangu-rows-") as folder:
         # A file, because it is read as often as something is asked.
-        connection.execute("create table sorted as select * from unsorted order by key")
-        connection.execute("drop table unsorted")
-
-        def facts() -> Iterator[pa.Table]:
-            for batch in connection.cursor().sql("select * from sorted").to_arrow_reader(1 << 16):
-                yield pa.table(batch)
-
-        yield SortedRows(facts, styles)
+        file = Parts(Path(folder) / "sorted", FACTS, 1)
+        for facts in sorted_by("key", map(facts_of, rows), Path(folder)):
+            file.add(facts, np.zeros(facts.num_rows, np.int64))
+        file.close()
+        yield SortedRows(lambda: file.batches(0), styles)
 
 
 def seeded_places(size: int, seed: int, count: int) -> np.ndarray:

@@ -58,6 +58,16 @@ class StagePlan(Frozen):
     basis: str = Field(description="Where the figure comes from")
 
 
+class SeenRows(Frozen):
+    """A dataset of a mixture, and how often a training sees its rows; all rows are taken for those of every job."""
+
+    dataset: str
+    rows: int
+    weight: float = Field(description="How often each row appears in an epoch")
+    share: float = Field(description="Of all rows that are drawn")
+    times: dict[Role, float] = Field(description="How often each row is drawn, by job")
+
+
 class Plan(Frozen):
     """All stages, in order. Both training jobs of a pair run at the same time on half of the devices each."""
 
@@ -66,6 +76,7 @@ class Plan(Frozen):
     stages: tuple[StagePlan, ...]
     storage_cost_per_month: float
     memory: dict[Role, Footprint] = Field({}, description="Of a device, for each training job")
+    mixture: tuple[SeenRows, ...] = Field((), description="Of a training on several datasets, each of them")
     assumptions: dict[str, str] = Field({}, description="What was not measured here -> where it comes from")
 
     @property
@@ -97,6 +108,7 @@ def make_plan(
     cluster: Cluster,
     assumptions: Mapping[str, str] | None = None,
     memory: Mapping[Role, Footprint] | None = None,
+    mixture: tuple[SeenRows, ...] = (),
 ) -> Plan:
     """Every stage of `work` on `cluster`."""
     stages = (
@@ -113,6 +125,7 @@ def make_plan(
         stages=stages,
         storage_cost_per_month=stored / TB * cluster.storage_price_per_tb_month,
         memory=dict(memory or {}),
+        mixture=mixture,
         assumptions=dict(assumptions or {}),
     )
 

@@ -1,12 +1,12 @@
 """A plan and a calibration as text for people."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pangu.config import Role
 from pangu.planning.figures import Figures, left_out_errors
 from pangu.planning.footprint import GIB, Footprint
-from pangu.planning.plan import Plan
+from pangu.planning.plan import Plan, SeenRows
 
 
 def plan_table(plan: Plan) -> str:
@@ -30,10 +30,23 @@ def plan_table(plan: Plan) -> str:
     lines.append("| " + " | ".join(total) + " |")
     if plan.memory:
         lines += ["", *memory_table(plan.memory)]
+    if plan.mixture:
+        lines += ["", *mixture_table(plan.mixture)]
     if plan.assumptions:
         lines += ["", "| assumed | from |", "|---|---|"]
         lines += [f"| {name} | {source} |" for name, source in sorted(plan.assumptions.items())]
     return "\n".join(lines)
+
+
+def mixture_table(found: Sequence[SeenRows]) -> list[str]:
+    """Lines of a markdown table: of each dataset its share of what is drawn, and how often a row of it is."""
+    roles = list(found[0].times)
+    lines = [f"| dataset | rows | weight | share | {' | '.join(f'a row in train-{role}' for role in roles)} |"]
+    lines.append("|---" * (len(roles) + 4) + "|")
+    for one in found:
+        times = [f"{number(one.times[role])} times" for role in roles]
+        lines.append(f"| {one.dataset} | {one.rows:,} | {one.weight:g} | {one.share:.0%} | {' | '.join(times)} |")
+    return lines
 
 
 def memory_table(found: Mapping[Role, Footprint]) -> list[str]:

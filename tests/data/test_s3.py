@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,16 +45,23 @@ ODD = "我的 数据/{a} <b>"
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """A real S3 server on loopback, with one bucket; a process of its own, because deltalake waits for it with the GIL held."""
+    with served(["-m", "moto.server", "-H", "127.0.0.1", "-p"]) as url:
+        yield url
+
+
+@contextmanager
+def served(command: list[str], *options: str) -> Iterator[str]:
+    """The address of a server of Python's that is told its port, with a bucket; the environment names it."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    whole = [sys.executable, *command, str(port), *options]
+    with subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_for(port)
-            options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+            options_of = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
             with pytest.MonkeyPatch.context() as patch:
                 for name, value in environment(f"http://127.0.0.1:{port}").items():
                     patch.setenv(name, value)
-                pyarrow.fs.FileSystem.from_uri(f"s3://data/?{options}")[0].create_dir("data")
+                pyarrow.fs.FileSystem.from_uri(f"s3://data/?{options_of}")[0].create_dir("data")
                 yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()
@@ -109,6 +116,26 @@ def test_two_writers_meet_at_conditional_puts_and_both_land(endpoint: str, tmp_p
     assert [entry.readable for entry in log(home, NAME)] == [True, False, False, False]
     with pytest.raises(UserError, match="Version 0 of dataset 'small' was vacuumed"):
         read_rows(home, NAME, 0)
+
+
+@pytest.mark.long
+def test_a_store_that_lists_late_loses_no_version_and_shows_no_half_of_one(tmp_path: Path) -> None:
+    late, known_after_s = str(Path(__file__).with_name("late_s3.py")), 2.0
+    with served([late], str(known_after_s)):
+        one, other = Home(tmp_path / "one", "s3://data/late"), Home(tmp_path / "other", "s3://data/late")
+        started = time.monotonic()
+        assert commit_rows(one, ROWS[:4], "first") == 0
+        assert time.monotonic() - started > known_after_s, "the server lists late"
+        with ThreadPoolExecutor(2) as pool:
+            versions = list(pool.map(lambda at: commit_rows((one, other)[at], ROWS[: 2 + at], f"w{at}"), range(2)))
+        newest = commit_rows(other, ROWS[:5], "last")
+        assert 0 < min(versions) < max(versions) < newest
+        # A commit that is not listed yet may be made once more, of the same rows; each number is one whole commit.
+        found = [sorted(read_rows(one, NAME, at)["image"].to_pylist()) for at in range(newest + 1)]
+        counts = zip((0, *versions, newest), (4, 2, 3, 5), strict=True)
+        whole = {version: sorted(row["image"] for row in ROWS[:count]) for version, count in counts}
+        assert {version: found[version] for version in whole} == whole
+        assert all(rows in whole.values() for rows in found)
 
 
 def test_a_vacuum_from_another_home_leaves_a_prepare_under_way_its_files(endpoint: str, tmp_path: Path) -> None:

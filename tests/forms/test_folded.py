@@ -39,6 +39,7 @@ FULL = {
     "card": "openmoji", "timeout_h": 168.0, "recipe": "tiny", "recipe_file": "", "approval": "person", "deploy": False,
     "changes": {"structure_steps": 3, "texture_steps": 4, "lr_peak": None, "seed": 5}, "every_node": True,
     "evaluation": {"prompts": 4, "matrix": True}, "preparing": {"workers": 2}, "devices": {"workers": None, "gpus": 0.5},
+    "further": [{"dataset": "photos", "weight": 0.5}],
 }  # fmt: skip
 """Settings as schedules, deployments and automations of before hold them."""
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from flows.distill_pair import students
 from flows.gate import markdown
+from flows.mixing import mixed
 from flows.overrides import changed
 from flows.parameters import (
     Devices,
@@ -22,7 +23,7 @@ from flows.recipe_changes import PartnerChanges, RecipeChanges
 from flows.reporting import plain
 from pangu.actors import Spread
 from pangu.cli.common import spread_of
-from pangu.config import AutoencoderSource, InitialWeights, Recipe
+from pangu.config import AutoencoderSource, InitialWeights, Mixture, MixturePart, Recipe
 from pangu.data.card import Split
 from pangu.errors import UserError
 from pangu.evaluate.protocol import check_metrics
@@ -39,10 +40,11 @@ def test_a_form_that_nobody_touched_leaves_the_recipe_as_it_is(name: str) -> Non
     assert changed(recipe("single"), PartnerChanges()) == recipe("single")
 
 
+PART = MixturePart(dataset="first", encode_id="0" * 16)
 COMMON = {
     "batch_size": 4, "lr_peak": 0.5, "lr_final": 0.25, "warmup_steps": 3, "ema_decay": 0.75, "zh_share": 0.125,
     "template_share": 0.375, "keyword_share": 0.625, "seed": 11, "workers": 3, "num_inference_steps": 13,
-    "guidance_scale": 1.5, "sample_every": 17,
+    "guidance_scale": 1.5, "sample_every": 17, "dataset_weight": 2.5,
 }  # fmt: skip
 
 
@@ -55,12 +57,27 @@ def check_common(found: Recipe) -> None:
     assert learning.ema_decays == (0.75,)
     assert (found.seed, found.workers, found.watching.sample_every) == (11, 3, 17)
     assert (found.sampling.num_inference_steps, found.sampling.guidance_scale) == (13, 1.5)
+    assert found.mixture.weight == 2.5
 
 
 @checks
 def a_form_that_starts_from_nothing_asks_for_random_weights() -> None:
     assert recipe("demo").init_from is not None
     assert changed(recipe("demo"), RecipeChanges(start_from="nothing")).init_from is None
+
+
+@checks
+def further_datasets_of_a_form_stand_in_the_recipe_behind_its_own() -> None:
+    one, other = {"dataset": "photos", "weight": 0.5}, {"dataset": "more_photos", "version": 3, "weight": None}
+    for named in ([one, other], [one]):
+        form = RetrainPair.model_validate({"more": [{"further": named}]})
+        assert [(part.dataset, part.version, part.weight) for part in form.further] == [
+            ("photos", None, 0.5), ("more_photos", 3, 1.0),
+        ][: len(named)]  # fmt: skip
+    assert RetrainPair().further == () and RetrainPair.model_validate({"more": [{"further": []}]}).further == ()
+    before = recipe("demo").model_copy(update={"mixture": Mixture(weight=2, also=(PART,))})
+    found = mixed(before, form.further, {"photos": "1" * 16}).mixture
+    assert found == Mixture(weight=2, also=(PART, MixturePart(dataset="photos", encode_id="1" * 16, weight=0.5)))
 
 
 @checks

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pangu.config import ROLES
+from pangu.config import ROLES, Mixture, MixturePart
 from pangu.data.card import load_card
 from pangu.errors import UserError
 from pangu.planning.cluster_spec import Cluster, Corpus, Device, load_spec
 from pangu.planning.figures import Figures, StageCost, StepCost
+from pangu.planning.mixed_work import mixture_work
 from pangu.planning.plan import JobWork, Plan, Work, make_plan
 from pangu.planning.table import duration, plan_table, size
 from pangu.planning.workload import count_work, known_corpus, merged
@@ -54,6 +55,37 @@ def test_every_stage_of_a_small_plan_is_what_one_gets_by_hand() -> None:
     others = sum(one.wall_hours for one in plan.stages if not one.name.startswith("train-"))
     assert plan.wall_hours == pytest.approx(others + 100.0)
     assert plan.storage_cost_per_month == pytest.approx((1800e6 + 500e6 + 100e6 + 2 * 160) / 1e12 * 10)
+
+
+def test_a_plan_of_a_mixture_counts_the_work_of_all_and_says_how_often_a_row_of_each_is_seen(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_dataset(home)
+    (tmp_path / "cards/datasets").mkdir(parents=True)
+    text = "name: {}\nsource: urls.csv\ncolumns: {{url: url, caption_en: caption}}\nlicence: {{name: none}}\n"
+    text += "texture_min_side: 64\n"
+    for name in (NAME, "told"):
+        (tmp_path / "cards/datasets" / f"{name}.yaml").write_text(text.format(name))
+    write_json(home.root / "flows/a/ingest.json", {"dataset": NAME, "listed": 20, "ok": 16})
+    monkeypatch.chdir(tmp_path / "cards")
+    plain, told = recipe("tiny"), load_card("told")
+    known = Corpus(
+        rows=100, ok_share=0.5, kept_share=0.8, small_share=0.5, megapixels=1.0, image_bytes=10.0, row_bytes=20.0
+    )
+    assert mixture_work(told, plain, known, home) == (count_work(told, plain, known, home), ())
+    part = MixturePart(dataset=NAME, encode_id="0" * 16, weight=4)
+    asked = plain.model_copy(update={"mixture": Mixture(weight=0.5, also=(part,))})
+    work, (first, second) = mixture_work(told, asked, known, home)
+    assert (work.listed, work.ok, work.rows, work.upscaled) == (120, 66, 52, 26)
+    assert 1.0 > work.megapixels > 50 / 66
+    assert (first.rows, second.rows) == (40, 12) and first.share == pytest.approx(20 / 68)
+    job = asked.structure
+    assert second.times["structure"] == pytest.approx(4 * job.steps * job.batch_size / 68)
+    assert first.times["structure"] * 40 + second.times["structure"] * 12 == pytest.approx(job.steps * job.batch_size)
+    assert f"| {NAME} | 12 | 4 | 71% |" in plan_table(make_plan(work, FIGURES, GPUS, mixture=(first, second)))
+    gone = plain.model_copy(update={"mixture": Mixture(also=(part.model_copy(update={"dataset": "gone"}),))})
+    with pytest.raises(UserError, match="Part 'gone' of the mixture cannot be counted"):
+        mixture_work(told, gone, known, home)
 
 
 def test_without_devices_everything_runs_on_the_cores() -> None:

@@ -49,6 +49,12 @@ def captions_beside(names: Collection[str]) -> dict[str, list[str]]:
     return found
 
 
+def caption_group(name: str) -> str:
+    """Equal for an image and all files that could be its captions, and for all images that could have them."""
+    folder, slash, base = name.rpartition("/")
+    return same_name(f"{folder}{slash}{base.partition('.')[0]}")
+
+
 def same_name(name: str) -> str:
     """A key that is equal for names which differ only in how systems write accents: as part of a letter, or behind it."""
     return normalize("NFC", name)

@@ -4,8 +4,9 @@ They are read once, in order, into the same raw shards that downloads end in.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pyarrow.parquet as pq
 
 from pangu.data.card import Card
 from pangu.data.images import SUFFIXES
+from pangu.data.ingest.archive_files import files_of_archives
 from pangu.data.ingest.download import Found, account_finished
-from pangu.data.ingest.image_files import Image, ImageFiles, files_of_archives, files_of_folder, too_many_bytes
+from pangu.data.ingest.folder_files import files_of_folder
+from pangu.data.ingest.image_files import ROWS_AT_ONCE, Image, ImageFiles, too_many_bytes
 from pangu.data.ingest.raw import IMAGE_COLUMN, RawFolder
 from pangu.data.ingest.source import each_table, expand, is_table, with_more_captions
 from pangu.data.ingest.table_files import BadTable, as_text, concat, text_array
@@ -35,13 +38,18 @@ class LocalImages:
     """A source that holds its images.
 
     tables: what it says about them, in order, some rows at a time. read: their bytes in the same order. stamp: changes whenever
-    they may have. refused: rows that are known to be no images, and why.
+    they may have. reasons: rows that are known to be no images, and why.
     """
 
     tables: Callable[[], Iterator[pa.Table]]
     read: Callable[[], Iterator[Image]]
     stamp: str
-    refused: Mapping[int, str] = field(default_factory=dict)
+    reasons: Callable[[], Iterator[tuple[int, str]]] = lambda: iter(())
+
+    @property
+    def refused(self) -> Mapping[int, str]:
+        """`reasons`, by row."""
+        return dict(self.reasons())
 
     @property
     def table(self) -> pa.Table:
@@ -113,10 +121,11 @@ def _write_shard(raw: RawFolder, shard: int, taken: list[tuple[int, bytes | None
 
 
 def _files(card: Card, found: ImageFiles, where: str) -> LocalImages:
-    if len(found.reasons) == len(found.rows):
+    if not found.images:
         raise UserError(f"{where} of card '{card.name}' holds no image ({', '.join(SUFFIXES)}).")
-    table = _table(card, found.rows)
-    return LocalImages(lambda: iter([table]), found.read, _stamp(found.stamps), found.reasons)
+    _check_fields(card, found.fields)
+    next(_tables(card, found))  # what is no text is one sentence here, if it stands among the first
+    return LocalImages(lambda: _tables(card, found), found.read, found.stamp, found.reasons)
 
 
 def _parquet(card: Card, files: list[str], image_column: str, url_column: str | None = None) -> LocalImages:
@@ -185,21 +194,31 @@ def _dataset(card: Card, home: Home) -> LocalImages:
     return _parquet(card, files, "image", "source_url")
 
 
-def _table(card: Card, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows of fields as a table of text with the card's columns; those that no row has are an error."""
-    named = {name: value for name, value in card.columns.model_dump(exclude={"image", "url"}).items() if value}
-    for column in named.values():
-        if not card.describes and not any(column in row for row in rows):
-            have = ", ".join(sorted({name for row in rows for name in row} - {"url"})) or (
+def _check_fields(card: Card, there: Collection[str]) -> None:
+    """Raises UserError if no row has a column that the card names."""
+    for column in _named(card):
+        if not card.describes and column not in there:
+            have = ", ".join(sorted(set(there) - {"url"})) or (
                 "none; write what PICTURE.jpg shows into PICTURE.txt beside it, or let a model describe them, which "
                 "`pangu new FOLDER --captioner MODEL` sets up"
             )
             raise UserError(f"No image of card '{card.name}' has a field '{column}'; they have {have}.")
-    try:
-        texts = {column: text_array([as_text(row.get(column)) for row in rows]) for column in named.values()}
-    except BadTable as error:
-        raise UserError(f"An image of card '{card.name}' holds {error} in a field that must hold text.") from error
-    return pa.table({**texts, card.columns.url: [row["url"] for row in rows]})
+
+
+def _tables(card: Card, found: ImageFiles) -> Iterator[pa.Table]:
+    """Rows of fields as tables of text with the card's columns."""
+    rows = found.rows()
+    while some := [row.fields for row in islice(rows, ROWS_AT_ONCE)]:
+        try:
+            texts = {column: text_array([as_text(row.get(column)) for row in some]) for column in _named(card)}
+        except BadTable as error:
+            raise UserError(f"An image of card '{card.name}' holds {error} in a field that must hold text.") from error
+        yield pa.table({**texts, card.columns.url: [row["url"] for row in some]})
+
+
+def _named(card: Card) -> list[str]:
+    """The columns of texts that the card names."""
+    return [value for value in card.columns.model_dump(exclude={"image", "url"}).values() if value]
 
 
 def _stamp(*facts: Any) -> str:

@@ -4,7 +4,9 @@ No row of a list is held: states lie in files, and come some at a time by ascend
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,8 @@ import pyarrow.parquet as pq
 
 from pangu.data.ingest.raw import NO_SHARD, OWN, ROWS_AT_ONCE, STATE, URLS, RawFolder, StatesInOrder
 from pangu.data.ingest.urls import requested_or_same
-from pangu.data.table.spilling import engine, plain, read_parquet
+from pangu.data.table.sorting import Parts, sorted_by
+from pangu.data.table.spilling import PART_MB, engine, hashed_parts, load, read_parquet
 
 UNASKED = frozenset({"missing_url", "bad_url", "refused_scheme"})
 """What is told from a URL alone, so that there is no download to save."""
@@ -36,6 +39,8 @@ the server has said no, or what it sends is no image."""
 
 
 ASKED = pa.schema([*URLS, ("asked", pa.string())])
+_COPIES = pa.schema([("row", pa.int64()), ("first", pa.int64())])
+"""Rows that have the bytes of another, and of which."""
 _BEFORE = pa.schema([*STATE, ("asked", pa.string()), ("place", pa.int64()), ("nth", pa.int64())])
 
 
@@ -47,33 +52,50 @@ def reuse(listed: Iterable[pa.Table], earlier: Iterable[RawFolder], scratch: Pat
     """
     before, asked = scratch / "before.parquet", scratch / "asked.parquet"
     _write(before, _BEFORE, (rows for nth, raw in enumerate(earlier) for rows in _known(raw, nth)))
-    _write(asked, ASKED, map(asked_for, listed))
     if not _count([before]):
         return
-    with engine(scratch, _count([before, asked])) as connection:
-        # The first that has bytes comes before all that failed; of either, the newest ingest, and its first row.
-        failed = "(case when reason = '' then 0 else 1 end)::hugeint"
-        rank = f"({failed} * {2**80}::hugeint + nth::hugeint * {2**60}::hugeint + place)"
-        connection.execute(
-            f"create table best as select asked, min({rank}) as rank from {read_parquet([before])}"
-            f" where asked in (select asked from {read_parquet([asked])}) group by asked"
+    _write(asked, ASKED, map(asked_for, listed))
+    yield from sorted_by("row", _found_before(before, asked, scratch), scratch)
+
+
+def _found_before(before: Path, asked: Path, scratch: Path) -> Iterator[pa.Table]:
+    """Schema `STATE`: what is known of the rows of `asked`, in any order."""
+    failed = "(case when reason = '' then 0 else 1 end)::hugeint"
+    # The first that has bytes comes before all that failed; of either, the newest ingest, and its first row.
+    rank = f"({failed} * {2**80}::hugeint + nth::hugeint * {2**60}::hugeint + place)"
+    facts = ", ".join(f"known.{name}" for name in STATE.names if name != "row")
+    with (
+        TemporaryDirectory(dir=scratch) as place,
+        engine(scratch, rows := _count([before, asked]), PART_MB) as connection,
+    ):
+        known, wanted = (
+            hashed_parts(connection, f"select * from {read_parquet([file])}", "asked", Path(place) / file.stem, rows)
+            for file in (before, asked)
         )
-        connection.execute(
-            f"create table known as select b.asked, b.shard, b.reason, b.sha256, b.ingest, b.raw_row from"
-            f" (select *, {rank} as rank from {read_parquet([before])}) b join best using (asked, rank)"
-        )
-        reader = connection.sql(
-            f'select a."row", {", ".join(f"known.{name}" for name in STATE.names if name != "row")}'
-            f' from {read_parquet([asked])} a join known using (asked) order by a."row"'
-        ).to_arrow_reader(ROWS_AT_ONCE)
-        for batch in reader:
-            yield pa.table(batch).cast(STATE)
+        for number in range(len(known)):
+            for name, parts in (("before", known), ("wanted", wanted)):
+                load(connection, name, parts.schema, parts.batches(number))
+                parts.discard(number)
+            connection.execute(
+                f"create or replace table best as select asked, min({rank}) as rank from before"
+                " where asked in (select asked from wanted) group by asked"
+            )
+            reader = connection.sql(
+                f'select w."row", {facts} from wanted w join (select b.* from (select *, {rank} as rank from before) b'
+                " join best using (asked, rank)) known using (asked)"
+            ).to_arrow_reader(ROWS_AT_ONCE)
+            yield from (pa.table(batch).cast(STATE) for batch in reader)
+
+
+def of_each_url(ask: Callable[[str], str], urls: pa.ChunkedArray) -> pa.Array:
+    """What is told of each URL, as text; asked once of one that is there many times."""
+    coded = urls.combine_chunks().dictionary_encode()
+    return pa.array(map(ask, coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
 
 
 def asked_for(listed: pa.Table) -> pa.Table:
     """Row and URL of listed rows, and the URL that is asked for; schema `ASKED`."""
-    asked = pa.array(map(requested_or_same, listed["url"].to_pylist()), pa.string())
-    return listed.select(URLS.names).append_column("asked", asked)
+    return listed.select(URLS.names).append_column("asked", of_each_url(requested_or_same, listed["url"]))
 
 
 def _known(raw: RawFolder, nth: int) -> Iterator[pa.Table]:
@@ -92,26 +114,37 @@ def _known(raw: RawFolder, nth: int) -> Iterator[pa.Table]:
 
 
 def first_of_each(asked: Iterable[pa.Table], scratch: Path) -> tuple[Iterator[pa.Table], Path]:
-    """Of rows that ask for one URL the first, schema `URLS`, by ascending row; and a file of the others, (row, first).
+    """Of rows that ask for one URL the first, schema `URLS`, by ascending row; and a file of the others, `_COPIES` by `first`.
 
     asked: schema `ASKED`. scratch: an empty folder; both need what lies in it.
     """
     all_of, first, copies = (scratch / f"{name}.parquet" for name in ("tried", "first", "copies"))
     _write(all_of, ASKED, asked)
-    with engine(scratch, _count([all_of])) as connection:
-        connection.execute(
-            f'create table firsts as select asked, min("row") as first, count(*) as n from {read_parquet([all_of])}'
-            " group by asked"
-        )
-        size = f"(format parquet, row_group_size {ROWS_AT_ONCE})"
-        connection.execute(
-            f"copy (select first as \"row\", asked as url from firsts order by first) to '{plain(first)}' {size}"
-        )
-        connection.execute(
-            f'copy (select a."row", f.first from {read_parquet([all_of])} a join firsts f using (asked)'
-            f" where f.n > 1 and a.\"row\" <> f.first order by 1) to '{plain(copies)}' {size}"
-        )
+    with TemporaryDirectory(dir=scratch) as place:
+        found = Parts(Path(place) / "found", _COPIES, 1)
+        _write(first, URLS, sorted_by("row", _firsts(all_of, found, Path(place)), scratch))
+        found.close()
+        _write(copies, _COPIES, sorted_by("first", found.batches(0), scratch))
     return _batches(first), copies
+
+
+def _firsts(all_of: Path, copies: Parts, scratch: Path) -> Iterator[pa.Table]:
+    """The first row of each URL, schema `URLS`, in any order; the others are added to `copies`."""
+    with engine(scratch, rows := _count([all_of]), PART_MB) as connection:
+        parts = hashed_parts(connection, f"select * from {read_parquet([all_of])}", "asked", scratch / "asked", rows)
+        for number in range(len(parts)):
+            load(connection, "asked", parts.schema, parts.batches(number))
+            parts.discard(number)
+            connection.execute(
+                'create or replace table firsts as select asked, min("row") as first, count(*) as n from asked group by asked'
+            )
+            others = (
+                'select a."row", f.first from asked a join firsts f using (asked) where f.n > 1 and a."row" <> f.first'
+            )
+            for batch in connection.sql(others).to_arrow_reader(ROWS_AT_ONCE):
+                copies.add(pa.table(batch).cast(_COPIES), np.zeros(len(batch), np.int64))
+            reader = connection.sql('select first as "row", asked as url from firsts').to_arrow_reader(ROWS_AT_ONCE)
+            yield from (pa.table(batch).cast(URLS) for batch in reader)
 
 
 def all_states(files: Iterable[Path], copies: Path | None, ingest: str, scratch: Path) -> Iterator[pa.Table]:
@@ -119,17 +152,32 @@ def all_states(files: Iterable[Path], copies: Path | None, ingest: str, scratch:
 
     copies: as of `first_of_each`. ingest: the name of this one, where those bytes lie.
     """
-    files = list(files)
-    with engine(scratch, _count([*files, *([copies] if copies else [])])) as connection:
-        names = ", ".join(f'"{name}"' for name in STATE.names)
-        states = f"select {names} from {read_parquet(files)}"
-        if copies is not None:
-            states += (
-                f" union all select c.\"row\", s.shard, s.reason, s.sha256, '{ingest}' as ingest, c.first as raw_row"
-                f' from {read_parquet([copies])} c join ({states}) s on s."row" = c.first'
+    states = sorted_by("row", (rows for file in files for rows in _batches(file)), scratch)
+    if copies is None or not _count([copies]):
+        yield from states
+        return
+    ordered = scratch / "states.parquet"
+    _write(ordered, STATE, states)
+    yield from sorted_by("row", chain(_batches(ordered), _copied(copies, _batches(ordered), ingest)), scratch)
+
+
+def _copied(copies: Path, states: Iterator[pa.Table], ingest: str) -> Iterator[pa.Table]:
+    """The states of rows that have the bytes of another; states: by ascending row, as copies are by that of the other."""
+    held = STATE.empty_table()
+    for some in _batches(copies):
+        firsts, parts = some["first"].unique(), [held]
+        while not parts[-1].num_rows or parts[-1]["row"][-1].as_py() < firsts[-1].as_py():
+            if (more := next(states, None)) is None:
+                break
+            parts.append(
+                more.filter(pc.is_in(more["row"], firsts)) if more["row"][-1].as_py() < firsts[-1].as_py() else more
             )
-        for batch in connection.sql(f'select * from ({states}) order by "row"').to_arrow_reader(ROWS_AT_ONCE):
-            yield pa.table(batch).cast(STATE)
+        held = pa.concat_tables(parts)
+        held = held.filter(pc.greater_equal(held["row"], firsts[0]))
+        mine = held.take(pc.index_in(some["first"], held["row"].combine_chunks()))
+        columns = {name: mine[name] for name in STATE.names} | {"row": some["row"], "raw_row": some["first"]}
+        columns["ingest"] = pa.array([ingest] * some.num_rows, pa.string())
+        yield pa.table(columns).select(STATE.names).cast(STATE)
 
 
 def carried(raw: RawFolder) -> Iterator[pa.Table]:

@@ -46,6 +46,7 @@ from pangu.data.ingest.reuse import (
     elsewhere,
     first_of_each,
     not_known,
+    of_each_url,
     passing_reasons,
     reuse,
     waits,
@@ -304,7 +305,7 @@ def _outcome(card: Card, ingest_id: str, counts: Counter[str], reused: int, seco
 def private_origins(card: Card, listed: Iterable[pa.Table]) -> frozenset[tuple[str, int]]:
     """The private hosts and ports that downloads may reach: named by the table itself, and its host by the card."""
     allowed, found = {asked_host(host) for host in card.limits.allow_private_hosts}, set()
-    for url in (url for rows in listed for url in rows["url"].to_pylist()) if allowed else ():
+    for url in (url for rows in listed for url in rows["url"].unique().to_pylist()) if allowed else ():
         try:
             host, port = origin_of(requested_url(url))
         except Failed:
@@ -324,10 +325,10 @@ def _policy(card: Card, origins: frozenset[tuple[str, int]]) -> EgressPolicy:
 
 
 def _refused(policy: EgressPolicy, listed: pa.Table) -> dict[int, RowState]:
-    reasons = {
-        row: _refusal(policy, url) for row, url in zip(*(listed[name].to_pylist() for name in URLS.names), strict=True)
-    }
-    return {row: RowState(NO_SHARD, reason) for row, reason in reasons.items() if reason}
+    reasons = of_each_url(lambda url: _refusal(policy, url), listed["url"])
+    refused = listed.select(["row"]).append_column("reason", reasons).filter(pc.not_equal(reasons, ""))
+    rows = zip(*(refused[name].to_pylist() for name in ("row", "reason")), strict=True)
+    return {row: RowState(NO_SHARD, reason) for row, reason in rows}
 
 
 def _refusal(policy: EgressPolicy, url: str) -> str:

@@ -21,6 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pangu.data.ingest.coco_list import coco_rows
+
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 Text = str | list[str | None] | None
 UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -148,33 +150,30 @@ def _objects(file: IO[bytes], names: dict[str, None]) -> Iterator[tuple[int, Map
 def read_coco(file: IO[bytes], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Each asked field of the images of a list of captions in COCO's form, one row an image; `caption` holds lists.
 
-    One JSON document: all of it is in memory.
-
     Raises:
         BadTable: it is no such list, or no image has such a field.
     """
-    rows = _coco_rows(file)
-    _check_names(list({name: None for row in rows for name in row}), columns)
-    yield from _tables(columns, ([as_text(row.get(column)) for column in columns] for row in rows))
+    names: dict[str, None] = {}
+    yield from _tables(columns, ([as_text(row.get(column)) for column in columns] for row in _coco_rows(file, names)))
+    _check_names(list(names), columns)
 
 
-def _coco_rows(file: IO[bytes]) -> list[dict[str, Any]]:
-    try:
-        whole = json.loads(file.read(), parse_float=str)
-        licences = {one["id"]: one["name"] for one in whole.get("licenses", ())}
-        captions: dict[Any, list[str]] = {}
-        for said in whole["annotations"]:
-            if "caption" in said:
-                captions.setdefault(said["image_id"], []).append(said["caption"])
-        images = [
-            {**one, "caption": captions.get(one["id"], []), "license": licences.get(one.get("license"))}
-            for one in whole["images"]
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadTable("is no list of captions as COCO has it: `images`, and `annotations` with `caption`") from error
-    if not captions:
-        raise BadTable("holds no `caption` in its `annotations`; name COCO's captions_*.json")
-    return images
+def _coco_rows(file: IO[bytes], names: dict[str, None]) -> Iterator[Mapping[str, Any]]:
+    """The fields of each image; `names` learns the names of all fields."""
+    rows = coco_rows(file)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadTable(
+                "is no list of captions as COCO has it: `images`, and `annotations` with `caption`"
+            ) from error
+        except LookupError as error:
+            raise BadTable("holds no `caption` in its `annotations`; name COCO's captions_*.json") from error
+        names.update(dict.fromkeys(row))
+        yield row
 
 
 def read_head(file: IO[bytes], suffix: str, count: int) -> dict[str, list[Text]]:
@@ -192,7 +191,7 @@ def read_head(file: IO[bytes], suffix: str, count: int) -> dict[str, list[Text]]
             rows = [] if batch is None else batch.to_pylist()
             return texts_by_column(plain, rows)
     if suffix == ".json":
-        rows = _coco_rows(file)[:count]
+        rows = [dict(row) for row in islice(_coco_rows(file, {}), count)]
     elif suffix in (".jsonl", ".ndjson"):
         names: dict[str, None] = {}
         rows = [dict(row) for _, row in islice(_objects(file, names), count)]

@@ -30,6 +30,8 @@ MOST_SLOTS = 120
 MOST_PAIRS = 2 * 10**9
 """More comparisons than this are avoided by deciding about some pictures first, where that helps."""
 MOST_PAIRS_AT_ALL = 2 * 10**10
+PART_PICTURES = 500_000
+"""So many are compared with each other, or grouped, at once, of however many."""
 PICTURES = pa.schema([("rank", pa.int64()), ("place", pa.int64()), ("phash", pa.uint64()), ("colours", pa.binary())])
 OTHERS = pa.schema([("phash", pa.uint64()), ("colours", pa.binary())])
 _EDGES = pa.schema([("earlier", pa.int64()), ("later", pa.int64())])
@@ -57,9 +59,17 @@ def near_duplicates(
     """
     query, ask = connection.execute, _Ask(connection, max_bits, max_colour)
     # Of equal ones the first decides for all: the others are near it, and near whatever it is near.
-    query("create table alike as select min(rank) as rank, phash, colours from pictures group by phash, colours")
+    ask.in_parts(
+        "create table alike (rank bigint, phash ubigint, colours blob)",
+        "insert into alike select min(rank) as rank, phash, colours from pictures where {} group by phash, colours",
+        "phash",
+    )
     query("create table leaders as select * from alike")
-    query("create table distinct_others as select distinct phash, colours from others")
+    ask.in_parts(
+        "create table distinct_others (phash ubigint, colours blob)",
+        "insert into distinct_others select distinct phash, colours from others where {}",
+        "phash",
+    )
     query("create table hit (rank bigint)")
     query("create table dropped (rank bigint)")
     slots = _slots(max_bits, max(ask.number("select count(*) from alike"), 2))
@@ -72,17 +82,16 @@ def near_duplicates(
     for slot in slots:
         ask.keep("edges", ask.near_pairs(slot))
     ask.keep("dropped", greedy(connection))
-    reader = (
-        connection.cursor()
-        .sql(
-            "select p.place, h.rank is not null as other from pictures p join alike a using (phash, colours)"
-            " left join (select distinct rank from hit) h on h.rank = a.rank"
-            " left join (select distinct rank from dropped) d on d.rank = a.rank"
-            " where h.rank is not null or d.rank is not null or p.rank <> a.rank order by p.place"
-        )
-        .to_arrow_reader(65_536)
+    ask.in_parts(
+        "create table marked (place bigint, other boolean)",
+        "insert into marked select p.place, h.rank is not null from (select * from pictures where {}) p"
+        " join (select * from alike where {}) a using (phash, colours)"
+        " left join (select distinct rank from hit) h on h.rank = a.rank"
+        " left join (select distinct rank from dropped) d on d.rank = a.rank"
+        " where h.rank is not null or d.rank is not null or p.rank <> a.rank",
+        "phash",
     )
-    for batch in reader:
+    for batch in connection.cursor().sql("select * from marked order by place").to_arrow_reader(65_536):
         reasons = pc.if_else(batch["other"], "in_other_dataset", "near_duplicate")
         yield pa.table([batch["place"], reasons], names=["place", "reason"])
 
@@ -110,33 +119,48 @@ class _Ask:
         [row] = self.connection.execute(question).fetchall()
         return int(row[0] or 0)
 
+    def in_parts(self, table: str, question: str, value: str) -> None:
+        """Make a table, and fill it by a question that is asked of one part of the pictures after the other: `{}` is true of
+        those of a part; rows of equal `value` are in one."""
+        self.connection.execute(table)
+        for condition in self._conditions("pictures", value):
+            self.connection.execute(question.replace("{}", condition))
+
     def pairs(self, slot: str) -> int:
         """How many pairs of leaders share what the slot looks at."""
-        shared = f"select count(*) as n from leaders group by {slot.format('phash')}"
-        return self.number(f"select sum(n * (n - 1) // 2) from ({shared})")
+        value, found = slot.format("phash"), 0
+        for condition in self._conditions("leaders", value):
+            shared = f"select count(*) as n from leaders where {condition} group by {value}"
+            found += self.number(f"select sum(n * (n - 1) // 2) from ({shared})")
+        return found
 
     def near_others(self, slot: str) -> Iterator[pa.Table]:
-        a, b = slot.format("a.phash"), slot.format("b.phash")
-        return self._near("a.rank", f"leaders a join distinct_others b on {a} = {b}")
+        return self._near("a.rank", "leaders", "distinct_others", slot)
 
     def near_pairs(self, slot: str) -> Iterator[pa.Table]:
-        a, b = slot.format("a.phash"), slot.format("b.phash")
-        return self._near(
-            "a.rank as earlier, b.rank as later", f"leaders a join leaders b on {a} = {b} and a.rank < b.rank"
-        )
+        return self._near("a.rank as earlier, b.rank as later", "leaders", "leaders", slot, "and a.rank < b.rank")
 
     def near_sure(self, slot: str) -> Iterator[pa.Table]:
         """Leaders near one that is `sure`, and first of those that share a slot with it."""
-        a, b = slot.format("a.phash"), slot.format("b.phash")
-        return self._near("b.rank", f"sure a join leaders b on {a} = {b} and a.rank < b.rank")
+        return self._near("b.rank", "sure", "leaders", slot, "and a.rank < b.rank")
 
-    def _near(self, what: str, source: str) -> Iterator[pa.Table]:
-        asked = f"select {what}, a.colours as one, b.colours as other from {source}"
-        asked += f" where bit_count(xor(a.phash, b.phash)) <= {self._max_bits}"
-        # A cursor of its own: what is found goes into a table while the question is still being answered.
-        for batch in self.connection.cursor().sql(asked).to_arrow_reader(65_536):
-            alike = np.abs(_colours(batch["one"]) - _colours(batch["other"])).max(axis=1, initial=0) <= self._max_colour
-            yield pa.table(batch).drop_columns(["one", "other"]).filter(pa.array(alike))
+    def _near(self, what: str, one: str, other: str, slot: str, further: str = "") -> Iterator[pa.Table]:
+        """What is asked of pairs that share a slot and are near each other."""
+        value = slot.format("phash")
+        for condition in self._conditions("leaders", value):
+            a, b = (f"(select *, {value} as shared from {table} where {condition})" for table in (one, other))
+            asked = f"select {what}, a.colours as one, b.colours as other from {a} a join {b} b on a.shared = b.shared {further}"
+            asked += f" where bit_count(xor(a.phash, b.phash)) <= {self._max_bits}"
+            # A cursor of its own: what is found goes into a table while the question is still being answered.
+            for batch in self.connection.cursor().sql(asked).to_arrow_reader(65_536):
+                distance = np.abs(_colours(batch["one"]) - _colours(batch["other"])).max(axis=1, initial=0)
+                yield pa.table(batch).drop_columns(["one", "other"]).filter(pa.array(distance <= self._max_colour))
+
+    def _conditions(self, table: str, value: str) -> list[str]:
+        """What is true of each part of the rows of a table, if they are divided by a value: what is made of one part at a time
+        takes no more memory of more rows."""
+        parts = -(-self.number(f"select count(*) from {table}") // PART_PICTURES)
+        return [f"hash({value}) % {parts} = {part}" for part in range(parts)] if parts > 1 else ["true"]
 
     def keep(self, table: str, batches: Iterator[pa.Table]) -> None:
         keep(self.connection, table, batches)

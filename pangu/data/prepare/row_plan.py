@@ -4,8 +4,10 @@ Reads no image, and holds no row: the plan is a file, sorted by shard.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,7 +15,8 @@ import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.ingest.raw import OWN, ROWS
-from pangu.data.table.spilling import engine, parquet, plain
+from pangu.data.table.sorting import Parts, sorted_by
+from pangu.data.table.spilling import ROWS_AT_ONCE, engine, hashed_parts, load, parquet
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -57,30 +60,42 @@ def plan_rows(listed: Path, plan: Path, describes: bool = False) -> RowPlan:
     Raises:
         UserError: the disk is full.
     """
-    with engine(plan.parent, pq.read_metadata(listed).num_rows) as connection:
-        query = connection.execute
-        query(f"create view listed as select {_columns(listed)} from {parquet(listed)}")
-        query("create view came as select * from listed where reason = ''")
+    rows, counts = pq.read_metadata(listed).num_rows, Counter[tuple[str, int]]()
+    with TemporaryDirectory(dir=plan.parent, prefix=".plan-") as place, engine(plan.parent, rows) as connection:
+        connection.execute(f"create view listed as select {_columns(listed)} from {parquet(listed)}")
         captioned = " or ".join(f"coalesce(strlen(caption_{language}), 0) > 0" for language in LANGUAGES)
-        query(f"create view captioned as select * from came where {'true' if describes else captioned}")
-        query("create table kept as select sha256, min(line) as line, count(*) as n from captioned group by sha256")
-        [(came, with_caption, kept)] = connection.execute(
-            "select (select count(*) from came), (select count(*) from captioned), (select count(*) from kept)"
+        asked = f"select * from listed where reason = '' and ({'true' if describes else captioned})"
+        [(came, with_caption)] = connection.execute(
+            f"select (select count(*) from listed where reason = ''), (select count(*) from ({asked}))"
         ).fetchall()
+        parts = hashed_parts(connection, asked, "sha256", Path(place) / "parts", with_caption)
+        temporary = plan.with_suffix(".tmp")
+        with pq.ParquetWriter(temporary, ROWS) as writer:
+            for table in sorted_by(_PLACE, _kept(connection, parts), Path(place)):
+                writer.write_table(table.select(ROWS.names).cast(ROWS), GROUP_ROWS)
+                for one in table.group_by(["ingest", "shard"]).aggregate([([], "count_all")]).to_pylist():
+                    counts[one["ingest"], one["shard"]] += one["count_all"]
+        temporary.replace(plan)
+    dropped = {"missing_caption": came - with_caption, "duplicate": with_caption - counts.total()}
+    shards = tuple(PlannedShard(plan, *where, count) for where, count in sorted(counts.items()))
+    return RowPlan(shards, Counter({reason: count for reason, count in dropped.items() if count}))
+
+
+def _kept(connection: "DuckDBPyConnection", parts: Parts) -> Iterator[pa.Table]:
+    """The rows to be made, with their `_PLACE`: of equal bytes, which lie in one part, the first with the words of all."""
+    for number in range(len(parts)):
+        load(connection, "captioned", parts.schema, parts.batches(number))
+        parts.discard(number)
+        connection.execute(
+            "create or replace table kept as select sha256, min(line) as line, count(*) as n from captioned group by sha256"
+        )
         for language in LANGUAGES:
             _merge(
                 connection, f"captions_{language}", f"list_prepend(caption_{language}, coalesce({MORE[language]}, []))"
             )
             _merge(connection, f"words_{language}", f"coalesce({KEYWORDS[language]}, [])")
-        temporary = plan.with_suffix(".tmp")
-        query(f"copy ({_PLANNED}) to '{plain(temporary)}' (format parquet, row_group_size {GROUP_ROWS})")
-        temporary.replace(plan)
-        counted = connection.execute(
-            "select ingest, shard, count(*) from captioned semi join kept using (sha256, line) group by all order by all"
-        ).fetchall()
-    dropped = {"missing_caption": came - with_caption, "duplicate": with_caption - kept}
-    shards = tuple(PlannedShard(plan, ingest, shard, count) for ingest, shard, count in counted)
-    return RowPlan(shards, Counter({reason: count for reason, count in dropped.items() if count}))
+        for batch in connection.cursor().sql(_PLANNED).to_arrow_reader(ROWS_AT_ONCE):
+            yield pa.table(batch)
 
 
 def _columns(listed: Path) -> str:
@@ -102,11 +117,16 @@ def _merge(connection: "DuckDBPyConnection", name: str, texts: str) -> None:
     """A table of all texts of rows of equal bytes, each once, in the listing's order."""
     place = "min(line::hugeint * 1048576 + place)"
     connection.execute(
-        f"create table {name} as select sha256, list(text order by place) as texts from (select sha256, text, {place} as place"
+        f"create or replace table {name} as select sha256, list(text order by place) as texts"
+        f" from (select sha256, text, {place} as place"
         f" from (select sha256, line, unnest({texts}) as text, generate_subscripts({texts}, 1) as place"
         " from captioned semi join (select sha256 from kept where n > 1) using (sha256))"
         " where strlen(text) > 0 group by sha256, text) group by sha256"
     )
+
+
+_PLACE = "place"
+"""By ingest, shard and line, as text."""
 
 
 def _planned() -> str:
@@ -124,9 +144,9 @@ def _planned() -> str:
         for kind in ("captions", "words")
     )
     return (
-        f"select captioned.* exclude (line) replace ({', '.join(replaced)})"
+        f"select captioned.* exclude (line) replace ({', '.join(replaced)}),"
+        f" ingest || ' ' || lpad(shard::varchar, 12, '0') || lpad(captioned.line::varchar, 18, '0') as {_PLACE}"
         f" from captioned join kept on kept.sha256 = captioned.sha256 and kept.line = captioned.line {joined}"
-        " order by ingest, shard, captioned.line"
     )
 
 

@@ -5,9 +5,10 @@ is held longer than its batch: verdicts lie in a file, in the order of the rows.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,12 +21,13 @@ from pangu.data.card import Card
 from pangu.data.filters import NEEDS, NearDuplicates, check_measured
 from pangu.data.prepare.embeddings_file import read_embeddings
 from pangu.data.prepare.made_rows import MadeRows
-from pangu.data.prepare.near_duplicates import keep, near_duplicates
+from pangu.data.prepare.near_duplicates import PICTURES, keep, near_duplicates
 from pangu.data.prepare.semantic_duplicates import Vectors, near_embeddings
 from pangu.data.prepare.thresholds import reasons_of
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.rows_file import RowsFile
-from pangu.data.table.spilling import engine, load, parquet, plain, read_parquet
+from pangu.data.table.sorting import sorted_by
+from pangu.data.table.spilling import PART_MB, ROWS_AT_ONCE, engine, hashed_parts, load, parquet, plain, read_parquet
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -41,6 +43,7 @@ VERDICT = pa.schema([("reason", pa.string()), ("split", pa.string()), ("upscaled
 _DECIDED = pa.schema(
     [*VERDICT, ("key", pa.string()), ("phash", pa.string()), ("colours", pa.binary()), ("pixels", pa.int64())]
 )
+_RANKED = pa.schema([("rank", pa.int64()), ("place", pa.int64())])
 _KEYS = pa.schema([("key", pa.string())])
 _HASHES = pa.schema([("phash", pa.string()), ("colours", pa.binary())])
 
@@ -127,17 +130,12 @@ def _mark_near_duplicates(rule: NearDuplicates, name: str, home: Home, decided: 
     """A file of the rows that are near others, by number, with the reason."""
     marks = scratch / "marks.parquet"
     before, others = _files_before(name, home), [file for dataset in rule.against for file in _files_of(dataset, home)]
-    with engine(scratch, pq.read_metadata(decided).num_rows) as connection:
-        load(connection, "before", _KEYS, _read(before, _KEYS.names))
+    with engine(scratch, pq.read_metadata(decided).num_rows, PART_MB) as connection:
         load(connection, "hashes", _HASHES, _read(others, _HASHES.names))
-        whole = "('0x' || phash)::ubigint as phash, colours from"
-        connection.execute(f"create table others as select {whole} hashes where colours is not null")
-        # What the version before held comes first, then the larger.
-        connection.execute(
-            "create table pictures as select row_number() over () - 1 as rank, * from (select file_row_number as place,"
-            f" {whole} {parquet(decided)} where reason = '' and colours is not null"
-            " order by key not in (select key from before), pixels desc, key)"
-        )
+        whole = "('0x' || phash)::ubigint as phash, colours"
+        connection.execute(f"create table others as select {whole} from hashes where colours is not null")
+        found = f"select file_row_number as place, key, pixels, {whole} from {parquet(decided)}"
+        _rank(connection, f"{found} where reason = '' and colours is not null", PICTURES, before, scratch)
         with pq.ParquetWriter(marks, pa.schema([("place", pa.int64()), ("reason", pa.string())])) as writer:
             for rows in near_duplicates(connection, rule.max_bits, rule.max_colour):
                 writer.write_table(rows)
@@ -149,14 +147,11 @@ def _mark_semantic(card: Card, made: MadeRows, home: Home, decided: Path, marks:
     rule, both = card.filters.semantic_duplicates, scratch / "all_marks.parquet"
     assert rule is not None
     with engine(scratch, pq.read_metadata(decided).num_rows) as connection:
-        load(connection, "before", _KEYS, _read(_files_before(card.name, home), _KEYS.names))
         marked = "select null::bigint as place where false" if marks is None else f"from {read_parquet([marks])}"
         connection.execute(f"create table marks as select place::bigint as place from ({marked})")
-        connection.execute(
-            "create table pictures as select row_number() over () - 1 as rank, place from (select file_row_number as place,"
-            f" key, pixels from {parquet(decided)} where reason = '' and file_row_number not in (select place from marks)"
-            " order by key not in (select key from before), pixels desc, key)"
-        )
+        found = f"select file_row_number as place, key, pixels from {parquet(decided)}"
+        found += " where reason = '' and file_row_number not in (select place from marks)"
+        _rank(connection, found, _RANKED, _files_before(card.name, home), scratch)
         [(count,)] = connection.execute("select count(*) from pictures").fetchall()
         connection.execute("create table near (rank bigint)")
         if count:
@@ -169,6 +164,53 @@ def _mark_semantic(card: Card, made: MadeRows, home: Home, decided: Path, marks:
             connection.execute(f"insert into reasons select place, reason from {read_parquet([marks])}")
         connection.execute(f"copy (select * from reasons order by place) to '{plain(both)}' (format parquet)")
     return both
+
+
+def _rank(
+    connection: "DuckDBPyConnection", found: str, schema: pa.Schema, before: Sequence[str], scratch: Path
+) -> None:
+    """Make the table `pictures`, by rank: what files of the version before held comes first, then the larger.
+
+    found: rows with place, key, pixels and what else stands in the schema, as SQL.
+    """
+    connection.execute("create table pictures as " + _empty(schema))
+    with TemporaryDirectory(dir=scratch) as folder:
+        start = 0
+        for table in sorted_by("ranked_by", _to_be_ranked(connection, found, before, Path(folder)), Path(folder)):
+            ranks = np.arange(start, start + table.num_rows)
+            start += table.num_rows
+            ranked = table.select(schema.names[1:]).add_column(0, "rank", pa.array(ranks))
+            keep(connection, "pictures", iter([ranked.cast(schema)]))
+
+
+def _empty(schema: pa.Schema) -> str:
+    """A table without rows, as SQL."""
+    kinds = {pa.int64(): "bigint", pa.uint64(): "ubigint", pa.binary(): "blob"}
+    return f"select {', '.join(f'null::{kinds[field.type]} as {field.name}' for field in schema)} where false"
+
+
+def _to_be_ranked(
+    connection: "DuckDBPyConnection", found: str, before: Sequence[str], folder: Path
+) -> Iterator[pa.Table]:
+    """The rows in any order, with the text that they are `ranked_by`."""
+    [(count,)] = connection.execute(f"select count(*) from ({found})").fetchall()
+    parts = hashed_parts(connection, found, "key", folder / "found", count)
+    connection.register("held", pa.RecordBatchReader.from_batches(_KEYS, _key_batches(before)))
+    held = hashed_parts(connection, "select key from held", "key", folder / "held", count)
+    connection.unregister("held")
+    for number in range(len(parts)):
+        for name, some in (("part", parts), ("before", held)):
+            load(connection, name, some.schema, some.batches(number))
+            some.discard(number)
+        larger = f"lpad(to_hex({2**62} - coalesce(pixels, 0)), 16, '0')"
+        order = f"(case when key in (select key from before) then '0' else '1' end) || {larger} || key"
+        reader = connection.cursor().sql(f"select *, {order} as ranked_by from part").to_arrow_reader(ROWS_AT_ONCE)
+        yield from map(pa.table, reader)
+
+
+def _key_batches(files: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for table in _read(files, _KEYS.names):
+        yield from table.select(_KEYS.names).cast(_KEYS).to_batches()
 
 
 def _ranked(
@@ -199,7 +241,7 @@ def _files_of(dataset: str, home: Home) -> list[str]:
     return data_files(home, name, int(version) if version else latest_version(home, name))
 
 
-def _read(files: list[str], columns: list[str]) -> Iterator[pa.Table]:
+def _read(files: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
     """Columns of every file that has them all: older ones lack hashes."""
     for file in files:
         with RowsFile(file) as source:

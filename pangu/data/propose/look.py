@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -11,8 +12,10 @@ import pyarrow.parquet as pq
 
 from pangu.data.card import Card, Metadata
 from pangu.data.images import SUFFIXES
+from pangu.data.ingest.archive_files import files_of_archives
 from pangu.data.ingest.file_names import captions_beside, is_image, suffix_of
-from pangu.data.ingest.image_files import FILE_NAME, TEXT, files_of_archives, files_of_folder, walk
+from pangu.data.ingest.folder_files import FILE_NAME, files_of_folder, walk
+from pangu.data.ingest.image_files import TEXT
 from pangu.data.ingest.source import LISTS, READERS, is_table
 from pangu.data.ingest.source import suffix_of as table_suffix
 from pangu.data.ingest.table_files import BadTable, Text, read_head, texts_by_column
@@ -140,7 +143,8 @@ def _pictures(folder: Path, paths: Mapping[str, Path], images: Sequence[str], de
     beside = {name for own in captions_beside(paths).values() for name in own}
     if beside and not metadata:
         files = files_of_folder(provisional(str(folder)), folder)
-        rows = [row for at, row in enumerate(files.rows) if at not in files.reasons and len(row) > 1][:HEAD]
+        shown = (row.fields for row in files.rows() if not row.reason and len(row.fields) > 1)
+        rows = list(islice(shown, HEAD))
         guessed = guess_columns(_fields(rows))
         if guessed.has_captions:
             endings = sorted(set(map(suffix_of, beside)))
@@ -202,13 +206,12 @@ def _place(column: str) -> int:
 
 def _archives(kind: str, source: str, first: list[str], describes: bool) -> FoundSource:
     files = files_of_archives(provisional(source), first)
-    pictures = len(files.rows) - len(files.reasons)
-    if not pictures:
+    if not files.images:
         raise UserError(f"The archive {first[0]} holds no picture ({', '.join(SUFFIXES[:6])} ...).")
-    rows = [row for at, row in enumerate(files.rows) if at not in files.reasons][:HEAD]
+    rows = list(islice((row.fields for row in files.rows() if not row.reason), HEAD))
     guessed = guess_columns(_fields(rows))
     if not guessed.has_captions and not describes:
-        raise no_captions(f"The archive {first[0]}", pictures)
+        raise no_captions(f"The archive {first[0]}", files.images)
     columns = guessed.columns if guessed.has_captions else {"caption_en": TEXT}
     return FoundSource(f"{kind} as webdataset has them", source, columns, scores=guessed.scores)
 

@@ -55,7 +55,7 @@ class ImageCopy:
     def write(self, folder: Path) -> None:
         """Fill `folder`, the images of one row group at a time in memory."""
         with (folder / "images.bin").open("wb") as sink:
-            write_rows(folder, self._written(sink), self._count)
+            write_rows(folder, self._written(sink))
 
     def _written(self, sink: BinaryIO) -> Iterator[pa.Table]:
         """What is known of the rows of one group after the other, whose images are in the file now."""
@@ -67,19 +67,10 @@ class ImageCopy:
             end = int(ends[-1])
             yield self._facts(rows, start=ends[:-1], end=ends[1:])
 
-    @property
-    def _count(self) -> int:
-        """Rows of all files."""
-        total = 0
-        for file in self.files:
-            with RowsFile(file) as source:
-                total += source.metadata.num_rows
-        return total
-
     def write_places(self, folder: Path) -> None:
         """Fill `folder` with all but the images, of which it says in which of the listed files each lies, and where."""
         files = dict[str, int]()
-        write_rows(folder, self._placed(files), self._count)
+        write_rows(folder, self._placed(files))
         write_json(folder / FILES, [unaddressed(address) for address in files])
 
     def _placed(self, files: dict[str, int]) -> Iterator[pa.Table]:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
-from pangu.data.table.spilling import engine, load
+from pangu.data.table.sorting import sorted_by
 from pangu.errors import UserError
 
 _ROWS_AT_ONCE = 1 << 16
@@ -99,25 +99,27 @@ def mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def write_rows(folder: Path, tables: Iterable[pa.Table], rows: int) -> None:
+def write_rows(folder: Path, tables: Iterable[pa.Table]) -> None:
     """Rows in any order as files by ascending `key`, sorted on the disk: a .npy file for each column of numbers, and `rows.arrow`
-    for the others.
-
-    rows: how many there are, at most.
-    """
-    tables = iter(tables)
+    for the others."""
+    tables, count = iter(tables), 0
     first = next(tables)
     numbers = [field.name for field in first.schema if pa.types.is_integer(field.type)]
     texts = pa.schema([field for field in first.schema if field.name not in numbers])
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal count
+        for table in chain([first], tables):
+            count += table.num_rows
+            yield table.select(first.schema.names).cast(first.schema)
+
+    ordered = sorted_by("key", counted(), folder)
+    lowest = list(islice(ordered, 1))  # by now all have come, and been counted
     with ExitStack() as stack:
-        connection = stack.enter_context(engine(folder, rows))
-        load(connection, "unsorted", first.schema, chain([first], tables))
-        [(count,)] = connection.execute("select count(*) from unsorted").fetchall()
         columns = {name: Column(folder / f"{name}.npy", count, (), np.int64) for name in numbers}
         sink = stack.enter_context(pa.OSFile(str(folder / "rows.arrow"), "wb"))
         writer = stack.enter_context(pa.ipc.new_file(sink, texts))
-        for batch in connection.sql("select * from unsorted order by key").to_arrow_reader(_ROWS_AT_ONCE):
-            table = pa.table(batch).cast(first.schema)
+        for table in chain(lowest, ordered):
             writer.write_table(table.select(texts.names))
             for name, column in columns.items():
                 column.extend([table[name].to_numpy().astype(np.int64, copy=False).tobytes()])

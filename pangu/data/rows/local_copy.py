@@ -53,7 +53,7 @@ class LocalCopy:
                 name: stack.enter_context(closing(Column(folder / f"{name}.npy", rows, shape, _dtype(name))))
                 for name, (rows, shape) in self._columns.items()
             }
-            write_rows(folder, self._written(columns), len(self))
+            write_rows(folder, self._written(columns))
 
     def _written(self, columns: Mapping[str, Column]) -> Iterator[pa.Table]:
         """What is known of the rows of one row group after the other, whose values are in the columns now."""

@@ -27,6 +27,8 @@ from pangu.errors import UserError
 from pangu.storage import Home
 
 COMMIT_ATTEMPTS = 20
+LISTED_WITHIN_S = 30
+"""As long is waited for a store to list what was committed."""
 HOPELESS = (SchemaMismatchError, DeltaProtocolError)
 """Errors of a commit that come again however often it is tried; all others may be another writer's turn."""
 IMAGES = "pangu.images"
@@ -45,7 +47,7 @@ def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[s
     """
     for attempt in range(COMMIT_ATTEMPTS):
         if commits_of(home, name, key) >= nth:
-            break
+            return version_of(home, name, key)
         try:
             _transact(home, name, key, files, facts, nth)
             break
@@ -53,7 +55,19 @@ def commit(home: Home, name: str, key: str, files: list[DataFile], facts: dict[s
             if isinstance(error, HOPELESS) or attempt == COMMIT_ATTEMPTS - 1:
                 raise
             time.sleep(0.05 * (attempt + 1))
-    return version_of(home, name, key)
+    return _version_when_listed(home, name, key)
+
+
+def _version_when_listed(home: Home, name: str, key: str) -> int:
+    """As `version_of`, of a transaction that has just taken place: a store may list what was written only some seconds later."""
+    last = time.monotonic() + LISTED_WITHIN_S
+    while True:
+        try:
+            return version_of(home, name, key)
+        except UserError:
+            if time.monotonic() > last:
+                raise
+            time.sleep(0.1)
 
 
 def _transact(home: Home, name: str, key: str, files: list[DataFile], facts: dict[str, Any], nth: int) -> None:

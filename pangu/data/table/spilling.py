@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pangu.data.table import folder_links
+from pangu.data.table.sorting import FEW_ROWS, Parts, part_count
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,19 +18,21 @@ if TYPE_CHECKING:
 MEMORY_MB = 160
 """Of DuckDB's own buffers for up to `FEW_ROWS`; sorting and joining more takes, as external sorts do, the square root of what
 more there is. Measured: 160 MB sort, group and join 10 million rows; 30 million wide ones, not."""
-FEW_ROWS = 10_000_000
+PART_MB = 64
+"""Where one part of the rows after the other is looked at, and of one that a single value fills nothing is sorted or gathered."""
+ROWS_AT_ONCE = 16_384
 
 
-def memory_mb(rows: int) -> int:
-    """Of a connection that looks at so many rows."""
-    return round(MEMORY_MB * max(1.0, rows / FEW_ROWS) ** 0.5)
+def memory_mb(rows: int, few: int = MEMORY_MB) -> int:
+    """Of a connection that looks at so many rows; `few`: for up to `FEW_ROWS`."""
+    return round(few * max(1.0, rows / FEW_ROWS) ** 0.5)
 
 
 @contextmanager
-def engine(scratch: Path, rows: int = 0) -> Iterator["DuckDBPyConnection"]:
+def engine(scratch: Path, rows: int = 0, few: int = MEMORY_MB) -> Iterator["DuckDBPyConnection"]:
     """A connection whose tables lie in memory, up to `memory_mb`, and beyond that in the folder `scratch`.
 
-    rows: how many there are, at most.
+    rows: how many there are, at most. few: MB for up to `FEW_ROWS`.
 
     Raises:
         UserError: the disk of `scratch` is full.
@@ -38,7 +41,7 @@ def engine(scratch: Path, rows: int = 0) -> Iterator["DuckDBPyConnection"]:
 
     spilled = folder_links.for_fsspec(scratch) / "spilled"
     shutil.rmtree(spilled, ignore_errors=True)  # by a run that was killed
-    limit = f"{memory_mb(rows)}MB"
+    limit = f"{memory_mb(rows, few)}MB"
     # One thread: each further one wants buffers of its own.
     settings: dict[str, Any] = {"memory_limit": limit, "temp_directory": str(spilled), "threads": 1}
     try:
@@ -68,12 +71,28 @@ def read_parquet(files: Sequence[Path]) -> str:
     return f"read_parquet([{names}])"
 
 
+def hashed_parts(connection: "DuckDBPyConnection", source: str, column: str, folder: Path, rows: int) -> Parts:
+    """Rows of a query (SQL) in parts on the disk: those of one value in `column` lie in one part.
+
+    folder: does not exist yet, or is empty. rows: how many there are, at most.
+    """
+    count = part_count(rows)
+    asked = f"select *, (hash({column}) % {count})::bigint as part from ({source})"
+    reader = connection.sql(asked).to_arrow_reader(ROWS_AT_ONCE)
+    parts = Parts(folder, pa.schema(list(reader.schema)[:-1]), count)
+    for batch in reader:
+        parts.add(pa.table(batch).drop_columns(["part"]), batch["part"].to_numpy())
+    parts.close()
+    return parts
+
+
 def load(connection: "DuckDBPyConnection", name: str, schema: pa.Schema, batches: Iterable[pa.Table]) -> None:
-    """Make a table of what comes in batches, a few of them at a time in memory; the connection gets what so many rows take."""
+    """Make a table of what comes in batches, in the place of one of that name, a few of them at a time in memory; the connection
+    gets what so many rows take."""
     chunks = (batch for table in batches for batch in table.select(schema.names).cast(schema).to_batches())
     reader = pa.RecordBatchReader.from_batches(schema, chunks)
     connection.register("incoming", reader)
-    connection.execute(f"create table {name} as select * from incoming")
+    connection.execute(f"create or replace table {name} as select * from incoming")
     connection.unregister("incoming")
     [(rows,)] = connection.execute(f"select count(*) from {name}").fetchall()
     if rows > FEW_ROWS:

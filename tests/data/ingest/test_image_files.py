@@ -6,6 +6,7 @@ import os
 import tarfile
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.file_names import captions_beside, is_image, other_file
 from pangu.data.ingest.local_sources import LocalImages, local_images
 from pangu.data.ingest.stage import check_source, ingest
+from pangu.data.table import sorting
 from pangu.errors import UserError
 from pangu.storage import Home
 from tests.data.ingest.test_local_sources import card
@@ -50,6 +52,14 @@ def write_folder(root: Path, files: dict[str, bytes]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rows_a_part() -> Iterator[None]:
+    """Files are divided among many parts, as those of a large source are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorting, "PART_ROWS", 3)
+        yield
 
 
 def write_archive(path: Path, files: dict[str, bytes]) -> Path:

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -13,10 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pangu.data.ingest import table_files
+from pangu.data.ingest import coco_list, table_files
 from pangu.data.ingest.any_source import read_source
 from pangu.data.ingest.source import read_tables
 from pangu.data.ingest.stage import check_source
+from pangu.data.table import sorting
 from pangu.errors import UserError
 from pangu.storage import Home
 from tests.data.ingest.test_source import card_for, listed
@@ -220,3 +222,35 @@ def test_what_cannot_be_read_is_named_by_line_or_column(tmp_path: Path) -> None:
     assert "has 2 columns called 'u'" in refusal(tmp_path / "twice.parquet")
     pq.write_table(pa.table({"u": ["x"], "en": [{"a": "b"}], "zh": ["y"]}), tmp_path / "struct.parquet")
     assert "holds struct<a: string> in its column 'en'" in refusal(tmp_path / "struct.parquet")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.permutations(["images", "annotations", "licenses", "info"]), st.booleans(), st.data())
+def test_cocos_list_is_read_in_pieces_as_whole(order: list[str], is_spaced: bool, data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, 30), unique=True, min_size=1, max_size=20))
+    words = data.draw(
+        st.lists(st.tuples(st.sampled_from([*numbers, 99]), st.text(max_size=9)), min_size=1, max_size=30)
+    )
+    whole: dict[str, Any] = {
+        "images": [{"id": number, "u": f'{number}图"]', "license": number % 3, "height": 1.50} for number in numbers],
+        "annotations": [{"image_id": number, "caption": text} for number, text in words],
+        "licenses": [{"id": 0, "name": "CC0"}, {"id": 1, "name": "MIT"}],
+        "info": {"nested": [1, {"a": []}], "year": 2014},
+    }
+    text = json.dumps({name: whole[name] for name in order}, indent=2 if is_spaced else None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coco_list, "BYTES_AT_ONCE", 7)
+        patch.setattr(sorting, "PART_ROWS", 5)
+        found = list(coco_list.coco_rows(io.BytesIO(text.encode())))
+    assert found == [
+        {
+            **image,
+            "height": "1.5",
+            "license": ["CC0", "MIT", None][image["license"]],
+            "caption": [caption for number, caption in words if number == image["id"]],
+        }
+        for image in whole["images"]
+    ]
+    for torn in (text[:-1], text[: len(text) // 2], f"{text} {{}}"):
+        with pytest.raises((ValueError, LookupError)):
+            list(coco_list.coco_rows(io.BytesIO(torn.encode())))

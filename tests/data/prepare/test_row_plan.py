@@ -9,11 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu.data.ingest.raw import ROWS
 from pangu.data.prepare.row_plan import RowPlan, plan_rows
+from pangu.data.table import sorting
 
 CAPTIONS = st.sampled_from(["", "a cat", "a dog", "a fox", None])
 MORE_CAPTIONS = st.sampled_from([None, None, ["a fox"], ["a cat", "a hen"]])
@@ -40,8 +42,9 @@ LISTINGS = st.lists(
 def planned(rows: list[dict[str, Any]], describes: bool = False) -> tuple[RowPlan, dict[tuple[str, int], list[dict]]]:
     """The plan, and its rows by ingest and shard."""
     listed = pa.Table.from_pylist([{"row": number, **row} for number, row in enumerate(rows)], schema=ROWS)
-    with tempfile.TemporaryDirectory(prefix="it's [a] ") as folder:
+    with tempfile.TemporaryDirectory(prefix="it's [a] ") as folder, pytest.MonkeyPatch.context() as patch:
         pq.write_table(listed, Path(folder) / "listed.parquet", row_group_size=7)
+        patch.setattr(sorting, "PART_ROWS", max(9, len(rows) // 4))
         plan = plan_rows(Path(folder) / "listed.parquet", Path(folder) / "plan.parquet", describes)
         return plan, {(shard.ingest, shard.shard): shard.rows().to_pylist() for shard in plan.shards}
 
