@@ -196,6 +196,9 @@ def styles(
         list[str],
         typer.Option(help="NAME=FOLDER, as `pangu starter style NAME --folder FOLDER` left it; may be given again."),
     ],
+    texture_guidance: Annotated[
+        float | None, typer.Option(min=0, max=50, help="Guidance of the texture half that the pair prefers.")
+    ] = None,
 ) -> None:
     """Pack the embedded pair with adapters for further styles."""
     from pangu.errors import UserError
@@ -206,7 +209,7 @@ def styles(
     if bad := [name for name, _, where in given if not where]:
         raise UserError(f"--style must be NAME=FOLDER, not '{bad[0]}'.")
     pair = PanGuDrawPipeline.from_pretrained("embedded")
-    size = pack_styles(pair, {name: Path(where) for name, _, where in given}, folder)
+    size = pack_styles(pair, {name: Path(where) for name, _, where in given}, folder, texture_guidance)
     typer.echo(f"{size / 1e6:.2f} MB of weights")
 
 

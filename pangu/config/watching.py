@@ -10,6 +10,13 @@ class Sampling(Frozen):
 
     num_inference_steps: int = Field(30, ge=1, le=1000)
     guidance_scale: float = Field(3.0, ge=0, le=50)
+    texture_guidance: float | None = Field(
+        None,
+        ge=0,
+        le=50,
+        exclude_if=lambda value: value is None,
+        description="Of the texture half, where it is another and a request says nothing of guidance",
+    )
 
 
 class Watching(Frozen):

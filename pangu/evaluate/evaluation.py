@@ -243,6 +243,7 @@ def plan(
     sampling = {
         "num_inference_steps": recipe.sampling.num_inference_steps,
         "guidance_scale": recipe.sampling.guidance_scale,
+        "texture_guidance": recipe.sampling.texture_guidance,
     }
     return Protocol.model_validate(
         sampling

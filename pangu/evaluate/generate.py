@@ -200,6 +200,7 @@ def begin(pair: PanGuDrawPipeline, one: Asked, protocol: Protocol) -> Trajectory
         width=pair.resolution,
         num_inference_steps=protocol.num_inference_steps,
         guidance_scale=protocol.guidance_scale,
+        guidance_scales={} if protocol.texture_guidance is None else {"texture": protocol.texture_guidance},
         generators=[source for place in one.places for source in noise_sources(protocol.seed + place, 1)],
     )
     return pair.advance(trajectory, "structure")

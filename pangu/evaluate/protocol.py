@@ -52,6 +52,13 @@ class Protocol(Frozen):
         {},
         "Templates, by language, that each trained caption is also drawn in: the i-th prompt in template i mod their number",
     )
+    texture_guidance: float | None = Field(
+        None,
+        ge=0,
+        le=50,
+        exclude_if=lambda value: value is None,
+        description="Scale of guidance of the texture half, where it is another",
+    )
     keywords: bool = _unless_given(
         False, "Each prompt's row is also drawn from one of its keywords instead of its caption"
     )

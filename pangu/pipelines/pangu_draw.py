@@ -204,12 +204,14 @@ class PanGuDrawPipeline(AdaptedPipeline):
         generators: Sequence[torch.Generator] | None = None,
         latents: Tensor | None = None,
         lora_scales: Mapping[Role, float] | None = None,
+        guidance_scales: Mapping[Role, float] | None = None,
         guidance_intervals: Mapping[Role, pair_inputs.Interval] | None = None,
         scheduler: Any = None,
     ) -> Trajectory:
         """Pure noise at the first timestep, for every prompt of `condition`; one generator per image, or one for all.
 
-        `guidance_intervals` are the timesteps at which roles are guided; `scheduler` is taken in the place of the pipeline's own.
+        `guidance_scales` are those of single roles, where they differ; `guidance_intervals` the timesteps at which roles are
+        guided; `scheduler` is taken in the place of the pipeline's own.
 
         Raises:
             UserError: the size is no preset, the scheduler no longer fits the contracts, or a half of a whole pair would have no
@@ -223,6 +225,7 @@ class PanGuDrawPipeline(AdaptedPipeline):
             generators=tuple(generators) if generators else None,
             latents=latents,
             lora_scales=dict(lora_scales or {}),
+            guidance_scales=dict(guidance_scales or {}),
             guidance_intervals=dict(guidance_intervals or {}),
             scheduler=scheduler,
         )

@@ -86,10 +86,13 @@ def adopt(
     return found
 
 
-def pack_styles(pair: PanGuDrawPipeline, adapters: Mapping[str, Path], folder: Path) -> int:
+def pack_styles(
+    pair: PanGuDrawPipeline, adapters: Mapping[str, Path], folder: Path, texture_guidance: float | None = None
+) -> int:
     """Write a pair's halves as a pair folder without encoders that draws further styles; returns the bytes of its weights.
 
-    adapters: style -> folder with an adapter for each half, as `pangu starter style` leaves it.
+    adapters: style -> folder with an adapter for each half, as `pangu starter style` leaves it. texture_guidance: what the pair
+    prefers, where it is not the guidance of structure.
 
     Raises:
         UserError: an adapter was made for another half, or does not fit it.
@@ -98,7 +101,8 @@ def pack_styles(pair: PanGuDrawPipeline, adapters: Mapping[str, Path], folder: P
         pair.load_style(style, **{str(role): own / role for role in ROLES})
     parts = {name: pair.components[name] for role in ROLES for name in (role, component_of(role))}
     contracts = {role: pair.contract(role) for role in ROLES}
-    return _pack(parts, contracts, pair.scheduler, pair.config.sampling, folder)
+    sampling = pair.sampling.model_copy(update={"texture_guidance": texture_guidance}).model_dump()
+    return _pack(parts, contracts, pair.scheduler, sampling, folder)
 
 
 def _pack(

@@ -1,10 +1,11 @@
 """A sheet of what a pair draws for prompts that have no true image, each picture above its prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image
 
+from pangu.config import Role
 from pangu.lettering import captioned
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
 
@@ -17,7 +18,7 @@ def prompt_sheet(
     seed: int = 0,
     style_scale: float = 1.0,
     num_inference_steps: int = 20,
-    guidance_scale: float = 3.0,
+    guidance_scale: float | Mapping[Role, float] = 3.0,
 ) -> Image.Image:
     """One picture for each (prompt, style or None), in rows of eight; picture i is drawn from seed + i.
 

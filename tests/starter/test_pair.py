@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from pangu.data.card import load_card
-from pangu.data.example.layers import STYLES, in_style
+from pangu.data.example.layers import OUTLINE, in_style
 from pangu.data.example.openmoji import catalogue, render_png
 from pangu.data.wording import worded
 from pangu.demo.queries import Answers, never_trained, spread
@@ -48,7 +48,7 @@ def draw(answers: Answers, language: str, count: int) -> Answers:
 
 @checks
 def all_embedded_weights_together_stay_below_twenty_two_megabytes() -> None:
-    """A sixth of them are the styles."""
+    """A seventh of them is the style."""
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 22e6
 
 
@@ -109,18 +109,18 @@ def test_what_the_page_proposes_is_what_people_write() -> None:
     assert all(any(name in text for name in known) for text in asked)
 
 
-def test_the_styles_of_the_embedded_pair_are_the_layers_of_the_drawings() -> None:
-    """By style and caption each picture is nearest to its own drawing of 6 in 3 styles."""
+def test_the_style_of_the_embedded_pair_is_the_outlines_of_its_drawings() -> None:
+    """Each picture is nearest to its own drawing, of 6 in 2 styles."""
     pair, listed = starter_pair(), {one.caption_en: one for one in catalogue()}
     pair.set_progress_bar_config(disable=True)
-    assert pair.styles == ("flat", "outline")
+    assert pair.styles == (OUTLINE,)
     asked = [listed[name] for name in ("red apple", "umbrella", "grinning face", "cactus", "teapot", "pizza")]
 
     def thumbnails(images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.interpolate(images, 16, mode="area").flatten(1)
 
     drawn, true = [], []
-    for style in (None, *STYLES):
+    for style in (None, OUTLINE):
         seeds = [torch.Generator().manual_seed(5) for _ in asked]
         options = {"num_inference_steps": 10, "generator": seeds, "output_type": "pt"}
         texts = [one.caption_en for one in asked]
@@ -129,7 +129,7 @@ def test_the_styles_of_the_embedded_pair_are_the_layers_of_the_drawings() -> Non
         images = torch.from_numpy(pixels(originals, 96)).permute(0, 3, 1, 2).float() / 255
         true.append(thumbnails(images))
     nearest = torch.cdist(torch.cat(drawn), torch.cat(true)).argmin(dim=1)
-    assert int((nearest == torch.arange(18)).sum()) >= 15, nearest
+    assert int((nearest == torch.arange(12)).sum()) >= 11, nearest
 
 
 @checks

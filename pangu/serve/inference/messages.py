@@ -25,6 +25,9 @@ class Capabilities(Frozen):
     styles: tuple[str, ...] = ()
     num_inference_steps: int = 30
     guidance_scale: float = 3.0
+    texture_guidance: float | None = Field(
+        None, exclude_if=lambda value: value is None, description="Of the texture half, where it is another"
+    )
     prompts: dict[str, tuple[str, ...]] = Field({}, description="Language -> captions that it was trained on")
     reads_windows: bool = Field(False, description="Whether long text can be read in windows")
 

@@ -93,6 +93,7 @@ def capabilities_of(folder: Path) -> Capabilities:
         styles=_styles(folder, index),
         num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
+        texture_guidance=sampling.texture_guidance,
         prompts=index.get("prompts") or {},
         reads_windows=_reads_windows(folder, index, contracts),
     )

@@ -103,11 +103,15 @@ def resolved(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> Job:
     Raises:
         RequestError: this release has no such size or expert, or a half would have no step.
     """
-    own_scale, job = job.guidance_scale, named_experts(job, pipeline.roles)
+    job = named_experts(job, pipeline.roles)
+    own, below = pipeline.sampling, job.texture
+    if job.guidance_scale is None and below.guidance_scale is None:
+        below = replace(below, guidance_scale=own.texture_guidance)
     known = replace(
         job,
         width_height=checked_size(pipeline, job),
-        guidance_scale=pipeline.sampling.guidance_scale if own_scale is None else own_scale,
+        guidance_scale=own.guidance_scale if job.guidance_scale is None else job.guidance_scale,
+        texture=below,
     )
     return with_steps(pipeline, scheduler, known)
 

@@ -70,6 +70,7 @@ async function load() {
   $("size").replaceChildren(...model.sizes.map((size) => new Option(size)));
   set("steps", model.num_inference_steps);
   set("guidance", model.guidance_scale);
+  set("texture-guidance", model.texture_guidance ?? "");
   set("strength", 0.5);
   $("styles").hidden = model.styles.length === 0;
   $("style-choice").replaceChildren(...["", ...model.styles].map(chip));
@@ -177,7 +178,8 @@ async function asked() {
   const from = Source.asked();
   if (from) return { ...own, edit: from };
   const partners = [...document.querySelectorAll("[name=partner]:checked")].map((each) => each.value);
-  if (partners.length) own.coop = await cooperation(partners);
+  // A cooperation is guided by one number.
+  if (partners.length) Object.assign(own, { coop: await cooperation(partners), guidance_scale: Number($("guidance").value) });
   if (!kept) return own;
   const texture = { prompt: own.prompt, style: own.style, guidance_scale: half(own.guidance_scale, "texture") };
   if (own.negative_prompt) texture.negative_prompt = own.negative_prompt;

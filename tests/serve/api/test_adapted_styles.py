@@ -30,6 +30,7 @@ def styled(pair_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             unet = pair.components[role]
             save_file(spelled(unet, random_adapter(unet, ATTENTION, 10 * seed + len(role)), "kohya"), file)
         pair.load_style(style, **files)
+    pair.register_to_config(sampling={"num_inference_steps": 30, "guidance_scale": 3.0, "texture_guidance": 1.5})
     pair.save_pretrained(folder / "pair")
     return folder
 
@@ -67,4 +68,17 @@ def test_each_half_has_its_own_and_adapters_of_the_request_act_beside_them(serve
     refused = server.draw(**asked, style={"chalk": 1.0})
     assert (
         refused.status_code == 400 and "this pair knows cartoon, photo, ink, oil" in refused.json()["error"]["message"]
+    )
+
+
+def test_a_pair_may_prefer_another_guidance_below_the_boundary(server: LocalServer) -> None:
+    assert httpx.get(f"{server.url}/v1/models").json()["data"][0]["texture_guidance"] == 1.5
+    asked = {"seed": 3, "num_inference_steps": STEPS}
+    preferred = server.draw(**asked)
+    assert preferred.json()["request"]["texture"]["guidance_scale"] == 1.5
+    halves = server.draw(**asked, guidance_scale={"structure": 3.0, "texture": 1.5})
+    assert np.array_equal(drawn(preferred), drawn(halves))
+    assert np.array_equal(drawn(preferred), drawn(server.draw(**preferred.json()["request"])))
+    assert np.abs(drawn(preferred) - drawn(server.draw(**asked, guidance_scale=3.0))).max() > 2, (
+        "what is asked for counts"
     )
