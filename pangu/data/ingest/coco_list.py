@@ -94,7 +94,7 @@ def elements(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     Raises:
         ValueError: it is no JSON object.
     """
-    text = _Text(file)
+    text = _Document(file)
     text.expect("{")
     while not text.takes("}"):
         key = text.value()
@@ -115,7 +115,7 @@ def elements(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         raise ValueError("more than one document")
 
 
-class _Text:
+class _Document:
     """A document of which a stretch is in memory."""
 
     def __init__(self, file: IO[bytes]) -> None:

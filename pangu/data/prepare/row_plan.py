@@ -3,6 +3,7 @@
 Reads no image, and holds no row: the plan is a file, sorted by shard.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ def plan_rows(listed: Path, plan: Path, describes: bool = False) -> RowPlan:
         UserError: the disk is full.
     """
     rows, counts = pq.read_metadata(listed).num_rows, Counter[tuple[str, int]]()
-    with TemporaryDirectory(dir=plan.parent, prefix=".plan-") as place, engine(plan.parent, rows) as connection:
+    for left in plan.parent.glob(".planning-*"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(dir=plan.parent, prefix=".planning-") as place, engine(plan.parent, rows) as connection:
         connection.execute(f"create view listed as select {_columns(listed)} from {parquet(listed)}")
         captioned = " or ".join(f"coalesce(strlen(caption_{language}), 0) > 0" for language in LANGUAGES)
         asked = f"select * from listed where reason = '' and ({'true' if describes else captioned})"
