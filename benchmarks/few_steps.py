@@ -6,7 +6,7 @@ steps, at a fifth of the time. 1 + 1 has no goal: it is shown beside.
 
     python benchmarks/few_steps.py [--steps 3000] [--student-steps 2 1] [--prompts 200] [--home FOLDER] [--distil]
 
-An hour a core with the defaults, on two cores, and ten minutes to draw; 800 steps were enough for flat drawings. With --home, a
+An hour a core with the defaults, on two cores, and ten minutes to draw; 300 steps were enough for flat drawings. With --home, a
 run that was stopped continues, and `cheaper_steps.py --students FOLDER` finds the students; --distil makes them and ends.
 """
 

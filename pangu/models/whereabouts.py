@@ -10,9 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-HOOKS = ("_diffusers_hook", "_hf_hook")
-"""Of diffusers and of accelerate, on a module."""
-
 
 def is_hooked(network: nn.Module) -> bool:
     """Whether a module of it has hooks of diffusers or accelerate, which may move or cast weights."""
@@ -20,10 +17,11 @@ def is_hooked(network: nn.Module) -> bool:
     while waiting:
         module = waiting.pop()
         if module is not None:
-            own = vars(module)
-            if any(name in own for name in HOOKS):
+            own = module.__dict__
+            if "_diffusers_hook" in own or "_hf_hook" in own:
                 return True
-            waiting.extend(own["_modules"].values())
+            if inner := own["_modules"]:
+                waiting.extend(inner.values())
     return False
 
 

@@ -170,7 +170,8 @@ class PanGuDrawPipeline(AdaptedPipeline):
             )
 
     def generator(self, role: Role) -> Any:
-        return self.components[role]
+        found: Any = vars(self)[role]  # `components` asks for signatures each time
+        return found
 
     @property
     def adapted_styles(self) -> tuple[str, ...]:
