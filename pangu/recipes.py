@@ -102,7 +102,7 @@ def few_pictures() -> Recipe:
                 for (role, job), steps in zip(alike.jobs.items(), (1600, 700), strict=True)
             },
             "optimization": alike.optimization.model_copy(
-                update={"lr_peak": 3e-3, "warmup_steps": 20, "template_share": 0.85}
+                update={"lr_peak": 3e-3, "warmup_steps": 20, "template_share": 0.85, "keyword_share": 0.3}
             ),
         }
     )

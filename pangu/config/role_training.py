@@ -137,7 +137,8 @@ class Optimization(Frozen):
         ge=0,
         le=1,
         exclude_if=lambda value: not value,
-        description="Share of the captions of rows with keywords that give way to one of them",
+        description="Share of the captions of rows with keywords that give way to one of them; where no row has any, to what all "
+        "captions of a few share, the name of their subject",
     )
     long_caption_share: float | None = Field(
         None,

@@ -8,11 +8,15 @@ import pyarrow as pa
 from torch import Tensor
 
 from pangu.config import Recipe
-from pangu.data.captions import EMPTY, LANGUAGES, Caption, all_captions_of, is_long, keywords_of, styles_of
+from pangu.data.captions import EMPTY, KEYWORDS, LANGUAGES, Caption, all_captions_of, is_long, keywords_of, styles_of
 from pangu.data.rows.training_rows import Wording
+from pangu.data.shared_words import shared_words
 from pangu.data.wording import listed, reworded
 from pangu.models.text import TextTower, embed_captions, styled_caption
 from pangu.templates import Language
+
+MOST_OF_A_SUBJECT = 1000
+"""Rows that are looked through for the name of one subject."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class WordedTexts:
 
     @classmethod
     def of(cls, table: pa.Table, recipe: Recipe, towers: Sequence[TextTower]) -> "WordedTexts":
+        """With keywords, where the recipe asks for some and no row has any: what all captions share, as the name of a subject."""
+        if recipe.optimization.keyword_share > 0:
+            table = _named(table)
         return cls(table, towers, recipe.max_tokens, recipe.styles, recipe.caption_templates)
 
     def wordings(self, rows: Sequence[int]) -> list[Wording]:
@@ -74,6 +81,23 @@ class WordedTexts:
     def embed(self, rows: Sequence[int], captions: Sequence[Caption]) -> tuple[Tensor, Tensor]:
         tokens, pooled = embed_captions(self.towers, self.worded(rows, captions), self.max_tokens)
         return kept(tokens), kept(pooled)
+
+
+def _named(table: pa.Table) -> pa.Table:
+    for language in LANGUAGES:
+        if table.num_rows > MOST_OF_A_SUBJECT or any(keywords_of(table, language)):
+            continue
+        captions = [text for own in all_captions_of(table, language) for text in own]
+        name = shared_words(captions, language)
+        if name is None:
+            continue
+        words = pa.array([[name]] * table.num_rows, pa.list_(pa.string()))
+        place = table.column_names.index(KEYWORDS[language]) if KEYWORDS[language] in table.column_names else None
+        if place is None:
+            table = table.append_column(KEYWORDS[language], words)
+        else:
+            table = table.set_column(place, KEYWORDS[language], words)
+    return table
 
 
 def _spoken(table: pa.Table) -> list[tuple[int, int]]:
