@@ -26,6 +26,15 @@ def whole_stable_diffusion_3() -> Any:
     return pipe
 
 
+def pair_of_transformers() -> Any:
+    from pangu.config import Recipe
+    from pangu.pipelines.assemble import untrained_pair
+    from tests.pipelines.transformers import flow_recipe
+
+    shape = {"family": "sd3", "num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 16}
+    return untrained_pair(Recipe.model_validate(flow_recipe().model_dump() | {"denoiser": shape}))
+
+
 MODELS: dict[str, Callable[[], Any]] = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": small.stable_diffusion,
     "stabilityai/stable-diffusion-3-medium-diffusers": whole_stable_diffusion_3,
@@ -38,6 +47,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "sd15-folder": small.stable_diffusion,
     "path/or/hub-id/of/a-new-model": whole_stable_diffusion_3,
     "an-old-model": small.stable_diffusion,
+    "TRANSFORMER_PAIR": pair_of_transformers,
     "its-edge-controlnet": lambda: small.controlnet(small.unet()),
 }
 PAIRS = ("pair-folder", "PAIR_FOLDER", "var/pairs/...")
