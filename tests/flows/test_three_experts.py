@@ -17,7 +17,7 @@ from tests.dashboard import finish, press
 from tests.serve.served_pair import run_deploy
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
-PATIENCE_S = 400.0
+PATIENCE_S = 900.0
 STEPS = {"structure": 3, "middle": 2, "texture": 4}
 
 
