@@ -52,7 +52,9 @@ def model_card(
         head["widget"] = [{"text": each.caption, "output": {"url": each.place}} for each in shown]
     gallery = "<Gallery />\n\n" if shown else ""
     sampling = index.get("sampling") or {}
-    steps, guidance = sampling.get("num_inference_steps", 30), sampling.get("guidance_scale", 3.0)
+    steps, guidance = sampling.get("num_inference_steps", 30), f", guidance_scale={sampling.get('guidance_scale', 3.0)}"
+    if sampling.get("texture_guidance") is not None:
+        guidance = ""  # each half has its own where nothing is said
     rows = "\n".join(
         f"| `{role}` | {contracts[role].interval} | {contracts[role].resolution} px | {_predicts(contracts[role])} | "
         f"{_data(contracts[role])} | {contracts[role].trained_steps} | {contracts[role].recipe} |"
@@ -83,7 +85,7 @@ def model_card(
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("{repository}", custom_pipeline="pipeline", trust_remote_code=True)
-pipe("a fox", num_inference_steps={steps}, guidance_scale={guidance}).images[0]
+pipe("a fox", num_inference_steps={steps}{guidance}).images[0]
 ```
 
 This needs PanGu: where it is installed, `DiffusionPipeline.from_pretrained("{repository}")` is enough; where not, `pipeline.py`

@@ -14,7 +14,7 @@ from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pangu.config import ROLES, Role, Sampling
+from pangu.config import ROLES, Role
 from pangu.contract import GeneratorContract, check_turns
 from pangu.errors import UserError
 from pangu.models.denoisers import latent_channels
@@ -183,11 +183,6 @@ class PanGuDrawPipeline(AdaptedPipeline):
     @property
     def reference(self) -> GeneratorContract:
         return self.contract("structure")
-
-    @property
-    def sampling(self) -> Sampling:
-        """Steps and guidance that the pair was tuned with; the common defaults for a pair that does not say."""
-        return Sampling.model_validate(self.config.get("sampling") or {})
 
     @property
     def boundary(self) -> int:

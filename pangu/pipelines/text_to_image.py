@@ -11,7 +11,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from pangu.config import ROLES, Role
+from pangu.config import ROLES, Role, Sampling
 from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents
 from pangu.models.denoisers import family_of, text_channels
@@ -85,6 +85,11 @@ class TextToImagePipeline(GeneratorPipeline):
         return said if device is None else said.to(device)
 
     @property
+    def sampling(self) -> Sampling:
+        """Steps and guidance that the pair was tuned with; the common defaults for a pair that does not say."""
+        return Sampling.model_validate(self.config.get("sampling") or {})
+
+    @property
     def styles(self) -> tuple[str, ...]:
         """Those that can be asked for: of prefixes, and of adapters."""
         return (*(self.config.get("styles") or {}), *self.adapted_styles)
@@ -113,7 +118,7 @@ class TextToImagePipeline(GeneratorPipeline):
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | Mapping[Role, int] = 30,
-        guidance_scale: float | Mapping[Role, float] = 3.0,
+        guidance_scale: float | Mapping[Role, float] | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -143,7 +148,8 @@ class TextToImagePipeline(GeneratorPipeline):
         `styles` are scales by name: of style guidance, 1 for the style alone (PanGu-Draw, Section 3.3), or of the adapters that
         the pipeline has in the place of a prefix; `lora_scales` are weights of the adapters by role; `guidance_scales` those of
         guidance by role, where they are not `guidance_scale`.
-        `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone.
+        `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone,
+        and None what the pair was tuned with (`sampling`).
         `num_inference_steps` and `guidance_scale` may be one number for each role; `prompts` are what single roles are told.
         `step_split` = log_snr shares the steps of a pair by the log-SNR that each half crosses.
         `long_prompts` = windows reads what lies beyond `max_tokens`, too, where encoders and networks can.
@@ -156,7 +162,7 @@ class TextToImagePipeline(GeneratorPipeline):
         given = prompt_embeds, negative_prompt_embeds, pooled_prompt_embeds, negative_pooled_prompt_embeds
         embeds = pair_inputs.Embeds(*given)
         pair_inputs.check_embeds(prompt, negative_prompt, embeds, text_channels(self._any_generator))
-        scale, own_scales = pair_inputs.by_role("guidance_scale", guidance_scale, self._contracts)
+        scale, own_scales = self._guidance(guidance_scale)
         role_steps = self._role_steps(num_inference_steps, step_split, timesteps is not None or sigmas is not None)
         steps = num_inference_steps if isinstance(num_inference_steps, int) else sum(role_steps.values())
         texts, negatives = pair_inputs.check(
@@ -201,6 +207,13 @@ class TextToImagePipeline(GeneratorPipeline):
         result = self.decode(self._sample(said.repeat(num_images_per_prompt), request), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=result) if return_dict else (result,)
+
+    def _guidance(self, given: float | Mapping[Role, float] | None) -> tuple[float, dict[Role, float]]:
+        """(of all roles, of those that have their own), as asked for or as the pair prefers."""
+        if given is not None:
+            return pair_inputs.by_role("guidance_scale", given, self._contracts)
+        own = self.sampling.texture_guidance
+        return self.sampling.guidance_scale, {} if own is None else {"texture": own}
 
     def _role_steps(
         self, steps: int | Mapping[Role, int], split: Literal["log_snr"] | None, own_schedule: bool

@@ -52,6 +52,8 @@ class DrawingModel:
         settings = dict(params or {})
         seed = int(settings.pop("seed", 0))
         settings = {name: value for name, value in settings.items() if value or name == "guidance_scale"}
+        if settings.get("guidance_scale") == self.pipeline.sampling.guidance_scale:
+            del settings["guidance_scale"]  # as released: the texture half may have its own
         prompts = [str(text) for text in model_input[PROMPT]]
         negatives = [text if isinstance(text, str) else "" for text in model_input.get(NEGATIVE, [""] * len(prompts))]
         drawn: list[str] = []

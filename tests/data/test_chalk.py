@@ -73,7 +73,7 @@ def test_every_drawing_is_in_chalk() -> None:
 
 
 def test_the_origin_serves_chalk_or_other_artists_but_not_both(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^The origin serves one of --artists and --chalk\.$"):
+    with pytest.raises(UserError, match=r"^The origin serves one of --artists, --chalk and --layers\.$"):
         example_server(artists=tmp_path, chalk=True)
 
 

@@ -56,7 +56,12 @@ def asked(api: httpx.Client, asking: str) -> list[str]:
 def waiting(api: httpx.Client, asked: list[str]) -> str:
     """A run of this test's own that waits for an answer."""
     run = asked.pop()
-    reach(api, run, "PAUSED")
+    keys = reach(api, run, "PAUSED")["state_details"]["run_input_keyset"]
+    # Prefect pauses the run a moment before it says what may be answered.
+    deadline = time.monotonic() + 30
+    while not api.get(f"/flow_runs/{run}/input/{keys['schema']}").is_success:
+        assert time.monotonic() < deadline, "nothing is asked"
+        time.sleep(0.1)
     return run
 
 

@@ -159,3 +159,15 @@ def the_pair_of_the_package_is_found_by_its_name_by_both_pipelines() -> None:
 
 
 test_pair = checks.test()
+
+
+def test_without_guidance_each_half_has_what_the_pair_prefers() -> None:
+    pair, drawn = starter_pair(), []
+    pair.set_progress_bar_config(disable=True)
+    assert (pair.sampling.guidance_scale, pair.sampling.texture_guidance) == (3.0, 1.5)
+    for guidance in (None, {"structure": 3.0, "texture": 1.5}, 3.0):
+        noise = torch.Generator().manual_seed(0)
+        drawn.append(
+            pair("fox", num_inference_steps=4, guidance_scale=guidance, generator=noise, output_type="pt").images
+        )
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
