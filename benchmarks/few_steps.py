@@ -54,12 +54,12 @@ TOP1, FID = "understanding_top1", "fid_thumbnail-16"
 SHOWN = ("a fox", "snowman", "一座城堡", "red apple", "企鹅", "rocket", "umbrella", "向日葵")
 
 
-def corpus(home: Home) -> int:
-    """The version of the dataset of all drawings, made if there is none."""
-    if home.dataset(CARD).is_dir():
-        return max(entry.version for entry in log(home, CARD))
-    card = load_card(CARD)
-    origin = open_origin(None, 0, Path(card.source_uri(home)), 0.0)
+def corpus(home: Home, name: str = CARD, images: int | None = None) -> int:
+    """The version of the dataset of a card's first drawings (None: of all), made if there is none."""
+    if home.dataset(name).is_dir():
+        return max(entry.version for entry in log(home, name))
+    card = load_card(name)
+    origin = open_origin(images, 0, Path(card.source_uri(home)), 0.0)
     origin.start()
     try:
         origin.write_table(Path(card.source_uri(home)))

@@ -18,14 +18,10 @@ from pathlib import Path
 
 import torch
 from efficiency_ledger import shortened, trained
-from few_steps import FID, drawn, seconds_a_picture
+from few_steps import FID, corpus, drawn, seconds_a_picture
 
 from pangu.config import ROLES, Recipe
-from pangu.data.card import load_card
 from pangu.data.encode.stage import encode
-from pangu.data.example.origin import open_origin
-from pangu.data.ingest.stage import ingest
-from pangu.data.prepare.stage import prepare
 from pangu.evaluate.evaluation import evaluate_whole
 from pangu.evaluate.protocol import Protocol
 from pangu.image_grid import png, sample_grid
@@ -37,18 +33,6 @@ from pangu.storage import Home, write_atomically
 
 CARD, MEMORY = "openmoji", "retrieval_top1"
 KINDS = {"unet": "demo", "flow": "demo_flow"}
-
-
-def corpus(home: Home, images: int) -> int:
-    """The version of a dataset of so many drawings, made if there is none."""
-    card = load_card(CARD)
-    origin = open_origin(images, 0, Path(card.source_uri(home)), 0.0)
-    origin.start()
-    try:
-        origin.write_table(Path(card.source_uri(home)))
-        return prepare(card, ingest(card, home).ingest_id, home).version
-    finally:
-        origin.close()
 
 
 def recipe_of(kind: str, share: float) -> Recipe:
@@ -79,7 +63,7 @@ def main() -> None:
     home = Home((asked.home or Path(tempfile.mkdtemp(prefix="kinds-of-experts-"))).absolute())
     os.environ["PANGU_HOME"] = str(home.root)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    version = corpus(home, asked.images)
+    version = corpus(home, CARD, asked.images)
     recipes = {kind: recipe_of(kind, asked.steps_share) for kind in KINDS}
     halves: dict[str, dict[str, Path]] = {}
     for kind, recipe in recipes.items():
