@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, QuantisedPair]
 def picture(pair: PanGuDrawPipeline) -> np.ndarray:
     pair.set_progress_bar_config(disable=True)
     noise = torch.Generator().manual_seed(7)
-    return np.asarray(pair("a fox", num_inference_steps=6, generator=noise).images[0], np.float32)
+    return np.asarray(pair("a fox", num_inference_steps=6, guidance_scale=3.0, generator=noise).images[0], np.float32)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:
