@@ -39,7 +39,8 @@ def card(tmp_path: Path) -> Path:
 def recipe(tmp_path: Path) -> Path:
     told = tiny().model_dump(mode="json")
     jobs = told["jobs"] | {"middle": told["jobs"]["texture"]}
-    three = Recipe.model_validate(told | {"jobs": jobs, "further_boundaries": [200]})
+    sampling = told["sampling"] | {"num_inference_steps": 10}  # so many that each of the three has some
+    three = Recipe.model_validate(told | {"jobs": jobs, "further_boundaries": [200], "sampling": sampling})
     (tmp_path / "three.json").write_text(three.model_dump_json())
     return tmp_path / "three.json"
 
