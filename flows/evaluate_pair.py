@@ -4,7 +4,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import EvaluatePair, listed
+from flows.parameters import EvaluatePair
 from flows.reporting import staged
 from flows.stages import evaluate, stop_everything
 from flows.train_generators import experts_of
@@ -21,7 +21,7 @@ def evaluate_pair(settings: EvaluatePair) -> dict[str, Any]:
     """
     options = [*settings.evaluation.arguments, *settings.devices.arguments]
     recipe = settings.chosen_recipe
-    middles = listed(settings.middles) or [LATEST] * (len(experts_of(recipe)) - len(ROLES))
+    middles = list(settings.middles) or [LATEST] * (len(experts_of(recipe)) - len(ROLES))
     measured = evaluate(
         settings.card, settings.structure, settings.texture, recipe, settings.encode_id, options, middles
     )

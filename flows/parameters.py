@@ -13,6 +13,7 @@ from flows.card_field import CardForm
 from flows.form import Form, Source
 from flows.options import Devices, EvaluationOptions, FurtherDataset, Preparing
 from flows.recipe_changes import PartnerChanges, RecipeChanges
+from pangu.config import MIDDLE_ROLES
 from pangu.data.card import find_card, recipe_beside
 from pangu.forms import CARD_FILE, CARD_NAME
 from pangu.names import LATEST
@@ -98,18 +99,13 @@ HalfFolder = Annotated[
 
 
 Middles = Annotated[
-    str,
+    tuple[HalfFolder, ...],
     Field(
-        max_length=8000,
+        max_length=len(MIDDLE_ROLES),
         title="Experts between the two",
-        description="Of more than two: the folder of each between structure and texture, the noisiest first, with commas between",
+        description="Of more than two: each between structure and texture, the noisiest first",
     ),
 ]
-
-
-def listed(middles: str) -> list[str]:
-    """The folders of such a field."""
-    return [one.strip() for one in middles.split(",") if one.strip()]
 
 
 class IngestImages(CardForm):
@@ -225,7 +221,7 @@ class EvaluatePair(RecipeForm):
 
     structure: HalfFolder = Field(LATEST, title="Structure generator")
     texture: HalfFolder = Field(LATEST, title="Texture generator")
-    middles: Middles = ""
+    middles: Middles = ()
     encode_id: Identifier = Field(
         LATEST, title="Encoded dataset", description="The id that encoding reported, or latest; empty: latest"
     )
@@ -242,7 +238,7 @@ class ReleasePair(Form):
     pair: Folder = Field(title="Pair", description="Its folder, as evaluate-pair reported it")
     structure: Folder = Field(title="Structure generator", description="Its folder")
     texture: Folder = Field(title="Texture generator", description="Its folder")
-    middles: Middles = ""
+    middles: Middles = ()
     metrics: Folder = Field(title="Figures", description="File with the outcome of the evaluation, as JSON")
     deploy: Serve = True
     timeout_h: TimeoutH = WEEK_H

@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.parameters import ReleasePair, listed
+from flows.parameters import ReleasePair
 from flows.release_report import show_links
 from flows.reporting import staged
 from flows.stages import deploy, release, stop_everything
@@ -16,8 +16,7 @@ from flows.stages import deploy, release, stop_everything
 def release_pair(settings: ReleasePair) -> dict[str, Any]:
     """A version for each generator and one for the pair, the alias `champion`, and the served API."""
     halves = settings.structure, settings.texture
-    middles = listed(settings.middles)
-    done = release_and_deploy(settings.pair, *halves, settings.metrics, serve=settings.deploy, middles=middles)
+    done = release_and_deploy(settings.pair, *halves, settings.metrics, serve=settings.deploy, middles=settings.middles)
     show_links(done)
     return done
 
