@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from pangu.stack import Stack, down, up
+from pangu.stack import Stack
 from pangu.storage import Home
-from tests import nasty
+from tests.own_stack import own_stack
 
 # One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -29,13 +29,9 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Prefect, MLflow and Ray on free ports, in a home whose name has every character that one may have; ended after the last
-    test."""
-    home = Home(tmp_path_factory.mktemp("home") / nasty.NAME)
-    try:
-        yield up(home, customary_ports=False)
-    finally:
-        down(home)
+    """Of all tests that need one; ended after the last test."""
+    with own_stack(tmp_path_factory.mktemp("home")) as running:
+        yield running
 
 
 @pytest.fixture

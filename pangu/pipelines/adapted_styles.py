@@ -59,8 +59,8 @@ class AdaptedStyles:
         return getattr(self._pipe, component_of(role), None)
 
     def _adapter(self, role: Role, style: str, own: StyleAdapters, network: Any, beside: RowAdapters) -> Adapter:
-        # Networks are moved, cast and exchanged between requests.
-        place = id(own), id(network), network.device, network.dtype
+        # Networks are moved, cast and exchanged between requests. Held themselves, for an address alone may be given out again.
+        place = own, network, network.device, network.dtype
         held = self._held.get((role, style))
         if held is None or held[0] != place:
             held = self._held[role, style] = place, beside.add(own.matrices(style))

@@ -11,11 +11,11 @@ import pytest
 from pangu.config import Recipe
 from pangu.data.example.openmoji import render_png, selection
 from pangu.recipes import tiny
-from pangu.stack import Stack, down, up
+from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
-from pangu.storage import Home, write_json
-from tests import nasty
+from pangu.storage import write_json
 from tests.dashboard import finish, press
+from tests.own_stack import own_stack
 from tests.serve.served_pair import run_deploy
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
@@ -26,11 +26,8 @@ STEPS = {"structure": 3, "middle": 2, "texture": 4}
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """One of its own: a champion of another recipe would decide at the gate."""
-    home = Home(tmp_path_factory.mktemp("home") / nasty.NAME)
-    try:
-        yield up(home, customary_ports=False)
-    finally:
-        down(home)
+    with own_stack(tmp_path_factory.mktemp("home")) as running:
+        yield running
 
 
 @pytest.fixture
