@@ -115,7 +115,7 @@ class _Sample:
         return found
 
 
-def sorted_by(key: str, tables: Iterable[pa.Table], scratch: Path, part_rows: int = PART_ROWS) -> Iterator[pa.Table]:
+def sorted_by(key: str, tables: Iterable[pa.Table], scratch: Path) -> Iterator[pa.Table]:
     """Rows in any order by ascending `key` (a column of texts, bytes or whole numbers without nulls), some at a time; of equal
     keys the earlier row comes first.
 
