@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.progress import FORMAT, Reporter, parse_progress
+from pangu.ray_token import headers
 from pangu.retrying import VARIABLE as PATIENCE_VARIABLE
 from pangu.retrying import retrying
 from pangu.stack.processes import end, marked
@@ -25,6 +26,7 @@ from pangu.storage import read_json
 
 if TYPE_CHECKING:
     from ray.job_submission import JobInfo, JobSubmissionClient
+    from ray.util.state.common import NodeState
 
 PROGRAM = "pangu"
 """The Python module that is run."""
@@ -143,7 +145,7 @@ def connect(patience_s: float = 0.0) -> "JobSubmissionClient":
     if not address:
         raise UserError("RAY_API_SERVER_ADDRESS is not set; start the stack with `pangu up`, or name a Ray job server.")
     try:
-        client = retrying(lambda: JobSubmissionClient(address), (ConnectionError,), patience_s)
+        client = retrying(lambda: JobSubmissionClient(address, headers=headers()), (ConnectionError,), patience_s)
     except ConnectionError as error:
         raise UserError(f"No Ray job server answers at {address}; start it, e.g. with `pangu up`.") from error
     except AuthenticationError as error:
@@ -188,11 +190,14 @@ def attach_or_submit(
 
 def gpus_for(command: str, log: Log) -> int:
     """How many GPUs a `pangu` command is to have: one if it makes use of one and a node of the cluster has any, else 0."""
-    from ray.util.state import list_nodes
+    from ray.util.state import StateApiClient
+    from ray.util.state.common import ListApiOptions, StateResource
 
     if command not in ON_A_GPU:
         return 0
-    nodes = list_nodes(address=os.environ["RAY_API_SERVER_ADDRESS"], filters=[("state", "=", "ALIVE")], limit=10_000)
+    client = StateApiClient(os.environ["RAY_API_SERVER_ADDRESS"], headers=headers())
+    alive = ListApiOptions(filters=[("state", "=", "ALIVE")], limit=10_000)
+    nodes = cast("list[NodeState]", client.list(StateResource.NODES, alive, raise_on_missing_output=True))
     if any((node.resources_total or {}).get("GPU", 0) >= 1 for node in nodes):
         return 1
     log(f"No node of this cluster has a GPU, so `pangu {command}` computes on CPU cores.")

@@ -34,7 +34,7 @@ LAYERS = [
     {"sampling"},
     {"models", "data"},
     {"pipelines", "train", "evaluate", "starter"},
-    {"registry", "serve", "stack", "jobs", "compatibility", "exchange"},
+    {"registry", "serve", "stack", "jobs", "ray_token", "compatibility", "exchange"},
     {"demo", "retrain", "gate", "monitoring", "planning", "console"},
     {"cli"},
 ]

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pangu.errors import UserError
+from pangu.ray_token import headers
 from pangu.retrying import retrying
 from pangu.serve.inference.messages import ReleaseRouting
 from pangu.serve.settings import APPLICATION, CHOSEN_LAYOUT, IMPORT_PATH, PARTS_VERSION, Layout, ServeSettings
@@ -31,7 +32,7 @@ def connect() -> "ServeSubmissionClient":
 
     address = os.environ.get("RAY_API_SERVER_ADDRESS", f"http://{HOST}:8265")
     try:
-        return retrying(lambda: ServeSubmissionClient(address), (ConnectionError,))
+        return retrying(lambda: ServeSubmissionClient(address, headers=headers()), (ConnectionError,))
     except AuthenticationError as error:
         raise UserError(
             f"Ray at {address} refused the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH."

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pangu import jobs
+from pangu import jobs, ray_token
 from pangu.compatibility import check_server
 from pangu.errors import UserError
 from pangu.registry import tracking
+from pangu.serve import ray_cluster
 from pangu.serve.settings import ServeSettings
 from pangu.serve.standalone import serve
 from pangu.stack import object_storage
@@ -23,13 +24,14 @@ from tests import subtests
 
 
 class Somebody(ThreadingHTTPServer):
-    """An HTTP server that says one thing to everything, to whoever brings the right login where one is asked for."""
+    """An HTTP server that says one thing to everything, to whoever brings the right login or token where one is asked for."""
 
-    def __init__(self, code: int, text: str, login: str = "") -> None:
+    def __init__(self, code: int, text: str, login: str = "", token: str = "") -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
-                allowed = not login or self.headers.get("Authorization") == wanted
+                basic = f"Basic {base64.b64encode(login.encode()).decode()}"
+                wanted = f"Bearer {token}" if token else basic
+                allowed = not (login or token) or self.headers.get("Authorization") == wanted
                 self.send_response(code if allowed else 401)
                 self.end_headers()
                 self.wfile.write(text.encode())
@@ -126,6 +128,32 @@ def test_ray_older_elsewhere_and_with_another_token(somebody: type[Somebody], mo
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"No Ray job server answers at http://127\.0\.0\.1:9"):
         jobs.connect()
+
+
+def test_each_of_several_clusters_gets_its_own_token_from_one_process(
+    somebody: type[Somebody], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    told = json.dumps({"ray_version": version("ray")})
+    for token in ("first", "second", "third"):
+        monkeypatch.setenv("RAY_API_SERVER_ADDRESS", somebody(200, told, "", token).url)
+        with pytest.raises(UserError, match="refuses this token"):  # Ray's own client settles what it sends here, once
+            jobs.connect()
+        (tmp_path / token).write_text(f"{token}\n")
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / token))
+        jobs.connect()
+        ray_cluster.connect()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("third")
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    assert ray_token.headers() == {"Authorization": "Bearer third"}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "by value")
+    assert ray_token.headers() == {"Authorization": "Bearer by value"}
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert ray_token.headers() == {}
 
 
 def test_object_storage_that_is_away_closed_or_without_the_bucket(
