@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pangu.config import ROLES, STRATEGY_ROLES, Frozen, Recipe, Role
 from pangu.data.card import load_card
@@ -34,10 +33,9 @@ from pangu.evaluate.metrics import Judges
 from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol
 from pangu.image_grid import png, sample_grid
-from pangu.models.denoisers import build_denoiser, denoise, sees_lower
 from pangu.pipelines.assemble import assemble_pair
 from pangu.pipelines.baselines import assemble_cascade, assemble_single_stage
-from pangu.planning.operations import Shapes, parameters
+from pangu.planning.operations import Shapes, forward_operations, parameters, step_operations
 from pangu.recipes import recipe as named
 from pangu.storage import Home, write_atomically, write_json
 from pangu.train.job import TrainJob
@@ -120,34 +118,20 @@ def trained(role: Role, recipe: Recipe, home: Home, dataset: str, encode_id: str
     return folder / "generator", spent.core_s * recipe.training(role).steps / spent.steps
 
 
-def flops(recipe: Recipe, role: Role, side: int, backward: bool) -> int:
-    """Counted floating-point operations of one image at `side` px: forward, and backward where asked."""
-    shapes = Shapes(recipe)
-    channels = shapes.latent_channels, shapes.tokens, shapes.pooled
-    network = build_denoiser(recipe.denoiser_of(role), *channels, lower=sees_lower(role))
-    latents = torch.randn(1, shapes.latent_channels, side // 8, side // 8)
-    lower = torch.randn_like(latents) if sees_lower(role) else None
-    with FlopCounterMode(display=False) as counter:
-        text = torch.randn(1, recipe.max_tokens, shapes.tokens), torch.randn(1, shapes.pooled)
-        prediction = denoise(network, latents, torch.zeros(1).long(), *text, 0, lower_bchw=lower)
-        if backward:
-            prediction.sum().backward()
-    return counter.get_total_flops()
-
-
 def sampling_flops(recipe: Recipe, side: int) -> float:
     """Counted operations of the networks for one image: two predictions a step with guidance.
 
     The halves of a pair take steps as their intervals are long; a later stage of resolution boost takes all.
     """
-    steps = 2 * recipe.sampling.num_inference_steps
+    steps, shapes = 2 * recipe.sampling.num_inference_steps, Shapes(recipe)
     if recipe.strategy == "cascaded":
-        return steps * sum(flops(recipe, role, recipe.training(role).resolution, False) for role in recipe.roles)
+        stages = [forward_operations(shapes, role, recipe.training(role).resolution) for role in recipe.roles]
+        return steps * sum(stages)
     if recipe.strategy == "time_decoupling":
         late = recipe.boundary / recipe.schedule.num_train_timesteps
-        above, below = (flops(recipe, role, side, False) for role in ROLES)
+        above, below = (forward_operations(shapes, role, side) for role in ROLES)
         return steps * ((1 - late) * above + late * below)
-    return steps * flops(recipe, recipe.roles[-1], side, False)
+    return steps * forward_operations(shapes, recipe.roles[-1], side)
 
 
 def pipeline_of(recipe: Recipe, generators: dict[Role, Path], home: Home) -> Any:
@@ -169,7 +153,7 @@ def account(strategy: str, share: float, home: Home, dataset: str, version: int,
         generators[role], seconds = trained(role, recipe, home, dataset, encoded.encode_id)
         job = recipe.training(role)
         core_s += seconds
-        training += job.steps * job.batch_size * flops(recipe, role, job.resolution, True)
+        training += job.steps * job.batch_size * step_operations(Shapes(recipe), role, job.resolution)
         print(f"  {role}: {rows[role]} rows, {job.steps} steps, {seconds:.0f} core-seconds", flush=True)
     pipeline = pipeline_of(recipe, generators, home)
     pipeline.set_progress_bar_config(disable=True)

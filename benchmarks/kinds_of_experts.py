@@ -27,6 +27,7 @@ from pangu.evaluate.protocol import Protocol
 from pangu.image_grid import png, sample_grid
 from pangu.pipelines.assemble import join, load_generator
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
+from pangu.planning.operations import Shapes, step_operations
 from pangu.recipes import recipe as named
 from pangu.starter.pair import starter_pair
 from pangu.storage import Home, write_atomically
@@ -71,7 +72,12 @@ def main() -> None:
         halves[kind] = {}
         for role in ROLES:
             halves[kind][role], seconds = trained(role, recipe, home, CARD, encode_id)
-            print(f"{kind} {role}: {recipe.training(role).steps} steps, {seconds:.0f} core-seconds", flush=True)
+            job = recipe.training(role)
+            counted = job.steps * job.batch_size * step_operations(Shapes(recipe), role, job.resolution)
+            print(
+                f"{kind} {role}: {job.steps} steps, {counted / 1e12:.2f} TFLOP counted, {seconds:.0f} core-seconds",
+                flush=True,
+            )
     figures, rows = {}, []
     for above in KINDS:
         for below in KINDS:

@@ -29,7 +29,7 @@ class PairInputs:
     latents: unit Gaussian noise (images, C, H, W) in the place of drawn noise; lora_scales: weights of the adapters by role;
     guidance_scales: those of single roles, where they differ;
     guidance_intervals: timesteps at which single roles are guided, where it is not all of them;
-    role_steps: steps of each half of a pair, in the place of those of a whole;
+    role_steps: steps of each expert, in the place of those of a whole;
     scheduler: another one than the pipeline's, over the same noise levels; timesteps, sigmas: a schedule of the caller's own;
     callback: called after each step with the tensors `callback_tensors`.
     """

@@ -35,7 +35,7 @@ from pangu.pipelines.reused_steps import ReusedSteps
 from pangu.sampling.condition import Condition
 from pangu.sampling.sampling_state import SamplingState
 from pangu.sampling.sampling_step import walk
-from pangu.sampling.trajectory import Trajectory, clean_latents
+from pangu.sampling.trajectory import Step, Trajectory, clean_latents
 
 
 def check_channels(networks: Mapping[Role, Any]) -> None:
@@ -258,32 +258,56 @@ class PanGuDrawPipeline(AdaptedPipeline):
         return self._walk(trajectory, None, on_step, None, attention)
 
     def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
-        later = None
-        if request.role_steps:
-            size = (each // self.reference.spatial_factor for each in (request.height, request.width))
-            whole, later = wholes_of(
-                self.scheduler, request.role_steps, [self.boundary], **self.timestep_arguments(*size)
-            )
-            request = replace(request, num_inference_steps=whole)
+        attention = request.cross_attention_kwargs
+        wholes = self._wholes(request)
+        if wholes:
+            request = replace(request, num_inference_steps=wholes[self.roles[0]])
         trajectory = self._start(condition, request)
         with self._watched(trajectory, request) as on_step:
-            texture_is_student = self.contract("texture").distilled is not None
-            if later is not None and later != request.num_inference_steps and not texture_is_student:
-                trajectory = self._handed_over(trajectory, later, on_step, request.cross_attention_kwargs)
-            return clean_latents(self.finish(trajectory, on_step, request.cross_attention_kwargs))
+            walked = request.num_inference_steps
+            for role, whole in list(wholes.items())[1:]:
+                if whole != walked and self.contract(role).distilled is None:
+                    trajectory = self._handed_over(trajectory, role, wholes, on_step, attention)
+                    following = self._after(role)
+                    walked = whole if whole or following is None else wholes[following]
+            return clean_latents(self.finish(trajectory, on_step, attention))
+
+    def _wholes(self, request: pair_inputs.PairInputs) -> dict[Role, int]:
+        """Steps of the whole trajectories that the experts walk along (`wholes_of`); none where all walk along one."""
+        if not request.role_steps:
+            return {}
+        size = (each // self.reference.spatial_factor for each in (request.height, request.width))
+        boundaries = list(self.lows.values())[:-1]
+        found = wholes_of(self.scheduler, request.role_steps, boundaries, **self.timestep_arguments(*size))
+        return dict(zip(self.roles, found, strict=True))
+
+    def _after(self, role: Role) -> Role | None:
+        """Whose turn it is next."""
+        following = self.roles[self.roles.index(role) + 1 :]
+        return following[0] if following else None
 
     @torch.inference_mode()
     def _handed_over(
-        self, trajectory: Trajectory, later: int, on_step: OnStep, attention: Mapping[str, Any] | None
+        self, trajectory: Trajectory, role: Role, wholes: Mapping[Role, int], on_step: OnStep, attention: Any
     ) -> Trajectory:
-        """After texture's first step, on the timesteps of a whole of `later` steps."""
-        below = self.interval("texture")
+        """After the first step of an expert, on a whole of its own."""
+        mine = self.interval(role)
         state = SamplingState(GeneratorModel(self, None, None, attention, ReusedSteps()), trajectory)
-        walk(state, lambda state: state.last is None or state.last.timestep not in below, on_step)
+        walk(state, lambda state: state.last is None or state.last.timestep not in mine, on_step)
         if self.interrupt or state.last is None:
             return state.trajectory
-        fresh = retimed(state.last, later, **self.timestep_arguments(*trajectory.latents_bchw.shape[-2:]))
-        return replace(fresh, condition=state.trajectory.condition)
+        return replace(self.on_own_whole(role, state.last, wholes), condition=state.trajectory.condition)
+
+    def on_own_whole(self, role: Role, step: Step, wholes: Mapping[Role, int]) -> Trajectory:
+        """What follows the first step of an expert: its own whole; that of the next one or the end, if it has no further step.
+
+        wholes: as `wholes_of` gives them, of this expert and of the next.
+        """
+        shifted = self.timestep_arguments(*step.trajectory.latents_bchw.shape[-2:])
+        following = self._after(role)
+        if wholes[role] == 0 and following is not None:
+            return retimed(step, wholes[following], self.interval(role).low, **shifted)
+        return retimed(step, wholes[role], **shifted)
 
     def load_lora(self, structure: str | Path | None = None, texture: str | Path | None = None) -> None:
         """Put an adapter on either half, in the place of the one it may have; each is a folder that `save_lora` wrote.

@@ -151,7 +151,7 @@ class TextToImagePipeline(GeneratorPipeline):
         `timesteps` or `sigmas` stand in for the scheduler's own; `guidance_scale` of at most 1 means the caption alone,
         and None what the pair was tuned with (`sampling`).
         `num_inference_steps` and `guidance_scale` may be one number for each role; `prompts` are what single roles are told.
-        `step_split` = log_snr shares the steps of a pair by the log-SNR that each half crosses.
+        `step_split` = log_snr shares the steps by the log-SNR that each expert crosses.
         `long_prompts` = windows reads what lies beyond `max_tokens`, too, where encoders and networks can.
         `guidance_interval` is the lowest and the highest timestep at which there is guidance (arXiv 2404.07724), for all roles or
         by role; elsewhere networks are not asked for the negative prompt.
@@ -218,23 +218,23 @@ class TextToImagePipeline(GeneratorPipeline):
     def _role_steps(
         self, steps: int | Mapping[Role, int], split: Literal["log_snr"] | None, own_schedule: bool
     ) -> dict[Role, int]:
-        """Steps of each half of a pair, where they are chosen one by one; none where the scheduler decides.
+        """Steps of each expert, where they are chosen one by one; none where the scheduler decides.
 
         Raises:
-            UserError: this is no pair, or they can not be chosen so.
+            UserError: no experts take turns here, or their steps can not be chosen so.
         """
         if split is None and not isinstance(steps, Mapping):
             return {}
-        if tuple(self._contracts) != ROLES:
+        if not set(ROLES) <= self._contracts.keys():
             raise UserError(
-                "Steps can be chosen for each half of a pair alone; give num_inference_steps as one number."
+                "Steps can be chosen by role where experts take turns alone; give num_inference_steps as one number."
             )
         if own_schedule:
             raise UserError(
                 "timesteps and sigmas say which steps each half takes; leave step_split and steps by role out."
             )
         if split is None:
-            _, own = pair_inputs.by_role("num_inference_steps", steps, ROLES)
+            _, own = pair_inputs.by_role("num_inference_steps", steps, self._contracts)
             for role, count in own.items():
                 if count < 1:
                     raise UserError(
@@ -245,7 +245,8 @@ class TextToImagePipeline(GeneratorPipeline):
             raise UserError(f"step_split may be log_snr, not '{split}'.")
         if isinstance(steps, Mapping):
             raise UserError("step_split shares one number of steps; give num_inference_steps as a number.")
-        return split_by_log_snr(self.scheduler, steps, self.interval("structure").low)
+        boundaries = [self.interval(role).low for role in self._contracts][:-1]
+        return split_by_log_snr(self.scheduler, steps, *boundaries)
 
     def _sample(self, condition: Condition, request: pair_inputs.PairInputs) -> Tensor:
         """Clean latents (B, C, H, W) for every prompt of `condition`."""

@@ -3,12 +3,15 @@
 Counting is torch's (FlopCounterMode: two operations a multiply-add, matrix products and convolutions only) on the meta device.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from pangu.config import AutoencoderSource, DenoiserShape, Recipe, Role, RoleTraining, TextEncoderSource
 from pangu.models.autoencoders import load_autoencoder
@@ -41,6 +44,43 @@ def training_operations(shapes: Shapes, role: Role) -> float:
     """
     passes = 4 if shapes.recipe.execution_of(role).gradient_checkpointing else 3
     return passes * forward_operations(shapes, role, shapes.recipe.training(role).resolution)
+
+
+def step_operations(shapes: Shapes, role: Role, side: int) -> float:
+    """Operations of one image of a training step at `side` px, forward and backward, as the network really runs them.
+
+    A little less than `training_operations`: inputs of the network need no gradient. Attention counts as its matrix products
+    (torch's counter has no formula for the kernels of a CPU), and the gradient of a grouped convolution's weights as that of its
+    groups (torch counts it as if there were one, which makes SANA's depthwise layers the greater part of a step).
+    """
+    recipe = shapes.recipe
+    with torch.device("meta"):
+        network = _built(shapes, role)
+        latents = torch.empty(1, shapes.latent_channels, side // 8, side // 8)
+        text = torch.empty(1, recipe.max_tokens, shapes.tokens), torch.empty(1, shapes.pooled)
+        timestep = torch.zeros(1, dtype=torch.long)
+    lower = latents if sees_lower(role) else None
+    with sdpa_kernel(SDPBackend.MATH), counting() as counter:
+        denoise(network, latents, timestep, *text, 0, lower_bchw=lower).sum().backward()
+    return float(counter.get_total_flops())
+
+
+def counting() -> FlopCounterMode:
+    """Torch's counter, mended for the backward pass of grouped convolutions."""
+    own = {torch.ops.aten.convolution_backward: _convolution_backward}
+    return FlopCounterMode(display=False, custom_mapping=own)
+
+
+def _convolution_backward(
+    gradient: Sequence[int], seen: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Any = None
+) -> int:
+    """Each of both gradients, of what is seen and of the weight, takes as many operations as the convolution itself.
+
+    Shapes are those of aten.convolution_backward; rest: bias, stride, padding, dilation, transposed, output padding, groups, and
+    which gradients are asked for. weight has the channels of one group.
+    """
+    transposed, asked_for = rest[4], rest[7]
+    return sum(asked_for[:2]) * conv_flop_count(list(seen), list(weight), list(gradient), transposed=transposed)
 
 
 def drawing_operations(shapes: Shapes) -> float:

@@ -124,6 +124,37 @@ def test_where_boundaries_lie_and_how_many_there_are_changes_nothing_with_one_ne
     torch.testing.assert_close(latents(moved), latents(flow), rtol=0, atol=1e-4)
 
 
+def test_each_of_three_experts_takes_the_steps_that_it_is_given(pair: Any) -> None:
+    """As the server gives them, by samplers of one and two orders; those of a whole draw what the whole draws."""
+    nets = [copy.deepcopy(pair.structure) for _ in range(3)]
+    made = joined(pair, nets, contracts_of(pair, (VELOCITY, 700, TOTAL), (VELOCITY, 300, 700), (VELOCITY, 0, 300)))
+    asked: list[str] = []
+    for role in made.roles:
+        made.generator(role).register_forward_pre_hook(lambda *_, role=role: asked.append(role))
+
+    def taken(**options: Any) -> dict[str, int]:
+        asked.clear()
+        seen: list[int] = []
+        latents(made, callback_on_step_end=lambda pipe, step, t, told: seen.append(pipe.num_timesteps) or {}, **options)
+        assert seen == [len(asked)] * len(asked), "the progress bar is told of every step"
+        return {role: asked.count(role) for role in made.roles}
+
+    for counts in ((3, 2, 4), (4, 1, 3), (2, 5, 1), (5, 1, 1), (3, 3, 30)):
+        steps = dict(zip(made.roles, counts, strict=True))
+        assert taken(num_inference_steps=steps) == steps
+    whole = latents(made, num_inference_steps=10)
+    assert torch.equal(latents(made, num_inference_steps={"structure": 3, "middle": 4, "texture": 3}), whole)
+    shared = taken(num_inference_steps=9, step_split="log_snr")
+    assert sum(shared.values()) == 9 and min(shared.values()) > 0
+    for options, said in (
+        ({"num_inference_steps": {"structure": 3, "texture": 3}}, "one value for each of structure, middle, texture"),
+        ({"num_inference_steps": {"structure": 3, "middle": 0, "texture": 3}}, "no step to the middle generator"),
+        ({"num_inference_steps": 2, "step_split": "log_snr"}, "the least is 3"),
+    ):
+        with pytest.raises(UserError, match=said):
+            latents(made, **options)
+
+
 def test_three_experts_are_saved_loaded_and_cooperate(pair: Any, tmp_path: Path) -> None:
     nets = [pair.structure, pair.texture, copy.deepcopy(pair.structure)]
     made = joined(pair, nets, contracts_of(pair, (VELOCITY, 700, TOTAL), (VELOCITY, 300, 700), (VELOCITY, 0, 300)))

@@ -18,7 +18,7 @@ from pangu.serve.settings import LoraSettings, PoolSettings
 if TYPE_CHECKING:
     from pangu.pipelines.acting_adapters import ActingAdapters
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-    from pangu.sampling.trajectory import Step, Trajectory
+    from pangu.sampling.trajectory import Trajectory
 
 
 class TexturePool(Pool):
@@ -117,9 +117,9 @@ class TexturePool(Pool):
         first = await self._batcher.run(state, owned_by(pipeline, self.part), most=1)
         if first.state.last is None:
             return trajectory, []
-        return _retimed(pipeline, self.part, first.state.last, own_steps, job), [
-            first.state.last.timestep
-        ] * first.taken
+        wholes = {**job.wholes, self.part: own_steps}
+        walked = [first.state.last.timestep] * first.taken
+        return pipeline.on_own_whole(self.part, first.state.last, wholes), walked
 
     def _check_end(self, pipeline: "PanGuDrawPipeline", trajectory: "Trajectory") -> None:
         """Raises RuntimeError where a trajectory does not end below this expert's interval."""
@@ -139,14 +139,3 @@ def guided(pool_result: PoolResult, part: Role) -> "Trajectory":
     scale = job.guidance_between.get(part, below)
     assert scale is not None, "the structure pool has filled in what the release prefers"
     return replace(trajectory, condition=replace(trajectory.condition, guidance_scale=scale))
-
-
-def _retimed(pipeline: "PanGuDrawPipeline", part: Role, step: "Step", steps: int, job: Job) -> "Trajectory":
-    """Behind the first step of an expert: on its own whole, or with no further step of it, on the next one's or at the end."""
-    from pangu.models.half_steps import retimed
-
-    shifted = pipeline.timestep_arguments(*step.trajectory.latents_bchw.shape[-2:])
-    if steps == 0 and part != "texture":
-        following = pipeline.roles[pipeline.roles.index(part) + 1]
-        return retimed(step, job.wholes[following], pipeline.interval(part).low, **shifted)
-    return retimed(step, steps, **shifted)

@@ -179,16 +179,27 @@ def test_each_of_three_experts_has_steps_guidance_and_adapters_of_its_own(tmp_pa
     unet = load_unchecked(release_of(folder), "middle").middle  # type: ignore[attr-defined]
     save_file(spelled(unet, random_adapter(unet, ATTENTION, 3), "kohya"), tmp_path / "ink.safetensors")
     loras = {"ink": {"middle": str(tmp_path / "ink.safetensors")}}
+    pipe = load_pair(folder)
+    pipe.set_progress_bar_config(disable=True)
+
+    def in_python(**fields: Any) -> np.ndarray:
+        fresh = torch.Generator().manual_seed(1)
+        return 255 * pipe("a fox", generator=fresh, output_type="np", guidance_scale=3.0, **fields).images[0]
+
     with serving(folder, max_in_flight=16, cache_bytes=1 << 26, loras=loras) as server:
         for counts in ((3, 2, 4), (4, 1, 3), (2, 5, 1), (5, 1, 1), (3, 3, 30)):
             steps = dict(zip(("structure", "middle", "texture"), counts, strict=True))
-            answer = server.draw("a fox", seed=1, num_inference_steps=steps)
+            answer = server.draw("a fox", seed=1, num_inference_steps=steps, guidance_scale=3.0)
             assert answer.json().get("steps") == steps, answer.text
             assert file_of(server.draw(**answer.json()["request"])) == file_of(answer)
-        split = server.draw("a fox", seed=1, num_inference_steps=9, step_split="log_snr").json()["steps"]
+            assert np.abs(pixels(file_of(answer)) - in_python(num_inference_steps=steps)).max() <= 1
+        by_snr: dict[str, Any] = {"num_inference_steps": 9, "step_split": "log_snr"}
+        answer = server.draw("a fox", seed=1, guidance_scale=3.0, **by_snr)
+        split = answer.json()["steps"]
         assert (
             list(split) == ["structure", "middle", "texture"] and sum(split.values()) == 9 and min(split.values()) > 0
         )
+        assert np.abs(pixels(file_of(answer)) - in_python(**by_snr)).max() <= 1
 
         def drawn(**fields: Any) -> np.ndarray:
             return pixels(file_of(server.draw("a fox", seed=1, num_inference_steps=9, **fields)))
