@@ -50,7 +50,8 @@ def markdown(outcome: Mapping[str, Any]) -> str:
         for one in outcome["verdicts"]
     )
     version = outcome["champion_version"]
-    reference = outcome["compared_with"] or "nobody" if version is None else f"champion, version {version}"
+    compared = outcome["compared_with"]
+    reference = compared or "nobody" if version is None else f"champion, {compared or f'version {version}'}"
     interval = f"{outcome['confidence']:.0%} interval"
     return f"{head}\n| number | this pair | {reference} | difference, {interval} | holds |\n|---|---|---|---|---|\n{rows}\n"
 

@@ -29,6 +29,7 @@ from pangu.evaluate.scored_prompts import SUFFIX, PromptScores
 from pangu.evaluate.timestep_loss import buckets, loss_by_bucket, mean_loss
 from pangu.image_grid import png, sample_grid
 from pangu.models.hashing import architecture, weights_hash
+from pangu.models.schedulers import least_steps
 from pangu.models.whole import is_whole_pipeline
 from pangu.names import LATEST, encodings, resolve
 from pangu.pipelines.adapted_styles import component_of
@@ -200,6 +201,8 @@ def scores_of(
 ) -> PromptScores:
     """What any pair's images reach by a protocol, prompt by prompt; the pair draws at its own resolution.
 
+    Where the steps of the protocol leave one of its experts without one, it takes as many as it prefers, and the scores say so.
+
     grid: where a picture of what it drew goes, laid out as that of `evaluate`.
 
     Raises:
@@ -209,11 +212,15 @@ def scores_of(
     if judges.weights != protocol.weights:
         raise UserError("The evaluation was judged by other networks than those named here; name the same ones.")
     pair = ready(pair, protocol)
+    own_steps = None
+    if pair.idle(pair.scheduler, protocol.num_inference_steps):
+        own_steps = max(pair.sampling.num_inference_steps, least_steps(pair.scheduler, pair.lows))
+        protocol = protocol.model_copy(update={"num_inference_steps": own_steps})
     material = gather(home, dataset, version, protocol, pair.resolution)
     drawn = draw(alone(pair), material, protocol, report)
     if grid is not None:
         write_atomically(grid, png(grid_of(material, drawn)))
-    return prompt_scores(material, drawn, protocol, judges)
+    return prompt_scores(material, drawn, protocol, judges).model_copy(update={"own_steps": own_steps})
 
 
 def plan(

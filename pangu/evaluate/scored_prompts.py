@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field
 
 from pangu.config import Frozen
 from pangu.errors import UserError
@@ -12,9 +13,16 @@ SUFFIX = ".prompts.json"
 
 
 class PromptScores(Frozen):
-    """Metric with its language, e.g. `understanding_top1_zh` -> key of the row whose caption was drawn -> value."""
+    """What a pair's images reached, prompt by prompt."""
 
-    values: dict[str, dict[str, float]]
+    values: dict[str, dict[str, float]] = Field(
+        description="Metric with its language, e.g. `understanding_top1_zh` -> key of the row whose caption was drawn -> value"
+    )
+    own_steps: int | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="Steps that the pair took, where those of the protocol leave one of its experts without a step",
+    )
 
     @property
     def means(self) -> dict[str, float]:

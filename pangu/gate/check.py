@@ -67,7 +67,8 @@ def check_pair_at_gate(
     if champion is not None:
         released, number = champion.sha256[:16], champion.pair_version
         scores, grid = drawn(released, lambda: _released(number, fetched))
-        reference = Reference(f"version {number}", scores, number)
+        steps = "" if scores.own_steps is None else f" in {scores.own_steps} steps"
+        reference = Reference(f"version {number}{steps}", scores, number)
     elif recipe.gate.floor == "start" and compares(recipe.gate):
         from pangu.evaluate.evaluation import networks_hash
         from pangu.pipelines.assemble import starting_pair

@@ -4,6 +4,7 @@ Owns the order of things (encode text, start from noise, structure, texture, dec
 `pangu.pipelines.generator_model`; training and serving live elsewhere.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pangu.config import ROLES, Role
 from pangu.contract import GeneratorContract, check_turns
+from pangu.diffusion.interval import steps_per_role
 from pangu.errors import UserError
 from pangu.models.denoisers import latent_channels
 from pangu.models.half_steps import retimed, wholes_of
 from pangu.models.lora import ADAPTER, check_lora, fitted, put_adapter, unload_lora
 from pangu.models.lora_files import find_weights
-from pangu.models.schedulers import check_halves
+from pangu.models.schedulers import check_halves, fresh_scheduler
 from pangu.models.style_adapters import StyleAdapters
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.acting_adapters import ActingAdapters
@@ -238,6 +240,18 @@ class PanGuDrawPipeline(AdaptedPipeline):
     def check_steps(self, scheduler: Any) -> None:
         """Raises UserError if an expert has no step of a whole trajectory over the timesteps that are set."""
         check_halves(scheduler, self.lows)
+
+    def idle(self, scheduler: Any, num_inference_steps: int, below: float = math.inf) -> list[Role]:
+        """The experts that would have no step of a whole of so many. A student has those that it was made for.
+
+        below: the timestep below which the trajectory is entered, as an edit does.
+
+        Raises:
+            UserError: the scheduler does not take so many.
+        """
+        timesteps = (t for t in fresh_scheduler(scheduler, num_inference_steps).timesteps.tolist() if t < below)
+        taken = steps_per_role(timesteps, self.lows)
+        return [role for role, count in taken.items() if not count and self.contract(role).distilled is None]
 
     def _own_readers(self) -> dict[Role, Reader]:
         same = self.reference.reads

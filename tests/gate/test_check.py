@@ -4,14 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from pangu.config import Gate, GateRule, InitialWeights
+from flows.gate import markdown
+from pangu.config import Gate, GateRule, InitialWeights, Sampling
+from pangu.contract import GeneratorContract
+from pangu.diffusion.interval import TimeInterval
 from pangu.errors import UserError
-from pangu.evaluate.evaluation import evaluate, plan
+from pangu.evaluate.evaluation import evaluate, pair_digest, plan
 from pangu.evaluate.metrics import Judges
 from pangu.evaluate.protocol import EvaluateOutcome
 from pangu.evaluate.scored_prompts import PromptScores
 from pangu.exchange.quantise_pair import quantise_pair
 from pangu.gate import Decision, check_pair_at_gate
+from pangu.pipelines.assemble import assemble_experts
 from pangu.registry import release
 from pangu.registry.fetch import pair_contracts
 from pangu.storage import write_json
@@ -78,6 +82,30 @@ def test_a_pair_meets_the_champion_on_the_prompts_that_both_have_drawn(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("registry")
+def test_a_champion_of_three_experts_takes_as_many_steps_as_it_prefers_where_those_of_two_are_too_few(
+    bench, structures, textures, outcomes, tmp_path
+) -> None:
+    halves = [
+        bench.generator(name, "texture", 5, TimeInterval(*own)) for name, own in (("m", (200, 500)), ("t", (0, 200)))
+    ]
+    three = (structures[0], *halves)
+    prefers = bench.recipe.model_copy(update={"sampling": Sampling(num_inference_steps=12)})
+    pair = assemble_experts(three, prefers, tmp_path / "three")
+    with pytest.raises(UserError, match="the least number"):
+        pair("fox", num_inference_steps=2)
+    middle = halves[0]
+    contract = GeneratorContract.load(middle).model_copy(update={"role": "middle"})
+    contract.save(middle)
+    measured = outcomes[1].model_copy(update={"pair": str(tmp_path / "three"), "pair_id": pair_digest(*three)})
+    version = release(tmp_path / "three", three[0], three[2], measured, middle_dirs=[middle]).pair_version
+    for _ in range(2):  # the second time from what was kept
+        decision = at_gate(bench, outcomes[1], tmp_path)
+        assert decision.champion_version == version and decision.compared_with == f"version {version} in 12 steps"
+        assert "in 12 steps" in decision.reason and decision.verdicts[0].difference.prompts == 3
+        assert f"champion, version {version} in 12 steps" in markdown(decision.model_dump())
+
+
 @pytest.mark.usefixtures("registry")
 def test_a_quantised_pair_is_measured_and_meets_at_the_gate_the_one_that_it_was_made_of(
     bench, structures, textures, outcomes, tmp_path

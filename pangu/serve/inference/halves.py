@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pangu.config import Role
-from pangu.diffusion.interval import steps_per_role
 from pangu.errors import UserError
 from pangu.serve.inference.messages import Job, RequestError
 
@@ -95,12 +94,8 @@ def checked_steps(pipeline: "PanGuDrawPipeline", scheduler: Any, job: Job) -> in
 def _idle(
     pipeline: "PanGuDrawPipeline", scheduler: Any, steps: int, needed: tuple[Role, ...], entered: float = math.inf
 ) -> Role | None:
-    """The first expert that should draw and would have no step. A student has those that it was made for."""
-    from pangu.models.schedulers import fresh_scheduler
-
-    timesteps = (t for t in fresh_scheduler(scheduler, steps).timesteps.tolist() if t < entered)
-    taken = steps_per_role(timesteps, pipeline.lows)
-    return next((role for role in needed if not taken[role] and not pipeline.contract(role).distilled), None)
+    """The first expert that should draw and would have no step."""
+    return next((role for role in pipeline.idle(scheduler, steps, entered) if role in needed), None)
 
 
 def _too_few(param: str, steps: int, idle: Role, least: int) -> RequestError:
