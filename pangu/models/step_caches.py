@@ -22,8 +22,11 @@ REGISTRY = "_diffusers_hook"
 """Of diffusers, on a module that has hooks."""
 WITHOUT_END, WHOLE_AT_FIRST = 10**9, 2
 """Steps that mag is told there are, and those of a half's first that it leaves whole."""
-ENDS_WITHOUT_TEXT = "SD3Transformer2DModel"
-"""Its last block answers without text, which diffusers' first_block (0.42) fails on in the second step."""
+FAILS_ON = {"first_block": ("SD3Transformer2DModel", "ZImageTransformer2DModel"), "mag": ("ZImageTransformer2DModel",)}
+"""What diffusers' hooks (0.42) take and then fail on: Stable Diffusion 3's last block answers without text, and Z-Image's call
+what they are given otherwise."""
+ATTENTIONS = (r"(blocks|(single_)?transformer_blocks)\..*attn[12]?", r"(layers|.*refiner)\..*attention")
+"""What taylor extrapolates. diffusers' own patterns lack attn1, attn2 and attention, so SANA, PixArt, Wan and Z-Image."""
 
 
 class Memory:
@@ -46,6 +49,9 @@ class StepCache:
 
     def __init__(self, network: nn.Module, reuse: Reuse) -> None:
         self._network, self.reuse = network, reuse
+        kind = type(network).__name__
+        if kind == "UNet2DConditionModel" or kind in FAILS_ON.get(reuse.kind, ()):
+            raise _refused(network, reuse)
         self._magnitudes = Magnitudes.of(network) if reuse.kind == "mag" else None
         _apply(network, reuse)
         self._configs = [hook.config for _, _, hook in _hooks(network) if hasattr(hook, "config")]
@@ -162,9 +168,7 @@ def _apply(network: nn.Module, reuse: Reuse) -> None:
     """Raises UserError where diffusers' hook does not know the blocks of the network."""
     from diffusers import hooks
 
-    kind = type(network).__name__
-    if kind == "UNet2DConditionModel" or (reuse.kind == "first_block" and kind == ENDS_WITHOUT_TEXT):
-        raise _refused(network, reuse)
+    _tell_of_sana()
     apply: Callable[..., None]
     if reuse.kind == "first_block":
         apply, config = hooks.apply_first_block_cache, hooks.FirstBlockCacheConfig(threshold=reuse.threshold)
@@ -177,12 +181,25 @@ def _apply(network: nn.Module, reuse: Reuse) -> None:
         config.num_inference_steps, config.retention_ratio = WITHOUT_END, WHOLE_AT_FIRST / WITHOUT_END
     else:
         apply = hooks.apply_taylorseer_cache
-        config = hooks.TaylorSeerCacheConfig(cache_interval=reuse.every, taylor_factors_dtype=torch.float32)
+        config = hooks.TaylorSeerCacheConfig(
+            cache_interval=reuse.every, taylor_factors_dtype=torch.float32, cache_identifiers=list(ATTENTIONS)
+        )
     try:
         apply(network, config)
     except (ValueError, IndexError) as error:
         _take_off(network)
         raise _refused(network, reuse) from error
+
+
+def _tell_of_sana() -> None:
+    """diffusers' hooks (0.42) lack SANA's blocks, which take and return the latents alone."""
+    from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+    from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
+
+    try:
+        TransformerBlockRegistry.get(SanaTransformerBlock)
+    except ValueError:
+        TransformerBlockRegistry.register(SanaTransformerBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 def _take_off(network: nn.Module) -> None:

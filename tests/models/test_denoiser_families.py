@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from pangu.config import DenoiserConfig, DenoiserShape, LoraConfig, NoiseSchedule, Recipe
+from pangu.config import DenoiserConfig, DenoiserShape, LoraConfig, NoiseSchedule, Recipe, Reuse
 from pangu.config.denoiser_shapes import GROUP, SHAPES
 from pangu.data.captions import Caption
 from pangu.diffusion.training_levels import training_levels
@@ -35,6 +35,7 @@ from pangu.models.denoisers import (
 )
 from pangu.models.families.family import DenoiserInput
 from pangu.models.lora import add_lora
+from pangu.models.step_caches import StepCache
 from pangu.planning.activations import step_bytes
 from pangu.recipes import tiny
 from pangu.train.loop import train_loop
@@ -291,6 +292,26 @@ def test_a_size_that_it_can_not_draw_is_refused_and_all_others_are_drawn(name: s
     if most is not None:
         with pytest.raises(UserError, match=f"draws at most {most} x {most} latents here, not {most} x {most + step}"):
             denoise(network, torch.zeros(1, 4, 1, 1).expand(1, 4, most, most + step), *question(1)[1:], 0)
+
+
+@subtests.parametrize("name", [name for name in FAMILIES if name != "unet"])
+def test_the_attention_of_every_transformer_can_be_extrapolated(name: str) -> None:
+    """All of it: whole in every layer for three steps, then in every second one."""
+    network, passes = network_of(name), list[str]()
+    places = [place for place, _ in network.named_modules() if re.search(r"\d\.(attn[12]?|attention)$", place)]
+    for place in places:
+        network.get_submodule(place).to_q.register_forward_pre_hook(lambda *_, place=place: passes.append(place))
+    cache = StepCache(network, Reuse(kind="taylor", every=2))
+    ask, memory = cache.around(lambda *inputs: denoise(network, *inputs, preset=0)), cache.memory()
+    noisy, _, tokens, pooled = question(1)
+    whole = []
+    for timestep in (900.0, 800.0, 700.0, 600.0, 500.0, 400.0):
+        passes.clear()
+        with torch.inference_mode():
+            ask(noisy, torch.tensor([timestep]), tokens, pooled, torch.tensor([[float(memory.number)]]))
+        whole.append(sorted(passes))
+    cache.remove()
+    assert len(places) >= 2 and whole == [sorted(places), sorted(places), sorted(places), [], sorted(places), []]
 
 
 @pytest.mark.long

@@ -40,14 +40,24 @@ KINDS = [
     Reuse(kind="mag", every=3, threshold=1.0),
 ]  # fmt: skip
 NAMES = [reuse.kind for reuse in KINDS]
+SANA = {
+    "family": "sana",
+    "num_layers": 3,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_cross_attention_heads": 2,
+}
+OF_SANA = {f"{reuse.kind} of SANA": reuse for reuse in KINDS[1:]}
 
 
 @pytest.fixture(scope="module")
 def pairs() -> dict[str, PanGuDrawPipeline]:
     """Which kind of reuse -> an untrained pair that can."""
     transformers = {"first_block": of_family(FLUX), "taylor": of_family(SD3), "mag": of_family(FLUX)}
-    measure_magnitudes(transformers["mag"], "structure", ["a fox"], guidance_scale=3.0)
-    return {"deep_features": untrained_pair(tiny()), **transformers}
+    sana = of_family(SANA)
+    for pair in (transformers["mag"], sana):
+        measure_magnitudes(pair, "structure", ["a fox"], guidance_scale=3.0)
+    return {"deep_features": untrained_pair(tiny()), **transformers, **dict.fromkeys(OF_SANA, sana)}
 
 
 def of_family(denoiser: dict[str, Any]) -> PanGuDrawPipeline:
@@ -82,10 +92,10 @@ def latents(run: SamplingRun) -> torch.Tensor:
     return run.state.trajectory.latents_bchw
 
 
-@subtests.parametrize("reuse", KINDS, ids=NAMES)
+@subtests.parametrize("name, reuse", [*zip(NAMES, KINDS, strict=True), *OF_SANA.items()], ids=[*NAMES, *OF_SANA])
 @subtests.parametrize("batched", [True, False], ids=["together", "apart"])
-def test_poisoned_neighbours_change_nothing(pairs: Any, worker: Worker, reuse: Reuse, batched: bool) -> None:
-    pair = pairs[reuse.kind]
+def test_poisoned_neighbours_change_nothing(pairs: Any, worker: Worker, name: str, reuse: Reuse, batched: bool) -> None:
+    pair = pairs[name]
     own = begun(pair, 1, batched=batched)
     plain = latents(ran(StepBatcher(worker), pair, own.forked())[0])
     pair.set_reuse({"structure": reuse})
@@ -216,12 +226,14 @@ def test_blocks_are_left_out_where_their_size_hardly_changes_whatever_the_number
 
 def test_what_can_not_reuse_is_refused_in_one_sentence(pairs: Any) -> None:
     unets, transformers = pairs["deep_features"], pairs["taylor"]
-    sana = untrained_pair(flow_recipe())
+    sana, z_image = untrained_pair(flow_recipe()), of_family(SD3 | {"family": "z_image", "axes_dims_rope": (4, 6, 6)})
     for pair, reuse, sentence in (
         (unets, Reuse(kind="taylor"), "of a UNet deep_features can"),
         (transformers, Reuse(), "has no deep features"),
         (sana, Reuse(kind="first_block"), "diffusers' hook does not fit its blocks"),
         (transformers, Reuse(kind="first_block"), "diffusers' hook does not fit its blocks"),
+        (z_image, Reuse(kind="first_block"), "diffusers' hook does not fit its blocks"),
+        (z_image, Reuse(kind="mag"), "diffusers' hook does not fit its blocks"),
         (transformers, Reuse(kind="mag"), "has not been measured; call measure_magnitudes"),
     ):
         with pytest.raises(UserError, match=sentence):
