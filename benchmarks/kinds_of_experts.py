@@ -21,6 +21,7 @@ from efficiency_ledger import shortened, trained
 from few_steps import FID, corpus, drawn, seconds_a_picture
 
 from pangu.config import ROLES, Recipe
+from pangu.contract import GeneratorContract
 from pangu.data.encode.stage import encode
 from pangu.evaluate.evaluation import evaluate_whole
 from pangu.evaluate.protocol import Protocol
@@ -51,6 +52,24 @@ def pair_of(above: str, below: str, halves: dict[str, dict[str, Path]], recipe: 
     pair = join(structure, texture, contracts, shared.vae, shared.text_towers, recipe)
     pair.set_progress_bar_config(disable=True)
     return pair
+
+
+def trained_halves(home: Home) -> dict[str, dict[str, Path]]:
+    """kind -> role -> the generator of an earlier run there that was trained longest.
+
+    Raises:
+        SystemExit: one is missing.
+    """
+    found: dict[str, dict[str, Path]] = {kind: {} for kind in KINDS}
+    longest: dict[tuple[str, str], int] = {}
+    for folder in home.root.glob("runs/*/generator"):
+        contract = GeneratorContract.load(folder)
+        kind = "flow" if contract.schedule.is_flow else "unet"
+        if contract.trained_steps > longest.get((kind, contract.role), 0):
+            longest[kind, contract.role], found[kind][contract.role] = contract.trained_steps, folder
+    if any(set(halves) != set(ROLES) for halves in found.values()):
+        raise SystemExit(f"{home.root} holds no halves of both kinds; kinds_of_experts.py --home makes them.")
+    return found
 
 
 def main() -> None:

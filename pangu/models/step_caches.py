@@ -1,7 +1,8 @@
-"""diffusers' hooks that leave out parts of a transformer in some steps, with a memory of its own for every row of a call.
+"""diffusers' hooks that leave out parts of a transformer in some steps, with a memory of its own for every request.
 
-The hooks keep their memory in the network and decide for a whole batch. Here rows are asked one by one, each with the memory of
-its own picture and its own part of the guidance, so nothing passes between pictures, requests or halves.
+The hooks keep their memory in the network and decide for a whole batch. Here each request is asked by itself, in calls that are
+always of its own rows, so nothing passes between requests or halves. Where a hook looks at what is drawn to decide (first_block),
+rows are asked one by one, each with its own memory.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,6 +23,8 @@ REGISTRY = "_diffusers_hook"
 """Of diffusers, on a module that has hooks."""
 WITHOUT_END, WHOLE_AT_FIRST = 10**9, 2
 """Steps that mag is told there are, and those of a half's first that it leaves whole."""
+LOOKS = ("first_block",)
+"""What decides by the rows that it is shown; the others count steps and timesteps."""
 FAILS_ON = {"first_block": ("SD3Transformer2DModel", "ZImageTransformer2DModel"), "mag": ("ZImageTransformer2DModel",)}
 """What diffusers' hooks (0.42) take and then fail on: Stable Diffusion 3's last block answers without text, and Z-Image's call
 what they are given otherwise."""
@@ -30,12 +33,12 @@ ATTENTIONS = (r"(blocks|(single_)?transformer_blocks)\..*attn[12]?", r"(layers|.
 
 
 class Memory:
-    """What the hooks of one network keep of one row, and the number that rows name it by."""
+    """What the hooks of one network keep of some rows that are always asked together, and the number that rows name it by."""
 
     _numbers = count(1)
 
-    def __init__(self, places: int) -> None:
-        self.number, self._places = next(self._numbers), places
+    def __init__(self, places: int, rows: int = 1) -> None:
+        self.number, self.rows, self._places = next(self._numbers), rows, places
         self.forget()
 
     def forget(self) -> None:
@@ -73,32 +76,35 @@ class StepCache:
         _take_off(self._network)
         vars(self._network).pop(ATTRIBUTE, None)
 
-    def memory(self) -> Memory:
-        """An empty one, which lives as long as the caller holds it."""
-        found = Memory(len(self._managers))
-        self._known[found.number] = found
+    def memories(self, rows: int) -> list[Memory]:
+        """Empty ones for the rows of a request, which live as long as the caller holds them: one, or one for each row."""
+        apart = self.reuse.kind in LOOKS
+        found = [Memory(len(self._managers), 1 if apart else rows) for _ in range(rows if apart else 1)]
+        self._known.update({memory.number: memory for memory in found})
         return found
 
     def around(self, ask: Denoiser) -> Denoiser:
-        """The network, whose last input names the memory of each row, (rows, 1)."""
+        """The network, whose last input says of each row the number of its memory and its place in it, (rows, 2)."""
 
         def predict(*inputs: Tensor) -> Tensor:
-            *asked, numbers = inputs
-            named = [int(number) for number in numbers.flatten().tolist()]
-            answers: dict[int, Tensor] = {}  # a batch that is filled up repeats a row, which takes its step once
+            *asked, named = inputs
+            seats = [(int(number), int(place)) for number, place in named.tolist()]
+            # A batch that is filled up repeats rows, which take their step once.
+            rows = {seat: row for row, seat in reversed(list(enumerate(seats)))}
+            answers: dict[int, Tensor] = {}
             try:
-                for row, number in enumerate(named):
-                    if number not in answers:
-                        memory = self._known[number]
-                        with _In(self._managers, memory):
-                            self._begin(memory, float(asked[1][row]))
-                            answers[number] = ask(*(each[row : row + 1] for each in asked))
-                            self._look(memory)
+                for number in dict.fromkeys(number for number, _ in seats):
+                    memory = self._known[number]
+                    own = [rows[number, place] for place in range(memory.rows)]
+                    with _In(self._managers, memory):
+                        self._begin(memory, float(asked[1][own[0]]))
+                        answers[number] = ask(*(each[own] for each in asked))
+                        self._look(memory)
             except BaseException:
-                for number in named:  # steps that are taken again begin anew
+                for number, _ in seats:  # steps that are taken again begin anew
                     self._known[number].forget()
                 raise
-            return torch.cat([answers[number] for number in named])
+            return torch.cat([answers[number][place : place + 1] for number, place in seats])
 
         return predict
 

@@ -15,7 +15,7 @@ from pangu.sampling.condition import Condition
 from pangu.sampling.question import Network, Question
 
 Way = Literal["gives", "takes", "remembers"]
-"""How a network is asked: it gives deep features, takes them, or remembers each row."""
+"""How a network is asked: it gives deep features, takes them, or remembers its rows."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class ReusedSteps:
     def _remembered(self, place: int, cache: StepCache | None, plain: Question, way: Network) -> Question:
         assert cache is not None, "the switch puts it on the network"
         memories = self._memories.get(place, [])
-        if len(memories) != plain.rows:
-            memories = self._memories[place] = [cache.memory() for _ in range(plain.rows)]
-        numbers = torch.tensor([[float(memory.number)] for memory in memories], dtype=torch.float64)
-        return Question(way, (*plain.inputs, numbers))
+        if sum(memory.rows for memory in memories) != plain.rows:
+            memories = self._memories[place] = cache.memories(plain.rows)
+        seats = [(float(memory.number), float(row)) for memory in memories for row in range(memory.rows)]
+        return Question(way, (*plain.inputs, torch.tensor(seats, dtype=torch.float64)))

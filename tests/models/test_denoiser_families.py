@@ -302,13 +302,13 @@ def test_the_attention_of_every_transformer_can_be_extrapolated(name: str) -> No
     for place in places:
         network.get_submodule(place).to_q.register_forward_pre_hook(lambda *_, place=place: passes.append(place))
     cache = StepCache(network, Reuse(kind="taylor", every=2))
-    ask, memory = cache.around(lambda *inputs: denoise(network, *inputs, preset=0)), cache.memory()
+    ask, (memory,) = cache.around(lambda *inputs: denoise(network, *inputs, preset=0)), cache.memories(1)
     noisy, _, tokens, pooled = question(1)
     whole = []
     for timestep in (900.0, 800.0, 700.0, 600.0, 500.0, 400.0):
         passes.clear()
         with torch.inference_mode():
-            ask(noisy, torch.tensor([timestep]), tokens, pooled, torch.tensor([[float(memory.number)]]))
+            ask(noisy, torch.tensor([timestep]), tokens, pooled, torch.tensor([[float(memory.number), 0.0]]))
         whole.append(sorted(passes))
     cache.remove()
     assert len(places) >= 2 and whole == [sorted(places), sorted(places), sorted(places), [], sorted(places), []]

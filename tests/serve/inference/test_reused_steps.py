@@ -207,7 +207,7 @@ def test_blocks_are_left_out_where_their_size_hardly_changes_whatever_the_number
         pair.set_reuse({"structure": Reuse(kind="mag", every=every, threshold=threshold)})
         passes[0] = 0
         draw(pair, generator=seeds(1, 2), num_inference_steps=30, guidance_scale=1.0)
-        return passes[0] // 2  # of two pictures
+        return passes[0]  # two pictures of one request are asked together
 
     try:
         flat, steps = [[0.0, 1.0], [1000.0, 1.0]], whole(steep, 2, 0.5)
