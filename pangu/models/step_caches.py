@@ -84,22 +84,23 @@ class StepCache:
         return found
 
     def around(self, ask: Denoiser) -> Denoiser:
-        """The network, whose last input says of each row the number of its memory and its place in it, (rows, 2)."""
+        """The network, whose last input says of each row the number of its memory and its place in it, (rows, 2).
+
+        Rows of one memory stand together and in their order.
+        """
 
         def predict(*inputs: Tensor) -> Tensor:
             *asked, named = inputs
             seats = [(int(number), int(place)) for number, place in named.tolist()]
-            # A batch that is filled up repeats rows, which take their step once.
-            rows = {seat: row for row, seat in reversed(list(enumerate(seats)))}
-            answers: dict[int, Tensor] = {}
+            answers: dict[int, Tensor] = {}  # a batch that is filled up repeats rows, which take their step once
             try:
-                for number in dict.fromkeys(number for number, _ in seats):
-                    memory = self._known[number]
-                    own = [rows[number, place] for place in range(memory.rows)]
-                    with _In(self._managers, memory):
-                        self._begin(memory, float(asked[1][own[0]]))
-                        answers[number] = ask(*(each[own] for each in asked))
-                        self._look(memory)
+                for first, (number, _) in enumerate(seats):
+                    if number not in answers:
+                        memory = self._known[number]
+                        with _In(self._managers, memory):
+                            self._begin(memory, float(asked[1][first]))
+                            answers[number] = ask(*(each[first : first + memory.rows] for each in asked))
+                            self._look(memory)
             except BaseException:
                 for number, _ in seats:  # steps that are taken again begin anew
                     self._known[number].forget()
