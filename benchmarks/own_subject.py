@@ -106,7 +106,7 @@ def judged(pair: PanGuDrawPipeline, seeds: int, home: Home) -> tuple[float, floa
 
     def first_of(prompts: list[str], seed: list[int]) -> tuple[list[int], list[Any]]:
         noise = [torch.Generator().manual_seed(one) for one in seed]
-        images = list(pair(prompts, num_inference_steps=20, guidance_scale=3.0, generator=noise).images)
+        images = list(pair(prompts, num_inference_steps=20, generator=noise).images)
         return [int(((candidates - thumbnail(image)) ** 2).sum(1).argmin()) for image in images], images
 
     hits, rows = 0, []

@@ -80,7 +80,7 @@ def demo() -> Recipe:
         },
         optimization=Optimization(lr_peak=6e-4, warmup_steps=50, ema_decays=(0.99,)),
         execution=ON_A_CORE,
-        sampling=Sampling(num_inference_steps=20, guidance_scale=3.0),
+        sampling=Sampling(num_inference_steps=20, guidance_scale=3.0, texture_guidance=1.5),  # as the embedded pair
         watching=Watching(sample_every=300),
     )
 
@@ -126,7 +126,7 @@ def demo_flow() -> Recipe:
         },
         optimization=alike.optimization.model_copy(update={"lr_peak": 1e-3}),
         execution=alike.execution,
-        sampling=alike.sampling,
+        sampling=alike.sampling.model_copy(update={"texture_guidance": None}),
         watching=alike.watching,
     )
 

@@ -286,11 +286,13 @@ def pair_digest(*generators: Path) -> str:
 
 
 def networks_hash(pair: PanGuDrawPipeline) -> str:
-    """16 hex digits that tell the networks of a pair, and the adapters of its styles, from those of another."""
+    """16 hex digits that tell a pair from another: its networks, the adapters of its styles, and its contracts, which name the
+    autoencoder and the text encoders that it was trained with."""
     networks = [pair.generator(role) for role in pair.roles]
     networks += [own for role in pair.roles if (own := pair.components.get(component_of(role))) is not None]
     halves = [weights_hash(network, architecture(network.config)) for network in networks]
-    return hashlib.sha256("".join(halves).encode()).hexdigest()[:16]
+    contracts = [pair.contract(role).model_dump_json() for role in pair.roles]
+    return hashlib.sha256("".join([*halves, *contracts]).encode()).hexdigest()[:16]
 
 
 def pair_losses(

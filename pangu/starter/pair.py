@@ -76,13 +76,7 @@ def adopt(
     shutil.copytree(text_encoder, folder / "text_encoder", dirs_exist_ok=True)
     hashes = {"autoencoder_hash": autoencoder_hash(images), "text_encoder_hashes": (tower.hash,)}
     contracts = {role: pair.contract(role).model_copy(update=hashes) for role in ROLES}
-    _pack(
-        {str(role): getattr(pair, role) for role in ROLES},
-        contracts,
-        pair.scheduler,
-        pair.config.sampling,
-        folder / "starter_pair",
-    )
+    _pack(_networks(pair), contracts, pair.scheduler, pair.config.sampling, folder / "starter_pair")
     return found
 
 
@@ -99,10 +93,14 @@ def pack_styles(
     """
     for style, own in adapters.items():
         pair.load_style(style, **{str(role): own / role for role in ROLES})
-    parts = {name: pair.components[name] for role in ROLES for name in (role, component_of(role))}
     contracts = {role: pair.contract(role) for role in ROLES}
     sampling = pair.sampling.model_copy(update={"texture_guidance": texture_guidance}).model_dump()
-    return _pack(parts, contracts, pair.scheduler, sampling, folder)
+    return _pack(_networks(pair), contracts, pair.scheduler, sampling, folder)
+
+
+def _networks(pair: PanGuDrawPipeline) -> dict[str, Any]:
+    """Both halves, and the styles that they have."""
+    return {name: pair.components[name] for role in ROLES for name in (role, component_of(role))}
 
 
 def _pack(
@@ -112,10 +110,7 @@ def _pack(
     sampling: Mapping[str, Any],
     folder: Path,
 ) -> int:
-    """Write a pair folder without encoders in half precision; returns the bytes of its weights.
-
-    parts: both halves, and the styles that they have.
-    """
+    """Write a pair folder without encoders in half precision; returns the bytes of its weights."""
     pair = PanGuDrawPipeline(
         **{str(name): copy.deepcopy(part) for name, part in parts.items()},
         vae=None,

@@ -80,6 +80,9 @@ def test_styles_and_mixtures_are_drawn_as_if_they_were_in_the_weights(
 def test_the_folder_keeps_the_styles_and_says_which_there_are(styled: PanGuDrawPipeline, tmp_path: Path) -> None:
     plain = networks_hash(PanGuDrawPipeline.from_pipe(styled, structure_styles=None, texture_styles=None))
     assert plain != networks_hash(styled)
+    other = {"text_encoder_hashes": ["0" * 16]}
+    told = {role: contract | other for role, contract in styled.config.contracts.items()}
+    assert networks_hash(PanGuDrawPipeline.from_pipe(styled, contracts=told)) != networks_hash(styled)
     styled.save_pretrained(tmp_path / "pair")
     again = PanGuDrawPipeline.from_pretrained(tmp_path / "pair")
     scales = {"ink": 0.7, "oil": 0.3}
