@@ -7,7 +7,7 @@ memory is the one nearest to what the pair at 500 recommends.
 
     python benchmarks/boundaries.py [--boundaries 200 500 700] [--images 210] [--steps-share 1.0] [--prompts 64] [--home FOLDER]
 
-Four core-minutes a boundary with all steps. With --home, a run that was stopped continues.
+Four core-minutes a boundary with all steps, two with half of them. With --home, a run that was stopped continues.
 """
 
 import argparse
