@@ -40,6 +40,24 @@ _ENDINGS_ZH = (
     "，别的什么都没有",
 )  # fmt: skip
 
+_SENTENCES_EN = (
+    "once upon a time there was {a}", "{a} sitting on a bench", "{a} in the rain", "my sister drew {a} yesterday",
+    "a poster with {a}", "a sticker of {a}", "a logo with {a} in it", "a cartoon of {a}", "a portrait of {a}",
+    "a doodle of {a} by a child", "the cover of a book about {a}", "have you ever met {a}", "what does {a} look like",
+    "design {a} for my website", "I need {a} for school", "{a}, minimal, flat colours", "a postcard from a place with {a}",
+    "{a} as a stamp", "a mug with {a}", "{a} seen from the side", "a very nice {}", "the best {} ever",
+    "a tiny {} far away", "our old {}", "an unusual {}", "imagine {a}", "think of {a}", "{a} for a birthday card",
+    "a render of {a}", "a close look at {a}", "a banner that has {a}", "a comic about {a}", "print {a}",
+    "we were looking for {a}", "somebody left {a} here", "a story about {a}", "tell me what {a} is",
+    "a plate with {a} on it", "{a} before a plain wall", "{a} and nothing around",
+)  # fmt: skip
+_SENTENCES_ZH = (
+    "从前有一个{}", "长椅上的{}", "雨中的{}", "我妹妹画的{}", "一张{}的海报", "一个{}贴纸", "带{}的标志", "卡通{}", "{}的肖像",
+    "孩子涂的{}", "一本关于{}的书", "你见过{}吗", "{}长什么样", "给网站设计{}", "学校要用的{}", "极简的{}", "印着{}的杯子",
+    "从侧面看的{}", "很漂亮的{}", "远处小小的{}", "我们的旧{}", "想象一下{}", "生日卡上的{}", "一段关于{}的故事",
+    "告诉我{}是什么", "盘子里的{}", "有人把{}留在这里", "找一个{}", "漫画里的{}", "打印{}",
+)  # fmt: skip
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "en": (
         "{a}", "{a}", "the {}", "{}.", "{a}.", "{}!", "{}?", "{plural}", "the {plural}", "some {plural}", "two {plural}",
@@ -50,6 +68,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         *(f"{opening} {{plural}}" for opening in _OPENINGS_EN[2::6]),
         *(f"{{a}}{ending}" for ending in _ENDINGS_EN),
         *(f"{opening} {{a}}{ending}" for opening, ending in zip(_OPENINGS_EN[::3], _ENDINGS_EN, strict=False)),
+        *_SENTENCES_EN,
     ),
     "zh": (
         "{}。", "{}！", "{}？", "“{}”", "{}，",
@@ -57,6 +76,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         *(f"{{}}{ending}" for ending in _ENDINGS_ZH),
         *(f"{opening}{{}}{ending}" for opening in ("一个", "一张", "画一个", "这是", "我要") for ending in _ENDINGS_ZH[::2]),
         *(f"{opening}{{}}。" for opening in _OPENINGS_ZH[::3]),
+        *_SENTENCES_ZH,
     ),
 }  # fmt: skip
 """What embedded tower and starter pair are trained with: articles, number and measure words, marks, requests, plural, order."""

@@ -73,6 +73,10 @@ def text_encoder(
         ),
     ] = None,
     init_from: Annotated[Path | None, typer.Option(help="Go on from this successor instead of random weights.")] = None,
+    names: Annotated[
+        bool,
+        typer.Option(help="With --successor-of: teach its own encoder names of things that no drawing shows."),
+    ] = False,
 ) -> None:
     """Train the embedded text encoder on drawings of emoji and their names in both languages."""
     import torch
@@ -88,13 +92,16 @@ def text_encoder(
         loss = train_text_encoder(drawings, images, minutes, folder, report=print_progress)
     else:
         from pangu.pipelines.pangu_draw import PanGuDrawPipeline
-        from pangu.starter.successor import latents_of, train_successor
+        from pangu.starter.successor import latents_of, teach_names, train_successor
 
         teaching, drawings = PanGuDrawPipeline.from_pretrained(successor_of), openmoji_alone(drawings)
         latents = latents_of(
             teaching.vae, torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution))
         )
-        loss = train_successor(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
+        if names:
+            loss = teach_names(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
+        else:
+            loss = train_successor(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
     typer.echo(f"loss {loss:.4f}")
 
 

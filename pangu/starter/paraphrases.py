@@ -7,13 +7,13 @@ import numpy as np
 
 from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
-from pangu.data.wording import chosen, with_article
-from pangu.sentences import TEMPLATES
+from pangu.data.wording import chosen, with_article, worded
+from pangu.sentences import TEMPLATES, UNTRAINED_TEMPLATES
 from pangu.starter.wordings import Fillers, Wordings, caption, keywords
 
 LISTED, NOTHING, COMPOSED = 0.12, 0.02, 0.06
 """Shares of captions as they are, of texts that ask for no picture, and of those that ask for more than any drawing shows."""
-TEMPLATE_SHARE = 0.6
+TEMPLATE_SHARE, ASIDE_SHARE, STRANGE_SHARE = 0.6, 0.2, 0.4
 LOOKS: Mapping[str, Sequence[str]] = {
     "en": (
         "red", "blue", "green", "yellow", "purple", "pink", "orange", "black", "white", "brown", "grey", "big", "small", "happy",
@@ -24,6 +24,33 @@ LOOKS: Mapping[str, Sequence[str]] = {
     ),
 }  # fmt: skip
 """What is put before captions."""
+GROUNDS: Mapping[str, Sequence[str]] = {
+    "en": (
+        "{text} on {look} paper", "{text} on a {look} wall", "{text} in front of a {look} curtain", "{text} on a {look} floor",
+        "{text} against a {look} backdrop", "{text} with a {look} border", "on {look} ground, {text}", "{text} over {look}",
+        "we see {text} before a {look} sheet", "there is {text} on a {look} surface", "that is {text} on a {look} page",
+    ),
+    "zh": (
+        "{look}纸上的{text}", "{look}墙前的{text}", "{look}底的{text}", "{text}，{look}底色", "放在{look}桌面上的{text}",
+        "{look}画布上有{text}",
+    ),
+}  # fmt: skip
+"""What captions are put before or upon."""
+ASIDE: Mapping[str, Sequence[str]] = {
+    "en": (
+        "a {word} of {a}", "the {word} of {a}", "some {word} with {a}", "{a} on the {word}", "{a} in a {word}", "{a} at {word}",
+        "{a} near my {word}", "{a} under the {word}", "{a} behind our {word}", "{a} from the {word}", "{a} for the {word}",
+        "we {word} {a}", "they {word} about {a}", "you {word} the {}", "I {word} of {a} and {word}", "to {word} like {a}",
+        "at {word} we saw {a}", "on the {word} there was {a}", "every {word} has {a}", "our {word} and {a}", "{word}: {a}",
+        "the {word} {word} shows {a}", "who will {word} {a} after {word}", "{a} is {word}", "{word} the {}", "her {}, so {word}",
+    ),
+    "zh": (
+        "{word}上的{}", "{word}里的{}", "{word}旁边的{}", "在{word}看见{}", "{word}的时候有{}", "用{word}画{}", "我们{word}{}",
+        "他们说{word}和{}", "{}在{word}里", "{}，{word}", "{word}：{}", "谁{word}了{}", "又{word}又{word}的{}",
+        "为了{word}找{}", "{}真{word}", "一张{}的{word}", "一本{}的{word}", "这{word}有{}", "从{word}来的{}",
+    ),
+}  # fmt: skip
+"""Sentences with words that drawings are called by and that are not what is asked for."""
 
 
 class Paraphrases:
@@ -31,11 +58,12 @@ class Paraphrases:
 
     A keyword means one caption, always the same, of those that share it: where the text were drawn to the mean of several, the
     picture would be a mixture of theirs. Texts of nothing but templates and fillers mean "". What no drawing shows ("a blue
-    banana", "a banana and an owl") means the first thing that one does.
+    banana", "a banana and an owl") means the first thing that one does. named_share: of texts around a name that no drawing has;
+    they mean the name. Then some sentences have words aside, too: what has an article in them is meant.
     """
 
-    def __init__(self, drawings: Sequence[Emoji], seed: int) -> None:
-        self._drawings, self._random = drawings, np.random.default_rng(seed)
+    def __init__(self, drawings: Sequence[Emoji], seed: int, named_share: float = 0) -> None:
+        self._drawings, self._random, self._named_share = drawings, np.random.default_rng(seed), named_share
         self._wordings = Wordings(drawings, seed, filler_share=0.5, most_fillers=5)
         self._fillers = Fillers(drawings)
 
@@ -52,6 +80,11 @@ class Paraphrases:
     def draw(self) -> tuple[str, str]:
         """(a text, what it means)."""
         language, chance = LANGUAGES[int(self._random.integers(2))], self._random.random()
+        if self._named_share and self._random.random() < self._named_share:
+            return self._named(language)
+        if self._named_share and self._random.random() < ASIDE_SHARE:
+            bare = caption(self._any(), language)
+            return self._beside(language, bare), bare
         if chance < LISTED:
             own = caption(self._any(), language)
             return own, own
@@ -91,17 +124,63 @@ class Paraphrases:
         if chance < 0.7:
             return TEMPLATES[language][int(self._random.integers(len(TEMPLATES[language])))].partition("{")[0]
         count = int(self._random.integers(1, 5))
-        return (" " if language == "en" else "").join(self._fillers.draw(language, self._random) for _ in range(count))
+        some = self._fillers.function_word if self._named_share else self._fillers.draw
+        return _joined(language, [some(language, self._random) for _ in range(count)])
+
+    def _named(self, language: str) -> tuple[str, str]:
+        name, words = self._fillers.name(language, self._random), 0
+        if self._random.random() < 0.5:
+            return self._beside(language, name), name
+        text = self._worded(language, name)
+        if self._random.random() < 0.6:
+            words = int(self._random.integers(1, 6))
+        before = int(self._random.integers(words + 1))
+        some = [self._fillers.function_word(language, self._random) for _ in range(words)]
+        return _joined(language, [*some[:before], text, *some[before:]]), name
 
     def _composed(self, language: str) -> tuple[str, str]:
         first, second = (caption(one, language) for one in (self._plain(), self._plain()))
-        if self._random.random() < 0.5:
-            look = LOOKS[language][int(self._random.integers(len(LOOKS[language])))]
+        look, chance = LOOKS[language][int(self._random.integers(len(LOOKS[language])))], self._random.random()
+        if chance < 0.35:
+            ground = GROUNDS[language][int(self._random.integers(len(GROUNDS[language])))]
+            return ground.format(look=look, text=with_article(first) if language == "en" else first), first
+        if chance < 0.7:
             bare = f"{look} {first}" if language == "en" else look + first
             return self._worded(language, bare), bare if bare in self.drawing_of else first
         if language == "zh":
             return self._worded("zh", f"{first}和{second}"), first
         return f"{with_article(first)} and {with_article(second)}", first
+
+    def _beside(self, language: str, bare: str) -> str:
+        """`bare` in a sentence with one or two words aside."""
+        sentence = str(_any_of(ASIDE[language], self._random))
+        while "{word}" in sentence:
+            strange = self._random.random() < STRANGE_SHARE
+            word = (
+                self._fillers.strange_word(language, self._random)
+                if strange
+                else _any_of(self._aside[language], self._random)
+            )
+            sentence = sentence.replace("{word}", str(word), 1)
+        return worded(sentence, bare)
+
+    @cached_property
+    def _aside(self) -> Mapping[str, Sequence[str]]:
+        """Single words that drawings are called by, none of which is in a sentence that judges."""
+        judging = {language: " ".join(UNTRAINED_TEMPLATES[language]).lower() for language in LANGUAGES}
+        found = {
+            language: {word for one in self._drawings for word in keywords(one, language)} for language in LANGUAGES
+        }
+        return {
+            "en": sorted(
+                word for word in found["en"] if word.isascii() and word.isalpha() and word not in judging["en"]
+            ),
+            "zh": sorted(
+                word
+                for word in found["zh"]
+                if 1 < len(word) < 4 and word.isalpha() and not word.isascii() and word not in judging["zh"]
+            ),
+        }
 
     def _worded(self, language: str, bare: str) -> str:
         if self._random.random() >= TEMPLATE_SHARE:
@@ -113,6 +192,14 @@ class Paraphrases:
         while True:
             if ":" not in (one := self._any()).caption_en:
                 return one
+
+
+def _any_of(words: Sequence[str], random: np.random.Generator) -> str:
+    return words[int(random.integers(len(words)))]
+
+
+def _joined(language: str, words: Sequence[str]) -> str:
+    return (" " if language == "en" else "").join(words)
 
 
 def _farness(word: str, text: str) -> tuple[bool, bool, int, str]:

@@ -2,8 +2,10 @@
 
 Knowledge distillation (arXiv 1503.02531) between encoders of different vocabularies: whatever is around a caption, the student
 says what the teacher says of the caption alone. First the answer itself is compared, then what the denoisers make of it.
+`teach_names` goes on from a successor: a word that it does not know is a thing, too, and the same in every sentence.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ ANSWERS_SHARE = 0.4
 """Of the minutes, for the comparison of answers."""
 UNREAD = 0.15
 """Weight of what is said at tokens that have not read the whole text, because attention is causal."""
+NAMED_SHARE, MOST_STRETCHED = 0.4, 4.0
+LR_NAMES = 1e-3
 TEXTURE_EVERY = 3
 """One batch in three asks the texture half: what is drawn is decided by the other."""
 
@@ -40,26 +44,42 @@ class KnownAnswers:
     """What a tower says of captions: tokens (B, S, C) the other way round, and pooled (B, P).
 
     Cross-attention has no order. What the teacher says first, the student is to say last, where its causal attention has read the
-    whole text; what stands at the teacher's end is said of padding, and hardly differs between texts.
+    whole text; what stands at the teacher's end is said of padding, and hardly differs between texts. A teacher that is a
+    successor itself says it last already (`turned`: False).
+
+    Of a name, a text that is none of the captions, it is said what the tower says, but as far from what it says of no text as
+    captions are on average, or `MOST_STRETCHED` times as far as it was.
     """
 
-    def __init__(self, tower: TextTower, captions: Sequence[str]) -> None:
-        self._tower = tower
+    def __init__(self, tower: TextTower, captions: Sequence[str], turned: bool = True) -> None:
+        self._tower, self._turned = tower, turned
         self._place = {text: place for place, text in enumerate(["", *captions])}
         self._tokens_nsc, self._pooled_np = self._ask(list(self._place))
         self.token_size = float(self._tokens_nsc.square().mean())
         self.pooled_size = float(self._pooled_np.square().mean())
+        self._usual = float((self._tokens_nsc[1:] - self._tokens_nsc[0]).square().mean())
 
     def say(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(tokens, pooled) of captions, or of ""."""
-        chosen = [self._place[text] for text in texts]
-        return self._tokens_nsc[chosen], self._pooled_np[chosen]
+        """(tokens, pooled) of captions, of "", or of names."""
+        chosen = [self._place.get(text, 0) for text in texts]
+        tokens, pooled = self._tokens_nsc[chosen], self._pooled_np[chosen]
+        names = [place for place, text in enumerate(texts) if text not in self._place]
+        if names:
+            tokens[names], pooled[names] = self._of_names([texts[place] for place in names])
+        return tokens, pooled
+
+    def _of_names(self, names: list[str]) -> tuple[Tensor, Tensor]:
+        tokens, pooled = self._ask(names)
+        tokens, pooled = tokens - self._tokens_nsc[0], pooled - self._pooled_np[0]
+        far_n = tokens.square().mean((1, 2)).clamp_min(1e-9)
+        stretch_n = (self._usual / far_n).sqrt().clamp(1, MOST_STRETCHED)
+        return self._tokens_nsc[0] + stretch_n[:, None, None] * tokens, self._pooled_np[0] + stretch_n[:, None] * pooled
 
     @torch.inference_mode()
     def _ask(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         parts = [_said(self._tower, texts[start : start + 256]) for start in range(0, len(texts), 256)]
         tokens, pooled, _ = (torch.cat(each) for each in zip(*parts, strict=True))
-        return tokens.flip(1), pooled
+        return tokens.flip(1) if self._turned else tokens, pooled
 
 
 def train_successor(
@@ -77,9 +97,40 @@ def train_successor(
     encoder = build_encoder(len(tokenizer), LAYERS, INNER).train()
     if init_from is not None:
         encoder.load_state_dict(encoder.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
-    tower, texts = TextTower(tokenizer, encoder), Paraphrases(drawings, seed)
-    teacher, parameters = KnownAnswers(teaching, texts.captions), list(encoder.parameters())
+    texts = Paraphrases(drawings, seed)
+    teacher, shown = KnownAnswers(teaching, texts.captions), Shown(pair, texts.drawing_of, latents_nchw, seed)
+    loss = _learn(TextTower(tokenizer, encoder), teacher, texts, shown, LR_ANSWERS, minutes, report)
+    _save(encoder, tokenizer, folder)
+    return loss
+
+
+def teach_names(
+    pair: PanGuDrawPipeline, drawings: Sequence[Emoji], latents_nchw: Tensor, minutes: float, folder: Path,
+    init_from: Path | None = None, seed: int = 0, report: Reporter = silent,
+) -> float:  # fmt: skip
+    """Teach a pair's encoder names of things that no drawing shows, for so many core-minutes; as `train_successor` else.
+
+    In any sentence it is to say of such a name what it says of the name alone, and of all else what it says now. So an adapter
+    that learns a new thing from a few pictures learns what it is called in every sentence.
+    """
+    torch.manual_seed(seed)
+    (own,) = pair.text_towers
+    encoder = copy.deepcopy(own.encoder).float().requires_grad_(True).train()
+    if init_from is not None:
+        encoder.load_state_dict(encoder.from_pretrained(init_from, torch_dtype=torch.float32).state_dict())
+    texts = Paraphrases(drawings, seed, NAMED_SHARE)
+    teacher = KnownAnswers(own, texts.captions, turned=False)
     shown = Shown(pair, texts.drawing_of, latents_nchw, seed)
+    loss = _learn(TextTower(own.tokenizer, encoder), teacher, texts, shown, LR_NAMES, minutes, report)
+    _save(encoder, own.tokenizer, folder)
+    return loss
+
+
+def _learn(
+    tower: TextTower, teacher: KnownAnswers, texts: Paraphrases, shown: "Shown", lr_answers: float, minutes: float,
+    report: Reporter,
+) -> float:  # fmt: skip
+    parameters = list(tower.encoder.parameters())
 
     def answers() -> Tensor:
         return sum(_answer_errors(tower, teacher, *texts.batch(BATCH_ANSWERS))[:2], torch.zeros(()))
@@ -89,12 +140,14 @@ def train_successor(
         tokens, pooled, said, meant = _answer_errors(tower, teacher, asked, means)
         return shown.prediction_error(means, said, meant, teacher.say([""])) + 0.1 * tokens + 0.3 * pooled
 
-    optimize(parameters, answers, LR_ANSWERS, ANSWERS_SHARE * minutes, "text-encoder, answers", report)
+    optimize(parameters, answers, lr_answers, ANSWERS_SHARE * minutes, "text-encoder, answers", report)
     rest = (1 - ANSWERS_SHARE) * minutes
-    loss = optimize(parameters, predictions, LR_PREDICTIONS, rest, "text-encoder, predictions", report)
+    return optimize(parameters, predictions, LR_PREDICTIONS, rest, "text-encoder, predictions", report)
+
+
+def _save(encoder: Any, tokenizer: Any, folder: Path) -> None:
     encoder.eval().half().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
-    return loss
 
 
 Said = tuple[Tensor, Tensor]

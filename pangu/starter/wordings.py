@@ -1,7 +1,9 @@
 """Texts for drawings as people might write them, at random: templates, keywords, and words around them that mean nothing."""
 
+import re
 from collections.abc import Mapping, Sequence, Set
 from functools import cached_property
+from pydoc_data import topics
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
 from pangu.data.wording import chosen
 from pangu.models.text import styled_caption
-from pangu.sentences import STYLES, TEMPLATES
+from pangu.sentences import STYLES, TEMPLATES, UNTRAINED_TEMPLATES
 from pangu.starter.spare_styles import SPARE_STYLES
 
 KEYWORD_SHARE, TEMPLATE_SHARE, SPARE_SHARE = 0.3, 0.6, 0.15
@@ -61,25 +63,42 @@ class Fillers:
         self._zh = sorted(
             word for word in stopwords("zh") if word not in texts["zh"] and word.isalpha() and not word.isascii()
         )
+        known = words | set(_words_of(" ".join(UNTRAINED_TEMPLATES["en"])))
+        self._strange = sorted(set(_words_of(" ".join(topics.topics.values()))) - known)
         self._unknown = [one for one in _common_characters() if one not in characters]
         self._known = [one for one in _common_characters() if one in characters]
 
     def draw(self, language: str, random: np.random.Generator) -> str:
         """One filler."""
         chance = random.random()
+        if chance < (0.8 if language == "en" else 0.5):
+            return self.function_word(language, random)
         if language == "en":
-            return (
-                _pick(self._en, random)
-                if chance < 0.55
-                else _pick(self._foreign, random)
-                if chance < 0.8
-                else _made_up(random)
-            )
-        if chance < 0.5:
-            return _pick(self._zh, random)
+            return _made_up(random)
         if chance < 0.9:
             return "".join(_pick(self._unknown, random) for _ in range(int(random.integers(1, 3))))
         return _pick(self._unknown, random) + _pick(self._known, random)
+
+    def name(self, language: str, random: np.random.Generator) -> str:
+        """Of something that no drawing shows: a word or two made up of syllables, or Chinese characters, one of them unknown."""
+        if language == "en":
+            return " ".join(_made_up(random) for _ in range(1 + (random.random() < 0.15)))
+        characters = [_pick(self._unknown, random)]
+        for _ in range(int(random.integers(1, 3))):
+            characters.append(_pick(self._known if random.random() < 0.5 else self._unknown, random))
+        return "".join(characters[place] for place in random.permutation(len(characters)))
+
+    def strange_word(self, language: str, random: np.random.Generator) -> str:
+        """One that no drawing is called by; English ones are those of Python's own documentation."""
+        if language == "en":
+            return _pick(self._strange, random)
+        return "".join(_pick(self._unknown, random) for _ in range(int(random.integers(1, 3))))
+
+    def function_word(self, language: str, random: np.random.Generator) -> str:
+        """One that names nothing by itself."""
+        if language == "zh":
+            return _pick(self._zh, random)
+        return _pick(self._en if random.random() < 0.7 else self._foreign, random)
 
 
 class Wordings:
@@ -149,6 +168,10 @@ class Wordings:
 def _common_characters() -> list[str]:
     codes = (bytes([high, low]) for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF))
     return [text for text in (code.decode("gb2312", "ignore") for code in codes) if text]
+
+
+def _words_of(text: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z]+", text.lower()) if len(word) > 3]
 
 
 def _pick(words: Sequence[str], random: np.random.Generator) -> str:

@@ -21,7 +21,15 @@ from pangu.starter.half_loss import HalfLoss
 from pangu.starter.pair import adopt, pack_styles, starter_pair
 from pangu.starter.paraphrases import Paraphrases
 from pangu.starter.style_half import style_half
-from pangu.starter.successor import TEXTURE_EVERY, KnownAnswers, Shown, train_successor, word_error
+from pangu.starter.successor import (
+    MOST_STRETCHED,
+    TEXTURE_EVERY,
+    KnownAnswers,
+    Shown,
+    teach_names,
+    train_successor,
+    word_error,
+)
 from pangu.starter.tuned_half import embedded, tune_half
 
 DRAWINGS = [
@@ -58,6 +66,37 @@ def test_a_keyword_means_one_caption_the_same_each_time_and_an_emoji_its_own() -
     meant = Paraphrases(DRAWINGS, 0).meant_by
     assert meant["apple"] == "red apple" and meant["苹果"] in {"红苹果", "青苹果"} and meant["animal"] == "fox"
     assert not set(meant) & set(CAPTIONS)
+
+
+@settings(max_examples=4)
+@given(st.integers(0, 2**20))
+def test_a_name_that_no_drawing_has_is_what_is_meant_among_words_that_name_nothing(seed: int) -> None:
+    texts = Paraphrases(DRAWINGS, seed, named_share=1)
+    called = {word for one in DRAWINGS for word in (*one.keywords_en, *one.keywords_zh, *CAPTIONS)}
+    drawn = list(zip(*texts.batch(60), strict=True))
+    for text, name in drawn:
+        assert name not in called and not called & set(text.split())
+        assert name in text or text.endswith("s") or name[:-1] in text  # a plural may change the last letter
+    assert sum(text != name for text, name in drawn) > 30
+
+
+def test_of_a_name_a_teacher_says_the_same_but_as_far_from_nothing_as_captions_are(pair: PanGuDrawPipeline) -> None:
+    (tower,) = pair.text_towers
+    teacher = KnownAnswers(tower, CAPTIONS, turned=False)
+    nothing, names = teacher.say([""])[0], ["zorbling", "quenfa", "fox"]
+    tokens, pooled = teacher.say(names)
+    batch = tower.tokenizer(names, padding="max_length", max_length=32, return_tensors="pt")
+    straight, _ = encoded(tower, batch.input_ids, batch.attention_mask)
+    torch.testing.assert_close(tokens[2], straight[2])
+    away, was = tokens - nothing, straight - nothing
+    stretch = (away.square().mean((1, 2)) / was.square().mean((1, 2))).sqrt()
+    torch.testing.assert_close(away, stretch[:, None, None] * was, rtol=1e-3, atol=1e-3)
+    usual = (teacher.say(CAPTIONS)[0] - nothing).square().mean()
+    for place in (0, 1):
+        assert 1 <= stretch[place] <= MOST_STRETCHED + 1e-3
+        if 1.01 < stretch[place] < 0.99 * MOST_STRETCHED:
+            torch.testing.assert_close(away[place].square().mean(), usual)
+    assert not torch.equal(pooled[0], pooled[1])
 
 
 def test_what_a_teacher_says_the_other_way_round_is_the_same_to_the_pair_and_another_caption_is_not(
@@ -101,6 +140,21 @@ def test_a_student_comes_nearer_and_can_go_on(pair: PanGuDrawPipeline, latents: 
     assert errors["two"] == pytest.approx(errors["one"], rel=0.1)
 
 
+@pytest.mark.long
+def test_names_are_learnt_and_captions_stay(pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path) -> None:
+    teach_names(pair, DRAWINGS, latents[:3], 0.6, tmp_path)
+    (before,) = pair.text_towers
+    after = load_text_tower(TextEncoderSource(source=str(tmp_path)))
+    texts, names = Paraphrases(DRAWINGS, 99, named_share=1).batch(100)
+    wanted = KnownAnswers(before, CAPTIONS, turned=False).say(names)[1]
+
+    def error(tower: TextTower) -> float:
+        return float((embedded(tower, texts, 32)[1].float() - wanted).square().mean())
+
+    assert error(after) < 0.8 * error(before)
+    assert word_error(pair, after, CAPTIONS, latents) < 0.3
+
+
 def test_latents_are_kept_while_other_pictures_are_learnt(tmp_path: Path) -> None:
     torch.manual_seed(0)
     build().save_pretrained(tmp_path / "before")
@@ -132,6 +186,7 @@ def test_encoders_that_say_the_same_are_adopted_and_others_refused(pair: PanGuDr
         tmp_path / "out" / "starter_pair", vae=pair.vae, text_encoder=pair.text_encoder, tokenizer=pair.tokenizer
     )
     assert again.contract("texture") == pair.contract("texture")
+    assert again.styles == pair.styles and again.sampling == pair.sampling
     build().save_pretrained(tmp_path / "strange")
     with pytest.raises(UserError, match=r"change \d+\.\d% of the latents that the pair knows, more than 1%"):
         adopt(pair, tmp_path / "strange", tmp_path / "text", images, ["fox", "狐狸"], tmp_path / "other")
