@@ -77,6 +77,10 @@ def text_encoder(
         bool,
         typer.Option(help="With --successor-of: teach its own encoder names of things that no drawing shows."),
     ] = False,
+    share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="With --names: how far to go from that encoder to the one that was learnt."),
+    ] = 1.0,
 ) -> None:
     """Train the embedded text encoder on drawings of emoji and their names in both languages."""
     import torch
@@ -99,7 +103,7 @@ def text_encoder(
             teaching.vae, torch.from_numpy(pixels(drawings, teaching.contract("structure").resolution))
         )
         if names:
-            loss = teach_names(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
+            loss = teach_names(teaching, drawings, latents, minutes, folder, init_from, share, report=print_progress)
         else:
             loss = train_successor(teaching, drawings, latents, minutes, folder, init_from, report=print_progress)
     typer.echo(f"loss {loss:.4f}")

@@ -8,7 +8,7 @@ import numpy as np
 from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
 from pangu.data.wording import chosen, with_article, worded
-from pangu.sentences import TEMPLATES, UNTRAINED_TEMPLATES
+from pangu.sentences import ALL_TEMPLATES, UNTRAINED_TEMPLATES
 from pangu.starter.wordings import Fillers, Wordings, caption, keywords
 
 LISTED, NOTHING, COMPOSED = 0.12, 0.02, 0.06
@@ -122,7 +122,7 @@ class Paraphrases:
         if chance < 0.4:
             return ""
         if chance < 0.7:
-            return TEMPLATES[language][int(self._random.integers(len(TEMPLATES[language])))].partition("{")[0]
+            return ALL_TEMPLATES[language][int(self._random.integers(len(ALL_TEMPLATES[language])))].partition("{")[0]
         count = int(self._random.integers(1, 5))
         some = self._fillers.function_word if self._named_share else self._fillers.draw
         return _joined(language, [some(language, self._random) for _ in range(count)])
@@ -185,7 +185,7 @@ class Paraphrases:
     def _worded(self, language: str, bare: str) -> str:
         if self._random.random() >= TEMPLATE_SHARE:
             return bare
-        return chosen(TEMPLATES[language], bare, float(self._random.random()))
+        return chosen(ALL_TEMPLATES[language], bare, float(self._random.random()))
 
     def _plain(self) -> Emoji:
         """A drawing whose caption has no second part, such as a skin tone."""

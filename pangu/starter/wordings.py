@@ -13,7 +13,7 @@ from pangu.data.captions import LANGUAGES
 from pangu.data.example.openmoji import Emoji
 from pangu.data.wording import chosen
 from pangu.models.text import styled_caption
-from pangu.sentences import STYLES, TEMPLATES, UNTRAINED_TEMPLATES
+from pangu.sentences import ALL_TEMPLATES, STYLES, UNTRAINED_TEMPLATES
 from pangu.starter.spare_styles import SPARE_STYLES
 
 KEYWORD_SHARE, TEMPLATE_SHARE, SPARE_SHARE = 0.3, 0.6, 0.15
@@ -130,7 +130,7 @@ class Wordings:
         bare, words = caption(one, language), keywords(one, language)
         if words and chance[1] < KEYWORD_SHARE:
             bare = words[int(chance[2] * len(words))]
-        text = chosen(TEMPLATES[language], bare, float(chance[4])) if chance[3] < TEMPLATE_SHARE else bare
+        text = chosen(ALL_TEMPLATES[language], bare, float(chance[4])) if chance[3] < TEMPLATE_SHARE else bare
         if chance[5] < self._filler_share:
             text = self._filled(text, language)
         means = caption(one, language) if bare == one.text else bare

@@ -140,6 +140,17 @@ def test_a_student_comes_nearer_and_can_go_on(pair: PanGuDrawPipeline, latents: 
     assert errors["two"] == pytest.approx(errors["one"], rel=0.1)
 
 
+def test_a_share_of_nothing_leaves_the_encoder_as_it_was(
+    pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path
+) -> None:
+    for share in (0.0, 0.5):
+        teach_names(pair, DRAWINGS, latents[:3], 0.001, tmp_path / str(share), share=share)
+    own = pair.text_towers[0].encoder.state_dict()
+    kept, half = (load_file(tmp_path / name / "model.safetensors") for name in ("0.0", "0.5"))
+    assert all(torch.equal(value.float(), own[name].float()) for name, value in kept.items())
+    assert any(not torch.equal(value.float(), own[name].float()) for name, value in half.items())
+
+
 @pytest.mark.long
 def test_names_are_learnt_and_captions_stay(pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path) -> None:
     teach_names(pair, DRAWINGS, latents[:3], 0.6, tmp_path)
