@@ -128,7 +128,7 @@ def test_its_own_encoder_changes_nothing_for_a_pair_and_one_that_knows_nothing_m
 
 @pytest.mark.long
 def test_a_student_comes_nearer_and_can_go_on(pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path) -> None:
-    train_successor(pair, DRAWINGS, latents[:3], 0.4, tmp_path / "one")
+    train_successor(pair, DRAWINGS, latents[:3], 0.8, tmp_path / "one")
     train_successor(pair, DRAWINGS, latents[:3], 1e-5, tmp_path / "two", init_from=tmp_path / "one")
     train_successor(pair, DRAWINGS, latents[:3], 1e-5, tmp_path / "new")
     assert load_file(tmp_path / "two" / "model.safetensors").popitem()[1].dtype == torch.float16
