@@ -85,10 +85,13 @@ def text_encoder(
     """Train the embedded text encoder on drawings of emoji and their names in both languages."""
     import torch
 
+    from pangu.errors import UserError
     from pangu.progress import print_progress
     from pangu.starter.learning_material import material, openmoji_alone, pixels
     from pangu.starter.text_encoder import train_text_encoder
 
+    if names and successor_of is None:
+        raise UserError("--names teaches a pair's own encoder; name the pair, e.g. --successor-of embedded.")
     torch.set_num_threads(1)
     drawings = material(artists)
     if successor_of is None:

@@ -113,8 +113,9 @@ def teach_names(
     In any sentence it is to say of such a name what it says of the name alone, and of all else what it says now. So an adapter
     that learns a new thing from a few pictures learns what it is called in more sentences.
 
-    share: how far to go from the encoder that the pair has to the one that was learnt, between their weights (arXiv 2109.01903):
-    0.5 keeps what captions are told more exactly, and most of what was learnt of sentences.
+    init_from: what an earlier call saved, to go on from. share: how far to go from the encoder that the pair has to the one that
+    was learnt, between their weights (arXiv 2109.01903): 0.5 keeps what captions are told more exactly, and most of what was
+    learnt of sentences.
     """
     torch.manual_seed(seed)
     (own,) = pair.text_towers

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from pangu.cli.starter import text_encoder
 from pangu.config import TextEncoderSource
 from pangu.data.example.openmoji import Emoji
 from pangu.errors import UserError
@@ -149,6 +150,11 @@ def test_a_share_of_nothing_leaves_the_encoder_as_it_was(
     kept, half = (load_file(tmp_path / name / "model.safetensors") for name in ("0.0", "0.5"))
     assert all(torch.equal(value.float(), own[name].float()) for name, value in kept.items())
     assert any(not torch.equal(value.float(), own[name].float()) for name, value in half.items())
+
+
+def test_names_are_taught_to_the_encoder_of_a_pair(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"name the pair, e\.g\. --successor-of embedded"):
+        text_encoder(tmp_path, names=True)
 
 
 @pytest.mark.long
