@@ -143,6 +143,7 @@ def ray_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     ports = choose_ports(False, {"gcs": 0, "dashboard": 0, "client": 0})
     (tmp_path / "token").write_text("0" * 64)
     for name, value in {
+        "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"),
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports['dashboard']}",
         "PANGU_HOME": str(tmp_path),
@@ -155,9 +156,7 @@ def ray_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     command += ["--dashboard-agent-listen-port", "0", "--metrics-export-port", "0", "--object-store-memory", "80000000"]
     command += ["--num-cpus", "2", "--num-gpus", "1", "--temp-dir", tempfile.mkdtemp(prefix="pangu-ray-", dir="/tmp")]
     with (tmp_path / "ray.log").open("w") as log:
-        # It asks for no token: whether Ray's client sends one was settled when this process first imported it.
-        environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         try:
             jobs.connect(patience_s=90)
             until = time.monotonic() + 60
