@@ -1,6 +1,5 @@
 """Commands as Ray Jobs and as processes: outcome, refusal, retry and stop, on the real stack."""
 
-import os
 import shutil
 import subprocess
 import sys
