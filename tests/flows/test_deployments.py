@@ -219,12 +219,11 @@ def test_generators_are_trained_on_further_datasets_as_often_as_their_weight_say
     settings = {"card": str(card), "recipe_file": str(tmp_path / "recipe.json"), "steps": 18}
     further = [{"dataset": "further_one", "weight": 2.0}]
     run = press(api, "train-generators", {**settings, "further": further}).raise_for_status().json()
-    state = finish(api, run["id"], timeout_s=600)
+    state = finish(api, run["id"], timeout_s=1_200)
     assert state["type"] == "COMPLETED", state
     outcomes = {path.stem: read_json(path) for path in (home.root / "flows" / run["id"]).glob("*.json")}
     for role in ROLES:
         found = seen(find_job(home, Path(outcomes[f"train-{role}"]["generator"]).parent.name), None).totals()
-        print(role, found)
         assert {name: facts["weight"] for name, facts in found["datasets"].items()} == {"mixed": 1, "further_one": 2}
         epochs = [facts["epochs"] for facts in found["datasets"].values()]
         assert epochs[0] > 0 and epochs[1] == 2 * epochs[0], "whole epochs of the mixture"

@@ -89,8 +89,14 @@ class Parts:
     def batches(self, number: int) -> Iterator[pa.Table]:
         """The rows of a part, some at a time."""
         with pa.OSFile(str(self._files[number])) as source, pa.ipc.open_stream(source) as reader:
+            waiting, there = list[pa.RecordBatch](), 0
             for batch in reader:
-                yield pa.Table.from_batches([batch])
+                waiting.append(batch)
+                if (there := there + batch.num_rows) >= _ROWS_AT_ONCE:
+                    yield pa.Table.from_batches(waiting).combine_chunks()
+                    waiting, there = [], 0
+            if waiting:
+                yield pa.Table.from_batches(waiting).combine_chunks()
 
     def read(self, number: int) -> pa.Table:
         """All rows of a part, whose file is deleted."""
