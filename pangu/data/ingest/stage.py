@@ -257,7 +257,7 @@ def _write_urls(listing: _Listing, raw: RawFolder, known: Path) -> Path | None:
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as source:
+    with pq.ParquetFile(path, pre_buffer=False) as source:
         yield from map(pa.table, source.iter_batches())
 
 
