@@ -26,6 +26,7 @@ import transformers.models.clip.modeling_clip
 import pangu.data.encode.chunks
 import pangu.data.encode.merging
 import pangu.data.encode.stage
+import pangu.data.prepare.row_plan
 import pangu.data.table.sorting
 import pangu.models.text
 from pangu.data.card import Card
@@ -226,7 +227,7 @@ def acknowledgements(home: Home) -> dict[str, Any]:
 def main(count: int, seed: int, folder: Path) -> dict[str, int]:
     rng, source = random.Random(seed), folder / "source"
     pangu.data.encode.chunks.CHUNK_ROWS, pangu.data.encode.merging.FILE_BYTES = 1, 120_000  # so that parts are joined
-    pangu.data.table.sorting.PART_ROWS = 2
+    pangu.data.table.sorting.PART_ROWS, pangu.data.prepare.row_plan.FILE_ROWS = 2, 4
     in_child(lambda: write_source(source))
     for rows in (URLS, 2 * URLS):
         write_list(source, rows)
