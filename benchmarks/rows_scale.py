@@ -1,10 +1,12 @@
 """How much memory the steps that ask of all rows take, at 100,000 rows and at many times as many: metadata, images of a pixel.
 
 Each step runs in a process of its own on a home that another process made. Its peak is that of its own memory (what lies in files
-and is mapped, the page cache may drop, and is said beside it); the ratio includes what Python and its libraries take.
+and is mapped, the page cache may drop, and is said beside it); the ratio includes what Python and its libraries take. Beside it
+stands what a row costs, in processor time of the work alone, imports included: `us_a_row` of all rows, which few rows' start
+fills, and `us_a_further_row`, of the rows that each number has more than the one before, in which it cancels out.
 
     python benchmarks/rows_scale.py                       # 1,000,000 rows
-    python benchmarks/rows_scale.py --rows 10000000 --steps sampler encode
+    python benchmarks/rows_scale.py --rows 10000 1000000 10000000 --steps sampler encode
 """
 
 import argparse
@@ -34,18 +36,15 @@ WIDTHS = (64, 80, 96, 112, 128)
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     parser.add_argument("--folder", type=Path, help="Where rows are made, and found again; default: a temporary one")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         make, run = STEPS[arguments.one.removeprefix("make-")]
-        print(
-            json.dumps(
-                peaks(lambda: (make if arguments.one.startswith("make-") else run)(arguments.folder, arguments.rows))
-            )
-        )
+        work, [rows] = make if arguments.one.startswith("make-") else run, arguments.rows
+        print(json.dumps(peaks(lambda: work(arguments.folder, rows))))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -53,30 +52,27 @@ def main() -> None:
             measure(step, folder, arguments.rows)
 
 
-def measure(step: str, folder: Path, rows: int) -> None:
+def measure(step: str, folder: Path, rows: list[int]) -> None:
     """Print the step's JSON line."""
-    found = {}
-    for count in (FEWEST, rows):
+    found, counts = {}, sorted({FEWEST, *rows})
+    told: dict[str, Any] = {"name": f"rows_{step}", "value": None, "goal": GOAL, "holds": None}
+    for count in counts:
         place = folder / f"{STEPS[step][0].__name__}-{count}"
         if not place.exists():
             in_process(f"make-{step}", place, count)
         found[count] = in_process(step, place, count)
         if "why" in found[count]:
-            print(
-                json.dumps({"name": f"rows_{step}", "value": None, "goal": GOAL, "holds": None, **found[count]}),
-                flush=True,
-            )
+            print(json.dumps({**told, "rows": count, **found[count]}), flush=True)
             return
-    ratio = found[rows]["own_mb"] / found[FEWEST]["own_mb"]
-    a_row = (found[rows]["own_mb"] - found[FEWEST]["own_mb"]) * 2**20 / max(rows - FEWEST, 1)
-    facts = {"rows": [FEWEST, rows], "bytes_a_row": round(a_row, 1)} | {
-        name: [round(found[count][name], 1) for count in (FEWEST, rows)]
-        for name in ("own_mb", "with_mapped_mb", "cpu_s")
-    }
-    print(
-        json.dumps({"name": f"rows_{step}", "value": round(ratio, 3), "goal": GOAL, "holds": ratio <= GOAL, **facts}),
-        flush=True,
-    )
+    few, many = found[FEWEST], found[counts[-1]]
+    ratio = many["own_mb"] / few["own_mb"]
+    told |= {"value": round(ratio, 3), "holds": ratio <= GOAL, "rows": counts}
+    told["bytes_a_row"] = round((many["own_mb"] - few["own_mb"]) * 2**20 / max(counts[-1] - FEWEST, 1), 1)
+    told |= {name: [round(found[count][name], 1) for count in counts] for name in ("own_mb", "with_mapped_mb", "cpu_s")}
+    spent = [found[count]["cpu_s"] * 1e6 for count in counts]
+    told["us_a_row"] = [round(one / count, 2) for one, count in zip(spent, counts, strict=True)]
+    told["us_a_further_row"] = np.round(np.diff(spent) / np.diff(counts), 2).tolist()
+    print(json.dumps(told), flush=True)
 
 
 def in_process(step: str, folder: Path, rows: int) -> dict[str, Any]:

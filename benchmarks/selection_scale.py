@@ -4,12 +4,17 @@ Rows are generated as a prepare's workers leave them, with tiny images, so that 
 step runs in a process of its own, so that peaks do not mix. The rows have other hashes each, and one in a hundred is a near
 duplicate of the one before it; one in ten of the listed rows has the bytes of another.
 
+Memory is compared with that of 100,000 rows; what a row costs is told of all rows, and of those that each number has more than
+the one before, in which the start cancels out.
+
     python benchmarks/selection_scale.py --rows 100000 1000000
+    python benchmarks/selection_scale.py --rows 10000 100000 1000000 10000000 --steps plan land refilter
 """
 
 import argparse
 import json
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,6 +44,8 @@ from pangu.storage import Home, write_json
 
 GOAL = 1.3
 """Peak memory at the largest number of rows, over that at the smallest."""
+FEWEST = 100_000
+STEPS = ("plan", "land", "refilter", "near duplicates")
 SHARD_ROWS = 10_000
 INGEST = "generated"
 PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
@@ -47,23 +54,28 @@ PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="the last two need `land`")
     parser.add_argument("--folder", type=Path, help="where rows are generated; default: a temporary folder")
     arguments = parser.parse_args()
-    found = {}
+    found, counts = {}, sorted({FEWEST, *arguments.rows})
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for rows in arguments.rows:
-            found[rows] = measure(Home(Path(folder) / str(rows), tables=""), rows)
-            for step, facts in found[rows].items():
-                print(f"{rows:,} rows, {step}: " + ", ".join(f"{name} {value:,.6g}" for name, value in facts.items()))
-    small, large = found[arguments.rows[0]], found[arguments.rows[-1]]
+        for rows in counts:
+            home = Home(Path(folder) / str(rows), tables="")
+            found[rows] = measure(home, rows, arguments.steps)
+            shutil.rmtree(home.root)
+    small, large = found[FEWEST], found[counts[-1]]
     growth = {step: round(large[step]["peak MB"] / small[step]["peak MB"], 3) for step in large}
     worst = max(growth.values())
+    spent = {step: [found[count][step]["CPU seconds"] * 1e6 for count in counts] for step in arguments.steps}
     told: dict[str, Any] = {"name": "selection_scale", "value": worst, "goal": GOAL, "holds": worst <= GOAL}
-    told |= {"rows": [arguments.rows[0], arguments.rows[-1]], "memory_ratio": growth, "measured": list(found.values())}
+    told |= {"rows": counts, "memory_ratio": growth, "measured": list(found.values())}
+    told["us_a_row"] = {step: np.round(np.divide(one, counts), 2).tolist() for step, one in spent.items()}
+    more = {step: np.diff(one) / np.diff(counts) for step, one in spent.items()}
+    told["us_a_further_row"] = {step: np.round(one, 2).tolist() for step, one in more.items()}
     print(json.dumps(told))
 
 
-def measure(home: Home, rows: int) -> dict[str, dict[str, float]]:
+def measure(home: Home, rows: int, asked: list[str]) -> dict[str, dict[str, float]]:
     strict, alike = card(min_side=200), card(min_side=200, near_duplicates={"max_bits": 4})
     made = Generated.of(rows)
     in_child(lambda: generate(home, made.work, rows))
@@ -73,7 +85,12 @@ def measure(home: Home, rows: int) -> dict[str, dict[str, float]]:
         "refilter": lambda: refilter(strict, home, 0),
         "near duplicates": lambda: refilter(alike, home, 0),
     }
-    return {name: in_child(partial(timed, home, step)) for name, step in steps.items()}
+    found = {}
+    for name in asked:
+        found[name] = in_child(partial(timed, home, steps[name]))
+        facts = ", ".join(f"{fact} {value:,.6g}" for fact, value in found[name].items())
+        print(f"{rows:,} rows, {name}: {facts}", flush=True)
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,7 @@ def timed(home: Home, step: Callable[[], Any]) -> dict[str, float]:
     before, before_images = bytes_in(home.root), bytes_in(images)
     started, cpu = time.monotonic(), cpu_seconds()
     outcome = step()
-    facts = {"seconds": round(time.monotonic() - started, 1), "CPU seconds": round(cpu_seconds() - cpu, 1)}
+    facts = {"seconds": round(time.monotonic() - started, 1), "CPU seconds": round(cpu_seconds() - cpu, 2)}
     facts |= {"peak MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
     facts |= {"MB written": round((bytes_in(home.root) - before) / 1e6, 1)}
     facts |= {"image bytes written": bytes_in(images) - before_images}

@@ -74,7 +74,7 @@ class FurtherDataset(Form):
         max_length=64,
         pattern=r"^[a-z0-9][a-z0-9_-]*$",
         title="Dataset",
-        description="Name of its card; a version of it is there already",
+        description="Its name; a version of it is there already, its card need not be",
     )
     version: int | None = Field(
         None, ge=0, title="Dataset version", description="Number of a version of it; empty: the newest"

@@ -4,9 +4,11 @@ Only names of places; nothing is created here except by the functions that say s
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -107,19 +109,50 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to be written, which takes the place of `path` when all is on the disk, and goes if anything is raised."""
+    """A file to be written, which takes the place of `path` when all is on the disk, and goes if anything is raised.
+
+    What a process that was killed left of it is written over by the next one. Several may write at once; the last one's stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    with _unfinished(path) as (file, temporary):
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+
+
+@contextlib.contextmanager
+def _unfinished(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """An empty file beside `path` that nobody else writes, and where it lies."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    file = _taken(temporary)
+    if file is None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+        file = temporary.open("wb")
+    with file:
+        yield file, temporary
+
+
+def _taken(path: Path) -> BinaryIO | None:
+    """The file at `path`, empty and locked, whoever left it; None while somebody writes it, or where it cannot be told."""
+    try:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    except PermissionError:  # another user's
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # it was not moved away meanwhile, as a finished one
+            file.truncate(0)
+            return file
+    except OSError:
+        pass
+    file.close()
+    return None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,6 @@
 """What every stage command shares: the `--result` file, and the outcome on standard output."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,32 @@ def encode_id_of(home: Home, dataset: str, asked: str) -> str:
         UserError: there is none, or it may be several.
     """
     return resolve(asked, encodings(home, dataset), "encoded dataset", f"pangu encode {dataset}")
+
+
+def dataset_of(home: Home, card: str) -> str:
+    """The dataset of a card; or the one of this name that is there, whose card lies elsewhere or is gone.
+
+    Raises:
+        UserError: there is neither, or the card is bad.
+    """
+    from pangu.data.card import DATASET_NAME, find_card, load_card
+
+    try:
+        path = find_card(card)
+    except UserError:
+        if re.fullmatch(DATASET_NAME, card) and _has_version(home, card):
+            return card
+        raise
+    return load_card(path).name
+
+
+def _has_version(home: Home, dataset: str) -> bool:
+    from pangu.data.table.delta import latest_version
+
+    try:
+        return latest_version(home, dataset) >= 0
+    except UserError:
+        return False
 
 
 def version_of(home: Home, dataset: str, asked: str | int) -> int:

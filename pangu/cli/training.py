@@ -17,6 +17,7 @@ from pangu.cli.common import (
     ResultOption,
     VersionOption,
     WorkersOption,
+    dataset_of,
     encode_id_of,
     finish,
     spread_of,
@@ -48,14 +49,13 @@ def encode(
     as_json: JsonOption = False,
 ) -> None:
     """Turn one dataset version into latents and text embeddings."""
-    from pangu.data.card import load_card
     from pangu.data.encode.stage import encode as run
     from pangu.progress import print_progress
     from pangu.recipes import recipe as named
     from pangu.storage import Home
 
     home, spread = Home.from_environment(), spread_of(on_ray, workers, gpus)
-    dataset = load_card(card).name
+    dataset = dataset_of(home, card)
     pinned = version_of(home, dataset, version)
     outcome = run(dataset, pinned, named(recipe), home, print_progress, spread=spread)
     finish(outcome, result, as_json)

@@ -168,10 +168,13 @@ class Splits(Frozen):
     held_out: HeldOut = HeldOut()
 
 
+DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
+
 class Card(Frozen):
     """Everything about one dataset, from its URL table to its splits."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    name: str = Field(pattern=DATASET_NAME)
     description: str = ""
     source: str = Field(
         min_length=1,

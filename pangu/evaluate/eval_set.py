@@ -6,8 +6,6 @@ Reads the dataset and no generator.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +18,7 @@ from pangu.data.card import Split
 from pangu.data.encode.pixels import fit_pixels
 from pangu.data.table.chosen_images import chosen_images
 from pangu.data.table.row_batches import row_batches
+from pangu.data.table.scratch_folder import ScratchFolder
 from pangu.data.table.spilling import engine, load
 from pangu.errors import UserError
 from pangu.evaluate import row_choice
@@ -149,7 +148,7 @@ def proposed_prompts(home: Home, dataset: str, version: int, seed: int = 0) -> d
     found = {}
     for language in LANGUAGES:
         column = f"caption_{language}"
-        with TemporaryDirectory(prefix="pangu-rows-") as folder, engine(Path(folder)) as connection:
+        with ScratchFolder("pangu-rows-") as folder, engine(folder) as connection:
             load(connection, "short", _CAPTIONS, _short(home, dataset, version, column))
             # Each text once, in the order of the keys of its first row.
             connection.execute("create table texts as select text, min(key) as key from short group by text")

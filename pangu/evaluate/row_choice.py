@@ -7,14 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pangu.data.captions import LANGUAGES
+from pangu.data.table.scratch_folder import ScratchFolder
 from pangu.data.table.sorting import Parts, sorted_by
 from pangu.train.keyed_permutation import KeyedPermutation
 
@@ -119,10 +118,10 @@ class SortedRows:
 @contextmanager
 def sorted_rows(rows: Iterable[pa.Table], styles: Collection[str]) -> Iterator[SortedRows]:
     """Rows (with `COLUMNS`) in any order, sorted on the disk; gone when the block ends."""
-    with TemporaryDirectory(prefix="pangu-rows-") as folder:
+    with ScratchFolder("pangu-rows-") as folder:
         # A file, because it is read as often as something is asked.
-        file = Parts(Path(folder) / "sorted", FACTS, 1)
-        for facts in sorted_by("key", map(facts_of, rows), Path(folder)):
+        file = Parts(folder / "sorted", FACTS, 1)
+        for facts in sorted_by("key", map(facts_of, rows), folder):
             file.add(facts, np.zeros(facts.num_rows, np.int64))
         file.close()
         yield SortedRows(lambda: file.batches(0), styles)

@@ -1,4 +1,4 @@
-"""A disk that is full while a checkpoint is written: one sentence, the last good checkpoint kept, and the run goes on later."""
+"""A disk that fills while a checkpoint is written or rows are divided: one sentence, what was whole stays, and it goes on."""
 
 import subprocess
 import sys
@@ -61,6 +61,47 @@ whole = Path(sys.argv[1]) / "whole"
 train_loop("structure", small_recipe(steps=4), random_rows(), "e", whole)
 print("EQUAL", latest_checkpoint(run)[1].files == latest_checkpoint(whole)[1].files)
 """
+
+
+SHUFFLE = """
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pangu.data.ingest.raw import ROWS
+from pangu.data.prepare.row_plan import plan_rows
+from pangu.errors import UserError
+
+disk, rows, words = Path(sys.argv[1]), range(40_000), "of which so much is said that it fills a disk, " * 5
+columns = {"row": rows, "raw_row": rows, "shard": [row // 1000 for row in rows]}
+columns |= {"sha256": [f"{row % 30_000:064x}" for row in rows]}
+columns |= {"caption_en": [f"picture {row}, {words}" for row in rows], "reason": [""] * len(rows), "ingest": [""] * len(rows)}
+table = pa.table({field.name: columns.get(field.name, pa.nulls(len(rows))) for field in ROWS}).cast(ROWS)
+with tempfile.TemporaryDirectory() as folder:
+    listed, ballast, plan = Path(folder) / "rows.parquet", disk / "ballast", disk / "work" / "plan.parquet"
+    pq.write_table(table, listed)
+    plan.parent.mkdir()
+    ballast.write_bytes(b"0" * (shutil.disk_usage(disk).free - (8 << 20)))
+    try:
+        plan_rows(listed, plan)
+    except UserError as error:
+        print("SENTENCE", error)
+    print("LEFT", *sorted(path.name for path in plan.parent.iterdir()))
+    ballast.unlink()
+    print("PLANNED", sum(shard.count for shard in plan_rows(listed, plan).shards))
+    print("THEN", *sorted(path.name for path in plan.parent.iterdir()))
+"""
+
+
+def test_a_disk_that_fills_while_rows_are_divided_is_one_sentence_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    done = inside_small_disk(tmp_path, SHUFFLE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = dict(line.split(" ", 1) for line in (f"{line} " for line in done.stdout.splitlines()))
+    assert said["SENTENCE"].endswith("is full; make room and run the same command again. ")
+    assert said["LEFT"].strip() in ("", "plan.tmp")
+    assert (said["PLANNED"].strip(), said["THEN"].strip()) == ("30000", "plan.parquet")
 
 
 def test_a_full_disk_is_one_sentence_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:

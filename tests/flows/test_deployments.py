@@ -9,12 +9,13 @@ import pytest
 
 from flows.parameters import RecipeName
 from pangu import jobs
+from pangu.config import ROLES
 from pangu.contract import GeneratorContract
 from pangu.data.card import load_card
 from pangu.data.example.openmoji import render_png, selection
 from pangu.data.ingest.stage import ingest
 from pangu.data.table.delta import read_rows
-from pangu.recipes import RECIPES
+from pangu.recipes import RECIPES, tiny
 from pangu.stack import Stack
 from pangu.stack.automations import SILENT_RUN, install_automations
 from pangu.stack.flow_runs import settle
@@ -23,9 +24,11 @@ from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import marked
 from pangu.stack.start_here import KEY, TEXT, write_start_here
 from pangu.storage import Home, read_json
+from pangu.train.job import find_job
+from pangu.train.samples_seen import seen
 from tests import subtests
 from tests.dashboard import deployment, finish, press
-from tests.small_dataset import NAME, small_dataset
+from tests.small_dataset import NAME, commit_rows, row, small_dataset
 
 NAMES = [
     "ingest-images", "prepare-dataset", "encode-dataset", "train-generators", "train-partner", "evaluate-pair",
@@ -201,6 +204,34 @@ def test_a_partner_goes_from_a_form_to_a_folder_that_cooperates(
     asked = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["train-single-report"]}}}
     (report,) = api.post("/artifacts/filter", json=asked).raise_for_status().json()
     assert "### Samples, step-000002" in report["data"]
+
+
+@pytest.mark.long
+def test_generators_are_trained_on_further_datasets_as_often_as_their_weight_says(
+    api: httpx.Client, stack: Stack, tmp_path: Path
+) -> None:
+    home, drawings = Home(stack.home), list(selection(24))
+    for name, some in (("mixed", drawings[:12]), ("further_one", drawings[12:])):
+        commit_rows(home, [row(one, index % 2 == 1) for index, one in enumerate(some)], name=name)
+    card = tmp_path / "mixed.yaml"
+    card.write_text("name: mixed\nsource: urls.csv\ncolumns: {url: u, caption_en: c}\nlicence: {name: none}\n")
+    (tmp_path / "recipe.json").write_text(tiny().model_dump_json())
+    settings = {"card": str(card), "recipe_file": str(tmp_path / "recipe.json"), "steps": 18}
+    further = [{"dataset": "further_one", "weight": 2.0}]
+    run = press(api, "train-generators", {**settings, "further": further}).raise_for_status().json()
+    state = finish(api, run["id"], timeout_s=1_200)
+    assert state["type"] == "COMPLETED", state
+    outcomes = {path.stem: read_json(path) for path in (home.root / "flows" / run["id"]).glob("*.json")}
+    for role in ROLES:
+        found = seen(find_job(home, Path(outcomes[f"train-{role}"]["generator"]).parent.name), None).totals()
+        assert {name: facts["weight"] for name, facts in found["datasets"].items()} == {"mixed": 1, "further_one": 2}
+        epochs = [facts["epochs"] for facts in found["datasets"].values()]
+        assert epochs[0] > 0 and epochs[1] == 2 * epochs[0], "whole epochs of the mixture"
+    missing = (
+        press(api, "train-generators", {**settings, "further": [{"dataset": "nobodys"}]}).raise_for_status().json()
+    )
+    state = finish(api, missing["id"], timeout_s=300)
+    assert state["type"] == "FAILED" and "nobodys" in state["message"]
 
 
 def test_a_cancelled_run_takes_everything_it_started_along(

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pangu.config import Mixture, MixturePart, Optimization, Recipe
+from pangu.config import EdgeControl, Mixture, MixturePart, Optimization, Recipe
 from pangu.data.captions import Caption
 from pangu.data.encode.mixture_parts import check_parts
 from pangu.data.encode.stage import encode
@@ -225,6 +225,9 @@ def _with(recipe: Recipe, **changes: object) -> Recipe:
             "styles",
             r"Part 'other' .* cannot be used: Recipe .* with styles \{\}, but the dataset was encoded with \{'photo'",
         ),
+        ("control", r"Part 'other' .* with control None, but the dataset was encoded with .*low_threshold=100"),
+        ("latents", r"Part 'other' .* with latents precomputed, but the dataset was encoded with on_the_fly"),
+        ("text", r"Part 'other' .* with text precomputed, but the dataset was encoded with on_the_fly"),
         ("autoencoder", r"Part 'other' .* was encoded with another autoencoder_hash \(ab\) than dataset 'small' \("),
         ("few", r"Only 3 images of single have the shape 96x96 .*, fewer than a batch of 4"),
     ],
@@ -245,9 +248,13 @@ def test_parts_that_do_not_go_together_are_refused_in_a_sentence_that_names_the_
             manifest["jobs"]["single"]["view"]["sizes"] = [[48, 48]]
         elif spoilt == "styles":
             manifest["styles"] = {"photo": "A photo of"}
+        elif spoilt == "control":
+            manifest["jobs"]["single"]["view"]["control"] = EdgeControl().model_dump(mode="json")
+        elif spoilt in ("latents", "text"):
+            manifest[spoilt] = "on_the_fly"
         else:
             manifest["encoders"]["autoencoder_hash"] = "ab"
-        folder = home.encoded("other", f"{len(spoilt):016x}")
+        folder = home.encoded("other", f"spoilt-{spoilt}")
         folder.mkdir()
         write_json(folder / "manifest.json", manifest)
         recipe = _with(recipe, encode_id=folder.name)

@@ -3,14 +3,13 @@
 import codecs
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
 
+from pangu.data.table.scratch_folder import ScratchFolder
 from pangu.data.table.sorting import divided, sorted_by
 
 CAPTION = "caption of an annotation"
@@ -28,8 +27,8 @@ def coco_rows(file: IO[bytes]) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError, KeyError, TypeError: it is no list of captions in COCO's form.
     """
-    with TemporaryDirectory(prefix="pangu-coco-") as place:
-        folder, licences, seen = Path(place), dict[Any, Any](), set[str]()
+    with ScratchFolder("pangu-coco-") as folder:
+        licences, seen = dict[Any, Any](), set[str]()
         parts = divided(_tables(_said(file, licences, seen)), _by_id, folder)
         if {"images", "annotations"} - seen:
             raise KeyError("images")

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from pangu.data.ingest.file_names import suffix_of
+from pangu.data.table.scratch_folder import ScratchFolder
 from pangu.data.table.sorting import Parts
 
 TEXT = "txt"
@@ -50,12 +50,12 @@ class ImageFiles:
     count: int = 0
     images: int = 0
     fields: set[str] = field(default_factory=set)
-    _place: TemporaryDirectory[str] = field(default_factory=lambda: TemporaryDirectory(prefix="pangu-files-"))
+    _place: ScratchFolder = field(default_factory=lambda: ScratchFolder("pangu-files-"))
 
     @cached_property
     def folder(self) -> Path:
         """Where files about the files may be written; gone with this object."""
-        return Path(self._place.name)
+        return self._place.path
 
     @cached_property
     def _file(self) -> Parts:

@@ -176,7 +176,7 @@ def _check_images(card: Card, file: str, column: str) -> None:
 
 def _open_parquet(uri: str) -> pq.ParquetFile:
     filesystem, path = file_system(uri)
-    return pq.ParquetFile(filesystem.open(path, "rb"))
+    return pq.ParquetFile(filesystem.open(path, "rb"), pre_buffer=False)
 
 
 def _rows(file: str) -> int:

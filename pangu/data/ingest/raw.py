@@ -98,7 +98,7 @@ class RawFolder:
     def row_batches(self) -> Iterator[pa.Table]:
         """Every listed row of a finished ingest in the listing's order, schema `ROWS`, some at a time; an older one, without the
         last columns, holds all its bytes."""
-        with pq.ParquetFile(self.rows, buffer_size=1 << 20) as source:
+        with pq.ParquetFile(self.rows, buffer_size=1 << 20, pre_buffer=False) as source:
             for batch in source.iter_batches(ROWS_AT_ONCE):
                 found = {name: batch[name] for name in batch.schema.names}
                 lacking = {name: pa.nulls(batch.num_rows) for name in ("style", *MORE.values(), *KEYWORDS.values())}
@@ -160,7 +160,7 @@ class RawFolder:
 
     def images(self, shard: int) -> Iterator[tuple[int, bytes | None, str]]:
         """(row, bytes or None, error message) of a downloaded shard, in no order."""
-        with pq.ParquetFile(self.shard_file(shard)) as file:
+        with pq.ParquetFile(self.shard_file(shard), pre_buffer=False) as file:
             for batch in file.iter_batches(64, columns=["row", "error_message", IMAGE_COLUMN]):
                 for one in batch.to_pylist():
                     yield one["row"], one[IMAGE_COLUMN], one["error_message"] or ""

@@ -254,7 +254,7 @@ def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as source:
+    with pq.ParquetFile(path, pre_buffer=False) as source:
         yield from map(pa.table, source.iter_batches(ROWS_AT_ONCE))
 
 

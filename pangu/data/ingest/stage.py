@@ -5,7 +5,6 @@ What earlier ingests of the dataset have is not fetched again; failures are trie
 
 import hashlib
 import shutil
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -57,6 +56,7 @@ from pangu.data.ingest.source import DIGESTED_ROWS, LISTED, Said, digest_of, eve
 from pangu.data.ingest.table_files import UNREADABLE
 from pangu.data.ingest.urls import Failed, asked_host, origin_of, requested_url
 from pangu.data.locks import only_one
+from pangu.data.table.scratch_folder import ScratchFolder
 from pangu.data.table.store import storage_errors
 from pangu.errors import UserError
 from pangu.progress import Reporter, silent
@@ -76,10 +76,6 @@ class IngestOutcome(Frozen):
     reused: int = Field(0, description="Rows whose bytes or failure an earlier ingest already had")
     seconds: float = 0.0
     already_done: bool = False
-
-
-LISTING_DAYS = 1
-"""What a killed run left of a listing is deleted after so long."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +173,8 @@ def _listed(card: Card, home: Home, on_ray: bool) -> Iterator[_Listing]:
     """What the card lists, read through once; the file of it is gone afterwards."""
     raws, local, said = home.raw(card.name, ""), local_images(card, home), Said()
     raws.mkdir(parents=True, exist_ok=True)
-    for left in raws.glob(".listing-*"):
-        if left.stat().st_mtime < time.time() - LISTING_DAYS * 86_400:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".listing-", dir=raws) as folder:
-        file = Path(folder) / "listed.parquet"
+    with ScratchFolder(".listing-", raws) as folder:
+        file = folder / "listed.parquet"
         with storage_errors(str(raws)), pq.ParquetWriter(file, LISTED) as writer:
             for rows in even_parts(source_rows(card, home, local), DIGESTED_ROWS):
                 said.hear(rows)
@@ -199,6 +192,7 @@ def _continued(
     elif lost := listing.folder(done).lost():
         outcome = _fetch_lost(listing, done, lost, lock, report)
     else:
+        shutil.rmtree(listing.folder(done).scratch, ignore_errors=True)  # of a run that was killed when all was done
         outcome = IngestOutcome(**read_json(listing.folder(done).outcome)).model_copy(update={"already_done": True})
     return _retry(listing, outcome, lock, report, wait) if retry else outcome
 
@@ -263,7 +257,7 @@ def _write_urls(listing: _Listing, raw: RawFolder, known: Path) -> Path | None:
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(path) as source:
+    with pq.ParquetFile(path, pre_buffer=False) as source:
         yield from map(pa.table, source.iter_batches())
 
 

@@ -45,7 +45,7 @@ def read_parquet(file: IO[bytes], columns: Sequence[str]) -> Iterator[pa.Table]:
         BadTable: a column is missing, there twice, or holds neither text nor what can be written as text.
     """
     # In a buffer of its own, a column of a row group is read page by page, not whole.
-    with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as source:
+    with pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False) as source:
         _check_names(source.schema_arrow.names, columns)
         for batch in source.iter_batches(ROWS_AT_ONCE, columns=columns):
             found = pa.table(batch)
@@ -185,7 +185,7 @@ def read_head(file: IO[bytes], suffix: str, count: int) -> dict[str, list[Text]]
         BadTable: as of the readers.
     """
     if suffix == ".parquet":
-        with pq.ParquetFile(file) as source:
+        with pq.ParquetFile(file, pre_buffer=False) as source:
             plain = [field.name for field in source.schema_arrow if not _holds_bytes(field.type)]
             batch = next(source.iter_batches(count, columns=plain), None)
             rows = [] if batch is None else batch.to_pylist()

@@ -1,29 +1,38 @@
 """Which rows are made at all, before anything is decoded: those with a caption, and of equal bytes one with all their captions.
 
-Reads no image, and holds no row: the plan is a file, sorted by shard.
+Reads no image, and holds no row: the plan is a file, sorted by shard, or several where there are many rows, because a Parquet
+file is described in memory while it is written, and whenever it is read.
 """
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.ingest.raw import OWN, ROWS
 from pangu.data.table.sorting import Parts, sorted_by
 from pangu.data.table.spilling import ROWS_AT_ONCE, engine, hashed_parts, load, parquet
+from pangu.data.table.store import storage_errors
+from pangu.storage import replacing
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 GROUP_ROWS = 2048
 """Rows of a row group of the plan: whoever makes a shard reads one or two of them."""
+FILE_ROWS = 1 << 18
+"""Rows of a file of the plan, and those that its last shard has beyond."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +64,13 @@ def plan_rows(listed: Path, plan: Path, describes: bool = False) -> RowPlan:
     Args:
         listed: Every row of an ingest, schema `pangu.data.ingest.raw.ROWS`, of which older ones lack columns; failed ones are
             passed over.
-        plan: The file to be written.
+        plan: The file to be written; further ones lie beside it, numbered.
         describes: A model may still write a caption, so that none has to be there.
 
     Raises:
         UserError: the disk is full.
     """
-    rows, counts = pq.read_metadata(listed).num_rows, Counter[tuple[str, int]]()
+    rows, counts, files = pq.read_metadata(listed).num_rows, Counter[tuple[str, int]](), dict[tuple[str, int], Path]()
     for left in plan.parent.glob(".planning-*"):  # by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     with TemporaryDirectory(dir=plan.parent, prefix=".planning-") as place, engine(plan.parent, rows) as connection:
@@ -72,16 +81,33 @@ def plan_rows(listed: Path, plan: Path, describes: bool = False) -> RowPlan:
             f"select (select count(*) from listed where reason = ''), (select count(*) from ({asked}))"
         ).fetchall()
         parts = hashed_parts(connection, asked, "sha256", Path(place) / "parts", with_caption)
-        temporary = plan.with_suffix(".tmp")
-        with pq.ParquetWriter(temporary, ROWS) as writer:
-            for table in sorted_by(_PLACE, _kept(connection, parts), Path(place)):
-                writer.write_table(table.select(ROWS.names).cast(ROWS), GROUP_ROWS)
-                for one in table.group_by(["ingest", "shard"]).aggregate([([], "count_all")]).to_pylist():
-                    counts[one["ingest"], one["shard"]] += one["count_all"]
-        temporary.replace(plan)
+        tables = sorted_by(_PLACE, _kept(connection, parts), Path(place))
+        for number, some in groupby(_in_files(tables), itemgetter(0)):
+            path = plan.with_stem(f"{plan.stem}-{number:05d}") if number else plan
+            with storage_errors(str(plan.parent)), replacing(path) as file, pq.ParquetWriter(file, ROWS) as writer:
+                for _, table in some:
+                    writer.write_table(table.select(ROWS.names).cast(ROWS), GROUP_ROWS)
+                    for one in table.group_by(["ingest", "shard"]).aggregate([([], "count_all")]).to_pylist():
+                        counts[one["ingest"], one["shard"]] += one["count_all"]
+                        files[one["ingest"], one["shard"]] = path
     dropped = {"missing_caption": came - with_caption, "duplicate": with_caption - counts.total()}
-    shards = tuple(PlannedShard(plan, *where, count) for where, count in sorted(counts.items()))
+    shards = tuple(PlannedShard(files[where], *where, count) for where, count in sorted(counts.items()))
     return RowPlan(shards, Counter({reason: count for reason, count in dropped.items() if count}))
+
+
+def _in_files(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    """Rows by `_PLACE` in pieces, each with the number of its file: a shard lies in one."""
+    number, rows, last = 0, 0, ""
+    for table in tables:
+        shards = np.asarray(pc.utf8_slice_codeunits(table[_PLACE], 0, -_LINE_DIGITS), object)
+        begin, is_first = 0, np.concatenate([[shards[0] != last], shards[1:] != shards[:-1]])
+        for start in np.flatnonzero(is_first).tolist():
+            if rows + start - begin >= FILE_ROWS:
+                if start > begin:
+                    yield number, table.slice(begin, start - begin)
+                number, rows, begin = number + 1, 0, start
+        yield number, table.slice(begin)
+        rows, last = rows + table.num_rows - begin, shards[-1]
 
 
 def _kept(connection: "DuckDBPyConnection", parts: Parts) -> Iterator[pa.Table]:
@@ -130,6 +156,7 @@ def _merge(connection: "DuckDBPyConnection", name: str, texts: str) -> None:
 
 _PLACE = "place"
 """By ingest, shard and line, as text."""
+_LINE_DIGITS = 18
 
 
 def _planned() -> str:
@@ -148,7 +175,7 @@ def _planned() -> str:
     )
     return (
         f"select captioned.* exclude (line) replace ({', '.join(replaced)}),"
-        f" ingest || ' ' || lpad(shard::varchar, 12, '0') || lpad(captioned.line::varchar, 18, '0') as {_PLACE}"
+        f" ingest || ' ' || lpad(shard::varchar, 12, '0') || lpad(captioned.line::varchar, {_LINE_DIGITS}, '0') as {_PLACE}"
         f" from captioned join kept on kept.sha256 = captioned.sha256 and kept.line = captioned.line {joined}"
     )
 

@@ -251,7 +251,7 @@ def _read(files: Sequence[str], columns: list[str]) -> Iterator[pa.Table]:
 
 def _each_mark(marks: Path | None) -> Iterator[tuple[int, str]]:
     if marks is not None:
-        with pq.ParquetFile(marks) as source:
+        with pq.ParquetFile(marks, pre_buffer=False) as source:
             for batch in source.iter_batches(65_536):
                 yield from zip(batch["place"].to_pylist(), batch["reason"].to_pylist(), strict=True)
 

@@ -1,10 +1,8 @@
 """What other thresholds would keep of a version that exists, before a new one is made: counts, and rows that would come or go."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from pangu.data.prepare.select import Selection, select
 from pangu.data.table.delta import data_files
 from pangu.data.table.numbered_rows import NumberedRows
 from pangu.data.table.rejected import REASON, rejected_files
+from pangu.data.table.scratch_folder import ScratchFolder
 from pangu.data.table.spilling import engine, load
 from pangu.data.table.store import TableStore, storage_errors
 from pangu.storage import Home, read_json
@@ -93,11 +92,8 @@ def _scratch(parent: Path) -> Iterator[Path]:
     """A folder of its own: several may look at once, and a prepare clears its own folder away."""
     with storage_errors(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(mkdtemp(dir=parent))
-        try:
+        with ScratchFolder("tmp", parent) as scratch:
             yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _new(made: MadeRows, selection: Selection) -> Iterator[pa.Table]:

@@ -81,7 +81,7 @@ class LocalCopy:
         """Read from the files without their latents."""
         counts = _Counts()
         for file in self._files:
-            with pq.ParquetFile(file) as source:
+            with pq.ParquetFile(file, pre_buffer=False) as source:
                 names = [name for name in COUNTED if name in source.schema_arrow.names]
                 for batch in source.iter_batches(columns=names):
                     rows = with_counts(pa.table(batch))

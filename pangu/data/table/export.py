@@ -5,7 +5,6 @@ Our own cards read both.
 
 import io
 import json
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from pangu.data.table.schema import PARTITION, SCHEMA, SCORES, with_nulls
 from pangu.data.table.store import TableStore
 from pangu.errors import UserError
 from pangu.progress import Progress, Reporter, silent
-from pangu.storage import Home
+from pangu.storage import Home, replacing
 
 SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpg"), (b"RIFF", "webp"), (b"GIF8", "gif"), (b"BM", "bmp"))
 ROWS_AT_ONCE = 64
@@ -148,14 +147,12 @@ def _with_path(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_archive(path: Path, rows: list[dict[str, Any]], kind: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with tarfile.open(temporary, "w") as archive:
+    with replacing(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
         for row in rows:
             caption = row["caption_en"] or row["caption_zh"] or ""
             _add(archive, f"{row['key']}.{kind}", row["image"])
             _add(archive, f"{row['key']}.txt", caption.encode())
             _add(archive, f"{row['key']}.json", json.dumps(_facts(row), ensure_ascii=False).encode())
-    temporary.replace(path)
 
 
 def _facts(row: dict[str, Any]) -> dict[str, Any]:

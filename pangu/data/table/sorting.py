@@ -8,7 +8,8 @@ import errno
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from itertools import chain
+from functools import cache
+from itertools import chain, groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +27,7 @@ MOST_PARTS = 512
 _SAMPLED = 1 << 14
 """Keys that are kept, from which parts of about one size are cut."""
 _ROWS_AT_ONCE = 1 << 14
+_ROWS_TO_DIVIDE = 1 << 16
 
 
 def part_count(rows: int) -> int:
@@ -51,12 +53,24 @@ class Parts:
         self._open = ExitStack()
         sinks = (self._open.enter_context(pa.OSFile(str(file), "wb")) for file in self._files)
         self._writers = [self._open.enter_context(pa.ipc.new_stream(sink, schema)) for sink in sinks]
+        self._waiting = list[tuple[pa.Table, np.ndarray]]()
 
     def __len__(self) -> int:
         return len(self._files)
 
     def add(self, rows: pa.Table, part: np.ndarray) -> None:
-        """part: (N,) the number of each row's part."""
+        """part: (N,) the number of each row's part. Some rows wait in memory: a few at a time for each part would cost more to
+        write and to read than to sort."""
+        self._waiting.append((rows, part))
+        if len(self) == 1 or sum(len(part) for _, part in self._waiting) >= _ROWS_TO_DIVIDE:
+            self._write()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        rows = pa.concat_tables([rows for rows, _ in self._waiting])
+        part = np.concatenate([part for _, part in self._waiting])
+        self._waiting.clear()
         order = np.argsort(part, kind="stable")
         taken = rows.take(pa.array(order)) if len(self) > 1 else rows
         edges = np.searchsorted(part[order], np.arange(len(self) + 1))
@@ -69,13 +83,20 @@ class Parts:
 
     def close(self) -> None:
         """No further rows come."""
+        self._write()
         self._open.close()
 
     def batches(self, number: int) -> Iterator[pa.Table]:
         """The rows of a part, some at a time."""
         with pa.OSFile(str(self._files[number])) as source, pa.ipc.open_stream(source) as reader:
+            waiting, there = list[pa.RecordBatch](), 0
             for batch in reader:
-                yield pa.Table.from_batches([batch])
+                waiting.append(batch)
+                if (there := there + batch.num_rows) >= _ROWS_AT_ONCE:
+                    yield pa.Table.from_batches(waiting).combine_chunks()
+                    waiting, there = [], 0
+            if waiting:
+                yield pa.Table.from_batches(waiting).combine_chunks()
 
     def read(self, number: int) -> pa.Table:
         """All rows of a part, whose file is deleted."""
@@ -108,11 +129,34 @@ class _Sample:
                 self._keys, self._stride = self._keys[::2], 2 * self._stride
         self._next -= len(keys)
 
-    def edges(self, parts: int) -> np.ndarray:
-        """(parts - 1,) the keys that parts end at."""
-        ordered, found = sorted(self._keys), np.empty(parts - 1, object)
-        found[:] = [ordered[place * len(ordered) // parts] for place in range(1, parts)]
-        return found
+    def cuts(self, parts: int) -> "_Cuts":
+        """Where so many parts end, or fewer."""
+        ordered = sorted(self._keys)
+        ends = [ordered[place * len(ordered) // parts] for place in range(1, parts)]
+        return _Cuts([(key, len(list(same)) > 1) for key, same in groupby(ends)])
+
+
+class _Cuts:
+    """Ranges of keys, and between them single keys that fill a part each: what lies in such a part need not be sorted, and so
+    not be in memory either."""
+
+    def __init__(self, edges: list[tuple[Any, bool]]) -> None:
+        """edges: ascending keys at which a part begins, and whether the rest of it, behind this key, is another part."""
+        self._edges, self._filling = (_array(key for key, fills in edges if fills in kind) for kind in ((0, 1), (1,)))
+        self.single = frozenset(self.part_of(self._filling).tolist())
+        """The parts of one key."""
+
+    def part_of(self, keys: np.ndarray) -> np.ndarray:
+        """(N,) the number of each key's part."""
+        return np.searchsorted(self._edges, keys, "right") + np.searchsorted(self._filling, keys, "left")
+
+
+def _array(values: Iterable[Any]) -> np.ndarray:
+    """Values as Python's own, which compare as Arrow sorts them."""
+    there = list(values)
+    found = np.empty(len(there), object)
+    found[:] = there
+    return found
 
 
 def sorted_by(key: str, tables: Iterable[pa.Table], scratch: Path) -> Iterator[pa.Table]:
@@ -132,14 +176,20 @@ def sorted_by(key: str, tables: Iterable[pa.Table], scratch: Path) -> Iterator[p
         return
     with TemporaryDirectory(dir=scratch, prefix=".sorting-") as folder:
         sample = _Sample()
+        cuts = cache(sample.cuts)
         parts = divided(
             sample.seeing(key, chain(waiting, tables)),
-            lambda table, count: np.searchsorted(sample.edges(count), _objects(table[key]), "right"),
+            lambda table, count: cuts(count).part_of(_array(table[key].to_pylist())),
             Path(folder),
         )
         waiting.clear()
+        single = cuts(len(parts)).single
         for number in range(len(parts)):
-            yield from _in_order(parts.read(number), key)
+            if number in single:
+                yield from chain.from_iterable(map(_slices, parts.batches(number)))
+                parts.discard(number)
+            else:
+                yield from _in_order(parts.read(number), key)
 
 
 def divided(
@@ -167,13 +217,9 @@ def divided(
     return parts
 
 
-def _objects(column: pa.ChunkedArray) -> np.ndarray:
-    """Values as Python's own, which compare as Arrow sorts them."""
-    found = np.empty(len(column), object)
-    found[:] = column.to_pylist()
-    return found
-
-
 def _in_order(rows: pa.Table, key: str) -> Iterator[pa.Table]:
-    ordered = rows.sort_by(key)
-    yield from (ordered.slice(start, _ROWS_AT_ONCE) for start in range(0, ordered.num_rows, _ROWS_AT_ONCE))
+    yield from _slices(rows.sort_by(key))
+
+
+def _slices(rows: pa.Table) -> Iterator[pa.Table]:
+    yield from (rows.slice(start, _ROWS_AT_ONCE) for start in range(0, rows.num_rows, _ROWS_AT_ONCE))

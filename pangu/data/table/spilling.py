@@ -89,7 +89,8 @@ def hashed_parts(connection: "DuckDBPyConnection", source: str, column: str, fol
 def load(connection: "DuckDBPyConnection", name: str, schema: pa.Schema, batches: Iterable[pa.Table]) -> None:
     """Make a table of what comes in batches, in the place of one of that name, a few of them at a time in memory; the connection
     gets what so many rows take."""
-    chunks = (batch for table in batches for batch in table.select(schema.names).cast(schema).to_batches())
+    alike = (table if table.schema.equals(schema) else table.select(schema.names).cast(schema) for table in batches)
+    chunks = (batch for table in alike for batch in table.to_batches())
     reader = pa.RecordBatchReader.from_batches(schema, chunks)
     connection.register("incoming", reader)
     connection.execute(f"create or replace table {name} as select * from incoming")

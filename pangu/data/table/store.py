@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pangu.data.table import folder_links
 from pangu.errors import UserError
-from pangu.storage import Home
+from pangu.storage import Home, replacing
 
 S3 = "s3://"
 UNFIT_IN_URI = re.compile(r"[#?%\[\]^|\\]")
@@ -100,18 +100,8 @@ class TableStore:
                 with sink, pq.ParquetWriter(sink, schema, **layout) as writer:
                     yield writer
                 return
-            final = Path(self.uri) / path
-            final.parent.mkdir(parents=True, exist_ok=True)
-            temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-            try:
-                with temporary.open("wb") as file:
-                    with pq.ParquetWriter(file, schema, **layout) as writer:
-                        yield writer
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(final)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing(Path(self.uri) / path) as file, pq.ParquetWriter(file, schema, **layout) as writer:
+                yield writer
 
     def size(self, path: str) -> int | None:
         """Bytes of a file of the table; None if it is not there."""

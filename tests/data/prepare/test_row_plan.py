@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pangu.data.ingest.raw import ROWS
+from pangu.data.prepare import row_plan
 from pangu.data.prepare.row_plan import RowPlan, plan_rows
 from pangu.data.table import sorting
 
@@ -99,7 +100,7 @@ def test_the_languages_of_rows_of_equal_bytes_come_together() -> None:
     assert (other["sha256"], other["caption_zh"], other["more_captions_en"]) == ("b", "猫", None)
 
 
-def test_the_rows_of_a_shard_travel_without_those_of_the_others() -> None:
+def test_the_rows_of_a_shard_travel_without_those_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"reason": "", "caption_en": "x" * 100, "sha256": str(n), "ingest": "", "shard": n // 10, "raw_row": n}
         for n in range(1000)
@@ -107,6 +108,9 @@ def test_the_rows_of_a_shard_travel_without_those_of_the_others() -> None:
     plan, made = planned(rows)
     assert len(plan.shards) == 100 and [row["raw_row"] for row in made["", 7]] == list(range(70, 80))
     assert len(pickle.dumps(plan.shards[7])) < 1000
+    monkeypatch.setattr(row_plan, "FILE_ROWS", 25)
+    in_files, same = planned(rows)
+    assert same == made and len({shard.file for shard in in_files.shards}) == 34, "a file has three shards or more rows"
 
 
 def test_a_list_that_names_one_picture_ever_again_is_one_row_with_every_caption_once() -> None:

@@ -1,6 +1,7 @@
 """Captions by a served model: each goes to the picture that was sent, nothing is asked twice, and what is no caption is told."""
 
 import json
+import socket
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_a_server_that_is_of_no_use_is_told_in_one_sentence(
     with pytest.raises(UserError, match=sentence):
         prepared(card_of(tmp_path / "in", at_once=1), Home(tmp_path / "home"))
     assert len(server.asked) <= most + 2  # those that were under way
+
+
+def test_a_server_that_nobody_runs_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound, and never listened at
+        taken.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
+        with pytest.raises(UserError, match=r"is away \(.*refused\); what it has written is kept"):
+            prepared(card_of(tmp_path / "in"), Home(tmp_path / "home"))
 
 
 def test_no_address_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
