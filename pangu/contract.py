@@ -48,6 +48,9 @@ class GeneratorContract(Frozen):
     schedule: NoiseSchedule
     autoencoder_hash: str
     text_encoder_hashes: tuple[str, ...]
+    placeholder_tokens: tuple[str, ...] = Field(
+        (), exclude_if=lambda words: not words, description="Words that must have a token of their own in them"
+    )
     latent_scaling: float = Field(description="Latents are multiplied by this before noise is added")
     latent_shift: float = Field(0.0, description="Subtracted from latents before scaling")
     spatial_factor: int = Field(ge=1, description="Pixels per latent along one side")

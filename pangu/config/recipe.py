@@ -38,6 +38,12 @@ class Recipe(Frozen):
     autoencoder: AutoencoderSource = AutoencoderSource()
     text_encoders: tuple[TextEncoderSource, ...] = (TextEncoderSource(),)
     max_tokens: int = Field(32, ge=2, description="Caption length in tokens, padded or cut")
+    placeholder_tokens: tuple[str, ...] = Field(
+        (),
+        exclude_if=lambda words: not words,
+        description="Words, most likely the name of a new subject, that get a token of their own in each text encoder to which "
+        "they are several tokens, so that they are one thing in every sentence",
+    )
     styles: dict[str, str] = Field(
         {}, description="Style of a row (e.g. aesthetic, cartoon, photo) -> the prefix of its captions"
     )
@@ -107,6 +113,8 @@ class Recipe(Frozen):
             )
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers must not be above workers, which is {self.workers}")
+        if any(word != word.strip() or not word for word in self.placeholder_tokens):
+            raise ValueError("placeholder_tokens are words, without blanks around them")
         if not self.text_encoders:
             raise ValueError("text_encoders needs at least one entry")
         if any(self.execution_of(role).latents != self.execution.latents for role in self.jobs):

@@ -35,7 +35,7 @@ from pangu.evaluate.timestep_loss import (
     spread,
 )
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.text import load_text_tower
+from pangu.models.placeholder_tokens import text_towers_of
 from pangu.pipelines.assemble import check_encoders, load_generator
 from pangu.progress import Progress, Reporter, silent
 from pangu.sampling.question import Denoiser
@@ -72,7 +72,7 @@ def find_boundary(
     contracts = [contract for _, contract in networks]
     schedule = check_cover(contracts)
     autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     for contract in contracts:
         check_encoders(contract, autoencoder, towers)
 

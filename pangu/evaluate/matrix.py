@@ -25,7 +25,7 @@ from pangu.evaluate.prompt_scores import score
 from pangu.evaluate.protocol import Protocol, lower_is_better
 from pangu.image_grid import png
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.text import load_text_tower
+from pangu.models.placeholder_tokens import text_towers_of
 from pangu.pipelines.assemble import check_encoders
 from pangu.progress import Reporter, silent
 from pangu.storage import Home, write_atomically, write_json
@@ -88,7 +88,7 @@ def matrix(
     version = EncodedManifest.load(home.encoded(dataset, encode_id)).version
     protocol = protocol or plan(recipe, home, dataset, version, judges)
     check_judges(protocol.metrics, judges)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     autoencoder = load_autoencoder(recipe.autoencoder)
     for contract in contracts.values():
         check_encoders(contract, autoencoder, towers)

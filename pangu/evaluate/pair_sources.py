@@ -8,7 +8,7 @@ from pangu.contract import expert_roles
 from pangu.evaluate.generate import ready
 from pangu.evaluate.protocol import Protocol
 from pangu.models.autoencoders import load_autoencoder
-from pangu.models.text import load_text_tower
+from pangu.models.placeholder_tokens import text_towers_of
 from pangu.pipelines.assemble import join, join_experts, load_generator
 from pangu.pipelines.experts_pipeline import load_pair
 from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -43,7 +43,7 @@ class Halves:
         found = dict(zip(expert_roles(len(places)), map(load_generator, places), strict=True))
         networks = {role: network for role, (network, _) in found.items()}
         contracts = {role: own for role, (_, own) in found.items()}
-        towers = [load_text_tower(source) for source in self.recipe.text_encoders]
+        towers = text_towers_of(self.recipe)
         autoencoder = load_autoencoder(self.recipe.autoencoder)
         if self.middles:
             return ready(join_experts(networks, contracts, autoencoder, towers, self.recipe), self.protocol)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,9 +12,14 @@ from pangu.models.inner_tensors import inner_tensors
 
 
 def weights_hash(module: nn.Module, config: dict[str, Any]) -> str:
-    """First 16 hex digits of the SHA-256 over the architecture and every weight (name, dtype, shape, bytes)."""
+    """`tensors_hash` of the architecture and every weight of a network."""
+    return tensors_hash(module.state_dict(), config)
+
+
+def tensors_hash(tensors: Mapping[str, torch.Tensor], config: dict[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 over a configuration and every tensor (name, dtype, shape, bytes)."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    stored = (part for name, whole in module.state_dict().items() for part in inner_tensors(whole, name))
+    stored = (part for name, whole in tensors.items() for part in inner_tensors(whole, name))
     for name, tensor in sorted(stored, key=lambda part: part[0]):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

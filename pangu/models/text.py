@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pangu.config import TextEncoderSource, TextJoin
 from pangu.errors import UserError
-from pangu.models.hashing import architecture, weights_hash
+from pangu.models.added_words import added_words, without_added_words
+from pangu.models.hashing import tensors_hash
 from pangu.models.known_words import unknown_words
 from pangu.models.sources import locate
 
@@ -60,13 +61,17 @@ class TextTower:
 
     @property
     def hash(self) -> str:
+        """Of what it says of a text without placeholder tokens: with other ones it is the same encoder."""
+        placeholders = added_words(self.encoder)
         extra: dict[str, Any] = {"hidden_layer": self.hidden_layer}
-        extra["vocabulary"] = sorted(self.tokenizer.get_vocab().items())
+        words = ((word, number) for word, number in self.tokenizer.get_vocab().items() if word not in placeholders)
+        extra["vocabulary"] = sorted(words)
         if self.sees_padding:
             extra["sees_padding"] = True
         if self.join is not None:
             extra["join"] = self.join.model_dump(mode="json")
-        return weights_hash(self.encoder, architecture(self.encoder.config) | extra)
+        shape, tensors = without_added_words(self.encoder)
+        return tensors_hash(tensors, shape | extra)
 
     @property
     def channels(self) -> int:

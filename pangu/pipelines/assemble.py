@@ -15,6 +15,7 @@ from pangu.models.autoencoders import autoencoder_hash, load_autoencoder
 from pangu.models.denoisers import build_denoiser, condition_of, family_of, load_denoiser
 from pangu.models.families.unet import AESTHETIC_SCORES
 from pangu.models.init_weights import Resolve, initial_denoiser
+from pangu.models.placeholder_tokens import placeholders, text_towers_of
 from pangu.models.schedulers import sampler
 from pangu.models.text import TextTower, embed_captions, load_text_tower
 from pangu.pipelines.experts_pipeline import PLACES, ExpertsPipeline
@@ -49,7 +50,7 @@ def assemble_pair(
     contracts = {role: contract for role, (_, contract) in networks.items()}
     check_pair(contracts["structure"], contracts["texture"])
     autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     for contract in contracts.values():
         check_encoders(contract, autoencoder, towers)
     pair = join(networks["structure"][0], networks["texture"][0], contracts, autoencoder, towers, recipe, prompts)
@@ -170,7 +171,7 @@ def assemble_experts(
         contracts[role] = found.model_copy(update={"role": role})
     check_turns(list(contracts.values()))
     autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     own = {role: [load_text_tower(source) for source in sources] for role, sources in (texts or {}).items()}
     for role, contract in contracts.items():
         check_encoders(contract, autoencoder, own.get(role, towers))
@@ -190,6 +191,11 @@ def check_encoders(contract: GeneratorContract, autoencoder: Any, towers: list[T
     if hashes != contract.text_encoder_hashes:
         raise UserError(
             f"The generators were trained with text encoders {contract.text_encoder_hashes}, but these are {hashes}."
+        )
+    if lacking := set(contract.placeholder_tokens) - set(placeholders(towers)):
+        raise UserError(
+            f"The {contract.role} generator was trained with tokens of their own for {', '.join(sorted(lacking))}; name them "
+            f"in placeholder_tokens of the recipe."
         )
 
 
@@ -232,7 +238,7 @@ def _pair_of(
 ) -> PanGuDrawPipeline:
     """The pair of `network(role, channels of latents, text and pooled text, contract)` for both roles, in memory."""
     autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     encoders = describe(autoencoder, towers, recipe.max_tokens)
     channels = (encoders.latent_channels, encoders.context_channels, encoders.pooled_channels)
     contracts = {role: encoders.contract(recipe, role) for role in ROLES}

@@ -19,8 +19,8 @@ from pangu.errors import UserError
 from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.cascade import lower_latents
 from pangu.models.denoisers import latent_channels, sees_lower
+from pangu.models.placeholder_tokens import text_towers_of
 from pangu.models.schedulers import sampler
-from pangu.models.text import load_text_tower
 from pangu.pipelines import pair_inputs
 from pangu.pipelines.adapters import AdaptedPipeline
 from pangu.pipelines.assemble import check_encoders, load_generator
@@ -231,7 +231,7 @@ def assemble_cascade(base: Path, middle: Path, final: Path, recipe: Recipe) -> C
 def _shared(recipe: Recipe, contracts: Mapping[Role, GeneratorContract]) -> dict[str, Any]:
     """Everything but the networks, as arguments of both classes."""
     autoencoder = load_autoencoder(recipe.autoencoder)
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     if len(towers) > 2:
         raise UserError(f"A pipeline holds one or two text encoders, but the recipe names {len(towers)}.")
     for contract in contracts.values():

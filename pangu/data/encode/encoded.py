@@ -27,6 +27,7 @@ class Encoders(Frozen):
 
     autoencoder_hash: str
     text_encoder_hashes: tuple[str, ...]
+    placeholder_tokens: tuple[str, ...] = Field((), exclude_if=lambda words: not words)
     latent_scaling: float
     latent_shift: float
     spatial_factor: int

@@ -9,7 +9,8 @@ from pangu.config import Recipe
 from pangu.data.encode.encoded import Encoders
 from pangu.models.autoencoders import autoencoder_hash, latent_channels, load_autoencoder, scaling, spatial_factor
 from pangu.models.devices import best_device, dtype_on
-from pangu.models.text import TextTower, embed_captions, load_text_tower
+from pangu.models.placeholder_tokens import placeholders, text_towers_of
+from pangu.models.text import TextTower, embed_captions
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Loaded:
 
 def load_towers(recipe: Recipe, device: torch.device | str) -> list[TextTower]:
     """The text encoders of a recipe alone."""
-    towers = [load_text_tower(source) for source in recipe.text_encoders]
+    towers = text_towers_of(recipe)
     for tower in towers:
         tower.encoder.to(device)
     return towers
@@ -54,6 +55,7 @@ def describe(autoencoder: Any, towers: list[TextTower], max_tokens: int) -> Enco
     return Encoders(
         autoencoder_hash=autoencoder_hash(autoencoder),
         text_encoder_hashes=tuple(tower.hash for tower in towers),
+        placeholder_tokens=placeholders(towers),
         latent_scaling=scale,
         latent_shift=shift,
         spatial_factor=spatial_factor(autoencoder),

@@ -47,6 +47,11 @@ def sentences_of(
     )
     called = f"the recipe `{start.name}`" if start.name else "a recipe of its own, whose batches suit so many pictures,"
     said.append(f"Proposed: {called} at {start.target_side} px, from {begin}: {start.why}.")
+    if names := start.recipe.placeholder_tokens:
+        said.append(
+            f"All captions say {' and '.join(names)}, most likely the name of what they show: it becomes one token "
+            f"(placeholder_tokens of the recipe; take it out there if it names a look, or something that the pair knows)."
+        )
     return tuple(said), tuple(_warnings(read, fate, found, lost))
 
 

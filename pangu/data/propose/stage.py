@@ -15,7 +15,7 @@ from pangu.data.propose.card_text import MAX_FACTOR, card_text
 from pangu.data.propose.fetch_shown import fetch_shown
 from pangu.data.propose.look import FoundSource, look, no_captions, provisional
 from pangu.data.propose.sentences_of import sentences_of
-from pangu.data.propose.start_from import ProposedStart, fitted, propose_start
+from pangu.data.propose.start_from import ProposedStart, fitted, named, propose_start
 from pangu.data.propose.survey import SHOWN_SIDE, Sizes, Survey, sizes, survey
 from pangu.errors import UserError
 from pangu.image_grid import png
@@ -98,7 +98,7 @@ def propose(
     begin = propose_start(start, len(read.rows), large, gpu_gib)
     fate = sizes(read, begin.texture_min_side, begin.target_side, MAX_FACTOR)
     _check_sizes(where, read, fate, begin)
-    begin = fitted(begin, name, fate.usable, fate.large + fate.unmeasured)
+    begin = named(fitted(begin, name, fate.usable, fate.large + fate.unmeasured), read.shared)
     shown, lost = (read.shown, dict[str, int]()) if read.shown else fetch_shown(card, home)
     sheet = None
     if shown:

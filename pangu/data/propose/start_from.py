@@ -5,7 +5,8 @@ pair for a few dozen pictures, that pair for lists that teach it something of th
 everything, and an adapter (LoRA) on any larger model that the user names.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,13 @@ def fitted(start: ProposedStart, name: str, pictures: int, large: int) -> Propos
     if start.name and jobs == start.recipe.jobs:
         return start
     return ProposedStart(start.recipe.model_copy(update={"name": name, "jobs": jobs}), "", start.start, start.why)
+
+
+def named(start: ProposedStart, words: Sequence[str]) -> ProposedStart:
+    """The same with a token of its own for each of the words that all captions share, where they are those of a few pictures."""
+    if start.recipe.rehearsal is None or not words:
+        return start
+    return replace(start, recipe=start.recipe.model_copy(update={"placeholder_tokens": tuple(words)}))
 
 
 def adapter_recipe(source: str, on_gpu: bool) -> Recipe:

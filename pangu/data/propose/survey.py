@@ -21,6 +21,7 @@ from pangu.data.ingest.raw import reason_of
 from pangu.data.ingest.source import expand, listing, read_tables
 from pangu.data.ingest.stage import check_source
 from pangu.data.prepare.scores import english
+from pangu.data.shared_words import shared_words
 from pangu.progress import Progress, Reporter, silent
 from pangu.storage import Home
 
@@ -53,8 +54,8 @@ class SurveyedRow(NamedTuple):
 class Survey:
     """What became of every listed row: listed = len(rows) + the sum of `failed`.
 
-    foreign, read: of some captions without Chinese, how many read like another language than English. shown: a few rows, spread
-    over all.
+    foreign, read: of some captions without Chinese, how many read like another language than English. shared: the words, one of
+    each language, that are in all captions. shown: a few rows, spread over all.
     """
 
     listed: int
@@ -62,6 +63,7 @@ class Survey:
     rows: list[SurveyedRow]
     foreign: int = 0
     read: int = 0
+    shared: tuple[str, ...] = ()
     shown: list[ShownRow] = field(default_factory=list)
 
     @property
@@ -129,7 +131,7 @@ def _of_urls(card: Card, home: Home, sides: tuple[str, str] | None) -> Survey:
             continue
         tongue.hear(texts)
         found.append(SurveyedRow(said[row], tuple(texts)))
-    return Survey(listed.num_rows, failed, found, tongue.foreign, tongue.read)
+    return Survey(listed.num_rows, failed, found, tongue.foreign, tongue.read, tongue.shared)
 
 
 def _said_sides(card: Card, home: Home, sides: tuple[str, str] | None, rows: int) -> Sequence[int | None]:
@@ -169,17 +171,28 @@ def _of_images(card: Card, listed: pa.Table, local: LocalImages, report: Reporte
         except BadImage as error:
             failed[error.reason] += 1
         report(Progress(stage="look", done=row + 1, total=total, unit="pictures"))
-    return Survey(total, failed, found, tongue.foreign, tongue.read, shown)
+    return Survey(total, failed, found, tongue.foreign, tongue.read, tongue.shared, shown)
 
 
 @dataclass
 class _Tongue:
-    """Counts captions that read like another language than English, among the first `READ` that are long enough to tell."""
+    """Counts captions that read like another language than English, among the first `READ` that are long enough to tell, and
+    keeps those of the first `READ` rows."""
 
     foreign: int = 0
     read: int = 0
+    heard: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """What all captions of a language have in common, where it is a single word."""
+        told = ((language, [texts[language] for texts in self.heard if texts.get(language)]) for language in LANGUAGES)
+        found = (shared_words(captions, language) for language, captions in told)
+        return tuple(word for word in found if word is not None and len(word.split()) == 1)
 
     def hear(self, texts: dict[str, str]) -> None:
+        if len(self.heard) < READ:
+            self.heard.append(texts)
         if self.read < READ and (probability := english(texts.get("en", ""))) is not None:
             self.read += 1
             self.foreign += probability < 0.5

@@ -23,6 +23,7 @@ from pangu.data.rows.texts import Captioned
 from pangu.data.rows.training_rows import NoRows, Texts
 from pangu.data.rows.worded_texts import WordedTexts
 from pangu.errors import UserError
+from pangu.models.placeholder_tokens import placeholders
 
 Embedder = Callable[[pa.Table], Texts]
 
@@ -113,7 +114,8 @@ def _embedder(
         )
     loaded = like.texts.towers if like is not None and isinstance(like.texts, WordedTexts) else None
     towers, known = loaded or load_towers(recipe, device), manifest.encoders
-    if (tuple(tower.hash for tower in towers), recipe.max_tokens) != (known.text_encoder_hashes, known.max_tokens):
+    hashes, told = tuple(tower.hash for tower in towers), (known.text_encoder_hashes, known.placeholder_tokens)
+    if (hashes, placeholders(towers), recipe.max_tokens) != (*told, known.max_tokens):
         raise UserError(
             f"The text encoders of recipe '{recipe.name}' are not those of {folder}; run `pangu encode` with it."
         )

@@ -76,6 +76,24 @@ def test_a_proposed_card_goes_through_ingest_and_prepare_with_the_counts_that_we
         assert sheet.width > 5 * 192 and made.sheet.startswith(str(here.root))
 
 
+def test_a_word_that_all_captions_of_a_few_pictures_share_gets_a_token_of_its_own_and_the_user_is_told(
+    here: Home,
+) -> None:
+    folder = pictures(Path("creature"), 12, caption=lambda number: f"the Zimble {number}")
+    found = propose(folder, None, here)
+    assert found.start.recipe.placeholder_tokens == ("Zimble",)
+    assert (
+        sum("All captions say Zimble, most likely the name of what they show" in line for line in found.sentences) == 1
+    )
+    assert recipe(new_card(folder, here).recipe).placeholder_tokens == ("Zimble",)
+    look = propose(pictures(Path("look"), 12), None, here)  # "a spot of colour ...": no word, but several
+    many = propose(pictures(Path("many"), 41, caption=lambda number: f"zimble {number}"), None, here)
+    for other in (look, many):
+        assert other.start.recipe.placeholder_tokens == () and not any(
+            "All captions say" in line for line in other.sentences
+        )
+
+
 CONTENT = st.sampled_from(["drawing", "same", "small", "torn", "empty", "text"])
 
 
