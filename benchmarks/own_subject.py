@@ -1,8 +1,9 @@
 """Twenty pictures of a creature that nobody has trained on: what an adapter learns of them, and what the pair still knows.
 
 The embedded pair draws what it knows first (`rehearsal`); a LoRA of each half then learns the pictures beside that, with captions
-in many words, and a token of its own for the name (as `pangu new` proposes it). Goal: under six prompts in templates that no training uses, 80 % of what is drawn finds a
-picture of the creature first, among those and the drawings that the pair knows; of these at most 5 points fewer are found.
+in many words and a token of its own for the name, as `pangu new` proposes it. Goal: under six prompts in templates that no
+training uses, 80 % of what is drawn finds a picture of the creature first, among those and the drawings that the pair knows; of
+these at most 5 points fewer are found.
 
     python benchmarks/own_subject.py [--steps 1600 700] [--seeds 8] [--home FOLDER]
 
