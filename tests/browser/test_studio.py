@@ -237,6 +237,7 @@ def test_pictures_survive_a_reload_are_enlarged_compared_copied_and_deleted(page
     expect(page.locator("#beside-prompt #proposed")).to_be_visible()
     draw(page, "a fox", drawn=2)
     expect(page.locator("#storage")).to_contain_text("stay in this browser")
+    expect(page.locator("#gallery figure[data-kept=true]")).to_have_count(2)
     page.reload()
     expect(page.locator("#gallery figure")).to_have_count(2)
     figure = page.locator("#gallery figure").first
@@ -259,10 +260,12 @@ def test_pictures_survive_a_reload_are_enlarged_compared_copied_and_deleted(page
     page.get_by_role("button", name="Close").click()
     page.locator("#gallery summary").first.click()
     page.get_by_role("button", name="Delete", exact=True).first.click()
+    expect(page.locator("#gallery figure")).to_have_count(1)  # what is gone from the page is gone from the disk
     page.reload()
     expect(page.locator("#gallery figure")).to_have_count(1)
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete all").click()
+    expect(page.locator("#gallery figure")).to_have_count(0)
     page.reload()
     expect(page.locator("#release")).to_contain_text("release 0", timeout=SLOW_MS)
     expect(page.locator("#gallery figure")).to_have_count(0)
@@ -273,6 +276,7 @@ def test_a_picture_is_drawn_anew_where_it_was_painted_and_stays_as_it_was_elsewh
     page.locator("#gallery summary").click()
     page.get_by_role("button", name="Start from it").click()
     canvas = page.locator("#source-view")
+    expect(canvas).to_be_visible()  # before that it takes no focus
     canvas.focus()
     page.keyboard.press("Space")  # in the middle
     page.locator("#change").fill("1")

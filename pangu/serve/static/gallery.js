@@ -2,10 +2,17 @@
 // Pictures that were drawn, kept by the browser until somebody deletes them.
 const Gallery = (() => {
   const MOST = 200;
-  let database = null, first = null;
+  let database = null, first = null, last = null;
 
   const done = (asked) => new Promise((settle, fail) => { asked.onsuccess = () => settle(asked.result); asked.onerror = () => fail(asked.error); });
   const store = (mode) => database.transaction("pictures", mode).objectStore("pictures");
+
+  // Once it is on the disk: whoever leaves the page before then would lose the change.
+  const written = (change) => new Promise((settle, fail) => {
+    const own = store("readwrite"), work = own.transaction, asked = change(own);
+    work.oncomplete = () => settle(asked.result);
+    work.onabort = () => fail(work.error);
+  });
 
   // What was kept before; a browser that keeps nothing costs the keeping alone.
   async function open() {
@@ -23,9 +30,9 @@ const Gallery = (() => {
   async function keep(record) {
     const { id, ...own } = record;
     try {
-      record.id = await done(store("readwrite").add(own));
+      record.id = await written((pictures) => pictures.add(own));
       const ids = await done(store("readonly").getAllKeys());
-      for (const old of ids.slice(0, Math.max(0, ids.length - MOST))) store("readwrite").delete(old);
+      for (const old of ids.slice(0, Math.max(0, ids.length - MOST))) await written((pictures) => pictures.delete(old));
     } catch {
       database = null;
     }
@@ -76,6 +83,7 @@ const Gallery = (() => {
     for (const child of [...buttons.childNodes]) if (child.nodeType === Node.TEXT_NODE) child.remove();
     const figure = element("figure", {}, large, caption, buttons, more);
     $("gallery").prepend(figure);
+    return figure;
   }
 
   function compare(record, pressed) {
@@ -100,25 +108,42 @@ const Gallery = (() => {
     for (const one of document.querySelectorAll("#gallery details")) one.open = false;
   }
 
-  function remove(record, figure) {
+  // A picture is gone from the page once it is gone from the disk.
+  async function forget(change) {
+    try {
+      if (database) await written(change);
+    } catch {
+      database = null;
+    }
+  }
+
+  async function remove(record, figure) {
+    await record.kept;
+    if (record.id) await forget((pictures) => pictures.delete(record.id));
     const next = figure.nextElementSibling || figure.previousElementSibling;
     if (first?.record === record) unmark();
     figure.remove();
-    if (database && record.id) store("readwrite").delete(record.id);
     tell();
     (next?.querySelector("button") || $("prompt")).focus();
   }
 
   function listen() {
-    $("remove-all").addEventListener("click", () => {
+    $("remove-all").addEventListener("click", async () => {
       if (!confirm(word("reallyall"))) return;
+      await last;
+      await forget((pictures) => pictures.clear());
       first = null;
       $("gallery").replaceChildren();
-      if (database) store("readwrite").clear();
       tell();
       $("prompt").focus();
     });
   }
 
-  return { open, listen, tell, remember: (record) => { add(record); return keep(record); } };
+  function remember(record) {
+    const figure = add(record);
+    record.kept = last = keep(record).then(() => { figure.dataset.kept = String(Boolean(database)); });
+    return record.kept;
+  }
+
+  return { open, listen, tell, remember };
 })();
