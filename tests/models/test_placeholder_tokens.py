@@ -18,7 +18,7 @@ from pangu.pipelines.assemble import check_encoders, untrained_pair
 from pangu.recipes import tiny
 from pangu.sentences import UNTRAINED_TEMPLATES
 
-WORDS = ("zimble", "泽宝")
+WORDS = ("Zimble", "泽宝")
 OTHERS = ["", "a fox", "红苹果", "please draw two umbrellas", "zimb le"]
 
 
@@ -94,7 +94,7 @@ def test_an_encoder_that_reads_at_its_largest_token_and_one_without_room_are_ref
 
     with pytest.raises(UserError, match="reads a text at its largest token; leave placeholder_tokens out"):
         add_placeholder_tokens([made(vocab_size=len(plain.tokenizer), eos_token_id=2)], WORDS)
-    with pytest.raises(UserError, match="'zimble' can get no token of its own: the tokenizer has more tokens"):
+    with pytest.raises(UserError, match="'Zimble' can get no token of its own: the tokenizer has more tokens"):
         add_placeholder_tokens([made(vocab_size=len(plain.tokenizer) - 5, eos_token_id=1)], WORDS)
 
 
@@ -104,12 +104,12 @@ def test_a_pair_is_not_put_together_without_the_words_that_a_generator_was_train
     contract = pair.contract("structure")
     assert contract.placeholder_tokens == tuple(sorted(WORDS))
     check_encoders(contract, pair.vae, text_towers_of(recipe))
-    with pytest.raises(UserError, match="tokens of their own for zimble, 泽宝; name them in placeholder_tokens"):
+    with pytest.raises(UserError, match="tokens of their own for Zimble, 泽宝; name them in placeholder_tokens"):
         check_encoders(contract, pair.vae, text_towers_of(tiny()))
     plain = contract.model_copy(update={"placeholder_tokens": ()})
     check_contract(plain, contract, "here")
     with pytest.raises(
-        UserError, match="at here was trained with tokens of their own for zimble, 泽宝, which the text"
+        UserError, match="at here was trained with tokens of their own for Zimble, 泽宝, which the text"
     ):
         check_contract(contract, plain, "here")
     check_encoders(plain, pair.vae, text_towers_of(recipe))
