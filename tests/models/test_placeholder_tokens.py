@@ -62,7 +62,7 @@ def test_it_is_heard_in_sentences_that_say_something_else_without_it(plain: Text
 
     for language, word in zip(("en", "zh"), WORDS, strict=True):
         sentences = [worded(template, word) for template in UNTRAINED_TEMPLATES[language]]
-        assert drift(tower, word, sentences) < 0.1 < 0.3 * drift(plain, word, sentences)
+        assert drift(tower, word, sentences) < min(0.15, 0.5 * drift(plain, word, sentences))
 
 
 def test_each_machine_finds_the_same_token_and_a_saved_encoder_keeps_it(tower: TextTower, tmp_path: Path) -> None:
