@@ -7,7 +7,7 @@ Travels as `contract.json` beside the weights of a generator. Trainer, pipeline,
 module refuses.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -95,6 +95,10 @@ class GeneratorContract(Frozen):
     def reads(self) -> tuple[object, ...]:
         """What its network is told of a text: experts for which this is equal share one condition."""
         return self.text_encoder_hashes, self.max_tokens
+
+    def words_beyond(self, known: Collection[str]) -> str:
+        """Its placeholder tokens that are not among `known`, as a sentence lists them."""
+        return ", ".join(sorted(set(self.placeholder_tokens) - set(known)))
 
     def of_student(self, settings: Distillation) -> "GeneratorContract":
         """That of a student of the same interval."""

@@ -224,6 +224,11 @@ def _check_contract(found: FoundWeights, run: GeneratorContract, new_latents: bo
                 f"init_from: {found.name} was trained with {name} {theirs}, but this run has {ours}; use the encoders that "
                 f"it was trained with."
             )
+    if found.contract is not None and (lacking := found.contract.words_beyond(run.placeholder_tokens)):
+        raise UserError(
+            f"init_from: {found.name} was trained with tokens of their own for {lacking}; name them in placeholder_tokens of the "
+            f"recipe."
+        )
     if found.contract is not None and sees_control(run.role):
         whole = run.interval
         if (found.contract.low, found.contract.high) != (whole.low, whole.high):

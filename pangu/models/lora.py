@@ -122,9 +122,9 @@ def check_contract(adapter: GeneratorContract, half: GeneratorContract, source: 
             raise UserError(
                 f"The adapter at {source} was trained with {name} {theirs}, but the {half.role} generator with {ours}."
             )
-    if lacking := sorted(set(adapter.placeholder_tokens) - set(half.placeholder_tokens)):
+    if lacking := adapter.words_beyond(half.placeholder_tokens):
         raise UserError(
-            f"The adapter at {source} was trained with tokens of their own for {', '.join(lacking)}, which the text encoders "
+            f"The adapter at {source} was trained with tokens of their own for {lacking}, which the text encoders "
             f"here do not have; serve the pair that it was released in."
         )
 

@@ -49,7 +49,8 @@ def add_placeholder_tokens(towers: Iterable[TextTower], words: Sequence[str]) ->
     """Give each word a token in every tower to which it is several, in place: one that is a single token has its own.
 
     Raises:
-        UserError: a tower reads a text where its largest token is, which the new one would be.
+        UserError: a tower reads a text where its largest token is, which the new one would be; or its tokenizer has more tokens
+            than its encoder.
     """
     for tower in towers:
         known = added_words(tower.encoder)

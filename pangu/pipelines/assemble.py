@@ -192,9 +192,9 @@ def check_encoders(contract: GeneratorContract, autoencoder: Any, towers: list[T
         raise UserError(
             f"The generators were trained with text encoders {contract.text_encoder_hashes}, but these are {hashes}."
         )
-    if lacking := set(contract.placeholder_tokens) - set(placeholders(towers)):
+    if lacking := contract.words_beyond(placeholders(towers)):
         raise UserError(
-            f"The {contract.role} generator was trained with tokens of their own for {', '.join(sorted(lacking))}; name them "
+            f"The {contract.role} generator was trained with tokens of their own for {lacking}; name them "
             f"in placeholder_tokens of the recipe."
         )
 

@@ -180,6 +180,7 @@ def a_flow_matching_model_is_refused(tmp_path) -> None:
     [
         ({"autoencoder_hash": "b2"}, "was trained with autoencoder_hash b2, but this run has a1"),
         ({"text_encoder_hashes": ("t2",)}, "was trained with text_encoder_hashes"),
+        ({"placeholder_tokens": ("zimble",)}, "tokens of their own for zimble; name them in placeholder_tokens"),
         ({"latent_scaling": 0.5}, "was trained with latent_scaling 0.5"),
         ({"schedule": NoiseSchedule(prediction_type="v_prediction")}, "prediction_type = v_prediction"),
     ],
