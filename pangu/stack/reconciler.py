@@ -67,9 +67,15 @@ class Reconciler:
         """Everything once; returns what was put right. A server that does not answer is somebody else's business."""
         done: list[str] = []
         found: set[str] = set()
-        for care in (self._flow_runs, self._left_behind, self._served, self._cards):
+        here = processes()
+        for cares in (
+            partial(self._flow_runs, here.flow_runs),
+            partial(self._left_behind, here),
+            partial(self._served, here.deploys),
+            self._cards,
+        ):
             with contextlib.suppress(httpx.HTTPError, OSError, psutil.Error):
-                for one in care():
+                for one in cares():
                     found.add(one.name)
                     self._seen[one.name] = self._seen.get(one.name, 0) + 1
                     if self._seen[one.name] >= one.looks:
@@ -78,9 +84,8 @@ class Reconciler:
         self._seen = {name: count for name, count in self._seen.items() if name in found and name not in done}
         return done
 
-    def _flow_runs(self) -> Iterable[Care]:
+    def _flow_runs(self, alive: set[str]) -> Iterable[Care]:
         """Runs that are said to go on though their process is gone, and runs that nobody cancels."""
-        alive = flow_processes()
         for run in self._runs("RUNNING", "PAUSED", "CANCELLING"):
             run_id, state = run["id"], run["state"]
             if state["type"] == "CANCELLING" and age_s(state["timestamp"]) > CANCELLING_S:
@@ -91,24 +96,20 @@ class Reconciler:
             elif state["type"] in ("RUNNING", "PAUSED") and run["infrastructure_pid"] and run_id not in alive:
                 yield Care(f"{run_id} has crashed", partial(self._crash, run_id))
 
-    def _left_behind(self) -> Iterable[Care]:
+    def _left_behind(self, here: "Processes") -> Iterable[Care]:
         """Jobs and processes of flow runs that are over, or that were suspended and whose own process is gone."""
-        found = owners() | {job[:RUN_ID_LENGTH] for job in self._living_jobs()}
+        found = here.owners | {job[:RUN_ID_LENGTH] for job in self._living_jobs()}
         suspended = {run["id"] for run in self._runs("PAUSED") if run["state"]["name"] == SUSPENDED}
-        for run_id in [*self._ended(found), *((suspended & found) - flow_processes())]:
+        for run_id in [*self._ended(found), *((suspended & found) - here.flow_runs)]:
             yield Care(f"{run_id} leaves nothing behind", partial(self._stop, run_id))
 
-    def _served(self) -> Iterable[Care]:
+    def _served(self, deploys: bool) -> Iterable[Care]:
         """The pair that was deployed last, where Ray was started since. An application that a person deleted stays deleted."""
         record = self._stack.home / SERVED
         if not record.is_file() or record.stat().st_mtime > self._ray_began():
             return
         under_way = self._deploying is not None and self._deploying.poll() is None
-        if (
-            under_way
-            or time.monotonic() < self._not_before
-            or any(env.get(COMMAND, "").endswith("-deploy") for env in environments())
-        ):
+        if under_way or deploys or time.monotonic() < self._not_before:
             return
         if not self._ray("GET", "/api/serve/applications/").json().get("applications"):
             yield Care("the deployed pair is served again", partial(self._deploy, record))
@@ -184,24 +185,29 @@ class Reconciler:
         self._deploying = subprocess.Popen([sys.executable, "-m", "pangu", *read_json(record)["arguments"]])
 
 
-def flow_processes() -> set[str]:
+class Processes(NamedTuple):
+    """What the environments of this person's processes say."""
+
+    flow_runs: set[str]
     """Ids of the flow runs whose own process lives; a command that it started may outlive it."""
-    return {env[FLOW_RUN] for env in environments() if FLOW_RUN in env and COMMAND not in env}
+    owners: set[str]
+    """Ids of the flow runs that any process works for."""
+    deploys: bool
+    """Whether a flow is deploying a pair."""
 
 
-def owners() -> set[str]:
-    """Ids of the flow runs that any process of this machine works for."""
-    marks = [env.get(FLOW_RUN) or env.get(COMMAND, "") for env in environments()]
-    return {mark[:RUN_ID_LENGTH] for mark in marks if is_run_id(mark[:RUN_ID_LENGTH])}
-
-
-def environments() -> list[dict[str, str]]:
-    """The environments of this person's processes."""
+def processes() -> Processes:
+    """Read once a look: a file for each process of the machine."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             found.append(process.environ())
-    return found
+    marks = [env.get(FLOW_RUN) or env.get(COMMAND, "") for env in found]
+    return Processes(
+        {env[FLOW_RUN] for env in found if FLOW_RUN in env and COMMAND not in env},
+        {mark[:RUN_ID_LENGTH] for mark in marks if is_run_id(mark[:RUN_ID_LENGTH])},
+        any(env.get(COMMAND, "").endswith("-deploy") for env in found),
+    )
 
 
 def is_run_id(text: str) -> bool:
