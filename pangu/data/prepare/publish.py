@@ -43,12 +43,17 @@ class PrepareOutcome(Frozen):
 def earlier_outcome(card: Card, home: Home, key: str) -> PrepareOutcome | None:
     """The outcome of a commit that took place here and can be read now; None if there is none.
 
-    A run killed right after its commit did not write down the version, and a version that was vacuumed may have been made again.
+    A run killed right after its commit did not write down the version, and a version that was vacuumed may have been made again:
+    the file says this one from here on, and what was left of writing it goes.
     """
     file, version = _outcome_file(home, card.name, key), readable_version(home, card.name, key)
     if version is None or not file.is_file():
         return None
-    return PrepareOutcome(**read_json(file)).model_copy(update={"version": version, "already_done": True})
+    found = PrepareOutcome(**read_json(file))
+    if found.version != version:
+        found = found.model_copy(update={"version": version})
+        write_json(file, found.model_dump(mode="json"))
+    return found.model_copy(update={"already_done": True})
 
 
 def is_whole(home: Home, name: str, key: str, work: str) -> bool:

@@ -102,6 +102,16 @@ def test_the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> N
     assert latest_version(prepared.home, "openmoji") == prepared.outcome.version == 0
 
 
+def test_what_a_run_killed_after_its_commit_had_not_written_is_written_by_the_next(prepared: Prepared) -> None:
+    folder = prepared.home.dataset(prepared.card.name) / "outcomes"
+    file = folder / f"{prepared.outcome.key}.json"
+    before, whole = prepared.outcome.model_copy(update={"version": -1}), file.read_bytes()
+    file.write_text(before.model_dump_json())
+    (folder / f".{prepared.outcome.key}.json.tmp").write_bytes(whole[:9])
+    assert prepare(prepared.card, prepared.ingest_id, prepared.home).version == prepared.outcome.version
+    assert [path.name for path in folder.iterdir()] == [file.name] and file.read_bytes() == whole
+
+
 def test_texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared.home.root, tmp_path / "home")
     home = Home(tmp_path / "home")
