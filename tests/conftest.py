@@ -21,8 +21,8 @@ settings.register_profile("pangu", deadline=None, max_examples=50)
 settings.load_profile("pangu")
 
 
-# What test files import stays to the end. Looking through it for garbage again and again was a quarter of the imports' time, and a
-# tenth of the tests'.
+# What test files import stays to the end. Looking through it for garbage again and again was a quarter of the imports' time, and
+# a tenth of the tests'.
 gc.disable()
 
 
