@@ -1,6 +1,5 @@
 """The `pangu` command. Each module of this package adds the commands of one part; heavy imports wait inside them."""
 
-import gc
 import os
 import sys
 from functools import cache
@@ -13,6 +12,7 @@ import pangu
 from pangu.cli.quiet import COMMANDS, hush_imports, speak_up
 from pangu.errors import UserError
 from pangu.extras import check_command, extras_named, is_findable
+from pangu.garbage import look_seldom
 from pangu.storage import Home
 
 GROUPS = {
@@ -25,10 +25,6 @@ GROUPS = {
     "Operate": ("status", "down", "deployments", "metrics", "backup", "restore"),
 }
 """What `pangu --help` shows together, in the order in which a user needs it."""
-
-GARBAGE = (10_000, 20, 100)
-"""How many more objects there are before Python looks for cycles of them. Its own 700 look again and again through what is being
-imported: one of the six processor seconds until a network can be built."""
 
 
 class InOrder(TyperGroup):
@@ -139,7 +135,7 @@ def main() -> None:
     """Entry point: bad input prints one sentence and exits with 2."""
     from pangu.cli.next_step import first_command
 
-    gc.set_threshold(*GARBAGE)
+    look_seldom()
     hush_imports()
     try:
         with extras_named("This command"):

@@ -7,6 +7,7 @@ import logging
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from pangu.garbage import look_seldom
 from pangu.train.attempts import claim, claim_for_group
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def waits_for_gpus(workers: int, gpus: int) -> str:
 
 def _worker(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs."""
+    look_seldom()
     import ray.train
     from ray.train.torch import get_device
 

@@ -94,6 +94,7 @@ def test_the_served_images_and_the_sheet_are_there(first: Summary, stack: Stack)
     assert json.loads((stack.home / "demo" / "summary.json").read_text())["pair_version"] == first.pair_version
 
 
+@pytest.mark.long
 def test_a_second_run_does_nothing_twice(first: Summary, stack: Stack) -> None:
     again = demo(Home(stack.home), "tiny", Console(quiet=True), DRAWINGS)
     assert {name: outcome["already_done"] for name, outcome in outcomes(Home(stack.home)).items()} == dict.fromkeys(

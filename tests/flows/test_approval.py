@@ -16,7 +16,7 @@ from tests.dashboard import finish, reach
 from tests.faults.chaos.faults import kill
 
 ROOT = Path(__file__).parents[2]
-WAITING = 5
+WAITING = 4
 """Tests of a run that waits."""
 
 
@@ -79,7 +79,9 @@ def test_at_a_closed_gate_nobody_is_asked(api: httpx.Client, asking: str) -> Non
     assert state["message"] == "The gate stays closed and the champion keeps serving: The foxes became worse."
 
 
-def test_yes_goes_on(api: httpx.Client, waiting: str) -> None:
+def test_an_answer_that_is_none_is_refused_and_the_run_waits_on_until_yes(api: httpx.Client, waiting: str) -> None:
+    refused = api.post(f"/flow_runs/{waiting}/resume", json={"run_input": {"release": "perhaps", "note": ""}}).json()
+    assert (refused["status"], api.get(f"/flow_runs/{waiting}").json()["state"]["type"]) == ("REJECT", "PAUSED")
     answer(api, waiting, release=True)
     assert finish(api, waiting)["type"] == "COMPLETED"
 
@@ -89,13 +91,6 @@ def test_no_stops_with_the_reason_that_was_given(api: httpx.Client, waiting: str
     state = finish(api, waiting)
     assert state["type"] == "FAILED"
     assert state["message"] == "A person refused the pair and the champion keeps serving: The foxes are too blue."
-
-
-def test_an_answer_that_is_none_is_refused_and_the_run_waits_on(api: httpx.Client, waiting: str) -> None:
-    refused = api.post(f"/flow_runs/{waiting}/resume", json={"run_input": {"release": "perhaps", "note": ""}}).json()
-    assert (refused["status"], api.get(f"/flow_runs/{waiting}").json()["state"]["type"]) == ("REJECT", "PAUSED")
-    answer(api, waiting, release=True)
-    assert finish(api, waiting)["type"] == "COMPLETED"
 
 
 def test_a_waiting_run_can_be_cancelled(api: httpx.Client, waiting: str) -> None:

@@ -234,6 +234,7 @@ def test_generators_are_trained_on_further_datasets_as_often_as_their_weight_say
     assert state["type"] == "FAILED" and "nobodys" in state["message"]
 
 
+@pytest.mark.long
 def test_a_cancelled_run_takes_everything_it_started_along(
     api: httpx.Client, stack: Stack, card_that_takes_forever: Path
 ) -> None:

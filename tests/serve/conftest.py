@@ -15,8 +15,10 @@ STYLES = {"photo": "a photo of", "cartoon": "cartoon style,"}
 
 @pytest.fixture(scope="session")
 def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """`champion` is served; another version, which differs only in its weights, is registered."""
-    with served_as(stack, tmp_path_factory.mktemp("serving"), {}) as application:
+    """`champion` is served in two replicas that hold all of it, as small pairs are; another version, which differs only in its
+    weights, is registered."""
+    settings = {"layout": "pair", "max_in_flight": 6}
+    with served_as(stack, tmp_path_factory.mktemp("serving"), settings, mortal="pair", replicas=4) as application:
         yield application
 
 

@@ -31,8 +31,8 @@ class Served:
     second: int
     home: Home
     stack: Stack
-    mortal: str = "texture"
-    replicas: int = 6
+    mortal: str
+    replicas: int
 
     def draw(self, prompt: str = "a red apple", timeout_s: float = 120, **fields: Any) -> httpx.Response:
         body = {"prompt": prompt, **fields}
@@ -89,10 +89,10 @@ def write_pair(folder: Path, recipe: Recipe, seed: int) -> tuple[Path, Path, Pat
 
 
 @contextmanager
-def served_as(stack: Stack, folder: Path, settings: dict[str, Any], **facts: Any) -> Iterator[Served]:
+def served_as(stack: Stack, folder: Path, settings: dict[str, Any], mortal: str, replicas: int) -> Iterator[Served]:
     """`champion` is served with these settings beside those of all; another version, of other weights, is registered.
 
-    facts: what of a `Served` follows from the settings.
+    mortal, replicas: see `Served`; they follow from the settings.
     """
     from pangu.recipes import tiny
     from pangu.registry import release
@@ -115,11 +115,9 @@ def served_as(stack: Stack, folder: Path, settings: dict[str, Any], **facts: Any
         partner = folder / "partner"
         small.stable_diffusion(seed=3).save_pretrained(partner)
         declared = {"partners": {"style": {"source": str(partner)}}}
-        write_json(
-            folder / "settings.json", {"max_in_flight": 3, "structure": {"replicas": 2}, "coop": declared, **settings}
-        )
+        write_json(folder / "settings.json", {"structure": {"replicas": 2}, "coop": declared, **settings})
         outcome = run_deploy("champion", "--settings", str(folder / "settings.json"))
         assert outcome["pair_version"] == versions[1]
-        application = Served(outcome["url"], versions[1], versions[0], Home(stack.home), stack, **facts)
+        application = Served(outcome["url"], versions[1], versions[0], Home(stack.home), stack, mortal, replicas)
         yield application
         application.dashboard("DELETE")

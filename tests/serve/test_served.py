@@ -72,7 +72,7 @@ def test_a_drawn_seed_is_reported_and_draws_the_same_image_again(served: Served)
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
 
 
-def test_three_pools_draw_what_the_pipeline_draws_in_one_process(served: Served) -> None:
+def test_replicas_draw_what_the_pipeline_draws_in_one_process(served: Served) -> None:
     import torch
 
     from pangu.pipelines.pangu_draw import PanGuDrawPipeline
@@ -122,7 +122,7 @@ def test_more_than_it_accepts_is_429_with_retry_after_and_the_accepted_ones_are_
 
 
 def test_a_layout_is_found_by_whichever_replica_drew_it(served: Served) -> None:
-    """Two structure replicas, each with a cache of its own; random choice would find all eight once in 256 times."""
+    """Two replicas, each with a cache of its own; random choice would find all eight once in 256 times."""
     asked = [{"prompt": f"layout {number}", "seed": number, "num_inference_steps": 4} for number in range(8)]
     assert not any(served.draw(**each).json()["structure_cached"] for each in asked)
     assert all(served.draw(**each, texture={"guidance_scale": 1.5}).json()["structure_cached"] for each in asked)
@@ -166,7 +166,7 @@ def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:
     assert served.draw(coop={"partners": ["/etc"]}).json()["error"]["param"] == "coop.partners"
 
 
-def test_streaming_through_the_pools_ends_with_what_an_answer_at_once_says(served: Served) -> None:
+def test_streaming_through_the_replicas_ends_with_what_an_answer_at_once_says(served: Served) -> None:
     whole = served.draw(seed=11, num_inference_steps=6)
     events = list(
         client(served).images.generate(
@@ -227,7 +227,7 @@ def _replicas(served: Served) -> set[str]:
 
 
 def test_requests_of_a_replica_that_dies_are_drawn_again(served: Served) -> None:
-    """The last texture replica is killed while requests are in it; the clients wait, and get their pictures."""
+    """All replicas with the texture half are killed while requests are in them; the clients wait, and get their pictures."""
     expected = _pixels(file_of(served.draw(seed=4, num_inference_steps=60)))
     title = f"ServeReplica:pangu:{served.mortal}"
     victims = [each for each in psutil.process_iter(["cmdline"]) if title in " ".join(each.info["cmdline"] or [])]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from pangu.garbage import look_seldom
+
 SWITCH_S = 0.0005
 Result = TypeVar("Result")
 
@@ -18,6 +20,7 @@ class Worker:
     """
 
     def __init__(self, threads: int | None = None) -> None:
+        look_seldom()
         import torch
 
         # Small networks spend much of a step in Python; the event loop must not wait for 5 ms at each of its turns.

@@ -1,4 +1,4 @@
-"""The tests of the served pair where all of it lies in one replica, of which there are two, and not in pools.
+"""The tests of the served pair where each part of it is a pool of replicas, as large pairs are served.
 
 Adapters of single requests and the deadline have their tests on a server in one process; here they are run on this one.
 """
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(stack: Stack, folder: Path, files: dict[str, Path]) -> Iterator[Served]:  # noqa: F811
-    settings = {"layout": "pair", "max_in_flight": 6, **declared(files)}
-    with served_as(stack, folder, settings, mortal="pair", replicas=4) as application:
+    settings = {"layout": "pools", "max_in_flight": 3, **declared(files)}
+    with served_as(stack, folder, settings, mortal="texture", replicas=6) as application:
         yield application
 
 
