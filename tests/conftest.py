@@ -1,11 +1,13 @@
 """Fixtures that several parts share: the real stack, started once for all tests that need it."""
 
+import functools
 import gc
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import settings
 
@@ -15,6 +17,9 @@ from tests.own_stack import own_stack
 
 # One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# httpx reads the world's certificates anew for each client, which most requests of a test are: 20 ms of a processor.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 # A busy machine is no failure: properties are checked, not timed.
 settings.register_profile("pangu", deadline=None, max_examples=50)
