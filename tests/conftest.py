@@ -27,9 +27,11 @@ settings.load_profile("pangu")
 
 
 def pytest_collection_finish() -> None:
-    """What all test files import stays to the end: no collection looks through it again, which was a tenth of the time."""
+    """What all test files import stays to the end: no collection looks through it again, which was a tenth of the time; nor does
+    one come after each 700 objects, which was a twentieth."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 @pytest.fixture(scope="session")
