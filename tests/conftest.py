@@ -1,20 +1,26 @@
 """Fixtures that several parts share: the real stack, started once for all tests that need it."""
 
+import functools
 import gc
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import settings
 
+from pangu.garbage import look_seldom
 from pangu.stack import Stack
 from pangu.storage import Home
 from tests.own_stack import own_stack
 
 # One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# httpx reads the world's certificates anew for each client, which most requests of a test are: 20 ms of a processor.
+httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
 
 # A busy machine is no failure: properties are checked, not timed.
 settings.register_profile("pangu", deadline=None, max_examples=50)
@@ -27,9 +33,10 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """From here on garbage is looked for, among what tests make."""
+    """From here on garbage is looked for, among what tests make, and as seldom as in the processes of the product."""
     gc.collect()
     gc.freeze()
+    look_seldom()
     gc.enable()
 
 

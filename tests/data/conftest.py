@@ -27,9 +27,11 @@ class Ingested:
 
 
 def small_card(home: Home) -> Card:
-    """The demo's card, for a small table and an impatient test: two shards, one second per URL."""
+    """The demo's card, for a small table and an impatient test: two shards, one second per URL, one process."""
     card = load_card("openmoji")
-    limits = card.limits.model_copy(update={"max_seconds": 1.0, "rows_per_shard": 18, "stall_seconds": 120.0})
+    limits = card.limits.model_copy(
+        update={"max_seconds": 1.0, "rows_per_shard": 18, "stall_seconds": 120.0, "processes": 1}
+    )
     # Estimating the lowest timestep has tests of its own; here it would cost every prepare a second.
     upscale = card.upscale.model_copy(update={"min_timestep": 300})
     return card.model_copy(update={"limits": limits, "upscale": upscale, "source": str(home.root / "urls.parquet")})

@@ -82,7 +82,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """What becomes of a few drawings by the card of the demo."""
     home = Home(tmp_path_factory.mktemp("chalk"))
     card = load_card("openmoji_chalk")
-    limits = card.limits.model_copy(update={"max_seconds": 1.0, "stall_seconds": 120.0})
+    limits = card.limits.model_copy(update={"max_seconds": 1.0, "stall_seconds": 120.0, "processes": 1})
     upscale = card.upscale.model_copy(update={"min_timestep": 300})
     source = str(home.root / "urls.parquet")
     card = card.model_copy(update={"limits": limits, "upscale": upscale, "source": source})

@@ -1,7 +1,6 @@
 """Workers that die, and jobs that go on with another number of them: the same rows in the same order, the same result."""
 
 import math
-import multiprocessing
 import signal
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pangu.train.history import HISTORY_FILE, read_history
 from pangu.train.job import TrainJob
 from pangu.train.sampler import DeterministicSampler
 from pangu.train.training_cost import read_spent
+from tests.faults.forks import FORKS
 from tests.faults.train_worker import main, read_together
 from tests.small_dataset import NAME, small_dataset
 from tests.train.rows import small_recipe
@@ -43,11 +43,6 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
         encoded=home.encoded(NAME, encode_id),
         run_folder=home.run("one"),
     )
-
-
-# Forked from one process that has everything imported: a worker then starts in no time.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.train_worker"])
 
 
 def attempt(job: TrainJob, size: int, killed_at: int = 0, spoilt: int = -1) -> None:

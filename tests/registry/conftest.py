@@ -17,10 +17,9 @@ from pangu.stack.ports import free_port
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("mlflow")
-    uri = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rsplit(":", 1)[1]]
-    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
+    port = free_port()
+    uri, database, artifacts = f"http://127.0.0.1:{port}", f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts")
+    command = [sys.executable, "-m", "pangu.stack.mlflow_server", "127.0.0.1", str(port), database, artifacts]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1"}
     environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     log = (folder / "server.log").open("w")

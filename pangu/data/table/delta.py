@@ -156,8 +156,10 @@ def history(home: Home, name: str) -> list[dict[str, Any]]:
     """
     for _ in range(COMMIT_ATTEMPTS):
         table = open_table(home, name)
-        entries = table.history()
-        if open_table(home, name).version() == table.version():
+        entries, version = table.history(), table.version()
+        with storage_errors(home.table_uri(name)):
+            table.update_incremental()  # reads what is new, not the whole log once more
+        if table.version() == version:
             return entries
     raise UserError(f"The log of dataset '{name}' changes faster than it can be read; wait for its writers.")
 

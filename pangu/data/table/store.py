@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ class TableStore:
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
         return {"aws_allow_http": "true"} if endpoint.startswith("http://") and not self.is_local else None
 
-    @cached_property
+    @property
     def _filesystem(self) -> Any:
-        return pyarrow.fs.LocalFileSystem() if self.is_local else pyarrow.fs.FileSystem.from_uri(addressed(self.uri))[0]
+        return pyarrow.fs.LocalFileSystem() if self.is_local else _arrow(addressed(self.uri))
 
     def write_parquet(self, path: str, rows: pa.Table, row_group_size: int | None = None, **layout: Any) -> int:
         """Write a file that readers see whole or not at all; returns its size in bytes.
@@ -159,7 +159,7 @@ def located(files: list[str]) -> tuple[Any, list[str]]:
     """
     if "://" not in files[0]:
         return None, files
-    return pyarrow.fs.FileSystem.from_uri(files[0])[0], [unaddressed(file).partition("://")[2] for file in files]
+    return _arrow(files[0]), [unaddressed(file).partition("://")[2] for file in files]
 
 
 def file_system(uri: str) -> tuple[Any, str]:
@@ -171,7 +171,24 @@ def file_system(uri: str) -> tuple[Any, str]:
     from fsspec.implementations.arrow import ArrowFSWrapper
 
     path = uri.removeprefix(S3)
-    return ArrowFSWrapper(pyarrow.fs.FileSystem.from_uri(addressed(S3 + path.partition("*")[0]))[0]), path
+    return ArrowFSWrapper(_arrow(addressed(S3 + path.partition("*")[0]))), path
+
+
+def _arrow(address: str) -> Any:
+    """Arrow's filesystem for what `addressed` returns of a URI: one for each bucket."""
+    if not address.startswith(S3):
+        return pyarrow.fs.FileSystem.from_uri(address)[0]
+    path, _, options = address.removeprefix(S3).partition("?")
+    return _client(f"{S3}{path.partition('/')[0]}?{options}", os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _client(bucket: str, process: int) -> Any:
+    """Making one takes 20 ms of a processor, and a question to the bucket where the environment names no region.
+
+    process: which uses it; a client does not survive a fork.
+    """
+    return pyarrow.fs.FileSystem.from_uri(bucket)[0]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -208,6 +209,7 @@ def _documented(media_type: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": body, "parameters": [channel]}
 
 
+@cache
 def _json_schema(kind: type[ImageRequest] = ImageRequest) -> dict[str, Any]:
     """Of the body of a request, with its parts inlined, because references would point into another document."""
     schema = kind.model_json_schema()

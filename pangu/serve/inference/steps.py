@@ -26,7 +26,7 @@ LARGEST_CALL = 16
 """Rows that one run may put into a single call of the network: ten images with guidance and styles are a hundred."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # asyncio.run writes out what it returns, tensors and all
 class SamplingRun:
     """One request between two calls of networks.
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pangu.cli import main
 from pangu.data.card import Card, load_card
 from pangu.data.example import openmoji
 from pangu.data.example.origin import BROKEN, SMALL_SIDE, Origin, port_to_reuse
@@ -158,7 +159,7 @@ def test_an_ingest_past_its_deadline_names_the_shards_and_leaves_no_process(tmp_
 def test_killing_an_ingest_leaves_no_download_process(tmp_path: Path) -> None:
     home = Home(tmp_path)
     card = small_card(home)
-    limits = card.limits.model_copy(update={"max_seconds": 60.0})
+    limits = card.limits.model_copy(update={"max_seconds": 60.0, "processes": 2})
     card_file = tmp_path / "card.yaml"
     card_file.write_text(card.model_copy(update={"limits": limits}).model_dump_json())  # JSON is YAML
     origin = Origin(24)
@@ -235,9 +236,7 @@ def list_rows(card: Card, port: int, names: list[str]) -> None:
 def test_retries_wait_by_reason_and_new_rows_alone_are_fetched(tmp_path: Path) -> None:
     home, waited = Home(tmp_path), list[float]()
     card = small_card(home).model_copy(update={"source": str(tmp_path / "urls.csv")})
-    card = card.model_copy(
-        update={"limits": card.limits.model_copy(update={"retry_rounds": 1, "processes": 1, "max_seconds": 60.0})}
-    )
+    card = card.model_copy(update={"limits": card.limits.model_copy(update={"retry_rounds": 1, "max_seconds": 60.0})})
     with flaky_origin() as port:
         list_rows(card, port, ["good", "busy", "gone"])
         first = ingest(card, home)
@@ -350,9 +349,14 @@ def test_the_origin_command_serves_until_sigterm_and_comes_back_with_the_same_ur
 
 
 @subtests.parametrize("stage", [("ingest",), ("prepare", "--ingest-id", "x"), ("cards", "check")])
-def test_a_bad_card_is_one_sentence_and_exit_code_2(tmp_path: Path, stage: tuple[str, ...]) -> None:
-    bad = tmp_path / "bad.yaml"
+def test_a_bad_card_is_one_sentence_and_exit_code_2(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], stage: tuple[str, ...]
+) -> None:
+    bad = home.root / "bad.yaml"
     bad.write_text("name: bad\ncolour: red\n")
-    done = subprocess.run(pangu(tmp_path, *stage, str(bad)), env=environment(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "'colour'" in done.stderr and str(bad) in done.stderr
+    monkeypatch.setattr(sys, "argv", ["pangu", *stage, str(bad)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capfd.readouterr()
+    assert ended.value.code == 2 and said.out == ""
+    assert said.err.count("\n") == 1 and "'colour'" in said.err and str(bad) in said.err

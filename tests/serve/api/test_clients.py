@@ -81,7 +81,7 @@ def test_ten_images_are_drawn_as_they_are_alone_and_others_get_their_turn_meanwh
     def ten() -> None:
         answers.append(
             client(local).images.generate(
-                model="pangu-pair", prompt="a fox", n=10, extra_body={"seed": 5, "num_inference_steps": 60}
+                model="pangu-pair", prompt="a fox", n=10, extra_body={"seed": 5, "num_inference_steps": 40}
             )
         )
 
@@ -95,7 +95,7 @@ def test_ten_images_are_drawn_as_they_are_alone_and_others_get_their_turn_meanwh
     data = answers[0].data
     assert [extras(item)["seed"] for item in data] == list(range(5, 15))
     alone = client(local).images.generate(
-        model="pangu-pair", prompt="a fox", extra_body={"seed": 13, "num_inference_steps": 60}
+        model="pangu-pair", prompt="a fox", extra_body={"seed": 13, "num_inference_steps": 40}
     )
     difference = np.asarray(opened(data[8]), int) - np.asarray(opened((alone.data or [])[0]), int)
     assert np.abs(difference).max() <= 1

@@ -187,22 +187,22 @@ def test_each_of_three_experts_has_steps_guidance_and_adapters_of_its_own(tmp_pa
         return 255 * pipe("a fox", generator=fresh, output_type="np", guidance_scale=3.0, **fields).images[0]
 
     with serving(folder, max_in_flight=16, cache_bytes=1 << 26, loras=loras) as server:
-        for counts in ((3, 2, 4), (4, 1, 3), (2, 5, 1), (5, 1, 1), (3, 3, 30)):
+        for counts in ((3, 2, 4), (2, 4, 1), (3, 1, 12)):
             steps = dict(zip(("structure", "middle", "texture"), counts, strict=True))
             answer = server.draw("a fox", seed=1, num_inference_steps=steps, guidance_scale=3.0)
             assert answer.json().get("steps") == steps, answer.text
             assert file_of(server.draw(**answer.json()["request"])) == file_of(answer)
             assert np.abs(pixels(file_of(answer)) - in_python(num_inference_steps=steps)).max() <= 1
-        by_snr: dict[str, Any] = {"num_inference_steps": 9, "step_split": "log_snr"}
+        by_snr: dict[str, Any] = {"num_inference_steps": 6, "step_split": "log_snr"}
         answer = server.draw("a fox", seed=1, guidance_scale=3.0, **by_snr)
         split = answer.json()["steps"]
         assert (
-            list(split) == ["structure", "middle", "texture"] and sum(split.values()) == 9 and min(split.values()) > 0
+            list(split) == ["structure", "middle", "texture"] and sum(split.values()) == 6 and min(split.values()) > 0
         )
         assert np.abs(pixels(file_of(answer)) - in_python(**by_snr)).max() <= 1
 
         def drawn(**fields: Any) -> np.ndarray:
-            return pixels(file_of(server.draw("a fox", seed=1, num_inference_steps=9, **fields)))
+            return pixels(file_of(server.draw("a fox", seed=1, num_inference_steps=6, **fields)))
 
         scales: dict[str, float] = {"structure": 3.0, "texture": 3.0}
         plain, other = drawn(guidance_scale=scales), drawn(guidance_scale=scales | {"middle": 9.0})
@@ -215,7 +215,7 @@ def test_each_of_three_experts_has_steps_guidance_and_adapters_of_its_own(tmp_pa
         adapted = drawn(guidance_scale=3.0, loras=[{"name": "ink"}])
         assert np.abs(adapted - plain).max() > 2
         assert np.array_equal(plain, drawn(guidance_scale=3.0, loras=[{"name": "ink", "middle": 0.0}]))
-        extra = {"seed": 1, "num_inference_steps": {"structure": 4, "middle": 4, "texture": 4}}
+        extra = {"seed": 1, "num_inference_steps": {"structure": 2, "middle": 2, "texture": 2}}
         events = client(server).images.generate(
             model="pangu-pair", prompt="a fox", stream=True, partial_images=3, extra_body=extra
         )
@@ -237,7 +237,7 @@ def test_pools_of_experts_between_come_and_go_with_the_releases_that_have_such(t
     engine = LocalEngine(settings, Metrics(), load=load_unchecked)
 
     async def walked() -> None:
-        job = Job(prompt="a fox", seed=1, steps=6)
+        job = Job(prompt="a fox", seed=1, steps=3)
         for routing, between in (
             (ReleaseRouting(champion=two), set()),
             (ReleaseRouting(champion=two, held=(three,)), {"middle"}),

@@ -168,14 +168,14 @@ def test_a_walk_that_goes_on_by_itself_lets_others_join_leave_and_work(
     batcher, order = StepBatcher(counting), []
 
     async def scenario() -> tuple[SamplingRun, SamplingRun]:
-        long = asyncio.create_task(walked(batcher, pair, begun(pair, 1, steps=400)))
+        long = asyncio.create_task(walked(batcher, pair, begun(pair, 1, steps=200)))
         while counting.turns == 0:
             await asyncio.sleep(0.001)
         # Each of these has to interrupt a run of hundreds of milliseconds.
         order.append(await counting.run(lambda: "work"))
         second = await walked(batcher, pair, begun(pair, 2, steps=4))
         order.append("joined")
-        leaving = asyncio.create_task(walked(batcher, pair, begun(pair, 3, steps=400)))
+        leaving = asyncio.create_task(walked(batcher, pair, begun(pair, 3, steps=200)))
         while batcher.waiting < 2:
             await asyncio.sleep(0.001)
         leaving.cancel()
@@ -186,7 +186,7 @@ def test_a_walk_that_goes_on_by_itself_lets_others_join_leave_and_work(
 
     first, second = asyncio.run(scenario())
     assert order == ["work", "joined"]
-    assert first.taken == 200
+    assert first.taken == 100
     assert second.mean_batch_size == 2
     assert first.mean_batch_size < 1.5
     assert batcher.waiting == 0
