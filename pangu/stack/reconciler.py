@@ -68,12 +68,7 @@ class Reconciler:
         done: list[str] = []
         found: set[str] = set()
         here = processes()
-        for cares in (
-            partial(self._flow_runs, here.flow_runs),
-            partial(self._left_behind, here),
-            partial(self._served, here.deploys),
-            self._cards,
-        ):
+        for cares in (partial(self._flow_runs, here), partial(self._served, here.deploys), self._cards):
             with contextlib.suppress(httpx.HTTPError, OSError, psutil.Error):
                 for one in cares():
                     found.add(one.name)
@@ -84,9 +79,15 @@ class Reconciler:
         self._seen = {name: count for name, count in self._seen.items() if name in found and name not in done}
         return done
 
-    def _flow_runs(self, alive: set[str]) -> Iterable[Care]:
+    def _flow_runs(self, here: "Processes") -> Iterable[Care]:
+        runs = self._runs("RUNNING", "PAUSED", "CANCELLING")
+        yield from self._gone(runs, here.flow_runs)
+        suspended = {run["id"] for run in runs if run["state"]["name"] == SUSPENDED}
+        yield from self._left_behind(suspended, here)
+
+    def _gone(self, runs: list[dict[str, Any]], alive: set[str]) -> Iterable[Care]:
         """Runs that are said to go on though their process is gone, and runs that nobody cancels."""
-        for run in self._runs("RUNNING", "PAUSED", "CANCELLING"):
+        for run in runs:
             run_id, state = run["id"], run["state"]
             if state["type"] == "CANCELLING" and age_s(state["timestamp"]) > CANCELLING_S:
                 yield Care(f"{run_id} is cancelled", partial(self._cancel, run_id), looks=1)
@@ -96,10 +97,9 @@ class Reconciler:
             elif state["type"] in ("RUNNING", "PAUSED") and run["infrastructure_pid"] and run_id not in alive:
                 yield Care(f"{run_id} has crashed", partial(self._crash, run_id))
 
-    def _left_behind(self, here: "Processes") -> Iterable[Care]:
+    def _left_behind(self, suspended: set[str], here: "Processes") -> Iterable[Care]:
         """Jobs and processes of flow runs that are over, or that were suspended and whose own process is gone."""
         found = here.owners | {job[:RUN_ID_LENGTH] for job in self._living_jobs()}
-        suspended = {run["id"] for run in self._runs("PAUSED") if run["state"]["name"] == SUSPENDED}
         for run_id in [*self._ended(found), *((suspended & found) - here.flow_runs)]:
             yield Care(f"{run_id} leaves nothing behind", partial(self._stop, run_id))
 

@@ -16,7 +16,7 @@ from pangu.storage import Home, read_json
 
 pytestmark = pytest.mark.e2e
 
-DRAWINGS = 64
+DRAWINGS = 32
 BROKEN_URLS = 12
 
 
