@@ -83,6 +83,12 @@ def _is_plural(caption: str) -> bool:
 
 @functools.cache
 def _engine() -> "inflect.engine":
-    import inflect
+    import typeguard
 
+    # It is imported without checks of its arguments, which are texts here: rewriting its source for them takes two seconds.
+    checked, typeguard.typechecked = typeguard.typechecked, lambda unchanged: unchanged
+    try:
+        import inflect
+    finally:
+        typeguard.typechecked = checked
     return inflect.engine()
