@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from tests.own_stack import own_stack
 # One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# What is compiled is kept, whatever the caller's environment says: hundreds of processes import the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Of what all test files import, little is garbage: collection looks for none, which would be a tenth of its time.
+gc.disable()
+
 # A busy machine is no failure: properties are checked, not timed.
 settings.register_profile("pangu", deadline=None, max_examples=50)
 settings.load_profile("pangu")
@@ -25,6 +33,7 @@ def pytest_collection_finish() -> None:
     """What all test files import stays to the end: no collection looks through it again, which was a tenth of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
