@@ -86,9 +86,10 @@ def _engine() -> "inflect.engine":
     import typeguard
 
     # It is imported without checks of its arguments, which are texts here: rewriting its source for them takes two seconds.
-    checked, typeguard.typechecked = typeguard.typechecked, lambda unchanged: unchanged
+    checked = typeguard.typechecked
+    setattr(typeguard, "typechecked", lambda unchanged: unchanged)  # noqa: B010 (a type checker knows no such typechecked)
     try:
         import inflect
     finally:
-        typeguard.typechecked = checked
+        setattr(typeguard, "typechecked", checked)  # noqa: B010
     return inflect.engine()
