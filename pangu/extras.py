@@ -48,6 +48,7 @@ MODULES = MappingProxyType({
     "stopwordsiso": ("starter",),
     "supervisor": ("platform",),
     "tenacity": ("data", "train", "platform"),
+    "typeguard": ("data",),
     "torchao": ("quantise",),
     "torchmetrics": ("train",),
 })  # fmt: skip

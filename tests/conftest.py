@@ -4,6 +4,7 @@ import functools
 import gc
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # httpx reads the world's certificates anew for each client, which most requests of a test are: 20 ms of a processor.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
+
+# What is compiled is kept, whatever the caller's environment says: hundreds of processes import the package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A busy machine is no failure: properties are checked, not timed.
 settings.register_profile("pangu", deadline=None, max_examples=50)

@@ -1,6 +1,7 @@
 """The layers of the package: who may import whom, read from the source."""
 
 import ast
+import functools
 from collections import Counter
 from collections.abc import Iterator, Set
 from graphlib import CycleError, TopologicalSorter
@@ -51,9 +52,16 @@ def part_of(path: Path) -> str:
     return path.relative_to(ROOT / "pangu").parts[0].removesuffix(".py")
 
 
+@functools.cache
+def nodes(path: Path) -> tuple[ast.stmt | ast.Call, ...]:
+    """The imports, classes and calls of a file: all that is asked of it, which is read once."""
+    kinds = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.Call)
+    return tuple(node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Every module that the file imports, also inside functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -64,7 +72,7 @@ def imports(path: Path) -> Iterator[str]:
 
 def calls(path: Path) -> Iterator[str]:
     """`Image.open` for every call of it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             yield ast.unparse(node.func)
 
@@ -136,7 +144,7 @@ def module_name(path: Path) -> str:
 def imported_files(path: Path, names: Set[str]) -> set[str]:
     """Modules of ours that the file names: of `from package import module` the module, not the package."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

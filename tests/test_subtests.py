@@ -41,6 +41,7 @@ def test_every_case_runs_and_those_that_fail_are_named(tmp_path: Path) -> None:
     (tmp_path / "test_cases.py").write_text(CASES)
     ran = tmp_path / "ran"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "RAN": str(ran)}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "test_cases.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     cases = [(1, 1), (1, 2), (3, 3), (4, 5)]

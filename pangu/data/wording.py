@@ -6,10 +6,7 @@ the plural ("umbrellas"), `{turned}` with its second half first ("apple red"). A
 
 import functools
 import string
-import sys
-import threading
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from pangu.data.captions import Caption, is_long
@@ -84,21 +81,15 @@ def _is_plural(caption: str) -> bool:
     return last.isalpha() and not last.endswith(("ss", "us", "is")) and bool(_engine().singular_noun(last))
 
 
-_LOADING = threading.Lock()
-
-
 @functools.cache
 def _engine() -> "inflect.engine":
-    """Of inflect as it is written: its decorator would write each of its methods anew, to check types, in a second and a half."""
-    checker = ModuleType("typeguard")
-    checker.typechecked = lambda method: method  # type: ignore[attr-defined]
-    with _LOADING:
-        there = sys.modules.get(checker.__name__)
-        sys.modules[checker.__name__] = checker
-        try:
-            import inflect
-        finally:
-            del sys.modules[checker.__name__]
-            if there is not None:
-                sys.modules[checker.__name__] = there
+    import typeguard
+
+    # It is imported without checks of its arguments, which are texts here: rewriting its source for them takes two seconds.
+    checked = typeguard.typechecked
+    setattr(typeguard, "typechecked", lambda unchanged: unchanged)  # noqa: B010 (a type checker knows no such typechecked)
+    try:
+        import inflect
+    finally:
+        setattr(typeguard, "typechecked", checked)  # noqa: B010
     return inflect.engine()

@@ -36,6 +36,18 @@ def device_of(networks: Iterable[nn.Module]) -> torch.device | None:
     return next((device for device in found if device.type not in ("cpu", "meta")), found[0] if found else None)
 
 
+def networks_of(pipe: Any) -> list[nn.Module]:
+    """Of all components of a pipeline, in their order."""
+    named = getattr(pipe, "config", {})
+    return [part for name, part in vars(pipe).items() if name in named and isinstance(part, nn.Module)]
+
+
+def execution_device(pipe: Any) -> torch.device:
+    """A pipeline's `_execution_device`: where its networks compute, also while hooks keep them elsewhere."""
+    found = device_of(networks_of(pipe)) if getattr(pipe, "residence", None) is None else None
+    return torch.device(pipe._execution_device) if found is None else found
+
+
 def dtype_of(network: Any) -> torch.dtype:
     """What it computes in: the precision of its first floating point weight."""
     plain = isinstance(network, nn.Module) and not getattr(network, "_keep_in_fp32_modules", None)

@@ -37,7 +37,7 @@ from pangu.models.lora import has_lora, set_lora_scale
 from pangu.models.residence import Residence
 from pangu.models.schedulers import check_schedule, copied, noise_scale
 from pangu.models.step_caches import StepCache
-from pangu.models.whereabouts import device_of
+from pangu.models.whereabouts import device_of, networks_of
 from pangu.pipelines import pair_inputs, pair_settings, step_callback
 from pangu.pipelines.acting_adapters import ActingAdapters
 from pangu.pipelines.call_state import CallState
@@ -131,20 +131,15 @@ class GeneratorPipeline(CallState, Switches, DiffusionPipeline):
         """Where it computes."""
         if self.residence is not None:
             return self.residence.device
-        found = device_of(self._networks)
+        found = device_of(networks_of(self))
         return super().device if found is None else found
 
     @property
     def _execution_device(self) -> Any:
         """As diffusers has it: where hooks put the weights, if there are any."""
-        if self.residence is None and (found := device_of(self._networks)) is not None:
+        if self.residence is None and (found := device_of(networks_of(self))) is not None:
             return found
         return super()._execution_device
-
-    @property
-    def _networks(self) -> list[torch.nn.Module]:
-        """Of all components, in their order."""
-        return [part for name, part in vars(self).items() if name in self.config and isinstance(part, torch.nn.Module)]
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """As diffusers has it.

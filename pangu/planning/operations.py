@@ -146,6 +146,7 @@ def kl_autoencoder() -> AutoencoderKL:
     )
 
 
+@lru_cache(maxsize=64)
 def _autoencoder(source: AutoencoderSource, side: int) -> float:
     if source.source == "embedded":
         vae = load_autoencoder(source).to("meta")
@@ -157,10 +158,12 @@ def _autoencoder(source: AutoencoderSource, side: int) -> float:
     return float(counter.get_total_flops())
 
 
+@lru_cache(maxsize=64)
 def _latent_channels(source: AutoencoderSource) -> int:
     return int(load_autoencoder(source).config.latent_channels) if source.source == "embedded" else KL_CHANNELS
 
 
+@lru_cache(maxsize=64)
 def _text(source: TextEncoderSource) -> tuple[int, int, int]:
     """(channels of the tokens, channels of the pooled text, parameters)."""
     if source.source == "embedded":

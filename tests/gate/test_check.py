@@ -1,8 +1,10 @@
 """The gate with real pairs and a real registry: no champion, the champion itself, another pair against it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from flows.gate import markdown
 from pangu.config import Gate, GateRule, InitialWeights, Sampling
@@ -24,9 +26,18 @@ GATE = Gate(rules=(GateRule(metric="understanding_similarity"),), resamples=200)
 NO_FLOOR = GATE.model_copy(update={"floor": "none"})
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's own store in a SQLite file; to make its tables takes a second and a half."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    SqlAlchemyStore(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "artifacts"))
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow's own store in a SQLite file, without a server."""
+def registry(empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store without a server."""
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from pangu.config import TextEncoderSource
+from pangu.config import Recipe, TextEncoderSource
 from pangu.data.wording import worded
 from pangu.errors import UserError
 from pangu.models.lora import check_contract
@@ -31,6 +31,23 @@ def plain() -> TextTower:
 def tower() -> TextTower:
     (found,) = text_towers_of(tiny().model_copy(update={"placeholder_tokens": WORDS}))
     return found
+
+
+def small(**config: int) -> TextTower:
+    """The tokenizer of the embedded encoder, and a network that learns a word in no time."""
+    tokenizer = load_text_tower(TextEncoderSource()).tokenizer
+    shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    shape |= {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    return TextTower(tokenizer, CLIPTextModel(CLIPTextConfig(**shape | config)))
+
+
+@pytest.fixture(scope="module")
+def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """Of a small encoder in a folder."""
+    folder, tower = tmp_path_factory.mktemp("small"), small()
+    tower.encoder.save_pretrained(folder)
+    tower.tokenizer.save_pretrained(folder)
+    return tiny().model_copy(update={"text_encoders": (TextEncoderSource(source=str(folder)),)})
 
 
 def test_what_is_said_of_all_other_texts_stays_to_the_bit_and_so_does_the_hash(
@@ -65,8 +82,10 @@ def test_it_is_heard_in_sentences_that_say_something_else_without_it(plain: Text
         assert drift(tower, word, sentences) < min(0.15, 0.5 * drift(plain, word, sentences))
 
 
-def test_each_machine_finds_the_same_token_and_a_saved_encoder_keeps_it(tower: TextTower, tmp_path: Path) -> None:
-    again = load_text_tower(TextEncoderSource())
+def test_each_machine_finds_the_same_token_and_a_saved_encoder_keeps_it(small_recipe: Recipe, tmp_path: Path) -> None:
+    (source,) = small_recipe.text_encoders
+    (tower,) = text_towers_of(small_recipe.model_copy(update={"placeholder_tokens": WORDS}))
+    again = load_text_tower(source)
     add_placeholder_tokens([again], WORDS[:1])
     add_placeholder_tokens([again], WORDS)  # those that it has are left
     tower.encoder.save_pretrained(tmp_path)
@@ -86,26 +105,22 @@ def test_a_word_that_is_one_token_keeps_what_it_means(plain: TextTower) -> None:
 
 
 def test_an_encoder_that_reads_at_its_largest_token_and_one_without_room_are_refused(plain: TextTower) -> None:
-    def made(**config: int) -> TextTower:
-        shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-        return TextTower(
-            load_text_tower(TextEncoderSource()).tokenizer, CLIPTextModel(CLIPTextConfig(**shape | config))
-        )
-
     with pytest.raises(UserError, match="reads a text at its largest token; leave placeholder_tokens out"):
-        add_placeholder_tokens([made(vocab_size=len(plain.tokenizer), eos_token_id=2)], WORDS)
+        add_placeholder_tokens([small(eos_token_id=2)], WORDS)
     with pytest.raises(UserError, match="'Zimble' can get no token of its own: the tokenizer has more tokens"):
-        add_placeholder_tokens([made(vocab_size=len(plain.tokenizer) - 5, eos_token_id=1)], WORDS)
+        add_placeholder_tokens([small(vocab_size=len(plain.tokenizer) - 5)], WORDS)
 
 
-def test_a_pair_is_not_put_together_without_the_words_that_a_generator_was_trained_with() -> None:
-    recipe = tiny().model_copy(update={"placeholder_tokens": WORDS})
+def test_a_pair_is_not_put_together_without_the_words_that_a_generator_was_trained_with(
+    small_recipe: Recipe,
+) -> None:
+    recipe = small_recipe.model_copy(update={"placeholder_tokens": WORDS})
     pair = untrained_pair(recipe)
     contract = pair.contract("structure")
     assert contract.placeholder_tokens == tuple(sorted(WORDS))
     check_encoders(contract, pair.vae, text_towers_of(recipe))
     with pytest.raises(UserError, match="tokens of their own for Zimble, 泽宝; name them in placeholder_tokens"):
-        check_encoders(contract, pair.vae, text_towers_of(tiny()))
+        check_encoders(contract, pair.vae, text_towers_of(small_recipe))
     plain = contract.model_copy(update={"placeholder_tokens": ()})
     check_contract(plain, contract, "here")
     with pytest.raises(

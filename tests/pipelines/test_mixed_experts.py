@@ -259,20 +259,29 @@ def test_folders_of_experts_are_assembled_with_own_text_encoders(pair: Any, tmp_
         (FLOW, 10, EPSILON, 1, "out of the range of texture"),
     ],
 )
-def test_boundaries_of_two_schedules_meet_at_equal_log_snr(
+def test_boundaries_that_do_not_meet_are_refused(
     pair: Any, above: NoiseSchedule, low: int, below: NoiseSchedule, high: int, sentence: str
 ) -> None:
-    one, other = contracts_of(pair, (above, low, TOTAL), (below, 0, high)).values()
+    contracts = contracts_of(pair, (above, low, TOTAL), (below, 0, high)).values()
+    one, other = (GeneratorContract.model_validate(contract) for contract in contracts)
     with pytest.raises(UserError, match=sentence):
-        check_pair(GeneratorContract.model_validate(one), GeneratorContract.model_validate(other))
-    found = [near for near in range(1, TOTAL) if _meet(one | {"low": 500}, other | {"high": near})]
+        check_pair(one, other)
+
+
+@subtests.parametrize(("above", "below"), [(EPSILON, FLOW), (FLOW, EPSILON)])
+def test_boundaries_of_two_schedules_meet_at_equal_log_snr(
+    pair: Any, above: NoiseSchedule, below: NoiseSchedule
+) -> None:
+    contracts = contracts_of(pair, (above, 500, TOTAL), (below, 0, 500)).values()
+    middle, other = (GeneratorContract.model_validate(contract) for contract in contracts)
+    found = [near for near in range(1, TOTAL) if _meet(middle, other.model_copy(update={"high": near}))]
     # The nearest whole timestep, and where indices of the lower expert are finer also those that round to 500.
     assert round(equal_level(500, above, below)) in found and len(found) <= 3
 
 
-def _meet(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _meet(one: GeneratorContract, other: GeneratorContract) -> bool:
     try:
-        check_pair(GeneratorContract.model_validate(one), GeneratorContract.model_validate(other))
+        check_pair(one, other)
     except UserError:
         return False
     return True

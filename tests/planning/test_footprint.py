@@ -52,9 +52,9 @@ def batch(images: int, side: int, device: str) -> Batch:
     )
 
 
-def network(device: str = "cpu") -> torch.nn.Module:
+def network(device: str = "cpu", of: Recipe = SMALL) -> torch.nn.Module:
     with torch.device(device):
-        return build_denoiser(SMALL.denoiser, *CHANNELS).train()
+        return build_denoiser(of.denoiser, *CHANNELS).train()
 
 
 @subtests.parametrize("moments", ["fp32", "bf16", "int8"])
@@ -63,12 +63,12 @@ def network(device: str = "cpu") -> torch.nn.Module:
 def test_weights_gradients_moments_and_means_are_predicted_to_the_byte(
     moments: str, ema_device: str, lora: LoraConfig | None
 ) -> None:
-    recipe = with_execution(SMALL, moments=moments, ema_device=ema_device).model_copy(update={"lora": lora})
+    recipe = with_execution(named("tiny"), moments=moments, ema_device=ema_device).model_copy(update={"lora": lora})
     recipe = recipe.model_copy(
         update={"optimization": recipe.optimization.model_copy(update={"ema_decays": (0.9, 0.5)})}
     )
     found = footprint(Shapes(recipe), "structure")
-    model = network()
+    model = network(of=recipe)
     if lora is not None:
         add_lora(model, lora, 0)
     averages, optimizer = start(model, recipe)

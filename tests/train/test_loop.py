@@ -1,6 +1,7 @@
 """Training: exact resume from every step, torn checkpoints, refusals, and a golden loss curve."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,9 +39,20 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> dict[str, torch.Tensor]:
+def whole(tmp_path_factory) -> tuple[Path, dict[str, torch.Tensor]]:
     folder = tmp_path_factory.mktemp("whole")
-    return averaged(train_loop("structure", small_recipe(), random_rows(), "e", folder))
+    return folder, averaged(train_loop("structure", small_recipe(), random_rows(), "e", folder))
+
+
+@pytest.fixture
+def trained(whole) -> Path:
+    """The folder of a run that nothing interrupted; not to be written to."""
+    return whole[0]
+
+
+@pytest.fixture
+def uninterrupted(whole) -> dict[str, torch.Tensor]:
+    return whole[1]
 
 
 @subtests.parametrize("killed_after", range(1, 6))
@@ -71,8 +83,8 @@ def test_the_switches_of_a_job_replace_those_of_the_recipe(uninterrupted, tmp_pa
 
 
 @subtests.parametrize("damage", ["truncate", "flip", "delete", "no state"])
-def test_a_torn_checkpoint_is_passed_over(damage, uninterrupted, tmp_path) -> None:
-    train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)
+def test_a_torn_checkpoint_is_passed_over(damage, trained, uninterrupted, tmp_path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     newest = tmp_path / "step-000006"
     victim = newest / ("state.json" if damage == "no state" else "optimizer.safetensors")
     data = bytearray(victim.read_bytes())
@@ -90,9 +102,8 @@ def test_a_torn_checkpoint_is_passed_over(damage, uninterrupted, tmp_path) -> No
 
 
 @checks
-def only_the_last_two_checkpoints_are_kept(tmp_path) -> None:
-    train_loop("texture", small_recipe(), random_rows(), "e", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000005", "step-000006"]
+def only_the_last_two_checkpoints_are_kept(trained) -> None:
+    assert sorted(path.name for path in trained.iterdir()) == ["step-000005", "step-000006"]
 
 
 @subtests.parametrize(
@@ -103,10 +114,9 @@ def only_the_last_two_checkpoints_are_kept(tmp_path) -> None:
         ("structure", "e", small_recipe(steps=9), "is of recipe"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(role, encode_id, recipe, sentence, tmp_path) -> None:
-    train_loop("structure", small_recipe(), random_rows(), "e", tmp_path)
+def test_a_checkpoint_of_another_run_is_refused(role, encode_id, recipe, sentence, trained) -> None:
     with pytest.raises(UserError, match=sentence):
-        train_loop(role, recipe, random_rows(), encode_id, tmp_path)
+        train_loop(role, recipe, random_rows(), encode_id, trained)
 
 
 @checks

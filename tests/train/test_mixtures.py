@@ -56,7 +56,8 @@ def test_each_row_appears_as_often_as_the_weight_of_its_dataset_says(parts, batc
     assume(min(least) >= batch)
     sampler = DeterministicSampler(buckets, batch, seed, tuple(Share(*part) for part in parts))
     length = sum(one // batch for one in least)
-    steps = [sampler.rows_of(step) for step in range(epochs * length)]
+    steps = [drawn for several in sampler.batches(0, epochs * length) for drawn in several]
+    assert np.array_equal(sampler.rows_of(epochs * length - 1), steps[-1])
     assert all(len({buckets[index] for index in drawn}) == 1 and len(drawn) == batch for drawn in steps)
     lost = 2 * (batch - 1 + len(parts))  # in an epoch, of both buckets
     for epoch in range(epochs):

@@ -37,10 +37,10 @@ def drawn(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Timesteps and weights of so many epochs, as the loop draws them: by batches of the deterministic sampler."""
     timesteps = timestep_sampler(rows, STRUCTURE, schedule, optimization)
-    sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), 3, seed)
+    sampler = DeterministicSampler(tuple(rows.preset_n.tolist()), len(rows), seed)
     found = []
-    for step in range(epochs * len(rows) // 3):
-        for position, row in enumerate(sampler.rows_of(step).tolist()):
+    for step, batch in enumerate(each for several in sampler.batches(0, epochs) for each in several):
+        for position, row in enumerate(batch.tolist()):
             generator, limit = generator_for(seed, step, position), int(rows.min_timestep_n[row])
             found.append(timesteps.draw(int(rows.preset_n[row]), limit, generator))
             assert max(500, limit) <= found[-1][0] < 1000

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pangu.errors import UserError
 from pangu.models.schedulers import check_timesteps, copied
+from pangu.models.whereabouts import dtype_of, execution_device
 from pangu.pipelines.schedules import check_falling, set_timesteps
 from pangu.pipelines.step_callback import embeds, with_embeds
 from pangu.sampling.condition import Condition, Tensors
@@ -136,11 +137,11 @@ class ModelAdapter(ABC):
     @property
     def device(self) -> torch.device:
         """Where it computes, also while its networks wait elsewhere."""
-        return self.device_at_work if self.offloaded else torch.device(self.pipe._execution_device)
+        return self.device_at_work if self.offloaded else execution_device(self.pipe)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.dtype
+        return dtype_of(self.network)
 
     def check_size(self, height: int, width: int) -> None:
         """Raises UserError if the model can not draw that size; the sentence names the nearest that it can."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pangu.errors import UserError
 from pangu.models.autoencoders import raw_latents, scaled, spatial_factor, unscaled
+from pangu.models.whereabouts import dtype_of
 from pangu.pipelines.coop.model_adapter import ModelAdapter, check_parts
 
 
@@ -48,9 +49,9 @@ class LatentAdapter(ModelAdapter):
 
     def to_pixels(self, latents_bchw: Tensor, vae: Any = None) -> Tensor:
         chosen = vae if vae is not None else self.vae
-        raw = unscaled(chosen, latents_bchw).to(self.device, chosen.dtype)
+        raw = unscaled(chosen, latents_bchw).to(self.device, dtype_of(chosen))
         return chosen.decode(raw, return_dict=False)[0].float()
 
     def to_latents(self, pixels_bchw: Tensor, vae: Any = None) -> Tensor:
         chosen = vae if vae is not None else self.vae
-        return scaled(chosen, raw_latents(chosen, pixels_bchw.to(self.device, chosen.dtype)).float())
+        return scaled(chosen, raw_latents(chosen, pixels_bchw.to(self.device, dtype_of(chosen))).float())
