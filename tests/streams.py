@@ -20,7 +20,7 @@ STREAMS = {
     "stack": (
         "tests/stack", "tests/browser", "tests/e2e", "tests/serve/test_served.py", "tests/registry/test_training_runs.py",
     ),
-    "servers": ("tests/faults", "tests/registry", "tests/serve"),
+    "servers": ("tests/browser/test_studio.py", "tests/faults", "tests/registry", "tests/serve"),
     "data": ("tests/data",),
     "units": ("tests",),
 }  # fmt: skip
