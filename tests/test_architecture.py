@@ -20,6 +20,7 @@ LAYERS = [
         "errors",
         "extras",
         "file_lock",
+        "garbage",
         "storage",
         "progress",
         "retrying",
