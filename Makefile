@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 # The package is installed where it lies; nothing else has to be on the path.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-STREAMS := flows stack servers data units
+STREAMS := flows stack servers data networks units
 
 .PHONY: setup demo touched test $(STREAMS:%=test-%) test-long kills chaos nodes bench gpu pythons lint up down docs notebooks
 

@@ -226,6 +226,7 @@ def _replicas(served: Served) -> set[str]:
     return {replica["replica_id"] for deployment in deployments for replica in deployment["replicas"]}
 
 
+@pytest.mark.long
 def test_requests_of_a_replica_that_dies_are_drawn_again(served: Served) -> None:
     """All replicas with the texture half are killed while requests are in them; the clients wait, and get their pictures."""
     expected = _pixels(file_of(served.draw(seed=4, num_inference_steps=60)))
