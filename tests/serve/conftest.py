@@ -17,8 +17,8 @@ STYLES = {"photo": "a photo of", "cartoon": "cartoon style,"}
 def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`champion` is served in two replicas that hold all of it, as small pairs are; another version, which differs only in its
     weights, is registered."""
-    settings = {"layout": "pair", "max_in_flight": 6}
-    with served_as(stack, tmp_path_factory.mktemp("serving"), settings, mortal="pair", replicas=4) as application:
+    folder = tmp_path_factory.mktemp("serving")
+    with served_as(stack, folder, {"layout": "pair"}, mortal="pair", replicas=4) as application:
         yield application
 
 

@@ -115,7 +115,8 @@ def served_as(stack: Stack, folder: Path, settings: dict[str, Any], mortal: str,
         partner = folder / "partner"
         small.stable_diffusion(seed=3).save_pretrained(partner)
         declared = {"partners": {"style": {"source": str(partner)}}}
-        write_json(folder / "settings.json", {"structure": {"replicas": 2}, "coop": declared, **settings})
+        common = {"max_in_flight": 6, "structure": {"replicas": 2}, "coop": declared}
+        write_json(folder / "settings.json", common | settings)
         outcome = run_deploy("champion", "--settings", str(folder / "settings.json"))
         assert outcome["pair_version"] == versions[1]
         application = Served(outcome["url"], versions[1], versions[0], Home(stack.home), stack, mortal, replicas)

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(stack: Stack, folder: Path, files: dict[str, Path]) -> Iterator[Served]:  # noqa: F811
-    settings = {"layout": "pools", "max_in_flight": 3, **declared(files)}
+    settings = {"layout": "pools", **declared(files)}
     with served_as(stack, folder, settings, mortal="texture", replicas=6) as application:
         yield application
 
