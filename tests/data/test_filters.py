@@ -105,9 +105,14 @@ def test_another_size_is_the_same_picture_and_another_colour_is_not() -> None:
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.permutations(range(36)), st.sampled_from([0, 1, 4, 8, 16]), st.sampled_from([0, 5, 10**9]))
-def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[int], bits: int, most: int) -> None:
-    """Also where so many pictures share bands that some are decided about first."""
+@given(
+    st.permutations(range(36)), st.sampled_from([0, 1, 4, 8, 16]), st.sampled_from([0, 5, 10**9]),
+    st.sampled_from([3, 17, 10**6]),
+)  # fmt: skip
+def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(
+    order: list[int], bits: int, most: int, part: int
+) -> None:
+    """Also where so many pictures share bands that some are decided about first, and where one part follows the other."""
     rng = np.random.default_rng(7)
     base = [int(rng.integers(0, 2**63)) for _ in range(6)]
     flips = [(value, count) for value in base for count in (0, 0, 1, 2, 5, 9)]
@@ -127,7 +132,9 @@ def test_banded_search_finds_exactly_what_comparing_all_pairs_finds(order: list[
             expected[at] = "near_duplicate"
         else:
             kept.append(one)
-    assert near(pictures, bits, others, most_pairs=most) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pangu.data.prepare.near_duplicates.PART_PICTURES", part)
+        assert near(pictures, bits, others, most_pairs=most) == expected
 
 
 def test_a_thousand_copies_of_one_picture_are_no_million_comparisons(monkeypatch: pytest.MonkeyPatch) -> None:

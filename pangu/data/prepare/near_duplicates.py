@@ -30,7 +30,7 @@ MOST_SLOTS = 120
 MOST_PAIRS = 2 * 10**9
 """More comparisons than this are avoided by deciding about some pictures first, where that helps."""
 MOST_PAIRS_AT_ALL = 2 * 10**10
-PART_PICTURES = 500_000
+PART_PICTURES = 200_000
 """So many are compared with each other, or grouped, at once, of however many."""
 PICTURES = pa.schema([("rank", pa.int64()), ("place", pa.int64()), ("phash", pa.uint64()), ("colours", pa.binary())])
 OTHERS = pa.schema([("phash", pa.uint64()), ("colours", pa.binary())])
