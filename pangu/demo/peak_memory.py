@@ -10,9 +10,9 @@ from pangu.stack.processes import family, marked
 from pangu.stack.supervision import MARK
 
 SECONDS_BETWEEN_SAMPLES = 1.0
-CHANGED = 2**20
-"""Bytes by which a process grows or shrinks before its share is counted anew: the kernel looks at each of its pages for that,
-which took a fifth of a core where all processes of a stack were counted at every sample."""
+CHANGED = 2**23
+"""Bytes by which processes grow or shrink, all together, before their shares are counted anew: the kernel looks at each of their
+pages for that, which took a fifth of a core where it was done at every sample."""
 
 
 class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
@@ -25,7 +25,7 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
         self._stack_id = stack_id
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
-        self._counted: dict[int, tuple[int, int]] = {}
+        self._counted: dict[int, int] = {}
         self.peak_mb = 0.0
 
     def __enter__(self) -> "PeakMemory":
@@ -39,17 +39,30 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
     def _sample_until_stopped(self) -> None:
         while not self._stopped.wait(SECONDS_BETWEEN_SAMPLES):
             processes = {p.pid: p for p in (*marked(MARK, self._stack_id), *family(psutil.Process(os.getpid())))}
-            self._counted = {pid: self._share(process) for pid, process in processes.items()}
-            self.peak_mb = max(self.peak_mb, sum(share for _, share in self._counted.values()) / 1024**2)
+            held = {pid: _held(process) for pid, process in processes.items()}
+            if self._has_changed(held):
+                self._counted = held
+                self.peak_mb = max(self.peak_mb, sum(map(_share, processes.values())) / 1024**2)
 
-    def _share(self, process: psutil.Process) -> tuple[int, int]:
-        """(bytes that it holds, its share of them), the share of before where it holds as many as then."""
-        try:
-            held = process.memory_info().rss
-            before = self._counted.get(process.pid)
-            if before is not None and abs(held - before[0]) < CHANGED:
-                return before
-            full = process.memory_full_info()
-        except psutil.Error:
-            return 0, 0
-        return held, getattr(full, "pss", full.rss)
+    def _has_changed(self, held: dict[int, int]) -> bool:
+        """Since the last count; whoever comes or goes changes the shares of all others."""
+        if held.keys() != self._counted.keys():
+            return True
+        return sum(abs(held[pid] - self._counted[pid]) for pid in held) > CHANGED
+
+
+def _held(process: psutil.Process) -> int:
+    """Bytes, those that others hold too among them."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _share(process: psutil.Process) -> int:
+    """Bytes, of those that others hold too a part."""
+    try:
+        full = process.memory_full_info()
+    except psutil.Error:
+        return 0
+    return int(getattr(full, "pss", full.rss))
