@@ -6,6 +6,7 @@ the plural ("umbrellas"), `{turned}` with its second half first ("apple red"). A
 
 import functools
 import string
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -81,15 +82,19 @@ def _is_plural(caption: str) -> bool:
     return last.isalpha() and not last.endswith(("ss", "us", "is")) and bool(_engine().singular_noun(last))
 
 
+_IMPORTING = threading.Lock()
+
+
 @functools.cache
 def _engine() -> "inflect.engine":
     import typeguard
 
     # It is imported without checks of its arguments, which are texts here: rewriting its source for them takes two seconds.
-    checked = typeguard.typechecked
-    setattr(typeguard, "typechecked", lambda unchanged: unchanged)  # noqa: B010 (a type checker knows no such typechecked)
-    try:
-        import inflect
-    finally:
-        setattr(typeguard, "typechecked", checked)  # noqa: B010
+    with _IMPORTING:
+        checked = typeguard.typechecked
+        setattr(typeguard, "typechecked", lambda unchanged: unchanged)  # noqa: B010 (no type checker knows such a one)
+        try:
+            import inflect
+        finally:
+            setattr(typeguard, "typechecked", checked)  # noqa: B010
     return inflect.engine()

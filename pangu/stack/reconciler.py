@@ -200,7 +200,7 @@ def processes() -> Processes:
     """Read once a look: a file for each process of the machine."""
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):
             found.append(process.environ())
     marks = [env.get(FLOW_RUN) or env.get(COMMAND, "") for env in found]
     return Processes(

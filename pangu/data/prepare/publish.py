@@ -43,17 +43,12 @@ class PrepareOutcome(Frozen):
 def earlier_outcome(card: Card, home: Home, key: str) -> PrepareOutcome | None:
     """The outcome of a commit that took place here and can be read now; None if there is none.
 
-    A run killed right after its commit did not write down the version, and a version that was vacuumed may have been made again:
-    the file says this one from here on, and what was left of writing it goes.
+    Its number is that of the log: a version that was vacuumed may have been made again under another.
     """
     file, version = _outcome_file(home, card.name, key), readable_version(home, card.name, key)
     if version is None or not file.is_file():
         return None
-    found = PrepareOutcome(**read_json(file))
-    if found.version != version:
-        found = found.model_copy(update={"version": version})
-        write_json(file, found.model_dump(mode="json"))
-    return found.model_copy(update={"already_done": True})
+    return PrepareOutcome(**(read_json(file) | {"version": version, "already_done": True}))
 
 
 def is_whole(home: Home, name: str, key: str, work: str) -> bool:
@@ -95,12 +90,9 @@ def land(card: Card, home: Home, key: str, made: MadeRows, facts: dict[str, Any]
     write_report(page, card, outcome, lost, kept, examples(rejected, store.uri, EXAMPLES))
     outcome = outcome.model_copy(update={"report": str(page)})
     keep_card(card, home)
-    # Written before the commit, too: whoever finds the commit finds the counts.
-    write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
-    version = commit(home, card.name, key, files, facts, nth)
-    outcome = outcome.model_copy(update={"version": version})
-    write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json"))
-    return outcome
+    # Before the commit, which is the last thing that is written: whoever finds it finds the counts.
+    write_json(_outcome_file(home, card.name, key), outcome.model_dump(mode="json", exclude={"version"}))
+    return outcome.model_copy(update={"version": commit(home, card.name, key, files, facts, nth)})
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from PIL import Image
 from pangu.data.card import Card
 from pangu.data.images import decode_rgb
 from pangu.data.ingest.raw import RawFolder
+from pangu.data.prepare import publish
 from pangu.data.prepare.stage import PrepareOutcome, prepare
 from pangu.data.table.admission_levels import AdmissionLevels
 from pangu.data.table.delta import SCHEMA, data_files, latest_version, read_rows
@@ -102,14 +103,26 @@ def test_the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> N
     assert latest_version(prepared.home, "openmoji") == prepared.outcome.version == 0
 
 
-def test_what_a_run_killed_after_its_commit_had_not_written_is_written_by_the_next(prepared: Prepared) -> None:
-    folder = prepared.home.dataset(prepared.card.name) / "outcomes"
-    file = folder / f"{prepared.outcome.key}.json"
-    before, whole = prepared.outcome.model_copy(update={"version": -1}), file.read_bytes()
-    file.write_text(before.model_dump_json())
-    (folder / f".{prepared.outcome.key}.json.tmp").write_bytes(whole[:9])
-    assert prepare(prepared.card, prepared.ingest_id, prepared.home).version == prepared.outcome.version
-    assert [path.name for path in folder.iterdir()] == [file.name] and file.read_bytes() == whole
+def test_nothing_is_written_behind_the_commit_where_a_kill_would_leave_half_of_it(
+    ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, name = home_with_ingest(ingested, tmp_path), ingested.card.name
+    committed: list[set[tuple[str, int, int]]] = []
+
+    def files() -> set[tuple[str, int, int]]:
+        found = (path for path in home.root.rglob("*") if path.is_file())
+        return {(str(path), path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+    def commit(*given: object) -> int:
+        version = real(*given)
+        committed.append(files())
+        return version
+
+    real = publish.commit
+    monkeypatch.setattr(publish, "commit", commit)
+    outcome = prepare(ingested.card, ingested.outcome.ingest_id, home)
+    assert committed == [files()] and list((home.dataset(name) / "outcomes").iterdir())
+    assert prepare(ingested.card, ingested.outcome.ingest_id, home).version == outcome.version == 0
 
 
 def test_texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared: Prepared, tmp_path: Path) -> None:
