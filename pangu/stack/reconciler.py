@@ -1,7 +1,8 @@
 """`python -m pangu.stack.reconciler`: puts right what the death of one server leaves wrong with the others, every few seconds.
 
-A flow run whose process is gone is Crashed, one whose worker forgot it can be cancelled, jobs of runs that are over are stopped,
-and the pair that was deployed is served again after Ray was restarted. Knows processes and the servers' HTTP interfaces only.
+A flow run whose process is gone is Crashed, one whose worker forgot it can be cancelled or is begun again, jobs of runs that are
+over are stopped, and the pair that was deployed is served again after Ray was restarted. Knows processes and the servers' HTTP
+interfaces only.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import psutil
 from pangu.jobs import MARK as COMMAND
 from pangu.stack.certificates import trusted
 from pangu.stack.flow_runs import SUSPENDED
-from pangu.stack.model import Stack
+from pangu.stack.model import WORK_POOL, Stack
 from pangu.stack.offered_cards import cards_of, offer, outdated
 from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, marked
@@ -35,6 +36,8 @@ CANCELLING_S = 2.0
 for a second look: a person waits."""
 ENDED_S = 15.0
 """A run that has just ended may still be clearing away itself."""
+STARTING_S = 60.0
+"""A worker that takes a run has started its process by then, on a busy machine too."""
 DEPLOY_AGAIN_S = 60.0
 """A deployment that failed is not tried again before."""
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
@@ -80,13 +83,18 @@ class Reconciler:
         return done
 
     def _flow_runs(self, here: "Processes") -> Iterable[Care]:
-        runs = self._runs("RUNNING", "PAUSED", "CANCELLING")
+        runs = self._runs("PENDING", "RUNNING", "PAUSED", "CANCELLING")
         yield from self._gone(runs, here.flow_runs)
         suspended = {run["id"] for run in runs if run["state"]["name"] == SUSPENDED}
         yield from self._left_behind(suspended, here)
 
     def _gone(self, runs: list[dict[str, Any]], alive: set[str]) -> Iterable[Care]:
-        """Runs that are said to go on though their process is gone, and runs that nobody cancels."""
+        """Runs that are said to go on though their process is gone, and runs that nobody cancels or begins."""
+        longest_s = min(STARTING_S, time.time() - self._began("worker"))
+
+        def is_forgotten(run: dict[str, Any]) -> bool:
+            return run["work_pool_name"] == WORK_POOL and age_s(run["state"]["timestamp"]) > longest_s
+
         for run in runs:
             run_id, state = run["id"], run["state"]
             if state["type"] == "CANCELLING" and age_s(state["timestamp"]) > CANCELLING_S:
@@ -96,6 +104,9 @@ class Reconciler:
                 continue
             elif state["type"] in ("RUNNING", "PAUSED") and run["infrastructure_pid"] and run_id not in alive:
                 yield Care(f"{run_id} has crashed", partial(self._crash, run_id))
+            # The worker that took it died, or lost the server, before its process had begun: nothing was done yet.
+            elif state["type"] == "PENDING" and is_forgotten(run) and run_id not in alive:
+                yield Care(f"{run_id} is begun again", partial(self._begin_again, run_id))
 
     def _left_behind(self, suspended: set[str], here: "Processes") -> Iterable[Care]:
         """Jobs and processes of flow runs that are over, or that were suspended and whose own process is gone."""
@@ -106,7 +117,7 @@ class Reconciler:
     def _served(self, deploys: bool) -> Iterable[Care]:
         """The pair that was deployed last, where Ray was started since. An application that a person deleted stays deleted."""
         record = self._stack.home / SERVED
-        if not record.is_file() or record.stat().st_mtime > self._ray_began():
+        if not record.is_file() or record.stat().st_mtime > self._began("ray"):
             return
         under_way = self._deploying is not None and self._deploying.poll() is None
         if under_way or deploys or time.monotonic() < self._not_before:
@@ -123,9 +134,9 @@ class Reconciler:
             yield Care(f"the forms offer {len(names)} cards", partial(offer, self._stack, schemas), looks=1)
         self._offered = names
 
-    def _ray_began(self) -> float:
-        """Seconds since the epoch."""
-        _, pid = program_states(self._stack)["ray"]
+    def _began(self, program: str) -> float:
+        """Seconds since the epoch; 0 while it does not run."""
+        _, pid = program_states(self._stack)[program]
         return psutil.Process(pid).create_time() if pid else 0.0
 
     def _runs(self, *states: str) -> list[dict[str, Any]]:
@@ -151,6 +162,9 @@ class Reconciler:
     def _crash(self, run_id: str) -> None:
         self._stop(run_id)
         self._set_state(run_id, "CRASHED", "Its process died; run it again, and it continues.")
+
+    def _begin_again(self, run_id: str) -> None:
+        self._set_state(run_id, "SCHEDULED", "The worker that took it is gone; the next one begins it.")
 
     def _cancel(self, run_id: str) -> None:
         self._stop(run_id)

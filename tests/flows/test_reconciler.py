@@ -15,7 +15,7 @@ from pangu.stack.prefect_api import prefect_api
 from pangu.stack.processes import end, marked
 from pangu.stack.reconciler import FLOW_RUN, Reconciler, is_run_id
 from pangu.stack.supervision import program_states
-from tests.dashboard import finish, press
+from tests.dashboard import finish, press, reach
 from tests.faults.chaos.faults import by_program, kill
 
 PATIENCE_S = 120
@@ -34,12 +34,15 @@ def forgotten(api: httpx.Client, stack: Stack, card_that_takes_forever: Path) ->
     while len(marked(jobs.MARK, run["id"], prefix=True)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.5)
+    kill_worker(stack)
+    return run["id"]
+
+
+def kill_worker(stack: Stack) -> None:
+    """And wait for the next."""
     (worker,) = by_program("worker")(stack)
     assert kill([worker])
-    while program_states(stack)["worker"][1] in (0, worker.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    return run["id"]
+    wait_for(lambda: program_states(stack)["worker"][1] not in (0, worker.pid))
 
 
 @pytest.mark.long
@@ -63,6 +66,17 @@ def test_a_run_that_died_after_its_worker_has_crashed_and_leaves_nothing(api: ht
             time.sleep(0.5)
     finally:
         end(marked(jobs.MARK, forgotten, prefix=True))
+
+
+def test_a_run_whose_worker_died_before_it_began_is_begun_by_the_next(
+    api: httpx.Client, stack: Stack, card_that_takes_forever: Path
+) -> None:
+    taken = {"state": {"type": "PENDING"}}
+    run = press(api, "ingest-images", {"card": str(card_that_takes_forever)}, **taken).raise_for_status().json()["id"]
+    kill_worker(stack)
+    reach(api, run, "RUNNING", timeout_s=PATIENCE_S)
+    api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    assert finish(api, run)["type"] == "CANCELLED"
 
 
 def suspend(api: httpx.Client, run_id: str) -> None:
