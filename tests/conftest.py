@@ -1,10 +1,10 @@
 """Fixtures that several parts share: the real stack, started once for all tests that need it."""
 
+import tests.environment  # noqa: F401, I001  first, for what it says of imports
+
 import functools
 import gc
-import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,24 +17,12 @@ from pangu.stack import Stack
 from pangu.storage import Home
 from tests.own_stack import own_stack
 
-# One thread per process, here and in children: bits repeat, and several processes do not spin against each other.
-os.environ["OMP_NUM_THREADS"] = "1"
-
 # httpx reads the world's certificates anew for each client, which most requests of a test are: 20 ms of a processor.
 httpx._transports.default.create_ssl_context = functools.cache(httpx.create_ssl_context)
-
-# What is compiled is kept, whatever the caller's environment says: hundreds of processes import the package.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 # A busy machine is no failure: properties are checked, not timed.
 settings.register_profile("pangu", deadline=None, max_examples=50)
 settings.load_profile("pangu")
-
-
-# What test files import stays to the end. Looking through it for garbage again and again was a quarter of the imports' time, and
-# a tenth of the tests'.
-gc.disable()
 
 
 def pytest_collection_finish() -> None:

@@ -1,17 +1,21 @@
 """`python -m tests.streams [NAME ...]`: streams of tests side by side, each printed as it ends; without a name, all of them.
 
-Most of them wait for servers in turn. Each is a session of its own, since Linux shares the processor between sessions first.
+Most of them wait for servers in turn. Each is a fork of one process that has imported what they all import, and a session of its
+own, since Linux shares the processor between sessions first.
 """
 
+import tests.environment  # noqa: F401, I001  first, for what it says of imports
+
+import gc
+import importlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 import pytest
 
@@ -30,6 +34,11 @@ STREAMS = {
 """Each of the first two has a running stack of its own, `servers` starts what it needs; a path inside another stream's is left
 out there."""
 ROOT = Path(__file__).parents[1]
+IMPORTED = (
+    "hypothesis", "pandas", "boto3", "pangu.cli", "pangu.data.prepare.stage", "pangu.evaluate", "pangu.pipelines.pangu_draw",
+    "pangu.train.loop", "transformers.models.clip.modeling_clip",
+)  # fmt: skip
+"""What most streams import, and what begins no thread by that, which no fork would have."""
 PAUSE_S = 0.2
 LONGEST = "stack"
 BEHIND = 5
@@ -46,32 +55,57 @@ def arguments(name: str) -> list[str]:
 def together(names: list[str]) -> int:
     """0 if every stream passed."""
     begun, failed = time.monotonic(), 0
+    import_what_is_shared()
     with ExitStack() as ended:
-        running = {name: start(name, ended.enter_context(tempfile.TemporaryFile())) for name in names}
+        printed = {name: ended.enter_context(tempfile.TemporaryFile()) for name in names}
+        running = {fork(name, printed[name]): name for name in names}
         try:
             while running:
-                for name in [name for name, (process, _) in running.items() if process.poll() is not None]:
-                    process, printed = running.pop(name)
-                    printed.seek(0)
-                    print(printed.read().decode(errors="replace"), end="")
-                    print(f"{name}: exit {process.returncode}, {time.monotonic() - begun:.0f} s", flush=True)
-                    failed += process.returncode != 0
+                for pid, name in list(running.items()):
+                    ended_pid, status = os.waitpid(pid, os.WNOHANG)
+                    if not ended_pid:
+                        continue
+                    del running[pid]
+                    printed[name].seek(0)
+                    print(printed[name].read().decode(errors="replace"), end="")
+                    code = os.waitstatus_to_exitcode(status)
+                    print(f"{name}: exit {code}, {time.monotonic() - begun:.0f} s", flush=True)
+                    failed += code != 0
                 time.sleep(PAUSE_S)
         finally:
-            for process, _ in running.values():
-                os.killpg(process.pid, signal.SIGINT)  # pytest ends what its fixtures started
-            for process, _ in running.values():
-                process.wait()
+            for pid in running:
+                os.killpg(pid, signal.SIGINT)  # pytest ends what its fixtures started
+            for pid in running:
+                os.waitpid(pid, 0)
     return min(failed, 1)
 
 
-def start(name: str, printed: IO[bytes]) -> tuple["subprocess.Popen[bytes]", IO[bytes]]:
-    command = [sys.executable, "-m", "pytest", *arguments(name)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=printed, stderr=printed, start_new_session=True)
+def import_what_is_shared() -> None:
+    """Where a fork may go on with it: elsewhere each stream imports for itself."""
+    if sys.platform == "linux":
+        for name in IMPORTED:
+            importlib.import_module(name)
+        gc.freeze()
+
+
+def fork(name: str, printed: IO[bytes]) -> int:
+    """The process id of the stream."""
+    sys.stdout.flush()
+    return os.fork() or be(name, printed)
+
+
+def be(name: str, printed: IO[bytes]) -> NoReturn:
+    """A stream, in a process of its own."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for descriptor in (1, 2):
+        os.dup2(printed.fileno(), descriptor)
+    os.chdir(ROOT)
     if name != LONGEST:
         with suppress(OSError):  # no Linux, or one that shares the processor between processes
-            Path(f"/proc/{process.pid}/autogroup").write_text(str(BEHIND))
-    return process, printed
+            Path(f"/proc/{os.getpid()}/autogroup").write_text(str(BEHIND))
+    sys.exit(pytest.main(arguments(name)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import time
 
 import psutil
 
@@ -10,9 +11,10 @@ from pangu.stack.processes import family, marked
 from pangu.stack.supervision import MARK
 
 SECONDS_BETWEEN_SAMPLES = 1.0
-CHANGED = 2**23
-"""Bytes by which processes grow or shrink, all together, before their shares are counted anew: the kernel looks at each of their
-pages for that, which took a fifth of a core where it was done at every sample."""
+LONGEST_BETWEEN_COUNTS = 10.0
+GROWN = 2**23
+"""Bytes by which what processes hold goes beyond the most of before, before their shares are counted at once: the kernel looks at
+each of their pages for that, which took a fifth of a core where it was done at every sample."""
 
 
 class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
@@ -25,7 +27,6 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
         self._stack_id = stack_id
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
-        self._counted: dict[int, int] = {}
         self.peak_mb = 0.0
 
     def __enter__(self) -> "PeakMemory":
@@ -37,26 +38,22 @@ class PeakMemory(contextlib.AbstractContextManager["PeakMemory"]):
         self._thread.join()
 
     def _sample_until_stopped(self) -> None:
+        most_held, counted = 0, -LONGEST_BETWEEN_COUNTS
         while not self._stopped.wait(SECONDS_BETWEEN_SAMPLES):
             processes = {p.pid: p for p in (*marked(MARK, self._stack_id), *family(psutil.Process(os.getpid())))}
-            held = {pid: _held(process) for pid, process in processes.items()}
-            if self._has_changed(held):
-                self._counted = held
+            held = sum(map(_held, processes.values()))
+            if held > most_held + GROWN or time.monotonic() - counted > LONGEST_BETWEEN_COUNTS:
+                most_held, counted = max(held, most_held), time.monotonic()
                 self.peak_mb = max(self.peak_mb, sum(map(_share, processes.values())) / 1024**2)
-
-    def _has_changed(self, held: dict[int, int]) -> bool:
-        """Since the last count; whoever comes or goes changes the shares of all others."""
-        if held.keys() != self._counted.keys():
-            return True
-        return sum(abs(held[pid] - self._counted[pid]) for pid in held) > CHANGED
 
 
 def _held(process: psutil.Process) -> int:
-    """Bytes, those that others hold too among them."""
+    """Bytes that lie in no file."""
     try:
-        return int(process.memory_info().rss)
+        memory = process.memory_info()
     except psutil.Error:
         return 0
+    return int(memory.rss - getattr(memory, "shared", 0))
 
 
 def _share(process: psutil.Process) -> int:

@@ -129,6 +129,8 @@ class Stack(Frozen):
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Nobody takes this machine away with a warning, so no run needs a process that waits for one.
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
             # Without it Ray, server and client, replaces 127.0.0.1 by this machine's public address.
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "DO_NOT_TRACK": "1",

@@ -6,7 +6,7 @@ hashing), so only pictures are compared that share some g bands.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from pangu.data.images import ImageHWC
+from pangu.data.table.spilling import stream
 from pangu.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ MOST_SLOTS = 120
 MOST_PAIRS = 2 * 10**9
 """More comparisons than this are avoided by deciding about some pictures first, where that helps."""
 MOST_PAIRS_AT_ALL = 2 * 10**10
+PAIR_COST = 0.2
+"""Of a comparison, where 1 is what sorting one picture costs, and pictures share ten times what chance lets random bits share."""
 PART_PICTURES = 200_000
 """So many are compared with each other, or grouped, at once, of however many."""
+SORTED_AT_ONCE = 500_000
+SAMPLED = 4096
+"""Of the rows, to divide them into ranges of about one size."""
 PICTURES = pa.schema([("rank", pa.int64()), ("place", pa.int64()), ("phash", pa.uint64()), ("colours", pa.binary())])
 OTHERS = pa.schema([("phash", pa.uint64()), ("colours", pa.binary())])
-_EDGES = pa.schema([("earlier", pa.int64()), ("later", pa.int64())])
-_RANKS = pa.schema([("rank", pa.int64())])
+_FEW_COLOURS = "('0x' || hex(colours[16:21] || colours[31:32]))::ubigint"
+"""Eight bytes of the middle of a picture, which tell most of those apart that all 48 tell apart."""
 
 
 def colours_of(image_hwc: ImageHWC) -> bytes:
@@ -57,113 +63,141 @@ def near_duplicates(
     Raises:
         UserError: too many pictures look so much alike that hashes do not tell them apart.
     """
-    query, ask = connection.execute, _Ask(connection, max_bits, max_colour)
+    query, search = connection.execute, _Search(connection, max_bits, max_colour)
+    # Numbers below 0, before all ranks.
+    query("create table numbered as select -1 - row_number() over () as id, phash, colours from others")
+    query("create view coloured as select rank as id, colours from pictures union all select id, colours from numbered")
     # Of equal ones the first decides for all: the others are near it, and near whatever it is near.
-    ask.in_parts(
-        "create table alike (rank bigint, phash ubigint, colours blob)",
-        "insert into alike select min(rank) as rank, phash, colours from pictures where {} group by phash, colours",
-        "phash",
-    )
-    query("create table leaders as select * from alike")
-    ask.in_parts(
-        "create table distinct_others (phash ubigint, colours blob)",
-        "insert into distinct_others select distinct phash, colours from others where {}",
-        "phash",
-    )
+    query("create table led (place bigint, rank bigint, leader bigint)")
+    query("create table leaders (id bigint, phash ubigint, hint ubigint)")
+    facts = f"rank, place, phash, md5_number_lower(hex(colours)) as look, {_FEW_COLOURS} as hint"
+    query(f"create table looks as select {facts} from pictures")
+    for part in search.parts("select * from looks", "phash"):
+        query(f"insert into led select place, rank, min(rank) over (partition by phash, look) from {part}")
+        query(f"insert into leaders select min(rank), phash, first(hint) from {part} group by phash, look")
+    query("drop table looks")
     query("create table hit (rank bigint)")
     query("create table dropped (rank bigint)")
-    slots = _slots(max_bits, max(ask.number("select count(*) from alike"), 2))
-    if ask.number("select count(*) from distinct_others"):
-        for slot in slots:
-            ask.keep("hit", ask.near_others(slot))
-        query("delete from leaders where rank in (select rank from hit)")
-    _decide_leaders(ask, slots, most_pairs)
+    if search.number("select count(*) from numbered"):
+        others = f"select id, phash, {_FEW_COLOURS} as hint, true as ahead from numbered"
+        search.compare(f"select *, false as ahead from leaders union all {others}", by_side=True)
+        search.keep("hit", "later")
+        query("delete from leaders where id in (select rank from hit)")
+    _compare_leaders(search, most_pairs)
     query("create table edges (earlier bigint, later bigint)")
-    for slot in slots:
-        ask.keep("edges", ask.near_pairs(slot))
-    ask.keep("dropped", greedy(connection))
-    ask.in_parts(
-        "create table marked (place bigint, other boolean)",
-        "insert into marked select p.place, h.rank is not null from (select * from pictures where {}) p"
-        " join (select * from alike where {}) a using (phash, colours)"
-        " left join (select distinct rank from hit) h on h.rank = a.rank"
-        " left join (select distinct rank from dropped) d on d.rank = a.rank"
-        " where h.rank is not null or d.rank is not null or p.rank <> a.rank",
-        "phash",
-    )
-    for batch in connection.cursor().sql("select * from marked order by place").to_arrow_reader(65_536):
+    search.keep("edges", "earlier", "later")
+    keep(connection, "dropped", greedy(connection))
+    query("create table marked (place bigint, other boolean)")
+    for part in search.parts("select * from led", "leader"):
+        query(
+            f"insert into marked select place, h.rank is not null from {part} l"
+            " left join (select distinct rank from hit) h on h.rank = l.leader"
+            " left join (select distinct rank from dropped) d on d.rank = l.leader"
+            " where h.rank is not null or d.rank is not null or l.rank <> l.leader"
+        )
+    for batch in stream(connection, "select * from marked order by place", 65_536):
         reasons = pc.if_else(batch["other"], "in_other_dataset", "near_duplicate")
         yield pa.table([batch["place"], reasons], names=["place", "reason"])
 
 
 def _slots(max_bits: int, pictures: int) -> list[str]:
-    """What pictures may share, as SQL on a hash `{}`: every choice of g bands, g so large that few share one by chance."""
-    agreeing = 1
-    while (
-        BITS * agreeing / (max_bits + agreeing) < min(math.log2(pictures), BITS - 1)
-        and math.comb(max_bits + agreeing + 1, agreeing + 1) <= MOST_SLOTS
-    ):
-        agreeing += 1
+    """What pictures may share, as SQL on a hash: every choice of g bands, with the g that costs least.
+
+    More bands are more choices, each a sort of all pictures, and fewer pairs that share one by chance.
+    """
+    costs = {}
+    for agreeing in range(1, BITS - max_bits + 1):
+        choices = math.comb(max_bits + agreeing, agreeing)
+        by_chance = pictures / 2.0 ** (BITS * agreeing / (max_bits + agreeing))
+        if choices <= max(MOST_SLOTS, max_bits + 1):
+            costs[agreeing] = choices * (1 + PAIR_COST * by_chance)
+    agreeing = min(costs, key=costs.__getitem__)
     edges = np.linspace(0, BITS, max_bits + agreeing + 1).astype(int).tolist()
     masks = [((1 << (high - low)) - 1) << low for low, high in pairwise(edges)]
-    return [f"({{}} & {sum(chosen)}::ubigint)" for chosen in combinations(masks, agreeing)]
+    return [f"(phash & {sum(chosen)}::ubigint)" for chosen in combinations(masks, agreeing)]
 
 
-class _Ask:
-    """The questions to the tables; pairs come with their colours, which are compared here."""
+class _Search:
+    """Near pairs among the rows of a table; what is near by its hash and few colours comes into `candidates`, whose colours are
+    compared here."""
 
     def __init__(self, connection: "DuckDBPyConnection", max_bits: int, max_colour: int) -> None:
         self.connection, self._max_bits, self._max_colour = connection, max_bits, max_colour
+        self.slots = _slots(max_bits, self.number("select count(*) from pictures"))
 
     def number(self, question: str) -> int:
         [row] = self.connection.execute(question).fetchall()
         return int(row[0] or 0)
 
-    def in_parts(self, table: str, question: str, value: str) -> None:
-        """Make a table, and fill it by a question that is asked of one part of the pictures after the other: `{}` is true of
-        those of a part; rows of equal `value` are in one."""
-        self.connection.execute(table)
-        for condition in self._conditions("pictures", value):
-            self.connection.execute(question.replace("{}", condition))
+    def parts(self, rows: str, value: str) -> Iterator[str]:
+        """The rows of a query, one part after the other, each as a source in SQL; those of equal `value` are in one.
 
-    def pairs(self, slot: str) -> int:
-        """How many pairs of leaders share what the slot looks at."""
-        value, found = slot.format("phash"), 0
-        for condition in self._conditions("leaders", value):
-            shared = f"select count(*) as n from leaders where {condition} group by {value}"
-            found += self.number(f"select sum(n * (n - 1) // 2) from ({shared})")
-        return found
+        They are sorted, so a part is read without the others.
+        """
+        query = self.connection.execute
+        query(f"create or replace table ordered as select * from ({rows}) limit 0")
+        for condition in self._ranges(rows, value):
+            query(f"insert into ordered select * from ({rows}) where {condition} order by {value}")
+        asked = f"select distinct {value} from ordered where rowid % {PART_PICTURES} = 0 order by 1"
+        starts = [start for (start,) in query(asked).fetchall()]
+        for condition in _between(value, starts[1:]):
+            yield f"(select * from ordered where {condition})"
 
-    def near_others(self, slot: str) -> Iterator[pa.Table]:
-        return self._near("a.rank", "leaders", "distinct_others", slot)
+    def _ranges(self, rows: str, value: str) -> list[str]:
+        """Conditions in ascending order, each true of few enough rows to be sorted at once: a sort of all takes more memory."""
+        count = self.number(f"select count(*) from ({rows})")
+        asked = f"select {value} as value from ({rows}) using sample reservoir({SAMPLED} rows) repeatable (0)"
+        sample = sorted(found for (found,) in self.connection.execute(asked).fetchall())
+        ranges = -(-count // SORTED_AT_ONCE)
+        return _between(value, sorted({sample[len(sample) * number // ranges] for number in range(1, ranges)}))
 
-    def near_pairs(self, slot: str) -> Iterator[pa.Table]:
-        return self._near("a.rank as earlier, b.rank as later", "leaders", "leaders", slot, "and a.rank < b.rank")
+    def compare(self, rows: str, *, most_pairs: float = math.inf, by_side: bool = False) -> bool:
+        """Fill `candidates` with pairs of rows, `earlier` below `later`.
 
-    def near_sure(self, slot: str) -> Iterator[pa.Table]:
-        """Leaders near one that is `sure`, and first of those that share a slot with it."""
-        return self._near("b.rank", "sure", "leaders", slot, "and a.rank < b.rank")
+        rows: SQL with id, phash, hint. most_pairs: gives up, False, before more than so many are compared. by_side: of rows that
+        are `ahead` with rows that are not.
+        """
+        self.connection.execute("create or replace table candidates (earlier bigint, later bigint)")
+        further = " and a.ahead and not b.ahead" if by_side else ""
+        near = f"where bit_count(xor(a.phash, b.phash)) <= {self._max_bits}"
+        compared = 0
+        for slot in self.slots:
+            parts = list(self.parts(f"select *, {slot} as shared from ({rows})", "shared"))
+            for part in parts:
+                compared += self.number(
+                    f"select sum(n * (n - 1) // 2) from (select count(*) as n from {part} group by shared)"
+                )
+            if compared > most_pairs:
+                return False
+            for part in parts:
+                pairs = f"{part} a join {part} b on a.shared = b.shared and a.id < b.id{further}"
+                asked = f"select a.id as earlier, b.id as later, a.hint as one, b.hint as other from {pairs} {near}"
+                keep(self.connection, "candidates", self._near(asked, _few_colours))
+        return True
 
-    def _near(self, what: str, one: str, other: str, slot: str, further: str = "") -> Iterator[pa.Table]:
-        """What is asked of pairs that share a slot and are near each other."""
-        value = slot.format("phash")
-        for condition in self._conditions("leaders", value):
-            a, b = (f"(select *, {value} as shared from {table} where {condition})" for table in (one, other))
-            asked = f"select {what}, a.colours as one, b.colours as other from {a} a join {b} b on a.shared = b.shared {further}"
-            asked += f" where bit_count(xor(a.phash, b.phash)) <= {self._max_bits}"
-            # A cursor of its own: what is found goes into a table while the question is still being answered.
-            for batch in self.connection.cursor().sql(asked).to_arrow_reader(65_536):
-                distance = np.abs(_colours(batch["one"]) - _colours(batch["other"])).max(axis=1, initial=0)
-                yield pa.table(batch).drop_columns(["one", "other"]).filter(pa.array(distance <= self._max_colour))
+    def keep(self, table: str, *columns: str) -> None:
+        """Add these columns of the candidates to a table, of those whose colours are near."""
+        for part in self.parts("select * from candidates", "earlier"):
+            self.connection.execute(f"create or replace table few as select distinct earlier, later from {part}")
+            asked = "select earlier, later, a.colours as one, b.colours as other from few"
+            asked += " join coloured a on a.id = earlier join coloured b on b.id = later"
+            near = (pairs.select(columns) for pairs in self._near(asked, _colours))
+            keep(self.connection, table, near)
 
-    def _conditions(self, table: str, value: str) -> list[str]:
-        """What is true of each part of the rows of a table, if they are divided by a value: what is made of one part at a time
-        takes no more memory of more rows."""
-        parts = -(-self.number(f"select count(*) from {table}") // PART_PICTURES)
-        return [f"hash({value}) % {parts} = {part}" for part in range(parts)] if parts > 1 else ["true"]
+    def _near(self, asked: str, unpacked: Callable[[pa.Array], np.ndarray]) -> Iterator[pa.Table]:
+        """Of pairs with `one` and `other`, those whose colours are near."""
+        # A cursor of its own: what is found goes into a table while the question is still being answered.
+        for batch in stream(self.connection, asked, 65_536):
+            distance = np.abs(unpacked(batch["one"]) - unpacked(batch["other"])).max(axis=1, initial=0)
+            yield pa.table(batch).drop_columns(["one", "other"]).filter(pa.array(distance <= self._max_colour))
 
-    def keep(self, table: str, batches: Iterator[pa.Table]) -> None:
-        keep(self.connection, table, batches)
+
+def _between(value: str, edges: list[int]) -> list[str]:
+    """What is true of values below the first edge, from each to the next, and from the last on."""
+    return [
+        " and ".join([f"{value} >= {start}"] * (start is not None) + [f"{value} < {end}"] * (end is not None)) or "true"
+        for start, end in pairwise([None, *edges, None])
+    ]
 
 
 def keep(connection: "DuckDBPyConnection", table: str, batches: Iterator[pa.Table]) -> None:
@@ -183,35 +217,40 @@ def _colours(values: pa.Array) -> np.ndarray:
     return flat[start : start + len(packed) * COLOURS].reshape(-1, COLOURS).astype(np.int16)
 
 
-def _decide_leaders(ask: _Ask, slots: list[str], most_pairs: int) -> None:
-    """Where many pictures share slots, decide about those first that nothing can stand in the way of.
+def _few_colours(values: pa.Array) -> np.ndarray:
+    """(N, 8) of N numbers of `_FEW_COLOURS`; signed."""
+    return np.ascontiguousarray(values.to_numpy()).view(np.uint8).reshape(-1, 8).astype(np.int16)
+
+
+def _compare_leaders(search: _Search, most_pairs: int) -> None:
+    """Fill `candidates`. Where many pictures share slots, decide about those first that nothing can stand in the way of.
 
     A picture with the lowest rank among all that share any slot with it is kept for sure, and whatever is near it is dropped;
     neither has to be compared any more. So a thousand copies of one picture cost a thousand comparisons, not half a million.
     """
-    query = ask.connection.execute
-    while (pairs := sum(map(ask.pairs, slots))) > most_pairs:
-        before = ask.number("select count(*) from leaders")
-        first = " union all ".join(
-            f"select min(rank) as rank from leaders group by {slot.format('phash')}" for slot in slots
-        )
-        query(
-            f"create or replace table sure as select l.* from leaders l join (select rank from ({first}) group by rank"
-            f" having count(*) = {len(slots)}) using (rank)"
-        )
-        query("create or replace table found (rank bigint)")
-        for slot in slots:
-            ask.keep("found", ask.near_sure(slot))
-        query("insert into dropped select distinct rank from found")
-        query("delete from leaders where rank in (select rank from found union all select rank from sure)")
-        left = ask.number("select count(*) from leaders")
-        if before - left < before // 1000 + 1 and pairs > MOST_PAIRS_AT_ALL:
-            raise UserError(
-                f"{left:,} pictures have perceptual hashes so much alike that {pairs:,} pairs would have to be compared; set "
-                "filters.near_duplicates.max_bits lower."
-            )
+    query = search.connection.execute
+    while not search.compare("select * from leaders", most_pairs=most_pairs):
+        before = search.number("select count(*) from leaders")
+        query("create or replace table first (id bigint)")
+        for slot in search.slots:
+            for part in search.parts(f"select id, {slot} as shared from leaders", "shared"):
+                query(f"insert into first select min(id) from {part} group by shared")
+        query("create or replace table sure (id bigint)")
+        for part in search.parts("select id from first", "id"):
+            query(f"insert into sure select id from {part} group by id having count(*) = {len(search.slots)}")
+        search.compare("select l.*, s.id is not null as ahead from leaders l left join sure s using (id)", by_side=True)
+        query("create or replace table found (id bigint)")
+        search.keep("found", "later")
+        query("insert into dropped select distinct id from found")
+        query("delete from leaders where id in (select id from found union all select id from sure)")
+        left = search.number("select count(*) from leaders")
         if before - left < before // 1000 + 1:
-            return
+            if search.compare("select * from leaders", most_pairs=MOST_PAIRS_AT_ALL):
+                return
+            raise UserError(
+                f"{left:,} pictures have perceptual hashes so much alike that more than {MOST_PAIRS_AT_ALL:,} pairs would have to"
+                " be compared; set filters.near_duplicates.max_bits lower."
+            )
 
 
 def greedy(connection: "DuckDBPyConnection") -> Iterator[pa.Table]:
@@ -219,7 +258,7 @@ def greedy(connection: "DuckDBPyConnection") -> Iterator[pa.Table]:
     [(last,)] = connection.execute("select max(later) from edges").fetchall()
     dropped = np.zeros((last or 0) // 8 + 1, np.uint8)
     asked = "select distinct later, earlier from edges order by later, earlier"
-    for batch in connection.cursor().sql(asked).to_arrow_reader(65_536):
+    for batch in stream(connection, asked, 65_536):
         found = []
         for later, earlier in zip(batch["later"].to_pylist(), batch["earlier"].to_pylist(), strict=True):
             is_kept = not dropped[earlier >> 3] >> (earlier & 7) & 1

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pangu.data.captions import KEYWORDS, LANGUAGES, MORE
 from pangu.data.ingest.raw import OWN, ROWS
 from pangu.data.table.sorting import Parts, sorted_by
-from pangu.data.table.spilling import ROWS_AT_ONCE, engine, hashed_parts, load, parquet
+from pangu.data.table.spilling import engine, hashed_parts, load, parquet, stream
 from pangu.data.table.store import storage_errors
 from pangu.storage import replacing
 
@@ -123,7 +123,7 @@ def _kept(connection: "DuckDBPyConnection", parts: Parts) -> Iterator[pa.Table]:
                 connection, f"captions_{language}", f"list_prepend(caption_{language}, coalesce({MORE[language]}, []))"
             )
             _merge(connection, f"words_{language}", f"coalesce({KEYWORDS[language]}, [])")
-        for batch in connection.cursor().sql(_PLANNED).to_arrow_reader(ROWS_AT_ONCE):
+        for batch in stream(connection, _PLANNED):
             yield pa.table(batch)
 
 

@@ -27,7 +27,7 @@ from pangu.data.prepare.thresholds import reasons_of
 from pangu.data.table.delta import data_files, latest_version
 from pangu.data.table.rows_file import RowsFile
 from pangu.data.table.sorting import sorted_by
-from pangu.data.table.spilling import PART_MB, ROWS_AT_ONCE, engine, hashed_parts, load, parquet, plain, read_parquet
+from pangu.data.table.spilling import PART_MB, engine, hashed_parts, load, parquet, plain, read_parquet, stream
 from pangu.errors import UserError
 from pangu.storage import Home
 
@@ -204,7 +204,7 @@ def _to_be_ranked(
             some.discard(number)
         larger = f"lpad(to_hex({2**62} - coalesce(pixels, 0)), 16, '0')"
         order = f"(case when key in (select key from before) then '0' else '1' end) || {larger} || key"
-        reader = connection.cursor().sql(f"select *, {order} as ranked_by from part").to_arrow_reader(ROWS_AT_ONCE)
+        reader = stream(connection, f"select *, {order} as ranked_by from part")
         yield from map(pa.table, reader)
 
 

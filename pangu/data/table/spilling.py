@@ -30,7 +30,9 @@ def memory_mb(rows: int, few: int = MEMORY_MB) -> int:
 
 @contextmanager
 def engine(scratch: Path, rows: int = 0, few: int = MEMORY_MB) -> Iterator["DuckDBPyConnection"]:
-    """A connection whose tables lie in memory, up to `memory_mb`, and beyond that in the folder `scratch`.
+    """A connection whose tables lie in a file in the folder `scratch`, of which it holds up to `memory_mb` in memory.
+
+    Of tables in memory DuckDB writes aside what does not fit, and takes several times as much before it succeeds.
 
     rows: how many there are, at most. few: MB for up to `FEW_ROWS`.
 
@@ -41,11 +43,16 @@ def engine(scratch: Path, rows: int = 0, few: int = MEMORY_MB) -> Iterator["Duck
 
     spilled = folder_links.for_fsspec(scratch) / "spilled"
     shutil.rmtree(spilled, ignore_errors=True)  # by a run that was killed
+    spilled.mkdir(parents=True)
+    # It takes a backslash in a folder's name for a slash.
+    file = ":memory:" if "\\" in str(spilled.resolve()) else str(spilled / "tables.duckdb")
     limit = f"{memory_mb(rows, few)}MB"
     # One thread: each further one wants buffers of its own.
     settings: dict[str, Any] = {"memory_limit": limit, "temp_directory": str(spilled), "threads": 1}
     try:
         with duckdb.connect(config=settings) as connection:
+            # What a run that was killed leaves is made again, so nobody needs a log of what was written.
+            connection.execute(f"attach '{file}' as tables (recovery_mode no_wal_writes); use tables")
             yield connection
     except duckdb.Error as error:
         if any(sign in str(error) for sign in ("No space left", "max_temp_directory_size")):
@@ -53,6 +60,11 @@ def engine(scratch: Path, rows: int = 0, few: int = MEMORY_MB) -> Iterator["Duck
         raise
     finally:
         shutil.rmtree(spilled, ignore_errors=True)
+
+
+def stream(connection: "DuckDBPyConnection", asked: str, rows: int = ROWS_AT_ONCE) -> pa.RecordBatchReader:
+    """What a query (SQL) finds, so many rows at once; the connection is free for other questions while it is read."""
+    return connection.cursor().execute("use tables").sql(asked).to_arrow_reader(rows)
 
 
 def plain(file: Path) -> Path:
