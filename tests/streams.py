@@ -13,7 +13,8 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, NoReturn
 
@@ -82,10 +83,26 @@ def together(names: list[str]) -> int:
 
 def import_what_is_shared() -> None:
     """Where a fork may go on with it: elsewhere each stream imports for itself."""
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    with unseen_warnings():
         for name in IMPORTED:
             importlib.import_module(name)
-        gc.freeze()
+    gc.freeze()
+
+
+@contextmanager
+def unseen_warnings() -> Iterator[None]:
+    """As while pytest imports: what libraries say of what they lack is not read. The file descriptor is another one, since a
+    library's log keeps `sys.stderr`."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def fork(name: str, printed: IO[bytes]) -> int:
@@ -105,7 +122,8 @@ def be(name: str, printed: IO[bytes]) -> NoReturn:
     if name != LONGEST:
         with suppress(OSError):  # no Linux, or one that shares the processor between processes
             Path(f"/proc/{os.getpid()}/autogroup").write_text(str(BEHIND))
-    sys.exit(pytest.main(arguments(name)))
+    # Two of pytest's plugins are imported already; nobody's assertions are rewritten in them.
+    sys.exit(pytest.main(["-W", "ignore::pytest.PytestAssertRewriteWarning", *arguments(name)]))
 
 
 if __name__ == "__main__":

