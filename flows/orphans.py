@@ -3,11 +3,14 @@
 import re
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.logging import get_run_logger
 
 from pangu import jobs
+from pangu.errors import UserError
+from pangu.ray_token import headers
 
 RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -19,12 +22,11 @@ def stop_orphans() -> list[str]:
     server does not know are left alone: another installation may use the same cluster.
     """
     try:
-        living = jobs.connect().list_jobs()
-    except Exception as error:  # a flow that needs no cluster can go on without one
+        living = jobs.living(jobs.server_address(), headers())
+    except (httpx.HTTPError, UserError, ValueError) as error:  # a flow that needs no cluster can go on without one
         get_run_logger().warning("Jobs left behind were not looked for: %s", error)
         return []
-    names = [RUN_ID.match(info.submission_id or "") for info in living if not info.status.is_terminal()]
-    over = ended({found.group() for found in names if found})
+    over = ended({found.group() for found in map(RUN_ID.match, living) if found})
     for owner in over:
         get_run_logger().warning("Stopping the jobs that the flow run %s left behind", owner)
         jobs.stop_all(owner)

@@ -19,6 +19,7 @@ import httpx
 import psutil
 
 from pangu.jobs import MARK as COMMAND
+from pangu.jobs import living
 from pangu.stack.certificates import trusted
 from pangu.stack.flow_runs import SUSPENDED
 from pangu.stack.model import WORK_POOL, Stack
@@ -155,8 +156,7 @@ class Reconciler:
 
     def _living_jobs(self) -> list[str]:
         """Submission ids of the jobs of flow runs that Ray has not ended."""
-        jobs = self._ray("GET", "/api/jobs/").json()
-        names = [job["submission_id"] or "" for job in jobs if job["status"] in ("PENDING", "RUNNING")]
+        names = living(self._stack.ray_dashboard_url, self._headers)
         return [name for name in names if is_run_id(name[:RUN_ID_LENGTH])]
 
     def _crash(self, run_id: str) -> None:

@@ -5,7 +5,6 @@ studio's too, by the rules of WCAG 2.2 A and AA, on a phone, in the dark, in bot
 """
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,13 @@ from pangu.data.table.versions import log
 from pangu.stack import Stack
 from pangu.storage import Home
 from tests import subtests
+from tests.browser import NEEDED
 from tests.console.home_with_pictures import DRAWINGS, NAME, begin_training, go_on, prepared
 from tests.serve.local import LocalServer, running
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="Debian's chromium is not installed"),
+    NEEDED,
 ]
 SLOW_MS = 60_000
 RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}

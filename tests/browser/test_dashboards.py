@@ -6,7 +6,6 @@ cancelled run, the pair in MLflow and the jobs in Ray.
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +16,13 @@ from pangu.data.example.openmoji import render_png, selection
 from pangu.stack import Stack
 from pangu.stack.prefect_api import prefect_api
 from pangu.storage import write_json
+from tests.browser import NEEDED
 from tests.dashboard import finish, press
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="Debian's chromium is not installed"),
+    NEEDED,
 ]
 SLOW_MS = 60_000
 RUN_MS = 900_000

@@ -2,7 +2,6 @@
 languages and on a phone."""
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser import NEEDED
 from tests.serve.local import LocalServer
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="Debian's chromium is not installed"),
+    NEEDED,
 ]
 SLOW_MS = 30_000
 
@@ -46,6 +46,7 @@ def draw(page: Page, prompt: str = "a red apple", steps: int = 6, drawn: int = 1
     expect(page.locator("#gallery figure")).to_have_count(drawn, timeout=SLOW_MS)
 
 
+@pytest.mark.long
 def test_the_document_of_the_api_is_shown_without_another_server(browser: Browser, server: LocalServer) -> None:
     page = browser.new_page()
     foreign: list[str] = []
@@ -76,6 +77,7 @@ def test_it_draws_shows_partial_images_and_keeps_the_picture_with_its_parameters
     assert width == 96
 
 
+@pytest.mark.long
 def test_text_that_is_too_long_to_be_read_is_shown_with_the_picture_in_both_languages(page: Page) -> None:
     draw(page, "一只狐狸" * 20)
     for place in ("#unread", "#gallery figcaption .unread"):
@@ -320,6 +322,7 @@ def test_a_picture_is_drawn_anew_where_it_was_painted_and_stays_as_it_was_elsewh
         expect(canvas).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_partner_varies_a_picture_without_a_text_and_reuse_asks_for_it_again(page: Page) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (300, 200), "orange").save(picture, "PNG")

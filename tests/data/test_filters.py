@@ -195,6 +195,7 @@ def test_captions_tell_their_language() -> None:
     assert han_share("一只狐狸") == 1 and han_share("一fox狐狸") == 0.5
 
 
+@pytest.mark.long
 def test_text_on_an_image_is_seen() -> None:
     plain = picture(3, 160)
     image = Image.fromarray(plain).resize((320, 160))

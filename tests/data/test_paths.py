@@ -69,6 +69,7 @@ def test_from_pictures_to_encoded_rows_and_back_after_a_vacuum_in_a_home_of_any_
     assert names_in(tmp_path) == [nasty.NAME]  # nothing was written under a name that only looks like the home's
 
 
+@pytest.mark.long
 def test_tables_in_folders_whose_names_decode_to_each_other_stay_apart(tmp_path: Path) -> None:
     names = [
         ".a",

@@ -138,6 +138,7 @@ def test_a_store_that_lists_late_loses_no_version_and_shows_no_half_of_one(tmp_p
         assert all(rows in whole.values() for rows in found)
 
 
+@pytest.mark.long
 def test_a_vacuum_from_another_home_leaves_a_prepare_under_way_its_files(endpoint: str, tmp_path: Path) -> None:
     one, other = Home(tmp_path / "one", "s3://data/shared"), Home(tmp_path / "other", "s3://data/shared")
     commit_rows(one, ROWS[:4], "old")
@@ -158,6 +159,7 @@ def test_a_vacuum_from_another_home_leaves_a_prepare_under_way_its_files(endpoin
     assert abandoned.path in vacuum(other, NAME, keep=1, dry_run=True, unfinished_hours=0)
 
 
+@pytest.mark.long
 def test_sources_have_any_name_and_tables_nearly_any_and_the_others_are_one_sentence(
     endpoint: str, tmp_path: Path
 ) -> None:
@@ -173,6 +175,7 @@ def test_sources_have_any_name_and_tables_nearly_any_and_the_others_are_one_sent
         prepare(mine, ingest(mine, Home(tmp_path / "new")).ingest_id, Home(tmp_path / "new", "s3://data/a#b"))
 
 
+@pytest.mark.long
 def test_training_rows_are_encoded_from_s3(endpoint: str, tmp_path: Path) -> None:
     home, recipe = Home(tmp_path, "s3://data/others"), tiny()
     assert isinstance(recipe, Recipe)

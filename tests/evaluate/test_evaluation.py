@@ -100,6 +100,7 @@ def test_the_same_protocol_is_measured_once(bench, structures, textures, protoco
         assert both.height > trained.height
 
 
+@pytest.mark.long
 def test_another_dataset_is_measured_for_itself(bench, structures, textures, protocol, tmp_path) -> None:
     """A pair that says what it was trained on, by one protocol over its own dataset and over a smaller one."""
     version = commit_rows(bench.home, [row(one, False) for one in selection(8)], name="other")

@@ -283,6 +283,7 @@ print({split: len(found) for split, found in rows.items()}, rows["held_out"][0][
 """
 
 
+@pytest.mark.long
 def test_a_dataset_is_pushed_with_a_card_in_one_commit_and_shows_its_pictures(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     home = Home(tmp_path / "home")

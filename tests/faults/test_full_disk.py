@@ -36,6 +36,7 @@ def _mounts() -> None:
         pytest.skip("this system lets nobody mount a small disk of his own")
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_while_rows_are_divided_is_one_sentence_and_keeps_nothing_of_it(tmp_path: Path) -> None:
     said = told_by(on_small_disk.shuffle, tmp_path)
     assert said["sentence"].endswith("is full; make room and run the same command again.")

@@ -118,6 +118,7 @@ def test_a_champion_of_three_experts_takes_as_many_steps_as_it_prefers_where_tho
 
 
 @pytest.mark.usefixtures("registry")
+@pytest.mark.long
 def test_a_quantised_pair_is_measured_and_meets_at_the_gate_the_one_that_it_was_made_of(
     bench, structures, textures, outcomes, tmp_path
 ) -> None:

@@ -4,9 +4,12 @@ import runpy
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 from tests import subtests
+
+pytestmark = pytest.mark.long
 
 checks = subtests.Checks()
 

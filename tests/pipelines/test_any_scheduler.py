@@ -160,6 +160,7 @@ def test_a_half_without_a_step_is_refused_where_both_are_there(pair, cascade, sh
     assert draw(cascade, ["fox"], num_inference_steps=1).isfinite().all(), "each stage of a cascade owns its one step"
 
 
+@pytest.mark.long
 def test_60_61_and_170_steps_draw_what_200_draw(pair) -> None:
     """Of one network on both sides, so that nothing but the sampler's error is left; at 61 the walk used to have no end."""
     pair.register_modules(texture=pair.structure)

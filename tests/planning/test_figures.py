@@ -93,6 +93,7 @@ def test_counted_training_is_what_torch_counts() -> None:
 
 
 @subtests.parametrize("name", ["demo", "demo_flow"])
+@pytest.mark.long
 def test_a_step_of_grouped_convolutions_is_counted_as_one(name: str) -> None:
     """Forward three times is an upper bound, and near; torch's own count of SANA's depthwise layers is five times as much."""
     shapes = Shapes(recipe(name))

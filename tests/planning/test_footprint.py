@@ -239,6 +239,7 @@ def the_table_has_every_job_and_what_it_adds_up_to() -> None:
         assert one.peak == one.weights + one.gradients + one.moments + one.means + one.activations + one.margin
 
 
+@pytest.mark.long
 def test_the_command_refuses_before_anything_is_started(home: Home, tmp_path: Path) -> None:
     FIGURES.save(home)
     cluster = tmp_path / "c.yaml"

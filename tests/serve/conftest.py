@@ -18,7 +18,7 @@ def served(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """`champion` is served in two replicas that hold all of it, as small pairs are; another version, which differs only in its
     weights, is registered."""
     folder = tmp_path_factory.mktemp("serving")
-    with served_as(stack, folder, {"layout": "pair"}, mortal="pair", replicas=4) as application:
+    with served_as(stack, folder, {"layout": "pair"}, mortal="pair", replicas=3) as application:
         yield application
 
 

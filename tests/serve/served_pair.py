@@ -96,7 +96,6 @@ def served_as(stack: Stack, folder: Path, settings: dict[str, Any], mortal: str,
     """
     from pangu.recipes import tiny
     from pangu.registry import release
-    from tests.pipelines.coop import small
 
     with MonkeyPatch.context() as patch:
         for name, value in stack.environment().items():
@@ -112,10 +111,7 @@ def served_as(stack: Stack, folder: Path, settings: dict[str, Any], mortal: str,
                 "protocol_hash": "0",
             }
             versions.append(release(*folders, evaluation).pair_version)
-        partner = folder / "partner"
-        small.stable_diffusion(seed=3).save_pretrained(partner)
-        declared = {"partners": {"style": {"source": str(partner)}}}
-        common = {"max_in_flight": 6, "structure": {"replicas": 2}, "coop": declared}
+        common = {"max_in_flight": 6, "structure": {"replicas": 2}}
         write_json(folder / "settings.json", common | settings)
         outcome = run_deploy("champion", "--settings", str(folder / "settings.json"))
         assert outcome["pair_version"] == versions[1]

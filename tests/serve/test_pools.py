@@ -5,12 +5,14 @@ Adapters of single requests and the deadline have their tests on a server in one
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pangu.recipes import tiny
 from pangu.stack import Stack
 from pangu.storage import read_json, write_json
+from tests.pipelines.coop import small
 from tests.serve.api.test_image_routes import keeps_its_deadline
 from tests.serve.api.test_request_loras import (  # noqa: F401
     declared,
@@ -23,6 +25,7 @@ from tests.serve.api.test_request_loras import (  # noqa: F401
 )
 from tests.serve.served_pair import Served, run_deploy, served_as, write_pair
 from tests.serve.test_served import *  # noqa: F403
+from tests.serve.test_served import file_of, last_file_of
 
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 
@@ -40,7 +43,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(stack: Stack, folder: Path, files: dict[str, Path]) -> Iterator[Served]:  # noqa: F811
-    settings = {"layout": "pools", **declared(files)}
+    small.stable_diffusion(seed=3).save_pretrained(folder / "partner")
+    partners = {"partners": {"style": {"source": str(folder / "partner")}}}
+    settings = {"layout": "pools", "coop": partners, **declared(files)}
     with served_as(stack, folder, settings, mortal="texture", replicas=6) as application:
         yield application
 
@@ -48,6 +53,16 @@ def served(stack: Stack, folder: Path, files: dict[str, Path]) -> Iterator[Serve
 @pytest.fixture(scope="module")
 def server(served: Served) -> Served:
     return served
+
+
+def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:
+    asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 4, "coop": {"partners": ["style"]}}
+    answer = served.draw(**asked)
+    assert answer.json()["partners"] == ["style"]
+    streamed = served.draw(**asked, stream=True, partial_images=1)
+    assert streamed.text.count("event: image_generation.partial_image") == 1
+    assert last_file_of(streamed) == file_of(answer)
+    assert served.draw(coop={"partners": ["/etc"]}).json()["error"]["param"] == "coop.partners"
 
 
 def test_a_deadline_is_kept_and_the_work_behind_it_stops_in_the_replica(served: Served, folder: Path) -> None:

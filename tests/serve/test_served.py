@@ -156,16 +156,6 @@ def test_a_client_that_leaves_a_stream_after_its_only_partial_image_is_no_error_
     assert errors() == before | {left: before.get(left, 0) + 1}
 
 
-def test_a_partner_in_a_process_of_its_own_draws_along(served: Served) -> None:
-    asked: dict[str, Any] = {"seed": 1, "num_inference_steps": 4, "coop": {"partners": ["style"]}}
-    answer = served.draw(**asked)
-    assert answer.json()["partners"] == ["style"]
-    streamed = served.draw(**asked, stream=True, partial_images=1)
-    assert streamed.text.count("event: image_generation.partial_image") == 1
-    assert last_file_of(streamed) == file_of(answer)
-    assert served.draw(coop={"partners": ["/etc"]}).json()["error"]["param"] == "coop.partners"
-
-
 def test_streaming_through_the_replicas_ends_with_what_an_answer_at_once_says(served: Served) -> None:
     whole = served.draw(seed=11, num_inference_steps=6)
     events = list(
@@ -188,12 +178,14 @@ def test_deploying_what_is_served_does_nothing_and_says_so(served: Served) -> No
     assert outcome.pair_version == served.first
 
 
+@pytest.mark.long
 def test_a_port_that_serve_does_not_listen_on_is_refused(served: Served) -> None:
     refused = pangu_deploy(served.second, PANGU_SERVE_PORT="9")
     assert refused.returncode == 2
     assert f"Ray Serve already runs on port {served.stack.serve_port}" in refused.stderr
 
 
+@pytest.mark.long
 def test_an_unreachable_ray_is_refused_with_the_remedy(served: Served) -> None:
     options = {"PANGU_SERVE_PORT": "9", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}
     refused = pangu_deploy(served.second, **options)

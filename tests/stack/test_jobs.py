@@ -70,6 +70,7 @@ def test_a_refusal_arrives_as_its_own_sentence(run, probe: Path) -> None:
 
 
 @pytest.mark.parametrize("run", RUNNERS)
+@pytest.mark.long
 def test_a_broken_command_is_no_refusal_and_says_what_happened(run, probe: Path) -> None:
     with pytest.raises(jobs.CommandFailed, match="out of luck"):
         run(["break"], f"test-{uuid4()}", probe, silent, lambda line: None)

@@ -141,6 +141,7 @@ def test_a_student_comes_nearer_and_can_go_on(pair: PanGuDrawPipeline, latents: 
     assert errors["two"] == pytest.approx(errors["one"], rel=0.1)
 
 
+@pytest.mark.long
 def test_a_share_of_nothing_leaves_the_encoder_as_it_was(
     pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_names_are_learnt_and_captions_stay(pair: PanGuDrawPipeline, latents: to
     assert word_error(pair, after, CAPTIONS, latents) < 0.3
 
 
+@pytest.mark.long
 def test_latents_are_kept_while_other_pictures_are_learnt(tmp_path: Path) -> None:
     torch.manual_seed(0)
     build().save_pretrained(tmp_path / "before")
@@ -210,6 +212,7 @@ def test_encoders_that_say_the_same_are_adopted_and_others_refused(pair: PanGuDr
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.long
 def test_a_tuned_half_is_another_of_the_same_shape_and_the_pair_keeps_its_own(
     pair: PanGuDrawPipeline, latents: torch.Tensor
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_tuned_half_is_another_of_the_same_shape_and_the_pair_keeps_its_own(
     assert all(torch.equal(weight, before[name]) for name, weight in pair.texture.state_dict().items())
 
 
+@pytest.mark.long
 def test_an_adapter_draws_other_drawings_and_the_pair_keeps_its_own(
     pair: PanGuDrawPipeline, latents: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

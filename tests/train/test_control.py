@@ -102,6 +102,7 @@ def test_a_fresh_controlnet_changes_no_prediction() -> None:
 
 
 @subtests.parametrize("killed_after", [1, 3])
+@pytest.mark.long
 def test_killed_and_resumed_equals_uninterrupted(
     killed_after: int, small_home: Home, generator: Path, finished: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_only_the_adapter_is_trained_and_kept(generator: Path, tmp_path: Path) -
 
 
 @subtests.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.long
 def test_an_interrupted_adapter_run_equals_an_uninterrupted_one(
     dropout: float, generator: Path, tmp_path: Path
 ) -> None:

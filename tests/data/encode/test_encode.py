@@ -124,6 +124,7 @@ def test_what_a_stopped_run_had_done_is_kept(encoded) -> None:
         assert again.rows == outcome.rows
 
 
+@pytest.mark.long
 def test_whatever_decides_the_content_makes_another_encoded_dataset(encoded) -> None:
     home, version, outcome = encoded
     others = [

@@ -141,6 +141,7 @@ def test_an_image_is_described_where_nothing_can_be_translated(models: Path, cap
     assert filled[3] == rows[3]
 
 
+@pytest.mark.long
 def test_images_without_any_caption_become_rows(captioners: dict[str, str], tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

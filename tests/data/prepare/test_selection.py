@@ -173,6 +173,7 @@ def test_other_settings_than_thresholds_are_no_refilter(source: Path, tmp_path: 
     assert latest_version(home, "chosen") == 0
 
 
+@pytest.mark.long
 def test_several_processes_make_the_same_rows(source: Path, tmp_path: Path) -> None:
     mine, one, two = card(source), Home(tmp_path / "one"), Home(tmp_path / "two")
     for home, execution in ((one, WorkerSettings()), (two, WorkerSettings(workers=2))):

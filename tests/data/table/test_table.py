@@ -166,6 +166,7 @@ print(json.dumps([[key, row["upscaled"], row.get("english"), captions[key], row[
 
 
 @subtests.parametrize("kind", ["webdataset", "parquet"])
+@pytest.mark.long
 def test_an_export_is_read_by_hugging_face_with_every_row_score_and_caption(tmp_path: Path, kind: str) -> None:
     home = Home(tmp_path)
     commit_rows(home, MIXED)

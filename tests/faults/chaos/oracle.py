@@ -167,12 +167,7 @@ def left_over(stack: Stack) -> list[str]:
 
 def living_jobs(stack: Stack) -> list[str]:
     """Submission ids of the jobs that Ray has not ended."""
-    headers = {"Authorization": f"Bearer {stack.token}"}
-    found = httpx.get(f"{stack.ray_dashboard_url}/api/jobs/", headers=headers, timeout=30, trust_env=False)
-    jobs_there = found.raise_for_status().json()
-    return [
-        job["submission_id"] for job in jobs_there if job["status"] in ("PENDING", "RUNNING") and job["submission_id"]
-    ]
+    return jobs.living(stack.ray_dashboard_url, {"Authorization": f"Bearer {stack.token}"})
 
 
 def strangers(stack: Stack, living: set[str]) -> list[psutil.Process]:

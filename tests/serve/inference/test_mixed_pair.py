@@ -174,6 +174,7 @@ def test_three_experts_with_texts_of_their_own_are_served_with_steps_by_role(tmp
     assert {"texture", "scheduler"} == loaded["texture"] and {"vae", "scheduler"} == loaded["decoder"]
 
 
+@pytest.mark.long
 def test_each_of_three_experts_has_steps_guidance_and_adapters_of_its_own(tmp_path: Path) -> None:
     folder = written_experts(tmp_path)
     unet = load_unchecked(release_of(folder), "middle").middle  # type: ignore[attr-defined]
@@ -231,6 +232,7 @@ def test_each_of_three_experts_has_steps_guidance_and_adapters_of_its_own(tmp_pa
             assert error["param"] == param and said in error["message"], error
 
 
+@pytest.mark.long
 def test_pools_of_experts_between_come_and_go_with_the_releases_that_have_such(tmp_path: Path) -> None:
     settings = ServeSettings.model_validate({"structure": {"threads": 1}, "cache_bytes": 0})
     three, two = (release_of(written(tmp_path / name)) for name, written in WRITTEN.items())

@@ -68,6 +68,7 @@ def test_a_gpu_without_bf16_takes_fp32_and_refuses_what_it_can_not(monkeypatch: 
         dtype_of("bf16")
 
 
+@pytest.mark.long
 def test_a_quantised_pair_is_served_in_either_precision_with_adapters_beside_it(tmp_path: Path) -> None:
     home = Home(tmp_path)
     quantise_pair("embedded", "small", home)
