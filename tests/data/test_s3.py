@@ -183,6 +183,7 @@ def test_training_rows_are_encoded_from_s3(endpoint: str, tmp_path: Path) -> Non
     assert encode(NAME, 0, recipe, home).rows["structure"] == len(ROWS)
 
 
+@pytest.mark.long
 def test_images_are_read_from_s3_ahead_of_the_steps_where_there_is_no_room_for_a_copy(
     endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,8 +16,8 @@ from tests.dashboard import finish, reach
 from tests.faults.chaos.faults import kill
 
 ROOT = Path(__file__).parents[2]
-WAITING = 4
-"""Tests of a run that waits."""
+WAITING = 3
+"""Tests of a run that waits, and is started with others."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,11 @@ def asked(api: httpx.Client, asking: str) -> list[str]:
 @pytest.fixture
 def waiting(api: httpx.Client, asked: list[str]) -> str:
     """A run of this test's own that waits for an answer."""
-    run = asked.pop()
+    return once_it_waits(api, asked.pop())
+
+
+def once_it_waits(api: httpx.Client, run: str) -> str:
+    """The same run."""
     keys = reach(api, run, "PAUSED")["state_details"]["run_input_keyset"]
     # Prefect pauses the run a moment before it says what may be answered.
     deadline = time.monotonic() + 30
@@ -103,6 +107,8 @@ def test_a_waiting_run_can_be_cancelled(api: httpx.Client, waiting: str) -> None
         time.sleep(0.5)
 
 
-def test_a_run_that_dies_while_it_waits_does_not_wait_for_ever(api: httpx.Client, waiting: str) -> None:
+@pytest.mark.long
+def test_a_run_that_dies_while_it_waits_does_not_wait_for_ever(api: httpx.Client, asking: str) -> None:
+    waiting = once_it_waits(api, start(api, asking))
     assert kill([process for process in marked(FLOW_RUN, waiting) if "prefect.engine" in process.cmdline()])
     assert finish(api, waiting)["type"] == "CRASHED"

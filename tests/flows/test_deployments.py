@@ -138,21 +138,15 @@ def test_the_server_refuses_parameters_outside_the_form(api: httpx.Client) -> No
     assert press(api, "retrain-pair", {"cards": "openmoji"}).is_client_error
 
 
-@pytest.fixture(scope="module")
-def refused(api: httpx.Client) -> dict[str, str]:
-    """Runs by deployment that can not succeed; asked for together, so that their processes start at the same time."""
-    asked = {"ingest-images": {"card": "no-such-card"}, "rollback-pair": {"reason": "ugly reds"}}
-    return {name: press(api, name, settings).raise_for_status().json()["id"] for name, settings in asked.items()}
-
-
-def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client, refused: dict[str, str]) -> None:
-    state = finish(api, refused["ingest-images"])
+def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client) -> None:
+    state = finish(api, press(api, "ingest-images", {"card": "no-such-card"}).raise_for_status().json()["id"])
     assert state["type"] == "FAILED"
     assert state["message"].startswith("There is no card 'no-such-card'")
 
 
-def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Client, refused: dict[str, str]) -> None:
-    state = finish(api, refused["rollback-pair"])
+@pytest.mark.long
+def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Client) -> None:
+    state = finish(api, press(api, "rollback-pair", {"reason": "ugly reds"}).raise_for_status().json()["id"])
     assert state["type"] == "FAILED" and "has no alias 'previous' to go back to" in state["message"]
 
 

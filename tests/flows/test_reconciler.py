@@ -27,6 +27,13 @@ def api(stack: Stack) -> httpx.Client:
 
 
 @pytest.fixture
+def taken(api: httpx.Client, stack: Stack, card_that_takes_forever: Path) -> str:
+    """A run that a worker has taken and not begun."""
+    state = {"state": {"type": "PENDING"}}
+    return press(api, "ingest-images", {"card": str(card_that_takes_forever)}, **state).raise_for_status().json()["id"]
+
+
+@pytest.fixture
 def forgotten(api: httpx.Client, stack: Stack, card_that_takes_forever: Path) -> str:
     """A run at work whose worker was killed; the one that is there now knows nothing of it."""
     run = press(api, "ingest-images", {"card": str(card_that_takes_forever)}).raise_for_status().json()
@@ -52,7 +59,9 @@ def test_a_run_that_its_worker_forgot_can_be_cancelled(api: httpx.Client, forgot
     assert marked(jobs.MARK, forgotten, prefix=True) == marked(FLOW_RUN, forgotten) == []
 
 
-def test_a_run_that_died_after_its_worker_has_crashed_and_leaves_nothing(api: httpx.Client, forgotten: str) -> None:
+def test_a_run_that_died_after_its_worker_has_crashed_and_one_that_had_not_begun_is_begun(
+    api: httpx.Client, taken: str, forgotten: str
+) -> None:
     assert kill([process for process in marked(FLOW_RUN, forgotten) if "prefect.engine" in process.cmdline()])
     try:
         state = finish(api, forgotten)
@@ -60,23 +69,12 @@ def test_a_run_that_died_after_its_worker_has_crashed_and_leaves_nothing(api: ht
             "CRASHED",
             "Its process died; run it again, and it continues.",
         )
-        deadline = time.monotonic() + PATIENCE_S
-        while marked(jobs.MARK, forgotten, prefix=True):
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_for(lambda: not marked(jobs.MARK, forgotten, prefix=True))
+        reach(api, taken, "RUNNING", timeout_s=PATIENCE_S)
+        api.post(f"/flow_runs/{taken}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+        assert finish(api, taken)["type"] == "CANCELLED"
     finally:
         end(marked(jobs.MARK, forgotten, prefix=True))
-
-
-def test_a_run_whose_worker_died_before_it_began_is_begun_by_the_next(
-    api: httpx.Client, stack: Stack, card_that_takes_forever: Path
-) -> None:
-    taken = {"state": {"type": "PENDING"}}
-    run = press(api, "ingest-images", {"card": str(card_that_takes_forever)}, **taken).raise_for_status().json()["id"]
-    kill_worker(stack)
-    reach(api, run, "RUNNING", timeout_s=PATIENCE_S)
-    api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
-    assert finish(api, run)["type"] == "CANCELLED"
 
 
 def suspend(api: httpx.Client, run_id: str) -> None:

@@ -175,4 +175,4 @@ def a_command_that_comes_upon_such_a_module_says_the_same_and_any_other_failure_
         assert caught.value is error
 
 
-test_extras = checks.test()
+test_extras = pytest.mark.long(checks.test())

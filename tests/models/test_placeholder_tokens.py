@@ -50,6 +50,7 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return tiny().model_copy(update={"text_encoders": (TextEncoderSource(source=str(folder)),)})
 
 
+@pytest.mark.long
 def test_what_is_said_of_all_other_texts_stays_to_the_bit_and_so_does_the_hash(
     plain: TextTower, tower: TextTower
 ) -> None:
@@ -60,6 +61,7 @@ def test_what_is_said_of_all_other_texts_stays_to_the_bit_and_so_does_the_hash(
 
 @settings(max_examples=20)
 @given(st.sampled_from(["a {}, please", "{}", "is it (a {})?", "my {}.", "A picture of {}!"]), st.booleans())
+@pytest.mark.long
 def test_a_word_is_one_token_in_any_case_and_none_inside_a_longer_word(
     tower: TextTower, sentence: str, large: bool
 ) -> None:
@@ -69,6 +71,7 @@ def test_a_word_is_one_token_in_any_case_and_none_inside_a_longer_word(
     assert first + 1 in tower.tokenizer("我的泽宝在哪里").input_ids
 
 
+@pytest.mark.long
 def test_it_is_heard_in_sentences_that_say_something_else_without_it(plain: TextTower, tower: TextTower) -> None:
     """How far what is said of a sentence is from what is said of the word, over how far that is from nothing."""
 

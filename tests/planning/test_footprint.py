@@ -212,6 +212,7 @@ def switches_take_what_they_say() -> None:
         (None, "no switch of execution makes it fit: take more workers"),
     ],
 )
+@pytest.mark.long
 def test_a_job_that_does_not_fit_is_refused_with_the_first_switch_that_is_enough(
     leaves: dict[str, object] | None, advice: str
 ) -> None:

@@ -85,6 +85,7 @@ def test_asking_again_finds_the_job_that_succeeded(probe: Path) -> None:
     assert jobs._find(jobs.connect(), f"{job_id}-2") is None
 
 
+@pytest.mark.long
 def test_after_a_failure_asking_again_starts_a_new_attempt(probe: Path) -> None:
     job_id = f"test-{uuid4()}"
     with pytest.raises(jobs.CommandFailed):

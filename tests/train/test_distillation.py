@@ -148,6 +148,7 @@ def distilled_recipe(**settings: object) -> Recipe:
     return recipe.model_copy(update={"jobs": jobs, "init_from": InitialWeights(source="teacher")})
 
 
+@pytest.mark.long
 def test_training_brings_a_stranger_to_where_the_teacher_ends(tmp_path) -> None:
     recipe, rows = distilled_recipe(steps=1, stride=250, guidance_scale=2.0), random_rows()
     seeds = (recipe.model_copy(update={"init_from": None, "seed": seed}) for seed in (0, 1))

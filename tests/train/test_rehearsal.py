@@ -43,6 +43,7 @@ def rehearsing(**asked: object) -> Recipe:
     )
 
 
+@pytest.mark.long
 def test_the_start_draws_what_it_knows_once_and_it_is_trained_on_in_its_share(small_home: Home) -> None:
     recipe = rehearsing()
     encode_id = encode(NAME, 0, recipe, small_home).encode_id

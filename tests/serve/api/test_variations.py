@@ -76,6 +76,7 @@ def opened(text: str) -> np.ndarray:
 
 
 @subtests.parametrize("prompt", ["a red apple", None])
+@pytest.mark.long
 def test_a_partner_varies_the_image_and_the_text_says_what_happens_in_it_as_in_the_pipeline(
     server: LocalServer, partners: dict[str, Any], prompt: str | None
 ) -> None:
