@@ -26,10 +26,8 @@ STREAMS = {
         "tests/stack", "tests/browser", "tests/e2e", "tests/serve/test_served.py", "tests/registry/test_training_runs.py",
     ),
     "servers": ("tests/browser/test_studio.py", "tests/faults", "tests/registry", "tests/serve"),
-    "data": ("tests/data",),
-    "networks": (
-        "tests/diffusion", "tests/exchange", "tests/models", "tests/pipelines", "tests/sampling", "tests/starter",
-    ),
+    "data": ("tests/data", "tests/exchange"),
+    "networks": ("tests/diffusion", "tests/models", "tests/pipelines", "tests/sampling", "tests/starter"),
     "units": ("tests",),
 }  # fmt: skip
 """Each of the first two has a running stack of its own, `servers` starts what it needs; a path inside another stream's is left

@@ -67,7 +67,8 @@ def near_duplicates(
     # Numbers below 0, before all ranks.
     query("create table numbered as select -1 - row_number() over () as id, phash, colours from others")
     query("create view coloured as select rank as id, colours from pictures union all select id, colours from numbered")
-    # Of equal ones the first decides for all: the others are near it, and near whatever it is near.
+    # Of equal ones (hash, and 64 bits of MD5 of the colours) the first decides for all: the others are near it, and near whatever
+    # it is near.
     query("create table led (place bigint, rank bigint, leader bigint)")
     query("create table leaders (id bigint, phash ubigint, hint ubigint)")
     facts = f"rank, place, phash, md5_number_lower(hex(colours)) as look, {_FEW_COLOURS} as hint"
@@ -81,11 +82,11 @@ def near_duplicates(
     if search.number("select count(*) from numbered"):
         others = f"select id, phash, {_FEW_COLOURS} as hint, true as ahead from numbered"
         search.compare(f"select *, false as ahead from leaders union all {others}", by_side=True)
-        search.keep("hit", "later")
+        search.keep_near("hit", "later")
         query("delete from leaders where id in (select rank from hit)")
     _compare_leaders(search, most_pairs)
     query("create table edges (earlier bigint, later bigint)")
-    search.keep("edges", "earlier", "later")
+    search.keep_near("edges", "earlier", "later")
     keep(connection, "dropped", greedy(connection))
     query("create table marked (place bigint, other boolean)")
     for part in search.parts("select * from led", "leader"):
@@ -175,7 +176,7 @@ class _Search:
                 keep(self.connection, "candidates", self._near(asked, _few_colours))
         return True
 
-    def keep(self, table: str, *columns: str) -> None:
+    def keep_near(self, table: str, *columns: str) -> None:
         """Add these columns of the candidates to a table, of those whose colours are near."""
         for part in self.parts("select * from candidates", "earlier"):
             self.connection.execute(f"create or replace table few as select distinct earlier, later from {part}")
@@ -240,7 +241,7 @@ def _compare_leaders(search: _Search, most_pairs: int) -> None:
             query(f"insert into sure select id from {part} group by id having count(*) = {len(search.slots)}")
         search.compare("select l.*, s.id is not null as ahead from leaders l left join sure s using (id)", by_side=True)
         query("create or replace table found (id bigint)")
-        search.keep("found", "later")
+        search.keep_near("found", "later")
         query("insert into dropped select distinct id from found")
         query("delete from leaders where id in (select id from found union all select id from sure)")
         left = search.number("select count(*) from leaders")
