@@ -144,7 +144,6 @@ def test_bad_input_fails_the_run_with_the_stages_own_sentence(api: httpx.Client)
     assert state["message"].startswith("There is no card 'no-such-card'")
 
 
-@pytest.mark.long
 def test_without_a_release_before_there_is_nothing_to_go_back_to(api: httpx.Client) -> None:
     state = finish(api, press(api, "rollback-pair", {"reason": "ugly reds"}).raise_for_status().json()["id"])
     assert state["type"] == "FAILED" and "has no alias 'previous' to go back to" in state["message"]
