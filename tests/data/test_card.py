@@ -12,6 +12,9 @@ from pangu.errors import UserError
 from pangu.storage import Home
 from tests import subtests
 
+checks = subtests.Checks()
+
+
 GOOD = {
     "name": "birds",
     "source": "birds.parquet",
@@ -26,12 +29,14 @@ def write(folder: Path, content: object) -> Path:
     return path
 
 
-def test_a_minimal_card_is_read_and_its_source_lies_beside_it(tmp_path: Path) -> None:
+@checks
+def a_minimal_card_is_read_and_its_source_lies_beside_it(tmp_path: Path) -> None:
     card = load_card(write(tmp_path, GOOD))
     assert card.source_uri(Home(tmp_path / "home")) == str(tmp_path / "birds.parquet")
 
 
-def test_every_card_in_the_repository_can_be_read() -> None:
+@checks
+def every_card_in_the_repository_can_be_read() -> None:
     cards = sorted((Path(__file__).parents[2] / "datasets").glob("*.yaml*"))
     assert {"openmoji.yaml", "url_table.yaml.example"} <= {path.name for path in cards}
     for path in cards:
@@ -70,7 +75,8 @@ def test_what_is_no_yaml_mapping_is_one_sentence(tmp_path: Path, content: str) -
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_missing_key_and_a_missing_card_are_named(tmp_path: Path) -> None:
+@checks
+def a_missing_key_and_a_missing_card_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, {key: value for key, value in GOOD.items() if key != "columns"})
     with pytest.raises(UserError, match=r"no key 'columns' \(add it\)"):
         load_card(path)
@@ -78,7 +84,8 @@ def test_a_missing_key_and_a_missing_card_are_named(tmp_path: Path) -> None:
         load_card("nowhere")
 
 
-def test_thresholds_change_the_dataset_but_not_what_is_downloaded() -> None:
+@checks
+def thresholds_change_the_dataset_but_not_what_is_downloaded() -> None:
     card = Card.model_validate(GOOD)
     other = card.model_copy(update={"texture_min_side": 256})
     assert card.digest() != other.digest()
@@ -91,7 +98,8 @@ def card_with(**held_out: object) -> Card:
     return Card.model_validate(GOOD | {"splits": {"held_out": held_out}})
 
 
-def test_rows_are_held_out_by_key_by_caption_and_by_combination() -> None:
+@checks
+def rows_are_held_out_by_key_by_caption_and_by_combination() -> None:
     card = card_with(keys=["k1"], captions_en=["Red Apple"], combinations=[["cat", "heart"]])
     assert card.split_of("green apple", "k1") == "held_out"
     assert card.split_of(" red apple ", "k2") == "held_out"
@@ -100,7 +108,8 @@ def test_rows_are_held_out_by_key_by_caption_and_by_combination() -> None:
     assert card.split_of("green apple", "k2") == "train"
 
 
-def test_what_is_held_out_may_stand_in_a_file_beside_the_card(tmp_path: Path) -> None:
+@checks
+def what_is_held_out_may_stand_in_a_file_beside_the_card(tmp_path: Path) -> None:
     (tmp_path / "kept.txt").write_text("Red Apple\n\n  狐狸 \n", encoding="utf-8")
     said = {name: GOOD | {"splits": {"held_out": {"captions_en": value}}} for name, value in HELD_OUT.items()}
     in_a_file, in_the_card = (load_card(write(tmp_path, said[name])) for name in ("file", "card"))
@@ -117,8 +126,12 @@ def test_without_rules_nothing_is_held_out(caption: str, key: str) -> None:
     assert Card.model_validate(GOOD).split_of(caption, key) == "train"
 
 
-def test_a_fraction_holds_out_about_that_share_of_captions_whatever_their_images() -> None:
+@checks
+def a_fraction_holds_out_about_that_share_of_captions_whatever_their_images() -> None:
     card = card_with(fraction=0.2)
     split = [card.split_of(f"caption {number}", "a") for number in range(2000)]
     assert 0.16 < split.count("held_out") / 2000 < 0.24
     assert split == [card.split_of(f"Caption {number}", "b") for number in range(2000)]
+
+
+test_card = checks.test()

@@ -20,7 +20,10 @@ from pangu.data.example.origin import png_header
 from pangu.data.images import FORMATS, SUFFIXES_OF, BadImage, check_header, decode_rgb, encode_png, opened_rgb
 from pangu.errors import UserError
 from pangu.serve.inference.image_encoding import read_image
-from tests import icc
+from tests import icc, subtests
+
+checks = subtests.Checks()
+
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -70,7 +73,8 @@ def test_damaged_files_are_decoded_or_refused(kind: str, data: st.DataObject) ->
         assert error.reason in ("empty", "not_an_image", "too_many_pixels", "undecodable", "unknown_range")
 
 
-def test_reasons() -> None:
+@checks
+def reasons() -> None:
     def reason(data: bytes) -> str:
         with pytest.raises(BadImage) as error:
             check_header(data, 10_000)
@@ -90,14 +94,16 @@ def test_reasons() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_truncated_file_passes_its_header_and_fails_to_decode() -> None:
+@checks
+def a_truncated_file_passes_its_header_and_fails_to_decode() -> None:
     half = FILES["PNG"][: len(FILES["PNG"]) // 2]
     check_header(half, 10_000)
     with pytest.raises(BadImage, match="undecodable"):
         decode_rgb(half)
 
 
-def test_transparency_falls_on_white() -> None:
+@checks
+def transparency_falls_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     palette = clear.convert("P")
     palette.info["transparency"] = 0
@@ -106,7 +112,8 @@ def test_transparency_falls_on_white() -> None:
         assert (decoded.image_hwc == 255).all() and not decoded.is_plain
 
 
-def test_endings_of_formats_are_those_that_pillow_knows() -> None:
+@checks
+def endings_of_formats_are_those_that_pillow_knows() -> None:
     Image.init()
     known = Image.registered_extensions()
     for kind, suffixes in SUFFIXES_OF.items():
@@ -114,13 +121,15 @@ def test_endings_of_formats_are_those_that_pillow_knows() -> None:
         assert set(suffixes) == of_kind, kind
 
 
-def test_of_animations_and_pages_the_first_is_read() -> None:
+@checks
+def of_animations_and_pages_the_first_is_read() -> None:
     for kind in ("PNG", "GIF", "WEBP", "AVIF", "TIFF", "MPO"):
         first = decode_rgb(several(kind)).image_hwc
         assert first.shape == (20, 30, 3) and np.abs(first.astype(int) - (255, 0, 0)).mean() < 8, kind
 
 
-def test_every_format_and_orientation_shows_the_same_picture() -> None:
+@checks
+def every_format_and_orientation_shows_the_same_picture() -> None:
     corner = np.zeros((40, 60, 3), np.uint8)
     corner[:20, :30], corner[20:, 30:] = (250, 20, 20), (20, 20, 250)
     upright = {
@@ -140,7 +149,8 @@ def test_every_format_and_orientation_shows_the_same_picture() -> None:
     assert np.array_equal(decode_rgb(broken).image_hwc, corner)
 
 
-def test_sixteen_bits_are_scaled_and_values_without_a_white_are_refused() -> None:
+@checks
+def sixteen_bits_are_scaled_and_values_without_a_white_are_refused() -> None:
     for deep in (np.full((40, 40), 0x8000, np.uint16), np.full((40, 40), 0x8000, np.int32)):
         for kind in ("PNG", "TIFF", "JPEG2000") if deep.dtype == np.uint16 else ("PPM",):
             assert (decode_rgb(encoded(Image.fromarray(deep), kind)).image_hwc == 0x80).all(), kind
@@ -151,14 +161,16 @@ def test_sixteen_bits_are_scaled_and_values_without_a_white_are_refused() -> Non
             opened_rgb([Image.fromarray(lost)])
 
 
-def test_a_png_whose_texts_are_too_long_for_pillow_is_still_read() -> None:
+@checks
+def a_png_whose_texts_are_too_long_for_pillow_is_still_read() -> None:
     texts = PngInfo()
     texts.add_text("workflow", "{}" * 1_000_000, zip=True)
     decoded = decode_rgb(encoded(Image.fromarray(PIXELS), "PNG", pnginfo=texts))
     assert np.array_equal(decoded.image_hwc, PIXELS) and not decoded.is_plain
 
 
-def test_whoever_reads_a_file_sees_the_same_picture(tmp_path: Path) -> None:
+@checks
+def whoever_reads_a_file_sees_the_same_picture(tmp_path: Path) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     colours = Image.fromarray(PIXELS)
@@ -186,3 +198,6 @@ def test_whoever_reads_a_file_sees_the_same_picture(tmp_path: Path) -> None:
         ):
             assert np.array_equal(np.asarray(other), seen), name
         assert not decode_rgb(data).is_plain, name
+
+
+test_images = checks.test()

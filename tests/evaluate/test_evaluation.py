@@ -24,6 +24,9 @@ from pangu.serve.inference.parts import capabilities_of
 from tests import subtests
 from tests.small_dataset import commit_rows, row
 
+checks = subtests.Checks()
+
+
 STEPS = 3
 
 
@@ -43,7 +46,8 @@ def outcome(bench, structures, textures, protocol):
     )
 
 
-def test_held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
+@checks
+def held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
     metrics = outcome.metrics
     assert outcome.protocol.split == "held_out"
     assert (metrics["retrieval_candidates"], metrics["memory_candidates"], metrics["understanding_candidates"]) == (
@@ -57,7 +61,8 @@ def test_held_out_rows_are_measured_beside_trained_ones(outcome) -> None:
             assert 0 <= metrics[f"{name}_{part}"] <= 1
 
 
-def test_the_pair_proposes_captions_of_the_training_split_to_whoever_asks(bench, outcome) -> None:
+@checks
+def the_pair_proposes_captions_of_the_training_split_to_whoever_asks(bench, outcome) -> None:
     rows = read_rows(bench.home, bench.dataset, bench.version, columns=["caption_en", "caption_zh"], split="train")
     proposed = capabilities_of(Path(outcome.pair)).prompts
     for language in ("zh", "en"):
@@ -65,21 +70,24 @@ def test_the_pair_proposes_captions_of_the_training_split_to_whoever_asks(bench,
         assert sorted(proposed[language]) == sorted(set(trained)) and 0 < len(trained) <= 24
 
 
-def test_distances_are_named_after_their_space_and_the_worse_language_counts(outcome) -> None:
+@checks
+def distances_are_named_after_their_space_and_the_worse_language_counts(outcome) -> None:
     metrics = outcome.metrics
     assert "fid" not in metrics
     assert metrics["fid_thumbnail-16"] == max(metrics["fid_thumbnail-16_zh"], metrics["fid_thumbnail-16_en"])
     assert metrics["kid_thumbnail-16"] > 0
 
 
-def test_each_generator_is_measured_on_its_own_timesteps(outcome) -> None:
+@checks
+def each_generator_is_measured_on_its_own_timesteps(outcome) -> None:
     buckets = {name for name in outcome.metrics if re.fullmatch(r"loss_.*_t\d+", name)}
     assert buckets == {"loss_structure_t500", "loss_structure_t750", "loss_texture_t000", "loss_texture_t250"}
     halves = [outcome.metrics["loss_structure_t500"], outcome.metrics["loss_structure_t750"]]
     assert outcome.metrics["loss_structure"] == pytest.approx(np.mean(halves))
 
 
-def test_the_same_protocol_is_measured_once(bench, structures, textures, protocol, outcome) -> None:
+@checks
+def the_same_protocol_is_measured_once(bench, structures, textures, protocol, outcome) -> None:
     arguments = (structures[0], textures[0], bench.recipe, bench.dataset, bench.encode_id, bench.home)
     again = evaluate(*arguments, protocol=protocol)
     assert again.already_done
@@ -119,7 +127,8 @@ def test_another_dataset_is_measured_for_itself(bench, structures, textures, pro
     assert [one.already_done for one in found] == [False, False, True]
 
 
-def test_two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench, protocol) -> None:
+@checks
+def two_halves_draw_what_the_pipeline_draws_and_can_be_finished_twice(bench, protocol) -> None:
     pair = ready(untrained_pair(bench.recipe), protocol)
     material = gather(bench.home, bench.dataset, bench.version, protocol, bench.recipe.structure.resolution)
     whole = draw_whole(pair, material, protocol)
@@ -146,7 +155,8 @@ def test_halves_keep_the_scheduler_s_history_and_noise(bench, protocol, schedule
         assert all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(images, again[key], strict=True))
 
 
-def test_bad_protocols_get_one_sentence(bench, protocol) -> None:
+@checks
+def bad_protocols_get_one_sentence(bench, protocol) -> None:
     pair = untrained_pair(bench.recipe)
     with pytest.raises(UserError, match="no scheduler 'Nothing'"):
         ready(pair, protocol.model_copy(update={"scheduler": "Nothing"}))
@@ -159,7 +169,8 @@ def test_bad_protocols_get_one_sentence(bench, protocol) -> None:
         plan(*place, metrics=["is"])
 
 
-def test_images_do_not_depend_on_how_many_prompts_there_are(bench, protocol) -> None:
+@checks
+def images_do_not_depend_on_how_many_prompts_there_are(bench, protocol) -> None:
     """Image i has seed + i, whatever its batch: a protocol of more prompts begins with another choice, not other noise."""
     pair = ready(untrained_pair(bench.recipe), protocol)
     conditioning = pair.encode_prompt(["fox", "lemon"])
@@ -168,3 +179,6 @@ def test_images_do_not_depend_on_how_many_prompts_there_are(bench, protocol) -> 
     both = pair.start(conditioning, generators=sources, **size).latents_bchw
     alone = pair.start(pair.encode_prompt(["lemon"]), generators=[torch.Generator().manual_seed(8)], **size)
     assert torch.equal(both[1], alone.latents_bchw[0])
+
+
+test_evaluation = checks.test()

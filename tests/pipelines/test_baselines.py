@@ -20,6 +20,9 @@ from pangu.recipes import tiny
 from tests import subtests
 from tests.pipelines.drawing import draw, seeds
 
+checks = subtests.Checks()
+
+
 RESOLUTIONS: dict[Role, int] = {"cascade_base": 32, "cascade_middle": 64, "cascade_final": 96}
 
 
@@ -79,7 +82,8 @@ def test_all_three_strategies_are_called_alike(pair, single, cascade) -> None:
         assert [image.size for image in images] == [(96, 96)] * 2
 
 
-def test_each_stage_of_a_cascade_walks_the_whole_range_on_the_upsampled_image(cascade) -> None:
+@checks
+def each_stage_of_a_cascade_walks_the_whole_range_on_the_upsampled_image(cascade) -> None:
     seen: dict[str, list[tuple[float, torch.Tensor]]] = {"base": [], "middle": [], "final": []}
     hooks = [
         getattr(cascade, name).register_forward_pre_hook(
@@ -106,7 +110,8 @@ def test_each_stage_of_a_cascade_walks_the_whole_range_on_the_upsampled_image(ca
             assert torch.equal(given[:, 16:], torch.cat([lower, lower])), "both halves of the guidance see it"
 
 
-def test_the_base_image_and_the_seed_matter(cascade) -> None:
+@checks
+def the_base_image_and_the_seed_matter(cascade) -> None:
     images = draw(cascade)
     assert torch.equal(draw(cascade), images)
     assert not torch.equal(draw(cascade, generator=seeds(3, 4)), images)
@@ -132,7 +137,8 @@ def test_a_stage_is_given_pictures_of_the_size_that_it_was_trained_with(cascade,
             assert trained[made.size_of(role, *size)] == made.size_of(lower, *size)
 
 
-def test_upsampling_keeps_flat_colours_and_the_range() -> None:
+@checks
+def upsampling_keeps_flat_colours_and_the_range() -> None:
     flat = torch.full((1, 3, 8, 8), 0.25)
     torch.testing.assert_close(upsample(flat, 24, 12), torch.full((1, 3, 24, 12), 0.25))
     edges = upsample(torch.randn(1, 3, 8, 8).sign(), 24, 24)
@@ -176,10 +182,14 @@ def test_what_can_not_draw_alone_is_refused(shared_pair, roles, changes, sentenc
         )
 
 
-def test_a_cascade_needs_three_stages_that_share_their_encoders(cascade, shared_pair) -> None:
+@checks
+def a_cascade_needs_three_stages_that_share_their_encoders(cascade, shared_pair) -> None:
     parts = {"base": cascade.base, "middle": cascade.middle, "final": cascade.final} | shared(shared_pair)
     with pytest.raises(UserError, match="A cascade needs contracts of cascade_base, cascade_middle, cascade_final"):
         Cascade(**parts, contracts=contracts(shared_pair, "cascade_base", "cascade_middle"))
     mixed = contracts(shared_pair, *RESOLUTIONS) | contracts(shared_pair, "cascade_final", autoencoder_hash="other")
     with pytest.raises(UserError, match="The stages do not share one autoencoder_hash"):
         Cascade(**parts, contracts=mixed)
+
+
+test_baselines = checks.test()

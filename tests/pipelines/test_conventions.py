@@ -23,8 +23,12 @@ from pangu.pipelines.assemble import untrained_pair
 from pangu.pipelines.baselines import Cascade, SingleStage
 from pangu.pipelines.text_to_image import TextToImagePipeline
 from pangu.recipes import tiny
+from tests import subtests
 from tests.pipelines.drawing import PROMPTS, draw, seeds
 from tests.pipelines.test_baselines import RESOLUTIONS, contracts, shared, untrained
+
+checks = subtests.Checks()
+
 
 EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 NETWORKS = ("structure", "texture", "unet", "base", "middle", "final")
@@ -82,7 +86,8 @@ def rows_seen(pipe: Any) -> Iterator[list[int]]:
         hook.remove()
 
 
-def test_a_stop_ends_the_loop_and_draws_what_is_there(pipelines) -> None:
+@checks
+def a_stop_ends_the_loop_and_draws_what_is_there(pipelines) -> None:
     """What user interfaces do: set `_interrupt`, in the callback or from another thread."""
     for pipe in pipelines:
         last: dict[str, Any] = {}
@@ -103,7 +108,8 @@ def test_a_stop_ends_the_loop_and_draws_what_is_there(pipelines) -> None:
         assert len(seen) == (15 if isinstance(pipe, Cascade) else 5), "the next call runs to its end"
 
 
-def test_a_callback_reads_the_call_and_may_change_its_guidance(pipelines) -> None:
+@checks
+def a_callback_reads_the_call_and_may_change_its_guidance(pipelines) -> None:
     """The documented callback that switches guidance off: `prompt_embeds.chunk(2)[-1]` and `_guidance_scale = 0`."""
     for pipe in pipelines:
         found: list[Any] = []
@@ -124,7 +130,8 @@ def test_a_callback_reads_the_call_and_may_change_its_guidance(pipelines) -> Non
             assert seen[5:7] == [4, 4], "each stage begins as it was asked"
 
 
-def test_the_cutoff_callbacks_of_diffusers_work(pipelines) -> None:
+@checks
+def the_cutoff_callbacks_of_diffusers_work(pipelines) -> None:
     """They equal a trajectory whose guidance ends by hand after the same step."""
 
     def by_hand(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +183,8 @@ def test_a_callback_may_change_what_is_drawn(pair) -> None:
         draw(pair, callback_on_step_end=bad, callback_on_step_end_tensor_inputs=["noise"])
 
 
-def test_embeddings_draw_what_their_text_draws(pipelines) -> None:
+@checks
+def embeddings_draw_what_their_text_draws(pipelines) -> None:
     for pipe in pipelines:
         said = pipe.encode_prompt("a fox", "water", num_images_per_prompt=1, device="cpu")
         assert [tuple(tensor.shape[:1]) for tensor in said] == [(1,)] * 4, "a string is one prompt, not its letters"
@@ -220,7 +228,8 @@ def test_contradictory_embeddings_get_one_sentence(pair) -> None:
             draw(pair, prompts, seeds(1), **arguments)
 
 
-def test_schedules_of_the_callers_own(pipelines) -> None:
+@checks
+def schedules_of_the_callers_own(pipelines) -> None:
     """What a scheduler would choose itself draws the same; other schedules are checked against [0, T) and the boundary."""
     for pipe in pipelines:
         trained = pipe.scheduler
@@ -263,7 +272,8 @@ def test_guidance_is_rescaled_as_in_diffusers(pair) -> None:
     assert not torch.equal(draw(pair, guidance_scale=8.0, guidance_rescale=0.7), plain)
 
 
-def test_guidance_of_at_most_one_is_the_caption_alone(pipelines) -> None:
+@checks
+def guidance_of_at_most_one_is_the_caption_alone(pipelines) -> None:
     """As diffusers has it: `guidance_scale=0.0` switches guidance off."""
     for pipe in pipelines:
         alone = draw(pipe, num_inference_steps=2, guidance_scale=1.0)
@@ -271,7 +281,8 @@ def test_guidance_of_at_most_one_is_the_caption_alone(pipelines) -> None:
             assert torch.equal(draw(pipe, num_inference_steps=2, guidance_scale=scale), alone)
 
 
-def test_what_a_call_returns(pipelines) -> None:
+@checks
+def what_a_call_returns(pipelines) -> None:
     for pipe in pipelines:
         options = {"num_inference_steps": 2, "generator": seeds(1)}
         pipe.set_progress_bar_config(disable=True)
@@ -299,7 +310,8 @@ def test_all_ways_of_offloading_draw_the_same(pipelines) -> None:
             assert offloaded.encode_prompt("fox").prompt["tokens"].device.type == "cpu"
 
 
-def test_components_make_the_same_pipeline_again(pipelines) -> None:
+@checks
+def components_make_the_same_pipeline_again(pipelines) -> None:
     """`Class(**pipe.components)`, `from_pipe` and `AutoPipelineForText2Image.from_pipe` share every model and every setting."""
     register()
     for pipe in pipelines:
@@ -323,7 +335,8 @@ def test_components_make_the_same_pipeline_again(pipelines) -> None:
     assert type(other).from_pipe(other).config["styles"] == other.config["styles"]
 
 
-def test_a_folder_is_loaded_by_its_name_in_any_dtype_and_variant(pipelines, tmp_path, caplog) -> None:
+@checks
+def a_folder_is_loaded_by_its_name_in_any_dtype_and_variant(pipelines, tmp_path, caplog) -> None:
     """Without a word about types, by the class, and by `DiffusionPipeline` and `AutoPipelineForText2Image` once registered."""
     register()
     logging.getLogger("diffusers").propagate = True
@@ -342,7 +355,8 @@ def test_a_folder_is_loaded_by_its_name_in_any_dtype_and_variant(pipelines, tmp_
     assert not [record.message for record in caplog.records if "Expected types" in record.message]
 
 
-def test_memory_switches_reach_every_part(pipelines) -> None:
+@checks
+def memory_switches_reach_every_part(pipelines) -> None:
     for pipe in pipelines:
         made = copied(pipe)
         expected = draw(made, num_inference_steps=2)
@@ -362,7 +376,8 @@ def test_memory_switches_reach_every_part(pipelines) -> None:
         assert all(network.up_blocks[0].s1 is None for network in networks(made))
 
 
-def test_attention_processors_get_their_arguments(pipelines) -> None:
+@checks
+def attention_processors_get_their_arguments(pipelines) -> None:
     for pipe in pipelines:
         seen: list[Any] = []
         made = copied(pipe)
@@ -374,3 +389,6 @@ def test_attention_processors_get_their_arguments(pipelines) -> None:
             network.register_forward_pre_hook(keep, with_kwargs=True)
         draw(made, num_inference_steps=2, cross_attention_kwargs={"scale": 0.5})
         assert made.cross_attention_kwargs == {"scale": 0.5} and seen and set(map(str, seen)) == {"{'scale': 0.5}"}
+
+
+test_conventions = checks.test()

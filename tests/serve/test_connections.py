@@ -21,6 +21,9 @@ from pangu.serve.settings import ServeSettings
 from tests import subtests
 from tests.serve.local import running, wait_for
 
+checks = subtests.Checks()
+
+
 RELEASE = Release(pair_version=1, structure_version=1, texture_version=1, sha256="0", created=0, folder=Path("x"))
 PATH = "/v1/images/generations"
 BODY = b'{"prompt": "x"}'
@@ -107,7 +110,8 @@ SILENT = {
 }
 
 
-def test_four_hundred_silent_connections_leave_room_for_health_and_for_drawing() -> None:
+@checks
+def four_hundred_silent_connections_leave_room_for_health_and_for_drawing() -> None:
     kinds = list(SILENT.values())
     with place(ConnectionLimits(most=100)) as at, ExitStack() as stack:
         for index in range(400):
@@ -118,7 +122,8 @@ def test_four_hundred_silent_connections_leave_room_for_health_and_for_drawing()
         assert at.connections <= 101
 
 
-def test_a_server_of_the_settings_takes_at_most_half_of_the_files_that_may_be_open() -> None:
+@checks
+def a_server_of_the_settings_takes_at_most_half_of_the_files_that_may_be_open() -> None:
     import resource
 
     most = limits_of(ServeSettings(max_in_flight=100_000)).most
@@ -138,7 +143,8 @@ def test_a_connection_that_is_silent_for_too_long_is_ended(
             assert received.endswith(b'{"status":"ok"}') == bool(SILENT[kind])
 
 
-def test_a_head_that_trickles_in_is_given_up() -> None:
+@checks
+def a_head_that_trickles_in_is_given_up() -> None:
     with place(SHORT) as at, ExitStack() as stack:
         connection = opened(stack, at)
         connection.settimeout(0.02)
@@ -154,7 +160,8 @@ def test_a_head_that_trickles_in_is_given_up() -> None:
         assert time.monotonic() - began < 10
 
 
-def test_where_every_connection_is_busy_health_answers_and_others_are_told_when_to_come_back() -> None:
+@checks
+def where_every_connection_is_busy_health_answers_and_others_are_told_when_to_come_back() -> None:
     with place(ConnectionLimits(most=3)) as at, ThreadPoolExecutor(3) as clients:
         at.painter.allowed = False
         jobs = [clients.submit(at.draw) for _ in range(3)]
@@ -169,7 +176,8 @@ def test_where_every_connection_is_busy_health_answers_and_others_are_told_when_
         assert [job.result().status_code for job in jobs] == [200] * 3
 
 
-def test_a_client_that_does_not_read_is_cut_off_and_a_slow_one_is_not() -> None:
+@checks
+def a_client_that_does_not_read_is_cut_off_and_a_slow_one_is_not() -> None:
     with place(SHORT, size=6 * 2**20) as at, ExitStack() as stack:
         slow, deaf = (socket.socket() for _ in range(2))
         for connection in (slow, deaf):
@@ -187,7 +195,11 @@ def test_a_client_that_does_not_read_is_cut_off_and_a_slow_one_is_not() -> None:
         wait_for(lambda: at.connections == 0, 10)
 
 
-def test_what_is_no_http_and_a_head_without_end_are_refused_in_openais_form() -> None:
+@checks
+def what_is_no_http_and_a_head_without_end_are_refused_in_openais_form() -> None:
     with place(ConnectionLimits()) as at, ExitStack() as stack:
         for sent in (b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"y" * 100_000):
             assert refusal_in(read_to_the_end(opened(stack, at, sent))) == (400, "invalid_http")
+
+
+test_connections = checks.test()

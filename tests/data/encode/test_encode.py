@@ -23,8 +23,11 @@ from pangu.models.autoencoders import decode_latents, load_autoencoder
 from pangu.models.text import embed_captions, load_text_tower, styled_caption
 from pangu.recipes import tiny
 from pangu.storage import Home
+from tests import subtests
 from tests.data.shaped import cropped, shaped_recipe, styled_row
 from tests.small_dataset import NAME, commit_rows, row, small_dataset
+
+checks = subtests.Checks()
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,8 @@ def with_job(role: str, **changes: object) -> Recipe:
     return tiny().model_copy(update={"jobs": tiny().jobs | {role: tiny().jobs[role].model_copy(update=changes)}})
 
 
-def test_structure_gets_all_rows_and_texture_only_originals(encoded) -> None:
+@checks
+def structure_gets_all_rows_and_texture_only_originals(encoded) -> None:
     home, _, outcome = encoded
     assert outcome.rows == {"structure": 12, "texture": 6}
     structure, texture = (load_rows(home.encoded(NAME, outcome.encode_id), role) for role in ("structure", "texture"))
@@ -50,14 +54,16 @@ def test_structure_gets_all_rows_and_texture_only_originals(encoded) -> None:
     assert sorted(structure.min_timestep_n.tolist()) == [0] * 6 + [300] * 6
 
 
-def test_texture_opens_no_file_that_holds_an_upscaled_row(encoded) -> None:
+@checks
+def texture_opens_no_file_that_holds_an_upscaled_row(encoded) -> None:
     home, _, outcome = encoded
     folder = home.encoded(NAME, outcome.encode_id)
     held = {key for file in parts(folder, "texture") for key in pq.read_table(file)["key"].to_pylist()}
     assert held == set(load_rows(folder, "texture").keys)
 
 
-def test_parts_are_joined_to_large_files_before_anybody_reads_them(encoded, tmp_path, monkeypatch) -> None:
+@checks
+def parts_are_joined_to_large_files_before_anybody_reads_them(encoded, tmp_path, monkeypatch) -> None:
     home, version, outcome = encoded
     before = load_rows(home.encoded(NAME, outcome.encode_id), "structure")
     monkeypatch.setattr(chunks, "CHUNK_ROWS", 1)
@@ -78,14 +84,16 @@ def test_parts_are_joined_to_large_files_before_anybody_reads_them(encoded, tmp_
     assert len(parts(folder, "texture")) == 4, "in a dataset that somebody may read, no file changes its place"
 
 
-def test_jobs_that_look_at_images_alike_share_the_files(encoded) -> None:
+@checks
+def jobs_that_look_at_images_alike_share_the_files(encoded) -> None:
     home, _, outcome = encoded
     folder = home.encoded(NAME, outcome.encode_id)
     assert set(parts(folder, "texture")) < set(parts(folder, "structure"))
     assert len(list(folder.glob("view-*"))) == 1
 
 
-def test_latents_and_embeddings_are_those_of_the_row(encoded) -> None:
+@checks
+def latents_and_embeddings_are_those_of_the_row(encoded) -> None:
     home, _, outcome = encoded
     rows = load_rows(home.encoded(NAME, outcome.encode_id), "structure")
     one = selection(12)[4]
@@ -100,7 +108,8 @@ def test_latents_and_embeddings_are_those_of_the_row(encoded) -> None:
     assert pixels.mean() > 0  # mostly white
 
 
-def test_encoding_again_does_nothing_and_says_so(encoded) -> None:
+@checks
+def encoding_again_does_nothing_and_says_so(encoded) -> None:
     home, version, outcome = encoded
     before = {path: path.stat().st_mtime_ns for path in home.encoded(NAME, outcome.encode_id).rglob("*")}
     again = encode(NAME, version, tiny(), home)
@@ -109,7 +118,8 @@ def test_encoding_again_does_nothing_and_says_so(encoded) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in home.encoded(NAME, outcome.encode_id).rglob("*")}
 
 
-def test_what_a_stopped_run_had_done_is_kept(encoded) -> None:
+@checks
+def what_a_stopped_run_had_done_is_kept(encoded) -> None:
     home, version, outcome = encoded
     folder = home.encoded(NAME, outcome.encode_id)
     lost, kept = parts(folder, "texture")[0], parts(folder, "structure")[-1]
@@ -138,7 +148,8 @@ def test_whatever_decides_the_content_makes_another_encoded_dataset(encoded) -> 
     assert len(ids | {outcome.encode_id}) == 6
 
 
-def test_a_dataset_that_was_built_anew_under_the_same_number_never_meets_old_latents(tmp_path) -> None:
+@checks
+def a_dataset_that_was_built_anew_under_the_same_number_never_meets_old_latents(tmp_path) -> None:
     home = Home(tmp_path)
     version = small_dataset(home, count=8)
     before = encode(NAME, version, tiny(), home)
@@ -150,7 +161,8 @@ def test_a_dataset_that_was_built_anew_under_the_same_number_never_meets_old_lat
     assert set(load_rows(home.encoded(NAME, after.encode_id), "structure").keys) == keys
 
 
-def test_images_that_were_too_small_are_left_out(tmp_path) -> None:
+@checks
+def images_that_were_too_small_are_left_out(tmp_path) -> None:
     home = Home(tmp_path)
     version = small_dataset(home)
     outcome = encode(NAME, version, with_job("structure", min_original_side=64), home)
@@ -161,7 +173,8 @@ def test_images_that_were_too_small_are_left_out(tmp_path) -> None:
         encode(NAME, version, with_job("structure", min_original_side=999), home)
 
 
-def test_baselines_encode_a_set_per_stage(tmp_path) -> None:
+@checks
+def baselines_encode_a_set_per_stage(tmp_path) -> None:
     home = Home(tmp_path)
     version = small_dataset(home)
     stages = {
@@ -181,7 +194,8 @@ def test_baselines_encode_a_set_per_stage(tmp_path) -> None:
         check_encoded(EncodedManifest.load(folder), recipe, role)
 
 
-def test_the_earlier_stages_image_is_the_same_image_without_detail(tmp_path) -> None:
+@checks
+def the_earlier_stages_image_is_the_same_image_without_detail(tmp_path) -> None:
     home = Home(tmp_path)
     version = small_dataset(home)
     outcome = encode(NAME, version, with_job("structure", lower_side=24), home)
@@ -198,7 +212,8 @@ def test_the_earlier_stages_image_is_the_same_image_without_detail(tmp_path) -> 
     assert (coarse(whole, 16) - coarse(lower, 16)).abs().mean() < 0.1
 
 
-def test_styled_rows_get_their_captions_under_the_prefix_of_their_style_too(tmp_path) -> None:
+@checks
+def styled_rows_get_their_captions_under_the_prefix_of_their_style_too(tmp_path) -> None:
     home, drawings = Home(tmp_path), selection(12)
     styles = ["photo", None, "cartoon"]
     version = commit_rows(home, [styled_row(one, style) for one, style in zip(drawings, styles, strict=False)])
@@ -217,7 +232,8 @@ def test_styled_rows_get_their_captions_under_the_prefix_of_their_style_too(tmp_
             )
 
 
-def test_a_style_that_the_recipe_does_not_know_is_refused_unless_it_knows_none(tmp_path) -> None:
+@checks
+def a_style_that_the_recipe_does_not_know_is_refused_unless_it_knows_none(tmp_path) -> None:
     home = Home(tmp_path)
     version = commit_rows(home, [styled_row(selection(12)[0], "sketch")])
     with pytest.raises(UserError, match=r"have the style 'sketch', but the recipe's styles are photo"):
@@ -226,7 +242,8 @@ def test_a_style_that_the_recipe_does_not_know_is_refused_unless_it_knows_none(t
     assert not any(own.styled for own in rows.wordings(range(len(rows))))
 
 
-def test_every_shape_is_encoded_at_its_own_size_and_windows_fit(tmp_path) -> None:
+@checks
+def every_shape_is_encoded_at_its_own_size_and_windows_fit(tmp_path) -> None:
     home = Home(tmp_path)
     version = cropped(home, {(96, 96): 4, (48, 120): 3, (120, 48): 2})
     recipe = shaped_recipe()
@@ -239,7 +256,8 @@ def test_every_shape_is_encoded_at_its_own_size_and_windows_fit(tmp_path) -> Non
     check_encoded(EncodedManifest.load(folder), recipe, "texture")
 
 
-def test_a_shape_with_fewer_images_than_a_batch_is_named_by_its_size(tmp_path) -> None:
+@checks
+def a_shape_with_fewer_images_than_a_batch_is_named_by_its_size(tmp_path) -> None:
     home = Home(tmp_path)
     version = cropped(home, {(96, 96): 4, (48, 120): 3})
     recipe = shaped_recipe(batch_size=4)
@@ -248,7 +266,8 @@ def test_a_shape_with_fewer_images_than_a_batch_is_named_by_its_size(tmp_path) -
         check_encoded(manifest, recipe, "structure")
 
 
-def test_images_of_starved_shapes_go_to_the_nearest_one_that_has_enough_if_asked(tmp_path) -> None:
+@checks
+def images_of_starved_shapes_go_to_the_nearest_one_that_has_enough_if_asked(tmp_path) -> None:
     home = Home(tmp_path)
     version = cropped(home, {(96, 96): 4, (48, 120): 3, (48, 160): 1})
     recipe = shaped_recipe(batch_size=4, starved_presets="nearest")
@@ -258,14 +277,16 @@ def test_images_of_starved_shapes_go_to_the_nearest_one_that_has_enough_if_asked
     assert sorted(rows.preset_n.tolist()) == [2] * 4 + [5] * 4
 
 
-def test_a_missing_caption_is_the_other_languages(tmp_path) -> None:
+@checks
+def a_missing_caption_is_the_other_languages(tmp_path) -> None:
     home, one = Home(tmp_path), selection(12)[0]
     version = commit_rows(home, [row(one, False, caption_zh="")])
     rows = load_rows(home.encoded(NAME, encode(NAME, version, tiny(), home).encode_id), "texture")
     assert torch.equal(rows.captions([0], [Caption(0)])[0], rows.captions([0], [Caption(1)])[0])
 
 
-def test_held_out_rows_are_encoded_but_not_trained(tmp_path) -> None:
+@checks
+def held_out_rows_are_encoded_but_not_trained(tmp_path) -> None:
     home, drawings = Home(tmp_path), selection(12)
     version = commit_rows(home, [row(drawings[0], False), row(drawings[1], False, split="held_out")])
     outcome = encode(NAME, version, tiny(), home)
@@ -276,19 +297,22 @@ def test_held_out_rows_are_encoded_but_not_trained(tmp_path) -> None:
     assert len(load_rows(folder, "structure")) == 1
 
 
-def test_a_dataset_without_originals_is_refused(tmp_path) -> None:
+@checks
+def a_dataset_without_originals_is_refused(tmp_path) -> None:
     home = Home(tmp_path)
     version = commit_rows(home, [row(one, True) for one in selection(3)])
     with pytest.raises(UserError, match=r"No image of dataset 'small' is above its size threshold.*texture_min_side"):
         encode(NAME, version, tiny(), home)
 
 
-def test_an_unfinished_encoded_dataset_is_refused(tmp_path) -> None:
+@checks
+def an_unfinished_encoded_dataset_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="run `pangu encode` first"):
         EncodedManifest.load(tmp_path)
 
 
-def test_a_recipe_that_the_dataset_was_not_encoded_for_is_refused(encoded) -> None:
+@checks
+def a_recipe_that_the_dataset_was_not_encoded_for_is_refused(encoded) -> None:
     home, _, outcome = encoded
     manifest = EncodedManifest.load(home.encoded(NAME, outcome.encode_id))
     check_encoded(manifest, tiny(), "structure")
@@ -300,13 +324,15 @@ def test_a_recipe_that_the_dataset_was_not_encoded_for_is_refused(encoded) -> No
         manifest.job("boost_low")
 
 
-def test_latents_are_stored_in_half_precision(encoded) -> None:
+@checks
+def latents_are_stored_in_half_precision(encoded) -> None:
     home, _, outcome = encoded
     latents = pq.read_table(parts(home.encoded(NAME, outcome.encode_id), "texture")[0])["latents"][0].as_py()
     assert len(latents) == 2 * 16 * 12 * 12
 
 
-def test_encode_says_how_much_the_autoencoder_keeps_and_warns_where_it_loses_the_pictures(encoded, tmp_path) -> None:
+@checks
+def encode_says_how_much_the_autoencoder_keeps_and_warns_where_it_loses_the_pictures(encoded, tmp_path) -> None:
     """Flat drawings stay; noise is what no autoencoder of eight by eight pixels keeps."""
     _, _, outcome = encoded
     assert outcome.autoencoder_db is not None and outcome.autoencoder_db > LOST_BELOW_DB and outcome.warnings == ()
@@ -323,3 +349,6 @@ def test_encode_says_how_much_the_autoencoder_keeps_and_warns_where_it_loses_the
         f"keeps only {found.autoencoder_db:.1f} dB" in found.warnings[0] and "autoencoder.source" in found.warnings[0]
     )
     assert again.already_done and again.warnings == found.warnings
+
+
+test_encode = checks.test()

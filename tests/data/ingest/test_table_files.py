@@ -21,7 +21,11 @@ from pangu.data.ingest.stage import check_source
 from pangu.data.table import sorting
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.data.ingest.test_source import card_for, listed
+
+checks = subtests.Checks()
+
 
 NAMES = ["u", "en", "zh"]
 AS_WRITTEN = [
@@ -82,7 +86,8 @@ def test_any_table_is_read_as_it_was_written(shards, suffix, at_once, style, tmp
     assert found.schema.types == [pa.string()] * 3
 
 
-def test_quoted_lines_are_kept_in_a_file_that_no_reader_holds_at_once(tmp_path: Path) -> None:
+@checks
+def quoted_lines_are_kept_in_a_file_that_no_reader_holds_at_once(tmp_path: Path) -> None:
     rows = [
         (f"http://a.org/{at}.png", f'one, "{at}"\nhttp://b.org/{at}.png,two\n' * 5, f"猫,\n{at}") for at in range(6200)
     ]
@@ -99,7 +104,8 @@ def captions(path: Path) -> list[str]:
     return listed(path)["caption_en"].to_pylist()
 
 
-def test_values_are_text_as_they_are_written_and_nothing_is_no_caption(tmp_path: Path) -> None:
+@checks
+def values_are_text_as_they_are_written_and_nothing_is_no_caption(tmp_path: Path) -> None:
     head = '{"u": "x", "zh": null, "en": '
     values = ["null", "7", "1.10", '"007"', "true", "NaN", '"NA"', "123456789012345678901234567890", '"\\ud83e\\udd8a"']
     (tmp_path / "t.jsonl").write_text("".join(f"{head}{value}}}\n" for value in values))
@@ -121,7 +127,8 @@ def test_values_are_text_as_they_are_written_and_nothing_is_no_caption(tmp_path:
     assert found["more_captions_en"].drop_null().to_pylist() == [["b"]]
 
 
-def test_a_list_of_captions_is_taken_each_once_and_clean(tmp_path: Path) -> None:
+@checks
+def a_list_of_captions_is_taken_each_once_and_clean(tmp_path: Path) -> None:
     lists = [["a cat", " a cat\n", None, "", "a\x00 dog", "x" * 5000], [], None, ["one"]]
     expected = [("a cat", ["a dog"]), ("", None), ("", None), ("one", None)]
     lines = [json.dumps({"u": "x", "en": texts, "zh": "猫"}) for texts in lists]
@@ -141,7 +148,8 @@ def test_a_list_of_captions_is_taken_each_once_and_clean(tmp_path: Path) -> None
         assert found["more_captions_zh"].null_count == 4
 
 
-def test_bytes_that_are_no_text_cost_their_caption_and_name_their_row(tmp_path: Path, caplog) -> None:
+@checks
+def bytes_that_are_no_text_cost_their_caption_and_name_their_row(tmp_path: Path, caplog) -> None:
     lines = [
         b"u,en,zh,other",
         b"1,a cat,\xe7\x8c\xab,x",
@@ -166,7 +174,8 @@ def test_bytes_that_are_no_text_cost_their_caption_and_name_their_row(tmp_path: 
     assert check_source(card, listed(tmp_path / "urls.csv"), Home(tmp_path)) == {0: "bad_url"}
 
 
-def test_folders_of_shards_and_unusual_names_are_read(tmp_path: Path) -> None:
+@checks
+def folders_of_shards_and_unusual_names_are_read(tmp_path: Path) -> None:
     rows = [("http://a.org/1.png", "a cat", "猫"), ("http://a.org/2.png", "a dog", "狗")]
     spark = tmp_path / "x.parquet"
     (spark / "_temporary").mkdir(parents=True)
@@ -197,7 +206,8 @@ def refusal(path: Path) -> str:
     return str(error.value)
 
 
-def test_what_cannot_be_read_is_named_by_line_or_column(tmp_path: Path) -> None:
+@checks
+def what_cannot_be_read_is_named_by_line_or_column(tmp_path: Path) -> None:
     for name, text, sentence in [
         ("twice.csv", "u,en,zh,en\n1,2,3,4\n", "has 2 columns called 'en'; give the others another name"),
         ("short.csv", 'u,en,zh\n1,"a\nb",3\n1,2\n', "has 3 columns, but 2 fields in the record that begins in line 4"),
@@ -254,3 +264,6 @@ def test_cocos_list_is_read_in_pieces_as_whole(order: list[str], is_spaced: bool
     for torn in (text[:-1], text[: len(text) // 2], f"{text} {{}}"):
         with pytest.raises((ValueError, LookupError)):
             list(coco_list.coco_rows(io.BytesIO(torn.encode())))
+
+
+test_table_files = checks.test()

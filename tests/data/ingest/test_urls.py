@@ -16,6 +16,9 @@ from pangu.data.ingest.stage import private_origins, refuse
 from pangu.data.ingest.urls import Failed, asked_host, origin_of, redirect_target, requested_url
 from tests import subtests
 
+checks = subtests.Checks()
+
+
 ASKED = {
     # path and query: UTF-8, percent-encoded
     "http://host/图片/狐狸.png": "http://host/%E5%9B%BE%E7%89%87/%E7%8B%90%E7%8B%B8.png",
@@ -116,15 +119,18 @@ def reason(url: str) -> str:
     return ""
 
 
-def test_a_url_is_asked_for_as_browsers_do() -> None:
+@checks
+def a_url_is_asked_for_as_browsers_do() -> None:
     assert {url: requested_url(url) for url in ASKED} == ASKED
 
 
-def test_what_is_no_http_url_is_refused_with_its_reason() -> None:
+@checks
+def what_is_no_http_url_is_refused_with_its_reason() -> None:
     assert {url: reason(url) for url in REFUSED} == REFUSED
 
 
-def test_a_private_host_is_refused_before_any_request_however_it_is_spelled() -> None:
+@checks
+def a_private_host_is_refused_before_any_request_however_it_is_spelled() -> None:
     assert {host: reason(f"http://{host}/a") for host in PRIVATE} == dict.fromkeys(PRIVATE, "refused_address")
 
 
@@ -169,12 +175,14 @@ def test_a_redirect_may_hold_raw_bytes_and_spaces(location: str, expected: str) 
     assert requested_url(redirect_target("http://host/dir/a", as_header)) == expected
 
 
-def test_a_redirect_in_another_encoding_asks_for_the_very_bytes() -> None:
+@checks
+def a_redirect_in_another_encoding_asks_for_the_very_bytes() -> None:
     as_header = "/你好.jpg".encode("gbk").decode("latin-1")
     assert redirect_target("http://host/", as_header) == "http://host/%C4%E3%BA%C3.jpg"
 
 
-def test_a_card_may_name_a_private_host_in_any_spelling() -> None:
+@checks
+def a_card_may_name_a_private_host_in_any_spelling() -> None:
     assert {asked_host(host) for host in ("127.0.0.1", "2130706433", "①②⑦.0.0.1")} == {"127.0.0.1"}
     assert (asked_host("LocalHost"), asked_host("内网.example"), asked_host("0::1")) == (
         "localhost", "xn--v6q792i.example", "::1",
@@ -186,7 +194,8 @@ def listed(*urls: str) -> pa.Table:
     return pa.Table.from_pylist([{"row": row, "url": url} for row, url in enumerate(urls)], schema=LISTED)
 
 
-def test_the_origins_that_a_table_names_are_those_it_asks() -> None:
+@checks
+def the_origins_that_a_table_names_are_those_it_asks() -> None:
     card = load_card("openmoji")
     limits = card.limits.model_copy(update={"allow_private_hosts": ("127.0.0.1", "内网.example")})
     card = card.model_copy(update={"limits": limits})
@@ -196,7 +205,8 @@ def test_the_origins_that_a_table_names_are_those_it_asks() -> None:
     assert refused == {2: "refused_address", 3: "refused_address", 4: "refused_scheme"}
 
 
-def test_an_earlier_download_is_known_by_what_was_asked_and_a_refusal_is_decided_anew(tmp_path: Path) -> None:
+@checks
+def an_earlier_download_is_known_by_what_was_asked_and_a_refusal_is_decided_anew(tmp_path: Path) -> None:
     before = listed("http://host/狐.png", "http://host/a b", "http://host/gone")
     raw = RawFolder(tmp_path / "earlier")
     raw.shards.mkdir(parents=True)
@@ -208,3 +218,6 @@ def test_an_earlier_download_is_known_by_what_was_asked_and_a_refusal_is_decided
     assert {one.pop("row"): RowState(**one) for one in known} == {
         0: RowState(0, "", "ab", "earlier", 0), 3: RowState(0, "http_404", "", "earlier", 2)
     }  # fmt: skip
+
+
+test_urls = checks.test()

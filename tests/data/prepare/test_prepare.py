@@ -30,6 +30,8 @@ from pangu.storage import Home
 from tests import subtests
 from tests.data.conftest import DRAWINGS, Ingested
 
+checks = subtests.Checks()
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -57,14 +59,16 @@ def prepared(ingested: Ingested, tmp_path_factory: pytest.TempPathFactory) -> Pr
     return Prepared(ingested.card, home, ingested.outcome.ingest_id, outcome)
 
 
-def test_every_ingested_image_is_a_row_or_dropped_for_one_reason(ingested: Ingested, prepared: Prepared) -> None:
+@checks
+def every_ingested_image_is_a_row_or_dropped_for_one_reason(ingested: Ingested, prepared: Prepared) -> None:
     outcome = prepared.outcome
     assert outcome.rows == DRAWINGS and outcome.originals == outcome.upscaled == DRAWINGS // 2
     assert outcome.dropped == {"duplicate": 1, "missing_caption": 1, "undecodable": 1}
     assert outcome.rows + sum(outcome.dropped.values()) == ingested.outcome.ok
 
 
-def test_rows_say_what_was_done_to_them(prepared: Prepared) -> None:
+@checks
+def rows_say_what_was_done_to_them(prepared: Prepared) -> None:
     table = prepared.rows()
     assert table.schema.equals(SCHEMA)
     rows = table.to_pylist()
@@ -80,13 +84,15 @@ def test_rows_say_what_was_done_to_them(prepared: Prepared) -> None:
         )
 
 
-def test_originals_keep_the_bytes_that_were_downloaded(prepared: Prepared) -> None:
+@checks
+def originals_keep_the_bytes_that_were_downloaded(prepared: Prepared) -> None:
     raw = RawFolder(prepared.home.raw("openmoji", prepared.ingest_id), prepared.card.limits.rows_per_shard)
     downloaded = {data for shard in (0, 1) for _, data, _ in raw.images(shard)}
     assert all(image in downloaded for image in prepared.rows(columns=["image"], upscaled=False)["image"].to_pylist())
 
 
-def test_the_log_says_in_which_noise_levels_rows_were_admitted(prepared: Prepared) -> None:
+@checks
+def the_log_says_in_which_noise_levels_rows_were_admitted(prepared: Prepared) -> None:
     found = admission_of(prepared.home, "openmoji", 0)
     settings = prepared.card.upscale.admission
     estimated = prepared.card.upscale.min_timestep is None
@@ -95,7 +101,8 @@ def test_the_log_says_in_which_noise_levels_rows_were_admitted(prepared: Prepare
     )
 
 
-def test_the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> None:
+@checks
+def the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> None:
     files = sorted(prepared.home.table("openmoji").rglob("*.parquet"))
     again = prepare(prepared.card, prepared.ingest_id, prepared.home)
     assert again == prepared.outcome.model_copy(update={"already_done": True})
@@ -103,7 +110,8 @@ def test_the_same_ingest_again_adds_nothing_and_says_so(prepared: Prepared) -> N
     assert latest_version(prepared.home, "openmoji") == prepared.outcome.version == 0
 
 
-def test_nothing_is_written_behind_the_commit_where_a_kill_would_leave_half_of_it(
+@checks
+def nothing_is_written_behind_the_commit_where_a_kill_would_leave_half_of_it(
     ingested: Ingested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, name = home_with_ingest(ingested, tmp_path), ingested.card.name
@@ -125,7 +133,8 @@ def test_nothing_is_written_behind_the_commit_where_a_kill_would_leave_half_of_i
     assert prepare(ingested.card, ingested.outcome.ingest_id, home).version == outcome.version == 0
 
 
-def test_texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared: Prepared, tmp_path: Path) -> None:
+@checks
+def texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared.home.root, tmp_path / "home")
     home = Home(tmp_path / "home")
     images = home.table("openmoji").glob("_images/*/upscaled/*.parquet")
@@ -137,7 +146,8 @@ def test_texture_rows_are_read_without_opening_a_file_of_upscaled_rows(prepared:
         read_rows(home, "openmoji", 0)
 
 
-def test_pandas_and_deltalake_read_it_without_us(prepared: Prepared) -> None:
+@checks
+def pandas_and_deltalake_read_it_without_us(prepared: Prepared) -> None:
     ours, table = prepared.rows().to_pandas().set_index("key").sort_index(), prepared.home.table("openmoji")
     theirs = DeltaTable(str(table)).to_pandas().merge(pd.read_parquet(table / "_images"), on=["key", "image_file"])
     pd.testing.assert_frame_equal(ours, theirs.set_index("key").sort_index()[ours.columns])
@@ -145,7 +155,8 @@ def test_pandas_and_deltalake_read_it_without_us(prepared: Prepared) -> None:
     assert sorted(plain["key"]) == sorted(ours.index)
 
 
-def test_files_are_laid_out_for_training_reads(prepared: Prepared) -> None:
+@checks
+def files_are_laid_out_for_training_reads(prepared: Prepared) -> None:
     for image_file in prepared.home.table("openmoji").glob("_images/*/*/*.parquet"):
         group = pq.ParquetFile(image_file).metadata.row_group(0)
         [image] = [group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image"]
@@ -175,7 +186,8 @@ def interrupted_after(shards: int):  # type: ignore[no-untyped-def]
     return report
 
 
-def test_a_run_stopped_between_shards_shows_nothing_and_goes_on_after_the_last_one(
+@checks
+def a_run_stopped_between_shards_shows_nothing_and_goes_on_after_the_last_one(
     ingested: Ingested, prepared: Prepared, tmp_path: Path
 ) -> None:
     home = home_with_ingest(ingested, tmp_path)
@@ -252,7 +264,8 @@ def changed(card: Card) -> Card:
     return card.model_copy(update={"upscale": card.upscale.model_copy(update={"upscaler": "lanczos"})})
 
 
-def test_a_changed_card_makes_a_version_of_its_own_and_the_old_one_stays(prepared: Prepared, tmp_path: Path) -> None:
+@checks
+def a_changed_card_makes_a_version_of_its_own_and_the_old_one_stays(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared.home.root, tmp_path / "home")
     home, card = Home(tmp_path / "home"), changed(prepared.card)
     outcome = prepare(card, prepared.ingest_id, home)
@@ -263,7 +276,8 @@ def test_a_changed_card_makes_a_version_of_its_own_and_the_old_one_stays(prepare
     assert back.already_done and back.version == 0
 
 
-def test_held_out_rows_are_marked_and_can_be_read_apart(prepared: Prepared, tmp_path: Path) -> None:
+@checks
+def held_out_rows_are_marked_and_can_be_read_apart(prepared: Prepared, tmp_path: Path) -> None:
     shutil.copytree(prepared.home.root, tmp_path / "home")
     chosen = prepared.rows()["caption_en"][3].as_py()
     splits = {"held_out": {"captions_en": [chosen]}}
@@ -274,7 +288,8 @@ def test_held_out_rows_are_marked_and_can_be_read_apart(prepared: Prepared, tmp_
     assert rows["caption_en"].to_pylist() == [chosen]
 
 
-def test_bad_input_is_one_sentence(prepared: Prepared) -> None:
+@checks
+def bad_input_is_one_sentence(prepared: Prepared) -> None:
     with pytest.raises(UserError, match=r"no finished ingest 'nope'.*pangu ingest"):
         prepare(prepared.card, "nope", prepared.home)
     upscale = {"target_side": 130, "upscaler": "lanczos"}
@@ -293,6 +308,10 @@ def test_bad_input_is_one_sentence(prepared: Prepared) -> None:
     assert latest_version(prepared.home, "openmoji") == 0
 
 
-def test_stored_images_decode_to_what_their_row_says(prepared: Prepared) -> None:
+@checks
+def stored_images_decode_to_what_their_row_says(prepared: Prepared) -> None:
     for row in prepared.rows(columns=["image", "width", "height"]).to_pylist():
         assert decode_rgb(row["image"]).image_hwc.shape == (row["height"], row["width"], 3)
+
+
+test_prepare = checks.test()

@@ -24,7 +24,11 @@ from pangu.diffusion.blur_admission import first_noisier
 from pangu.diffusion.training_levels import alpha_bars
 from pangu.errors import UserError
 from pangu.storage import Home
+from tests import subtests
 from tests.small_dataset import commit_as_before
+
+checks = subtests.Checks()
+
 
 COUNT = 16
 
@@ -64,7 +68,8 @@ def prepared(source: Path, home: Home, **filters: object) -> dict[str, dict]:
 STRICT = {"min_side": 60, "max_caption_length": 14, "near_duplicates": {"max_bits": 6, "max_colour": 24}}
 
 
-def test_refiltering_gives_what_preparing_anew_gives_and_makes_nothing(source: Path, tmp_path: Path) -> None:
+@checks
+def refiltering_gives_what_preparing_anew_gives_and_makes_nothing(source: Path, tmp_path: Path) -> None:
     home, fresh = Home(tmp_path / "one"), Home(tmp_path / "two")
     everything = prepared(source, home)
     expected = prepared(source, fresh, **STRICT)
@@ -109,7 +114,8 @@ def as_before(home: Home) -> None:
     shutil.rmtree(lost.with_suffix(""))
 
 
-def test_a_version_of_before_is_refiltered_and_its_images_are_moved_once(source: Path, tmp_path: Path) -> None:
+@checks
+def a_version_of_before_is_refiltered_and_its_images_are_moved_once(source: Path, tmp_path: Path) -> None:
     home, fresh = Home(tmp_path / "one"), Home(tmp_path / "two")
     before, expected = prepared(source, home, min_side=60), prepared(source, fresh, **STRICT)
     as_before(home)
@@ -129,7 +135,8 @@ def _dropped(home: Home) -> dict[str, int]:
     return json.loads(outcome.read_text())["dropped"]
 
 
-def test_another_threshold_in_the_card_selects_again_without_decoding(source: Path, tmp_path: Path) -> None:
+@checks
+def another_threshold_in_the_card_selects_again_without_decoding(source: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     prepared(source, home)
     ingested = ingest(card(source), home).ingest_id
@@ -139,7 +146,8 @@ def test_another_threshold_in_the_card_selects_again_without_decoding(source: Pa
     assert outcome.version == 1 and outcome.upscaled == 0 and outcome.dropped["small_side"] == COUNT // 2
 
 
-def test_the_larger_of_two_sizes_is_kept_and_what_was_kept_before_stays(source: Path, tmp_path: Path) -> None:
+@checks
+def the_larger_of_two_sizes_is_kept_and_what_was_kept_before_stays(source: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     rows = prepared(source, home, near_duplicates={"max_bits": 6, "max_colour": 24})
     assert all(row["caption_en"] or row["caption_zh"] for row in rows.values())
@@ -148,7 +156,8 @@ def test_the_larger_of_two_sizes_is_kept_and_what_was_kept_before_stays(source: 
     assert sorted(set(sizes)) == [48, 128]
 
 
-def test_pictures_of_another_dataset_do_not_come_again(source: Path, tmp_path: Path) -> None:
+@checks
+def pictures_of_another_dataset_do_not_come_again(source: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     first = prepared(source, home)
     other = card(source, near_duplicates={"max_bits": 2, "against": ["chosen@0"]}).model_copy(update={"name": "other"})
@@ -160,7 +169,8 @@ def test_pictures_of_another_dataset_do_not_come_again(source: Path, tmp_path: P
         prepare(unknown, mine, home)
 
 
-def test_other_settings_than_thresholds_are_no_refilter(source: Path, tmp_path: Path) -> None:
+@checks
+def other_settings_than_thresholds_are_no_refilter(source: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     prepared(source, home)
     lower = card(source).model_copy(update={"texture_min_side": 40})
@@ -181,7 +191,8 @@ def test_several_processes_make_the_same_rows(source: Path, tmp_path: Path) -> N
     assert read_rows(one, "chosen", 0).equals(read_rows(two, "chosen", 0))
 
 
-def test_the_report_counts_everything_and_needs_no_network(source: Path, tmp_path: Path) -> None:
+@checks
+def the_report_counts_everything_and_needs_no_network(source: Path, tmp_path: Path) -> None:
     home = Home(tmp_path)
     mine = card(source, min_side=60)
     outcome = prepare(mine, ingest(mine, home).ingest_id, home)
@@ -192,7 +203,8 @@ def test_the_report_counts_everything_and_needs_no_network(source: Path, tmp_pat
     assert sum(pq.read_metadata(file).num_rows for file in rejected) == COUNT // 2
 
 
-def test_min_timesteps_hide_what_upscaling_lost_of_drawings_never_seen(tmp_path: Path) -> None:
+@checks
+def min_timesteps_hide_what_upscaling_lost_of_drawings_never_seen(tmp_path: Path) -> None:
     drawings = [decode_rgb(render_png(one, 96)).image_hwc for one in selection(44)]
     mine = Card.model_validate(card(tmp_path).model_dump() | {"upscale": {"target_side": 96, "upscaler": "lanczos"}})
     lanczos = make_upscaler("lanczos")
@@ -209,13 +221,15 @@ def test_min_timesteps_hide_what_upscaling_lost_of_drawings_never_seen(tmp_path:
     assert max(by_factor[1.25]) < min(by_factor[4.0]) and max(by_factor[1.25]) < 300 < min(by_factor[2.0])
 
 
-def test_too_few_originals_to_learn_from_give_the_careful_constant(tmp_path: Path) -> None:
+@checks
+def too_few_originals_to_learn_from_give_the_careful_constant(tmp_path: Path) -> None:
     mine = Card.model_validate(card(tmp_path).model_dump() | {"upscale": {"target_side": 96, "upscaler": "lanczos"}})
     few = [decode_rgb(render_png(one, 96)).image_hwc for one in selection(3)]
     assert make_admitter(mine, few, make_upscaler("lanczos")).min_timestep(few[0], 2.0) == 300
 
 
-def test_removed_rejects_do_not_break_the_version_that_is_kept(source: Path, tmp_path: Path) -> None:
+@checks
+def removed_rejects_do_not_break_the_version_that_is_kept(source: Path, tmp_path: Path) -> None:
     from pangu.data.table.versions import vacuum
 
     home = Home(tmp_path)
@@ -226,3 +240,6 @@ def test_removed_rejects_do_not_break_the_version_that_is_kept(source: Path, tmp
     strict = refilter(card(source, min_side=100), home, 1)
     assert latest_version(home, "chosen") == strict.version > 1
     assert read_rows(home, "chosen", strict.version).num_rows == strict.rows == COUNT // 2
+
+
+test_selection = checks.test()

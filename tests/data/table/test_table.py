@@ -30,10 +30,14 @@ from tests import subtests
 from tests.data.ingest.test_source import card_for
 from tests.small_dataset import NAME, commit_as_before, commit_rows, row, small_dataset
 
+checks = subtests.Checks()
+
+
 ROWS = [row(one, index % 2 == 1) for index, one in enumerate(selection(8))]
 
 
-def test_a_column_that_is_missing_or_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
+@checks
+def a_column_that_is_missing_or_of_another_type_is_refused_by_name(tmp_path: Path) -> None:
     store, good = TableStore(str(tmp_path)), pa.Table.from_pylist(ROWS, schema=SCHEMA)
     with pytest.raises(UserError, match="lack the column 'phash'"):
         write_part(store, "a", good.drop_columns(["phash"]), False)
@@ -44,7 +48,8 @@ def test_a_column_that_is_missing_or_of_another_type_is_refused_by_name(tmp_path
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_two_writers_at_once_both_land_and_neither_is_lost(tmp_path: Path) -> None:
+@checks
+def two_writers_at_once_both_land_and_neither_is_lost(tmp_path: Path) -> None:
     home = Home(tmp_path)
     small_dataset(home, 4)
     keys = [f"writer-{number}" for number in range(4)]
@@ -56,7 +61,8 @@ def test_two_writers_at_once_both_land_and_neither_is_lost(tmp_path: Path) -> No
     assert commit_rows(home, ROWS, "writer-2") == versions[2] and latest_version(home, NAME) == 4
 
 
-def test_a_table_from_before_the_scores_gets_them_with_its_next_version(tmp_path: Path) -> None:
+@checks
+def a_table_from_before_the_scores_gets_them_with_its_next_version(tmp_path: Path) -> None:
     later = ("colours", "aspect", "caption_en_by", "more_captions_en", "more_captions_zh")
     home, old = Home(tmp_path), [field for field in SCHEMA if field.name not in later]
     commit_as_before(home, pa.Table.from_pylist(ROWS, pa.schema(old)))
@@ -250,7 +256,8 @@ def test_an_export_comes_back_as_a_source_with_the_same_bytes_and_captions(
         export_webdataset(three_versions, NAME, 2, tmp_path / "tars")
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@checks
+def a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -263,7 +270,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(tmp_path: Path, m
     assert DeltaTable(str(home.table(NAME))).to_pyarrow_table().num_rows == 4
 
 
-def test_the_same_key_commits_once(tmp_path: Path) -> None:
+@checks
+def the_same_key_commits_once(tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert [commit_rows(home, ROWS, "k"), commit_rows(home, ROWS, "k")] == [0, 0]
     assert commit(home, NAME, "k", [], {}) == 0
@@ -292,3 +300,6 @@ def test_commands_say_what_the_functions_return(
         run("export", NAME)
     assert json.loads(run("vacuum", NAME, "--keep", "1", "--dry-run"))["deleted_files"] > 0
     assert len([entry for entry in log(three_versions, NAME) if entry.readable]) == 3
+
+
+test_table = checks.test()

@@ -15,6 +15,9 @@ from tests import subtests
 from tests.pipelines.coop import small
 from tests.pipelines.coop.coops import draw, together
 
+checks = subtests.Checks()
+
+
 EDGES = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
 
 
@@ -76,7 +79,8 @@ def test_bad_arguments(coop, arguments, sentence) -> None:
         draw(coop, **arguments)
 
 
-def test_control_images_are_needed_and_are_never_resized(main) -> None:
+@checks
+def control_images_are_needed_and_are_never_resized(main) -> None:
     one = together(main, Partner(small.controlled(), name="edges"))
     for image, sentence in (
         (None, r"edges has 1 ControlNet\(s\), but no control image"),
@@ -101,7 +105,8 @@ def test_control_images_are_needed_and_are_never_resized(main) -> None:
         draw(varied)
 
 
-def test_models_that_can_not_be_bridged(main) -> None:
+@checks
+def models_that_can_not_be_bridged(main) -> None:
     no_vae = small.stable_diffusion(1)
     no_vae.vae = None
     inpainting = small.stable_diffusion(1, unet=small.unet(1, in_channels=9))
@@ -123,7 +128,8 @@ def test_models_that_can_not_be_bridged(main) -> None:
         CoopPipeline(main, Partner(odd))
 
 
-def test_partners_on_another_device_are_named(main) -> None:
+@checks
+def partners_on_another_device_are_named(main) -> None:
     far = small.stable_diffusion(1)
     for part in (far.unet, far.vae, far.text_encoder):
         part.to("meta")
@@ -131,7 +137,8 @@ def test_partners_on_another_device_are_named(main) -> None:
         CoopPipeline(main, Partner(far))
 
 
-def test_names_and_sums_of_strengths(main) -> None:
+@checks
+def names_and_sums_of_strengths(main) -> None:
     other = small.stable_diffusion(1)
     with pytest.raises(UserError, match="Two models are called 'a'"):
         CoopPipeline(main, [Partner(other, name="a"), Partner(other, name="a")])
@@ -143,7 +150,8 @@ def test_names_and_sums_of_strengths(main) -> None:
         draw(greedy, partners=[{"mask": mask}, {"mask": mask}])
 
 
-def test_sources_that_are_no_pipelines(main, tmp_path) -> None:
+@checks
+def sources_that_are_no_pipelines(main, tmp_path) -> None:
     for source, sentence in (
         (str(tmp_path / "nothing"), "There is no model at"),
         (str(tmp_path), "has no model_index.json"),
@@ -159,7 +167,8 @@ def test_sources_that_are_no_pipelines(main, tmp_path) -> None:
         CoopPipeline(main, Partner(small.stable_diffusion(1), controlnet=str(tmp_path)))
 
 
-def test_a_new_family_is_one_registered_class(main) -> None:
+@checks
+def a_new_family_is_one_registered_class(main) -> None:
     class Mine(StableDiffusionPipeline):
         pass
 
@@ -174,7 +183,8 @@ def test_a_new_family_is_one_registered_class(main) -> None:
         del ADAPTERS[Mine]
 
 
-def test_folders_controlnets_and_tiny_autoencoders_load(main, tmp_path) -> None:
+@checks
+def folders_controlnets_and_tiny_autoencoders_load(main, tmp_path) -> None:
     from tests.pipelines.coop.small import controlnet
 
     plain = small.stable_diffusion(1)
@@ -195,7 +205,8 @@ def test_folders_controlnets_and_tiny_autoencoders_load(main, tmp_path) -> None:
     assert not torch.equal(shortened, draw(together(main, Partner(small.sdxl()))))
 
 
-def test_a_bridge_tells_what_it_loses(main) -> None:
+@checks
+def a_bridge_tells_what_it_loses(main) -> None:
     here, there = small.OrthonormalVAE(1), small.OrthonormalVAE(2)
     network = small.unet(7, channels=12)
     exact = together(
@@ -211,8 +222,12 @@ def test_a_bridge_tells_what_it_loses(main) -> None:
     assert same["same"].worst == float("inf")
 
 
-def test_an_offloaded_partner_draws_the_same(main) -> None:
+@checks
+def an_offloaded_partner_draws_the_same(main) -> None:
     coop = together(main, Partner(small.sdxl()))
     expected = draw(coop)
     coop.offload_partners()
     assert torch.equal(draw(coop), expected)
+
+
+test_bad_input = checks.test()
