@@ -180,11 +180,17 @@ def living(address: str, headers: Mapping[str, str]) -> list[str]:
     address: of the job server. headers: with the token that it wants.
 
     Raises:
-        httpx.HTTPError: it does not answer, or refuses.
+        UserError: it does not answer, refuses, or is another server.
     """
-    answered = httpx.get(f"{address.rstrip('/')}/api/jobs/", headers=headers, timeout=10, verify=trusted())
-    jobs = answered.raise_for_status().json()
-    return [job["submission_id"] for job in jobs if job["submission_id"] and job["status"] in ("PENDING", "RUNNING")]
+    try:
+        answered = httpx.get(f"{address.rstrip('/')}/api/jobs/", headers=headers, timeout=10, verify=trusted())
+        known = [(job["submission_id"], job["status"]) for job in answered.raise_for_status().json()]
+    except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
+        why = " ".join(str(error).splitlines()[:1])[:160]
+        raise UserError(
+            f"The Ray job server at {address} does not say which jobs run ({why}); see `pangu status`."
+        ) from error
+    return [name for name, status in known if name and status in ("PENDING", "RUNNING")]
 
 
 def attach_or_submit(
@@ -294,7 +300,11 @@ def stop(client: "JobSubmissionClient", submission_id: str, patience_s: float = 
 
 
 def stop_all(prefix: str) -> list[str]:
-    """Stop every living job and end every process whose id begins with `prefix`; returns the jobs' submission ids."""
+    """Stop every living job and end every process whose id begins with `prefix`; returns the jobs' submission ids.
+
+    Raises:
+        UserError: no address of a job server is set, or it does not say what runs there.
+    """
     _stopped.add(prefix)
     end(marked(MARK, prefix, prefix=True))
     found = [name for name in living(server_address(), headers()) if name.startswith(prefix)]

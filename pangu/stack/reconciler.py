@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import httpx
 import psutil
 
+from pangu.errors import UserError
 from pangu.jobs import MARK as COMMAND
 from pangu.jobs import living
 from pangu.stack.certificates import trusted
@@ -73,7 +74,7 @@ class Reconciler:
         found: set[str] = set()
         here = processes()
         for cares in (partial(self._flow_runs, here), partial(self._served, here.deploys), self._cards):
-            with contextlib.suppress(httpx.HTTPError, OSError, psutil.Error):
+            with contextlib.suppress(httpx.HTTPError, OSError, psutil.Error, UserError):
                 for one in cares():
                     found.add(one.name)
                     self._seen[one.name] = self._seen.get(one.name, 0) + 1
@@ -179,7 +180,7 @@ class Reconciler:
                     process.kill()
         end(marked(COMMAND, run_id, prefix=True))
         # A head that is away has no jobs, and one that comes back is looked at.
-        with contextlib.suppress(httpx.HTTPError):
+        with contextlib.suppress(httpx.HTTPError, UserError):
             for job in self._living_jobs():
                 if job.startswith(run_id):
                     self._ray("POST", f"/api/jobs/{job}/stop")

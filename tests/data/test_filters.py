@@ -104,7 +104,7 @@ def test_another_size_is_the_same_picture_and_another_colour_is_not() -> None:
     assert near(pictures, 4, pictures[3:]) == {1: "near_duplicate", 3: "in_other_dataset"}
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.permutations(range(36)), st.sampled_from([0, 1, 4, 8, 16]), st.sampled_from([0, 5, 10**9]),
     st.sampled_from([3, 17, 10**6]),

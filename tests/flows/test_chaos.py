@@ -9,7 +9,7 @@ from tests.faults.chaos.campaign import Campaign
 from tests.faults.chaos.faults import FAULTS
 from tests.faults.chaos.work import Work
 
-COUNT, SECONDS = 3, 40
+COUNT, SECONDS = 4, 40
 SHORT = ("flow process", "Prefect server", "Prefect worker", "MLflow", "img2dataset", "stage command")
 """What a stack is over in seconds, and what the other tests of it do not notice."""
 

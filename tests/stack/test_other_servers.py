@@ -125,9 +125,13 @@ def test_ray_older_elsewhere_and_with_another_token(somebody: type[Somebody], mo
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", somebody(code, text).url)
         with pytest.raises(UserError, match=sentence):
             jobs.connect()
+        with pytest.raises(UserError, match=r"does not say which jobs run .*see `pangu status`"):
+            jobs.stop_all("nobody's")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"No Ray job server answers at http://127\.0\.0\.1:9"):
         jobs.connect()
+    with pytest.raises(UserError, match=r"server at http://127\.0\.0\.1:9 does not say which jobs run"):
+        jobs.stop_all("nobody's")
 
 
 def test_each_of_several_clusters_gets_its_own_token_from_one_process(

@@ -36,6 +36,7 @@ PAIR_COST = 0.2
 PART_PICTURES = 200_000
 """So many are compared with each other, or grouped, at once, of however many."""
 SORTED_AT_ONCE = 500_000
+"""Of all rows: a sort of more takes more memory than the connection has."""
 SAMPLED = 4096
 """Of the rows, to divide them into ranges of about one size."""
 PICTURES = pa.schema([("rank", pa.int64()), ("place", pa.int64()), ("phash", pa.uint64()), ("colours", pa.binary())])

@@ -262,8 +262,8 @@ def test_more_than_is_accepted_is_429_at_once_and_the_accepted_are_drawn(pair_fo
 
 
 def test_a_deadline_is_kept_and_the_work_behind_it_stops(pair_folder: Any) -> None:
-    with serving(pair_folder, timeout_s=0.3) as server:
-        keeps_its_deadline(server)
+    with serving(pair_folder, timeout_s=1.0) as server:
+        keeps_its_deadline(server, n=4)
 
 
 def keeps_its_deadline(server: Any, **asked: Any) -> None:
@@ -271,8 +271,7 @@ def keeps_its_deadline(server: Any, **asked: Any) -> None:
     answer = server.draw(num_inference_steps=200, **asked)
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     wait_for(lambda: server.metric("pangu_requests_in_flight ") == 0, 5)
-    # On a busy machine the first one may take longer, too.
-    wait_for(lambda: server.draw(num_inference_steps=2).status_code == 200, 10)
+    assert server.draw(num_inference_steps=2).status_code == 200
 
 
 @subtests.parametrize("stream", [False, True])
